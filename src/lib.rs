@@ -1,0 +1,8 @@
+//! streamgate puts collections of JSON resources and streams of events on the
+//! web: REST pages, NDJSON, Server-Sent Events and WebSocket, live and
+//! resumable from a durable log.
+//!
+//! A request goes down these modules, an event comes up, nothing turns back;
+//! imports point down the order below (`docs/architecture.md`, law 7, held
+//! by `tests/it/tidy.rs`).
+
