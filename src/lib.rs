@@ -6,3 +6,4 @@
 //! imports point down the order below (`docs/architecture.md`, law 7, held
 //! by `tests/it/tidy.rs`).
 
+pub mod event;
