@@ -6,4 +6,5 @@
 //! imports point down the order below (`docs/architecture.md`, law 7, held
 //! by `tests/it/tidy.rs`).
 
+pub mod wire;
 pub mod event;

@@ -1,0 +1,180 @@
+//! Objects as slices: their members without a tree.
+
+use super::text;
+
+/// A place in a compact text. On any other bytes it stops early, and every
+/// step but the last moves it on.
+pub(super) struct Cursor<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// Stands on the value that `text` is.
+    pub(super) fn new(text: &'a [u8]) -> Cursor<'a> {
+        Cursor { text, at: 0 }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    /// Where in the text it stands.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The text from an earlier position to here.
+    pub(super) fn since(&self, position: usize) -> &'a [u8] {
+        &self.text[position..self.at]
+    }
+
+    /// Whether it stands on an object.
+    pub(super) fn at_object(&self) -> bool {
+        self.peek() == Some(b'{')
+    }
+
+    /// Whether it stands on `null`.
+    pub(super) fn at_null(&self) -> bool {
+        self.peek() == Some(b'n')
+    }
+
+    /// Goes into the object it stands on.
+    pub(super) fn enter(&mut self) {
+        self.step();
+    }
+
+    /// Goes to the value of the next member and gives its key; at the end of
+    /// the object, past it.
+    pub(super) fn key(&mut self) -> Option<&'a [u8]> {
+        if self.peek() == Some(b',') {
+            self.step();
+        }
+        if self.peek() != Some(b'"') {
+            self.step();
+            return None;
+        }
+        let key = self.skip();
+        if self.peek() != Some(b':') {
+            return None;
+        }
+        self.step();
+        Some(key)
+    }
+
+    /// Goes past the value it stands on, and gives it.
+    pub(super) fn skip(&mut self) -> &'a [u8] {
+        let start = self.at;
+        match self.peek() {
+            Some(b'"') => self.skip_string(),
+            Some(b'{' | b'[') => self.skip_container(),
+            _ => {
+                while !matches!(self.peek(), Some(b',' | b'}' | b']') | None) {
+                    self.at += 1;
+                }
+            }
+        }
+        &self.text[start..self.at]
+    }
+
+    fn skip_container(&mut self) {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    self.skip_string();
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+
+    fn skip_string(&mut self) {
+        self.at += 1;
+        loop {
+            self.at += text::plain(&self.text[self.at..]).length;
+            match self.peek() {
+                Some(b'\\') => self.at = (self.at + 2).min(self.text.len()),
+                Some(b'"') => break self.at += 1,
+                Some(_) => self.at += 1,
+                None => break,
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.at = (self.at + 1).min(self.text.len());
+    }
+}
+
+/// The members of a compact object, in order: key with its quotes, and value.
+/// Of anything else, none.
+pub fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut cursor = Some(Cursor::new(object)).filter(Cursor::at_object);
+    if let Some(cursor) = &mut cursor {
+        cursor.enter();
+    }
+    std::iter::from_fn(move || {
+        let cursor = cursor.as_mut()?;
+        let key = cursor.key()?;
+        Some((key, cursor.skip()))
+    })
+}
+
+/// The value of a member of a compact object; none in anything else.
+pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let plain = text::plain(name.as_bytes()).length == name.len();
+    let mut quoted = Vec::new();
+    if !plain {
+        text::quote(name, &mut quoted);
+    }
+    members(object)
+        .find(|(key, _)| if plain { content(key) == name.as_bytes() } else { *key == quoted })
+        .map(|(_, value)| value)
+}
+
+/// A key without its quotes.
+fn content(key: &[u8]) -> &[u8] {
+    key.get(1..key.len() - 1).unwrap_or_default()
+}
+
+/// Appends the compact object with `name: value` as its first member and
+/// without the members `drop` (and any other `name`). What is no object counts
+/// as an empty one. `drop` is walked for every member: it is for a few names.
+pub fn with_first(object: &[u8], name: &str, value: &[u8], drop: &[&str], out: &mut Vec<u8>) {
+    let quoted = |name: &str| {
+        let mut quoted = Vec::with_capacity(name.len() + 2);
+        text::quote(name, &mut quoted);
+        quoted
+    };
+    let name = quoted(name);
+    let dropped: Vec<Vec<u8>> = drop.iter().map(|name| quoted(name)).collect();
+    out.reserve(object.len() + name.len() + value.len() + 3);
+    out.push(b'{');
+    put_key(&name, out);
+    out.extend_from_slice(value);
+    for (key, value) in members(object) {
+        if key != name && !dropped.iter().any(|dropped| dropped == key) {
+            put_key(key, out);
+            out.extend_from_slice(value);
+        }
+    }
+    out.push(b'}');
+}
+
+/// Appends a quoted key and a colon, after a comma where it is not the first:
+/// no value ends in an opening brace.
+pub(super) fn put_key(key: &[u8], out: &mut Vec<u8>) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    out.extend_from_slice(key);
+    out.push(b':');
+}

@@ -1,0 +1,298 @@
+//! The one pass over text from outside.
+//!
+//! It walks the grammar of RFC 8259 with a stack of its own, so nesting costs
+//! no call frames, and copies runs: text that is already compact is copied at
+//! once, and each white space or rewritten key ends a run.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use super::{COMPARED_MAX, DEPTH_MAX, Malformed, text};
+
+/// Checks `input` and makes it compact.
+pub(super) fn compact(input: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut scan = Scan {
+        input,
+        at: 0,
+        copied: 0,
+        out: Vec::with_capacity(input.len()),
+        open: Vec::new(),
+        keys: Vec::new(),
+    };
+    loop {
+        if scan.value()? && scan.next_place()? == Place::End {
+            scan.flush();
+            // An event holds its text for as long as the ring does; the room
+            // that white space took is given back.
+            scan.out.shrink_to_fit();
+            return Ok(scan.out);
+        }
+    }
+}
+
+struct Scan<'a> {
+    input: &'a [u8],
+    at: usize,
+    /// Input before this is in `out` or was left away; from here to `at` it is
+    /// to be copied as it is.
+    copied: usize,
+    out: Vec<u8>,
+    open: Vec<Container<'a>>,
+    /// The keys so far of the open objects that have no set, innermost last.
+    keys: Vec<Key<'a>>,
+}
+
+/// A key in canonical spelling, with its quotes.
+type Key<'a> = Cow<'a, [u8]>;
+
+enum Container<'a> {
+    Array,
+    Object {
+        /// Where in `Scan::keys` its own begin.
+        first: usize,
+        /// The marks of its keys.
+        marks: u64,
+        /// Its keys, once there are more than `COMPARED_MAX`.
+        set: Option<HashSet<Key<'a>>>,
+    },
+}
+
+/// What comes after a value.
+#[derive(PartialEq, Eq)]
+enum Place {
+    Value,
+    End,
+}
+
+impl<'a> Scan<'a> {
+    /// Reads up to the end of a scalar or an empty container, or past the
+    /// opening of any other, up to its first value; says whether a value ended.
+    fn value(&mut self) -> Result<bool, Malformed> {
+        match self.token() {
+            Some(b'"') => self.string().map(|_| true),
+            Some(b'-' | b'0'..=b'9') => self.number().map(|()| true),
+            Some(b'{') => {
+                self.enter(Container::Object { first: self.keys.len(), marks: 0, set: None })?;
+                if self.token() == Some(b'}') {
+                    self.leave();
+                    return Ok(true);
+                }
+                self.key().map(|()| false)
+            }
+            Some(b'[') => {
+                self.enter(Container::Array)?;
+                if self.token() == Some(b']') {
+                    self.leave();
+                    return Ok(true);
+                }
+                Ok(false)
+            }
+            Some(b't') => self.literal(b"true"),
+            Some(b'f') => self.literal(b"false"),
+            Some(b'n') => self.literal(b"null"),
+            Some(_) | None => self.fail("expected a value"),
+        }
+    }
+
+    /// After a value: closes what ends here, and goes to the next value's place.
+    fn next_place(&mut self) -> Result<Place, Malformed> {
+        loop {
+            let token = self.token();
+            match (self.open.last(), token) {
+                (None, None) => return Ok(Place::End),
+                (None, Some(_)) => return self.fail("expected nothing after the value"),
+                (Some(Container::Object { .. }), Some(b',')) => {
+                    self.at += 1;
+                    self.key()?;
+                    return Ok(Place::Value);
+                }
+                (Some(Container::Array), Some(b',')) => {
+                    self.at += 1;
+                    return Ok(Place::Value);
+                }
+                (Some(Container::Object { .. }), Some(b'}'))
+                | (Some(Container::Array), Some(b']')) => self.leave(),
+                (Some(Container::Object { .. }), _) => {
+                    return self.fail("expected a comma or a closing brace");
+                }
+                (Some(Container::Array), _) => {
+                    return self.fail("expected a comma or a closing bracket");
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, container: Container<'a>) -> Result<(), Malformed> {
+        if self.open.len() == DEPTH_MAX {
+            return self.fail("nested deeper than 64 levels");
+        }
+        self.open.push(container);
+        self.at += 1;
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        if let Some(Container::Object { first, .. }) = self.open.pop() {
+            self.keys.truncate(first);
+        }
+        self.at += 1;
+    }
+
+    /// Reads a key, which must be new to the innermost object, and its colon.
+    fn key(&mut self) -> Result<(), Malformed> {
+        if self.token() != Some(b'"') {
+            return self.fail("expected a member name in quotes");
+        }
+        let start = self.at;
+        let escaped = self.string()?;
+        let raw = &self.input[start..self.at];
+        let key = if escaped {
+            let name = text::string(raw).expect("string() has just checked it");
+            let mut canonical = Vec::with_capacity(raw.len());
+            text::quote(&name, &mut canonical);
+            self.out.extend_from_slice(&self.input[self.copied..start]);
+            self.out.extend_from_slice(&canonical);
+            self.copied = self.at;
+            Cow::Owned(canonical)
+        } else {
+            Cow::Borrowed(raw)
+        };
+        if !self.is_new(key) {
+            return Err(Malformed {
+                position: start,
+                reason: "the object has this member already",
+            });
+        }
+        if self.token() != Some(b':') {
+            return self.fail("expected a colon");
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn is_new(&mut self, key: Key<'a>) -> bool {
+        let Some(Container::Object { first, marks, set }) = self.open.last_mut() else {
+            return true;
+        };
+        if let Some(set) = set {
+            return set.insert(key);
+        }
+        let before = &self.keys[*first..];
+        let mark = mark(&key);
+        if *marks & mark != 0 && before.contains(&key) {
+            return false;
+        }
+        *marks |= mark;
+        let full = before.len() == COMPARED_MAX;
+        self.keys.push(key);
+        if full {
+            *set = Some(self.keys.drain(*first..).collect());
+        }
+        true
+    }
+
+    /// Reads a string, quotes included; says whether it has an escape.
+    fn string(&mut self) -> Result<bool, Malformed> {
+        let start = self.at;
+        let (mut ascii, mut escaped) = (true, false);
+        self.at += 1;
+        loop {
+            let run = text::plain(&self.input[self.at..]);
+            self.at += run.length;
+            ascii &= run.ascii;
+            match self.input.get(self.at) {
+                Some(b'"') => break,
+                Some(b'\\') => match text::escape(&self.input[self.at..]) {
+                    Ok((_, length)) => self.at += length,
+                    Err(reason) => return self.fail(reason),
+                },
+                Some(_) => return self.fail("a control character in a string must be escaped"),
+                None => return self.fail("the string has no closing quote"),
+            }
+            escaped = true;
+        }
+        self.at += 1;
+        if !ascii && let Err(e) = str::from_utf8(&self.input[start..self.at]) {
+            return Err(Malformed { position: start + e.valid_up_to(), reason: "not UTF-8" });
+        }
+        Ok(escaped)
+    }
+
+    fn number(&mut self) -> Result<(), Malformed> {
+        if self.input[self.at] == b'-' {
+            self.at += 1;
+        }
+        if self.input.get(self.at) == Some(&b'0') {
+            self.at += 1;
+            if self.input.get(self.at).is_some_and(u8::is_ascii_digit) {
+                return self.fail("a number has no leading zeros");
+            }
+        } else {
+            self.digits()?;
+        }
+        if self.input.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.input.get(self.at) {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.input.get(self.at) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), Malformed> {
+        let start = self.at;
+        while self.input.get(self.at).is_some_and(u8::is_ascii_digit) {
+            self.at += 1;
+        }
+        if self.at == start { self.fail("expected a digit") } else { Ok(()) }
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<bool, Malformed> {
+        if !self.input[self.at..].starts_with(word) {
+            return self.fail("expected a value");
+        }
+        self.at += word.len();
+        Ok(true)
+    }
+
+    /// The next byte that is not white space, which is left away.
+    fn token(&mut self) -> Option<u8> {
+        let byte = *self.input.get(self.at)?;
+        if byte > b' ' { Some(byte) } else { self.token_after_space() }
+    }
+
+    #[cold]
+    fn token_after_space(&mut self) -> Option<u8> {
+        self.flush();
+        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.input.get(self.at) {
+            self.at += 1;
+        }
+        self.copied = self.at;
+        self.input.get(self.at).copied()
+    }
+
+    fn flush(&mut self) {
+        self.out.extend_from_slice(&self.input[self.copied..self.at]);
+        self.copied = self.at;
+    }
+
+    fn fail<T>(&self, reason: &'static str) -> Result<T, Malformed> {
+        Err(Malformed { position: self.at, reason })
+    }
+}
+
+/// One of 64 bits, from the end of the key and its length: keys that differ in
+/// it need no comparison. Keys chosen to share it cost `COMPARED_MAX` each.
+fn mark(key: &[u8]) -> u64 {
+    let end = match key.last_chunk::<8>() {
+        Some(end) => u64::from_le_bytes(*end),
+        None => key.iter().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
+    let mixed = (end ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    1 << (mixed >> 58)
+}

@@ -1,0 +1,159 @@
+//! What went wrong, told the same way on every protocol: one table of codes,
+//! and the object of RFC 9457 that is the body of an HTTP error, the data of an
+//! SSE `error` event and the content of a WebSocket `error`.
+//!
+//! See `docs/protocol.md#errors`.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::json::{self, Malformed};
+
+mod code;
+
+pub use code::{ALL, Code};
+
+/// The members that every problem has; none of its own may take their names.
+const STANDARD: [&str; 5] = ["type", "title", "status", "detail", "instance"];
+
+/// One thing that went wrong (RFC 9457).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    code: Code,
+    detail: String,
+    members: Vec<(&'static str, Value)>,
+}
+
+impl Problem {
+    /// A problem; `detail` tells a person what is wrong and what to do next.
+    pub fn new(code: Code, detail: impl Into<String>) -> Problem {
+        Problem { code, detail: detail.into(), members: Vec::new() }
+    }
+
+    /// Adds a member of its own, or replaces it.
+    ///
+    /// # Panics
+    /// In debug builds, if `name` is one of the standard members.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Problem {
+        debug_assert!(!STANDARD.contains(&name), "{name} is a standard member");
+        self.members.retain(|(other, _)| *other != name);
+        self.members.push((name, value.into()));
+        self
+    }
+
+    /// What kind of problem it is.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.code.status()
+    }
+
+    /// What is wrong, for a person.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The object as compact JSON: `type`, `title`, `status`, `detail`, then
+    /// `instance` (the request's path) where there is one, then its own members.
+    pub fn to_json(&self, instance: Option<&str>) -> Bytes {
+        let mut out = Vec::with_capacity(256);
+        out.extend_from_slice(br#"{"type":"/problems/"#);
+        out.extend_from_slice(self.code.slug().as_bytes());
+        out.extend_from_slice(br#"","title":"#);
+        json::quote(self.code.title(), &mut out);
+        out.extend_from_slice(br#","status":"#);
+        out.extend_from_slice(self.status().to_string().as_bytes());
+        out.extend_from_slice(br#","detail":"#);
+        json::quote(&self.detail, &mut out);
+        if let Some(instance) = instance {
+            out.extend_from_slice(br#","instance":"#);
+            json::quote(instance, &mut out);
+        }
+        for (name, value) in &self.members {
+            out.push(b',');
+            json::quote(name, &mut out);
+            out.push(b':');
+            out.extend_from_slice(value.to_string().as_bytes());
+        }
+        out.push(b'}');
+        out.into()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.slug(), self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl From<Malformed> for Problem {
+    /// Names the byte, in the detail and as `position`.
+    fn from(malformed: Malformed) -> Problem {
+        Problem::new(Code::MalformedJson, malformed.to_string())
+            .with("position", malformed.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(problem: &Problem, instance: Option<&str>, expected: &str) {
+        assert_eq!(str::from_utf8(&problem.to_json(instance)).unwrap(), expected);
+        json::Json::parse(expected.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_problem_is_the_object_of_its_rfc() {
+        check(
+            &Problem::new(Code::NotFound, "there is no order o1"),
+            None,
+            r#"{"type":"/problems/not-found","title":"Not found","status":404,"detail":"there is no order o1"}"#,
+        );
+        check(
+            &Problem::new(Code::TooManyRequests, "wait \"2\" s\n")
+                .with("retryAfter", 9)
+                .with("limits", vec!["a", "b"])
+                .with("retryAfter", 2.5),
+            Some("/orders?a=\"é\""),
+            concat!(
+                r#"{"type":"/problems/too-many-requests","title":"Too many requests","status":429,"#,
+                r#""detail":"wait \"2\" s\n","instance":"/orders?a=\"é\"","#,
+                r#""limits":["a","b"],"retryAfter":2.5}"#,
+            ),
+        );
+    }
+
+    #[test]
+    fn malformed_json_is_a_problem_that_names_the_byte() {
+        let malformed = json::Json::parse(b"[1,]").unwrap_err();
+        check(
+            &malformed.into(),
+            Some("/orders"),
+            concat!(
+                r#"{"type":"/problems/malformed-json","title":"Malformed JSON","status":400,"#,
+                r#""detail":"at byte 3: expected a value","instance":"/orders","position":3}"#,
+            ),
+        );
+    }
+
+    #[test]
+    fn a_problem_is_an_error_for_the_log() {
+        let problem = Problem::new(Code::DiskFull, "less than 64 MiB are free");
+        assert_eq!(problem.to_string(), "disk-full: less than 64 MiB are free");
+    }
+
+    #[test]
+    #[should_panic(expected = "status is a standard member")]
+    fn a_standard_member_cannot_be_given_twice() {
+        let _ = Problem::new(Code::Internal, "").with("status", 200);
+    }
+}

@@ -1,0 +1,370 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame as ForeignFrame;
+
+use super::*;
+
+const LIMITS: Limits = Limits { message_bytes_max: 1000, message_fragments_max: 8 };
+
+const TEXT: u8 = 0x01;
+const BINARY: u8 = 0x02;
+const CONTINUE: u8 = 0x00;
+const CLOSE: u8 = 0x88;
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
+const FINAL: u8 = 0x80;
+
+/// A client's frame of `first` and `payload`, masked.
+fn client(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = header(first, payload.len() as u64);
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    out
+}
+
+/// The header alone of a client's frame that announces `length` bytes.
+fn header(first: u8, length: u64) -> Vec<u8> {
+    let mut out = vec![first];
+    match length {
+        0..=125 => out.push(0x80 | length as u8),
+        126..=0xffff => {
+            out.push(0x80 | 0x7e);
+            out.extend((length as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(0x80 | 0x7f);
+            out.extend(length.to_be_bytes());
+        }
+    }
+    out.extend([0x37, 0xfa, 0x21, 0x3d]);
+    out
+}
+
+type Outcome = (Vec<Incoming>, Option<Violation>);
+
+/// What comes of `pieces`, fed one after the other.
+fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let mut decoder = Decoder::default();
+    let mut seen = Vec::new();
+    for piece in pieces {
+        let fed = decoder.feed(piece, LIMITS, |incoming| seen.push(incoming));
+        if let Err(violation) = fed {
+            return (seen, Some(violation));
+        }
+    }
+    (seen, None)
+}
+
+#[track_caller]
+fn check(frames: &[Vec<u8>], expected: &[Incoming], close: Option<Close>) {
+    let bytes = frames.concat();
+    for (how, outcome) in [
+        ("at once", decode([bytes.as_slice()])),
+        ("byte by byte", decode(bytes.chunks(1))),
+        ("in sevens", decode(bytes.chunks(7))),
+    ] {
+        assert_eq!(outcome.0, expected, "{how}");
+        assert_eq!(outcome.1.map(|violation| violation.close), close, "{how}");
+    }
+}
+
+fn text_of(text: &str) -> Incoming {
+    Incoming::Text(text.to_owned())
+}
+
+fn closed(code: Option<u16>, reason: &str) -> Incoming {
+    Incoming::Close { code, reason: reason.to_owned() }
+}
+
+#[test]
+fn whole_messages() {
+    check(&[client(FINAL | TEXT, b"hello")], &[text_of("hello")], None);
+    check(&[client(FINAL | TEXT, b"")], &[text_of("")], None);
+    check(&[client(FINAL | BINARY, b"\xff\0")], &[Incoming::Binary(b"\xff\0"[..].into())], None);
+    check(
+        &[client(FINAL | TEXT, "zażółć".as_bytes()), client(FINAL | TEXT, "🎏".as_bytes())],
+        &[text_of("zażółć"), text_of("🎏")],
+        None,
+    );
+    let long = "x".repeat(1000);
+    check(&[client(FINAL | TEXT, long.as_bytes())], &[text_of(&long)], None);
+}
+
+#[test]
+fn fragments_with_control_frames_between() {
+    check(
+        &[
+            client(TEXT, b"one \xc5"),
+            client(PING, b"p"),
+            client(CONTINUE, b""),
+            client(CONTINUE, b"\xbc two"),
+            client(PONG, b""),
+            client(FINAL | CONTINUE, b" three"),
+            client(FINAL | TEXT, b"next"),
+        ],
+        &[
+            Incoming::Ping(b"p"[..].into()),
+            Incoming::Pong(Bytes::new()),
+            text_of("one ż two three"),
+            text_of("next"),
+        ],
+        None,
+    );
+}
+
+#[test]
+fn closes() {
+    check(&[client(CLOSE, b"")], &[closed(None, "")], None);
+    check(&[client(CLOSE, b"\x03\xe8")], &[closed(Some(1000), "")], None);
+    check(&[client(CLOSE, b"\x0f\xa1why")], &[closed(Some(4001), "why")], None);
+    check(&[client(CLOSE, b"\x03")], &[], Some(Close::Protocol));
+    check(&[client(CLOSE, b"\x03\xe8\xff")], &[], Some(Close::NotUtf8));
+    for code in [1000u16, 1001, 1002, 1003, 1007, 1011, 1012, 1014, 3000, 3999, 4000, 4999] {
+        check(&[client(CLOSE, &code.to_be_bytes())], &[closed(Some(code), "")], None);
+    }
+    for code in [0u16, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+        check(&[client(CLOSE, &code.to_be_bytes())], &[], Some(Close::Protocol));
+    }
+}
+
+#[test]
+fn nothing_after_a_close_is_read() {
+    check(
+        &[client(CLOSE, b""), client(FINAL | TEXT, b"late"), vec![0xff; 20]],
+        &[closed(None, "")],
+        None,
+    );
+}
+
+#[test]
+fn nothing_after_a_violation_is_read() {
+    let mut decoder = Decoder::default();
+    let reserved = client(FINAL | 0x03, b"");
+    assert!(decoder.feed(&reserved, LIMITS, |_| panic!("nothing is whole")).is_err());
+    let fine = client(FINAL | TEXT, b"fine");
+    assert_eq!(decoder.feed(&fine, LIMITS, |_| panic!("it is dropped")), Ok(()));
+    assert_eq!(decoder.buffered_bytes(), 0);
+}
+
+#[test]
+fn what_rfc_6455_forbids() {
+    let protocol = |frames: &[Vec<u8>]| check(frames, &[], Some(Close::Protocol));
+    protocol(&[vec![FINAL | TEXT, 5, b'h', b'e', b'l', b'l', b'o']]); // unmasked
+    for reserved_bit in [0x40, 0x20, 0x10] {
+        protocol(&[client(FINAL | reserved_bit | TEXT, b"x")]);
+        protocol(&[client(PING | reserved_bit, b"x")]);
+    }
+    for opcode in (0x03..=0x07).chain(0x0b..=0x0f) {
+        protocol(&[client(FINAL | opcode, b"")]);
+        protocol(&[client(opcode, b"")]);
+    }
+    for control in [CLOSE, PING, PONG] {
+        protocol(&[client(control & !FINAL, b"")]);
+        protocol(&[client(control, &[b'x'; 126])]);
+        protocol(&[header(control, 1 << 40)]);
+    }
+    protocol(&[client(CONTINUE, b"x")]);
+    protocol(&[client(FINAL | CONTINUE, b"x")]);
+    protocol(&[client(TEXT, b"x"), client(FINAL | TEXT, b"y")]);
+    protocol(&[client(TEXT, b"x"), client(BINARY, b"y")]);
+    // A length in a longer form than it needs, and one of 64 bits.
+    protocol(&[vec![FINAL | TEXT, 0x80 | 0x7e, 0, 5, 0, 0, 0, 0]]);
+    protocol(&[vec![FINAL | TEXT, 0x80 | 0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]]);
+    protocol(&[header(FINAL | TEXT, u64::MAX)]);
+}
+
+#[test]
+fn what_came_whole_before_a_violation_counts() {
+    check(
+        &[client(FINAL | TEXT, b"good"), client(FINAL | 0x07, b"")],
+        &[text_of("good")],
+        Some(Close::Protocol),
+    );
+}
+
+#[test]
+fn text_that_is_not_utf8_fails_at_once() {
+    for bad in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"] {
+        check(&[client(FINAL | TEXT, bad)], &[], Some(Close::NotUtf8));
+        check(&[client(TEXT, bad)], &[], Some(Close::NotUtf8));
+    }
+    check(&[client(FINAL | TEXT, b"cut \xc5")], &[], Some(Close::NotUtf8));
+    check(&[client(TEXT, b"\xce\xba"), client(CONTINUE, b"\xf4\x90")], &[], Some(Close::NotUtf8));
+    let mut unended = client(FINAL | TEXT, b"\xff and more");
+    unended.truncate(7);
+    check(&[unended], &[], Some(Close::NotUtf8));
+}
+
+#[test]
+fn too_big_fails_at_the_header() {
+    let too_big = |frames: &[Vec<u8>]| check(frames, &[], Some(Close::TooBig));
+    too_big(&[header(FINAL | TEXT, 1001)]);
+    too_big(&[header(FINAL | BINARY, i64::MAX as u64)]);
+    too_big(&[client(TEXT, &[b'x'; 900]), header(CONTINUE, 101)]);
+    let thousand = text_of(&"x".repeat(1000));
+    check(&[client(TEXT, &[b'x'; 900]), client(FINAL | CONTINUE, &[b'x'; 100])], &[thousand], None);
+}
+
+#[test]
+fn too_many_fragments_fail() {
+    let mut frames = vec![client(TEXT, b"")];
+    frames.extend(vec![client(CONTINUE, b""); 7]);
+    check(&frames, &[], None);
+    frames.push(client(FINAL | CONTINUE, b""));
+    check(&frames, &[], Some(Close::Policy));
+    // Each message has its own count.
+    let of_two = [client(TEXT, b""), client(FINAL | CONTINUE, b"")].concat();
+    check(&vec![of_two; 8], &vec![text_of(""); 8], None);
+}
+
+#[test]
+fn an_announced_length_takes_no_memory() {
+    let limits = Limits { message_bytes_max: usize::MAX, ..LIMITS };
+    let mut decoder = Decoder::default();
+    let frame = [header(FINAL | BINARY, 1 << 40), vec![0; 100]].concat();
+    assert_eq!(decoder.feed(&frame, limits, |_| panic!("nothing is whole")), Ok(()));
+    assert!(decoder.unfinished());
+    assert_eq!(decoder.buffered_bytes(), 100);
+}
+
+#[test]
+fn between_messages_nothing_is_kept() {
+    assert!(size_of::<Decoder>() <= 80, "{}", size_of::<Decoder>());
+    let mut decoder = Decoder::default();
+    assert!(!decoder.unfinished());
+    let frames = [client(TEXT, b"a"), client(PING, b"p"), client(FINAL | CONTINUE, b"b")].concat();
+    for (fed, &byte) in frames.iter().enumerate() {
+        decoder.feed(&[byte], LIMITS, drop).unwrap();
+        assert_eq!(decoder.unfinished(), fed + 1 < frames.len());
+    }
+    assert_eq!(decoder.buffered_bytes(), 0);
+    assert!(decoder.message.is_none());
+}
+
+#[test]
+fn server_frames() {
+    assert_eq!(&text(b"hi")[..], b"\x81\x02hi");
+    assert_eq!(&text(&[b'x'; 126])[..4], b"\x81\x7e\x00\x7e");
+    assert_eq!(&text(&vec![b'x'; 65536])[..10], b"\x81\x7f\0\0\0\0\0\x01\0\0");
+    assert_eq!(&ping(b"")[..], b"\x89\x00");
+    assert_eq!(&pong(b"p")[..], b"\x8a\x01p");
+    assert_eq!(pong(&[0; 200]).len(), 2 + 125);
+    assert_eq!(&close(Close::Draining, "")[..], b"\x88\x0a\x03\xf4draining");
+    assert_eq!(&close(Close::Policy, "no")[..], b"\x88\x0c\x03\xf0policy: no");
+    assert_eq!(&close_reply(Some(1000))[..], b"\x88\x02\x03\xe8");
+    assert_eq!(&close_reply(None)[..], b"\x88\x00");
+}
+
+#[test]
+fn a_close_frame_holds_as_much_detail_as_fits() {
+    for reason in Close::ALL {
+        for pad in 0..4 {
+            let frame = close(reason, &("x".repeat(pad) + &"ż".repeat(100)));
+            assert!((126..=127).contains(&frame.len()), "{} bytes", frame.len());
+            assert_eq!(usize::from(frame[1]), frame.len() - 2);
+            assert!(std::str::from_utf8(&frame[4..]).is_ok());
+        }
+    }
+}
+
+/// Frames as another implementation writes them: valid ones mostly, with some
+/// that break each rule.
+fn foreign_frames() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop_oneof![
+        "\\PC{0,40}".prop_map(String::into_bytes),
+        vec(any::<u8>(), 0..10),
+        (0usize..1010).prop_map(|n| vec![b'x'; n]),
+    ];
+    let opcode = prop_oneof![
+        4 => Just(OpCode::Data(Data::Text)),
+        4 => Just(OpCode::Data(Data::Continue)),
+        1 => Just(OpCode::Data(Data::Binary)),
+        2 => Just(OpCode::Control(Control::Ping)),
+        1 => Just(OpCode::Control(Control::Pong)),
+        1 => Just(OpCode::Control(Control::Close)),
+        1 => (0u8..16).prop_map(OpCode::from),
+    ];
+    let frame = (opcode, any::<bool>(), payload, any::<[u8; 4]>(), 0..40).prop_map(
+        |(opcode, is_final, payload, mask, quirk)| {
+            let mut frame = ForeignFrame::message(payload, OpCode::Data(Data::Text), true);
+            let header = frame.header_mut();
+            header.opcode = opcode;
+            header.is_final = is_final || matches!(opcode, OpCode::Control(_)) && quirk > 1;
+            header.mask = (quirk > 0).then_some(mask);
+            header.rsv1 = quirk == 2;
+            let mut out = Vec::new();
+            frame.format(&mut out).expect("a Vec takes every write");
+            out
+        },
+    );
+    vec(frame, 0..12).prop_map(|frames| frames.concat())
+}
+
+/// `bytes` in pieces whose lengths go round `lengths`.
+fn pieces<'a>(mut bytes: &'a [u8], lengths: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+    let mut lengths = lengths.iter().cycle();
+    std::iter::from_fn(move || {
+        let length = lengths.next().map_or(bytes.len(), |&n| n.min(bytes.len()));
+        (!bytes.is_empty()).then(|| bytes.split_off(..length).expect("within"))
+    })
+}
+
+/// A message whose fragments are cut at `cuts`, each of the client's frames
+/// followed by a ping.
+fn fragmented(message: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let mut rest = message;
+    let mut out = Vec::new();
+    for (n, &cut) in cuts.iter().enumerate() {
+        let part = rest.split_off(..cut.min(rest.len())).expect("within");
+        out.extend(client(if n == 0 { TEXT } else { CONTINUE }, part));
+        out.extend(client(PING, &[n as u8]));
+    }
+    out.extend(client(FINAL | if cuts.is_empty() { TEXT } else { CONTINUE }, rest));
+    out
+}
+
+proptest! {
+    #[test]
+    fn how_the_network_cuts_changes_nothing(
+        bytes in prop_oneof![foreign_frames(), vec(any::<u8>(), 0..200)],
+        lengths in vec(1usize..64, 1..8),
+    ) {
+        let whole = decode([bytes.as_slice()]);
+        prop_assert_eq!(&decode(bytes.chunks(1)), &whole);
+        prop_assert_eq!(&decode(pieces(&bytes, &lengths)), &whole);
+    }
+
+    #[test]
+    fn every_cut_in_two_gives_the_same(bytes in foreign_frames()) {
+        let whole = decode([bytes.as_slice()]);
+        for cut in 0..bytes.len() {
+            let (left, right) = bytes.split_at(cut);
+            prop_assert_eq!(&decode([left, right]), &whole, "cut at {}", cut);
+        }
+    }
+
+    #[test]
+    fn fragments_make_the_message(
+        message in "\\PC{0,200}",
+        cuts in vec(0usize..60, 0..7),
+        lengths in vec(1usize..64, 1..8),
+    ) {
+        let bytes = fragmented(message.as_bytes(), &cuts);
+        let (mut seen, violation) = decode(pieces(&bytes, &lengths));
+        prop_assert_eq!(violation, None);
+        prop_assert_eq!(seen.pop(), Some(Incoming::Text(message)));
+        prop_assert_eq!(seen.len(), cuts.len());
+    }
+
+    #[test]
+    fn what_is_buffered_is_at_most_twice_the_limit(bytes in vec(any::<u8>(), 0..3000)) {
+        let mut decoder = Decoder::default();
+        let frames = [client(TEXT, b""), header(CONTINUE, 1000), bytes].concat();
+        for piece in frames.chunks(50) {
+            if decoder.feed(piece, LIMITS, drop).is_err() {
+                break;
+            }
+            prop_assert!(decoder.buffered_bytes() <= 2 * LIMITS.message_bytes_max + 256);
+        }
+    }
+}
