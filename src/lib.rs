@@ -6,5 +6,6 @@
 //! imports point down the order below (`docs/architecture.md`, law 7, held
 //! by `tests/it/tidy.rs`).
 
+pub mod store;
 pub mod wire;
 pub mod event;

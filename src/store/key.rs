@@ -1,0 +1,138 @@
+//! Keys. Numbers are big-endian, so that byte order is their order.
+//!
+//! Keyspace `log` holds events and nothing else, so that its tables never
+//! overlap within a log: `log u32, offset u64`.
+//!
+//! Keyspace `state` holds the rest under one leading byte:
+//! - 0: the number of the last commit
+//! - 1: `log u32`: a log's meta
+//! - 2: `log u32, resource id`: a resource
+//! - 3: `log u32, resource id, 0, offset u64`: the index (no id has a 0 in it)
+//! - 4: `key hash [32]`: the answer to an idempotent write
+//! - 5: `expiry i64, key hash [32]`: when to forget it
+
+use std::ops::Range;
+
+use crate::event::{LogId, Offset, ResourceId, Timestamp};
+
+pub(super) const COMMIT: [u8; 1] = [0];
+pub(super) const METAS: Range<[u8; 1]> = [1]..[2];
+pub(super) const RESOURCES: u8 = 2;
+pub(super) const INDEX: u8 = 3;
+
+/// Key of an event.
+pub(super) fn event(log: LogId, offset: Offset) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&log.0.to_be_bytes());
+    key[4..].copy_from_slice(&offset.0.to_be_bytes());
+    key
+}
+
+/// The log and offset of an event's key.
+pub(super) fn event_of(key: &[u8]) -> Option<(LogId, Offset)> {
+    let (log, offset) = key.split_first_chunk()?;
+    let offset = u64::from_be_bytes(offset.try_into().ok()?);
+    Some((LogId(u32::from_be_bytes(*log)), Offset(offset)))
+}
+
+pub(super) fn meta(log: LogId) -> [u8; 5] {
+    log_prefix(*METAS.start.first().expect("it has one byte"), log)
+}
+
+pub(super) fn log_prefix(tag: u8, log: LogId) -> [u8; 5] {
+    let mut key = [tag; 5];
+    key[1..].copy_from_slice(&log.0.to_be_bytes());
+    key
+}
+
+/// All keys of one log under `tag`.
+pub(super) fn log_range(tag: u8, log: LogId) -> Range<[u8; 5]> {
+    log_prefix(tag, log)..log_prefix(tag, LogId(log.0 + 1))
+}
+
+pub(super) fn resource(log: LogId, id: &ResourceId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(5 + id.as_bytes().len());
+    key.extend_from_slice(&log_prefix(RESOURCES, log));
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// The log and the bytes of the id in a resource's or an index entry's key.
+pub(super) fn subject_of(key: &[u8]) -> Option<(LogId, &[u8])> {
+    let (log, rest) = key.get(1..)?.split_first_chunk()?;
+    let id = rest.split(|&byte| byte == 0).next().unwrap_or(rest);
+    Some((LogId(u32::from_be_bytes(*log)), id))
+}
+
+pub(super) fn index(log: LogId, id: &ResourceId, offset: Offset) -> Vec<u8> {
+    let mut key = Vec::with_capacity(14 + id.as_bytes().len());
+    key.extend_from_slice(&log_prefix(INDEX, log));
+    key.extend_from_slice(id.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&offset.0.to_be_bytes());
+    key
+}
+
+/// The offset of an index entry.
+pub(super) fn indexed(key: &[u8]) -> Option<Offset> {
+    key.last_chunk().map(|offset| Offset(u64::from_be_bytes(*offset)))
+}
+
+pub(super) fn answer(hash: &[u8; 32]) -> [u8; 33] {
+    let mut key = [4; 33];
+    key[1..].copy_from_slice(hash);
+    key
+}
+
+pub(super) fn expiry(time: Timestamp, hash: &[u8; 32]) -> [u8; 41] {
+    let mut key = [5; 41];
+    key[1..9].copy_from_slice(&time.0.max(0).to_be_bytes());
+    key[9..].copy_from_slice(hash);
+    key
+}
+
+/// The moment and the key hash of an expiry.
+pub(super) fn expiry_of(key: &[u8]) -> Option<(Timestamp, [u8; 32])> {
+    let (time, hash) = key.get(1..)?.split_first_chunk()?;
+    Some((Timestamp(i64::from_be_bytes(*time)), hash.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn keys_read_back(log: u32, offset: u64, id in "[A-Za-z0-9._~:-]{1,128}") {
+            let (log, offset) = (LogId(log), Offset(offset));
+            let id = ResourceId::from_stored(id.into()).unwrap();
+            prop_assert_eq!(event_of(&event(log, offset)), Some((log, offset)));
+            let entry = index(log, &id, offset);
+            prop_assert_eq!(subject_of(&entry), Some((log, id.as_bytes())));
+            prop_assert_eq!(indexed(&entry), Some(offset));
+            let state = resource(log, &id);
+            prop_assert_eq!(subject_of(&state), Some((log, id.as_bytes())));
+        }
+
+        #[test]
+        fn byte_order_is_the_order_of_offsets(log: u32, a: u64, b: u64, id in "[a-z]{1,8}") {
+            let id = ResourceId::from_stored(id.into()).unwrap();
+            let (log, a, b) = (LogId(log), Offset(a), Offset(b));
+            prop_assert_eq!(event(log, a).cmp(&event(log, b)), a.cmp(&b));
+            prop_assert_eq!(index(log, &id, a).cmp(&index(log, &id, b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn expiries_read_back_in_order(a in 0..i64::MAX, b in 0..i64::MAX, hash: [u8; 32]) {
+            let (a, b) = (Timestamp(a), Timestamp(b));
+            prop_assert_eq!(expiry_of(&expiry(a, &hash)), Some((a, hash)));
+            prop_assert_eq!(expiry(a, &hash).cmp(&expiry(b, &hash)), a.cmp(&b));
+        }
+
+        #[test]
+        fn no_bytes_make_the_readers_panic(key: Vec<u8>) {
+            let _ = (event_of(&key), subject_of(&key), indexed(&key), expiry_of(&key));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The high-water mark: how far commits were durable, outside of fjall.
+//!
+//! fjall cuts its journal at the first frame that it cannot read, so a damaged
+//! block in the middle would silently take all commits behind it. The mark
+//! knows better. It is written after each durable commit and synced once a
+//! second: syncing it each time would halve the rate of commits, and what a
+//! power cut takes of it only makes the check weaker for that second.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::codec::{seal, unseal};
+
+/// Two slots, written in turn, each in a sector of its own: a torn write
+/// leaves the other one whole.
+const SLOT_BYTES: u64 = 512;
+const RECORD_BYTES: usize = 12;
+const KEY: &[u8] = b"streamgate mark 1";
+
+/// The open file.
+pub(super) struct Mark {
+    file: File,
+    dirty: bool,
+}
+
+impl Mark {
+    /// Opens the file, making it if it is not there, and tells the number in
+    /// it: none in a new one.
+    ///
+    /// # Errors
+    /// `InvalidData` when neither slot can be read.
+    pub(super) fn open(path: &Path) -> io::Result<(Mark, Option<u64>)> {
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let value = if file.metadata()?.len() == 0 {
+            // The name has to last as well.
+            if let Some(folder) = path.parent() {
+                File::open(folder)?.sync_all()?;
+            }
+            None
+        } else {
+            let newest = [0, SLOT_BYTES].iter().filter_map(|&at| slot(&file, at)).max();
+            Some(newest.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?)
+        };
+        Ok((Mark { file, dirty: false }, value))
+    }
+
+    /// Moves the mark up to `commit`; it reaches the disk with the next sync.
+    pub(super) fn advance(&mut self, commit: u64) -> io::Result<()> {
+        let record = seal(KEY, 8, |out| out.extend_from_slice(&commit.to_be_bytes()));
+        self.file.write_all_at(&record, commit % 2 * SLOT_BYTES)?;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Brings the mark to the disk if it has moved.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.dirty) { self.file.sync_data() } else { Ok(()) }
+    }
+}
+
+fn slot(file: &File, at: u64) -> Option<u64> {
+    let mut record = [0; RECORD_BYTES];
+    file.read_exact_at(&mut record, at).ok()?;
+    unseal(KEY, record.to_vec().into())?.u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_the_newest_readable_slot() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let (mut mark, found) = Mark::open(&path).unwrap();
+        assert_eq!(found, None);
+        for commit in 1..=7 {
+            mark.advance(commit).unwrap();
+        }
+        mark.sync().unwrap();
+        assert_eq!(Mark::open(&path).unwrap().1, Some(7));
+        mark.file.write_all_at(&[0xff; RECORD_BYTES], SLOT_BYTES).unwrap();
+        assert_eq!(Mark::open(&path).unwrap().1, Some(6));
+        mark.file.write_all_at(&[0xff; RECORD_BYTES], 0).unwrap();
+        assert_eq!(Mark::open(&path).err().unwrap().kind(), io::ErrorKind::InvalidData);
+    }
+}

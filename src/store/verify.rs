@@ -1,0 +1,334 @@
+//! Reading everything, to name any damage.
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+
+use super::open::{check_mark, open_files, open_mark};
+use super::record::{self, Meta};
+use super::view::{Space, View};
+use super::{Error, Position, key};
+use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
+
+/// Damages that are named one by one; a broken table would fill the screen.
+const DAMAGES_MAX: usize = 1000;
+/// Records between two calls of `progress`.
+const STEP: u64 = 1024;
+
+/// What [`verify`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Each log.
+    pub logs: Vec<LogReport>,
+    /// Each damage in plain words; none in a sound store.
+    pub damage: Vec<String>,
+    /// The number of the last commit.
+    pub commit: u64,
+}
+
+/// What [`verify`] read of one log.
+#[derive(Clone, Debug)]
+pub struct LogReport {
+    /// The collection's or topic's name.
+    pub name: String,
+    /// Its number in the store.
+    pub id: LogId,
+    /// Its identity.
+    pub epoch: Epoch,
+    /// Its place as counted, not as noted down.
+    pub position: Position,
+}
+
+/// Opens the store and reads all of it. `progress` is called now and then
+/// with the number of records read and how many there should be.
+///
+/// # Errors
+/// [`Error`] when it does not even open.
+pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
+    if !path.join("db").is_dir() {
+        return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, "there is no store")));
+    }
+    let store = open_files(path)?;
+    let view = store.view();
+    let mut check = Check { view, report: Report::default(), done: 0, total: 0, progress };
+    check.commits(path);
+    let metas = check.metas()?;
+    check.total = metas.iter().map(|it| 2 * it.position.events + it.position.resources).sum();
+    check.strangers(&metas)?;
+    for meta in &metas {
+        let position = check.log(meta)?;
+        let Meta { id, name, epoch, .. } = meta.clone();
+        check.report.logs.push(LogReport { name, id, epoch, position });
+    }
+    check.answers()?;
+    (check.progress)(check.total, check.total);
+    Ok(check.report)
+}
+
+struct Check<F> {
+    view: View,
+    report: Report,
+    done: u64,
+    total: u64,
+    progress: F,
+}
+
+/// What the events of a log come to.
+#[derive(Default)]
+struct Tally {
+    position: Position,
+    number: u64,
+    time: Timestamp,
+    subjects: u64,
+}
+
+impl<F: FnMut(u64, u64)> Check<F> {
+    fn damage(&mut self, what: String) {
+        match self.report.damage.len() {
+            n if n < DAMAGES_MAX => self.report.damage.push(what),
+            DAMAGES_MAX => self.report.damage.push("and more".to_owned()),
+            _ => {}
+        }
+    }
+
+    fn step(&mut self) {
+        self.done += 1;
+        if self.done.is_multiple_of(STEP) {
+            (self.progress)(self.done, self.total.max(self.done));
+        }
+    }
+
+    fn commits(&mut self, path: &Path) {
+        match self.view.commit() {
+            Ok(commit) => self.report.commit = commit,
+            Err(error) => self.damage(error.to_string()),
+        }
+        let checked =
+            open_mark(path).and_then(|(_, marked)| check_mark(path, self.report.commit, marked));
+        if let Err(error) = checked {
+            self.damage(error.to_string());
+        }
+    }
+
+    fn metas(&mut self) -> Result<Vec<Meta>, Error> {
+        let mut metas = Vec::new();
+        let range = key::METAS;
+        let range = (Bound::Included(range.start), Bound::Excluded(range.end));
+        for guard in self.view.range(Space::State, range) {
+            let (key, value) = guard.into_inner()?;
+            match record::decode_meta(&key, value.into()) {
+                Some(meta) => metas.push(meta),
+                None => self.damage(format!("the meta of the log with key {key:?} is damaged")),
+            }
+        }
+        Ok(metas)
+    }
+
+    /// Events of logs that have no meta.
+    fn strangers(&mut self, metas: &[Meta]) -> Result<(), Error> {
+        let ends = metas.iter().map(|meta| meta.id.0).chain([u32::MAX]);
+        let starts = [0].into_iter().chain(metas.iter().map(|meta| meta.id.0 + 1));
+        for (start, end) in starts.zip(ends) {
+            let edge = |log| key::event(LogId(log), Offset::ZERO);
+            let range = (Bound::Included(edge(start)), Bound::Excluded(edge(end)));
+            if let Some(guard) = self.view.range(Space::Log, range).next() {
+                let key = guard.key()?;
+                self.damage(format!("an event with key {key:?} belongs to no log"));
+            }
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, meta: &Meta) -> Result<Position, Error> {
+        let name = &meta.name;
+        let mut tally = self.events(meta)?;
+        let indexed = self.index(meta)?;
+        if indexed != tally.subjects {
+            let subjects = tally.subjects;
+            self.damage(format!("{name}: {indexed} index entries for {subjects} events"));
+        }
+        tally.position.resources = self.resources(meta)?;
+        let (found, noted) = (tally.position, meta.position);
+        for (what, found, noted) in [
+            ("events", found.events, noted.events),
+            ("bytes of events", found.bytes, noted.bytes),
+            ("resources", found.resources, noted.resources),
+        ] {
+            if found != noted {
+                self.damage(format!("{name}: {found} {what}, but {noted} are noted"));
+            }
+        }
+        let newest = (found.head, tally.number, tally.time);
+        if found.events > 0 && newest != (noted.head, meta.number, meta.time) {
+            let (found, noted) = (found.head, noted.head);
+            self.damage(format!("{name}: ends with offset {found}, but {noted} is noted"));
+        }
+        Ok(Position { floor: noted.floor, floor_time: noted.floor_time, ..found })
+    }
+
+    fn events(&mut self, meta: &Meta) -> Result<Tally, Error> {
+        let (name, id) = (&meta.name, meta.id);
+        let mut tally = Tally {
+            position: Position { head: meta.position.floor, ..Position::default() },
+            number: meta.number.saturating_sub(meta.position.events),
+            ..Tally::default()
+        };
+        let range = (
+            Bound::Included(key::event(id, Offset::ZERO)),
+            Bound::Included(key::event(id, Offset(u64::MAX))),
+        );
+        for guard in self.view.range(Space::Log, range) {
+            self.step();
+            let last = tally.position.head;
+            let (key, value) = match guard.into_inner() {
+                Ok(pair) => pair,
+                Err(error) => {
+                    self.damage(format!("{name}: no event after offset {last} reads ({error:?})"));
+                    break;
+                }
+            };
+            tally.position.events += 1;
+            tally.position.bytes += (key.len() + value.len()) as u64;
+            let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
+            if offset <= meta.position.floor || offset > meta.position.head {
+                self.damage(format!("{name}: an event at offset {offset} should not be there"));
+            }
+            let Some(numbered) = record::decode_event(&key, value.into()) else {
+                self.damage(format!("{name}: the event at offset {offset} fails its checksum"));
+                tally.number += 1;
+                continue;
+            };
+            if numbered.number != tally.number + 1 {
+                let (found, due) = (numbered.number, tally.number + 1);
+                self.damage(format!(
+                    "{name}: events are missing between offsets {last} and {offset} (number \
+                     {found} where {due} is due)"
+                ));
+            }
+            if numbered.event.time < tally.time {
+                self.damage(format!("{name}: time runs backwards at offset {offset}"));
+            }
+            tally.number = numbered.number;
+            self.indexed(meta, &numbered.event, &mut tally)?;
+        }
+        Ok(tally)
+    }
+
+    fn indexed(&mut self, meta: &Meta, event: &Event, tally: &mut Tally) -> Result<(), Error> {
+        (tally.position.head, tally.time) = (event.offset, event.time);
+        let Some(subject) = &event.subject else { return Ok(()) };
+        tally.subjects += 1;
+        if !self.view.is_indexed(meta.id, subject, event.offset)? {
+            let (name, offset) = (&meta.name, event.offset);
+            self.damage(format!("{name}: the event at offset {offset} is not in the index"));
+        }
+        Ok(())
+    }
+
+    /// Counts the index, and compares each resource's newest event with what
+    /// the resource says it is.
+    fn index(&mut self, meta: &Meta) -> Result<u64, Error> {
+        let range = key::log_range(key::INDEX, meta.id);
+        let range = (Bound::Included(range.start), Bound::Excluded(range.end));
+        let mut count = 0;
+        let mut newest: Option<(Vec<u8>, Offset)> = None;
+        for guard in self.view.range(Space::State, range) {
+            self.step();
+            count += 1;
+            let key = guard.key()?;
+            let Some((_, subject)) = key::subject_of(&key) else { continue };
+            let offset = key::indexed(&key).unwrap_or_default();
+            match &mut newest {
+                Some((last, newest)) if last == subject => *newest = offset,
+                _ => {
+                    let last = newest.replace((subject.to_vec(), offset));
+                    self.newest(meta, last);
+                }
+            }
+        }
+        self.newest(meta, newest);
+        Ok(count)
+    }
+
+    fn newest(&mut self, meta: &Meta, newest: Option<(Vec<u8>, Offset)>) {
+        let Some((subject, offset)) = newest else { return };
+        let name = &meta.name;
+        let Ok(subject) = ResourceId::from_stored(subject.into()) else {
+            self.damage(format!("{name}: an index entry at offset {offset} names no resource"));
+            return;
+        };
+        let event = self.view.event(meta.id, offset);
+        match event {
+            Ok(Some(event)) => match self.view.agrees(meta, &event) {
+                Ok(true) | Err(_) => {}
+                Ok(false) => self.damage(format!(
+                    "{name}: the resource {subject} is not as its newest event, at offset \
+                     {offset}, left it"
+                )),
+            },
+            Ok(None) => self.damage(format!(
+                "{name}: the index of {subject} names offset {offset}, where no event is"
+            )),
+            // Named with the events.
+            Err(_) => {}
+        }
+    }
+
+    fn resources(&mut self, meta: &Meta) -> Result<u64, Error> {
+        let name = &meta.name;
+        let range = key::log_range(key::RESOURCES, meta.id);
+        let range = (Bound::Included(range.start), Bound::Excluded(range.end));
+        let mut count = 0;
+        for guard in self.view.range(Space::State, range) {
+            self.step();
+            count += 1;
+            let (key, value) = guard.into_inner()?;
+            let id = key::subject_of(&key).map(|(_, id)| String::from_utf8_lossy(id).into_owned());
+            let id = id.unwrap_or_default();
+            let Some(state) = record::decode_state(&key, value.into()) else {
+                self.damage(format!("{name}: the resource {id} fails its checksum"));
+                continue;
+            };
+            let revision = state.revision;
+            let kept = revision > meta.position.floor;
+            let Ok(subject) = ResourceId::from_stored(id.clone().into()) else {
+                self.damage(format!("{name}: a resource is called {id:?}"));
+                continue;
+            };
+            if kept && !self.view.is_indexed(meta.id, &subject, revision)? {
+                self.damage(format!(
+                    "{name}: the resource {id} comes from offset {revision}, where no event of \
+                     it is"
+                ));
+            }
+        }
+        Ok(count)
+    }
+
+    fn answers(&mut self) -> Result<(), Error> {
+        let range = (Bound::Included([4]), Bound::Excluded([5]));
+        let mut answers = HashSet::new();
+        for guard in self.view.range(Space::State, range) {
+            let (key, value) = guard.into_inner()?;
+            if record::decode_answer(&key, value.into()).is_none() {
+                self.damage("an answer to an idempotent write fails its checksum".to_owned());
+            }
+            answers.insert(key[1..].to_vec());
+        }
+        let range = (Bound::Included([5]), Bound::Excluded([6]));
+        for guard in self.view.range(Space::State, range) {
+            if let Some((_, hash)) = key::expiry_of(&guard.key()?) {
+                answers.remove(hash.as_slice());
+            }
+        }
+        if !answers.is_empty() {
+            let count = answers.len();
+            self.damage(format!("{count} answers to idempotent writes have no expiry"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

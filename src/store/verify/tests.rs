@@ -1,0 +1,149 @@
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::event::EventType;
+use crate::store::open::check_newest;
+use crate::store::{Durability, Opened, State, Store, Stored, Transaction};
+
+const EVENTS: u64 = 20;
+
+fn subject(n: u64) -> ResourceId {
+    ResourceId::new(&format!("r{}", n % 3)).unwrap()
+}
+
+fn time(offset: u64) -> Timestamp {
+    Timestamp(offset.try_into().unwrap())
+}
+
+fn event(offset: u64) -> Event {
+    Event {
+        offset: Offset(offset),
+        time: time(offset),
+        kind: EventType::new("order-updated").unwrap(),
+        subject: Some(subject(offset)),
+        merge: true,
+        data: Bytes::from(format!("{{\"n\":{offset}}}")),
+    }
+}
+
+/// A sound store of one log.
+fn sound(path: &Path) -> (Opened, Meta) {
+    let mut opened = Store::open(path).unwrap();
+    let mut meta = Meta::new(LogId(1), "orders".to_owned(), false, Epoch::from_bits(7));
+    let mut changes = opened.writer.begin();
+    for offset in 1..=EVENTS {
+        let stored = Stored::new(meta.id, offset, &event(offset));
+        meta.position.bytes += stored.bytes();
+        changes.put_event(meta.id, stored);
+        let document = Bytes::from_static(b"{}");
+        let state = State { revision: Offset(offset), document };
+        changes.put_resource(meta.id, &subject(offset), &state);
+    }
+    meta.position.events = EVENTS;
+    meta.position.resources = 3;
+    meta.position.head = Offset(EVENTS);
+    (meta.number, meta.time) = (EVENTS, time(EVENTS));
+    changes.put_meta(&meta);
+    opened.writer.commit(changes, Durability::Synced).unwrap();
+    (opened, meta)
+}
+
+/// What [`verify`] says of a store after `harm`.
+fn damage(harm: impl FnOnce(&mut Transaction, &Meta)) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut opened, meta) = sound(folder.path());
+    let mut changes = opened.writer.begin();
+    harm(&mut changes, &meta);
+    opened.writer.commit(changes, Durability::Synced).unwrap();
+    drop(opened);
+    let mut calls = 0;
+    let report = verify(folder.path(), |_, _| calls += 1).unwrap();
+    assert!(calls > 0);
+    assert_eq!(report.logs.len(), 1);
+    report.damage
+}
+
+fn check(harm: impl FnOnce(&mut Transaction, &Meta), words: &[&str]) {
+    let damage = damage(harm);
+    assert!(!damage.is_empty(), "{words:?}");
+    let named = |word: &&str| damage.iter().any(|line| line.contains(*word));
+    assert!(words.iter().all(named), "{words:?} in {damage:#?}");
+}
+
+#[test]
+fn a_sound_store_has_no_damage() {
+    assert_eq!(damage(|_, _| {}), Vec::<String>::new());
+}
+
+#[test]
+fn each_damage_is_named() {
+    let all = |offset| event(offset);
+    check(
+        |it, meta| it.trim_event(meta.id, Offset(5), Some(&subject(5))),
+        &["missing between offsets 4 and 6", "19 events, but 20 are noted"],
+    );
+    check(|it, meta| it.trim_event(meta.id, Offset(EVENTS), None), &["ends with offset 19"]);
+    check(
+        |it, meta| {
+            let wrong = Stored::new(meta.id, 9, &all(5));
+            it.put_event(meta.id, wrong);
+        },
+        &["missing between offsets 4 and 5"],
+    );
+    check(
+        |it, meta| it.put_event(meta.id, Stored::new(meta.id, 21, &all(21))),
+        &["offset 21 should not be there"],
+    );
+    check(|it, meta| it.remove_resource(meta.id, &subject(0)), &["r0 is not as its newest event"]);
+    check(
+        |it, meta| {
+            let state = State { revision: Offset(2), document: Bytes::new() };
+            it.put_resource(meta.id, &subject(0), &state);
+        },
+        &["r0 is not as its newest event, at offset 18", "r0 comes from offset 2"],
+    );
+    check(
+        |it, meta| {
+            let other = Event { time: Timestamp(1), ..all(7) };
+            it.put_event(meta.id, Stored::new(meta.id, 7, &other));
+        },
+        &["time runs backwards at offset 7"],
+    );
+    check(|it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, &all(1))), &["no log"]);
+    check(
+        |it, meta| {
+            let unindexed = Event { subject: Some(ResourceId::new("other").unwrap()), ..all(7) };
+            let mut stored = Stored::new(meta.id, 7, &unindexed);
+            stored.event.subject = None;
+            it.put_event(meta.id, stored);
+        },
+        &["offset 7 is not in the index"],
+    );
+}
+
+#[test]
+fn a_hole_in_what_journals_held_is_refused() {
+    let refused = |harm: &dyn Fn(&mut Transaction, &Meta), bytes| {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut opened, meta) = sound(folder.path());
+        let mut changes = opened.writer.begin();
+        harm(&mut changes, &meta);
+        opened.writer.commit(changes, Durability::Synced).unwrap();
+        check_newest(&opened.store.view(), &meta, bytes).err().map(|error| error.to_string())
+    };
+    assert_eq!(refused(&|_, _| {}, u64::MAX), None);
+    let hole = |it: &mut Transaction, meta: &Meta| it.trim_event(meta.id, Offset(5), None);
+    assert!(refused(&hole, u64::MAX).unwrap().contains("missing after offset 4"));
+    assert_eq!(refused(&hole, 100), None, "no journal held it");
+    let stale = |it: &mut Transaction, meta: &Meta| it.remove_resource(meta.id, &subject(1));
+    assert!(refused(&stale, u64::MAX).unwrap().contains("at offset 19"));
+}
+
+#[test]
+fn where_there_is_no_store_none_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(verify(folder.path(), |_, _| {}), Err(Error::Io(_))));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,293 @@
+//! Reading.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
+
+use super::record::{self, Answer, Meta, Numbered};
+use super::{Error, Position, State, damaged, key};
+use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
+
+/// The open store. Cheap to clone; reads block on the disk.
+#[derive(Clone)]
+pub struct Store(Arc<Files>);
+
+pub(super) struct Files {
+    pub(super) path: PathBuf,
+    pub(super) database: Database,
+    pub(super) log: Keyspace,
+    pub(super) state: Keyspace,
+}
+
+/// The store as it was at one moment, for reads that belong together. To be
+/// held shortly: it pins what retention would free.
+pub struct View {
+    files: Arc<Files>,
+    snapshot: Snapshot,
+}
+
+impl Store {
+    pub(super) fn new(files: Files) -> Store {
+        Store(Arc::new(files))
+    }
+
+    pub(super) fn files(&self) -> &Files {
+        &self.0
+    }
+
+    /// The folder it is in.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// A consistent view of now.
+    pub fn view(&self) -> View {
+        View { files: Arc::clone(&self.0), snapshot: self.0.database.snapshot() }
+    }
+
+    /// A resource as it is now.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read or the record is damaged.
+    pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
+        let key = key::resource(log, id);
+        let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
+        decode_state(log, id, &key, value).map(Some)
+    }
+
+    /// What the idempotent write with this key hash was answered, if it is
+    /// still known.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read or the record is damaged.
+    pub fn answer(&self, hash: &[u8; 32]) -> Result<Option<Answer>, Error> {
+        let key = key::answer(hash);
+        let Some(value) = self.0.state.get(key)? else { return Ok(None) };
+        let answer = record::decode_answer(&key, value.into());
+        answer.map(Some).ok_or_else(|| damaged("an answer", LogId(0)))
+    }
+
+    /// Answers that are to be forgotten by `now`, at most `count`, oldest
+    /// first and none older than `from`.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read.
+    pub fn expired(
+        &self,
+        from: Timestamp,
+        now: Timestamp,
+        count: usize,
+    ) -> Result<Vec<(Timestamp, [u8; 32])>, Error> {
+        let range = key::expiry(from, &[0; 32])..key::expiry(now, &[0; 32]);
+        let keys = self.0.database.snapshot().range(&self.0.state, range).take(count);
+        let mut found = Vec::new();
+        for guard in keys {
+            found.extend(key::expiry_of(&guard.key()?));
+        }
+        Ok(found)
+    }
+}
+
+impl View {
+    /// The log's place at this moment.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read or the record is damaged.
+    pub fn position(&self, log: LogId) -> Result<Position, Error> {
+        let key = key::meta(log);
+        let Some(value) = self.snapshot.get(&self.files.state, key)? else {
+            return Err(damaged("the meta", log));
+        };
+        let meta = record::decode_meta(&key, value.into());
+        meta.map(|meta| meta.position).ok_or_else(|| damaged("the meta", log))
+    }
+
+    /// All logs, by number.
+    pub(super) fn metas(&self) -> Result<Vec<Meta>, Error> {
+        let mut metas = Vec::new();
+        for guard in self.snapshot.range(&self.files.state, key::METAS) {
+            let (key, value) = guard.into_inner()?;
+            let meta = record::decode_meta(&key, value.into());
+            metas.push(meta.ok_or_else(|| damaged("the meta", LogId(0)))?);
+        }
+        Ok(metas)
+    }
+
+    /// The number of the last commit; 0 in a new store.
+    pub(super) fn commit(&self) -> Result<u64, Error> {
+        let Some(value) = self.snapshot.get(&self.files.state, key::COMMIT)? else {
+            return Ok(0);
+        };
+        let commit = record::decode_commit(value.into());
+        commit.ok_or_else(|| damaged("the commit number", LogId(0)))
+    }
+
+    /// A resource at this moment.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read or the record is damaged.
+    pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
+        let key = key::resource(log, id);
+        let Some(value) = self.snapshot.get(&self.files.state, &key)? else { return Ok(None) };
+        decode_state(log, id, &key, value).map(Some)
+    }
+
+    /// All resources after `after`, by id.
+    pub fn resources(
+        &self,
+        log: LogId,
+        after: Option<&ResourceId>,
+    ) -> impl Iterator<Item = Result<(ResourceId, State), Error>> + use<> {
+        let range = key::log_range(key::RESOURCES, log);
+        let start = match after {
+            Some(id) => Bound::Excluded(key::resource(log, id)),
+            None => Bound::Included(range.start.to_vec()),
+        };
+        let end = Bound::Excluded(range.end.to_vec());
+        self.range(Space::State, (start, end)).map(move |guard| {
+            let (key, value) = guard.into_inner()?;
+            let id = key::subject_of(&key)
+                .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
+                .ok_or_else(|| damaged("a resource's key", log))?;
+            let state = decode_state(log, &id, &key, value)?;
+            Ok((id, state))
+        })
+    }
+
+    /// All kept events after `after`, in order.
+    pub fn events(
+        &self,
+        log: LogId,
+        after: Offset,
+    ) -> impl Iterator<Item = Result<Event, Error>> + use<> {
+        self.numbered(log, after).map(|found| found.map(|(_, numbered)| numbered.event))
+    }
+
+    /// The same with the bytes that each event takes, from both ends.
+    pub fn sized(
+        &self,
+        log: LogId,
+        after: Offset,
+    ) -> impl DoubleEndedIterator<Item = Result<(u64, Event), Error>> + use<> {
+        let sized = |(bytes, numbered): (u64, Numbered)| (bytes, numbered.event);
+        self.numbered(log, after).map(move |found| found.map(sized))
+    }
+
+    /// The same with each event's number.
+    pub(super) fn numbered(
+        &self,
+        log: LogId,
+        after: Offset,
+    ) -> impl DoubleEndedIterator<Item = Result<(u64, Numbered), Error>> + use<> {
+        let start = Bound::Excluded(key::event(log, after));
+        let end = Bound::Included(key::event(log, Offset(u64::MAX)));
+        self.range(Space::Log, (start, end)).map(move |guard| decode_event(log, guard))
+    }
+
+    /// All kept events of one resource after `after`, in order, through its index.
+    pub fn events_of(
+        &self,
+        log: LogId,
+        subject: &ResourceId,
+        after: Offset,
+    ) -> impl Iterator<Item = Result<Event, Error>> + use<> {
+        let start = Bound::Excluded(key::index(log, subject, after));
+        let end = Bound::Included(key::index(log, subject, Offset(u64::MAX)));
+        let view = View { files: Arc::clone(&self.files), snapshot: self.snapshot.clone() };
+        self.range(Space::State, (start, end)).map(move |guard| {
+            let offset = key::indexed(&guard.key()?).unwrap_or_default();
+            let what = format_args!("the event at offset {offset}");
+            view.event(log, offset)?.ok_or_else(|| damaged(what, log))
+        })
+    }
+
+    /// The position just before the first event at or after `time`.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read or a record is damaged.
+    pub fn before(&self, log: LogId, time: Timestamp) -> Result<Offset, Error> {
+        let position = self.position(log)?;
+        // All events up to `low` are earlier; the first one after `high`, if
+        // there is any, is not.
+        let (mut low, mut high) = (position.floor, position.head);
+        while low < high {
+            let middle = Offset(low.0 + (high.0 - low.0) / 2);
+            match self.events(log, middle).next().transpose()? {
+                Some(event) if event.time < time => low = event.offset,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// The event at `offset`.
+    pub(super) fn event(&self, log: LogId, offset: Offset) -> Result<Option<Event>, Error> {
+        let key = key::event(log, offset);
+        let Some(value) = self.snapshot.get(&self.files.log, key)? else { return Ok(None) };
+        let numbered = record::decode_event(&key, value.into());
+        let what = format_args!("the event at offset {offset}");
+        numbered.map(|it| Some(it.event)).ok_or_else(|| damaged(what, log))
+    }
+
+    pub(super) fn is_indexed(
+        &self,
+        log: LogId,
+        subject: &ResourceId,
+        offset: Offset,
+    ) -> Result<bool, Error> {
+        Ok(self.snapshot.contains_key(&self.files.state, key::index(log, subject, offset))?)
+    }
+
+    /// Whether the resource is as `event`, its newest one, left it.
+    pub(super) fn agrees(&self, meta: &Meta, event: &Event) -> Result<bool, Error> {
+        let Some(subject) = event.subject.as_ref().filter(|_| !meta.topic) else {
+            return Ok(true);
+        };
+        Ok(match self.resource(meta.id, subject)? {
+            Some(state) => state.revision == event.offset,
+            // A type of a user's own that ends so leaves the resource there.
+            None => event.kind.as_str().ends_with("-deleted"),
+        })
+    }
+
+    pub(super) fn range<K: AsRef<[u8]>>(
+        &self,
+        space: Space,
+        range: (Bound<K>, Bound<K>),
+    ) -> impl DoubleEndedIterator<Item = Guard> + use<K> {
+        let keyspace = match space {
+            Space::Log => &self.files.log,
+            Space::State => &self.files.state,
+        };
+        self.snapshot.range(keyspace, range)
+    }
+}
+
+/// One of the two keyspaces.
+#[derive(Clone, Copy)]
+pub(super) enum Space {
+    Log,
+    State,
+}
+
+fn decode_event(log: LogId, guard: Guard) -> Result<(u64, Numbered), Error> {
+    let (key, value) = guard.into_inner()?;
+    let bytes = (key.len() + value.len()) as u64;
+    let numbered = record::decode_event(&key, value.into()).ok_or_else(|| {
+        let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
+        damaged(format_args!("the event at offset {offset}"), log)
+    })?;
+    Ok((bytes, numbered))
+}
+
+fn decode_state(
+    log: LogId,
+    id: &ResourceId,
+    key: &[u8],
+    value: fjall::Slice,
+) -> Result<State, Error> {
+    record::decode_state(key, value.into())
+        .ok_or_else(|| damaged(format_args!("the resource {id}"), log))
+}
