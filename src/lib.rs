@@ -6,6 +6,9 @@
 //! imports point down the order below (`docs/architecture.md`, law 7, held
 //! by `tests/it/tidy.rs`).
 
+pub mod log;
 pub mod store;
 pub mod wire;
 pub mod event;
+pub mod metrics;
+mod random;

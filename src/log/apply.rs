@@ -1,0 +1,233 @@
+//! What a write does to a resource: pure, so that every engine decides alike.
+
+use bytes::Bytes;
+
+use super::write::{Change, Precondition, Refusal, Write, keyed};
+use crate::event::{EventType, Offset, ResourceId};
+use crate::store::State;
+use crate::wire::{Kind, Origin, json};
+
+/// The event that a write becomes, and what it leaves of the resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// The event's type.
+    pub(super) kind: EventType,
+    /// The event's data.
+    pub(super) data: Bytes,
+    /// Whether a follower is to merge the data.
+    pub(super) merge: bool,
+    /// The resource after it.
+    pub(super) next: Next,
+    /// Whether the resource was not there before.
+    pub(super) created: bool,
+}
+
+/// What becomes of the resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The same document, if there is one; its revision is the event's.
+    Keep,
+    /// This document.
+    Set(Bytes),
+    /// Nothing.
+    Remove,
+}
+
+/// Decides `write` against the newest state of its resource. A merge may grow
+/// the resource to `bytes_max`.
+///
+/// Where there is no resource, that is said before any precondition is looked
+/// at (RFC 9110 §13.2.1).
+pub(super) fn apply(
+    origin: &Origin,
+    current: Option<&State>,
+    write: &Write,
+    bytes_max: usize,
+) -> Result<Outcome, Refusal> {
+    let needs_one =
+        matches!(write.change, Change::Patch { .. } | Change::Delete | Change::Event { .. });
+    if needs_one && current.is_none() {
+        return Err(Refusal::NotFound);
+    }
+    check(&write.precondition, current.map(|state| state.revision))?;
+    if let Change::Publish { kind, data } = &write.change {
+        return Ok(outcome(kind, data.clone(), Next::Keep));
+    }
+    let (Kind::Collection { created, updated, deleted, .. }, Some(subject)) =
+        (&origin.kind, &write.subject)
+    else {
+        // A topic has no resources.
+        return Err(Refusal::NotFound);
+    };
+    match &write.change {
+        Change::Create { .. } if current.is_some() => Err(Refusal::Exists),
+        Change::Create { document, data } | Change::Put { document, data } => {
+            let is_new = current.is_none();
+            let kind = if is_new { created } else { updated };
+            let next = Next::Set(document.clone());
+            Ok(Outcome { created: is_new, ..outcome(kind, data.clone(), next) })
+        }
+        Change::Patch { patch } => {
+            let document = merged(current, patch, bytes_max)?;
+            let data = keyed(origin, subject, &document, &["id"]);
+            Ok(outcome(updated, data, Next::Set(document)))
+        }
+        Change::Delete => Ok(outcome(deleted, key_alone(origin, subject), Next::Remove)),
+        Change::Event { kind, data, patch: Some(patch) } => {
+            let next = Next::Set(merged(current, patch, bytes_max)?);
+            Ok(outcome(kind, data.clone(), next))
+        }
+        Change::Event { kind, data, patch: None } => {
+            Ok(Outcome { merge: false, ..outcome(kind, data.clone(), Next::Keep) })
+        }
+        Change::Publish { .. } => unreachable!("answered above"),
+    }
+}
+
+fn outcome(kind: &EventType, data: Bytes, next: Next) -> Outcome {
+    Outcome { kind: kind.clone(), data, merge: true, next, created: false }
+}
+
+fn key_alone(origin: &Origin, subject: &ResourceId) -> Bytes {
+    keyed(origin, subject, b"{}", &[])
+}
+
+fn merged(current: Option<&State>, patch: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
+    let document = &current.ok_or(Refusal::NotFound)?.document;
+    let mut out = Vec::with_capacity(document.len() + patch.len());
+    json::merge_patch(document, patch, &mut out);
+    if out.len() > bytes_max {
+        return Err(Refusal::TooLarge);
+    }
+    Ok(out.into())
+}
+
+fn check(precondition: &Precondition, revision: Option<Offset>) -> Result<(), Refusal> {
+    let holds = match precondition {
+        Precondition::None => true,
+        Precondition::Present => revision.is_some(),
+        Precondition::Absent => revision.is_none(),
+        Precondition::OneOf(revisions) => revision.is_some_and(|it| revisions.contains(&it)),
+        Precondition::NoneOf(revisions) => revision.is_none_or(|it| !revisions.contains(&it)),
+    };
+    if holds { Ok(()) } else { Err(Refusal::Precondition(revision)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Epoch;
+    use crate::wire::json::Json;
+
+    const BYTES_MAX: usize = 64;
+
+    fn origin() -> Origin {
+        let kind = Kind::collection("order").unwrap();
+        Origin::new("orders".to_owned(), Epoch::from_bits(1), kind)
+    }
+
+    fn state(document: &str) -> State {
+        State { revision: Offset(5), document: Bytes::copy_from_slice(document.as_bytes()) }
+    }
+
+    fn id() -> ResourceId {
+        ResourceId::new("7").unwrap()
+    }
+
+    fn json(text: &str) -> Json {
+        Json::parse(text.as_bytes()).unwrap()
+    }
+
+    fn event(text: &str, merge: bool) -> Write {
+        let kind = EventType::new("order-shipped").unwrap();
+        Write::event(&origin(), id(), kind, &json(text), merge).unwrap()
+    }
+
+    fn decide(current: Option<&State>, write: &Write) -> Result<Outcome, Refusal> {
+        apply(&origin(), current, write, BYTES_MAX)
+    }
+
+    #[test]
+    fn each_change_makes_its_event_and_state() {
+        let here = state(r#"{"id":"7","a":1,"b":2}"#);
+        let document = json(r#"{"id":"7","c":3}"#);
+        let create = Write::create(&origin(), id(), &document).unwrap();
+        let put = Write::put(&origin(), id(), &document).unwrap();
+        let patch = Write::patch(&origin(), id(), &json(r#"{"a":null,"b":9}"#)).unwrap();
+        let set = |text: &'static str| Next::Set(Bytes::from_static(text.as_bytes()));
+        let whole = r#"{"orderId":"7","c":3}"#;
+        let both = r#"{"id":"7","a":1,"b":2,"d":4}"#;
+        let d = r#"{"orderId":"7","d":4}"#;
+        let cases = [
+            (None, create, "order-created", whole, true, set(r#"{"id":"7","c":3}"#), true),
+            (None, put.clone(), "order-created", whole, true, set(r#"{"id":"7","c":3}"#), true),
+            (Some(&here), put, "order-updated", whole, true, set(r#"{"id":"7","c":3}"#), false),
+            (
+                Some(&here),
+                patch,
+                "order-updated",
+                r#"{"orderId":"7","b":9}"#,
+                true,
+                set(r#"{"id":"7","b":9}"#),
+                false,
+            ),
+            (
+                Some(&here),
+                Write::delete(id()),
+                "order-deleted",
+                r#"{"orderId":"7"}"#,
+                true,
+                Next::Remove,
+                false,
+            ),
+            (Some(&here), event(r#"{"d":4}"#, true), "order-shipped", d, true, set(both), false),
+            (Some(&here), event(r#"{"d":4}"#, false), "order-shipped", d, false, Next::Keep, false),
+        ];
+        for (current, write, kind, data, merge, next, created) in cases {
+            let kind = EventType::new(kind).unwrap();
+            let data = Bytes::from_static(data.as_bytes());
+            let expected = Outcome { kind, data, merge, next, created };
+            assert_eq!(decide(current, &write), Ok(expected), "{write:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        let here = state(r#"{"id":"7"}"#);
+        let create = Write::create(&origin(), id(), &json("{}")).unwrap();
+        assert_eq!(decide(Some(&here), &create), Err(Refusal::Exists));
+        for write in [Write::delete(id()), event("{}", true), event("{}", false)] {
+            assert_eq!(decide(None, &write), Err(Refusal::NotFound));
+            let write = write.only_if(Precondition::Present);
+            assert_eq!(decide(None, &write), Err(Refusal::NotFound));
+        }
+        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(BYTES_MAX));
+        assert_eq!(decide(Some(&here), &event(&large, true)), Err(Refusal::TooLarge));
+        assert!(decide(Some(&here), &event(&large, false)).is_ok());
+    }
+
+    #[test]
+    fn preconditions_are_those_of_rfc_9110() {
+        let here = state(r#"{"id":"7"}"#);
+        let put = Write::put(&origin(), id(), &json("{}")).unwrap();
+        let (mine, other) = (vec![Offset(5)], vec![Offset(4), Offset(6)]);
+        let cases = [
+            (Precondition::None, true, true),
+            (Precondition::Present, true, false),
+            (Precondition::Absent, false, true),
+            (Precondition::OneOf(mine.clone()), true, false),
+            (Precondition::OneOf(other.clone()), false, false),
+            (Precondition::NoneOf(mine), false, true),
+            (Precondition::NoneOf(other), true, true),
+        ];
+        for (precondition, with, without) in cases {
+            let write = put.clone().only_if(precondition.clone());
+            let refused = |revision| Err(Refusal::Precondition(revision));
+            let (a, b) = (decide(Some(&here), &write), decide(None, &write));
+            assert_eq!(a.is_ok(), with, "{precondition:?}");
+            assert!(with || a == refused(Some(Offset(5))), "{precondition:?}");
+            assert_eq!(b.is_ok(), without, "{precondition:?}");
+            assert!(without || b == refused(None), "{precondition:?}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The committer: one thread that decides every write and makes it durable.
+//!
+//! It takes what has queued up for all logs, decides each write against the
+//! newest states, its own undurable ones included, writes one batch, syncs
+//! once, and only then shows and answers. While it syncs the next batch queues
+//! up, so the batches grow with the load.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::course::{Course, Work};
+use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Request, Shared};
+use super::{Error, Settings, Sync};
+use crate::event::{LogId, Timestamp};
+use crate::store::{self, Durability, Writer};
+
+/// How often age, expiry and the mark are looked after.
+const TICK: Duration = Duration::from_secs(1);
+/// Offsets that are reserved at once where commits are not synced.
+const RESERVED_OFFSETS: u64 = 65_536;
+/// Answers forgotten in a commit beside twice those it adds.
+const FORGOTTEN_ANSWERS: usize = 1024;
+/// Free space below which writes are refused, and the part of a small disk:
+/// fjall cannot go on after a write that found no room, and what it does in
+/// the background needs some.
+const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
+const RESERVE_PART: u64 = 8;
+
+pub(super) struct Committer {
+    sync: Sync,
+    tail_bytes_max: usize,
+    resource_bytes_max: usize,
+    writer: Writer,
+    courses: Vec<Course>,
+    shared: Arc<Shared>,
+    /// Expiries before this have been dealt with.
+    forgotten: Timestamp,
+    ticked: Instant,
+    synced: Instant,
+}
+
+impl Committer {
+    pub(super) fn new(
+        settings: &Settings,
+        writer: Writer,
+        courses: Vec<Course>,
+        shared: Arc<Shared>,
+    ) -> Committer {
+        let now = Instant::now();
+        Committer {
+            sync: settings.sync,
+            tail_bytes_max: settings.tail_bytes,
+            resource_bytes_max: settings.resource_bytes_max,
+            writer,
+            courses,
+            shared,
+            forgotten: Timestamp(0),
+            ticked: now,
+            synced: now,
+        }
+    }
+
+    /// Works until the engine is closed and the queue is empty.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "the committer has no timer");
+                self.shared.poisoned.store(true, Ordering::Release);
+                return;
+            }
+        };
+        runtime.block_on(async {
+            let closing = self.shared.closing.clone();
+            loop {
+                tokio::select! {
+                    request = requests.recv() => match request {
+                        Some(first) => self.commit(gather(first, &mut requests)),
+                        None => break,
+                    },
+                    () = tokio::time::sleep_until(self.due().into()) => {}
+                    () = closing.cancelled(), if !requests.is_closed() => requests.close(),
+                }
+                self.tick();
+            }
+        });
+        self.finish();
+    }
+
+    fn due(&self) -> Instant {
+        let behind = self.is_behind();
+        let tick = if behind { Instant::now() } else { self.ticked + TICK };
+        match self.sync {
+            Sync::Interval(interval) => tick.min(self.synced + interval),
+            Sync::Always | Sync::Never => tick,
+        }
+    }
+
+    /// Whether retention has more to trim than the last commit could.
+    fn is_behind(&self) -> bool {
+        let poisoned = self.shared.poisoned.load(Ordering::Acquire);
+        !poisoned && self.courses.iter().any(Course::is_behind)
+    }
+
+    fn commit(&mut self, requests: Vec<Request>) {
+        if self.shared.poisoned.load(Ordering::Acquire) {
+            return refuse(requests.into_iter().map(|it| it.answer), || Error::Poisoned);
+        }
+        if !self.has_room() {
+            return refuse(requests.into_iter().map(|it| it.answer), || Error::Full);
+        }
+        let begun = Instant::now();
+        let mut work = Work::new(self.writer.begin(), Timestamp::now());
+        let mut answers = Vec::with_capacity(requests.len());
+        for request in requests {
+            // The room is given back when its writes no longer take any.
+            let Request { log, writes, answer, _room: room, .. } = request;
+            let result = self.decide(&mut work, log, &writes);
+            answers.push((answer, result.map_err(Error::Store), room));
+        }
+        let written = self.write(work);
+        match written {
+            Ok(()) => {
+                if let Some(commits) = self.shared.commits.get() {
+                    commits.record(begun.elapsed());
+                }
+                for (answer, result, _room) in answers {
+                    // Who no longer waits is not told.
+                    let _ = answer.send(result);
+                }
+                for observer in self.shared.observers.lock().iter() {
+                    observer.notify_one();
+                }
+            }
+            Err(error) => {
+                self.poison(&error);
+                // Not `Full`, even where that is why: some of it may be on
+                // disk, and a repeat would write it twice.
+                let waiting = answers.into_iter().map(|(answer, ..)| answer);
+                refuse(waiting, || Error::Poisoned);
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        work: &mut Work,
+        log: LogId,
+        writes: &[super::Write],
+    ) -> Result<Vec<Result<super::Written, super::Refusal>>, store::Error> {
+        let course = self.courses.iter_mut().find(|course| course.log().id() == log);
+        let Some(course) = course else {
+            let why = format!("log {} is not one of this engine", log.0);
+            return Err(store::Error::Io(std::io::Error::other(why)));
+        };
+        let bytes_max = self.resource_bytes_max;
+        writes.iter().map(|write| course.decide(work, write, bytes_max)).collect()
+    }
+
+    /// Makes durable, then shows. Trims in the same commit what the new events
+    /// push out.
+    fn write(&mut self, mut work: Work) -> Result<(), store::Error> {
+        let mut durability = match self.sync {
+            Sync::Always => Durability::Synced,
+            Sync::Interval(_) | Sync::Never => Durability::Buffered,
+        };
+        let forget = 2 * work.answers() + FORGOTTEN_ANSWERS;
+        if work.answers() > 0 {
+            self.forget(&mut work, forget)?;
+        }
+        let mut shown = Vec::new();
+        for (place, course) in self.courses.iter_mut().enumerate() {
+            if !course.is_touched() {
+                continue;
+            }
+            if self.sync != Sync::Always && course.reserve(RESERVED_OFFSETS) {
+                durability = Durability::Synced;
+            }
+            let events = course.settle(&mut work)?;
+            shown.push((place, events));
+        }
+        let changes = work.into_changes();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.writer.commit(changes, durability)?;
+        let committed = Instant::now();
+        for (place, events) in shown {
+            self.courses[place].show(events, committed);
+        }
+        self.evict();
+        Ok(())
+    }
+
+    /// Keeps all tails together within their bound: the one that holds most
+    /// and may give its oldest batch does.
+    fn evict(&mut self) {
+        while self.courses.iter().map(|course| course.tail_bytes).sum::<usize>()
+            > self.tail_bytes_max
+        {
+            let mut courses: Vec<&mut Course> = self.courses.iter_mut().collect();
+            courses.sort_unstable_by_key(|course| std::cmp::Reverse(course.tail_bytes));
+            let given = courses.into_iter().any(|course| match course.log().evict(TICK) {
+                Some(freed) => {
+                    course.tail_bytes -= freed;
+                    true
+                }
+                None => false,
+            });
+            if !given {
+                return;
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.shared.poisoned.load(Ordering::Acquire) {
+            (self.ticked, self.synced) = (Instant::now(), Instant::now());
+            return;
+        }
+        let elapsed = self.ticked.elapsed() >= TICK;
+        if elapsed {
+            self.ticked = Instant::now();
+        }
+        if let Err(error) = self.look_after(elapsed) {
+            self.poison(&error);
+        }
+    }
+
+    fn look_after(&mut self, elapsed: bool) -> Result<(), store::Error> {
+        if let Sync::Interval(interval) = self.sync
+            && self.synced.elapsed() >= interval
+        {
+            self.synced = Instant::now();
+            self.writer.sync()?;
+        }
+        if elapsed || self.is_behind() {
+            let now = Timestamp::now();
+            let mut work = Work::new(self.writer.begin(), now);
+            for course in &mut self.courses {
+                course.age(now)?;
+            }
+            self.forget(&mut work, FORGOTTEN_ANSWERS)?;
+            self.write(work)?;
+        }
+        if elapsed {
+            self.evict();
+            self.writer.sync_mark()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets answers whose time has come.
+    fn forget(&mut self, work: &mut Work, count: usize) -> Result<(), store::Error> {
+        let expired = self.writer.store().expired(self.forgotten, work.now(), count)?;
+        let Some((last, _)) = expired.last() else { return Ok(()) };
+        self.forgotten = *last;
+        for (expiry, hash) in &expired {
+            work.forget(hash, *expiry);
+        }
+        Ok(())
+    }
+
+    /// Refuses all later writes.
+    fn poison(&self, error: &store::Error) {
+        let first = !self.shared.poisoned.swap(true, Ordering::AcqRel);
+        if first {
+            tracing::error!(%error, ?error, "a commit failed; no more writes until a restart");
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let Ok(disk) = rustix::fs::statvfs(self.writer.store().path()) else { return true };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+        free >= RESERVE_BYTES.min(total / RESERVE_PART)
+    }
+
+    /// A clean stop: all is synced, and no offset stays reserved.
+    fn finish(mut self) {
+        if self.shared.poisoned.load(Ordering::Acquire) {
+            return;
+        }
+        let mut changes = self.writer.begin();
+        for course in &mut self.courses {
+            course.release(&mut changes);
+        }
+        let finish = || {
+            if !changes.is_empty() {
+                self.writer.commit(changes, Durability::Synced)?;
+            }
+            self.writer.sync()?;
+            self.writer.sync_mark()
+        };
+        if let Err(error) = finish() {
+            tracing::error!(%error, "the log could not be closed cleanly");
+        }
+    }
+}
+
+/// All that has queued up, as far as one commit takes it.
+fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
+    let (mut writes, mut bytes) = (first.writes.len(), first.bytes);
+    let mut gathered = vec![first];
+    while writes < COMMIT_WRITES && bytes < COMMIT_BYTES {
+        let Ok(request) = requests.try_recv() else { break };
+        writes += request.writes.len();
+        bytes += request.bytes;
+        gathered.push(request);
+    }
+    gathered
+}
+
+fn refuse(answers: impl Iterator<Item = oneshot::Sender<Answer>>, why: impl Fn() -> Error) {
+    for answer in answers {
+        // Who no longer waits is not told.
+        let _ = answer.send(Err(why()));
+    }
+}

@@ -1,0 +1,388 @@
+//! What the committer knows of one log: where it goes on, and what it keeps.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::apply::{Next, Outcome, apply};
+use super::{Change, IdempotencyKey, Log, Refusal, Write, Written};
+use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
+use crate::store::{self, Answer, Meta, Retention, State, Store, Stored, Transaction};
+use crate::wire::Batch;
+
+/// How long an answer is kept for its idempotency key.
+const ANSWER_KEPT: Duration = Duration::from_hours(24);
+/// Events trimmed in a commit beside twice those it adds.
+const TRIMMED_EVENTS: usize = 1024;
+/// Newest events that a log has in memory from the start, and their bytes: at
+/// least the page that is still growing, which is not cached.
+const PRELOAD_EVENTS: usize = 256;
+const PRELOAD_BYTES: usize = 1024 * 1024;
+
+/// One log in the committer's hands.
+pub(super) struct Course {
+    log: Arc<Log>,
+    meta: Meta,
+    retention: Retention,
+    /// The next event's offset.
+    next: Offset,
+    /// Events of the commit at work.
+    pending: VecDeque<Stored>,
+    /// Whether the meta has changed in the commit at work.
+    touched: bool,
+    /// Whether more is to be trimmed than one commit may.
+    behind: bool,
+    /// Events older than this are trimmed.
+    cutoff: Option<Timestamp>,
+    /// Time of the oldest event kept, if it has been looked up.
+    oldest: Option<Timestamp>,
+    /// Memory of the log's tail.
+    pub(super) tail_bytes: usize,
+}
+
+/// The commit at work, for all logs.
+pub(super) struct Work {
+    changes: Transaction,
+    now: Timestamp,
+    /// Resources as the writes so far leave them.
+    states: HashMap<(LogId, ResourceId), Option<State>>,
+    answers: HashMap<[u8; 32], Answer>,
+}
+
+impl Work {
+    pub(super) fn new(changes: Transaction, now: Timestamp) -> Work {
+        Work { changes, now, states: HashMap::new(), answers: HashMap::new() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Answers to be remembered.
+    pub(super) fn answers(&self) -> usize {
+        self.answers.len()
+    }
+
+    pub(super) fn forget(&mut self, hash: &[u8; 32], expiry: Timestamp) {
+        self.changes.forget_answer(hash, expiry);
+    }
+
+    pub(super) fn into_changes(mut self) -> Transaction {
+        for ((log, id), state) in &self.states {
+            match state {
+                Some(state) => self.changes.put_resource(*log, id, state),
+                None => self.changes.remove_resource(*log, id),
+            }
+        }
+        let expiry = Timestamp(self.now.0 + ANSWER_KEPT.as_millis() as i64);
+        for (hash, answer) in &self.answers {
+            self.changes.put_answer(hash, answer, expiry);
+        }
+        self.changes
+    }
+
+    fn answered(
+        &self,
+        store: &Store,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Answer>, store::Error> {
+        match self.answers.get(&key.key) {
+            Some(answer) => Ok(Some(answer.clone())),
+            None => store.answer(&key.key),
+        }
+    }
+}
+
+impl Course {
+    pub(super) fn new(
+        log: Arc<Log>,
+        meta: Meta,
+        retention: Retention,
+    ) -> Result<Course, store::Error> {
+        let next = meta.position.head.max(meta.reserved).next();
+        let tail_bytes = preload(&log, &meta)?;
+        let mut course = Course {
+            log,
+            meta,
+            retention,
+            next,
+            pending: VecDeque::new(),
+            touched: false,
+            behind: false,
+            cutoff: None,
+            oldest: None,
+            tail_bytes,
+        };
+        course.behind = course.is_too_much();
+        Ok(course)
+    }
+
+    pub(super) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// Decides one write against the states that those before it leave.
+    pub(super) fn decide(
+        &mut self,
+        work: &mut Work,
+        write: &Write,
+        bytes_max: usize,
+    ) -> Result<Result<Written, Refusal>, store::Error> {
+        let log = self.log.clone();
+        if let Some(key) = &write.idempotency
+            && let Some(answer) = work.answered(log.store(), key)?
+        {
+            return Ok(replay(key, answer));
+        }
+        let place = match (&write.subject, &write.change) {
+            (Some(subject), change) if !matches!(change, Change::Publish { .. }) => {
+                Some((log.id(), subject.clone()))
+            }
+            _ => None,
+        };
+        let current = match &place {
+            Some(place) => match work.states.get(place) {
+                Some(state) => state.clone(),
+                None => log.store().resource(place.0, &place.1)?,
+            },
+            None => None,
+        };
+        let outcome = match apply(log.origin(), current.as_ref(), write, bytes_max) {
+            Ok(outcome) => outcome,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let written = self.add(work.now, write, &outcome);
+        if let Some(place) = place {
+            self.change(work, place, current, &outcome.next, written.offset);
+        }
+        if let Some(key) = &write.idempotency {
+            work.answers.insert(key.key, answer(key, &written));
+        }
+        Ok(Ok(written))
+    }
+
+    /// Makes the event.
+    fn add(&mut self, now: Timestamp, write: &Write, outcome: &Outcome) -> Written {
+        let meta = &mut self.meta;
+        let event = Event {
+            offset: self.next,
+            time: now.max(meta.time),
+            kind: outcome.kind.clone(),
+            subject: write.subject.clone(),
+            merge: outcome.merge,
+            data: outcome.data.clone(),
+        };
+        meta.number += 1;
+        meta.time = event.time;
+        meta.position.head = event.offset;
+        let stored = Stored::new(meta.id, meta.number, &event);
+        meta.position.events += 1;
+        meta.position.bytes += stored.bytes();
+        self.next = event.offset.next();
+        self.pending.push_back(stored);
+        self.touched = true;
+        let document = match &outcome.next {
+            Next::Set(document) => Some(document.clone()),
+            Next::Keep | Next::Remove => None,
+        };
+        Written {
+            offset: event.offset,
+            time: event.time,
+            subject: event.subject,
+            created: outcome.created,
+            document,
+            replayed: false,
+        }
+    }
+
+    fn change(
+        &mut self,
+        work: &mut Work,
+        place: (LogId, ResourceId),
+        current: Option<State>,
+        next: &Next,
+        revision: Offset,
+    ) {
+        let (was, resources) = (current.is_some(), &mut self.meta.position.resources);
+        let state = match next {
+            Next::Keep => current.map(|state| State { revision, ..state }),
+            Next::Set(document) => Some(State { revision, document: document.clone() }),
+            Next::Remove => None,
+        };
+        *resources = *resources + u64::from(state.is_some()) - u64::from(was);
+        work.states.insert(place, state);
+    }
+
+    /// Reserves offsets up to the head and `count` more if those reserved do
+    /// not reach; tells whether it did, which has to be synced.
+    pub(super) fn reserve(&mut self, count: u64) -> bool {
+        let head = self.meta.position.head;
+        let needed = self.meta.reserved < head;
+        if needed {
+            self.meta.reserved = Offset(head.0.saturating_add(count));
+        }
+        needed
+    }
+
+    /// Gives back what is reserved and was not issued; some may have been
+    /// issued before an unclean stop.
+    pub(super) fn release(&mut self, changes: &mut Transaction) {
+        let issued = Offset(self.next.0 - 1);
+        if self.meta.reserved > issued {
+            self.meta.reserved = issued;
+            changes.put_meta(&self.meta);
+        }
+    }
+
+    /// Looks for events that are too old.
+    pub(super) fn age(&mut self, now: Timestamp) -> Result<(), store::Error> {
+        if self.behind {
+            self.touched = true;
+        }
+        if self.retention.age.is_zero() || self.meta.position.events == 0 {
+            return Ok(());
+        }
+        if self.oldest.is_none() {
+            let mut events = self.log.store().view().events(self.meta.id, self.meta.position.floor);
+            self.oldest = events.next().transpose()?.map(|event| event.time);
+        }
+        let age = i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX);
+        let cutoff = Timestamp(now.0.saturating_sub(age));
+        if self.oldest.is_some_and(|oldest| oldest < cutoff) {
+            self.cutoff = Some(cutoff);
+            self.touched = true;
+        }
+        Ok(())
+    }
+
+    /// Puts the log's part into the commit: its events but for those that
+    /// retention takes at once, its trims, its meta. Gives the events to show.
+    pub(super) fn settle(&mut self, work: &mut Work) -> Result<Vec<Event>, store::Error> {
+        let events = self.pending.iter().map(|stored| stored.event.clone()).collect();
+        self.trim(&mut work.changes)?;
+        for stored in self.pending.drain(..) {
+            work.changes.put_event(self.meta.id, stored);
+        }
+        work.changes.put_meta(&self.meta);
+        self.touched = false;
+        self.cutoff = None;
+        // Before the commit: who reads after it and finds events gone must
+        // find the floor above them. Where it trims events of its own too, the
+        // rest of the way is for once they are committed.
+        self.log.raise_floor(self.meta.position.floor.min(self.log.head()));
+        Ok(events)
+    }
+
+    /// Shows the events of the commit, which is durable, and then the floor
+    /// that it left, which is never above the head.
+    pub(super) fn show(&mut self, events: Vec<Event>, committed: Instant) {
+        if !events.is_empty() {
+            let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
+            self.tail_bytes += self.log.publish(Arc::new(batch));
+        }
+        self.log.raise_floor(self.meta.position.floor);
+    }
+
+    fn trim(&mut self, changes: &mut Transaction) -> Result<(), store::Error> {
+        let id = self.meta.id;
+        let mut most = 2 * self.pending.len() + TRIMMED_EVENTS;
+        let mut stored = self.meta.position.events - self.pending.len() as u64;
+        let mut kept = None;
+        self.behind = false;
+        while self.is_over() {
+            if most == 0 {
+                self.behind = true;
+                break;
+            }
+            most -= 1;
+            let (offset, time, bytes) = if stored > 0 {
+                stored -= 1;
+                let kept = kept.get_or_insert_with(|| {
+                    self.log.store().view().sized(id, self.meta.position.floor)
+                });
+                let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.short()))?;
+                if self.cutoff.is_some_and(|cutoff| event.time >= cutoff) && !self.is_too_much() {
+                    self.oldest = Some(event.time);
+                    break;
+                }
+                changes.trim_event(id, event.offset, event.subject.as_ref());
+                (event.offset, event.time, bytes)
+            } else {
+                self.cutoff = None;
+                if !self.is_too_much() {
+                    break;
+                }
+                let Some(stored) = self.pending.pop_front() else { break };
+                (stored.event.offset, stored.event.time, stored.bytes())
+            };
+            let position = &mut self.meta.position;
+            position.events -= 1;
+            position.bytes -= bytes;
+            position.floor = offset;
+            position.floor_time = time;
+            self.oldest = None;
+        }
+        Ok(())
+    }
+
+    fn short(&self) -> store::Error {
+        let (name, stored) = (&self.meta.name, self.meta.position.events);
+        store::Error::Damaged(format!(
+            "{name} has fewer than the {stored} events it counts; run `streamgate verify`"
+        ))
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_too_much() || (self.cutoff.is_some() && self.meta.position.events > 0)
+    }
+
+    /// By count or bytes; the newest event is kept, however large.
+    fn is_too_much(&self) -> bool {
+        let (bounds, at) = (&self.retention, &self.meta.position);
+        let events = bounds.events > 0 && at.events > bounds.events;
+        let bytes = bounds.bytes > 0 && at.bytes > bounds.bytes;
+        at.events > 1 && (events || bytes)
+    }
+}
+
+fn preload(log: &Log, meta: &Meta) -> Result<usize, store::Error> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    for event in log.store().view().sized(meta.id, meta.position.floor).rev() {
+        let (size, event) = event?;
+        bytes += size as usize;
+        events.push(event);
+        if bytes > PRELOAD_BYTES || events.len() == PRELOAD_EVENTS {
+            break;
+        }
+    }
+    events.reverse();
+    Ok(log.preload(Batch::new(log.origin().clone(), events, None)))
+}
+
+fn replay(key: &IdempotencyKey, answer: Answer) -> Result<Written, Refusal> {
+    if answer.body != key.body {
+        return Err(Refusal::KeyReused);
+    }
+    let Answer { offset, time, subject, created, document, .. } = answer;
+    Ok(Written { offset, time, subject, created, document, replayed: true })
+}
+
+fn answer(key: &IdempotencyKey, written: &Written) -> Answer {
+    Answer {
+        body: key.body,
+        offset: written.offset,
+        time: written.time,
+        subject: written.subject.clone(),
+        created: written.created,
+        document: written.document.clone(),
+    }
+}

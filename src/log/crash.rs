@@ -1,0 +1,243 @@
+//! What a crash, a power cut or a bad disk may do to the embedded engine:
+//! what was acknowledged is there, or opening says that it is not.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::conformance::{Fixture, create, id, json, one, publish, read, read_of};
+use super::{Engine, Settings, Sync, Write};
+use crate::event::Offset;
+use crate::store;
+
+const BLOCK: usize = 4096;
+
+/// The store as it is on disk at this moment: as after a kill.
+fn copy(settings: &Settings) -> (TempDir, Settings) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    copy_folder(&settings.path, &path);
+    (folder, Settings { path, ..settings.clone() })
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            // Journals are made at their full size, which would be copied.
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let copied = File::create(target).unwrap();
+            copied.write_all_at(&bytes[..written(&bytes)], 0).unwrap();
+            copied.set_len(bytes.len() as u64).unwrap();
+        }
+    }
+}
+
+/// Where the zeros at the end begin, to the block.
+fn written(bytes: &[u8]) -> usize {
+    let zeros = bytes.rchunks(BLOCK).take_while(|block| **block == [0; BLOCK][..block.len()]);
+    bytes.len() - zeros.map(<[u8]>::len).sum::<usize>()
+}
+
+/// The journal, and where what is written in it ends.
+fn journal(settings: &Settings) -> (PathBuf, u64) {
+    let path = settings.path.join("db/0.jnl");
+    let bytes = std::fs::read(&path).unwrap();
+    let bytes = &bytes[..written(&bytes)];
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    (path, end as u64)
+}
+
+async fn filled(fixture: &Fixture) -> Engine {
+    let engine = fixture.open();
+    let log = engine.log("orders").unwrap();
+    for n in 0..300 {
+        let name = format!("r{n}");
+        one(&engine, log, create(log, &name, &format!(r#"{{"n":{n}}}"#))).await.unwrap();
+    }
+    engine
+}
+
+fn refusal(fixture: &Fixture, settings: &Settings) -> String {
+    match Engine::open(settings, &fixture.specs) {
+        Err(store::Error::Damaged(why)) => why,
+        Err(error) => panic!("{error:?}"),
+        Ok(engine) => panic!("opened at {}", engine.log("orders").unwrap().head()),
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let fixture = Fixture::new(Engine::open);
+    let engine = filled(&fixture).await;
+    let (_folder, copied) = copy(&fixture.settings);
+    let killed = Engine::open(&copied, &fixture.specs).unwrap();
+    let (log, was) = (killed.log("orders").unwrap(), engine.log("orders").unwrap());
+    assert_eq!(read(log, Offset::ZERO).await, read(was, Offset::ZERO).await);
+    assert_eq!(log.origin(), was.origin());
+    drop(killed);
+    assert_eq!(store::verify(&copied.path, |_, _| {}).unwrap().damage, Vec::<String>::new());
+}
+
+type Harm = fn(&File, u64);
+
+const HARMS: [(&str, Harm); 4] = [
+    ("zeroed", |file, at| file.write_all_at(&[0; BLOCK], at).unwrap()),
+    ("cut", |file, at| file.set_len(at).unwrap()),
+    ("garbage", |file, at| file.write_all_at(&[0xa5; BLOCK], at).unwrap()),
+    ("flipped", |file, at| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    }),
+];
+
+#[tokio::test]
+async fn a_damaged_journal_is_refused_each_time() {
+    let fixture = Fixture::new(Engine::open);
+    let _engine = filled(&fixture).await;
+    let (_, end) = journal(&fixture.settings);
+    assert!(end > 16 * BLOCK as u64);
+    for (name, harm) in HARMS {
+        for at in [end / 2, end - 40] {
+            let (_folder, copied) = copy(&fixture.settings);
+            let path = journal(&copied).0;
+            harm(&File::options().read(true).write(true).open(path).unwrap(), at);
+            let why = refusal(&fixture, &copied);
+            assert!(why.contains("streamgate verify"), "{name} at {at}: {why}");
+            refusal(&fixture, &copied);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_loss_is_named_and_can_be_accepted() {
+    let fixture = Fixture::new(Engine::open);
+    let _engine = filled(&fixture).await;
+    let (_folder, copied) = copy(&fixture.settings);
+    let (path, end) = journal(&copied);
+    File::options().write(true).open(path).unwrap().set_len(end / 2).unwrap();
+    let why = refusal(&fixture, &copied);
+    let report = store::verify(&copied.path, |_, _| {}).unwrap();
+    assert_eq!(report.damage.len(), 1, "{:#?}", report.damage);
+    assert!(report.damage[0].contains("was acknowledged"), "{:#?}", report.damage);
+    assert!(why.contains(&format!("ends with commit {}", report.commit)), "{why}");
+    std::fs::remove_file(copied.path.join("mark")).unwrap();
+    let engine = Engine::open(&copied, &fixture.specs).unwrap();
+    let log = engine.log("orders").unwrap();
+    let left = read(log, Offset::ZERO).await;
+    assert!(left.len() < 300 && left.len() as u64 == log.head().0);
+}
+
+#[tokio::test]
+async fn a_store_is_open_once() {
+    let fixture = Fixture::new(Engine::open);
+    let _engine = fixture.open();
+    let second = Engine::open(&fixture.settings, &fixture.specs);
+    assert!(matches!(second, Err(store::Error::Locked(_))));
+}
+
+#[tokio::test]
+async fn an_unclean_stop_without_syncs_skips_what_may_have_been_issued() {
+    for sync in [Sync::Interval(Duration::from_millis(5)), Sync::Never] {
+        let mut fixture = Fixture::new(Engine::open);
+        fixture.settings.sync = sync;
+        let engine = fixture.open();
+        let log = engine.log("orders").unwrap();
+        let issued = one(&engine, log, create(log, "a", "{}")).await.unwrap().offset;
+        let (_folder, copied) = copy(&fixture.settings);
+        drop(engine);
+        let killed = Engine::open(&copied, &fixture.specs).unwrap();
+        let log = killed.log("orders").unwrap();
+        assert_eq!(log.head(), issued);
+        // Twice unclean, and clean without a write between: never back.
+        let (_folder, again) = copy(&copied);
+        killed.close();
+        drop(killed);
+        for settings in [copied, again] {
+            let engine = Engine::open(&settings, &fixture.specs).unwrap();
+            let log = engine.log("orders").unwrap();
+            let next = one(&engine, log, create(log, "b", "{}")).await.unwrap().offset;
+            assert!(next.0 > 65_536, "{next}");
+            assert_eq!(read(log, Offset::ZERO).await.len(), 2);
+        }
+        // The one that was stopped cleanly goes on where it was.
+        let engine = fixture.open();
+        let log = engine.log("orders").unwrap();
+        let next = one(&engine, log, create(log, "b", "{}")).await.unwrap().offset;
+        assert_eq!(next, issued.next());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_have_fixed_boundaries_and_are_read_once() {
+    let mut fixture = Fixture::new(Engine::open);
+    fixture.settings.tail_bytes = 0;
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap().clone();
+    engine.append(&log, (0..600).map(|n| publish(&n.to_string())).collect()).await.unwrap();
+    one(&engine, &log, publish("[]")).await.unwrap();
+    let asked: Vec<_> = (0..64)
+        .map(|n| {
+            let log = log.clone();
+            tokio::spawn(async move { log.page(Offset(n * 4)).await.unwrap() })
+        })
+        .collect();
+    let mut pages = Vec::new();
+    for page in asked {
+        pages.push(page.await.unwrap());
+    }
+    assert_eq!((pages[0].batch.events().len(), pages[0].upto), (256, Offset(256)));
+    assert!(pages.iter().all(|page| Arc::ptr_eq(&page.batch, &pages[0].batch)));
+    let last = log.page(Offset(520)).await.unwrap();
+    assert_eq!((last.batch.events().len(), last.upto), (81, Offset(601)));
+    one(&engine, &log, publish("[]")).await.unwrap();
+    assert_eq!(log.page(Offset(520)).await.unwrap().upto, Offset(602), "it was not cached");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_events_make_small_pages() {
+    let mut fixture = Fixture::new(Engine::open);
+    fixture.settings.tail_bytes = 0;
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap();
+    let large = format!("{:?}", "x".repeat(300 << 10));
+    for n in 0..300 {
+        let text = if n % 16 == 3 { large.clone() } else { n.to_string() };
+        one(&engine, log, publish(&text)).await.unwrap();
+    }
+    let whole = read(log, Offset::ZERO).await;
+    assert_eq!(whole.len(), 300);
+    for after in (0..256).step_by(7) {
+        let page = log.page(Offset(after)).await.unwrap();
+        let bytes: usize = page.batch.events().iter().map(|event| event.data.len()).sum();
+        assert!(bytes < 2 << 20, "{bytes} bytes after {after}");
+        assert_eq!(page.upto.0 % 16, 0, "the same boundaries wherever one begins");
+        assert_eq!(read(log, Offset(after)).await, whole[after as usize..]);
+    }
+}
+
+#[tokio::test]
+async fn one_resources_replay_is_paged() {
+    let fixture = Fixture::new(Engine::open);
+    let engine = fixture.open();
+    let log = engine.log("orders").unwrap();
+    let patch = |n: usize| {
+        let name = if n.is_multiple_of(2) { "even" } else { "odd" };
+        Write::put(log.origin(), id(name), &json(&format!(r#"{{"n":{n}}}"#))).unwrap()
+    };
+    engine.append(log, (0..1200).map(patch).collect()).await.unwrap();
+    let first = log.page_of(&id("even"), Offset::ZERO).await.unwrap();
+    assert_eq!((first.batch.events().len(), first.upto), (256, Offset(511)));
+    assert_eq!(read_of(log, "even", Offset::ZERO).await.len(), 600);
+    let none = log.page_of(&id("nobody"), Offset(7)).await.unwrap();
+    assert_eq!((none.batch.events().len(), none.upto), (0, log.head()));
+}

@@ -1,0 +1,213 @@
+//! Order and durability: the contract that every engine keeps.
+//!
+//! There is one log per collection and per topic of its own. A write becomes
+//! an event by [`Engine::append`], which answers once it is durable; what is
+//! committed, and nothing else, is seen by readers and by the hub
+//! (`docs/architecture.md#laws`, 1). Reads go to the [`Store`]
+//! that every engine fills; the newest batches also stay in memory, in each
+//! log's tail, already shared and encoded at most once.
+
+mod apply;
+mod committer;
+#[cfg(test)]
+mod conformance;
+mod course;
+#[cfg(test)]
+mod crash;
+mod embedded;
+mod pages;
+#[cfg(test)]
+mod shown;
+mod tail;
+mod write;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::metrics::Histogram;
+use tokio::sync::Notify;
+
+pub use embedded::Queued;
+pub use tail::{Log, Page};
+pub use write::{BadWrite, Change, IdempotencyKey, Precondition, Refusal, Write, Written};
+
+use crate::store::{self, Retention, Store};
+use crate::wire::Kind;
+
+/// What an engine needs to know to open.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the store; made if it is not there.
+    pub path: PathBuf,
+    /// When a write is answered and shown.
+    pub sync: Sync,
+    /// Memory for the tails of all logs together, in bytes.
+    pub tail_bytes: usize,
+    /// Memory for encoded pages read back, in bytes.
+    pub page_cache_bytes: usize,
+    /// How many pages are read from disk at a time.
+    pub catchup_concurrency: usize,
+    /// Largest resource a merge may grow to, in bytes.
+    pub resource_bytes_max: usize,
+}
+
+/// When data is on disk relative to its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Before anybody is answered or shown anything; one sync for all that
+    /// has queued up.
+    Always,
+    /// Within this time after the answer.
+    Interval(Duration),
+    /// When the operating system likes.
+    Never,
+}
+
+/// A log that the configuration asks for.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The collection's or topic's name.
+    pub name: String,
+    /// Which of the two it is.
+    pub kind: Kind,
+    /// How much of it is kept.
+    pub retention: Retention,
+}
+
+/// A closed set of engines, so that a call is a jump and not a boxed future.
+pub enum Engine {
+    /// The log on this machine's disk.
+    Embedded(embedded::Embedded),
+}
+
+impl Engine {
+    /// Opens the embedded engine with a log for each of `specs`, making those
+    /// that the store does not know yet. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`store::Error`] when the directory cannot be used, or when what it
+    /// holds is damaged or ends before what was acknowledged.
+    pub fn open(settings: &Settings, specs: &[Spec]) -> Result<Engine, store::Error> {
+        Ok(Engine::Embedded(embedded::Embedded::open(settings, specs)?))
+    }
+
+    /// The log of the collection or topic `name`.
+    pub fn log(&self, name: &str) -> Option<&Arc<Log>> {
+        self.logs().iter().find(|log| log.origin().name == name)
+    }
+
+    /// All logs, in the order of the specs.
+    pub fn logs(&self) -> &[Arc<Log>] {
+        match self {
+            Engine::Embedded(engine) => engine.logs(),
+        }
+    }
+
+    /// Where events and resources are read.
+    pub fn store(&self) -> &Store {
+        match self {
+            Engine::Embedded(engine) => engine.store(),
+        }
+    }
+
+    /// Appends `writes` to `log`, in order, each checked against the state
+    /// that the ones before it leave, and answers each once all of them are
+    /// durable. A refused write wrote nothing and does not hinder the others.
+    ///
+    /// # Errors
+    /// [`Error`] when the log as a whole cannot take writes; then no write of
+    /// this call is acknowledged.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the writes back: once queued they
+    /// are committed, unanswered.
+    pub async fn append(
+        &self,
+        log: &Log,
+        writes: Vec<Write>,
+    ) -> Result<Vec<Result<Written, Refusal>>, Error> {
+        self.queue(log, writes).await?.answered().await
+    }
+
+    /// The first half of [`Engine::append`]: waits for room and queues
+    /// `writes`. What is queued after this returns is decided after them.
+    ///
+    /// # Errors
+    /// [`Error`] when the log as a whole cannot take writes.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave some of the first writes queued; they
+    /// are committed, unanswered.
+    pub async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<Queued, Error> {
+        match self {
+            Engine::Embedded(engine) => engine.queue(log, writes).await,
+        }
+    }
+
+    /// Asks that `observer` be notified after each commit, once the logs'
+    /// tails and heads have moved.
+    pub fn observe(&self, observer: Arc<Notify>) {
+        match self {
+            Engine::Embedded(engine) => engine.observe(observer),
+        }
+    }
+
+    /// Records how long each commit takes, its sync included; the first
+    /// histogram given stays.
+    pub fn time_commits(&self, histogram: Histogram) {
+        match self {
+            Engine::Embedded(engine) => engine.time_commits(histogram),
+        }
+    }
+
+    /// Commits what is queued, syncs, and refuses every later write with
+    /// [`Error::Closed`]. Blocks on the disk.
+    pub fn close(&self) {
+        match self {
+            Engine::Embedded(engine) => engine.close(),
+        }
+    }
+}
+
+/// Why a log takes no writes, or a read has no answer.
+#[derive(Debug)]
+pub enum Error {
+    /// The disk is full and nothing was written; reads go on, and writes do
+    /// when there is room.
+    Full,
+    /// The engine was closed: the process is ending.
+    Closed,
+    /// A write to disk failed before. The log refuses to guess what is on
+    /// disk until the process is started again.
+    Poisoned,
+    /// The store could not be read.
+    Store(store::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Full => write!(f, "the disk is full"),
+            Error::Closed => write!(f, "the log is closed"),
+            Error::Poisoned => write!(f, "a sync failed; the log takes no writes until a restart"),
+            Error::Store(_) => write!(f, "the store could not be read"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Error {
+        Error::Store(error)
+    }
+}

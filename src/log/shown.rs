@@ -1,0 +1,117 @@
+//! In which order writes are done and shown, and what a reader is told is gone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use super::conformance::{Fixture, id, one, publish, put};
+use crate::event::Offset;
+use crate::store::Retention;
+
+fn keeping(events: u64) -> Fixture {
+    Fixture::new(Engine::open).keeping(Retention { events, ..Retention::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_floor_never_passes_the_head() {
+    let fixture = keeping(2);
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap().clone();
+    one(&engine, &log, publish("0")).await.unwrap();
+    let done = std::sync::Arc::new(AtomicBool::new(false));
+    let watcher = std::thread::spawn({
+        let (log, done) = (log.clone(), done.clone());
+        move || {
+            while !done.load(Ordering::Acquire) {
+                let floor = log.floor();
+                let head = log.head();
+                assert!(floor <= head, "the floor {floor} above the head {head}");
+            }
+        }
+    });
+    for _ in 0..20 {
+        engine.append(&log, (0..50).map(|n| publish(&n.to_string())).collect()).await.unwrap();
+        assert_eq!(log.floor().0 + 2, log.head().0);
+    }
+    done.store(true, Ordering::Release);
+    watcher.join().unwrap();
+}
+
+/// Whatever a page comes from: a batch of the tail, the cache, or the disk.
+#[tokio::test]
+async fn a_page_tells_each_gap_and_no_other() {
+    for tail_bytes in [0, 16 << 20] {
+        let mut fixture = keeping(300);
+        fixture.settings.tail_bytes = tail_bytes;
+        let engine = fixture.open();
+        let log = engine.log("news").unwrap();
+        let append = async |count: u64| {
+            let writes = (0..count).map(|n| publish(&n.to_string())).collect();
+            engine.append(log, writes).await.unwrap();
+        };
+        append(256).await;
+        append(44).await;
+        for after in [0, 100, 255, 256, 290, 300] {
+            let page = log.page(Offset(after)).await.unwrap();
+            assert!(page.floor <= Offset(after), "nothing is missing after {after}");
+        }
+        append(200).await;
+        append(1).await;
+        assert_eq!(log.floor(), Offset(201));
+        for after in [0, 200, 201, 255, 256, 400, 500, 501] {
+            let page = log.page(Offset(after)).await.unwrap();
+            assert_eq!(page.floor > Offset(after), after < 201, "after {after}");
+            assert!(page.floor <= log.floor());
+            let first = page.batch.position_after(page.floor.max(Offset(after)));
+            let first = page.batch.events().get(first as usize).map(|event| event.offset.0);
+            assert_eq!(first, (after < 501).then_some(after.max(201) + 1), "after {after}");
+            let page = log.page_of(&id("nobody"), Offset(after)).await.unwrap();
+            assert_eq!(page.floor > Offset(after), after < 201, "of one, after {after}");
+        }
+    }
+}
+
+/// However small the tails and large the commit: or all who are live would
+/// have to read it back.
+#[tokio::test]
+async fn the_newest_batch_is_in_memory_for_a_while() {
+    let mut fixture = Fixture::new(Engine::open);
+    fixture.settings.tail_bytes = 0;
+    let engine = fixture.open();
+    let [orders, news] = engine.logs() else { panic!("there are two") };
+    for n in 0..10 {
+        let begun = Instant::now();
+        let said = one(&engine, news, publish(&n.to_string())).await.unwrap();
+        let other = put(orders, "a", &format!(r#"{{"n":{n}}}"#));
+        let other = one(&engine, orders, other).await.unwrap();
+        for (log, newest) in [(news, said.offset), (orders, other.offset)] {
+            let there = log.tail(Offset(newest.0 - 1)).is_some();
+            assert!(there || begun.elapsed() > Duration::from_secs(1), "it went at once");
+            assert!(n == 0 || log.tail(Offset(newest.0 - 2)).is_none(), "and no other");
+        }
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while news.tail(Offset(news.head().0 - 1)).is_some() {
+        assert!(tokio::time::Instant::now() < deadline, "it stays for ever");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whoever asks for the answers first.
+#[tokio::test]
+async fn writes_are_done_in_the_order_they_were_queued() {
+    let fixture = Fixture::new(Engine::open);
+    let engine = fixture.open();
+    let log = engine.log("orders").unwrap();
+    let mut queued = Vec::new();
+    for n in 0..20 {
+        let writes = (0..3).map(|m| put(log, "a", &format!(r#"{{"n":[{n},{m}]}}"#))).collect();
+        queued.push(engine.queue(log, writes).await.unwrap());
+    }
+    for (n, queued) in queued.into_iter().enumerate().rev() {
+        let written = queued.answered().await.unwrap();
+        let offsets: Vec<_> = written.into_iter().map(|it| it.unwrap().offset.0).collect();
+        let first = 3 * n as u64 + 1;
+        assert_eq!(offsets, (first..first + 3).collect::<Vec<_>>());
+    }
+}

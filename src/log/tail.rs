@@ -1,0 +1,290 @@
+//! One log as everybody above sees it: its positions, its newest batches in
+//! memory, and its older events as pages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Error;
+use super::pages::{Pages, Span};
+use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
+use crate::store::{State, Store};
+use crate::wire::{Batch, Origin};
+
+/// A batch of the tail at least this large is given out as a page: it is
+/// encoded already. Smaller ones are put together, or a reader would be
+/// handed a log of single writes one event at a time.
+const BATCH_EVENTS_MIN: usize = 64;
+
+/// A log's identity, positions and recent batches. Cheap to share.
+pub struct Log {
+    id: LogId,
+    origin: Arc<Origin>,
+    head: AtomicU64,
+    floor: AtomicU64,
+    appended: AtomicU64,
+    tail: Mutex<Tail>,
+    store: Store,
+    pages: Arc<Pages>,
+}
+
+struct Tail {
+    /// All committed events after this are in `batches`.
+    from: Offset,
+    batches: VecDeque<Held>,
+}
+
+struct Held {
+    batch: Arc<Batch>,
+    bytes: usize,
+}
+
+/// Events read back, in order, and how far the reading has come.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The events. With fixed boundaries in offset where a page is shared, so
+    /// it may begin at or before the position that was asked for.
+    pub batch: Arc<Batch>,
+    /// The last offset that was looked at: the log's end when there is no
+    /// more, even where nothing matched. Never below the position asked for.
+    pub upto: Offset,
+    /// Where it is above the position asked for, events between the two may
+    /// be missing: it is the last one that had been trimmed. Where it is not,
+    /// nothing is missing.
+    pub floor: Offset,
+}
+
+impl Log {
+    pub(super) fn new(
+        id: LogId,
+        origin: Arc<Origin>,
+        head: Offset,
+        floor: Offset,
+        store: Store,
+        pages: Arc<Pages>,
+    ) -> Log {
+        let tail = Mutex::new(Tail { from: head, batches: VecDeque::new() });
+        let (head, floor) = (AtomicU64::new(head.0), AtomicU64::new(floor.0));
+        let appended = AtomicU64::new(0);
+        Log { id, origin, head, floor, appended, tail, store, pages }
+    }
+
+    /// Its number in the store.
+    pub fn id(&self) -> LogId {
+        self.id
+    }
+
+    /// What its events have in common.
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// Its durable end: the offset of the newest event that anybody may see.
+    pub fn head(&self) -> Offset {
+        Offset(self.head.load(Ordering::Acquire))
+    }
+
+    /// The last trimmed offset; an id at or above it is whole. It moves before
+    /// the events go, so who compares it after a read misses no gap, and it is
+    /// never above a head that is read after it.
+    pub fn floor(&self) -> Offset {
+        Offset(self.floor.load(Ordering::Acquire))
+    }
+
+    /// Events appended since the process started.
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Relaxed)
+    }
+
+    /// Whether memory still holds the batch that ends at `end`.
+    pub fn holds(&self, end: Offset) -> bool {
+        self.tail.lock().from < end
+    }
+
+    /// The committed batches after `after`, oldest first, if memory still
+    /// holds all of them; the first may begin before `after`. None when some
+    /// are gone: the log itself must be read.
+    pub fn tail(&self, after: Offset) -> Option<Vec<Arc<Batch>>> {
+        self.tail_from(after, usize::MAX)
+    }
+
+    fn tail_from(&self, after: Offset, count: usize) -> Option<Vec<Arc<Batch>>> {
+        let tail = self.tail.lock();
+        if after < tail.from {
+            return None;
+        }
+        let first = tail.batches.partition_point(|held| held.batch.end() <= after);
+        Some(tail.batches.range(first..).take(count).map(|held| held.batch.clone()).collect())
+    }
+
+    /// The page of the log that holds what follows `after`: from the tail,
+    /// from the cache of encoded pages, or from disk on a blocking thread
+    /// with a permit. Where `after` is below the floor the page starts at the
+    /// floor; the caller compares [`Page::floor`] to tell the gap.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the disk cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: a read under way is finished for the cache, or dropped.
+    pub async fn page(&self, after: Offset) -> Result<Page, Error> {
+        // The floor first, so that it is not above the head; and the head
+        // before anything is scanned: `upto` never runs ahead of the scan.
+        let floor = self.floor();
+        let head = self.head();
+        let from = after.max(floor);
+        if from >= head {
+            return Ok(self.nothing(from, floor));
+        }
+        let newest = self.tail_from(from, 1).and_then(|batches| batches.into_iter().next());
+        let page = match newest {
+            Some(batch) if batch.events().len() >= BATCH_EVENTS_MIN => whole(batch),
+            _ if Span::around(from).end() <= head => self.pages.closed(self, from, head).await?,
+            Some(batch) => whole(batch),
+            None => self.pages.open(self, from, head).await?,
+        };
+        Ok(page.trimmed(floor, head))
+    }
+
+    /// The same for the events of one resource, through its index: costs what
+    /// that resource's events cost, however long the log is.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the disk cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn page_of(&self, subject: &ResourceId, after: Offset) -> Result<Page, Error> {
+        let floor = self.floor();
+        let head = self.head();
+        if after >= head {
+            return Ok(self.nothing(after, floor));
+        }
+        Ok(self.pages.of(self, subject.clone(), after).await?.trimmed(Offset::ZERO, head))
+    }
+
+    fn nothing(&self, upto: Offset, floor: Offset) -> Page {
+        let batch = Arc::new(Batch::new(self.origin.clone(), Vec::new(), None));
+        Page { batch, upto, floor }
+    }
+
+    /// A resource of the collection as it is now; read as pages are.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the disk cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn resource(&self, id: &ResourceId) -> Result<Option<State>, Error> {
+        self.pages.resource(self, id.clone()).await
+    }
+
+    /// Some resources of the collection after `after`, by id, as they are
+    /// now: at most 256, or about 1 MiB. None when there are no more.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the disk cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn resources(
+        &self,
+        after: Option<ResourceId>,
+    ) -> Result<Vec<(ResourceId, State)>, Error> {
+        self.pages.resources(self, after).await
+    }
+
+    /// The position just before the first event at or after `time`, and
+    /// whether every such event is still kept. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the disk cannot be read.
+    pub fn before(&self, time: Timestamp) -> Result<(Offset, bool), Error> {
+        let view = self.store.view();
+        let position = view.position(self.id)?;
+        let whole = position.floor == Offset::ZERO || time > position.floor_time;
+        Ok((view.before(self.id, time)?, whole))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The events of `span` and the first one behind it, if memory holds them.
+    pub(super) fn recent(&self, span: Span) -> Option<Vec<Event>> {
+        let batches = self.tail(span.start())?;
+        let mut events = Vec::new();
+        for event in batches.iter().flat_map(|batch| batch.events()) {
+            if event.offset > span.start() {
+                events.push(event.clone());
+            }
+            if event.offset > span.end() {
+                break;
+            }
+        }
+        Some(events)
+    }
+
+    /// Fills the tail of a log that has just been opened.
+    pub(super) fn preload(&self, batch: Batch) -> usize {
+        let Some(first) = batch.events().first() else { return 0 };
+        let bytes = footprint(batch.events());
+        let mut tail = self.tail.lock();
+        tail.from = Offset(first.offset.0 - 1);
+        tail.batches.push_back(Held { batch: Arc::new(batch), bytes });
+        bytes
+    }
+
+    /// Moves the floor, before the commit that trims and never past the head.
+    pub(super) fn raise_floor(&self, floor: Offset) {
+        self.floor.store(floor.0, Ordering::Release);
+    }
+
+    /// Shows a committed batch; tells the memory it takes.
+    pub(super) fn publish(&self, batch: Arc<Batch>) -> usize {
+        let (bytes, end) = (footprint(batch.events()), batch.end());
+        self.appended.fetch_add(batch.events().len() as u64, Ordering::Relaxed);
+        self.tail.lock().batches.push_back(Held { batch, bytes });
+        self.head.store(end.0, Ordering::Release);
+        bytes
+    }
+
+    /// Drops the oldest batch from memory; tells what that frees. The newest
+    /// one stays for `shown` after its commit, however large: everybody who is
+    /// live takes it from here.
+    pub(super) fn evict(&self, shown: Duration) -> Option<usize> {
+        let mut tail = self.tail.lock();
+        if tail.batches.len() == 1
+            && let Some(newest) = tail.batches.front()
+            && newest.batch.committed().is_some_and(|committed| committed.elapsed() < shown)
+        {
+            return None;
+        }
+        let held = tail.batches.pop_front()?;
+        tail.from = held.batch.end();
+        Some(held.bytes)
+    }
+}
+
+impl Page {
+    /// With the floor that was met, if it is above the page's own. What a view
+    /// finds may be trimmed further than the head has moved yet.
+    fn trimmed(self, floor: Offset, head: Offset) -> Page {
+        Page { floor: self.floor.min(head).max(floor), ..self }
+    }
+}
+
+fn whole(batch: Arc<Batch>) -> Page {
+    let upto = batch.end();
+    Page { batch, upto, floor: Offset::ZERO }
+}
+
+/// Memory that a batch takes: its events, and about as much again encoded.
+pub(super) fn footprint(events: &[Event]) -> usize {
+    const BATCH: usize = 512;
+    const EVENT: usize = 256;
+    BATCH + events.iter().map(|event| EVENT + 2 * event.data.len()).sum::<usize>()
+}

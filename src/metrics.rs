@@ -1,0 +1,319 @@
+//! What Prometheus is told. Names and labels are listed in
+//! `docs/operations.md#metrics`; labels come from closed sets only.
+//!
+//! Each gateway has a recorder of its own, so that several can live in one
+//! process. Handles are kept: a macro with labels costs ten times as much per
+//! call. The exporter keeps every histogram sample until it is drained, so
+//! what happens per delivery is counted in buckets here and folded in later.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ::metrics::{Counter, Gauge, Histogram, Unit};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+/// What a connection speaks, as the label `protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Server-Sent Events.
+    Sse,
+    /// NDJSON, CloudEvents lines included.
+    Ndjson,
+    /// WebSocket.
+    WebSocket,
+}
+
+impl Protocol {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Protocol; 3] = [Protocol::Sse, Protocol::Ndjson, Protocol::WebSocket];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Protocol::Sse => "sse",
+            Protocol::Ndjson => "ndjson",
+            Protocol::WebSocket => "ws",
+        }
+    }
+}
+
+/// Bucket bounds of durations, in seconds: from a loopback delivery to a
+/// client that has to be waited for.
+const SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// One protocol's streams.
+pub struct Streams {
+    /// `streamgate_connections_open`
+    pub open: Gauge,
+    /// `streamgate_connections_opened_total`
+    pub opened: Counter,
+    /// `streamgate_events_delivered_total`
+    pub delivered: Counter,
+    /// `streamgate_events_replayed_total`
+    pub replayed: Counter,
+    /// `streamgate_sent_bytes_total`
+    pub sent_bytes: Counter,
+    /// `streamgate_delivery_latency_seconds`
+    pub latency: Latency,
+}
+
+/// Every metric of one gateway.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    streams: [Streams; Protocol::ALL.len()],
+    /// `streamgate_ring_overflows_total`
+    pub ring_overflows: Counter,
+    /// `streamgate_subscribers_parked`
+    pub parked: Gauge,
+    /// `streamgate_subscriber_lag_events`
+    pub lag: Gauge,
+    /// `streamgate_received_bytes_total`
+    pub received_bytes: Counter,
+    /// `streamgate_tcp_connections_open`
+    pub sockets: Gauge,
+    /// `streamgate_commit_duration_seconds`
+    pub commit: Histogram,
+}
+
+impl Metrics {
+    /// A recorder with every metric at zero.
+    ///
+    /// # Panics
+    /// Never: the bucket bounds above are not empty.
+    pub fn new() -> Metrics {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .expect("SECONDS is not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        let registering = ::metrics::set_default_local_recorder(&recorder);
+        describe();
+        let protocol = |protocol: Protocol| Streams {
+            open: ::metrics::gauge!("streamgate_connections_open", "protocol" => protocol.label()),
+            opened: ::metrics::counter!("streamgate_connections_opened_total", "protocol" => protocol.label()),
+            delivered: ::metrics::counter!("streamgate_events_delivered_total", "protocol" => protocol.label()),
+            replayed: ::metrics::counter!("streamgate_events_replayed_total", "protocol" => protocol.label()),
+            sent_bytes: ::metrics::counter!("streamgate_sent_bytes_total", "protocol" => protocol.label()),
+            latency: Latency::new(
+                ::metrics::histogram!("streamgate_delivery_latency_seconds", "protocol" => protocol.label()),
+            ),
+        };
+        ::metrics::gauge!("streamgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+        let streams = Protocol::ALL.map(protocol);
+        let ring_overflows = ::metrics::counter!("streamgate_ring_overflows_total");
+        let parked = ::metrics::gauge!("streamgate_subscribers_parked");
+        let lag = ::metrics::gauge!("streamgate_subscriber_lag_events");
+        let received_bytes = ::metrics::counter!("streamgate_received_bytes_total");
+        let sockets = ::metrics::gauge!("streamgate_tcp_connections_open");
+        let commit = ::metrics::histogram!("streamgate_commit_duration_seconds");
+        drop(registering);
+        Metrics {
+            recorder,
+            handle,
+            streams,
+            ring_overflows,
+            parked,
+            lag,
+            received_bytes,
+            sockets,
+            commit,
+        }
+    }
+
+    /// One protocol's metrics.
+    pub fn streams(&self, protocol: Protocol) -> &Streams {
+        &self.streams[protocol as usize]
+    }
+
+    /// A connection or request was turned away, for a `reason` of a closed set.
+    pub fn refused(&self, reason: &'static str) {
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::counter!("streamgate_connections_refused_total", "reason" => reason)
+                .increment(1);
+        });
+    }
+
+    /// A stream ended, for a `reason` of a closed set.
+    pub fn closed(&self, protocol: Protocol, reason: &'static str) {
+        self.streams(protocol).open.decrement(1);
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::counter!("streamgate_connections_closed_total", "protocol" => protocol.label(), "reason" => reason).increment(1);
+        });
+    }
+
+    /// A request of `route`, a closed set, was answered with `status` after
+    /// `took`; for a stream until its head.
+    pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
+        let class = ["1xx", "2xx", "3xx", "4xx", "5xx"][usize::from(status / 100).clamp(1, 5) - 1];
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::counter!("streamgate_requests_total", "route" => route, "status" => class)
+                .increment(1);
+            ::metrics::histogram!("streamgate_request_duration_seconds", "route" => route)
+                .record(took);
+        });
+    }
+
+    /// Sets a value that is read at a scrape rather than kept, such as a
+    /// log's head; `log` is a configured name.
+    pub fn log_gauge(&self, name: &'static str, log: &str, value: u64) {
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::gauge!(name, "log" => log.to_owned()).set(value as f64);
+        });
+    }
+
+    /// Brings a counter that is kept elsewhere up to `value`.
+    pub fn counted(&self, name: &'static str, label: (&'static str, String), value: u64) {
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::counter!(name, label.0 => label.1).absolute(value);
+        });
+    }
+
+    /// Moves what was counted in buckets into the exporter, and lets that
+    /// aggregate its samples. To be called every few seconds.
+    pub fn fold(&self) {
+        for streams in &self.streams {
+            streams.latency.fold();
+        }
+        self.handle.run_upkeep();
+    }
+
+    /// The exposition text, current to this moment.
+    pub fn render(&self) -> String {
+        self.fold();
+        ::metrics::with_local_recorder(&self.recorder, process);
+        self.handle.render()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+/// A histogram in fixed buckets: three nanoseconds a sample, from any thread.
+pub struct Latency {
+    buckets: [AtomicU64; SECONDS.len() + 1],
+    folded: Histogram,
+}
+
+impl Latency {
+    fn new(folded: Histogram) -> Latency {
+        Latency { buckets: [const { AtomicU64::new(0) }; SECONDS.len() + 1], folded }
+    }
+
+    /// Counts `n` samples of one duration.
+    pub fn record(&self, took: Duration, n: u64) {
+        let seconds = took.as_secs_f64();
+        let bucket = SECONDS.partition_point(|&bound| bound < seconds);
+        self.buckets[bucket].fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn fold(&self) {
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            let count = count.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                // The bound itself: the exporter sorts it into the same
+                // bucket, so its sum is an upper estimate.
+                let value = SECONDS.get(bucket).copied().unwrap_or(60.0);
+                self.folded.record_many(value, count as usize);
+            }
+        }
+    }
+}
+
+/// One line of help a metric; `promtool check metrics` wants them.
+fn describe() {
+    use ::metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_gauge!("streamgate_build_info", "1, labelled with the version");
+    describe_gauge!("streamgate_connections_open", "Streams that are open");
+    describe_counter!("streamgate_connections_opened_total", "Streams that were opened");
+    describe_counter!("streamgate_connections_closed_total", "Streams that ended, by reason");
+    describe_counter!(
+        "streamgate_connections_refused_total",
+        "Requests and connections turned away, by reason"
+    );
+    describe_gauge!("streamgate_tcp_connections_open", "Client sockets that are open");
+    describe_counter!("streamgate_requests_total", "Requests by route and class of status");
+    describe_histogram!(
+        "streamgate_request_duration_seconds",
+        Unit::Seconds,
+        "From a request's head to its answer's head"
+    );
+    describe_counter!("streamgate_events_appended_total", "Events committed, by log");
+    describe_counter!("streamgate_events_delivered_total", "Events written to subscribers");
+    describe_counter!(
+        "streamgate_events_replayed_total",
+        "Events of these that were read from the log"
+    );
+    describe_counter!("streamgate_sent_bytes_total", Unit::Bytes, "Bytes written to subscribers");
+    describe_counter!(
+        "streamgate_received_bytes_total",
+        Unit::Bytes,
+        "Bytes of request bodies and messages read"
+    );
+    describe_counter!("streamgate_encodings_total", "Events encoded, by wire form");
+    describe_counter!("streamgate_ring_overflows_total", "Times that a ring was full");
+    describe_gauge!(
+        "streamgate_subscribers_parked",
+        "Subscriptions that read the log instead of being fed"
+    );
+    describe_gauge!(
+        "streamgate_subscriber_lag_events",
+        "Offsets that the slowest subscription is behind its log"
+    );
+    describe_histogram!(
+        "streamgate_delivery_latency_seconds",
+        Unit::Seconds,
+        "From commit to socket write"
+    );
+    describe_histogram!(
+        "streamgate_commit_duration_seconds",
+        Unit::Seconds,
+        "One group commit, its sync included"
+    );
+    describe_gauge!("streamgate_log_events", "Events that a log keeps");
+    describe_gauge!("streamgate_log_bytes", Unit::Bytes, "Bytes of events that a log keeps");
+    describe_gauge!("streamgate_log_resources", "Resources of a collection");
+    describe_gauge!("streamgate_log_earliest_offset", "The last trimmed offset of a log");
+    describe_gauge!("streamgate_log_head_offset", "The newest offset of a log");
+    describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Resident memory");
+    describe_counter!("process_cpu_seconds_total", "CPU time, user and system");
+    describe_gauge!("process_open_fds", "Open descriptors");
+    describe_gauge!("process_max_fds", "Descriptors that may be open");
+}
+
+/// What `/proc` says of this process; what cannot be read is left out.
+fn process() {
+    /// Linux reports CPU time in hundredths of a second on every
+    /// architecture (`USER_HZ`, `proc(5)`).
+    const TICKS_PER_SECOND: u64 = 100;
+    const PAGE_BYTES: f64 = 4096.0;
+    let word =
+        |text: &str, n: usize| text.split_whitespace().nth(n).and_then(|w| w.parse::<u64>().ok());
+    if let Ok(statm) = std::fs::read_to_string("/proc/self/statm")
+        && let Some(pages) = word(&statm, 1)
+    {
+        ::metrics::gauge!("process_resident_memory_bytes").set(pages as f64 * PAGE_BYTES);
+    }
+    if let Ok(stat) = std::fs::read_to_string("/proc/self/stat")
+        && let Some((_, fields)) = stat.rsplit_once(')')
+        && let (Some(user), Some(system)) = (word(fields, 11), word(fields, 12))
+    {
+        ::metrics::counter!("process_cpu_seconds_total")
+            .absolute((user + system) / TICKS_PER_SECOND);
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        ::metrics::gauge!("process_open_fds").set(open.count() as f64);
+    }
+    if let Ok(limits) = std::fs::read_to_string("/proc/self/limits")
+        && let Some(line) = limits.lines().find(|line| line.starts_with("Max open files"))
+        && let Some(most) = word(line, 3)
+    {
+        ::metrics::gauge!("process_max_fds").set(most as f64);
+    }
+}
