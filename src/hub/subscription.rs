@@ -1,0 +1,131 @@
+//! What a client subscribes to, and how far it has come.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::lane::{Lane, Place, Scope};
+use crate::event::{Offset, ResourceId};
+use crate::log::Log;
+use crate::wire::{Filter, Form};
+
+/// A subscription's name within the process; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SubscriptionId {
+    serial: u64,
+    pub(super) slot: u32,
+}
+
+/// What a client subscribes to.
+#[derive(Clone, Debug)]
+pub struct Interest {
+    /// Which part of the log.
+    pub scope: Scope,
+    /// Which of its events; shared by all who want the same.
+    pub filter: Arc<Filter>,
+    /// In which form they are written.
+    pub form: Form,
+    /// How many events the client has asked for so far; none for all that come.
+    pub credit: Option<u64>,
+    /// Whether it starts with the resources themselves.
+    pub snapshot: bool,
+    /// What it wants where events are missing.
+    pub on_gap: OnGap,
+}
+
+/// What a client wants where events that it asked for are not kept any more
+/// (`docs/protocol.md#streams`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// To be told, and to go on from the earliest kept.
+    #[default]
+    Event,
+    /// The resources as they are, then what follows.
+    Snapshot,
+    /// An end.
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Fed by the fan-out.
+    Live,
+    /// Reads the log by itself.
+    Parked,
+    /// Reads the resources first.
+    Snapshot,
+}
+
+pub(super) struct Subscription {
+    pub(super) id: SubscriptionId,
+    pub(super) lane: Arc<Lane>,
+    pub(super) place: Place,
+    pub(super) interest: Interest,
+    pub(super) mode: Mode,
+    /// Written and passed over up to here.
+    pub(super) taken: Offset,
+    /// The last event that was pushed.
+    pub(super) queued: Offset,
+    /// Events of it in the ring.
+    pub(super) waiting: u64,
+    /// The last resource of its snapshot that was written.
+    pub(super) reached: Option<ResourceId>,
+}
+
+/// A read of the log that a subscription needs.
+#[derive(Clone)]
+pub struct Reading {
+    /// Whose it is.
+    pub subscription: SubscriptionId,
+    /// The log.
+    pub log: Arc<Log>,
+    /// What part of it.
+    pub scope: Scope,
+    /// Which events.
+    pub filter: Arc<Filter>,
+    /// The form they will be written in.
+    pub form: Form,
+    /// Where to go on.
+    pub after: Offset,
+    /// Most events to write.
+    pub credit: Option<u64>,
+    /// What to do where events are missing.
+    pub on_gap: OnGap,
+    /// Where its snapshot has come to.
+    pub reached: Option<ResourceId>,
+}
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+impl SubscriptionId {
+    /// Nobody's: for slices that are no events.
+    pub const NONE: SubscriptionId = SubscriptionId { serial: u64::MAX, slot: u32::MAX };
+
+    pub(super) fn new(slot: usize) -> SubscriptionId {
+        SubscriptionId { serial: SERIAL.fetch_add(1, Ordering::Relaxed), slot: slot as u32 }
+    }
+}
+
+impl Subscription {
+    /// How far the client has everything it asked for.
+    pub(super) fn position(&self) -> Offset {
+        if self.mode == Mode::Live && self.waiting == 0 {
+            self.taken.max(self.lane.fanned().max(self.queued))
+        } else {
+            self.taken
+        }
+    }
+
+    pub(super) fn reading(&self) -> Reading {
+        Reading {
+            subscription: self.id,
+            log: self.lane.log.clone(),
+            scope: self.interest.scope.clone(),
+            filter: self.interest.filter.clone(),
+            form: self.interest.form,
+            after: self.taken,
+            credit: self.interest.credit,
+            on_gap: self.interest.on_gap,
+            reached: self.reached.clone(),
+        }
+    }
+}
