@@ -1,0 +1,276 @@
+//! Taking an HTTP/1 stream's socket over from hyper once its head is out.
+//!
+//! hyper keeps an 8 KiB read and an 8 KiB write buffer a connection. A stream
+//! needs neither, so its handler leaves the [`Pump`] here and answers with a
+//! body that stays pending; hyper writes the head and nothing else; the I/O
+//! below sees the flush behind that head; and the connection's task takes
+//! the socket out of hyper and spawns the writer.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::pump::Pump;
+
+/// A stream that waits for its socket.
+pub struct Departure {
+    /// What to write.
+    pub pump: Pump,
+    /// Whether the body is chunked.
+    pub chunked: bool,
+}
+
+/// Between a connection's handler, its I/O and its task.
+pub struct Handover {
+    stage: AtomicU8,
+    departure: Mutex<Option<Departure>>,
+    requests: Requests,
+    /// Makes the connection count as open; goes with whoever has the socket.
+    _open: Arc<dyn Send + Sync>,
+}
+
+/// The handler has answered with a stream.
+const PLANNED: u8 = 1;
+/// hyper has encoded the head: it asked the body for its first frame.
+const ENCODED: u8 = 2;
+/// hyper has flushed all that it had, the head last.
+const FLUSHED: u8 = 3;
+
+impl Handover {
+    /// For a connection that counts as open as long as `open` lives.
+    pub fn new(open: Arc<dyn Send + Sync>) -> Arc<Handover> {
+        let (stage, departure) = (AtomicU8::new(0), Mutex::new(None));
+        let requests = Requests::default();
+        Arc::new(Handover { stage, departure, requests, _open: open })
+    }
+
+    /// A request's head is whole: it is being answered as long as what this
+    /// gives lives.
+    pub fn begin(self: &Arc<Self>) -> Answering {
+        self.requests.begun.fetch_add(1, Ordering::AcqRel);
+        Answering(self.clone())
+    }
+
+    /// Ends once no request has been answered for `idle_timeout`, and at most
+    /// twice that later.
+    ///
+    /// # Cancel safety
+    /// Safe: it then begins anew.
+    pub async fn idle(&self, idle_timeout: Duration) {
+        let mut before = self.requests.seen();
+        loop {
+            tokio::time::sleep(idle_timeout).await;
+            let now = self.requests.seen();
+            if now == before && now.0 == now.1 {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// Leaves a stream for the connection's task, and gives the body to answer with.
+    pub fn plan(self: &Arc<Self>, departure: Departure) -> PendingBody {
+        *self.departure.lock() = Some(departure);
+        self.stage.store(PLANNED, Ordering::Release);
+        PendingBody(self.clone())
+    }
+
+    /// The stream, once hyper has nothing left to write.
+    pub fn take(&self) -> Option<Departure> {
+        (self.stage.load(Ordering::Acquire) == FLUSHED).then(|| self.departure.lock().take())?
+    }
+
+    fn advance(&self, from: u8, to: u8) {
+        let _ = self.stage.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// How many requests a connection has seen the head of, and how many of these
+/// the answer's end.
+#[derive(Default)]
+struct Requests {
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Requests {
+    fn seen(&self) -> (usize, usize) {
+        let ended = self.ended.load(Ordering::Acquire);
+        (self.begun.load(Ordering::Acquire), ended)
+    }
+}
+
+/// A request that is being answered.
+pub struct Answering(Arc<Handover>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.requests.ended.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The body of an answer whose socket will be taken over.
+pub struct PendingBody(Arc<Handover>);
+
+impl Body for PendingBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.advance(PLANNED, ENCODED);
+        Poll::Pending
+    }
+}
+
+/// The I/O of a connection, with the deadlines that hyper does not have: it
+/// ends when the client takes nothing of an answer, and sends nothing, for the
+/// stall timeout; and when a request's head is not whole in its time.
+pub struct Wire {
+    inner: TokioIo<TcpStream>,
+    handover: Arc<Handover>,
+    stall_timeout: Duration,
+    head_timeout: Option<Duration>,
+    /// Runs while the socket takes nothing; made only then.
+    stall: Option<Pin<Box<Sleep>>>,
+    head: Option<Head>,
+}
+
+/// A head of which a part is here.
+struct Head {
+    /// How many requests there were before.
+    begun: usize,
+    due: Instant,
+    /// Made once the client pauses within the head.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wire {
+    /// Wraps a fresh socket. Without a `head_timeout`, heads are not looked
+    /// for: the bytes between requests are then not those of a next one.
+    pub fn new(
+        socket: TcpStream,
+        handover: Arc<Handover>,
+        stall_timeout: Duration,
+        head_timeout: Option<Duration>,
+    ) -> Wire {
+        let inner = TokioIo::new(socket);
+        Wire { inner, handover, stall_timeout, head_timeout, stall: None, head: None }
+    }
+
+    /// Bytes while nothing is answered are a head's, until the service is
+    /// called. Those that came with the request before are not seen; the
+    /// idle timeout is for them.
+    fn watch_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        let Some(head_timeout) = self.head_timeout else { return read };
+        let (begun, ended) = self.handover.requests.seen();
+        if self.head.as_ref().is_some_and(|head| head.begun != begun) {
+            self.head = None;
+        }
+        if begun != ended {
+            return read;
+        }
+        match (&read, &mut self.head) {
+            (Poll::Ready(Ok(())), head) => {
+                let due = Instant::now() + head_timeout;
+                head.get_or_insert(Head { begun, due, timer: None });
+            }
+            (Poll::Pending, Some(Head { due, timer, .. })) => {
+                let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(*due)));
+                return timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            }
+            _ => {}
+        }
+        read
+    }
+
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wrote: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.stall = None;
+            return wrote;
+        }
+        let deadline = || Box::pin(tokio::time::sleep(self.stall_timeout));
+        let stall = self.stall.get_or_insert_with(deadline);
+        stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The socket back.
+    pub fn into_inner(self) -> TcpStream {
+        self.inner.into_inner()
+    }
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if matches!(read, Poll::Ready(Ok(()))) {
+            // A client may send all of a batch before it reads: it is alive.
+            self.stall = None;
+        }
+        self.watch_head(cx, read)
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.watch(cx, wrote)
+    }
+
+    /// hyper flushes its I/O only when its own buffer is empty, so the first
+    /// flush after the head was encoded comes behind the head.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.handover.advance(ENCODED, FLUSHED);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.watch(cx, wrote)
+    }
+}

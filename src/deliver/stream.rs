@@ -1,0 +1,111 @@
+//! An SSE or NDJSON stream on a socket that was taken over from hyper after
+//! the head: no buffers of hyper's, one vectored write of shared chunks.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::outlet::{Outlet, with_hand};
+use super::pump::{End, Filled, Pump};
+
+/// The chunk that ends a chunked body (RFC 9112 §7.1).
+const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
+
+/// Writes one stream to its end. To be spawned as a task of its own: inside
+/// the connection's it would keep hyper's struct alive.
+///
+/// # Cancel safety
+/// Dropping it cuts the stream and frees everything; the client resumes.
+pub struct Stream {
+    socket: TcpStream,
+    pump: Pump,
+    outlet: Outlet,
+    /// Whether the body is chunked; without, it ends with the connection.
+    chunked: bool,
+    /// The farewell is said; what is left is to get it out.
+    ending: bool,
+}
+
+impl Stream {
+    /// A stream on a socket behind whose head nothing was written yet.
+    pub fn new(socket: TcpStream, pump: Pump, chunked: bool) -> Stream {
+        Stream { socket, pump, outlet: Outlet::default(), chunked, ending: false }
+    }
+
+    /// Whether the client has gone. What it sends after its request is
+    /// dropped: a stream that never ends has no answer to it.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scrap = [0; 512];
+        loop {
+            match ready!(self.socket.poll_read_ready(cx)) {
+                Err(_) => return Poll::Ready(()),
+                Ok(()) => match self.socket.try_read(&mut scrap) {
+                    Ok(0) => return Poll::Ready(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Poll::Ready(()),
+                },
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
+        let Stream { socket, pump, outlet, .. } = self;
+        with_hand(|hand| {
+            loop {
+                ready!(outlet.poll_open(cx, socket, pump))?;
+                match ready!(pump.poll_fill(cx, hand)) {
+                    Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
+                    Filled::End(end) => return Poll::Ready(Ok(end)),
+                }
+            }
+        })
+    }
+}
+
+impl Stream {
+    /// Ends at once where the hub asks for it although a frame may be half
+    /// out; otherwise the task is woken by whatever comes.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.pump.subscriber().watch(cx) {
+            Some(ending) => {
+                self.pump.ends(End::Ending(ending).reason());
+                Poll::Ready(())
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Future for Stream {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.poll_gone(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !this.ending {
+            match this.poll_write(cx) {
+                Poll::Ready(Ok(end)) => {
+                    this.ending = true;
+                    this.pump.ends(end.reason());
+                    // A body that the client must not take for whole is cut.
+                    if this.chunked && end.is_orderly() {
+                        this.outlet.append(LAST_CHUNK);
+                    }
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return this.poll_cut(cx),
+            }
+        }
+        match this.outlet.poll_finish(cx, &mut this.socket, &mut this.pump) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => this.poll_cut(cx),
+        }
+    }
+}
