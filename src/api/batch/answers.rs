@@ -1,0 +1,190 @@
+//! A batch's answers on their way to a client that may not be reading yet.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::super::body::Cut;
+
+/// Size of a data frame, in bytes: what has left here is out of this count,
+/// so little leaves at a time.
+const FRAME_BYTES: usize = 64 * 1024;
+
+struct Shared {
+    state: Mutex<State>,
+    /// Told when the client has taken something.
+    room: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    unread: BytesMut,
+    end: Option<Result<(), Cut>>,
+    reader: Option<Waker>,
+    gone: bool,
+}
+
+/// The client's end: the body of the answer. Ends the writing when dropped.
+pub struct Answers {
+    shared: Arc<Shared>,
+    writing: JoinHandle<()>,
+}
+
+/// The writing end.
+pub struct Sender {
+    shared: Arc<Shared>,
+    bytes_max: usize,
+    stall_timeout: Duration,
+}
+
+/// The client is gone, or has read nothing for too long.
+#[derive(Debug)]
+pub struct Stopped;
+
+/// Answers that `write` sends from a task of its own, one of `tasks`, ended
+/// with the body. Up
+/// to `bytes_max` unread bytes are kept; a client that takes nothing of them
+/// for `stall_timeout` is cut.
+pub fn answers<F>(
+    tasks: &TaskTracker,
+    bytes_max: usize,
+    stall_timeout: Duration,
+    write: impl FnOnce(Sender) -> F,
+) -> Answers
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let shared = Arc::new(Shared { state: Mutex::new(State::default()), room: Notify::new() });
+    let sender = Sender { shared: Arc::clone(&shared), bytes_max, stall_timeout };
+    Answers { shared, writing: tasks.spawn(write(sender)) }
+}
+
+impl Sender {
+    /// Adds to what the client is to read, once there is room.
+    ///
+    /// # Errors
+    /// [`Stopped`] when it never will be read.
+    ///
+    /// # Cancel safety
+    /// Safe: all of it is added or nothing.
+    pub async fn send(&self, bytes: &[u8]) -> Result<(), Stopped> {
+        loop {
+            let before = {
+                let mut state = self.shared.state.lock();
+                if state.gone {
+                    return Err(Stopped);
+                }
+                let unread = state.unread.len();
+                if unread == 0 || unread + bytes.len() <= self.bytes_max {
+                    state.unread.extend_from_slice(bytes);
+                    wake(&mut state);
+                    return Ok(());
+                }
+                unread
+            };
+            let waited = timeout(self.stall_timeout, self.shared.room.notified()).await;
+            let mut state = self.shared.state.lock();
+            if waited.is_err() && state.unread.len() >= before {
+                state.unread.clear();
+                state.end = Some(Err(Cut("its answers were not read".to_owned())));
+                wake(&mut state);
+                return Err(Stopped);
+            }
+        }
+    }
+}
+
+impl Drop for Sender {
+    /// What was sent is all there is; unless the task ends by panic, when the
+    /// client must not take it for whole.
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        let end =
+            if std::thread::panicking() { Err(Cut("the batch failed".to_owned())) } else { Ok(()) };
+        state.end.get_or_insert(end);
+        wake(&mut state);
+    }
+}
+
+fn wake(state: &mut State) {
+    if let Some(reader) = state.reader.take() {
+        reader.wake();
+    }
+}
+
+impl Answers {
+    pub(in super::super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Cut>>> {
+        let mut state = self.shared.state.lock();
+        if !state.unread.is_empty() {
+            let length = state.unread.len().min(FRAME_BYTES);
+            let bytes = state.unread.split_to(length).freeze();
+            self.shared.room.notify_one();
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        match &mut state.end {
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(Ok(())) => Poll::Ready(None),
+            Some(end) => {
+                let cut = std::mem::replace(end, Ok(()));
+                Poll::Ready(cut.err().map(Err))
+            }
+        }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.shared.state.lock().gone = true;
+        self.writing.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(answers: &mut Answers) -> Option<Result<Bytes, Cut>> {
+        std::future::poll_fn(|cx| answers.poll_next(cx)).await
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_is_read_in_order_and_ends() {
+        let mut answers =
+            answers(&TaskTracker::new(), 4, Duration::from_secs(5), |sender| async move {
+                for text in ["abc", "def", "a long one"] {
+                    sender.send(text.as_bytes()).await.unwrap();
+                }
+            });
+        let mut all = Vec::new();
+        while let Some(bytes) = read(&mut answers).await {
+            all.extend_from_slice(&bytes.unwrap());
+        }
+        assert_eq!(all, b"abcdefa long one");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_cut() {
+        let (told, stopped) = tokio::sync::oneshot::channel();
+        let mut answers =
+            answers(&TaskTracker::new(), 4, Duration::from_millis(20), |sender| async move {
+                sender.send(b"abcd").await.unwrap();
+                told.send(sender.send(b"e").await.is_err()).unwrap();
+            });
+        assert!(stopped.await.unwrap());
+        assert!(read(&mut answers).await.unwrap().is_err());
+        assert!(read(&mut answers).await.is_none());
+    }
+}

@@ -1,0 +1,302 @@
+//! NDJSON batches: each line a write of its own, in constant memory.
+//!
+//! Lines are gathered into groups as they arrive; a few groups are under way
+//! at once, so that reading, the log's commit and answering overlap. What a
+//! group costs beside its bytes is one allocation for its future, never a
+//! task per line.
+
+mod answers;
+mod lines;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::header::{EXPECT, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+
+pub use answers::Answers;
+use answers::{Sender, Stopped, answers};
+use lines::{Line, Lines};
+
+use super::body::Body;
+use super::negotiate::Form;
+use super::resource::{creation, parse};
+use super::{Api, Ask, Unanswered, error, event, idempotency, intake, respond};
+use crate::log::{self, Log, Refusal, Write, Written};
+use crate::wire::Kind;
+use crate::wire::problem::Problem;
+
+/// Most lines of a group: with one sync per group at a time, eight of these
+/// at a millisecond a sync are two million lines a second, past any disk.
+const GROUP_LINES: usize = 256;
+/// Most bytes of a group, as posted; one line larger than this is alone.
+const GROUP_BYTES: usize = 256 * 1024;
+/// Groups under way at once. With the one that is being filled they bound the
+/// memory of a batch at 9 × (256 KiB + one line).
+const GROUPS_MAX: usize = 8;
+
+/// Names a preference that was followed (RFC 7240).
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// `POST` of `application/x-ndjson` to a collection or a topic.
+///
+/// # Errors
+/// 400 with an `Idempotency-Key` or a condition, which are for one write.
+///
+/// # Cancel safety
+/// Safe until the answer is given.
+pub async fn batch(
+    api: &Arc<Api>,
+    ask: &Ask,
+    mut body: Incoming,
+    log: &Arc<Log>,
+) -> Result<Response<Body>, Problem> {
+    let headers = &ask.head.headers;
+    if idempotency::header(headers)?.is_some() {
+        return Err(error::header("an Idempotency-Key is for one write, not for a batch"));
+    }
+    if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
+        return Err(error::header("If-Match and If-None-Match are for one write, not a batch"));
+    }
+    // A client that asks leave to send wants it before it is answered.
+    let first = if headers.contains_key(EXPECT) {
+        intake::next(&mut body, api.settings.body_timeout, &api.metrics.received_bytes).await?
+    } else {
+        None
+    };
+    let minimal = prefers_minimal(headers);
+    let settings = &api.settings;
+    let (bytes_max, stall_timeout) = (settings.batch_answer_bytes, settings.stall_timeout);
+    let body = answers(&api.tasks, bytes_max, stall_timeout, |sender| {
+        let mut lines = Lines::new(settings.body_bytes_max);
+        lines.feed(&first.unwrap_or_default());
+        let run = Run {
+            api: Arc::clone(api),
+            log: Arc::clone(log),
+            path: ask.head.uri.path().to_owned(),
+            body,
+            lines,
+            sender,
+            minimal,
+            ended: false,
+            open: Group::default(),
+            under_way: VecDeque::new(),
+            written: 0,
+            failed: 0,
+        };
+        async move {
+            // Stopped: nobody is left to be told.
+            let _ = run.run().await;
+        }
+    });
+    let mut response = respond::form(200, Form::Ndjson, Body::Answers(body, Unanswered::new(api)));
+    if minimal {
+        let applied = HeaderValue::from_static("return=minimal");
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    Ok(response)
+}
+
+fn prefers_minimal(headers: &hyper::HeaderMap) -> bool {
+    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = values.flat_map(|value| value.split(','));
+    preferences.any(|preference| {
+        let token = preference.split(';').next().unwrap_or_default();
+        token.split_once('=').is_some_and(|(name, value)| {
+            name.trim().eq_ignore_ascii_case("return")
+                && value.trim().trim_matches('"').eq_ignore_ascii_case("minimal")
+        })
+    })
+}
+
+type Appended = Result<Vec<Result<Written, Refusal>>, log::Error>;
+
+/// Lines to be appended together.
+#[derive(Default)]
+struct Group {
+    writes: Vec<Write>,
+    /// Each line's number, and why it is no write where it is none.
+    lines: Vec<(u64, Option<Problem>)>,
+    bytes: usize,
+}
+
+impl Group {
+    fn is_full(&self) -> bool {
+        self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES
+    }
+}
+
+/// A group that the log has.
+struct UnderWay {
+    lines: Vec<(u64, Option<Problem>)>,
+    appended: Pin<Box<dyn Future<Output = Appended> + Send>>,
+}
+
+/// One batch.
+struct Run {
+    api: Arc<Api>,
+    log: Arc<Log>,
+    path: String,
+    body: Incoming,
+    lines: Lines,
+    sender: Sender,
+    minimal: bool,
+    ended: bool,
+    open: Group,
+    under_way: VecDeque<UnderWay>,
+    written: u64,
+    failed: u64,
+}
+
+impl Run {
+    async fn run(mut self) -> Result<(), Stopped> {
+        loop {
+            self.fill();
+            while !self.open.lines.is_empty() && self.under_way.len() < GROUPS_MAX {
+                self.start().await;
+                self.fill();
+            }
+            if self.ended && self.open.lines.is_empty() && self.under_way.is_empty() {
+                break;
+            }
+            let reading = !self.ended && !self.open.is_full();
+            let wait = self.api.settings.body_timeout;
+            let received = &self.api.metrics.received_bytes;
+            tokio::select! {
+                biased;
+                appended = front(&mut self.under_way), if !self.under_way.is_empty() => {
+                    let group = self.under_way.pop_front().expect("its front was awaited");
+                    self.answer(group.lines, appended).await?;
+                }
+                read = intake::next(&mut self.body, wait, received), if reading => self.take(read),
+            }
+        }
+        if self.minimal {
+            let (written, failed) = (self.written, self.failed);
+            let count = format!("{{\"status\":200,\"written\":{written},\"failed\":{failed}}}\n");
+            self.sender.send(count.as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, read: Result<Option<Bytes>, Problem>) {
+        match read {
+            Ok(Some(bytes)) => self.lines.feed(&bytes),
+            Ok(None) => {
+                self.ended = true;
+                if let Some(line) = self.lines.finish() {
+                    self.add(&line);
+                }
+            }
+            // The line that was being read may be a part of one: it is not
+            // written, and the client is told where the batch broke off.
+            Err(problem) => {
+                self.ended = true;
+                self.open.lines.push((self.lines.current(), Some(problem)));
+            }
+        }
+    }
+
+    /// Moves whole lines into the open group.
+    fn fill(&mut self) {
+        while !self.open.is_full() {
+            let Some(line) = self.lines.next() else { break };
+            self.add(&line);
+        }
+    }
+
+    fn add(&mut self, line: &Line) {
+        let write = match &line.bytes {
+            None => Err(error::too_large("the line", self.api.settings.body_bytes_max)),
+            Some(bytes) => {
+                self.open.bytes += bytes.len();
+                parse(bytes).and_then(|json| match self.log.origin().kind {
+                    Kind::Collection { .. } => creation(self.log.origin(), &json),
+                    Kind::Topic => event::publication(&json),
+                })
+            }
+        };
+        match write {
+            Ok(write) => {
+                self.open.writes.push(write);
+                self.open.lines.push((line.number, None));
+            }
+            Err(problem) => self.open.lines.push((line.number, Some(problem))),
+        }
+    }
+
+    /// Hands the open group to the log, and waits until that has queued it:
+    /// this keeps the order of the lines.
+    async fn start(&mut self) {
+        let Group { writes, lines, .. } = std::mem::take(&mut self.open);
+        let appended: Pin<Box<dyn Future<Output = Appended> + Send>> = if writes.is_empty() {
+            Box::pin(std::future::ready(Ok(Vec::new())))
+        } else {
+            let queued = self.api.engine.queue(&self.log, writes).await;
+            Box::pin(async move { queued?.answered().await })
+        };
+        self.under_way.push_back(UnderWay { lines, appended });
+    }
+
+    async fn answer(
+        &mut self,
+        lines: Vec<(u64, Option<Problem>)>,
+        appended: Appended,
+    ) -> Result<(), Stopped> {
+        let mut out = Vec::with_capacity(lines.len() * 96);
+        let mut results = match appended {
+            Ok(results) => Ok(results.into_iter()),
+            Err(error) => Err(error),
+        };
+        for (number, problem) in lines {
+            let outcome = match (problem, &mut results) {
+                (Some(problem), _) => Err(problem),
+                (None, Err(error)) => Err(error::unavailable(error)),
+                (None, Ok(results)) => results
+                    .next()
+                    .expect("an append answers each write")
+                    .map_err(|refusal| error::refused(&refusal, self.log.origin())),
+            };
+            match outcome {
+                Ok(written) => {
+                    self.written += 1;
+                    if !self.minimal {
+                        self.done(&written, &mut out);
+                    }
+                }
+                Err(problem) => {
+                    self.failed += 1;
+                    let problem = problem.with("line", number);
+                    let status = problem.status();
+                    out.extend_from_slice(format!("{{\"status\":{status},\"problem\":").as_bytes());
+                    out.extend_from_slice(&problem.to_json(Some(&self.path)));
+                    out.extend_from_slice(b"}\n");
+                }
+            }
+        }
+        if out.is_empty() { Ok(()) } else { self.sender.send(&out).await }
+    }
+
+    fn done(&self, written: &Written, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        let event = self.log.origin().id(written.offset);
+        let line = match (&self.log.origin().kind, &written.subject) {
+            (Kind::Collection { .. }, Some(subject)) => {
+                writeln!(out, "{{\"status\":201,\"id\":\"{subject}\",\"event\":\"{event}\"}}")
+            }
+            _ => writeln!(out, "{{\"status\":201,\"event\":\"{event}\"}}"),
+        };
+        line.expect("a Vec takes every write");
+    }
+}
+
+/// Waits for the oldest group; for ever when there is none.
+async fn front(under_way: &mut VecDeque<UnderWay>) -> Appended {
+    match under_way.front_mut() {
+        Some(group) => group.appended.as_mut().await,
+        None => std::future::pending().await,
+    }
+}

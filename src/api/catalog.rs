@@ -1,0 +1,131 @@
+//! What can be asked for by name: collections, topics, and views.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::Settings;
+use crate::event::{BadName, EventType};
+use crate::log::{Engine, Log, Spec};
+use crate::wire::{Filter, Kind};
+
+/// A collection that is served.
+#[derive(Clone)]
+pub struct Collection {
+    /// Its log.
+    pub log: Arc<Log>,
+}
+
+/// A topic that is served.
+#[derive(Clone)]
+pub struct Topic {
+    /// Its name, which a view does not share with its log.
+    pub name: String,
+    /// Its own log, or that of the collection it is a view of.
+    pub log: Arc<Log>,
+    /// The types a view shows; all if there are none.
+    pub types: Arc<[EventType]>,
+    /// Whether it shows another's events, and so takes none.
+    pub view: bool,
+}
+
+impl Topic {
+    /// What of its log it shows.
+    pub fn filter(&self) -> Filter {
+        Filter::new(self.types.to_vec(), Vec::new())
+    }
+}
+
+/// All that is served, by name.
+pub struct Catalog {
+    collections: HashMap<String, Collection>,
+    topics: HashMap<String, Topic>,
+}
+
+/// A configured name that the engine has no log for: it was opened with other
+/// specs than [`Settings::specs`] gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoLog(
+    /// The name.
+    pub String,
+);
+
+impl fmt::Display for NoLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the engine has no log for {:?}; open it with the same settings", self.0)
+    }
+}
+
+impl std::error::Error for NoLog {}
+
+impl Settings {
+    /// The logs that these collections and topics need: one for each
+    /// collection and each topic that is no view.
+    ///
+    /// # Errors
+    /// When a collection's resource name makes no event types.
+    pub fn specs(&self) -> Result<Vec<Spec>, BadName> {
+        let mut specs = Vec::new();
+        for collection in &self.collections {
+            specs.push(Spec {
+                name: collection.name.clone(),
+                kind: Kind::collection(&collection.resource)?,
+                retention: collection.retention,
+            });
+        }
+        for topic in self.topics.iter().filter(|topic| topic.collection.is_none()) {
+            specs.push(Spec {
+                name: topic.name.clone(),
+                kind: Kind::Topic,
+                retention: topic.retention,
+            });
+        }
+        Ok(specs)
+    }
+}
+
+impl Catalog {
+    /// What `settings` names, over the logs of `engine`.
+    ///
+    /// # Errors
+    /// When the engine has no log for a name.
+    pub fn new(settings: &Settings, engine: &Engine) -> Result<Catalog, NoLog> {
+        let log = |name: &str, topic: bool| {
+            let is = |log: &&Arc<Log>| {
+                log.origin().name == name && matches!(log.origin().kind, Kind::Topic) == topic
+            };
+            engine.logs().iter().find(is).cloned().ok_or_else(|| NoLog(name.to_owned()))
+        };
+        let mut collections = HashMap::new();
+        for settings in &settings.collections {
+            let log = log(&settings.name, false)?;
+            let collection = Collection { log };
+            collections.insert(settings.name.clone(), collection);
+        }
+        let mut topics = HashMap::new();
+        for settings in &settings.topics {
+            let log = match &settings.collection {
+                Some(collection) => log(collection, false)?,
+                None => log(&settings.name, true)?,
+            };
+            let topic = Topic {
+                name: settings.name.clone(),
+                log,
+                types: settings.types.clone().into(),
+                view: settings.collection.is_some(),
+            };
+            topics.insert(settings.name.clone(), topic);
+        }
+        Ok(Catalog { collections, topics })
+    }
+
+    /// The collection `name`.
+    pub fn collection(&self, name: &str) -> Option<&Collection> {
+        self.collections.get(name)
+    }
+
+    /// The topic `name`, its own or a view.
+    pub fn topic(&self, name: &str) -> Option<&Topic> {
+        self.topics.get(name)
+    }
+}

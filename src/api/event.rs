@@ -1,0 +1,215 @@
+//! Events: posted, and read as a stream or a page.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::header::{IF_MATCH, IF_NONE_MATCH};
+
+use super::body::Body;
+use super::catalog::{Collection, Topic};
+use super::negotiate;
+use super::resource::{parse, post};
+use super::start::{Asked, take_types};
+use super::subscribe::{self, EventForm, Target};
+use super::{Api, Ask, batch, error, past, respond};
+use crate::event::{EventType, ResourceId};
+use crate::log::{Log, Write, Written};
+use crate::wire::Filter;
+use crate::wire::json::{self, Json};
+use crate::wire::problem::Problem;
+
+/// `POST /{c}/{id}/events`.
+///
+/// # Errors
+/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn post_to_resource(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    body: Incoming,
+    collection: &Collection,
+    id: ResourceId,
+) -> Result<Response<Body>, Problem> {
+    let merge = ask.query.take_flag("merge")?.unwrap_or(true);
+    std::mem::take(&mut ask.query).finish()?;
+    negotiate::content_type(&ask.head.headers, &["application/json"])?;
+    let log = &collection.log;
+    let path = format!("/{}/{id}/events", log.origin().name);
+    let meaning = if merge { "" } else { "merge=false" };
+    let written = post(api, ask, body, log, &path, meaning, |origin, body| {
+        let Posted { kind, data, subject } = Posted::read(&parse(body)?)?;
+        if subject.is_some() {
+            return Err(error::bad_body(
+                "the member \"subject\" has no place here: the path names it",
+            ));
+        }
+        Write::event(origin, id, kind, &data, merge).map_err(|bad| error::bad_write(&bad))
+    })
+    .await?;
+    Ok(answer(log, &written))
+}
+
+/// `POST /events/{topic}`: one event, or a batch of them.
+///
+/// # Errors
+/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn post_to_topic(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    body: Incoming,
+    topic: &Topic,
+) -> Result<Response<Body>, Problem> {
+    std::mem::take(&mut ask.query).finish()?;
+    let headers = &ask.head.headers;
+    let taken = ["application/json", "application/x-ndjson"];
+    if negotiate::content_type(headers, &taken)? == "application/x-ndjson" {
+        return batch::batch(api, ask, body, &topic.log).await;
+    }
+    if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
+        return Err(error::header(
+            "If-Match and If-None-Match: a topic has no state that a condition could be on",
+        ));
+    }
+    let path = format!("/events/{}", topic.log.origin().name);
+    let written =
+        post(api, ask, body, &topic.log, &path, "", |_, body| publication(&parse(body)?)).await?;
+    Ok(answer(&topic.log, &written))
+}
+
+/// The write that publishes a posted event.
+///
+/// # Errors
+/// 400 for what is no event.
+pub fn publication(body: &Json) -> Result<Write, Problem> {
+    let Posted { kind, data, subject } = Posted::read(body)?;
+    Ok(Write::publish(subject, kind, data))
+}
+
+fn answer(log: &Log, written: &Written) -> Response<Body> {
+    let body = format!("{{\"id\":\"{}\"}}", log.origin().id(written.offset));
+    let mut response = respond::json(201, Body::Full(Bytes::from(body)));
+    if written.replayed {
+        respond::set_replayed(&mut response);
+    }
+    response
+}
+
+/// An event as it is posted.
+struct Posted {
+    kind: EventType,
+    data: Json,
+    subject: Option<ResourceId>,
+}
+
+impl Posted {
+    fn read(body: &Json) -> Result<Posted, Problem> {
+        if !body.is_object() {
+            return Err(error::bad_body("an event is an object with \"type\" and \"data\""));
+        }
+        let bytes = body.clone().into_bytes();
+        let (mut kind, mut data, mut subject) = (None, None, None);
+        for (key, value) in json::members(&bytes) {
+            match json::string(key).unwrap_or_default().as_ref() {
+                "type" => kind = Some(named("type", value, EventType::new)?),
+                "subject" => subject = Some(named("subject", value, ResourceId::new)?),
+                "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
+                other => {
+                    return Err(error::bad_body(format!(
+                        "an event has no member {other:?}; it has type, subject and data"
+                    )));
+                }
+            }
+        }
+        let missing = |name| error::bad_body(format!("the member {name:?} is missing"));
+        Ok(Posted {
+            kind: kind.ok_or_else(|| missing("type"))?,
+            data: data.ok_or_else(|| missing("data"))?,
+            subject,
+        })
+    }
+}
+
+fn named<T>(
+    member: &str,
+    value: &[u8],
+    name: impl Fn(&str) -> Result<T, crate::event::BadName>,
+) -> Result<T, Problem> {
+    let text = json::string(value)
+        .ok_or_else(|| error::bad_body(format!("the member {member:?} must be a string")))?;
+    name(&text).map_err(|why| error::bad_name(&format!("the member {member:?}"), why))
+}
+
+/// A stream of events as its path names it.
+pub struct Events<'a> {
+    /// The log.
+    pub log: &'a Arc<Log>,
+    /// The topic, on a topic's path.
+    pub topic: Option<&'a Topic>,
+    /// The resource, on a resource's path.
+    pub scope: Option<ResourceId>,
+}
+
+impl<'a> Events<'a> {
+    /// Those of a collection, or of one of its resources.
+    pub fn of_collection(collection: &'a Collection, scope: Option<ResourceId>) -> Events<'a> {
+        Events { log: &collection.log, topic: None, scope }
+    }
+
+    /// Those of a topic.
+    pub fn of_topic(topic: &'a Topic) -> Events<'a> {
+        Events { log: &topic.log, topic: Some(topic), scope: None }
+    }
+
+    /// The stream with the types and fields that the query asks for; leaves
+    /// the query empty.
+    ///
+    /// # Errors
+    /// 400 naming the parameter that is bad.
+    pub fn target(self, api: &Api, ask: &mut Ask) -> Result<Target, Problem> {
+        let max = api.settings.batch_size_max;
+        let asked = Asked::take(&ask.head.headers, &mut ask.query, max)?;
+        let shown: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
+        let mut types = take_types(&mut ask.query, shown)?;
+        if types.is_empty() {
+            types = shown.to_vec();
+        }
+        let fields = std::mem::take(&mut ask.query).into_fields()?;
+        Ok(Target {
+            log: Arc::clone(self.log),
+            topic: self.topic.map(|topic| topic.name.clone()),
+            scope: self.scope,
+            filter: Arc::new(Filter::new(types, fields)),
+            asked,
+        })
+    }
+}
+
+/// `GET` of an event stream, in whichever form.
+///
+/// # Errors
+/// 400 for a bad parameter, 406, and those of the form.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn read(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    events: Events<'_>,
+) -> Result<Response<Body>, Problem> {
+    let form = negotiate::accept(&ask.head.headers, &negotiate::EVENTS)?;
+    let Some(stream) = EventForm::of(form) else {
+        ask.query.refuse(&["batchSize", "onGap"])?;
+        let place = past::Place::take(&mut ask.query)?;
+        let target = events.target(api, ask)?;
+        return past::page(target, place).await;
+    };
+    let target = events.target(api, ask)?;
+    subscribe::events(api, &ask.head, target, stream).await
+}

@@ -1,0 +1,129 @@
+//! `Idempotency-Key`: the same write once, however often it is sent.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+
+use super::error;
+use crate::log::IdempotencyKey;
+use crate::wire::problem::Problem;
+
+/// Longest key, in bytes, without its quotes.
+const KEY_BYTES_MAX: usize = 255;
+
+/// The keys whose writes are under way.
+#[derive(Clone, Default)]
+pub struct InProgress(Arc<Mutex<HashSet<[u8; 32]>>>);
+
+/// A key that is under way, until this is dropped.
+pub struct Held {
+    all: InProgress,
+    key: [u8; 32],
+}
+
+impl InProgress {
+    /// Holds `key`.
+    ///
+    /// # Errors
+    /// 409 when it is held already.
+    pub fn hold(&self, key: &IdempotencyKey) -> Result<Held, Problem> {
+        if self.0.lock().insert(key.key) {
+            Ok(Held { all: self.clone(), key: key.key })
+        } else {
+            Err(error::key_in_progress())
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.0.lock().remove(&self.key);
+    }
+}
+
+/// The request's key, if it has one: a string in quotes, as the header's
+/// draft has it, or the same bare.
+///
+/// # Errors
+/// 400 for anything but 1 to 255 visible ASCII characters, given once.
+pub fn header(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(error::header("Idempotency-Key is given twice"));
+    }
+    let text = value.to_str().unwrap_or_default();
+    let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let key = quoted.unwrap_or(text);
+    let visible = key.bytes().all(|b| b.is_ascii_graphic());
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || !visible {
+        return Err(error::header(format!(
+            "Idempotency-Key must be 1 to {KEY_BYTES_MAX} visible ASCII characters"
+        )));
+    }
+    Ok(Some(key))
+}
+
+/// The digest under which a write's answer is kept. `scope` are the parts
+/// that make a key another's: principal, method and path; `meaning` what of
+/// the request apart from its body says what to write.
+pub fn digest(scope: [&str; 3], key: &str, meaning: &str, body: &[u8]) -> IdempotencyKey {
+    let mut hash = Sha256::new();
+    for part in scope.iter().chain([&key]) {
+        // With its length, so that no two lists of parts hash alike.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut body_hash = Sha256::new();
+    body_hash.update((meaning.len() as u64).to_be_bytes());
+    body_hash.update(meaning.as_bytes());
+    body_hash.update(body);
+    IdempotencyKey { key: hash.finalize().into(), body: body_hash.finalize().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(value: &str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert("idempotency-key", value.parse().unwrap());
+        header(&headers).ok()?.map(str::to_owned)
+    }
+
+    #[test]
+    fn a_key_is_visible_ascii_bare_or_in_quotes() {
+        assert_eq!(key("8e03978e-40d5").as_deref(), Some("8e03978e-40d5"));
+        assert_eq!(key("\"8e03978e-40d5\"").as_deref(), Some("8e03978e-40d5"));
+        assert_eq!(key(&"x".repeat(255)).map(|k| k.len()), Some(255));
+        for bad in ["", "\"\"", "a b", "é", &"x".repeat(256)] {
+            assert_eq!(key(bad), None, "{bad}");
+        }
+        assert!(header(&HeaderMap::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_key_is_its_principals_methods_and_paths() {
+        let one = digest(["", "POST", "/orders"], "k", "", b"{}");
+        assert_eq!(one, digest(["", "POST", "/orders"], "k", "", b"{}"));
+        assert_ne!(one.key, digest(["a", "POST", "/orders"], "k", "", b"{}").key);
+        assert_ne!(one.key, digest(["", "PATCH", "/orders"], "k", "", b"{}").key);
+        assert_ne!(one.key, digest(["", "POST", "/orders/"], "k", "", b"{}").key);
+        let other = digest(["", "POST", "/orders"], "k", "", b"[]");
+        assert_eq!(one.key, other.key);
+        assert_ne!(one.body, other.body);
+    }
+
+    #[test]
+    fn a_key_is_held_until_it_is_let_go() {
+        let all = InProgress::default();
+        let key = digest(["", "POST", "/"], "k", "", b"");
+        let held = all.hold(&key).ok().unwrap();
+        assert!(all.hold(&key).is_err());
+        drop(held);
+        assert!(all.hold(&key).is_ok());
+    }
+}

@@ -1,0 +1,422 @@
+//! Before the head: a request becomes a status, or a stream begins.
+
+pub mod admin;
+pub mod body;
+pub mod catalog;
+pub mod negotiate;
+pub mod query;
+pub mod session;
+pub mod start;
+pub mod subscribe;
+
+mod batch;
+mod condition;
+mod error;
+mod event;
+mod idempotency;
+mod intake;
+mod limit;
+mod page;
+mod past;
+mod resource;
+mod respond;
+mod route;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::header::{ALLOW, EXPECT, HOST, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+use hyper::{Method, Request, Response, Version};
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+use tokio_util::task::TaskTracker;
+
+use crate::deliver;
+use crate::event::EventType;
+use crate::hub::Hub;
+use crate::log::Engine;
+use crate::metrics::Metrics;
+use crate::store::Retention;
+use crate::wire::problem::Problem;
+
+use body::Body;
+pub use catalog::NoLog;
+
+use catalog::Catalog;
+use event::Events;
+use negotiate::Form;
+use query::Query;
+use route::{Found, Miss, Route};
+
+/// Longest path and query, in bytes: four times what browsers and proxies
+/// agree on, far below the head's own limit.
+const TARGET_BYTES_MAX: usize = 8 * 1024;
+
+/// Pages of collections that are read at once. A page may scan its whole
+/// collection, so more would not be faster, only all slower.
+const SCANS_MAX: usize = 8;
+
+/// What requests may cost and how they are turned away.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Largest request body, or line of an NDJSON batch, in bytes
+    /// (`limits.body_bytes`).
+    pub body_bytes_max: usize,
+    /// Unread answers to an NDJSON batch that are kept, in bytes
+    /// (`limits.batch_answer_bytes`).
+    pub batch_answer_bytes: usize,
+    /// Longest wait for the next byte of a request body
+    /// (`limits.body_timeout`).
+    pub body_timeout: Duration,
+    /// Longest wait for a client to read a batch's answers
+    /// (`limits.stall_timeout`).
+    pub stall_timeout: Duration,
+    /// Largest `?batchSize=` (`streams.batch_size_max`).
+    pub batch_size_max: u32,
+    /// Requests a second and client, and how many at once
+    /// (`limits.request_rate`, `limits.request_burst`); zero is no limit.
+    pub request_rate: u32,
+    /// See `request_rate`.
+    pub request_burst: u32,
+    /// How an `EventSource` that cannot be served is told
+    /// (`streams.sse_overload`).
+    pub sse_overload: SseOverload,
+    /// The collections, in the file's order.
+    pub collections: Vec<CollectionSettings>,
+    /// The topics, in the file's order.
+    pub topics: Vec<TopicSettings>,
+}
+
+/// How an `EventSource` that cannot be served is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SseOverload {
+    /// 200 with `retry:` and a close, since `EventSource` gives up for good
+    /// on any other status.
+    Retry,
+    /// The status.
+    Status,
+}
+
+/// A collection as configured.
+#[derive(Clone, Debug)]
+pub struct CollectionSettings {
+    /// Its name, the first path segment.
+    pub name: String,
+    /// What one resource is called, as in `order`.
+    pub resource: String,
+    /// How much of its log is kept.
+    pub retention: Retention,
+}
+
+/// A topic as configured.
+#[derive(Clone, Debug)]
+pub struct TopicSettings {
+    /// Its name, the segment after `/events/`.
+    pub name: String,
+    /// The collection it is a view of; none for a log of its own.
+    pub collection: Option<String>,
+    /// The types a view shows; all if there are none.
+    pub types: Vec<EventType>,
+    /// How much of its own log is kept.
+    pub retention: Retention,
+}
+
+/// What every request needs. Shared by all connections.
+pub struct Api {
+    /// As configured.
+    pub settings: Settings,
+    /// Where writes go and reads come from.
+    pub engine: Arc<Engine>,
+    /// What is served, by name.
+    pub catalog: Catalog,
+    /// Where streams subscribe.
+    pub hub: Hub,
+    /// How streams look.
+    pub deliver: Arc<deliver::Settings>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Connections, streams and sessions, so that an end can wait for them.
+    pub tasks: TaskTracker,
+    keys: idempotency::InProgress,
+    buckets: Option<limit::Buckets>,
+    scans: Arc<Semaphore>,
+    draining: AtomicBool,
+    requests: AtomicUsize,
+}
+
+impl Api {
+    /// Serves what `settings` names over `engine`, which was opened with
+    /// [`Settings::specs`]; streams go through `hub` and look like `deliver`.
+    ///
+    /// # Errors
+    /// When the engine has no log for a name.
+    pub fn new(
+        settings: Settings,
+        deliver: deliver::Settings,
+        engine: Arc<Engine>,
+        hub: Hub,
+        metrics: Arc<Metrics>,
+    ) -> Result<Api, NoLog> {
+        let catalog = Catalog::new(&settings, &engine)?;
+        let buckets = limit::Buckets::new(settings.request_rate, settings.request_burst);
+        Ok(Api {
+            buckets,
+            settings,
+            engine,
+            catalog,
+            hub,
+            deliver: Arc::new(deliver),
+            metrics,
+            tasks: TaskTracker::new(),
+            keys: idempotency::InProgress::default(),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            draining: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+        })
+    }
+
+    /// Begins no stream from here on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose answer has no head yet, and batches whose answers have
+    /// not all been taken.
+    pub fn requests_open(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// A request that is not answered yet, as long as this lives.
+pub struct Unanswered(Arc<Api>);
+
+impl Unanswered {
+    fn new(api: &Arc<Api>) -> Unanswered {
+        api.requests.fetch_add(1, Ordering::Relaxed);
+        Unanswered(api.clone())
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request without its body.
+pub struct Ask {
+    /// Its head.
+    pub head: Parts,
+    /// `/v1` where its path begins with it.
+    pub prefix: &'static str,
+    /// The parameters that nobody has taken yet.
+    pub query: Query,
+}
+
+impl Ask {
+    /// Whether it is for the head of an answer alone.
+    pub fn is_head(&self) -> bool {
+        self.head.method == Method::HEAD
+    }
+
+    /// Who asks; all are one until they can say who they are.
+    #[expect(clippy::unused_self, reason = "a request will carry its principal")]
+    fn principal(&self) -> &'static str {
+        ""
+    }
+}
+
+/// Answers one request. `peer` is the connection's other end.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn handle(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Response<Body> {
+    let _unanswered = Unanswered::new(api);
+    let begun = Instant::now();
+    let path = request.uri().path().to_owned();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let head = *request.method() == Method::HEAD;
+    let mut label = "unknown";
+    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(peer.ip()));
+    let answered = match taken {
+        Ok(()) => answer(api, request, &mut label).await,
+        Err(wait) => too_often(api, &request, wait).map_err(Miss::Problem),
+    };
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(Miss::Problem(problem)) => error::answer(&problem, &path),
+        Err(Miss::Method(allow)) => error::method_not_allowed(allow, &path),
+        Err(Miss::Options(allow)) => {
+            let mut response = respond::empty(204);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+            response
+        }
+    };
+    if reads {
+        respond::set_vary(&mut response);
+    }
+    api.metrics.answered(label, response.status().as_u16(), begun.elapsed());
+    if head { respond::head_only(response) } else { response }
+}
+
+/// Turns a client away that asks more often than it may.
+fn too_often(
+    api: &Arc<Api>,
+    request: &Request<Incoming>,
+    wait: limit::Wait,
+) -> Result<Response<Body>, Problem> {
+    let event_source = request.method() == Method::GET
+        && negotiate::accept(request.headers(), &[Form::Json, Form::Sse]) == Ok(Form::Sse);
+    let problem = error::too_often(wait);
+    if event_source {
+        let form = subscribe::EventForm::Sse;
+        return subscribe::turned_away(api, form, request.version(), problem);
+    }
+    api.metrics.refused("rate");
+    let mut response = error::answer(&problem, request.uri().path());
+    respond::set_rate(&mut response, wait);
+    Ok(response)
+}
+
+/// Sets `label` to the name of the route in metrics, once it is known.
+async fn answer(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    label: &mut &'static str,
+) -> Result<Response<Body>, Miss> {
+    check(&request)?;
+    if *request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return Err(Miss::Options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    }
+    let protocol = request.extensions().get::<Protocol>();
+    let extended = protocol.is_some_and(|protocol| protocol.as_str() == "websocket");
+    let path = request.uri().path();
+    let Found { route, prefix } = route::route(&api.catalog, request.method(), extended, path)?;
+    *label = route.label();
+    let query = Query::parse(request.uri().query())?;
+    let (head, body) = request.into_parts();
+    Ok(dispatch(api, route, Ask { head, prefix, query }, body).await?)
+}
+
+/// What must hold of every request.
+fn check(request: &Request<Incoming>) -> Result<(), Problem> {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > TARGET_BYTES_MAX {
+        return Err(error::uri_too_long(TARGET_BYTES_MAX));
+    }
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() == Version::HTTP_11 => {
+            return Err(error::malformed("the request has no Host"));
+        }
+        (_, Some(_)) => return Err(error::malformed("Host is given twice")),
+        (Some(host), None) if !is_host(host.as_bytes()) => {
+            return Err(error::malformed(
+                "Host must be a name or an address, with or without port",
+            ));
+        }
+        _ => {}
+    }
+    let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(EXPECT).iter().all(met) { Ok(()) } else { Err(error::expectation()) }
+}
+
+fn is_host(value: &[u8]) -> bool {
+    Authority::try_from(value)
+        .is_ok_and(|authority| !authority.host().is_empty() && !value.contains(&b'@'))
+}
+
+async fn dispatch(
+    api: &Arc<Api>,
+    route: Route,
+    mut ask: Ask,
+    body: Incoming,
+) -> Result<Response<Body>, Problem> {
+    let method = ask.head.method.clone();
+    let post = method == Method::POST;
+    match route {
+        Route::Collection(collection) if post => {
+            resource::create(api, &mut ask, body, &collection).await
+        }
+        Route::Collection(collection) => {
+            match negotiate::accept(&ask.head.headers, &negotiate::COLLECTION)? {
+                Form::Json => page::page(api, &mut ask, &collection).await,
+                form => snapshot::snapshot(api, &mut ask, &collection, form).await,
+            }
+        }
+        Route::Snapshot(collection) => {
+            let form = negotiate::accept(&ask.head.headers, &negotiate::SNAPSHOT)?;
+            snapshot::snapshot(api, &mut ask, &collection, form).await
+        }
+        Route::Resource(collection, id) => match method {
+            Method::PUT => resource::put(api, &mut ask, body, &collection, id).await,
+            Method::PATCH => resource::patch(api, &mut ask, body, &collection, id).await,
+            Method::DELETE => resource::delete(api, &mut ask, &collection, id).await,
+            _ => resource::get(api, &mut ask, &collection, id).await,
+        },
+        Route::ResourceEvents(collection, id) if post => {
+            event::post_to_resource(api, &mut ask, body, &collection, id).await
+        }
+        Route::Topic(topic) if post => event::post_to_topic(api, &mut ask, body, &topic).await,
+        Route::ResourceEvents(collection, id) => {
+            event::read(api, &mut ask, Events::of_collection(&collection, Some(id))).await
+        }
+        Route::CollectionEvents(collection) => {
+            event::read(api, &mut ask, Events::of_collection(&collection, None)).await
+        }
+        Route::Topic(topic) => event::read(api, &mut ask, Events::of_topic(&topic)).await,
+        Route::ResourceSocket(collection, id) => {
+            socket(api, ask, body, Events::of_collection(&collection, Some(id))).await
+        }
+        Route::CollectionSocket(collection) => {
+            socket(api, ask, body, Events::of_collection(&collection, None)).await
+        }
+        Route::TopicSocket(topic) => socket(api, ask, body, Events::of_topic(&topic)).await,
+        Route::Socket => {
+            let request = Request::from_parts(ask.head, body);
+            session::upgrade(api, request, None).await
+        }
+    }
+}
+
+async fn socket(
+    api: &Arc<Api>,
+    mut ask: Ask,
+    body: Incoming,
+    events: Events<'_>,
+) -> Result<Response<Body>, Problem> {
+    ask.query.refuse(&["batchSize"])?;
+    let target = events.target(api, &mut ask)?;
+    let request = Request::from_parts(ask.head, body);
+    session::upgrade(api, request, Some(target)).await
+}
+
+/// What a blocking read gave.
+///
+/// # Errors
+/// 500 when it panicked.
+fn joined<T>(joined: Result<T, JoinError>) -> Result<T, Problem> {
+    joined.map_err(|join| {
+        tracing::error!(error = %join, "a read panicked");
+        error::internal()
+    })
+}

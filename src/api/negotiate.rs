@@ -1,0 +1,230 @@
+//! Which form of an answer a request accepts, and what a body says it is.
+
+use hyper::HeaderMap;
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
+
+use super::error;
+use crate::wire::problem::Problem;
+
+/// A form that an answer can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A resource, or a page.
+    Json,
+    /// One record a line.
+    Ndjson,
+    /// Server-Sent Events.
+    Sse,
+    /// `CloudEvents` 1.0, one a line.
+    CloudEvents,
+}
+
+impl Form {
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Form::Json => "application/json",
+            Form::Ndjson => "application/x-ndjson",
+            Form::Sse => "text/event-stream",
+            Form::CloudEvents => "application/cloudevents+json",
+        }
+    }
+}
+
+/// Forms of a collection; the first is what `*/*` gets.
+pub const COLLECTION: [Form; 3] = [Form::Json, Form::Ndjson, Form::Sse];
+/// Forms of `/{c}/stream`.
+pub const SNAPSHOT: [Form; 2] = [Form::Ndjson, Form::Sse];
+/// Forms of an event stream.
+pub const EVENTS: [Form; 4] = [Form::Sse, Form::Ndjson, Form::Json, Form::CloudEvents];
+/// Forms of one resource.
+pub const RESOURCE: [Form; 1] = [Form::Json];
+
+/// The form of `offered` that the `Accept` headers prefer (RFC 9110 §12.5.1).
+/// Among equal weights the one that is named more exactly wins: a client
+/// that sends `application/json, */*` wants JSON. Then the order of
+/// `offered` decides.
+///
+/// # Errors
+/// 406 listing what there is.
+pub fn accept(headers: &HeaderMap, offered: &[Form]) -> Result<Form, Problem> {
+    let mut ranges = Vec::new();
+    for value in headers.get_all(ACCEPT) {
+        let Ok(text) = value.to_str() else { continue };
+        ranges.extend(text.split(',').filter_map(Range::parse));
+    }
+    if ranges.is_empty()
+        && headers.get_all(ACCEPT).iter().all(|v| v.as_bytes().trim_ascii().is_empty())
+    {
+        return Ok(offered[0]);
+    }
+    let mut best: Option<((u16, u8), Form)> = None;
+    for &form in offered {
+        let rank = ranges
+            .iter()
+            .filter_map(|range| Some((range.exactness(form)?, range.weight)))
+            .max()
+            .map(|(exactness, weight)| (weight, exactness));
+        if let Some(rank) = rank.filter(|&(weight, _)| weight > 0)
+            && best.is_none_or(|(other, _)| rank > other)
+        {
+            best = Some((rank, form));
+        }
+    }
+    best.map(|(_, form)| form).ok_or_else(|| {
+        let all: Vec<&str> = offered.iter().map(|form| form.media_type()).collect();
+        error::not_acceptable(all)
+    })
+}
+
+struct Range {
+    kind: String,
+    subtype: String,
+    /// In thousandths.
+    weight: u16,
+}
+
+impl Range {
+    /// None for what is no media range: it is passed over, as it names
+    /// nothing that could be sent.
+    fn parse(text: &str) -> Option<Range> {
+        let mut parts = text.split(';');
+        let (kind, subtype) = parts.next()?.trim().split_once('/')?;
+        let mut weight = 1000;
+        for part in parts {
+            let Some((name, value)) = part.split_once('=') else { continue };
+            if name.trim().eq_ignore_ascii_case("q") {
+                weight = parse_weight(value.trim())?;
+                break;
+            }
+        }
+        let (kind, subtype) = (kind.to_ascii_lowercase(), subtype.to_ascii_lowercase());
+        (kind != "*" || subtype == "*").then_some(Range { kind, subtype, weight })
+    }
+
+    /// 2 for the very type, 1 for its family, 0 for any; none if it is not in
+    /// the range.
+    fn exactness(&self, form: Form) -> Option<u8> {
+        let (kind, subtype) =
+            form.media_type().split_once('/').expect("every media type here has a slash");
+        match (self.kind.as_str(), self.subtype.as_str()) {
+            ("*", "*") => Some(0),
+            (k, "*") if k == kind => Some(1),
+            (k, s) if k == kind && s == subtype => Some(2),
+            _ => None,
+        }
+    }
+}
+
+/// A weight in thousandths: `0` to `1` with up to three decimals.
+fn parse_weight(text: &str) -> Option<u16> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    if decimals.len() > 3 || !decimals.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let thousandths: u16 = format!("{decimals:0<3}").parse().ok()?;
+    match whole {
+        "0" => Some(thousandths),
+        "1" if thousandths == 0 => Some(1000),
+        _ => None,
+    }
+}
+
+/// What a request's body is, one of `taken`.
+///
+/// # Errors
+/// 415 when the request says anything else or nothing: a body without a type
+/// is what a foreign web page can send without being asked first. 400 when it
+/// says it twice.
+pub fn content_type(headers: &HeaderMap, taken: &[&'static str]) -> Result<&'static str, Problem> {
+    let coded = headers.get_all(CONTENT_ENCODING).iter();
+    if coded.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(error::unsupported("a body must not have a Content-Encoding", taken));
+    }
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let Some(value) = values.next() else {
+        return Err(error::unsupported("the request names no Content-Type", taken));
+    };
+    if values.next().is_some() {
+        return Err(error::header("Content-Type is given twice"));
+    }
+    let text = value.to_str().unwrap_or_default();
+    let mut parts = text.split(';');
+    let essence = parts.next().unwrap_or_default().trim();
+    let found = taken.iter().find(|known| known.eq_ignore_ascii_case(essence));
+    let Some(&found) = found else {
+        return Err(error::unsupported(&format!("{essence:?} is not taken here"), taken));
+    };
+    for part in parts {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let charset = name.trim().eq_ignore_ascii_case("charset");
+        if charset && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
+            return Err(error::unsupported("JSON is UTF-8; no other charset is taken", taken));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(values: &[&'static str], offered: &[Form]) -> Option<Form> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(ACCEPT, value.parse().unwrap());
+        }
+        accept(&headers, offered).ok()
+    }
+
+    #[test]
+    fn the_form_is_what_the_client_prefers() {
+        for (values, form) in [
+            (&[][..], Some(Form::Json)),
+            (&[""], Some(Form::Json)),
+            (&["*/*"], Some(Form::Json)),
+            (&["application/*"], Some(Form::Json)),
+            (&["text/*"], Some(Form::Sse)),
+            (&["Text/Event-Stream"], Some(Form::Sse)),
+            (&["application/x-ndjson"], Some(Form::Ndjson)),
+            (&["application/json, text/plain, */*"], Some(Form::Json)),
+            (&["text/html, */*;q=0.8"], Some(Form::Json)),
+            (&["application/json;q=0.5, text/event-stream;q=0.9"], Some(Form::Sse)),
+            (&["application/json;q=0, */*"], Some(Form::Ndjson)),
+            (&["application/json;q=0.2", "application/x-ndjson;q=0.30"], Some(Form::Ndjson)),
+            (&["application/json;charset=utf-8"], Some(Form::Json)),
+            (&["text/html"], None),
+            (&["nonsense"], None),
+            (&["*/*;q=0"], None),
+            (&["application/json;q=2"], None),
+            (&["*/json"], None),
+        ] {
+            assert_eq!(accepted(values, &COLLECTION), form, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_stream_is_sse_unless_json_is_named() {
+        assert_eq!(accepted(&["*/*"], &EVENTS), Some(Form::Sse));
+        assert_eq!(accepted(&["application/json, */*"], &EVENTS), Some(Form::Json));
+        assert_eq!(accepted(&["application/cloudevents+json"], &EVENTS), Some(Form::CloudEvents));
+    }
+
+    #[test]
+    fn a_body_must_say_what_it_is() {
+        let content = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, value.parse().unwrap());
+            content_type(&headers, &["application/json"]).ok()
+        };
+        for good in
+            ["application/json", "Application/JSON; charset=\"UTF-8\"", "application/json;v=1"]
+        {
+            assert_eq!(content(good), Some("application/json"), "{good}");
+        }
+        for bad in ["", "text/plain", "application/json;charset=latin1", "application/jsonx"] {
+            assert_eq!(content(bad), None, "{bad}");
+        }
+        assert!(content_type(&HeaderMap::new(), &["application/json"]).is_err());
+    }
+}

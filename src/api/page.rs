@@ -1,0 +1,243 @@
+//! One page of a collection.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::header::{HeaderName, HeaderValue, LINK};
+use tokio::time::timeout;
+
+use super::body::{Body, Cut, Pull, Source};
+use super::catalog::Collection;
+use super::query::append_fields;
+use super::{Api, Ask, error, respond};
+use crate::event::{Offset, ResourceId};
+use crate::store::{self, View};
+use crate::wire::Field;
+use crate::wire::problem::Problem;
+
+/// Resources of a page where `?size=` does not say (`docs/protocol.md#paths`).
+const SIZE_DEFAULT: u32 = 20;
+/// Most resources of a page (`docs/protocol.md#paths`).
+const SIZE_MAX: u32 = 1000;
+/// Up to this many bytes a page is sent whole, with its length; beyond, the
+/// rest is read as the client takes it. 1,000 resources of 4 KiB.
+const WHOLE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What is read at a time beyond that.
+const STEP_BYTES: usize = 64 * 1024;
+/// Longest wait for other pages' reads.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a page is true at: `Streamgate-Cursor`.
+pub const CURSOR: HeaderName = HeaderName::from_static("streamgate-cursor");
+
+/// `GET /{c}` as JSON.
+///
+/// # Errors
+/// 400 for a bad parameter, 503 when too many pages are being read, 500 when
+/// the store cannot be read.
+///
+/// # Cancel safety
+/// Safe: a read under way is finished for nobody.
+pub async fn page(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    collection: &Collection,
+) -> Result<Response<Body>, Problem> {
+    let page = ask.query.take_number("page", 0, u32::MAX)?.unwrap_or(0);
+    let size = ask.query.take_number("size", 1, SIZE_MAX)?.unwrap_or(SIZE_DEFAULT);
+    let fields = std::mem::take(&mut ask.query).into_fields()?;
+    let name = collection.log.origin().name.clone();
+    let place = Place { page, size };
+
+    let turn = timeout(TURN_TIMEOUT, Arc::clone(&api.scans).acquire_owned());
+    let turn = turn.await.map_err(|_| error::busy())?;
+    let (store, log) = (api.engine.store().clone(), collection.log.id());
+    let filter = fields.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let view = store.view();
+        let position = view.position(log)?;
+        let mut reader = Reader::new(&view, log, position.resources, place, filter)?;
+        let first = reader.step(WHOLE_BYTES_MAX)?;
+        Ok((position.head, reader, first))
+    });
+    let (head, mut reader, first): (Offset, Reader, Vec<u8>) =
+        super::joined(read.await)?.map_err(error::store)?;
+
+    let links = place.links(&format!("{}/{name}", ask.prefix), &fields, reader.total);
+    let cursor = collection.log.origin().id(head).to_string();
+    let body = if reader.ended {
+        Body::Full(first.into())
+    } else {
+        let source: Source = Box::new(move || {
+            if reader.ended {
+                return Ok(None);
+            }
+            let bytes = reader.step(STEP_BYTES).map_err(|error| Cut(error.to_string()))?;
+            Ok(Some(vec![bytes.into()]))
+        });
+        Body::Pull(Pull::new(vec![first.into()], source))
+    };
+    let mut response = respond::json(200, body);
+    let headers = response.headers_mut();
+    headers.insert(LINK, links.parse().expect("a link is percent-encoded"));
+    headers.insert(CURSOR, HeaderValue::from_str(&cursor).expect("an event id is ASCII"));
+    Ok(response)
+}
+
+/// Which page.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    page: u32,
+    size: u32,
+}
+
+impl Place {
+    fn skip(self) -> u64 {
+        u64::from(self.page) * u64::from(self.size)
+    }
+
+    /// The links to other pages (RFC 8288), with the filters.
+    fn links(self, path: &str, fields: &[Field], total: u64) -> String {
+        let last = total.div_ceil(u64::from(self.size)).saturating_sub(1);
+        let page = u64::from(self.page);
+        let mut filters = String::new();
+        append_fields(fields, &mut filters);
+        let mut out = String::new();
+        let mut link = |page: u64, relation: &str| {
+            let comma = if out.is_empty() { "" } else { ", " };
+            let size = self.size;
+            write!(out, "{comma}<{path}?page={page}&size={size}{filters}>; rel=\"{relation}\"")
+                .expect("a String takes every write");
+        };
+        link(0, "first");
+        if page > 0 {
+            link((page - 1).min(last), "prev");
+        }
+        if page < last {
+            link(page + 1, "next");
+        }
+        link(last, "last");
+        out
+    }
+}
+
+type Documents = Box<dyn Iterator<Item = Result<Bytes, store::Error>> + Send>;
+
+/// Writes a page as it reads it, all from one view.
+struct Reader {
+    documents: Documents,
+    total: u64,
+    place: Place,
+    started: bool,
+    some: bool,
+    ended: bool,
+}
+
+impl Reader {
+    fn new(
+        view: &View,
+        log: crate::event::LogId,
+        resources: u64,
+        place: Place,
+        fields: Vec<Field>,
+    ) -> Result<Reader, store::Error> {
+        let size = place.size as usize;
+        let (total, documents): (u64, Documents) = if fields.is_empty() {
+            let all = view.resources(log, None).map(|entry| Ok(entry?.1.document));
+            (resources, Box::new(all.skip(place.skip() as usize).take(size)))
+        } else {
+            // Counting meets every match; it remembers where the page begins,
+            // so that the reading after it does not start over.
+            let mut total = 0;
+            let mut before: Option<ResourceId> = None;
+            let mut previous = None;
+            for entry in view.resources(log, None) {
+                let (id, state) = entry?;
+                if fields.iter().all(|field| field.matches(&state.document)) {
+                    if total == place.skip() {
+                        before = previous;
+                    }
+                    total += 1;
+                }
+                previous = Some(id);
+            }
+            let size = if total > place.skip() { size } else { 0 };
+            let rest = view.resources(log, before.as_ref()).map(|entry| Ok(entry?.1.document));
+            let wanted = move |document: &Result<Bytes, store::Error>| {
+                document.as_ref().map_or(true, |d| fields.iter().all(|field| field.matches(d)))
+            };
+            (total, Box::new(rest.filter(wanted).take(size)))
+        };
+        Ok(Reader { documents, total, place, started: false, some: false, ended: false })
+    }
+
+    /// The next bytes: at least one resource, or the end.
+    fn step(&mut self, bytes_max: usize) -> Result<Vec<u8>, store::Error> {
+        let mut out = Vec::new();
+        if !self.started {
+            out.extend_from_slice(br#"{"data":["#);
+            self.started = true;
+        }
+        while out.len() < bytes_max {
+            let Some(document) = self.documents.next() else {
+                let Place { page, size } = self.place;
+                let total = self.total;
+                out.extend_from_slice(
+                    format!(
+                        r#"],"meta":{{"pagination":{{"page":{page},"size":{size},"totalElements":{total}}}}}}}"#
+                    )
+                    .as_bytes(),
+                );
+                self.ended = true;
+                break;
+            };
+            if self.some {
+                out.push(b',');
+            }
+            out.extend_from_slice(&document?);
+            self.some = true;
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_to_the_pages_that_there_are() {
+        let relations = |page, total| {
+            let links = Place { page, size: 10 }.links("/v1/orders", &[], total);
+            links
+                .split(", ")
+                .map(|link| {
+                    let page = link.split_once("?page=").unwrap().1.split_once('&').unwrap().0;
+                    let relation = link.split('"').nth(1).unwrap();
+                    format!("{relation}:{page}")
+                })
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(relations(0, 0), "first:0 last:0");
+        assert_eq!(relations(0, 10), "first:0 last:0");
+        assert_eq!(relations(0, 11), "first:0 next:1 last:1");
+        assert_eq!(relations(1, 30), "first:0 prev:0 next:2 last:2");
+        assert_eq!(relations(2, 30), "first:0 prev:1 last:2");
+        assert_eq!(relations(9, 30), "first:0 prev:2 last:2");
+    }
+
+    #[test]
+    fn links_keep_the_filters() {
+        let fields = [Field { name: "size".to_owned(), value: "a b".to_owned() }];
+        assert_eq!(
+            Place { page: 0, size: 2 }.links("/orders", &fields, 1),
+            "</orders?page=0&size=2&field.size=a%20b>; rel=\"first\", \
+             </orders?page=0&size=2&field.size=a%20b>; rel=\"last\""
+        );
+    }
+}

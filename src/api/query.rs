@@ -1,0 +1,272 @@
+//! The query of a request: parameters once each, what is left filters.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::error;
+use crate::wire::Field;
+use crate::wire::problem::Problem;
+
+/// Every parameter of the path table. One that does not apply to a form of an
+/// answer is refused there instead of being taken for a filter, so that a
+/// misplaced `size` cannot quietly empty a stream.
+const PARAMETERS: [&str; 13] = [
+    "page",
+    "size",
+    "follow",
+    "batchSize",
+    "types",
+    "onGap",
+    "from",
+    "lastEventId",
+    "last_event_id",
+    "after",
+    "limit",
+    "merge",
+    "window",
+];
+
+/// Before the name of a member that has a parameter's name.
+const ESCAPE: &str = "field.";
+
+/// The parameters of a query that nobody has taken yet, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+}
+
+impl Query {
+    /// Reads a query.
+    ///
+    /// # Errors
+    /// 400 for a parameter that is given twice, has no name or no `=`, or is
+    /// not percent-encoded UTF-8.
+    pub fn parse(raw: Option<&str>) -> Result<Query, Problem> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for piece in raw.unwrap_or_default().split('&').filter(|piece| !piece.is_empty()) {
+            let (name, value) = piece.split_once('=').ok_or_else(|| {
+                error::malformed(format!("the query's {piece:?} has no value; write name=value"))
+            })?;
+            let text = |raw| {
+                decode(raw, true)
+                    .map(Cow::into_owned)
+                    .map_err(|why| error::malformed(format!("the query's {piece:?}: {why}")))
+            };
+            let (name, value) = (text(name)?, text(value)?);
+            if name.is_empty() || name == ESCAPE {
+                return Err(error::malformed(format!("the query's {piece:?} has no name")));
+            }
+            if pairs.iter().any(|(other, _)| *other == name) {
+                return Err(error::parameter(&name, "it is given twice"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Query { pairs })
+    }
+
+    /// Takes a parameter out.
+    pub fn take(&mut self, name: &str) -> Option<String> {
+        let at = self.pairs.iter().position(|(other, _)| other == name)?;
+        Some(self.pairs.remove(at).1)
+    }
+
+    /// Takes a `true` or `false` out.
+    ///
+    /// # Errors
+    /// 400 for any other value.
+    pub fn take_flag(&mut self, name: &str) -> Result<Option<bool>, Problem> {
+        match self.take(name).as_deref() {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(_) => Err(error::parameter(name, "it must be true or false")),
+        }
+    }
+
+    /// Takes a number of at least `least` out.
+    ///
+    /// # Errors
+    /// 400 for anything but decimal digits of a number in `least..=most`.
+    pub fn take_number(
+        &mut self,
+        name: &str,
+        least: u32,
+        most: u32,
+    ) -> Result<Option<u32>, Problem> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number = text.parse().ok().filter(|n| digits && (least..=most).contains(n));
+        number.map(Some).ok_or_else(|| {
+            error::parameter(name, &format!("it must be a number from {least} to {most}"))
+        })
+    }
+
+    /// That none of `names` is asked for: this form of the answer has no use
+    /// for them.
+    ///
+    /// # Errors
+    /// 400 naming the first that is.
+    pub fn refuse(&self, names: &[&str]) -> Result<(), Problem> {
+        let asked = |name: &&&str| self.pairs.iter().any(|(other, _)| other == **name);
+        names.iter().find(asked).map_or(Ok(()), |name| Err(misplaced(name)))
+    }
+
+    /// What is left, as equality filters.
+    ///
+    /// # Errors
+    /// 400 for a parameter of another form of the answer, and for a member
+    /// that is filtered twice.
+    pub fn into_fields(self) -> Result<Vec<Field>, Problem> {
+        let mut fields: Vec<Field> = Vec::with_capacity(self.pairs.len());
+        for (name, value) in self.pairs {
+            let name = match name.strip_prefix(ESCAPE) {
+                Some(member) => member.to_owned(),
+                None if PARAMETERS.contains(&name.as_str()) => return Err(misplaced(&name)),
+                None => name,
+            };
+            if fields.iter().any(|field| field.name == name) {
+                return Err(error::parameter(&name, "it is given twice"));
+            }
+            fields.push(Field { name, value });
+        }
+        Ok(fields)
+    }
+
+    /// That nothing is left.
+    ///
+    /// # Errors
+    /// 400 naming the first parameter that is.
+    pub fn finish(self) -> Result<(), Problem> {
+        match self.pairs.first() {
+            None => Ok(()),
+            Some((name, _)) if PARAMETERS.contains(&name.as_str()) => Err(misplaced(name)),
+            Some((name, _)) => Err(error::parameter(name, "there is no such parameter here")),
+        }
+    }
+}
+
+fn misplaced(name: &str) -> Problem {
+    error::parameter(
+        name,
+        &format!("it does not apply to this form of the answer; {ESCAPE}{name}= is the filter"),
+    )
+}
+
+/// Appends `&name=value` for each field, escaped where it has to be, so that
+/// [`Query::into_fields`] gives the same fields again.
+pub fn append_fields(fields: &[Field], out: &mut String) {
+    for Field { name, value } in fields {
+        out.push('&');
+        if PARAMETERS.contains(&name.as_str()) || name.starts_with(ESCAPE) {
+            out.push_str(ESCAPE);
+        }
+        encode(name, out);
+        out.push('=');
+        encode(value, out);
+    }
+}
+
+/// Why a text cannot be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecodable {
+    /// A `%` without two hexadecimal digits.
+    Percent,
+    /// What it stands for is not UTF-8.
+    Utf8,
+}
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Undecodable::Percent => write!(f, "a % needs two hexadecimal digits after it"),
+            Undecodable::Utf8 => write!(f, "it is not UTF-8 when decoded"),
+        }
+    }
+}
+
+/// Decodes percent-encoding, once, and `+` as a space where `plus` says so.
+///
+/// # Errors
+/// When it is not percent-encoded UTF-8.
+pub fn decode(text: &str, plus: bool) -> Result<Cow<'_, str>, Undecodable> {
+    if !text.bytes().any(|b| b == b'%' || (plus && b == b'+')) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let mut digit = || {
+                    let byte = bytes.next().ok_or(Undecodable::Percent)?;
+                    char::from(byte).to_digit(16).ok_or(Undecodable::Percent)
+                };
+                (digit()? << 4 | digit()?) as u8
+            }
+            b'+' if plus => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(out).map(Cow::Owned).map_err(|_| Undecodable::Utf8)
+}
+
+/// Appends `text` percent-encoded for a query's name or value.
+fn encode(text: &str, out: &mut String) {
+    use std::fmt::Write as _;
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            write!(out, "%{byte:02X}").expect("a String takes every write");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(raw: &str) -> Option<Vec<(String, String)>> {
+        let fields = Query::parse(Some(raw)).ok()?.into_fields().ok()?;
+        Some(fields.into_iter().map(|f| (f.name, f.value)).collect())
+    }
+
+    #[test]
+    fn what_is_no_parameter_is_a_filter() {
+        let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
+        assert_eq!(fields(""), Some(vec![]));
+        assert_eq!(fields("a=1&b=x+y%2B"), Some(vec![pair("a", "1"), pair("b", "x y+")]));
+        assert_eq!(fields("field.size=3&c=="), Some(vec![pair("size", "3"), pair("c", "=")]));
+        assert_eq!(fields("empty="), Some(vec![pair("empty", "")]));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for raw in
+            ["a", "=1", "a=1&a=2", "a=1&field.a=2", "field.=1", "a=%", "a=%4", "a=%zz", "a=%ff"]
+        {
+            assert_eq!(fields(raw), None, "{raw}");
+        }
+        assert_eq!(fields("size=3"), None, "a parameter is no filter");
+    }
+
+    #[test]
+    fn numbers_are_digits_within_their_range() {
+        let number = |raw| Query::parse(Some(raw)).unwrap().take_number("n", 1, 1000);
+        assert_eq!(number("n=1000").unwrap(), Some(1000));
+        assert_eq!(number("m=1").unwrap(), None);
+        for raw in ["n=", "n=0", "n=1001", "n=+1", "n=-1", "n=1.0", "n=99999999999"] {
+            assert!(number(raw).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn fields_read_back_as_they_were_appended() {
+        let field =
+            |name: &str, value: &str| Field { name: name.to_owned(), value: value.to_owned() };
+        let all = vec![field("a b", ""), field("size", "ü/&=+%"), field("field.x", "~._-")];
+        let mut out = String::new();
+        append_fields(&all, &mut out);
+        assert_eq!(Query::parse(Some(&out)).unwrap().into_fields().unwrap(), all);
+    }
+}

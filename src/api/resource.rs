@@ -1,0 +1,251 @@
+//! One resource: read, created, replaced, patched, deleted.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use super::body::Body;
+use super::catalog::Collection;
+use super::condition::{self, Read};
+use super::{Api, Ask, batch, error, idempotency, intake, negotiate, respond};
+use crate::event::ResourceId;
+use crate::log::{BadWrite, Log, Write, Written};
+use crate::wire::Origin;
+use crate::wire::json::{self, Json};
+use crate::wire::problem::Problem;
+
+/// JSON as every body is sent.
+const JSON: &str = "application/json";
+/// A batch.
+const NDJSON: &str = "application/x-ndjson";
+/// RFC 7396.
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// `GET /{c}/{id}`.
+///
+/// # Errors
+/// 404 where there is none, 412 by `If-Match`, 406, 500.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn get(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    collection: &Collection,
+    id: ResourceId,
+) -> Result<Response<Body>, Problem> {
+    std::mem::take(&mut ask.query).finish()?;
+    negotiate::accept(&ask.head.headers, &negotiate::RESOURCE)?;
+    let (store, log) = (api.engine.store().clone(), collection.log.id());
+    let state = tokio::task::spawn_blocking(move || store.resource(log, &id)).await;
+    let state = super::joined(state)?
+        .map_err(error::store)?
+        .ok_or_else(|| error::not_found("there is no such resource"))?;
+    let origin = collection.log.origin();
+    let mut response = match condition::read(&ask.head.headers, origin.epoch, state.revision)? {
+        Read::Send => respond::json(200, Body::Full(state.document)),
+        Read::Unchanged => respond::empty(304),
+        Read::Failed => return Err(error::precondition_failed()),
+    };
+    respond::set_etag(&mut response, origin.id(state.revision));
+    Ok(response)
+}
+
+/// `POST /{c}`: one resource, or a batch of them.
+///
+/// # Errors
+/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn create(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    body: Incoming,
+    collection: &Collection,
+) -> Result<Response<Body>, Problem> {
+    std::mem::take(&mut ask.query).finish()?;
+    let log = &collection.log;
+    if negotiate::content_type(&ask.head.headers, &[JSON, NDJSON])? == NDJSON {
+        return batch::batch(api, ask, body, log).await;
+    }
+    let path = format!("/{}", log.origin().name);
+    let written =
+        post(api, ask, body, log, &path, "", |origin, body| creation(origin, &parse(body)?))
+            .await?;
+    let mut response = answer(log, 201, &written);
+    if let Some(subject) = &written.subject {
+        respond::set_location(&mut response, &format!("{}{path}/{subject}", ask.prefix));
+    }
+    Ok(response)
+}
+
+/// The write that makes a new resource of a document.
+///
+/// # Errors
+/// 400 for what is no object or has an id that is none.
+pub fn creation(origin: &Origin, document: &Json) -> Result<Write, Problem> {
+    if !document.is_object() {
+        return Err(error::bad_write(&BadWrite::NotAnObject));
+    }
+    let subject = match json::member(document.as_bytes(), "id") {
+        None => ResourceId::new(&Uuid::now_v7().to_string()).expect("a UUID is a resource id"),
+        Some(value) => {
+            let text = json::string(value)
+                .ok_or_else(|| error::bad_body("the member \"id\" must be a string"))?;
+            ResourceId::new(&text).map_err(|why| error::bad_name("the member \"id\"", why))?
+        }
+    };
+    Write::create(origin, subject, document).map_err(|bad| error::bad_write(&bad))
+}
+
+/// `PUT /{c}/{id}`.
+///
+/// # Errors
+/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn put(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    body: Incoming,
+    collection: &Collection,
+    id: ResourceId,
+) -> Result<Response<Body>, Problem> {
+    std::mem::take(&mut ask.query).finish()?;
+    negotiate::content_type(&ask.head.headers, &[JSON])?;
+    let log = &collection.log;
+    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
+    let body = read(api, body).await?;
+    let path = format!("{}/{}/{id}", ask.prefix, log.origin().name);
+    let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| error::bad_write(&b))?;
+    let written = append(api, log, write.only_if(condition)).await?;
+    let mut response = answer(log, if written.created { 201 } else { 200 }, &written);
+    if written.created {
+        respond::set_location(&mut response, &path);
+    }
+    Ok(response)
+}
+
+/// `PATCH /{c}/{id}` (RFC 7396).
+///
+/// # Errors
+/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn patch(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    body: Incoming,
+    collection: &Collection,
+    id: ResourceId,
+) -> Result<Response<Body>, Problem> {
+    std::mem::take(&mut ask.query).finish()?;
+    negotiate::content_type(&ask.head.headers, &[MERGE_PATCH, JSON])?;
+    let log = &collection.log;
+    let path = format!("/{}/{id}", log.origin().name);
+    let written = post(api, ask, body, log, &path, "", |origin, body| {
+        Write::patch(origin, id, &parse(body)?).map_err(|bad| error::bad_write(&bad))
+    })
+    .await?;
+    Ok(answer(log, 200, &written))
+}
+
+/// `DELETE /{c}/{id}`.
+///
+/// # Errors
+/// 404, 412, and those of the log.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn delete(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    collection: &Collection,
+    id: ResourceId,
+) -> Result<Response<Body>, Problem> {
+    std::mem::take(&mut ask.query).finish()?;
+    let log = &collection.log;
+    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
+    append(api, log, Write::delete(id).only_if(condition)).await?;
+    Ok(respond::empty(204))
+}
+
+/// A write by `POST` or `PATCH`: with its condition and its
+/// `Idempotency-Key`. `path` is the request's without prefix, `meaning` what
+/// of its query says what to write.
+///
+/// # Errors
+/// Whatever keeps it from being written.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn post(
+    api: &Arc<Api>,
+    ask: &Ask,
+    body: Incoming,
+    log: &Arc<Log>,
+    path: &str,
+    meaning: &str,
+    write: impl FnOnce(&Origin, &Bytes) -> Result<Write, Problem>,
+) -> Result<Written, Problem> {
+    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
+    let key = idempotency::header(&ask.head.headers)?;
+    let body = read(api, body).await?;
+    let mut write = write(log.origin(), &body)?.only_if(condition);
+    let _held = match key {
+        None => None,
+        Some(key) => {
+            let scope = [ask.principal(), ask.head.method.as_str(), path];
+            let digest = idempotency::digest(scope, key, meaning, &body);
+            let held = api.keys.hold(&digest)?;
+            write = write.once(digest);
+            Some(held)
+        }
+    };
+    append(api, log, write).await
+}
+
+/// Appends one write.
+///
+/// # Errors
+/// When it is refused, or the log takes none.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+async fn append(api: &Arc<Api>, log: &Arc<Log>, write: Write) -> Result<Written, Problem> {
+    let answers = api.engine.append(log, vec![write]).await;
+    let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
+    answer
+        .expect("an append answers each write")
+        .map_err(|refusal| error::refused(&refusal, log.origin()))
+}
+
+async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
+    let settings = &api.settings;
+    let received = &api.metrics.received_bytes;
+    intake::whole(body, settings.body_bytes_max, settings.body_timeout, received).await
+}
+
+/// A body as JSON.
+///
+/// # Errors
+/// 400 with the byte where it is none.
+pub fn parse(body: &[u8]) -> Result<Json, Problem> {
+    Ok(Json::parse(body)?)
+}
+
+fn answer(log: &Log, status: u16, written: &Written) -> Response<Body> {
+    let document = written.document.clone().unwrap_or_default();
+    let mut response = respond::json(status, Body::Full(document));
+    respond::set_etag(&mut response, log.origin().id(written.offset));
+    if written.replayed {
+        respond::set_replayed(&mut response);
+    }
+    response
+}

@@ -1,0 +1,311 @@
+//! The commands of a session (`docs/protocol.md#websocket`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::message::{Message, missing, wrong};
+use crate::api::start::{Asked, From, parse_from};
+use crate::api::subscribe::{Beginning, Target};
+use crate::api::{Api, error};
+use crate::deliver::{Commands, Reaction, Say};
+use crate::event::{EventType, LogId, ResourceId};
+use crate::hub::{OnGap, Subscriber, SubscriptionId};
+use crate::log::{Log, Write};
+use crate::wire::json::{self, Json};
+use crate::wire::problem::{Code, Problem};
+use crate::wire::{Filter, Form, Kind};
+
+/// Subscriptions of one socket; past it a client opens another.
+const SUBSCRIPTIONS_MAX: usize = 1024;
+
+/// A session's side of the commands.
+#[derive(Clone)]
+pub struct Core(Arc<State>);
+
+struct State {
+    api: Arc<Api>,
+    subscriber: Arc<Subscriber>,
+    /// What the path names.
+    path: Option<Target>,
+    held: Mutex<Vec<Held>>,
+    bare: AtomicBool,
+    /// Whether a command has come: the first decides between the two shapes.
+    spoken: AtomicBool,
+}
+
+/// A subscription of the session, by what it was asked for.
+#[derive(Clone)]
+struct Held {
+    log: LogId,
+    topic: Option<String>,
+    scope: Option<ResourceId>,
+    id: SubscriptionId,
+}
+
+impl Held {
+    /// Whether an event could come on both.
+    fn overlaps(&self, target: &Target) -> bool {
+        self.log == target.log.id()
+            && (self.scope.is_none() || target.scope.is_none() || self.scope == target.scope)
+    }
+
+    fn is(&self, target: &Target) -> bool {
+        self.log == target.log.id() && self.scope == target.scope && self.topic == target.topic
+    }
+}
+
+impl Commands for Core {
+    fn command(&mut self, text: String) -> Reaction {
+        let core = self.clone();
+        Box::pin(async move { core.react(&text).await })
+    }
+}
+
+impl Core {
+    pub(super) fn new(api: Arc<Api>, subscriber: Arc<Subscriber>, path: Option<Target>) -> Core {
+        Core(Arc::new(State {
+            api,
+            subscriber,
+            path,
+            held: Mutex::default(),
+            bare: AtomicBool::new(false),
+            spoken: AtomicBool::new(false),
+        }))
+    }
+
+    pub(super) fn hold(&self, target: &Target, id: SubscriptionId) {
+        self.0.held.lock().push(Held {
+            log: target.log.id(),
+            topic: target.topic.clone(),
+            scope: target.scope.clone(),
+            id,
+        });
+    }
+
+    async fn react(&self, text: &str) -> Vec<Say> {
+        let message = match Message::parse(text) {
+            Ok(message) => message,
+            Err((id, problem)) => return vec![Say::Error(id, problem)],
+        };
+        let mut said = Vec::new();
+        if !self.0.spoken.swap(true, Ordering::Relaxed) && message.bare {
+            self.0.bare.store(true, Ordering::Relaxed);
+            said.push(Say::Bare);
+        }
+        let id = message.id.clone();
+        match self.carry_out(&message).await {
+            Ok(more) => said.extend(more),
+            Err(problem) => said.push(Say::Error(id, problem)),
+        }
+        said
+    }
+
+    async fn carry_out(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+        match message.command.as_str() {
+            "get-status" => self.status(message).await,
+            "subscribe" => self.subscribe(message).await,
+            "unsubscribe" => self.unsubscribe(message),
+            "request" => self.request(message),
+            "publish" => self.publish(message).await,
+            "ping" => Ok(vec![respond(message, br#"{"command":"ping"}"#.to_vec())]),
+            other => {
+                let known = "get-status, subscribe, unsubscribe, request, publish, ping";
+                let detail = format!("there is no command {other:?}; there are {known}");
+                Err(Problem::new(Code::UnknownCommand, detail).with("command", other))
+            }
+        }
+    }
+
+    /// What a command names: a topic, a collection, or a resource of the
+    /// named or the path's collection; without any of them, the path's.
+    fn target(&self, message: &Message) -> Result<Target, Problem> {
+        let catalog = &self.0.api.catalog;
+        let topic = message.text("topic")?;
+        let collection = message.text("collection")?;
+        let resource = message.text("resource")?;
+        let scope = resource.as_deref().map(|id| {
+            ResourceId::new(id).map_err(|why| error::bad_name("the field \"resource\"", why))
+        });
+        let scope = scope.transpose()?;
+        let (log, topic, types) = match (topic, collection, &self.0.path) {
+            (Some(_), Some(_), _) => {
+                return Err(wrong("topic", "left out where a collection is named"));
+            }
+            (Some(name), None, _) => {
+                let topic = catalog
+                    .topic(&name)
+                    .ok_or_else(|| error::unknown(format!("there is no topic {name:?}")))?;
+                (topic.log.clone(), Some(name), topic.types.to_vec())
+            }
+            (None, Some(name), _) => {
+                let found = catalog
+                    .collection(&name)
+                    .ok_or_else(|| error::unknown(format!("there is no collection {name:?}")))?;
+                (found.log.clone(), None, Vec::new())
+            }
+            (None, None, Some(path)) => {
+                let scope = scope.or_else(|| path.scope.clone());
+                return Ok(Target { scope, ..path.clone() });
+            }
+            (None, None, None) => {
+                return Err(missing(
+                    "collection",
+                    "name a topic, a collection, or a resource of one",
+                ));
+            }
+        };
+        let filter = Arc::new(Filter::new(types, Vec::new()));
+        Ok(Target { log, topic, scope, filter, asked: Asked::default() })
+    }
+
+    async fn status(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+        let target = self.target(message)?;
+        let Kind::Collection { key, .. } = &target.log.origin().kind else {
+            return Err(wrong("topic", "left out: a topic has no resources"));
+        };
+        let id = target.scope.ok_or_else(|| missing("resource", "it says whose status"))?;
+        let state = target.log.resource(&id).await.map_err(|error| error::unavailable(&error))?;
+        let state = state.ok_or_else(|| error::not_found("there is no such resource"))?;
+        let mut name = Vec::new();
+        json::quote(id.as_str(), &mut name);
+        let mut document = Vec::with_capacity(state.document.len() + 64);
+        json::with_first(&state.document, key, &name, &["id"], &mut document);
+        if self.0.bare.load(Ordering::Relaxed) {
+            return Ok(vec![Say::Status(document.into())]);
+        }
+        let revision = target.log.origin().id(state.revision);
+        let mut data =
+            format!(r#"{{"command":"get-status","id":"{revision}","data":"#).into_bytes();
+        data.extend_from_slice(&document);
+        data.push(b'}');
+        Ok(vec![respond(message, data)])
+    }
+
+    async fn subscribe(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+        let mut target = self.target(message)?;
+        let mut types = Vec::new();
+        for name in message.list("types")? {
+            types.push(
+                EventType::new(&name).map_err(|why| error::bad_name("the field \"types\"", why))?,
+            );
+        }
+        if !types.is_empty() {
+            let narrowed = target.filter.with_types(types);
+            target.filter = Arc::new(
+                narrowed.ok_or_else(|| wrong("types", "among those that the view shows"))?,
+            );
+        }
+        let from = message.text("from")?.map(|text| parse_from(&text)).transpose()?;
+        let on_gap = match message.text("onGap")?.as_deref() {
+            None | Some("event") => OnGap::Event,
+            Some("snapshot") => OnGap::Snapshot,
+            Some("error") => OnGap::Error,
+            Some(_) => return Err(wrong("onGap", "event, snapshot or error")),
+        };
+        let resumed = matches!(from, Some(From::After(_)));
+        target.asked = Asked { from, resumed, on_gap, batch_size: None };
+        let window = message.count("window")?;
+        let snapshot = message.flag("snapshot")?.unwrap_or(false);
+        if snapshot && matches!(target.log.origin().kind, Kind::Topic) {
+            return Err(wrong("snapshot", "left out: a topic has no resources"));
+        }
+        if self.0.held.lock().iter().any(|held| held.overlaps(&target)) {
+            return Err(Problem::new(
+                Code::OverlappingSubscription,
+                "a subscription of this socket already covers some of that; unsubscribe first",
+            ));
+        }
+        if self.0.held.lock().len() >= SUBSCRIPTIONS_MAX {
+            let detail =
+                format!("a socket has at most {SUBSCRIPTIONS_MAX} subscriptions; open another");
+            return Err(Problem::new(Code::TooManyRequests, detail));
+        }
+        let beginning = if snapshot && !resumed {
+            Beginning { start: None, gap: None, snapshot: true, returned: None }
+        } else {
+            target.beginning().await?
+        };
+        let form = if self.0.bare.load(Ordering::Relaxed) { Form::Bare } else { Form::Envelope };
+        let interest = target.interest(form, window, &beginning);
+        let (id, start) = self.0.subscriber.subscribe(&target.log, interest, beginning.start);
+        self.hold(&target, id);
+        let cursor = beginning.returned.unwrap_or_else(|| target.log.origin().id(start));
+        // A position before the snapshot would skip it on a return.
+        let data = if beginning.snapshot {
+            r#"{"command":"subscribe","cursor":null}"#.to_owned()
+        } else {
+            format!(r#"{{"command":"subscribe","cursor":"{cursor}"}}"#)
+        };
+        let mut said = vec![respond(message, data.into_bytes())];
+        said.extend(beginning.gap.map(|gap| Say::Gap(gap, id)));
+        Ok(said)
+    }
+
+    /// The subscription that a command names.
+    fn find(&self, message: &Message) -> Result<Held, Problem> {
+        let target = self.target(message)?;
+        let held = self.0.held.lock().iter().find(|held| held.is(&target)).cloned();
+        held.ok_or_else(|| error::not_found("this socket has no such subscription"))
+    }
+
+    fn unsubscribe(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+        let found = self.find(message)?;
+        self.0.held.lock().retain(|held| held.id != found.id);
+        self.0.subscriber.unsubscribe(found.id);
+        Ok(vec![respond(message, br#"{"command":"unsubscribe"}"#.to_vec())])
+    }
+
+    fn request(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+        let n = message.count("n")?.ok_or_else(|| missing("n", "it says how many more events"))?;
+        let found = self.find(message)?;
+        if !self.0.subscriber.request(found.id, n) {
+            return Err(wrong("n", "left out: the subscription has no window"));
+        }
+        Ok(vec![respond(message, format!(r#"{{"command":"request","n":{n}}}"#).into_bytes())])
+    }
+
+    async fn publish(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+        let target = self.target(message)?;
+        let kind =
+            message.text("type")?.ok_or_else(|| missing("type", "it names what happened"))?;
+        let kind =
+            EventType::new(&kind).map_err(|why| error::bad_name("the field \"type\"", why))?;
+        let data = message.raw("data").ok_or_else(|| missing("data", "it is the event's data"))?;
+        let data = Json::from_trusted(Bytes::copy_from_slice(data));
+        let merge = message.flag("merge")?.unwrap_or(true);
+        let write = write(&target, kind, data, merge)?;
+        let appended = self.0.api.engine.append(&target.log, vec![write]).await;
+        let mut results = appended.map_err(|error| error::unavailable(&error))?;
+        let origin = target.log.origin();
+        let result = results.pop().ok_or_else(error::internal)?;
+        let written = result.map_err(|refusal| error::refused(&refusal, origin))?;
+        let id = origin.id(written.offset);
+        Ok(vec![respond(message, format!(r#"{{"command":"publish","id":"{id}"}}"#).into_bytes())])
+    }
+}
+
+/// The event that a `publish` asks for.
+fn write(target: &Target, kind: EventType, data: Json, merge: bool) -> Result<Write, Problem> {
+    let log: &Log = &target.log;
+    match (&log.origin().kind, &target.scope, &target.topic) {
+        (Kind::Topic, subject, _) => Ok(Write::publish(subject.clone(), kind, data)),
+        (Kind::Collection { .. }, _, Some(_)) => Err(Problem::new(
+            Code::MethodNotAllowed,
+            "the topic is a view: publish to its collection",
+        )),
+        (Kind::Collection { .. }, Some(id), None) => {
+            Write::event(log.origin(), id.clone(), kind, &data, merge)
+                .map_err(|bad| error::bad_write(&bad))
+        }
+        (Kind::Collection { .. }, None, None) => {
+            Err(missing("resource", "an event of a collection is about one of its resources"))
+        }
+    }
+}
+
+fn respond(message: &Message, data: Vec<u8>) -> Say {
+    Say::Response(message.id.clone(), data)
+}

@@ -1,0 +1,131 @@
+//! A client's message, taken apart.
+
+use bytes::Bytes;
+
+use crate::wire::json::{self, Json};
+use crate::wire::problem::{Code, Problem};
+
+/// A command with its fields, still unread.
+pub struct Message {
+    /// The command's id, JSON text, to be repeated in its answer.
+    pub id: Option<Bytes>,
+    /// Whether it came without the envelope.
+    pub bare: bool,
+    /// Its name.
+    pub command: String,
+    fields: Json,
+}
+
+/// What was wrong with a message, and the id it had.
+pub type Wrong = (Option<Bytes>, Problem);
+
+/// Longest id that is repeated, in bytes of JSON text.
+const ID_BYTES_MAX: usize = 256;
+
+impl Message {
+    /// Reads a message: `{"id","type":"command","data":{"command",…}}`, or
+    /// bare `{"command",…}`.
+    ///
+    /// # Errors
+    /// What is malformed or missing, with the message's id if it had one.
+    pub fn parse(text: &str) -> Result<Message, Wrong> {
+        let whole = Json::parse(text.as_bytes()).map_err(|bad| (None, bad.into()))?;
+        if !whole.is_object() {
+            return Err((None, Problem::new(Code::BadBody, "a message is a JSON object")));
+        }
+        let id = json::member(whole.as_bytes(), "id")
+            .filter(|id| id.len() <= ID_BYTES_MAX && matches!(id[0], b'"' | b'-' | b'0'..=b'9'))
+            .map(Bytes::copy_from_slice);
+        if json::member(whole.as_bytes(), "command").is_some() {
+            let command = command(&whole).map_err(|problem| (id.clone(), problem))?;
+            return Ok(Message { id, bare: true, command, fields: whole });
+        }
+        let parse = || {
+            let kind = json::member(whole.as_bytes(), "type").and_then(json::string);
+            if kind.as_deref() != Some("command") {
+                return Err(missing("type", "a client's messages are of type \"command\""));
+            }
+            let data = json::member(whole.as_bytes(), "data")
+                .filter(|data| data.first() == Some(&b'{'))
+                .ok_or_else(|| missing("data", "it is an object with the command"))?;
+            let fields = Json::from_trusted(Bytes::copy_from_slice(data));
+            Ok((command(&fields)?, fields))
+        };
+        match parse() {
+            Ok((command, fields)) => Ok(Message { id, bare: false, command, fields }),
+            Err(problem) => Err((id, problem)),
+        }
+    }
+
+    /// A field as it came, compact JSON.
+    pub fn raw(&self, name: &str) -> Option<&[u8]> {
+        json::member(self.fields.as_bytes(), name)
+    }
+
+    /// A field that must be a string where it is given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn text(&self, name: &str) -> Result<Option<String>, Problem> {
+        self.raw(name)
+            .map(|raw| {
+                json::string(raw)
+                    .map(std::borrow::Cow::into_owned)
+                    .ok_or_else(|| wrong(name, "a string"))
+            })
+            .transpose()
+    }
+
+    /// A field that must be true or false where it is given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
+        match self.raw(name) {
+            None => Ok(None),
+            Some(b"true") => Ok(Some(true)),
+            Some(b"false") => Ok(Some(false)),
+            Some(_) => Err(wrong(name, "true or false")),
+        }
+    }
+
+    /// A field that must be a whole number above zero where it is given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn count(&self, name: &str) -> Result<Option<u64>, Problem> {
+        self.raw(name)
+            .map(|raw| {
+                let number = str::from_utf8(raw).ok().and_then(|text| text.parse::<u64>().ok());
+                number.filter(|&n| n > 0).ok_or_else(|| wrong(name, "a whole number above zero"))
+            })
+            .transpose()
+    }
+
+    /// A field that must be an array of strings where it is given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn list(&self, name: &str) -> Result<Vec<String>, Problem> {
+        let Some(raw) = self.raw(name) else { return Ok(Vec::new()) };
+        serde_json::from_slice(raw).map_err(|_| wrong(name, "an array of strings"))
+    }
+}
+
+fn command(fields: &Json) -> Result<String, Problem> {
+    json::member(fields.as_bytes(), "command")
+        .and_then(json::string)
+        .map(std::borrow::Cow::into_owned)
+        .ok_or_else(|| missing("command", "it names what to do"))
+}
+
+/// A field that a command cannot do without.
+pub fn missing(field: &str, why: &str) -> Problem {
+    Problem::new(Code::MissingField, format!("the field {field:?} is missing: {why}"))
+        .with("field", field)
+}
+
+/// A field that is there and wrong.
+pub fn wrong(field: &str, must: &str) -> Problem {
+    Problem::new(Code::BadBody, format!("the field {field:?} must be {must}")).with("field", field)
+}

@@ -1,0 +1,154 @@
+//! WebSocket sessions: the handshake, and the task that serves the socket.
+
+mod commands;
+mod message;
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use hyper::http::uri::Authority;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::handshake::server::create_response;
+
+use super::body::Body;
+use super::subscribe::{Beginning, Target};
+use super::{Api, respond};
+use crate::deliver::{Handover, Pump, Session, Transport, Wire};
+use crate::metrics::Protocol;
+use crate::wire::Form;
+use crate::wire::problem::{Code, Problem};
+use commands::Core;
+
+/// The subprotocol that a browser may name beside its token.
+const SUBPROTOCOL: &str = "streamgate.v1";
+
+/// Takes the connection over for a session; `target` is what its path names,
+/// none on `/ws`.
+///
+/// # Errors
+/// When the request is no WebSocket handshake (RFC 6455 §4.2), comes from
+/// another site's page, or cannot begin where it asks to.
+///
+/// # Cancel safety
+/// Safe until the answer is given.
+pub async fn upgrade(
+    api: &Arc<Api>,
+    mut request: Request<Incoming>,
+    target: Option<Target>,
+) -> Result<Response<Body>, Problem> {
+    check_origin(&request)?;
+    let mut response = accept(&request)?;
+    if offers_subprotocol(&request) {
+        response
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    if api.is_draining() {
+        return Err(Problem::new(Code::Draining, "the gateway is going; connect again"));
+    }
+    let beginning = match &target {
+        Some(target) => Some(target.beginning().await?),
+        None => None,
+    };
+    let (pump, core) = begin(api, target, beginning);
+    let handover = request.extensions().get::<Arc<Handover>>().cloned();
+    let upgrading = hyper::upgrade::on(&mut request);
+    api.tasks.spawn(run(api.clone(), upgrading, pump, core, handover));
+    Ok(response)
+}
+
+/// The answer to a handshake: 101, or 200 on HTTP/2 (RFC 8441 §5).
+fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
+    if *request.method() == Method::CONNECT {
+        return Ok(respond::empty(200));
+    }
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    let accepted = create_response(&copy).map_err(|why| {
+        Problem::new(Code::UpgradeRequired, format!("this path is a WebSocket: {why}"))
+    })?;
+    Ok(accepted.map(|()| Body::Empty))
+}
+
+/// A page of another site must not speak to a gateway that trusts its
+/// network: browsers send such a page's `Origin`, and no other client does.
+fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
+    let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
+    let asked = request.uri().authority().cloned().or_else(|| {
+        request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok())
+    });
+    let page = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let page = page.as_ref().and_then(Uri::authority);
+    match (page, asked) {
+        (Some(page), Some(asked)) if *page == asked => Ok(()),
+        _ => Err(Problem::new(Code::Forbidden, "the page's origin is not this gateway")),
+    }
+}
+
+fn offers_subprotocol(request: &Request<Incoming>) -> bool {
+    request
+        .headers()
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim() == SUBPROTOCOL)
+}
+
+/// Subscribes to what the path names. A start that was asked for is answered
+/// with an opening; otherwise nothing is said before the client speaks or an
+/// event comes (`docs/protocol.md#websocket`).
+fn begin(api: &Arc<Api>, target: Option<Target>, beginning: Option<Beginning>) -> (Pump, Core) {
+    let subscriber = api.hub.join(Protocol::WebSocket);
+    let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
+    let mut pump = Pump::new(subscriber.clone(), deliver, metrics, Form::Envelope, None);
+    let core = Core::new(api.clone(), subscriber.clone(), target.clone());
+    if let (Some(target), Some(beginning)) = (target, beginning) {
+        let interest = target.interest(Form::Envelope, None, &beginning);
+        let (id, start) = subscriber.subscribe(&target.log, interest, beginning.start);
+        core.hold(&target, id);
+        if target.asked.from.is_some() {
+            let cursor = beginning.returned.unwrap_or_else(|| target.log.origin().id(start));
+            let frame = pump.notices().open((!beginning.snapshot).then_some(cursor));
+            pump.say(frame);
+        }
+        if let (Some(gap), Some(reading)) = (beginning.gap, subscriber.reading(id)) {
+            let frame = pump.notices().gap_of(&gap, &reading);
+            pump.say(frame);
+        }
+    }
+    (pump, core)
+}
+
+/// Serves the socket once hyper gives it back. `open` makes the connection
+/// count until then and after.
+async fn run(
+    api: Arc<Api>,
+    upgrading: OnUpgrade,
+    pump: Pump,
+    core: Core,
+    open: Option<Arc<Handover>>,
+) {
+    if let Ok(upgraded) = upgrading.await {
+        let session = {
+            // hyper's read buffer goes here, not with the session: 8 KiB each.
+            let (transport, early) = take_apart(upgraded);
+            Session::new(transport, pump, core, &api.deliver, &early)
+        };
+        session.await;
+    }
+    drop(open);
+}
+
+/// The plain socket under an HTTP/1 upgrade; the stream itself on HTTP/2.
+fn take_apart(upgraded: Upgraded) -> (Transport, bytes::Bytes) {
+    match upgraded.downcast::<Wire>() {
+        Ok(parts) => (Transport::Tcp(parts.io.into_inner()), parts.read_buf),
+        Err(upgraded) => (Transport::Stream(TokioIo::new(upgraded)), bytes::Bytes::new()),
+    }
+}

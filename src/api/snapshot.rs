@@ -1,0 +1,213 @@
+//! A whole collection as a stream, in constant memory.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+
+use super::body::{Body, Cut, Pull, Source};
+use super::catalog::Collection;
+use super::negotiate::Form;
+use super::page::CURSOR;
+use super::start::{Asked, From, take_types};
+use super::subscribe::{self, EventForm, Target};
+use super::{Api, Ask, error, respond};
+use crate::event::{EventId, LogId, ResourceId};
+use crate::store::Store;
+use crate::wire::problem::Problem;
+use crate::wire::{Field, Filter};
+
+/// Size of a data frame, in bytes: large enough that its cost does not show,
+/// small beside what a connection may hold.
+const FRAME_BYTES: usize = 64 * 1024;
+/// Resources looked at in one view of the store, so that a filter that
+/// matches nothing does not pin the store for the length of the collection.
+const LOOKED_AT_MAX: usize = 8192;
+
+/// How many records go out at a time.
+pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
+
+/// `GET /{c}/stream`, and `GET /{c}` where the form is no page.
+///
+/// # Errors
+/// 400 for a bad parameter, and those of [`subscribe::follow`].
+///
+/// # Cancel safety
+/// Safe.
+pub async fn snapshot(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    collection: &Collection,
+    form: Form,
+) -> Result<Response<Body>, Problem> {
+    let follow = ask.query.take_flag("follow")?.unwrap_or(false);
+    let asked = Asked::take(&ask.head.headers, &mut ask.query, api.settings.batch_size_max)?;
+    if follow {
+        return followed(api, ask, collection, form, asked).await;
+    }
+    let fields = std::mem::take(&mut ask.query).into_fields()?;
+    if asked.from.is_some() && !asked.resumed {
+        return Err(error::parameter("from", "it needs follow=true; a snapshot has no start"));
+    }
+    if asked.on_gap != crate::hub::OnGap::Event {
+        return Err(error::parameter("onGap", "it needs follow=true; a snapshot has no gap"));
+    }
+    // An EventSource comes back after every end, and only 204 stops it; the
+    // only id that a snapshot gives is its end's.
+    if form == Form::Sse && asked.resumed {
+        return Ok(respond::empty(204));
+    }
+    let cursor = collection.log.origin().id(collection.log.head());
+    let mut response = respond::form(200, form, Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CURSOR, value(&cursor.to_string()));
+    if let Some(size) = asked.batch_size {
+        headers.insert(BATCH_SIZE, size.get().into());
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if ask.is_head() {
+        return Ok(response);
+    }
+    let mut reader = Reader {
+        store: api.engine.store().clone(),
+        log: collection.log.id(),
+        fields,
+        form,
+        cursor,
+        records_max: asked.batch_size,
+        after: None,
+        ended: false,
+    };
+    let source: Source = Box::new(move || reader.step());
+    *response.body_mut() = Body::Pull(Pull::new(Vec::new(), source));
+    Ok(response)
+}
+
+async fn followed(
+    api: &Arc<Api>,
+    ask: &mut Ask,
+    collection: &Collection,
+    form: Form,
+    asked: Asked,
+) -> Result<Response<Body>, Problem> {
+    if !matches!(asked.from, None | Some(From::After(_))) {
+        return Err(error::parameter(
+            "from",
+            "with follow=true the resources come first, then what follows them; only an event id \
+             begins elsewhere",
+        ));
+    }
+    let types = take_types(&mut ask.query, &[])?;
+    if !std::mem::take(&mut ask.query).into_fields()?.is_empty() {
+        return Err(error::malformed(
+            "fields do not filter with follow=true: a resource that stopped matching would go \
+             stale; filter by types",
+        ));
+    }
+    let form = EventForm::of(form).expect("SNAPSHOT offers no JSON");
+    let target = Target {
+        log: Arc::clone(&collection.log),
+        topic: None,
+        scope: None,
+        filter: Arc::new(Filter::new(types, Vec::new())),
+        asked,
+    };
+    subscribe::follow(api, &ask.head, target, form).await
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("an event id is ASCII")
+}
+
+/// Reads the collection by id, a view of the store at a time: one that is
+/// changed while it is read may show later states further down, which the
+/// events after the cursor repeat.
+struct Reader {
+    store: Store,
+    log: LogId,
+    fields: Vec<Field>,
+    form: Form,
+    cursor: EventId,
+    records_max: Option<NonZeroU32>,
+    after: Option<ResourceId>,
+    ended: bool,
+}
+
+impl Reader {
+    fn step(&mut self) -> Result<Option<Vec<Bytes>>, Cut> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut frames = Frames::new(self.records_max);
+        let mut looked_at = 0;
+        let view = self.store.view();
+        for entry in view.resources(self.log, self.after.as_ref()) {
+            let (id, state) = entry.map_err(|error| Cut(error.to_string()))?;
+            if self.fields.iter().all(|field| field.matches(&state.document)) {
+                frames.push(self.form, &state.document);
+            }
+            self.after = Some(id);
+            looked_at += 1;
+            if frames.bytes >= FRAME_BYTES || looked_at == LOOKED_AT_MAX {
+                return Ok(Some(frames.finish()));
+            }
+        }
+        self.ended = true;
+        if self.form == Form::Sse {
+            let cursor = self.cursor;
+            frames.cut();
+            frames.open.extend_from_slice(
+                format!("id: {cursor}\nevent: snapshot-end\ndata: {{\"cursor\":\"{cursor}\"}}\n\n")
+                    .as_bytes(),
+            );
+        }
+        Ok(Some(frames.finish()))
+    }
+}
+
+/// Data frames being filled.
+struct Frames {
+    records_max: Option<NonZeroU32>,
+    done: Vec<Bytes>,
+    open: Vec<u8>,
+    records: u32,
+    bytes: usize,
+}
+
+impl Frames {
+    fn new(records_max: Option<NonZeroU32>) -> Frames {
+        Frames { records_max, done: Vec::new(), open: Vec::new(), records: 0, bytes: 0 }
+    }
+
+    fn push(&mut self, form: Form, document: &[u8]) {
+        let before = self.open.len();
+        if form == Form::Sse {
+            self.open.extend_from_slice(b"event: snapshot\ndata: ");
+            self.open.extend_from_slice(document);
+            self.open.extend_from_slice(b"\n\n");
+        } else {
+            self.open.extend_from_slice(document);
+            self.open.push(b'\n');
+        }
+        self.bytes += self.open.len() - before;
+        self.records += 1;
+        if self.records_max.is_some_and(|max| self.records == max.get()) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        if !self.open.is_empty() {
+            self.done.push(std::mem::take(&mut self.open).into());
+            self.records = 0;
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.cut();
+        self.done
+    }
+}

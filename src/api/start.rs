@@ -1,0 +1,222 @@
+//! Where a stream begins and how it is to be sent, as the request asks.
+
+use std::num::NonZeroU32;
+
+use hyper::HeaderMap;
+
+use super::error;
+use super::query::Query;
+use crate::event::{EventId, EventType, Timestamp};
+use crate::hub::OnGap;
+use crate::wire::problem::Problem;
+
+/// Where a stream begins. Whether an id is this log's and still kept is for
+/// the stream to say: that is a gap, not a malformed request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// At the earliest event that is kept.
+    Earliest,
+    /// After the newest.
+    Now,
+    /// After this one.
+    After(EventId),
+    /// At the first event at or after this time.
+    At(Timestamp),
+}
+
+/// What a request for a stream asks, checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The start, if it names one: the `Last-Event-ID` header, else
+    /// `?lastEventId=`, else `?after=` of a page, else `?from=`.
+    pub from: Option<From>,
+    /// Whether the start is an id that a stream gave earlier, so that this is
+    /// a return.
+    pub resumed: bool,
+    /// What to do where events are missing.
+    pub on_gap: OnGap,
+    /// Most records to send at a time, already capped by the configuration.
+    pub batch_size: Option<NonZeroU32>,
+}
+
+impl Asked {
+    /// Takes what concerns a stream out of the query and the header.
+    /// `batch_size_max` caps `?batchSize=`.
+    ///
+    /// # Errors
+    /// 400 naming the parameter or header that is malformed.
+    pub fn take(
+        headers: &HeaderMap,
+        query: &mut Query,
+        batch_size_max: u32,
+    ) -> Result<Asked, Problem> {
+        let from = query.take("from").map(|text| parse_from(&text)).transpose()?;
+        let last = take_last_event_id(headers, query)?;
+        let on_gap = match query.take("onGap").as_deref() {
+            None | Some("event") => OnGap::Event,
+            Some("snapshot") => OnGap::Snapshot,
+            Some("error") => OnGap::Error,
+            Some(_) => {
+                return Err(error::parameter("onGap", "it must be event, snapshot or error"));
+            }
+        };
+        let batch_size = query
+            .take_number("batchSize", 1, u32::MAX)?
+            .and_then(|size| NonZeroU32::new(size.min(batch_size_max)));
+        Ok(Asked {
+            from: last.map(From::After).or(from),
+            resumed: last.is_some(),
+            on_gap,
+            batch_size,
+        })
+    }
+}
+
+/// The start that `?from=` names.
+///
+/// # Errors
+/// 400 when it is none of the four.
+pub fn parse_from(text: &str) -> Result<From, Problem> {
+    if text == "earliest" {
+        return Ok(From::Earliest);
+    }
+    if text == "now" {
+        return Ok(From::Now);
+    }
+    if let Ok(id) = text.parse() {
+        return Ok(From::After(id));
+    }
+    // A `+` of a time's offset that was not encoded arrives as a space.
+    text.replace(' ', "+").parse().map(From::At).map_err(|_| {
+        error::parameter("from", "it must be earliest, now, an event id or an RFC 3339 time")
+    })
+}
+
+fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<EventId>, Problem> {
+    let parse = |text: &str, name: &str| {
+        text.parse::<EventId>().map_err(|why| error::malformed_id(name, why))
+    };
+    let mut parameter = None;
+    for name in ["lastEventId", "last_event_id"] {
+        let Some(text) = query.take(name) else { continue };
+        if parameter.is_some() {
+            return Err(error::parameter(name, "it is given under both of its names"));
+        }
+        parameter = Some(parse(&text, name)?);
+    }
+    let mut values = headers.get_all("last-event-id").iter();
+    let Some(value) = values.next() else { return Ok(parameter) };
+    if values.next().is_some() {
+        return Err(error::header("Last-Event-ID is given twice"));
+    }
+    // A client that has seen no id yet may send the header empty.
+    if value.is_empty() {
+        return Ok(parameter);
+    }
+    let text =
+        value.to_str().map_err(|_| error::header("Last-Event-ID has a byte outside ASCII"))?;
+    parse(text, "Last-Event-ID").map(Some)
+}
+
+/// Takes the types that `?types=` asks for out of the query; none if it does
+/// not. `shown` are those that a view shows, all if there are none.
+///
+/// # Errors
+/// 400 for what is no event type, and for one that the view never shows.
+pub fn take_types(query: &mut Query, shown: &[EventType]) -> Result<Vec<EventType>, Problem> {
+    let Some(text) = query.take("types") else { return Ok(Vec::new()) };
+    let mut types = Vec::new();
+    for name in text.split(',') {
+        let kind = EventType::new(name)
+            .map_err(|why| error::bad_name(&format!("types: {name:?}"), why))?;
+        if !shown.is_empty() && !shown.contains(&kind) {
+            let all: Vec<&str> = shown.iter().map(EventType::as_str).collect();
+            let why = format!("this view shows only {}", all.join(", "));
+            return Err(error::parameter("types", &why));
+        }
+        if !types.contains(&kind) {
+            types.push(kind);
+        }
+    }
+    Ok(types)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(header: Option<&'static str>, raw: &str) -> Result<Asked, Problem> {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = header {
+            headers.insert("last-event-id", value.parse().unwrap());
+        }
+        let mut query = Query::parse(Some(raw)).unwrap();
+        let asked = Asked::take(&headers, &mut query, 100)?;
+        query.finish()?;
+        Ok(asked)
+    }
+
+    fn start(header: Option<&'static str>, raw: &str) -> Option<From> {
+        asked(header, raw).unwrap().from
+    }
+
+    #[test]
+    fn the_header_wins_over_the_parameters() {
+        let id = |text: &str| Some(From::After(text.parse().unwrap()));
+        assert_eq!(start(None, ""), None);
+        assert_eq!(start(None, "from=earliest"), Some(From::Earliest));
+        assert_eq!(start(None, "from=now&lastEventId=k3f9x2ab-1"), id("k3f9x2ab-1"));
+        assert_eq!(start(None, "last_event_id=k3f9x2ab-2"), id("k3f9x2ab-2"));
+        assert_eq!(start(Some("k3f9x2ab-3"), "lastEventId=k3f9x2ab-1"), id("k3f9x2ab-3"));
+        assert_eq!(start(Some(""), "lastEventId=k3f9x2ab-1"), id("k3f9x2ab-1"));
+    }
+
+    #[test]
+    fn times_are_taken_with_their_plus_encoded_or_not() {
+        let time = Some(From::At("2024-07-15T12:32:22Z".parse().unwrap()));
+        for raw in ["from=2024-07-15T14:32:22%2B02:00", "from=2024-07-15T14:32:22+02:00"] {
+            assert_eq!(start(None, raw), time, "{raw}");
+        }
+    }
+
+    #[test]
+    fn malformed_starts_are_refused_even_where_another_wins() {
+        for raw in [
+            "from=",
+            "from=yesterday",
+            "from=k3f9x2ab",
+            "lastEventId=1",
+            "lastEventId=",
+            "lastEventId=k3f9x2ab-1&last_event_id=k3f9x2ab-1",
+            "onGap=never",
+            "batchSize=0",
+            "batchSize=ten",
+            "from=x&lastEventId=k3f9x2ab-1",
+        ] {
+            assert!(asked(None, raw).is_err(), "{raw}");
+        }
+        assert!(asked(Some("42"), "").is_err());
+        assert!(asked(Some("k3f9x2ab-1"), "lastEventId=1").is_err());
+    }
+
+    #[test]
+    fn a_batch_size_is_capped_not_refused() {
+        assert_eq!(asked(None, "batchSize=10").unwrap().batch_size, NonZeroU32::new(10));
+        assert_eq!(asked(None, "batchSize=5000").unwrap().batch_size, NonZeroU32::new(100));
+    }
+
+    #[test]
+    fn types_are_names_that_the_view_shows() {
+        let types = |raw, shown: &[EventType]| {
+            take_types(&mut Query::parse(Some(raw)).unwrap(), shown).map(|types| types.len())
+        };
+        let shown = [EventType::new("a").unwrap(), EventType::new("b").unwrap()];
+        assert_eq!(types("", &shown).unwrap(), 0);
+        assert_eq!(types("types=a,b,a", &shown).unwrap(), 2);
+        assert_eq!(types("types=c", &[]).unwrap(), 1);
+        for raw in ["types=", "types=a,", "types=gap", "types=a%0Ab"] {
+            assert!(types(raw, &[]).is_err(), "{raw}");
+        }
+        assert!(types("types=c", &shown).is_err());
+    }
+}

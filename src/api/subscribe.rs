@@ -1,0 +1,330 @@
+//! Live streams: from a request to a subscription.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Response, Version};
+
+use super::Api;
+use super::body::Body;
+use super::negotiate::Form;
+use super::start::{Asked, From};
+use super::{error, respond};
+use crate::deliver::{Departure, Gap, Handover, Pump, Reason, StreamBody};
+use crate::event::{EventId, Offset, ResourceId, Timestamp};
+use crate::hub::{Interest, OnGap, Scope};
+use crate::log::Log;
+use crate::metrics::Protocol;
+use crate::wire::problem::{Code, Problem};
+use crate::wire::{Filter, Form as WireForm, Kind};
+
+/// Tells nginx not to hold events back until the end.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The form of a stream of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventForm {
+    /// Server-Sent Events.
+    Sse,
+    /// One event a line.
+    Ndjson,
+    /// `CloudEvents` 1.0, one a line.
+    CloudEvents,
+}
+
+impl EventForm {
+    /// The stream's form of that media type; none for JSON, which is no stream.
+    pub fn of(form: Form) -> Option<EventForm> {
+        match form {
+            Form::Json => None,
+            Form::Ndjson => Some(EventForm::Ndjson),
+            Form::Sse => Some(EventForm::Sse),
+            Form::CloudEvents => Some(EventForm::CloudEvents),
+        }
+    }
+
+    /// The form with its media type.
+    pub fn form(self) -> Form {
+        match self {
+            EventForm::Sse => Form::Sse,
+            EventForm::Ndjson => Form::Ndjson,
+            EventForm::CloudEvents => Form::CloudEvents,
+        }
+    }
+
+    fn wire(self) -> WireForm {
+        match self {
+            EventForm::Sse => WireForm::Sse,
+            EventForm::Ndjson => WireForm::Ndjson,
+            EventForm::CloudEvents => WireForm::CloudEvents,
+        }
+    }
+
+    fn protocol(self) -> Protocol {
+        match self {
+            EventForm::Sse => Protocol::Sse,
+            EventForm::Ndjson | EventForm::CloudEvents => Protocol::Ndjson,
+        }
+    }
+}
+
+/// What a stream is of, checked.
+#[derive(Clone)]
+pub struct Target {
+    /// The log that it follows.
+    pub log: Arc<Log>,
+    /// The topic's name, its own or a view's; none on a collection's paths.
+    pub topic: Option<String>,
+    /// One resource, or all.
+    pub scope: Option<ResourceId>,
+    /// Which events: a view's types, `?types=` and field filters.
+    pub filter: Arc<Filter>,
+    /// Where it begins and how it is sent.
+    pub asked: Asked,
+}
+
+/// Where a stream begins, decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    /// The position it starts after; none for the log's end at that moment.
+    pub start: Option<Offset>,
+    /// What the client is told is missing before.
+    pub gap: Option<Gap>,
+    /// Whether the resources come first.
+    pub snapshot: bool,
+    /// The client's own id, where it returned with one.
+    pub returned: Option<EventId>,
+}
+
+impl Target {
+    /// What its subscription is interested in, in `form`.
+    pub fn interest(&self, form: WireForm, credit: Option<u64>, beginning: &Beginning) -> Interest {
+        Interest {
+            scope: self.scope.clone().map_or(Scope::Whole, Scope::Subject),
+            filter: self.filter.clone(),
+            form,
+            credit,
+            snapshot: beginning.snapshot,
+            on_gap: self.asked.on_gap,
+        }
+    }
+
+    /// Decides where its stream begins (`docs/protocol.md#streams`, Start and Gap).
+    ///
+    /// # Errors
+    /// 410 where events are missing and the client asked for an error then;
+    /// 400 where it asked for a snapshot of what has no resources.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn beginning(&self) -> Result<Beginning, Problem> {
+        let log = &self.log;
+        let topic = matches!(log.origin().kind, Kind::Topic);
+        if self.asked.on_gap == OnGap::Snapshot && topic {
+            return Err(error::parameter("onGap", "a topic has no resources to snapshot"));
+        }
+        let at =
+            |start| Beginning { start: Some(start), gap: None, snapshot: false, returned: None };
+        match self.asked.from {
+            None | Some(From::Now) => {
+                Ok(Beginning { start: None, gap: None, snapshot: false, returned: None })
+            }
+            Some(From::Earliest) => Ok(at(log.floor())),
+            Some(From::After(id)) => self.after(id).await,
+            Some(From::At(time)) => {
+                let log = log.clone();
+                let found = tokio::task::spawn_blocking(move || log.before(time)).await;
+                let found = found.map_err(|_| error::internal())?;
+                let (start, whole) = found.map_err(|error| error::unavailable(&error))?;
+                if whole {
+                    return Ok(at(start));
+                }
+                self.gap(self.log.origin().id(Offset::ZERO), Reason::Expired)
+            }
+        }
+    }
+
+    async fn after(&self, id: EventId) -> Result<Beginning, Problem> {
+        let log = &self.log;
+        let floor = log.floor();
+        if id.epoch != log.origin().epoch || id.offset > log.head() {
+            return self.gap(id, Reason::Epoch);
+        }
+        if id.offset < floor && !self.is_unchanged_since(id.offset).await? {
+            return self.gap(id, Reason::Expired);
+        }
+        let start = id.offset.max(floor);
+        Ok(Beginning { start: Some(start), gap: None, snapshot: false, returned: Some(id) })
+    }
+
+    /// A resource that was not touched since has lost no event to retention,
+    /// however much of the log has gone.
+    async fn is_unchanged_since(&self, offset: Offset) -> Result<bool, Problem> {
+        let Some(id) = &self.scope else { return Ok(false) };
+        let state = self.log.resource(id).await.map_err(|error| error::unavailable(&error))?;
+        Ok(state.is_some_and(|state| state.revision <= offset))
+    }
+
+    fn gap(&self, from: EventId, reason: Reason) -> Result<Beginning, Problem> {
+        let (origin, floor) = (self.log.origin(), self.log.floor());
+        let earliest = origin.id(floor);
+        let gap = Gap { from, to: earliest, earliest, reason };
+        // The opening must not carry an id behind the gap: a client that is
+        // cut between the two would come back without ever being told.
+        let returned = Some(from);
+        match self.asked.on_gap {
+            OnGap::Event => {
+                Ok(Beginning { start: Some(floor), gap: Some(gap), snapshot: false, returned })
+            }
+            OnGap::Snapshot => {
+                Ok(Beginning { start: None, gap: Some(gap), snapshot: true, returned: None })
+            }
+            OnGap::Error => Err(error::gone(origin, reason.as_str(), floor)),
+        }
+    }
+}
+
+/// A stream of `target`'s events.
+///
+/// # Errors
+/// Before the head, a failure is a status.
+///
+/// # Cancel safety
+/// Safe: a subscription without its stream is forgotten.
+pub async fn events(
+    api: &Arc<Api>,
+    head: &Parts,
+    target: Target,
+    form: EventForm,
+) -> Result<Response<Body>, Problem> {
+    let beginning = target.beginning().await?;
+    open(api, head, &target, form, beginning)
+}
+
+/// A snapshot of `target`'s collection and then its events; with an id, where
+/// a client returns, only what it has missed.
+///
+/// # Errors
+/// Before the head, a failure is a status.
+///
+/// # Cancel safety
+/// Safe: a subscription without its stream is forgotten.
+pub async fn follow(
+    api: &Arc<Api>,
+    head: &Parts,
+    target: Target,
+    form: EventForm,
+) -> Result<Response<Body>, Problem> {
+    let beginning = match target.asked.from {
+        Some(From::After(_)) => target.beginning().await?,
+        _ => Beginning { start: None, gap: None, snapshot: true, returned: None },
+    };
+    open(api, head, &target, form, beginning)
+}
+
+fn open(
+    api: &Arc<Api>,
+    head: &Parts,
+    target: &Target,
+    form: EventForm,
+    beginning: Beginning,
+) -> Result<Response<Body>, Problem> {
+    if api.is_draining() {
+        let problem = Problem::new(Code::Draining, "the gateway is going; connect again");
+        return turned_away(api, form, head.version, problem);
+    }
+    if head.method == hyper::Method::HEAD {
+        return Ok(with_headers(head, target, form, Body::Empty));
+    }
+    let handover = head.extensions.get::<Arc<Handover>>();
+    // HTTP/1.0 knows no chunks: the end of the connection ends the body.
+    let chunked = handover.is_some() && head.version == Version::HTTP_11;
+    let wire = if chunked { form.wire().chunked() } else { form.wire() };
+    let protocol = form.protocol();
+    let subscriber = api.hub.join(protocol);
+    let batch_size = target.asked.batch_size.map(std::num::NonZeroU32::get);
+    let mut pump =
+        Pump::new(subscriber.clone(), api.deliver.clone(), api.metrics.clone(), wire, batch_size);
+    let interest = target.interest(wire, None, &beginning);
+    let (_, start) = subscriber.subscribe(&target.log, interest, beginning.start);
+    let origin = target.log.origin();
+    let cursor = beginning.returned.unwrap_or_else(|| origin.id(start));
+    let opening = pump.notices().open((!beginning.snapshot).then_some(cursor));
+    pump.say(opening);
+    if let Some(gap) = beginning.gap {
+        let frame = pump.notices().gap(&gap, beginning.snapshot);
+        pump.say(frame);
+    }
+    let body = match handover {
+        Some(handover) => Body::Taken(handover.plan(Departure { pump, chunked })),
+        None => Body::Live(Box::new(StreamBody::new(pump))),
+    };
+    Ok(with_headers(head, target, form, body))
+}
+
+fn with_headers(head: &Parts, target: &Target, form: EventForm, body: Body) -> Response<Body> {
+    const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
+    let mut response = respond::form(200, form.form(), body);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(BUFFERING, HeaderValue::from_static("no"));
+    if let Some(size) = target.asked.batch_size {
+        headers.insert(BATCH_SIZE, HeaderValue::from(size.get()));
+    }
+    let wants_close = head
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| value.as_bytes().to_ascii_lowercase().windows(5).any(|w| w == b"close"));
+    // RFC 9113 §8.2.2 forbids the field on HTTP/2; on HTTP/1.0 the body ends
+    // with the connection.
+    match head.version {
+        Version::HTTP_11 if !wants_close => {
+            headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+        }
+        Version::HTTP_10 | Version::HTTP_11 => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// Refuses a stream so that the client comes back: an `EventSource` gives up
+/// for good on any status but 200, so it gets the problem as an event.
+///
+/// # Errors
+/// The problem itself, for all other clients and where the configuration
+/// says so.
+pub fn turned_away(
+    api: &Arc<Api>,
+    form: EventForm,
+    version: Version,
+    problem: Problem,
+) -> Result<Response<Body>, Problem> {
+    api.metrics.refused(problem.code().slug());
+    if form != EventForm::Sse || api.settings.sse_overload == super::SseOverload::Status {
+        return Err(problem);
+    }
+    let retry: Duration = crate::random::within(&api.deliver.retry);
+    let notice = crate::wire::Notice {
+        kind: "error",
+        id: None,
+        retry: Some(retry),
+        collection: None,
+        subject: None,
+        data: &problem.to_json(None),
+        time: Timestamp::now(),
+        message: (0, 0),
+    };
+    let mut response = respond::form(200, Form::Sse, Body::Full(notice.encode(WireForm::Sse)));
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(BUFFERING, HeaderValue::from_static("no"));
+    if version < Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}

@@ -1,0 +1,243 @@
+//! The answers on the wire: a real store in a folder of its own, a real
+//! socket, and bytes.
+
+mod admin;
+mod batches;
+mod events;
+mod pages;
+mod refusals;
+mod resources;
+mod snapshots;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::{Api, CollectionSettings, Settings, SseOverload, TopicSettings, handle};
+use crate::deliver::{self, HeartbeatFormat};
+use crate::event::{EventType, Offset};
+use crate::hub::{self, Hub, Overflow};
+use crate::log::{self, Engine, Sync};
+use crate::metrics::Metrics;
+use crate::store::Retention;
+
+/// Longest wait for an answer; a test that meets it has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A gateway that serves until it is dropped.
+struct Gateway {
+    api: Arc<Api>,
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// An answer, its body out of its chunks.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    fields: Vec<(String, String)>,
+    body: String,
+    /// Whether the body came to its own end.
+    whole: bool,
+}
+
+impl Reply {
+    fn field(&self, name: &str) -> &str {
+        let mut values = self.fields.iter().filter(|(other, _)| other == name);
+        values.next().map_or("", |(_, value)| value)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    fn lines(&self) -> Vec<serde_json::Value> {
+        self.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn settings() -> Settings {
+    let retention = Retention::default();
+    let collection =
+        CollectionSettings { name: "orders".to_owned(), resource: "order".to_owned(), retention };
+    let topic = |name: &str, of: Option<&str>, types: &[&str]| TopicSettings {
+        name: name.to_owned(),
+        collection: of.map(str::to_owned),
+        types: types.iter().map(|kind| EventType::new(kind).unwrap()).collect(),
+        retention,
+    };
+    Settings {
+        body_bytes_max: 64 * 1024,
+        batch_answer_bytes: 64 * 1024,
+        body_timeout: Duration::from_secs(10),
+        stall_timeout: Duration::from_secs(10),
+        batch_size_max: 100,
+        request_rate: 0,
+        request_burst: 0,
+        sse_overload: SseOverload::Retry,
+        collections: vec![collection],
+        topics: vec![
+            topic("news", None, &[]),
+            topic("order-updates", Some("orders"), &["order-created", "order-updated"]),
+        ],
+    }
+}
+
+impl Gateway {
+    async fn start() -> Gateway {
+        Gateway::with(settings()).await
+    }
+
+    async fn with(settings: Settings) -> Gateway {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = log::Settings {
+            path: folder.path().join("data"),
+            sync: Sync::Never,
+            tail_bytes: 16 << 20,
+            page_cache_bytes: 16 << 20,
+            catchup_concurrency: 4,
+            resource_bytes_max: settings.body_bytes_max,
+        };
+        let engine = Arc::new(Engine::open(&engine, &settings.specs().unwrap()).unwrap());
+        let hub = hub::Settings {
+            heartbeat: Duration::from_secs(15),
+            ring_events: 64,
+            ring_bytes: 1 << 16,
+            overflow: Overflow::Log,
+            stall_timeout: settings.stall_timeout,
+        };
+        let deliver = deliver::Settings {
+            retry: Duration::from_secs(2)..Duration::from_secs(5),
+            heartbeat_format: HeartbeatFormat::Event,
+            message_bytes_max: settings.body_bytes_max,
+            message_timeout: Duration::from_secs(10),
+        };
+        let metrics = Arc::new(Metrics::new());
+        let hub = Hub::start(&hub, &engine, &metrics, 1);
+        let api = Arc::new(Api::new(settings, deliver, engine, hub, metrics).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(Arc::clone(&api), listener));
+        Gateway { api, address, serving, _folder: folder }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes as they are and reads the answer to the connection's end.
+    async fn raw(&self, request: impl AsRef<[u8]>) -> Reply {
+        let mut socket = self.connect().await;
+        // An answer may come, and the connection end, before all was taken.
+        let _ = socket.write_all(request.as_ref()).await;
+        finish(socket).await
+    }
+
+    /// Sends a request with `fields`, one a line, and reads the answer.
+    async fn call(&self, line: &str, fields: &str, body: &str) -> Reply {
+        self.raw(request(line, fields, body)).await
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.call(&format!("GET {path}"), "", "").await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Reply {
+        self.call(&format!("POST {path}"), JSON, body).await
+    }
+
+    fn head(&self, log: &str) -> Offset {
+        self.api.engine.log(log).unwrap().head()
+    }
+}
+
+/// Lines of an NDJSON body.
+fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
+    (0..count).flat_map(|n| [line(n), "\n".to_owned()]).collect()
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+const NDJSON: &str = "content-type: application/x-ndjson\r\n";
+
+fn request(line: &str, fields: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "{line} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{fields}\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+async fn serve(api: Arc<Api>, listener: TcpListener) {
+    loop {
+        let (socket, peer) = listener.accept().await.unwrap();
+        let api = Arc::clone(&api);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let api = Arc::clone(&api);
+                async move { Ok::<_, Infallible>(handle(&api, request, peer).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(socket), service);
+            // A client that breaks off is some tests' point.
+            let _ = connection.await;
+        });
+    }
+}
+
+/// Reads one answer to the connection's end.
+async fn finish(mut socket: TcpStream) -> Reply {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut bytes)).await;
+    // What came before a reset is the answer all the same.
+    let _ = read.expect("no answer in time");
+    parse(&bytes)
+}
+
+fn parse(bytes: &[u8]) -> Reply {
+    let text = str::from_utf8(bytes).unwrap();
+    let text = text.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(text);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let field = |line: &str| {
+        let (name, value) = line.split_once(':').unwrap();
+        (name.to_ascii_lowercase(), value.trim().to_owned())
+    };
+    let fields: Vec<_> = lines.map(field).collect();
+    let mut reply = Reply { status, fields, body: body.to_owned(), whole: true };
+    if reply.field("transfer-encoding") == "chunked" {
+        (reply.body, reply.whole) = unchunk(body);
+    }
+    reply
+}
+
+fn unchunk(mut rest: &str) -> (String, bool) {
+    let mut body = String::new();
+    while let Some((length, after)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return (body, true);
+        }
+        let Some(chunk) = after.get(..length) else { break };
+        body.push_str(chunk);
+        rest = &after[length + 2..];
+    }
+    (body, false)
+}
