@@ -1,0 +1,226 @@
+//! Sockets: listeners, connections, and their end.
+
+mod connection;
+mod listener;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, Api};
+use crate::hub::{self, Hub};
+use crate::log::{self, Engine};
+use crate::metrics::Metrics;
+use crate::{deliver, store};
+
+/// Where the gateway listens and what its connections may take.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For clients (`server.listen`).
+    pub listen: SocketAddr,
+    /// For metrics and health (`server.admin_listen`).
+    pub admin_listen: SocketAddr,
+    /// How long an orderly end may take (`server.drain`).
+    pub drain: Duration,
+    /// Most client connections (`limits.max_connections`).
+    pub connections_max: usize,
+    /// Most connections of one address; zero is no limit
+    /// (`limits.max_connections_per_address`).
+    pub connections_per_address_max: usize,
+    /// From the first byte's wait to a complete request head
+    /// (`limits.head_timeout`).
+    pub head_timeout: Duration,
+    /// An idle keep-alive connection's life (`limits.idle_timeout`).
+    pub idle_timeout: Duration,
+    /// A write that makes no progress for this long ends its connection
+    /// (`limits.stall_timeout`).
+    pub stall_timeout: Duration,
+}
+
+/// Everything that a gateway is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Sockets.
+    pub server: Settings,
+    /// The engine.
+    pub log: log::Settings,
+    /// Its logs.
+    pub logs: Vec<log::Spec>,
+    /// Fan-out.
+    pub hub: hub::Settings,
+    /// Streams.
+    pub deliver: deliver::Settings,
+    /// Requests.
+    pub api: api::Settings,
+}
+
+/// A running gateway.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    /// Accept loops and upkeep; aborted with the gateway.
+    background: JoinSet<()>,
+}
+
+/// What connections share.
+struct Shared {
+    settings: Settings,
+    api: Arc<Api>,
+    metrics: Arc<Metrics>,
+    /// Connections, streams and sessions.
+    tasks: TaskTracker,
+    /// Asks connections to end once their request is answered.
+    closing: CancellationToken,
+    ready: AtomicBool,
+    connections: AtomicUsize,
+    /// Connections of each address; kept only where they are limited.
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Why a gateway does not start or end in order.
+#[derive(Debug)]
+pub enum Error {
+    /// The store cannot be used.
+    Store(store::Error),
+    /// An address cannot be listened on.
+    Listen(SocketAddr, std::io::Error),
+    /// Settings and engine do not agree.
+    Catalog(api::NoLog),
+    /// Writes were still unanswered when the drain's time was up.
+    Unanswered,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Store(error) => write!(f, "{error}"),
+            Error::Listen(address, _) => write!(f, "cannot listen on {address}"),
+            Error::Catalog(error) => write!(f, "{error}"),
+            Error::Unanswered => write!(f, "the drain's time was up with requests unanswered"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Store(error) => std::error::Error::source(error),
+            Error::Listen(_, error) => Some(error),
+            Error::Catalog(_) | Error::Unanswered => None,
+        }
+    }
+}
+
+/// How often metrics are folded into the exporter, which keeps every sample
+/// until then.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Of the drain's time, what the streams' closes are spread over; the rest is
+/// for the slowest of them and for writes in flight.
+const DRAIN_SPREAD: f64 = 2.0 / 3.0;
+
+impl Gateway {
+    /// Opens the store, binds both addresses and serves, on the current tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Listen`] or [`Error::Catalog`]; then nothing runs.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is served before it has finished.
+    pub async fn start(setup: Setup) -> Result<Gateway, Error> {
+        let Setup { server: mut settings, log, logs, hub, deliver, api } = setup;
+        settings.connections_max = listener::connections_max(settings.connections_max);
+        let metrics = Arc::new(Metrics::new());
+        let opening = tokio::task::spawn_blocking(move || Engine::open(&log, &logs));
+        let panicked = |join| Error::Store(store::Error::Io(std::io::Error::other(join)));
+        let engine = opening.await.map_err(panicked)?.map_err(Error::Store)?;
+        let engine = Arc::new(engine);
+        engine.time_commits(metrics.commit.clone());
+        let bind = |address| listener::bind(address).map_err(|error| Error::Listen(address, error));
+        let (clients, admin) = (bind(settings.listen)?, bind(settings.admin_listen)?);
+        let address =
+            clients.local_addr().map_err(|error| Error::Listen(settings.listen, error))?;
+        let admin_address =
+            admin.local_addr().map_err(|error| Error::Listen(settings.admin_listen, error))?;
+        let shards = std::thread::available_parallelism().map_or(1, usize::from);
+        let hub = Hub::start(&hub, &engine, &metrics, shards);
+        let api = Api::new(api, deliver, engine, hub, metrics.clone()).map_err(Error::Catalog)?;
+        let tasks = api.tasks.clone();
+        let shared = Arc::new(Shared {
+            settings,
+            api: Arc::new(api),
+            metrics,
+            tasks,
+            closing: CancellationToken::new(),
+            ready: AtomicBool::new(true),
+            connections: AtomicUsize::new(0),
+            by_address: Mutex::default(),
+        });
+        let mut background = JoinSet::new();
+        background.spawn(listener::accept_clients(shared.clone(), clients));
+        background.spawn(listener::accept_admin(shared.clone(), admin));
+        background.spawn(upkeep(shared.metrics.clone()));
+        Ok(Gateway { shared, address, admin_address, background })
+    }
+
+    /// Where clients connect; the port that was bound, where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics and health are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Ends in order: not ready any more, streams told and closed one by one,
+    /// requests in flight answered, the log synced.
+    ///
+    /// # Errors
+    /// [`Error::Unanswered`] when the drain's time was up first.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends everything at once; what was answered is durable.
+    pub async fn drain(mut self) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        let deadline = tokio::time::Instant::now() + shared.settings.drain;
+        shared.ready.store(false, Ordering::Relaxed);
+        shared.api.drain();
+        let spread = shared.settings.drain.mul_f64(DRAIN_SPREAD);
+        shared.api.hub.drain(spread);
+        let streams_gone = async {
+            while shared.api.hub.open() > 0 {
+                tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, streams_gone).await;
+        shared.closing.cancel();
+        shared.tasks.close();
+        let drained = tokio::time::timeout_at(deadline, shared.tasks.wait()).await;
+        self.background.shutdown().await;
+        let api = shared.api.clone();
+        let _ = tokio::task::spawn_blocking(move || api.engine.close()).await;
+        if drained.is_err() && shared.api.requests_open() > 0 {
+            return Err(Error::Unanswered);
+        }
+        Ok(())
+    }
+}
+
+async fn upkeep(metrics: Arc<Metrics>) {
+    let mut interval = tokio::time::interval(UPKEEP);
+    loop {
+        interval.tick().await;
+        metrics.fold();
+    }
+}
