@@ -1,0 +1,256 @@
+//! What each key means: from a tree to the settings of every layer, with the
+//! defaults (`config.toml` at the top of the repository says the same).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Config;
+use super::names::{self, Names};
+use super::section::{Section, Zero};
+use crate::hub::Overflow;
+use crate::store::Retention;
+use crate::{api, deliver, hub, log, server};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Policies that are named in the protocol and that this build does not have.
+const OVERFLOW_UNBUILT: [&str; 4] = ["conflate", "drop-oldest", "drop-newest", "disconnect"];
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+struct Server {
+    listen: SocketAddr,
+    admin_listen: SocketAddr,
+    drain: Duration,
+}
+
+struct Storage {
+    path: PathBuf,
+    sync: log::Sync,
+    tail_bytes: usize,
+}
+
+struct Streams {
+    heartbeat: Duration,
+    heartbeat_format: deliver::HeartbeatFormat,
+    retry: std::ops::Range<Duration>,
+    ring_events: usize,
+    ring_bytes: usize,
+    overflow: Overflow,
+    sse_overload: api::SseOverload,
+    page_cache: usize,
+    catchup_concurrency: usize,
+    batch_size_max: u32,
+}
+
+struct Limits {
+    max_connections: usize,
+    max_connections_per_address: usize,
+    request_rate: u32,
+    request_burst: u32,
+    head_timeout: Duration,
+    body_timeout: Duration,
+    idle_timeout: Duration,
+    stall_timeout: Duration,
+    body_bytes: usize,
+    message_bytes: usize,
+    batch_answer_bytes: usize,
+}
+
+/// Reads the whole tree. What has a fault is at its default in the result,
+/// which is then only good for finding more faults.
+pub(super) fn config(root: &mut Section<'_, '_>) -> Config {
+    let server = root.section("server", server_keys);
+    let storage = root.section("storage", storage_keys);
+    root.section("engine", |s| s.choice("kind", (), &[("embedded", ())], &["nats"]));
+    let streams = root.section("streams", stream_keys);
+    let limits = root.section("limits", limit_keys);
+    root.section("auth", |s| s.choice("mode", (), &[("none", ())], &["keys", "jwt"]));
+    let mut names = Names::default();
+    let collections = match root.each("collections", |s| collection(s, &mut names)) {
+        Some(listed) => listed.into_iter().flatten().collect(),
+        None => vec![names.default_collection()],
+    };
+    let topics = match root.each("topics", |s| topic(s, &mut names)) {
+        Some(listed) => listed.into_iter().flatten().collect(),
+        None => names.default_view().into_iter().collect(),
+    };
+    compose(&server, storage, streams, &limits, collections, topics)
+}
+
+fn compose(
+    server: &Server,
+    storage: Storage,
+    streams: Streams,
+    limits: &Limits,
+    collections: Vec<api::CollectionSettings>,
+    topics: Vec<api::TopicSettings>,
+) -> Config {
+    let api = api::Settings {
+        body_bytes_max: limits.body_bytes,
+        batch_answer_bytes: limits.batch_answer_bytes,
+        body_timeout: limits.body_timeout,
+        stall_timeout: limits.stall_timeout,
+        batch_size_max: streams.batch_size_max,
+        request_rate: limits.request_rate,
+        request_burst: limits.request_burst,
+        sse_overload: streams.sse_overload,
+        collections,
+        topics,
+    };
+    Config {
+        server: server::Settings {
+            listen: server.listen,
+            admin_listen: server.admin_listen,
+            drain: server.drain,
+            connections_max: limits.max_connections,
+            connections_per_address_max: limits.max_connections_per_address,
+            head_timeout: limits.head_timeout,
+            idle_timeout: limits.idle_timeout,
+            stall_timeout: limits.stall_timeout,
+        },
+        log: log::Settings {
+            path: storage.path,
+            sync: storage.sync,
+            tail_bytes: storage.tail_bytes,
+            page_cache_bytes: streams.page_cache,
+            catchup_concurrency: streams.catchup_concurrency,
+            resource_bytes_max: limits.body_bytes,
+        },
+        // A resource that makes no event types is a fault of its own.
+        logs: api.specs().unwrap_or_default(),
+        hub: hub::Settings {
+            heartbeat: streams.heartbeat,
+            ring_events: streams.ring_events,
+            ring_bytes: streams.ring_bytes,
+            overflow: streams.overflow,
+            stall_timeout: limits.stall_timeout,
+        },
+        deliver: deliver::Settings {
+            retry: streams.retry,
+            heartbeat_format: streams.heartbeat_format,
+            message_bytes_max: limits.message_bytes,
+            message_timeout: limits.body_timeout,
+        },
+        api,
+    }
+}
+
+fn server_keys(s: &mut Section<'_, '_>) -> Server {
+    let server = Server {
+        listen: s.address("listen", loopback(8080)),
+        admin_listen: s.address("admin_listen", loopback(9090)),
+        drain: s.duration("drain", seconds(30), Zero::Allowed),
+    };
+    if server.listen == server.admin_listen && server.listen.port() != 0 {
+        let key = if s.has("admin_listen") { "admin_listen" } else { "listen" };
+        let address = server.listen;
+        s.fault(key, format!("server.listen and server.admin_listen are both \"{address}\""));
+    }
+    server
+}
+
+fn storage_keys(s: &mut Section<'_, '_>) -> Storage {
+    let interval = s.duration("sync_interval", seconds(1), Zero::Refused);
+    Storage {
+        path: s.text("path").unwrap_or_else(|| "data".to_owned()).into(),
+        sync: s.choice(
+            "sync",
+            log::Sync::Always,
+            &[
+                ("always", log::Sync::Always),
+                ("interval", log::Sync::Interval(interval)),
+                ("never", log::Sync::Never),
+            ],
+            &[],
+        ),
+        tail_bytes: s.bytes("tail_bytes", 16 * MIB, Zero::Refused) as usize,
+    }
+}
+
+fn stream_keys(s: &mut Section<'_, '_>) -> Streams {
+    use api::SseOverload::{Retry, Status};
+    use deliver::HeartbeatFormat::{Comment, Event};
+    Streams {
+        heartbeat: s.duration("heartbeat", seconds(15), Zero::Refused),
+        heartbeat_format: s.choice(
+            "heartbeat_format",
+            Event,
+            &[("event", Event), ("comment", Comment)],
+            &[],
+        ),
+        retry: s.range("retry", seconds(2)..seconds(5)),
+        ring_events: s.count("ring_events", 1024, Zero::Refused) as usize,
+        ring_bytes: s.bytes("ring_bytes", MIB, Zero::Refused) as usize,
+        overflow: s.choice("overflow", Overflow::Log, &[("log", Overflow::Log)], &OVERFLOW_UNBUILT),
+        sse_overload: s.choice("sse_overload", Retry, &[("retry", Retry), ("status", Status)], &[]),
+        page_cache: s.bytes("page_cache", 16 * MIB, Zero::Allowed) as usize,
+        catchup_concurrency: s.count("catchup_concurrency", 8, Zero::Refused) as usize,
+        batch_size_max: s.count("batch_size_max", 1000, Zero::Refused),
+    }
+}
+
+fn limit_keys(s: &mut Section<'_, '_>) -> Limits {
+    let request_rate = s.count("request_rate", 0, Zero::Allowed);
+    let request_burst = match s.count("request_burst", 0, Zero::Allowed) {
+        // A bucket of no size would refuse everything.
+        0 => request_rate,
+        burst => burst,
+    };
+    Limits {
+        max_connections: s.count("max_connections", 10_000, Zero::Refused) as usize,
+        max_connections_per_address: s.count("max_connections_per_address", 0, Zero::Allowed)
+            as usize,
+        request_rate,
+        request_burst,
+        head_timeout: s.duration("head_timeout", seconds(10), Zero::Refused),
+        body_timeout: s.duration("body_timeout", seconds(10), Zero::Refused),
+        idle_timeout: s.duration("idle_timeout", seconds(60), Zero::Refused),
+        stall_timeout: s.duration("stall_timeout", seconds(30), Zero::Refused),
+        body_bytes: s.bytes("body_bytes", MIB, Zero::Refused) as usize,
+        message_bytes: s.bytes("message_bytes", MIB, Zero::Refused) as usize,
+        batch_answer_bytes: s.bytes("batch_answer_bytes", 4096 * KIB, Zero::Refused) as usize,
+    }
+}
+
+fn collection(s: &mut Section<'_, '_>, names: &mut Names) -> Option<api::CollectionSettings> {
+    let name = s.text("name");
+    let resource = s.text("resource");
+    let retention = retention(s);
+    let name = names.collection(s, name)?;
+    let resource = names::resource(s, &name, resource)?;
+    Some(api::CollectionSettings { name, resource, retention })
+}
+
+fn topic(s: &mut Section<'_, '_>, names: &mut Names) -> Option<api::TopicSettings> {
+    let name = s.text("name");
+    let collection = s.text("collection");
+    let types = names::types(s);
+    let retention = retention(s);
+    if s.has("collection") {
+        if s.has("retention") {
+            s.fault("retention", "a view keeps nothing itself; set its collection's".to_owned());
+        }
+    } else if !types.is_empty() {
+        s.fault("types", "only a view has types; a topic of its own shows all".to_owned());
+    }
+    let collection = names.viewed(s, collection);
+    let name = names.topic(s, name)?;
+    Some(api::TopicSettings { name, collection, types, retention })
+}
+
+fn retention(s: &mut Section<'_, '_>) -> Retention {
+    s.section("retention", |s| Retention {
+        events: s.number("events", 0),
+        bytes: s.bytes("bytes", 0, Zero::Allowed),
+        age: s.duration("age", Duration::ZERO, Zero::Allowed),
+    })
+}

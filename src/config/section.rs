@@ -1,0 +1,370 @@
+//! A table being read: each key is asked for by name, with its kind and its
+//! default. What was never asked for is unknown.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::fault::Fault;
+use super::tree::{Node, Place, Table, Value};
+use super::units;
+
+static EMPTY: Table = Table::new();
+
+/// What reading a tree has found so far.
+#[derive(Default)]
+pub(super) struct Findings {
+    pub(super) faults: Vec<Fault>,
+    /// Every key that was asked for, as a path.
+    known: Vec<String>,
+    unknown: Vec<(Place, String)>,
+}
+
+/// Whether zero is a value of a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Zero {
+    Allowed,
+    Refused,
+}
+
+/// One table of the tree while it is read.
+pub(super) struct Section<'t, 'f> {
+    path: &'f str,
+    table: &'t Table,
+    /// Where the table itself is written; none for one that is not there.
+    place: Option<Place>,
+    asked: Vec<&'static str>,
+    findings: &'f mut Findings,
+}
+
+/// Reads the top of the tree with `read`.
+pub(super) fn read<T>(
+    table: &Table,
+    findings: &mut Findings,
+    read: impl FnOnce(&mut Section<'_, '_>) -> T,
+) -> T {
+    read_table("", table, None, findings, read)
+}
+
+fn read_table<T>(
+    path: &str,
+    table: &Table,
+    place: Option<Place>,
+    findings: &mut Findings,
+    read: impl FnOnce(&mut Section<'_, '_>) -> T,
+) -> T {
+    let mut section = Section { path, table, place, asked: Vec::new(), findings };
+    let result = read(&mut section);
+    for (key, node) in table {
+        if !section.asked.contains(&key.as_str()) {
+            section.findings.unknown.push((node.place.clone(), join(path, key)));
+        }
+    }
+    result
+}
+
+impl<'t> Section<'t, '_> {
+    /// Reads the table `key` with `read`; an empty one if it is not there.
+    pub(super) fn section<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'_, '_>) -> T,
+    ) -> T {
+        let (table, place) = match self.node(key) {
+            None => (&EMPTY, None),
+            Some(Node { value: Value::Table(table), place }) => (table, Some(place.clone())),
+            Some(node) => {
+                self.fault(key, format!("is a table, not {}", node.value.described()));
+                (&EMPTY, None)
+            }
+        };
+        read_table(&join(self.path, key), table, place, self.findings, read)
+    }
+
+    /// Reads each table of the list `key` with `read`; none if the key is not
+    /// there.
+    pub(super) fn each<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Section<'_, '_>) -> T,
+    ) -> Option<Vec<T>> {
+        let node = self.node(key)?;
+        let Value::List(items) = &node.value else {
+            self.fault(key, format!("is a list of tables, not {}", node.value.described()));
+            return None;
+        };
+        let mut results = Vec::new();
+        for item in items {
+            if let Value::Table(table) = &item.value {
+                let place = Some(item.place.clone());
+                let path = join(self.path, key);
+                results.push(read_table(&path, table, place, self.findings, &mut read));
+            } else {
+                let message = format!("is a list of tables, not of {}", item.value.described());
+                self.fault_at(&item.place.clone(), key, message);
+            }
+        }
+        Some(results)
+    }
+
+    /// A duration.
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        zero: Zero,
+    ) -> Duration {
+        self.value(key, default, |node| {
+            let duration = duration(node)?;
+            above_zero(zero, duration.is_zero())?;
+            Ok(duration)
+        })
+    }
+
+    /// A size in bytes.
+    pub(super) fn bytes(&mut self, key: &'static str, default: u64, zero: Zero) -> u64 {
+        self.value(key, default, |node| {
+            let bytes = match &node.value {
+                Value::Integer(number) => {
+                    u64::try_from(*number).map_err(|_| format!("{number} is less than zero"))?
+                }
+                Value::Text(text) => units::bytes(text)?,
+                other => {
+                    return Err(format!("is a size such as \"64KiB\", not {}", other.described()));
+                }
+            };
+            above_zero(zero, bytes == 0)?;
+            Ok(bytes)
+        })
+    }
+
+    /// A whole number, zero allowed.
+    pub(super) fn number(&mut self, key: &'static str, default: u64) -> u64 {
+        self.value(key, default, |node| match &node.value {
+            Value::Integer(number) => {
+                u64::try_from(*number).map_err(|_| format!("{number} is less than zero"))
+            }
+            other => Err(format!("is a whole number, not {}", other.described())),
+        })
+    }
+
+    /// A whole number up to `u32::MAX`.
+    pub(super) fn count(&mut self, key: &'static str, default: u32, zero: Zero) -> u32 {
+        self.value(key, default, |node| {
+            let count = match &node.value {
+                Value::Integer(number) => u32::try_from(*number)
+                    .map_err(|_| format!("{number} is not within 0 and {}", u32::MAX))?,
+                other => return Err(format!("is a whole number, not {}", other.described())),
+            };
+            above_zero(zero, count == 0)?;
+            Ok(count)
+        })
+    }
+
+    /// An address and port to listen on.
+    pub(super) fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
+        self.value(key, default, |node| {
+            text(node)?.parse().map_err(|_| {
+                format!(
+                    "{} is no address and port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"",
+                    node.value.described()
+                )
+            })
+        })
+    }
+
+    /// One of `choices`; `unbuilt` are words that are meant to be choices in
+    /// the end.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        choices: &[(&str, T)],
+        unbuilt: &[&str],
+    ) -> T {
+        self.value(key, default, |node| choice(text(node)?, choices, unbuilt))
+    }
+
+    /// A text that is not empty; none if the key is not there or faulty.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+        self.value(key, None, |node| match text(node)? {
+            "" => Err("is empty".to_owned()),
+            text => Ok(Some(text.to_owned())),
+        })
+    }
+
+    /// A list of texts with the place of each; none if the key is not there.
+    pub(super) fn texts(&mut self, key: &'static str) -> Vec<(Place, String)> {
+        self.value(key, Vec::new(), |node| match &node.value {
+            Value::List(items) => {
+                items.iter().map(|item| Ok((item.place.clone(), text(item)?.to_owned()))).collect()
+            }
+            other => Err(format!("is a list of texts, not {}", other.described())),
+        })
+    }
+
+    /// A pair of durations, the first not longer than the second.
+    pub(super) fn range(
+        &mut self,
+        key: &'static str,
+        default: std::ops::Range<Duration>,
+    ) -> std::ops::Range<Duration> {
+        self.value(key, default, |node| match &node.value {
+            Value::List(items) if items.len() == 2 => {
+                let (start, end) = (duration(&items[0])?, duration(&items[1])?);
+                if start > end {
+                    return Err(format!(
+                        "the range ends before it starts ({:?} > {:?})",
+                        text(&items[0])?,
+                        text(&items[1])?
+                    ));
+                }
+                Ok(start..end)
+            }
+            Value::List(items) => Err(format!(
+                "is a list of two durations, as in [\"2s\", \"5s\"], not of {}",
+                items.len()
+            )),
+            other => Err(format!(
+                "is a list of two durations, as in [\"2s\", \"5s\"], not {}",
+                other.described()
+            )),
+        })
+    }
+
+    /// Whether the key is set.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Notes a fault of `key`, at its place, or at the table's where it is
+    /// not set.
+    pub(super) fn fault(&mut self, key: &str, message: String) {
+        let place = self.table.get(key).map(|node| node.place.clone()).or(self.place.clone());
+        if let Some(place) = place {
+            self.fault_at(&place, key, message);
+        }
+    }
+
+    /// Notes a fault of `key` at `place`.
+    pub(super) fn fault_at(&mut self, place: &Place, key: &str, message: String) {
+        self.findings.faults.push(fault(place, join(self.path, key), message));
+    }
+
+    fn value<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&Node) -> Result<T, String>,
+    ) -> T {
+        let Some(node) = self.node(key) else { return default };
+        parse(node).unwrap_or_else(|message| {
+            self.fault(key, message);
+            default
+        })
+    }
+
+    fn node(&mut self, key: &'static str) -> Option<&'t Node> {
+        self.asked.push(key);
+        self.findings.known.push(join(self.path, key));
+        self.table.get(key)
+    }
+}
+
+impl Findings {
+    /// All faults, unknown keys among them, in the order of the file, then of
+    /// the variables, then of the flags.
+    pub(super) fn finish(mut self) -> Vec<Fault> {
+        for (place, key) in &self.unknown {
+            let message = format!("unknown key; {}", suggestion(key, &self.known));
+            self.faults.push(fault(place, key.clone(), message));
+        }
+        self.faults.sort_by(|a, b| (&a.source, a.line).cmp(&(&b.source, b.line)));
+        self.faults
+    }
+
+    /// Every key that was asked for, as a path.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> &[String] {
+        &self.known
+    }
+}
+
+fn fault(place: &Place, key: String, message: String) -> Fault {
+    Fault { source: place.source.clone(), line: place.line, key, message }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn above_zero(zero: Zero, is_zero: bool) -> Result<(), String> {
+    match zero {
+        Zero::Refused if is_zero => Err("must be more than zero".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn text(node: &Node) -> Result<&str, String> {
+    match &node.value {
+        Value::Text(text) => Ok(text),
+        other => Err(format!("is a text in quotes, not {}", other.described())),
+    }
+}
+
+fn duration(node: &Node) -> Result<Duration, String> {
+    match &node.value {
+        Value::Text(text) => units::duration(text),
+        other => Err(format!("is a duration such as \"15s\", not {}", other.described())),
+    }
+}
+
+fn choice<T: Copy>(word: &str, choices: &[(&str, T)], unbuilt: &[&str]) -> Result<T, String> {
+    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
+        return Ok(*value);
+    }
+    let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+    let names = names.join(", ");
+    if unbuilt.contains(&word) {
+        Err(format!("this build has no {word:?}; it has {names}"))
+    } else {
+        Err(format!("{word:?} is not one of {names}"))
+    }
+}
+
+/// Names the known key nearest to `key`: the same word in another table, or
+/// one spelt nearly alike; else all that the table has.
+fn suggestion(key: &str, known: &[String]) -> String {
+    let last = |path: &str| path.rsplit_once('.').map_or(0, |(table, _)| table.len() + 1);
+    let (table, word) = key.split_at(last(key));
+    let nearest = known
+        .iter()
+        .map(|path| {
+            let (its_table, its_word) = path.split_at(last(path));
+            (distance(word, its_word), its_table != table, path)
+        })
+        .min()
+        .filter(|(distance, ..)| distance * 3 <= word.chars().count().max(3));
+    if let Some((_, _, path)) = nearest {
+        return format!("the nearest known one is {path}");
+    }
+    let mut siblings: Vec<&str> =
+        known.iter().filter_map(|p| p.strip_prefix(table)).filter(|p| !p.contains('.')).collect();
+    siblings.sort_unstable();
+    siblings.dedup();
+    format!("known here: {}", siblings.join(", "))
+}
+
+/// How many letters to add, drop or change to get from one word to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,418 @@
+//! The configuration from the outside: texts in, settings or faults out.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
+
+struct File {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn file(text: &str) -> File {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    File { _directory: directory, path }
+}
+
+fn load_text(text: &str, sets: &[&str], env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let file = file(text);
+    let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
+    let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+    load(Some(&file.path), &sets, env).map_err(|faults| {
+        let folder = format!("{}/", file.path.parent().unwrap().display());
+        faults.iter().map(|fault| fault.to_string().replace(&folder, "")).collect()
+    })
+}
+
+fn faults(text: &str, sets: &[&str], env: &[(&str, &str)]) -> Vec<String> {
+    load_text(text, sets, env).err().unwrap_or_default()
+}
+
+#[test]
+fn the_shipped_file_says_the_defaults() {
+    let shipped = load(Some(Path::new(SHIPPED)), &[], std::iter::empty()).unwrap();
+    assert_eq!(format!("{shipped:#?}"), format!("{:#?}", Config::default()));
+    let nothing = load(None, &[], std::iter::empty()).unwrap();
+    assert_eq!(format!("{nothing:#?}"), format!("{shipped:#?}"));
+}
+
+#[test]
+fn the_shipped_file_has_every_key() {
+    let text = std::fs::read_to_string(SHIPPED).unwrap();
+    let table = tree::parse(Path::new(SHIPPED), &text).unwrap();
+    let (_, findings) = checked(&table);
+    for path in findings.known() {
+        let key = path.rsplit('.').next().unwrap();
+        let set = table_has(&table, path);
+        let mentioned = text.contains(&format!("\n# {key} = ")) || path == "topics.retention";
+        let in_a_view = path.starts_with("topics.retention.");
+        assert!(set || mentioned || in_a_view, "{path} is not in config.toml");
+    }
+    assert!(findings.known().len() > 40);
+}
+
+fn table_has(table: &Table, path: &str) -> bool {
+    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+    match table.get(first).map(|node| &node.value) {
+        Some(_) if rest.is_empty() => true,
+        Some(tree::Value::Table(inner)) => table_has(inner, rest),
+        Some(tree::Value::List(items)) => items.iter().any(|item| match &item.value {
+            tree::Value::Table(inner) => table_has(inner, rest),
+            _ => false,
+        }),
+        _ => false,
+    }
+}
+
+/// Files and what is said of them.
+const FAULTS_OF_KEYS: &[(&str, &[&str])] = &[
+    (
+        "[streams]\n\nretry = [\"5s\", \"2s\"]\n",
+        &["config.toml:3: streams.retry: the range ends before it starts (\"5s\" > \"2s\")"],
+    ),
+    (
+        "[streams]\nretry = \"5s\"\n",
+        &[
+            "config.toml:2: streams.retry: is a list of two durations, as in [\"2s\", \"5s\"], not the text \"5s\"",
+        ],
+    ),
+    (
+        "[streams]\nheartbeet = \"5s\"\n",
+        &[
+            "config.toml:2: streams.heartbeet: unknown key; the nearest known one is streams.heartbeat",
+        ],
+    ),
+    (
+        "[server]\nheartbeat = \"5s\"\n",
+        &[
+            "config.toml:2: server.heartbeat: unknown key; the nearest known one is streams.heartbeat",
+        ],
+    ),
+    (
+        "[server]\ncolour = 1\n",
+        &["config.toml:2: server.colour: unknown key; known here: admin_listen, drain, listen"],
+    ),
+    (
+        "[[webhooks]]\nname = \"a\"\n",
+        &[
+            "config.toml:1: webhooks: unknown key; known here: auth, collections, engine, limits, server, storage, streams, topics",
+        ],
+    ),
+    (
+        "[streams]\nheartbeat = \"0s\"\n",
+        &["config.toml:2: streams.heartbeat: must be more than zero"],
+    ),
+    (
+        "[streams]\nring_events = 0\n",
+        &["config.toml:2: streams.ring_events: must be more than zero"],
+    ),
+    (
+        "[streams]\nring_bytes = \"0\"\n",
+        &["config.toml:2: streams.ring_bytes: must be more than zero"],
+    ),
+    (
+        "[streams]\nring_events = \"1024\"\n",
+        &["config.toml:2: streams.ring_events: is a whole number, not the text \"1024\""],
+    ),
+    (
+        "[limits]\nbody_bytes = -1\nhead_timeout = 10\nmax_connections = 4294967296\n",
+        &[
+            "config.toml:2: limits.body_bytes: -1 is less than zero",
+            "config.toml:3: limits.head_timeout: is a duration such as \"15s\", not the number 10",
+            "config.toml:4: limits.max_connections: 4294967296 is not within 0 and 4294967295",
+        ],
+    ),
+    (
+        "[limits]\nbody_bytes = \"1mb\"\n",
+        &[
+            "config.toml:2: limits.body_bytes: \"1mb\" is no size; write a whole number and B, kB, KiB, MB, MiB, GB, GiB, TB or TiB, as in \"64KiB\"",
+        ],
+    ),
+    (
+        "[streams]\noverflow = \"conflate\"\n",
+        &["config.toml:2: streams.overflow: this build has no \"conflate\"; it has \"log\""],
+    ),
+    (
+        "[streams]\noverflow = \"lag\"\n",
+        &["config.toml:2: streams.overflow: \"lag\" is not one of \"log\""],
+    ),
+    (
+        "[storage]\nsync = \"sometimes\"\n",
+        &[
+            "config.toml:2: storage.sync: \"sometimes\" is not one of \"always\", \"interval\", \"never\"",
+        ],
+    ),
+    (
+        "[engine]\nkind = \"nats\"\n",
+        &["config.toml:2: engine.kind: this build has no \"nats\"; it has \"embedded\""],
+    ),
+    (
+        "[auth]\nmode = \"jwt\"\n",
+        &["config.toml:2: auth.mode: this build has no \"jwt\"; it has \"none\""],
+    ),
+    (
+        "[server]\nlisten = \"localhost:80\"\n",
+        &[
+            "config.toml:2: server.listen: the text \"localhost:80\" is no address and port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"",
+        ],
+    ),
+    (
+        "[server]\nlisten = \"127.0.0.1:9090\"\n",
+        &[
+            "config.toml:2: server.listen: server.listen and server.admin_listen are both \"127.0.0.1:9090\"",
+        ],
+    ),
+    ("server = 5\n", &["config.toml:1: server: is a table, not the number 5"]),
+    ("[storage]\npath = \"\"\n", &["config.toml:2: storage.path: is empty"]),
+];
+
+#[test]
+fn each_fault_is_named_with_its_line_and_key() {
+    for (text, expected) in FAULTS_OF_KEYS {
+        assert_eq!(faults(text, &[], &[]), *expected, "{text}");
+    }
+}
+
+/// Files and what is said of them.
+const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
+    ("[[collections]]\n", &["config.toml:1: collections.name: a collection needs a name"]),
+    (
+        "[[collections]]\nname = \"a:b\"\n",
+        &[
+            "config.toml:2: collections.name: \"a:b\" is no name of a collection: ':' is not one of A-Z a-z 0-9 . _ ~ -",
+        ],
+    ),
+    (
+        "[[collections]]\nname = \"events\"\n\n[[topics]]\nname = \"ws\"\n",
+        &[
+            "config.toml:2: collections.name: \"events\" is no name of a collection: it is reserved",
+            "config.toml:5: topics.name: \"ws\" is no name of a topic: it is reserved",
+        ],
+    ),
+    (
+        "[[collections]]\nname = \"a\"\n[[collections]]\nname = \"a\"\n[[topics]]\nname = \"a\"\n",
+        &[
+            "config.toml:4: collections.name: \"a\" is already the name of a collection",
+            "config.toml:6: topics.name: \"a\" is already the name of a collection",
+        ],
+    ),
+    (
+        "[[topics]]\nname = \"t\"\n[[topics]]\nname = \"t\"\n",
+        &["config.toml:4: topics.name: \"t\" is already the name of a topic"],
+    ),
+    (
+        "[[topics]]\nname = \"t\"\ncollection = \"carts\"\n",
+        &["config.toml:3: topics.collection: there is no collection \"carts\""],
+    ),
+    (
+        "[[topics]]\nname = \"t\"\ncollection = \"orders\"\ntypes = [\n  \"a\",\n  \"gap\",\n  \"b c\",\n]\n",
+        &[
+            "config.toml:6: topics.types: \"gap\" is no event type: it is reserved",
+            "config.toml:7: topics.types: \"b c\" is no event type: ' ' is not one of A-Z a-z 0-9 . _ ~ : -",
+        ],
+    ),
+    (
+        "[[topics]]\nname = \"t\"\ntypes = [\"a\"]\n",
+        &["config.toml:3: topics.types: only a view has types; a topic of its own shows all"],
+    ),
+    (
+        "[[topics]]\nname = \"t\"\ncollection = \"orders\"\nretention = { events = 1 }\n",
+        &["config.toml:4: topics.retention: a view keeps nothing itself; set its collection's"],
+    ),
+    (
+        "[[collections]]\nname = \"shots\"\nresource = \"snapshot\"\n",
+        &[
+            "config.toml:3: collections.resource: \"snapshot\" makes no event types such as \"order-created\": it is reserved",
+        ],
+    ),
+    (
+        "[[collections]]\nname = \"shots\"\nresource = \"a shot\"\ncreate = \"async\"\n",
+        &[
+            "config.toml:3: collections.resource: \"a shot\" makes no event types such as \"order-created\": ' ' is not one of A-Z a-z 0-9 . _ ~ : -",
+            "config.toml:4: collections.create: unknown key; known here: name, resource, retention",
+        ],
+    ),
+    (
+        "collections = 1\ntopics = [2]\n",
+        &[
+            "config.toml:1: collections: is a list of tables, not the number 1",
+            "config.toml:2: topics: is a list of tables, not of the number 2",
+        ],
+    ),
+    (
+        "[[collections]]\nname = \"a\"\nretention = { events = \"10MiB\" }\n",
+        &["config.toml:3: collections.retention.events: is a whole number, not the text \"10MiB\""],
+    ),
+    (
+        "[[collections]]\nname = \"a\"\nretention = { events = -1, bytes = \"x\", age = \"1\" , size = 1}\n",
+        &[
+            "config.toml:3: collections.retention.events: -1 is less than zero",
+            "config.toml:3: collections.retention.bytes: \"x\" is no size; write a whole number and B, kB, KiB, MB, MiB, GB, GiB, TB or TiB, as in \"64KiB\"",
+            "config.toml:3: collections.retention.age: \"1\" is no duration; write a whole number and ms, s, m, h or d, as in \"15s\"",
+            "config.toml:3: collections.retention.size: unknown key; known here: age, bytes, events",
+        ],
+    ),
+];
+
+#[test]
+fn names_are_checked_across_collections_and_topics() {
+    for (text, expected) in FAULTS_OF_NAMES {
+        assert_eq!(faults(text, &[], &[]), *expected, "{text}");
+    }
+}
+
+#[test]
+fn a_text_that_is_not_toml_is_named_with_its_line() {
+    let found = faults("[server]\nlisten = 127.0.0.1:80\ndrain = \"1s\"\n", &[], &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("config.toml:2: "), "{found:?}");
+    let found = faults("[server]\ndrain = \"1s\"\ndrain = \"2s\"\n", &[], &[]);
+    assert_eq!(found, ["config.toml:3: duplicate key"]);
+    let missing = load(Some(Path::new("no/such.toml")), &[], std::iter::empty()).unwrap_err();
+    assert_eq!(
+        missing[0].to_string(),
+        "no/such.toml: cannot be read: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn flags_win_over_variables_and_these_over_the_file() {
+    let text =
+        "[server]\nlisten = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\ndrain = \"1s\"\n";
+    let env = [
+        ("STREAMGATE_SERVER__DRAIN", "2s"),
+        ("STREAMGATE_SERVER__ADMIN_LISTEN", "127.0.0.1:3"),
+        ("STREAMGATE_STREAMS__RETRY", "[\"1s\", \"1s\"]"),
+        ("STREAMGATE_LIMITS__REQUEST_RATE", "7"),
+        ("STREAMGATE_LOG", "debug"),
+        ("OTHER__THING", "1"),
+    ];
+    let config = load_text(text, &["server.drain=3s", "storage.path=/srv/x"], &env).unwrap();
+    assert_eq!(config.server.listen.port(), 1);
+    assert_eq!(config.server.admin_listen.port(), 3);
+    assert_eq!(config.server.drain.as_secs(), 3);
+    assert_eq!(config.deliver.retry.end.as_secs(), 1);
+    assert_eq!((config.api.request_rate, config.api.request_burst), (7, 7));
+    assert_eq!(config.log.path, Path::new("/srv/x"));
+}
+
+#[test]
+fn a_variable_or_flag_at_fault_is_named() {
+    let env = [
+        ("STREAMGATE_SERVER__DRAN", "2s"),
+        ("STREAMGATE_COLLECTIONS__0__NAME", "x"),
+        ("STREAMGATE_STREAMS__HEARTBEAT", "0s"),
+        ("STREAMGATE_ENGINE__KIND__X", "0s"),
+    ];
+    let sets = ["drain", "server.listen=5", "topics=[]", "server={}", "streams.retry=[\"2s\"]"];
+    let text = "[engine]\nkind = \"embedded\"\n";
+    assert_eq!(faults("", &["server=1"], &[]), ["--set: server: is a table, not the number 1"]);
+    assert_eq!(
+        faults(text, &sets, &env),
+        [
+            "STREAMGATE_COLLECTIONS__0__NAME: collections.0.name: only the file sets a list of tables",
+            "STREAMGATE_ENGINE__KIND__X: engine.kind.x: unknown key: what it is under is a value, not a table",
+            "STREAMGATE_SERVER__DRAN: server.dran: unknown key; the nearest known one is server.drain",
+            "STREAMGATE_STREAMS__HEARTBEAT: streams.heartbeat: must be more than zero",
+            "--set: drain: has no value; write key.path=value",
+            "--set: topics: only the file sets a list of tables",
+            "--set: server: is set one key at a time",
+            "--set: server.listen: is a text in quotes, not the number 5",
+            "--set: streams.retry: is a list of two durations, as in [\"2s\", \"5s\"], not of 1",
+        ]
+    );
+}
+
+#[test]
+fn a_list_in_the_file_replaces_the_default_one() {
+    let names = |text: &str| {
+        let config = load_text(text, &[], &[]).unwrap();
+        let logs: Vec<String> = config.logs.iter().map(|log| log.name.clone()).collect();
+        let topics: Vec<String> = config.api.topics.iter().map(|t| t.name.clone()).collect();
+        (logs.join(" "), topics.join(" "))
+    };
+    let pair = |logs: &str, topics: &str| (logs.to_owned(), topics.to_owned());
+    assert_eq!(names(""), pair("orders", "order-updates"));
+    assert_eq!(names("topics = []"), pair("orders", ""));
+    assert_eq!(names("collections = []"), pair("", ""));
+    assert_eq!(names("[[topics]]\nname = \"alerts\""), pair("orders alerts", "alerts"));
+    assert_eq!(names("[[collections]]\nname = \"carts\""), pair("carts", ""));
+    assert_eq!(
+        names("[[collections]]\nname = \"orders\"\n[[collections]]\nname = \"order-updates\""),
+        pair("orders order-updates", "")
+    );
+}
+
+#[test]
+fn a_resource_is_called_like_its_collection_in_the_singular() {
+    for (name, expected) in [("carts", "cart"), ("sheep", "sheep"), ("s", "s")] {
+        let text = format!("[[collections]]\nname = \"{name}\"");
+        let config = load_text(&text, &[], &[]).unwrap();
+        assert_eq!(config.api.collections[0].resource, expected);
+    }
+}
+
+#[test]
+fn units_and_policies_reach_their_layers() {
+    let text = "[storage]\nsync = \"interval\"\nsync_interval = \"250ms\"\n\
+                [streams]\nheartbeat_format = \"comment\"\nsse_overload = \"status\"\n\
+                [limits]\nbody_bytes = 2048\nstall_timeout = \"5m\"\n\
+                [[collections]]\nname = \"a\"\n\
+                retention = { events = 5, bytes = \"64KiB\", age = \"1d\" }\n";
+    let config = load_text(text, &[], &[]).unwrap();
+    assert_eq!(config.log.sync, log::Sync::Interval(std::time::Duration::from_millis(250)));
+    assert_eq!(config.deliver.heartbeat_format, deliver::HeartbeatFormat::Comment);
+    assert_eq!(config.api.sse_overload, api::SseOverload::Status);
+    assert_eq!((config.api.body_bytes_max, config.log.resource_bytes_max), (2048, 2048));
+    assert_eq!(config.hub.stall_timeout, config.api.stall_timeout);
+    assert_eq!(config.hub.stall_timeout.as_secs(), 300);
+    let retention = config.logs[0].retention;
+    assert_eq!((retention.events, retention.bytes), (5, 65_536));
+    assert_eq!(retention.age.as_secs(), 86_400);
+}
+
+/// What `load` says of a text without a file: each fault, which must be one
+/// line.
+fn judge(text: &str) -> Vec<String> {
+    let faults = match tree::parse(Path::new("f"), text) {
+        Ok(table) => checked(&table).1.finish(),
+        Err(faults) => faults,
+    };
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:?}");
+    lines
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_strange_to_judge(text in "\\PC{0,200}") {
+        judge(&text);
+    }
+
+    #[test]
+    fn no_slip_in_the_shipped_file_is_too_strange(
+        at in 0usize..4000, cut in 0usize..20, put in "[\\[\\]{}=\"'.,#\n a-z0-9-]{0,6}",
+    ) {
+        let mut text = include_str!("../../config.toml").to_owned();
+        let start = text.floor_char_boundary(at.min(text.len()));
+        let end = text.floor_char_boundary((start + cut).min(text.len()));
+        text.replace_range(start..end, &put);
+        judge(&text);
+    }
+}
+
+#[test]
+fn nesting_is_bounded() {
+    assert!(!judge(&format!("a = {}", "[".repeat(100_000))).is_empty());
+    assert!(!judge(&format!("{}a = 1", "a.".repeat(100_000))).is_empty());
+    assert!(!judge(&format!("[{}a]", "a.".repeat(100_000))).is_empty());
+    let deep = format!("STREAMGATE_{}A", "A__".repeat(40_000));
+    assert_eq!(faults("", &[], &[(&deep, "1")]).len(), 1);
+    assert_eq!(judge("\"a\\nb\" = 1")[0].split(';').next(), Some("f:1: a\\nb: unknown key"));
+}
