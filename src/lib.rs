@@ -6,6 +6,7 @@
 //! imports point down the order below (`docs/architecture.md`, law 7, held
 //! by `tests/it/tidy.rs`).
 
+pub mod cli;
 pub mod config;
 pub mod server;
 pub mod api;
