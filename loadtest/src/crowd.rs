@@ -1,0 +1,148 @@
+//! Many subscribers on one thread.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+
+use crate::subscriber::{Scratch, Step, Subscriber, Subscription};
+use crate::tally::Tally;
+
+/// Subscribers of one run.
+pub const SUBSCRIBERS_MAX: usize = 200_000;
+
+/// Requests that wait for their head at a time: below every listener's backlog.
+const OPENING_MAX: usize = 256;
+
+/// For all heads of a crowd.
+const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Sockets that one wait reports.
+const EVENTS_MAX: usize = 1024;
+
+/// A pause after a wait that reported less than [`NAP_BELOW`] sockets, so that
+/// a server's writes do not each wake this thread, which would be a cost of
+/// the generator's in the server's account. It is what a latency is uncertain
+/// by.
+const NAP: Duration = Duration::from_micros(500);
+
+/// See [`NAP`].
+const NAP_BELOW: usize = 512;
+
+/// Subscribers that are read as soon as something comes.
+pub struct Crowd {
+    epoll: OwnedFd,
+    ready: Vec<epoll::Event>,
+    subscribers: Vec<Subscriber>,
+    scratch: Scratch,
+    /// What came so far.
+    pub tally: Tally,
+    opened: usize,
+    is_busy: bool,
+}
+
+impl Crowd {
+    /// Opens `count` subscriptions and waits until each has its head.
+    ///
+    /// # Errors
+    /// If one is refused, or they take longer than a minute.
+    pub fn open(subscription: &Subscription, count: usize) -> io::Result<Crowd> {
+        if count > SUBSCRIBERS_MAX {
+            return Err(io::Error::other(format!("at most {SUBSCRIBERS_MAX} subscribers")));
+        }
+        let mut crowd = Crowd {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            ready: Vec::with_capacity(EVENTS_MAX),
+            subscribers: Vec::with_capacity(count),
+            scratch: Scratch::new(),
+            tally: Tally::new(),
+            opened: 0,
+            is_busy: false,
+        };
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        while crowd.opened < count {
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!("{} of {count} heads came", crowd.opened)));
+            }
+            let index = crowd.subscribers.len();
+            if index < count && index - crowd.opened < OPENING_MAX {
+                crowd.add(subscription, index)?;
+                if index.is_multiple_of(16) {
+                    crowd.turn(Duration::ZERO)?;
+                }
+            } else {
+                crowd.turn(Duration::from_millis(10))?;
+            }
+        }
+        Ok(crowd)
+    }
+
+    fn add(&mut self, subscription: &Subscription, index: usize) -> io::Result<()> {
+        let socket = subscription.ask(index, None)?;
+        let subscriber = Subscriber::new(socket, subscription.protocol)?;
+        let key = epoll::EventData::new_u64(index as u64);
+        epoll::add(&self.epoll, subscriber.socket(), key, epoll::EventFlags::IN)?;
+        self.subscribers.push(subscriber);
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// Waits for something to come, at most `timeout`, and reads it.
+    ///
+    /// # Errors
+    /// If a stream is no stream.
+    pub fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs().cast_signed(),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        if self.is_busy {
+            std::thread::sleep(NAP);
+        }
+        self.ready.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.ready), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.is_busy = self.ready.len() < NAP_BELOW && !self.ready.is_empty();
+        for event in &self.ready {
+            let subscriber = &mut self.subscribers[event.data.u64() as usize];
+            match subscriber.read(&mut self.scratch, &mut self.tally)? {
+                Step::Went => {}
+                Step::Opened => self.opened += 1,
+                Step::Ended => {
+                    self.tally.ended += 1;
+                    epoll::delete(&self.epoll, subscriber.socket())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all streams and says what came, against what was published.
+    pub fn close(mut self, published: &[u64]) -> Tally {
+        for subscriber in &self.subscribers {
+            self.tally.close(subscriber.seen(), published);
+        }
+        self.tally
+    }
+}
+
+/// Receive buffer of a stalled reader, in bytes: the least that the kernel
+/// rounds to.
+const STALLED_RECEIVE_BYTES: usize = 4096;
+
+/// Opens `count` subscriptions that nobody ever reads.
+///
+/// # Errors
+/// If one cannot be connected.
+pub fn stalled(subscription: &Subscription, count: usize) -> io::Result<Vec<TcpStream>> {
+    (0..count).map(|index| subscription.ask(index, Some(STALLED_RECEIVE_BYTES))).collect()
+}

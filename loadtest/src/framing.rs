@@ -1,0 +1,123 @@
+//! What stands around events on a socket: HTTP/1.1 chunks and WebSocket
+//! frames. Both may break anywhere.
+
+/// The place in a body of chunks (RFC 9112 §7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunks {
+    /// In a size: what was read of it, and whether digits may follow.
+    Size(u32, bool),
+    /// In a payload, with so many bytes to come.
+    Payload(u32),
+    /// In the line break behind a payload.
+    Break,
+    /// Behind the last chunk.
+    End,
+}
+
+impl Chunks {
+    /// Before the first chunk.
+    pub const START: Chunks = Chunks::Size(0, true);
+
+    /// Appends the payload in `bytes` to `text`.
+    pub fn decode(&mut self, mut bytes: &[u8], text: &mut Vec<u8>) {
+        while let Some(&byte) = bytes.first() {
+            match *self {
+                Chunks::Payload(left) => {
+                    let (payload, rest) = bytes.split_at(bytes.len().min(left as usize));
+                    text.extend_from_slice(payload);
+                    bytes = rest;
+                    let left = left - payload.len() as u32;
+                    *self = if left == 0 { Chunks::Break } else { Chunks::Payload(left) };
+                    continue;
+                }
+                Chunks::End => return,
+                Chunks::Break if byte == b'\n' => *self = Chunks::START,
+                Chunks::Break => {}
+                Chunks::Size(0, _) if byte == b'\n' => *self = Chunks::End,
+                Chunks::Size(size, _) if byte == b'\n' => *self = Chunks::Payload(size),
+                Chunks::Size(size, digits) => {
+                    *self = match char::from(byte).to_digit(16) {
+                        Some(digit) if digits => Chunks::Size(size << 4 | digit, true),
+                        _ => Chunks::Size(size, false),
+                    }
+                }
+            }
+            bytes = &bytes[1..];
+        }
+    }
+}
+
+/// A server's WebSocket frame (RFC 6455 §5.2).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame<'b> {
+    /// Its opcode: 1 text, 8 close, 9 ping.
+    pub opcode: u8,
+    /// What it holds.
+    pub payload: &'b [u8],
+    /// Its length with its header.
+    pub length: usize,
+}
+
+/// The frame that `bytes` begin with, if all of it is there.
+pub fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    let (header, payload) = match second & 0x7f {
+        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
+        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
+        short => (2, usize::from(short)),
+    };
+    let length = header + payload;
+    Some(Frame { opcode: first & 0x0f, payload: bytes.get(header..length)?, length })
+}
+
+/// Appends a server's text frame.
+pub fn write_text(out: &mut Vec<u8>, payload: &[u8]) {
+    out.push(0x81);
+    match payload.len() {
+        short @ 0..=125 => out.push(short as u8),
+        middle @ 126..=0xffff => {
+            out.push(126);
+            out.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            out.push(127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+}
+
+/// A client's pong: masked with zeros, which changes nothing.
+pub fn pong(payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x8a, 0x80 | payload.len().min(125) as u8, 0, 0, 0, 0];
+    out.extend_from_slice(&payload[..payload.len().min(125)]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_may_break_anywhere() {
+        let body = b"0003\r\nabc\r\n10;x=1\r\n0123456789abcdef\r\n0\r\n\r\n";
+        for cut in 0..body.len() {
+            let (mut chunks, mut text) = (Chunks::START, Vec::new());
+            chunks.decode(&body[..cut], &mut text);
+            chunks.decode(&body[cut..], &mut text);
+            assert_eq!(text, b"abc0123456789abcdef", "cut at {cut}");
+            assert_eq!(chunks, Chunks::End);
+        }
+    }
+
+    #[test]
+    fn a_frame_is_whole_or_not_there() {
+        for size in [0, 125, 126, 70_000] {
+            let (payload, mut bytes) = (vec![b'x'; size], Vec::new());
+            write_text(&mut bytes, &payload);
+            assert_eq!(frame(&bytes[..bytes.len() - 1]), None);
+            let found = frame(&bytes).unwrap();
+            assert_eq!((found.opcode, found.payload, found.length), (1, &payload[..], bytes.len()));
+        }
+    }
+}

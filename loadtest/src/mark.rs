@@ -1,0 +1,83 @@
+//! What an event's data carries so that its delivery can be checked: who
+//! published it, its number among theirs, and when it was due.
+
+use std::io::Write as _;
+
+use memchr::memmem;
+
+/// Publishers of one run; each subscriber keeps a number for each of them.
+pub const PUBLISHERS_MAX: usize = 4;
+
+const FIRST: &[u8] = br#""w":"#;
+
+/// The numbers in one event's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Which publisher, below [`PUBLISHERS_MAX`].
+    pub publisher: usize,
+    /// Its number among that publisher's, from 0.
+    pub sequence: u64,
+    /// When it was due, in nanoseconds of [`clock::now`](crate::clock::now).
+    pub due: u64,
+}
+
+impl Mark {
+    /// Appends a JSON object of `bytes` bytes (more if the mark alone needs
+    /// more).
+    pub fn write(self, out: &mut Vec<u8>, bytes: usize) {
+        let start = out.len();
+        let Mark { publisher, sequence, due } = self;
+        write!(out, r#"{{"w":{publisher},"s":{sequence},"t":{due},"p":""#)
+            .expect("a Vec takes every write");
+        let end = start + bytes.saturating_sub(2);
+        out.resize(end.max(out.len()), b'x');
+        out.extend_from_slice(b"\"}");
+    }
+
+    /// Finds the mark in an event of any wire form.
+    pub fn read(text: &[u8]) -> Option<Mark> {
+        let rest = &text[memmem::find(text, FIRST)? + FIRST.len()..];
+        let (publisher, rest) = number(rest)?;
+        let (sequence, rest) = number(rest.strip_prefix(br#","s":"#)?)?;
+        let (due, _) = number(rest.strip_prefix(br#","t":"#)?)?;
+        let publisher = publisher as usize;
+        (publisher < PUBLISHERS_MAX).then_some(Mark { publisher, sequence, due })
+    }
+}
+
+/// The offset in the id that an event begins with, where it begins with one:
+/// `id: <epoch>-<offset>` or `{"id":"<epoch>-<offset>"`.
+pub fn offset(text: &[u8]) -> Option<u64> {
+    let id = text.strip_prefix(b"id: ").or_else(|| text.strip_prefix(br#"{"id":""#))?;
+    let dash = memchr::memchr(b'-', &id[..id.len().min(32)])?;
+    number(&id[dash + 1..]).map(|(offset, _)| offset)
+}
+
+fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = text.split_at(digits);
+    let add = |sum: u64, digit: &u8| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+    (digits > 0).then(|| (number.iter().fold(0, add), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_back_from_every_form() {
+        let mark = Mark { publisher: 1, sequence: 42, due: 7 };
+        let mut data = Vec::new();
+        mark.write(&mut data, 256);
+        assert_eq!(data.len(), 256);
+        let text = String::from_utf8(data).unwrap();
+        for event in [
+            format!("id: k3f9x2ab-9\nevent: tick\ndata: {text}"),
+            format!(r#"{{"id":"k3f9x2ab-9","type":"tick","data":{text}}}"#),
+        ] {
+            assert_eq!(Mark::read(event.as_bytes()), Some(mark));
+            assert_eq!(offset(event.as_bytes()), Some(9));
+        }
+        assert_eq!(Mark::read(b"event: heartbeat\ndata: {}"), None);
+    }
+}

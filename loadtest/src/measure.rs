@@ -1,0 +1,238 @@
+//! One measurement of one target.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::crowd::{self, Crowd};
+use crate::process::Meter;
+use crate::publisher::Publishing;
+use crate::scenario::{Load, Measure, Scenario};
+use crate::subscriber::{Protocol, Subscription};
+use crate::tally::Tally;
+use crate::target::{Running, Target};
+
+/// Without a delivery for so long, what is missing is lost.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// For one phase, whatever happens.
+const PHASE_MAX: Duration = Duration::from_mins(2);
+
+/// Between two looks at the process.
+const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+
+/// For memory to come to rest.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+/// What one measurement of one target gave. What a measure has not got is
+/// none.
+pub struct Sample {
+    /// What was measured, where a measure has several parts.
+    pub part: &'static str,
+    /// CPU of one delivery, in µs, that of publishing taken off.
+    pub cpu_per_delivery: Option<f64>,
+    /// CPU of the publishing alone, per event, in µs.
+    pub cpu_per_publish: Option<f64>,
+    /// CPU in all, in seconds.
+    pub cpu: Option<f64>,
+    /// From the first event, or the first connection, to the last delivery.
+    pub wall: Option<Duration>,
+    /// CPU of the generator for each delivery, in µs.
+    pub generator: Option<f64>,
+    /// Most resident memory, in bytes.
+    pub rss_max: u64,
+    /// Resident memory of each connection, in bytes.
+    pub rss_per_connection: Option<f64>,
+    /// What came.
+    pub tally: Tally,
+}
+
+/// One run of publishing to a crowd.
+struct Phase {
+    cpu: u64,
+    generator: u64,
+    wall: Duration,
+    rss_max: u64,
+    tally: Tally,
+}
+
+/// Measures the target of that name once.
+///
+/// # Errors
+/// If it cannot be started, refuses, or breaks off.
+pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<Vec<Sample>> {
+    match &scenario.measure {
+        Measure::Fanout(load) => {
+            let (running, load) = (target.start()?, load.of(name));
+            warm_up(&running, &load, scenario.warm_up)?;
+            let base = phase(&running, &load, 1)?;
+            let run = phase(&running, &load, load.subscribers)?;
+            Ok(vec![fanned("", &load, &base, run)])
+        }
+        Measure::Stalled { stalled, load } => {
+            let running = target.start()?;
+            warm_up(&running, load, scenario.warm_up)?;
+            let base = phase(&running, load, 1)?;
+            let alone = phase(&running, load, load.subscribers)?;
+            let subscription = running.subscription(load.protocol)?;
+            let readers = crowd::stalled(&subscription, *stalled)?;
+            let beside = phase(&running, load, load.subscribers)?;
+            drop(readers);
+            Ok(vec![
+                fanned("alone", load, &base, alone),
+                fanned("beside stalled readers", load, &base, beside),
+            ])
+        }
+        Measure::Idle { connections, protocols } => protocols
+            .iter()
+            .map(|&protocol| idle(&target.start()?, protocol, *connections, scenario.warm_up))
+            .collect(),
+        Measure::Reconnect { clients, events, bytes, protocol } => {
+            let load = Load {
+                protocol: *protocol,
+                subscribers: *clients,
+                bytes: *bytes,
+                rate: None,
+                events: *events,
+                floor_events: None,
+                batch: None,
+                publishers: 1,
+            };
+            let running = target.start()?;
+            warm_up(&running, &load, scenario.warm_up)?;
+            Ok(vec![reconnect(&running, &load)?])
+        }
+    }
+}
+
+fn publishing(running: &Running, load: &Load) -> Publishing {
+    let publishers = load.publishers.max(1);
+    Publishing {
+        address: running.address(),
+        path: running.publish().to_owned(),
+        publishers,
+        events: load.events / publishers as u64,
+        rate: load.rate.map(|rate| rate / publishers as f64),
+        batch: load.batch,
+        bytes: load.bytes,
+    }
+}
+
+/// Brings code and memory into use, with a tenth of the events.
+fn warm_up(running: &Running, load: &Load, subscribers: usize) -> io::Result<()> {
+    let load = Load { events: (load.events / 10).clamp(20, 2000), rate: None, ..load.clone() };
+    phase(running, &load, subscribers).map(|_| ())
+}
+
+fn phase(running: &Running, load: &Load, subscribers: usize) -> io::Result<Phase> {
+    let mut crowd = Crowd::open(&running.subscription(load.protocol)?, subscribers)?;
+    let publishing = publishing(running, load);
+    let totals = publishing.totals();
+    let expected = totals.iter().sum::<u64>() * subscribers as u64;
+    let mut meter = running.process.meter();
+    let mut own = Meter::of(std::process::id());
+    let (cpu, generator) = (meter.cpu()?, own.cpu()?);
+    let begun = Instant::now();
+    let publishers = publishing.start()?;
+    attend(&mut crowd, &mut meter, expected, || publishers.is_done())?;
+    let wall = begun.elapsed();
+    let (cpu, generator) = (meter.cpu()? - cpu, own.cpu()? - generator);
+    publishers.finish()?;
+    Ok(Phase { cpu, generator, wall, rss_max: meter.rss_max(), tally: crowd.close(&totals) })
+}
+
+/// Reads until all has come that was `expected`, or nothing comes any more.
+fn attend(
+    crowd: &mut Crowd,
+    meter: &mut Meter,
+    expected: u64,
+    is_published: impl Fn() -> bool,
+) -> io::Result<()> {
+    let begun = Instant::now();
+    let (mut sampled, mut came, mut last) = (begun, 0, begun);
+    while crowd.tally.deliveries < expected || !is_published() {
+        crowd.turn(Duration::from_millis(5))?;
+        let now = Instant::now();
+        if now - sampled >= SAMPLE_EVERY {
+            sampled = now;
+            meter.cpu()?;
+        }
+        if crowd.tally.deliveries > came || !is_published() {
+            (came, last) = (crowd.tally.deliveries, now);
+        }
+        if now - last > SILENCE_MAX || now - begun > PHASE_MAX {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn fanned(part: &'static str, load: &Load, base: &Phase, run: Phase) -> Sample {
+    let more = run.tally.deliveries.saturating_sub(base.tally.deliveries);
+    let cpu = run.cpu as f64 - base.cpu as f64;
+    Sample {
+        part,
+        cpu_per_delivery: (more > 0).then(|| cpu / more as f64 / 1e3),
+        cpu_per_publish: Some(base.cpu as f64 / load.events as f64 / 1e3),
+        cpu: Some(run.cpu as f64 / 1e9),
+        generator: Some(run.generator as f64 / run.tally.deliveries.max(1) as f64 / 1e3),
+        wall: Some(run.wall),
+        rss_max: run.rss_max,
+        rss_per_connection: None,
+        tally: run.tally,
+    }
+}
+
+fn idle(running: &Running, protocol: Protocol, count: usize, warm_up: usize) -> io::Result<Sample> {
+    let subscription = running.subscription(protocol)?;
+    drop(Crowd::open(&subscription, warm_up)?);
+    std::thread::sleep(SETTLE);
+    let mut meter = running.process.meter();
+    let before = meter.rss()?;
+    let mut crowd = Crowd::open(&subscription, count)?;
+    let settled = Instant::now() + SETTLE;
+    while Instant::now() < settled {
+        crowd.turn(Duration::from_millis(50))?;
+    }
+    let after = meter.rss()?;
+    let each = (after as f64 - before as f64) / crowd.len() as f64;
+    Ok(Sample {
+        part: protocol.label(),
+        cpu_per_delivery: None,
+        cpu_per_publish: None,
+        cpu: None,
+        generator: None,
+        wall: None,
+        rss_max: meter.rss_max(),
+        rss_per_connection: Some(each),
+        tally: crowd.close(&[]),
+    })
+}
+
+fn reconnect(running: &Running, load: &Load) -> io::Result<Sample> {
+    let one = Publishing { events: 1, ..publishing(running, load) };
+    let answer = one.start()?.finish()?.pop().unwrap_or_default();
+    let answer: serde_json::Value = serde_json::from_str(&answer)?;
+    let after = answer.get("id").and_then(|id| id.as_str()).map(str::to_owned);
+    let missed = publishing(running, load);
+    missed.start()?.finish()?;
+    let subscription = Subscription { after, ..running.subscription(load.protocol)? };
+    let mut meter = running.process.meter();
+    let cpu = meter.cpu()?;
+    let begun = Instant::now();
+    let mut crowd = Crowd::open(&subscription, load.subscribers)?;
+    let expected = load.events * load.subscribers as u64;
+    attend(&mut crowd, &mut meter, expected, || true)?;
+    let (wall, cpu) = (begun.elapsed(), meter.cpu()? - cpu);
+    let tally = crowd.close(&missed.totals());
+    Ok(Sample {
+        part: "",
+        cpu_per_delivery: Some(cpu as f64 / tally.deliveries.max(1) as f64 / 1e3),
+        cpu_per_publish: None,
+        cpu: Some(cpu as f64 / 1e9),
+        generator: None,
+        wall: Some(wall),
+        rss_max: meter.rss_max(),
+        rss_per_connection: None,
+        tally,
+    })
+}

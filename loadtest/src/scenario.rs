@@ -1,0 +1,131 @@
+//! A scenario: what is done to which targets, and how often.
+
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::subscriber::Protocol;
+
+/// The target that others are compared with.
+pub const FLOOR: &str = "floor";
+
+/// A file of `loadtest/scenarios`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Its name: the file's.
+    #[serde(skip)]
+    pub name: String,
+    /// What it shows, in a sentence for the report.
+    pub about: String,
+    /// The targets, in the order of each round. `floor` among them is what
+    /// the others are compared with.
+    pub targets: Vec<String>,
+    /// Rounds; each measures every target once.
+    pub repeats: usize,
+    /// Subscribers of the warm-up.
+    pub warm_up: usize,
+    /// What is measured.
+    pub measure: Measure,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Measure {
+    /// The cost and latency of deliveries, less the cost of publishing.
+    Fanout(Load),
+    /// The same, once alone and once beside readers that do not read.
+    Stalled {
+        /// How many do not read.
+        stalled: usize,
+        /// What the others get.
+        load: Load,
+    },
+    /// Memory of connections that get nothing.
+    Idle {
+        /// How many connections.
+        connections: usize,
+        /// Over which protocols, one after the other.
+        protocols: Vec<Protocol>,
+    },
+    /// Everybody comes back at once, with a position.
+    Reconnect {
+        /// How many come.
+        clients: usize,
+        /// Events that each of them has missed.
+        events: u64,
+        /// Bytes of an event's data.
+        bytes: usize,
+        /// How they come.
+        protocol: Protocol,
+    },
+}
+
+/// Subscribers, and what is published to them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// How events come.
+    pub protocol: Protocol,
+    /// How many subscribers.
+    pub subscribers: usize,
+    /// Bytes of an event's data.
+    pub bytes: usize,
+    /// Events a second, all publishers together; flat out without it.
+    pub rate: Option<f64>,
+    /// Events, all publishers together.
+    pub events: u64,
+    /// The same for the floor, where it would take too long.
+    pub floor_events: Option<u64>,
+    /// Lines of a request as NDJSON; an event a request without it.
+    pub batch: Option<u64>,
+    /// How many publish.
+    #[serde(default = "one")]
+    pub publishers: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Load {
+    /// The load of a target: the floor's has its own number of events.
+    #[must_use]
+    pub fn of(&self, target: &str) -> Load {
+        let floor = self.floor_events.filter(|_| target == FLOOR);
+        Load { events: floor.unwrap_or(self.events), ..self.clone() }
+    }
+}
+
+impl Scenario {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is none.
+    pub fn read(path: &Path) -> io::Result<Scenario> {
+        let named = |error: &dyn std::fmt::Display| {
+            io::Error::other(format!("{}: {error}", path.display()))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+        let mut scenario: Scenario = toml::from_str(&text).map_err(|error| named(&error))?;
+        scenario.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(scenario)
+    }
+
+    /// The same in a tenth of the time: enough to see that it works, not to
+    /// publish.
+    #[must_use]
+    pub fn shortened(mut self) -> Scenario {
+        self.repeats = 1;
+        match &mut self.measure {
+            Measure::Fanout(load) | Measure::Stalled { load, .. } => {
+                load.events = (load.events / 4).max(10);
+                load.floor_events = load.floor_events.map(|events| (events / 4).max(10));
+            }
+            Measure::Idle { .. } | Measure::Reconnect { .. } => {}
+        }
+        self
+    }
+}
