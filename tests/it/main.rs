@@ -1,0 +1,10 @@
+//! The gateway from outside: real sockets on free ports, a real disk, bytes
+//! asserted. One binary, so that it is linked once.
+
+mod deadlines;
+mod delivery;
+mod limits;
+mod streams;
+mod tidy;
+mod support;
+mod websocket;

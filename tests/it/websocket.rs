@@ -1,0 +1,433 @@
+//! WebSocket sessions as a client's socket sees them
+//! (`docs/protocol.md#websocket`).
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::support::client::{Speaks, Stream, post, request};
+use crate::support::frame::masked;
+use crate::support::start;
+
+const JSON: &str = "content-type: application/json\r\n";
+
+async fn create(address: SocketAddr, id: &str) -> String {
+    let body = format!(r#"{{"id":"{id}","status":"NEW"}}"#);
+    let answer = request(address, "POST", "/orders", JSON, body.as_bytes()).await;
+    assert_eq!(answer.status, 201);
+    answer.header("etag").unwrap().trim_matches('"').to_owned()
+}
+
+async fn open(address: SocketAddr, target: &str) -> Stream {
+    let stream = Stream::open(address, target, Speaks::WebSocket, "").await;
+    assert_eq!(stream.status, 101, "{}", stream.head);
+    stream
+}
+
+async fn message(stream: &mut Stream) -> Value {
+    let (_, kind, text) = stream.next().await.expect("a message");
+    assert_eq!(kind, "", "closed with {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn close(stream: &mut Stream) -> String {
+    loop {
+        let (_, kind, text) = stream.next().await.expect("a close frame");
+        if kind == "close" {
+            return text;
+        }
+    }
+}
+
+fn command(id: &str, data: &Value) -> String {
+    json!({"id": id, "type": "command", "timestamp": "2024-07-15T14:32:22Z", "data": data})
+        .to_string()
+}
+
+/// Sends a command and gives its response's or error's `data`.
+async fn ask(stream: &mut Stream, id: &str, data: Value) -> Value {
+    stream.say(&command(id, &data)).await;
+    let answer = message(stream).await;
+    assert_eq!(answer["id"], id, "{answer}");
+    assert!(answer["timestamp"].is_string());
+    let kind = answer["type"].as_str().unwrap();
+    assert!(kind == "response" || kind == "error", "{answer}");
+    answer["data"].clone()
+}
+
+#[tokio::test]
+async fn the_handshake_is_that_of_rfc_6455() {
+    let (_data, gateway) = start(&[]).await;
+    let offered = "sec-websocket-protocol: streamgate.v1, other\r\n";
+    let stream = Stream::open(gateway.address, "/ws", Speaks::WebSocket, offered).await;
+    assert_eq!(stream.status, 101);
+    let head = stream.head.to_ascii_lowercase();
+    assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
+    assert!(head.contains("sec-websocket-protocol: streamgate.v1\r\n"), "{head}");
+    let plain = request(gateway.address, "GET", "/ws", "", b"").await;
+    assert_eq!(plain.status, 426, "{}", plain.text());
+    assert_eq!(plain.header("sec-websocket-version"), Some("13"));
+    for (origin, status) in
+        [("http://gateway", 101), ("http://gateway.evil.example", 403), ("null", 403)]
+    {
+        let header = format!("origin: {origin}\r\n");
+        let stream = Stream::open(gateway.address, "/ws", Speaks::WebSocket, &header).await;
+        assert_eq!(stream.status, status, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_bare_socket_speaks_as_the_patterns_show() {
+    let (_data, gateway) = start(&[]).await;
+    create(gateway.address, "order-123").await;
+    let mut socket = open(gateway.address, "/orders/order-123/ws").await;
+    socket.say(r#"{"command":"get-status"}"#).await;
+    let (_, _, status) = socket.next().await.unwrap();
+    assert_eq!(status, r#"{"type":"status","data":{"orderId":"order-123","status":"NEW"}}"#);
+    let body = br#"{"status":"SHIPPED"}"#;
+    request(gateway.address, "PATCH", "/orders/order-123", JSON, body).await;
+    let (_, _, update) = socket.next().await.unwrap();
+    assert_eq!(update, r#"{"type":"update","data":{"orderId":"order-123","status":"SHIPPED"}}"#);
+}
+
+#[tokio::test]
+async fn a_path_subscribes_and_says_nothing_before_an_event() {
+    let (_data, gateway) = start(&[]).await;
+    create(gateway.address, "order-1").await;
+    let mut all = open(gateway.address, "/orders/ws").await;
+    let mut one = open(gateway.address, "/v1/orders/order-1/ws").await;
+    let mut topic = open(gateway.address, "/events/order-updates/ws").await;
+    let other = create(gateway.address, "order-2").await;
+    let body = br#"{"n":1}"#;
+    let patched = request(gateway.address, "PATCH", "/orders/order-1", JSON, body).await;
+    let patched = patched.header("etag").unwrap().trim_matches('"').to_owned();
+    for stream in [&mut all, &mut topic] {
+        let event = message(stream).await;
+        assert_eq!(event["id"], other);
+        assert_eq!(event["type"], "event");
+        assert_eq!(
+            event["data"],
+            json!({"collection": "orders", "type": "order-created", "subject": "order-2",
+                "data": {"orderId": "order-2", "status": "NEW"}})
+        );
+    }
+    assert_eq!(message(&mut one).await["id"], patched);
+}
+
+#[tokio::test]
+async fn a_start_that_is_asked_for_is_opened_and_replayed() {
+    let (_data, gateway) = start(&[]).await;
+    let first = create(gateway.address, "order-1").await;
+    let second = create(gateway.address, "order-2").await;
+    let mut socket = open(gateway.address, &format!("/orders/ws?from={first}")).await;
+    let opening = message(&mut socket).await;
+    assert_eq!(opening["type"], "control");
+    assert_eq!(opening["data"]["type"], "stream-open");
+    assert_eq!(opening["data"]["cursor"], first);
+    assert_eq!(message(&mut socket).await["id"], second);
+    let mut lost = open(gateway.address, "/orders/ws?from=zzzzzzzz-3").await;
+    message(&mut lost).await;
+    let gap = message(&mut lost).await;
+    assert_eq!((&gap["type"], &gap["data"]["type"]), (&json!("control"), &json!("gap")));
+    assert_eq!(gap["data"]["data"]["reason"], "epoch");
+    assert_eq!(message(&mut lost).await["id"], first);
+}
+
+#[tokio::test]
+async fn commands_subscribe_publish_and_tell() {
+    let (_data, gateway) = start(&[]).await;
+    let created = create(gateway.address, "order-1").await;
+    let mut socket = open(gateway.address, "/ws").await;
+    let subscribed = ask(
+        &mut socket,
+        "msg-1",
+        json!({"command": "subscribe", "collection": "orders", "resource": "order-1"}),
+    )
+    .await;
+    assert_eq!(subscribed, json!({"command": "subscribe", "cursor": created}));
+    let topic = json!({"command": "subscribe", "topic": "audit", "from": "earliest"});
+    ask(&mut socket, "msg-2", topic).await;
+    let again = json!({"command": "subscribe", "collection": "orders"});
+    let overlapping = ask(&mut socket, "msg-3", again).await;
+    assert_eq!(overlapping["type"], "/problems/overlapping-subscription");
+    let status = ask(
+        &mut socket,
+        "4",
+        json!({"command": "get-status", "collection": "orders", "resource": "order-1"}),
+    )
+    .await;
+    assert_eq!(status["data"], json!({"orderId": "order-1", "status": "NEW"}));
+    assert_eq!(status["id"], created);
+    let publish =
+        json!({"command": "publish", "topic": "audit", "type": "checked", "data": [1.50]});
+    socket.say(&command("msg-5", &publish)).await;
+    let (mut response, mut event) = (message(&mut socket).await, message(&mut socket).await);
+    if response["type"] == "event" {
+        std::mem::swap(&mut response, &mut event);
+    }
+    assert_eq!(response["id"], "msg-5");
+    assert_eq!(event["id"], response["data"]["id"]);
+    assert_eq!(event["data"]["topic"], "audit");
+    let stop = json!({"command": "unsubscribe", "topic": "audit"});
+    assert_eq!(ask(&mut socket, "6", stop).await, json!({"command": "unsubscribe"}));
+    post(gateway.address, "/events/audit", r#"{"type":"checked","data":2}"#).await;
+    assert_eq!(ask(&mut socket, "7", json!({"command": "ping"})).await, json!({"command": "ping"}));
+}
+
+#[tokio::test]
+async fn a_window_is_spent_and_given_by_credit() {
+    let (_data, gateway) = start(&[]).await;
+    let mut socket = open(gateway.address, "/ws").await;
+    let subscribe = json!({"command": "subscribe", "topic": "audit", "window": 2});
+    ask(&mut socket, "1", subscribe).await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let body = format!(r#"{{"type":"counted","data":{n}}}"#);
+        let value = post(gateway.address, "/events/audit", &body).await;
+        ids.push(value["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(message(&mut socket).await["id"], ids[0]);
+    assert_eq!(message(&mut socket).await["id"], ids[1]);
+    // At no credit nothing comes: the answer to a ping is next.
+    ask(&mut socket, "2", json!({"command": "ping"})).await;
+    socket.say(&command("3", &json!({"command": "request", "topic": "audit", "n": 2}))).await;
+    assert_eq!(message(&mut socket).await["data"], json!({"command": "request", "n": 2}));
+    assert_eq!(message(&mut socket).await["id"], ids[2]);
+    assert_eq!(message(&mut socket).await["id"], ids[3]);
+    ask(&mut socket, "4", json!({"command": "ping"})).await;
+    socket.say(&command("5", &json!({"command": "request", "topic": "audit", "n": 10}))).await;
+    message(&mut socket).await;
+    assert_eq!(message(&mut socket).await["id"], ids[4]);
+    let value = post(gateway.address, "/events/audit", r#"{"type":"counted","data":5}"#).await;
+    assert_eq!(message(&mut socket).await["id"], value["id"]);
+}
+
+#[tokio::test]
+async fn a_subscription_can_begin_with_a_snapshot() {
+    let (_data, gateway) = start(&[]).await;
+    create(gateway.address, "order-1").await;
+    let second = create(gateway.address, "order-2").await;
+    let mut socket = open(gateway.address, "/ws").await;
+    let subscribe = json!({"command": "subscribe", "collection": "orders", "snapshot": true});
+    let answer = ask(&mut socket, "1", subscribe).await;
+    assert_eq!(answer["cursor"], Value::Null, "nothing before the end may be resumed from");
+    for id in ["order-1", "order-2"] {
+        let snapshot = message(&mut socket).await;
+        assert_eq!(snapshot["type"], "control");
+        assert_eq!(snapshot["data"]["type"], "snapshot");
+        assert_eq!(snapshot["data"]["collection"], "orders");
+        assert_eq!(snapshot["data"]["data"]["id"], id);
+    }
+    let end = message(&mut socket).await;
+    assert_eq!(end["data"]["type"], "snapshot-end");
+    assert_eq!(end["data"]["cursor"], second);
+    let third = create(gateway.address, "order-3").await;
+    assert_eq!(message(&mut socket).await["id"], third);
+}
+
+#[tokio::test]
+async fn a_view_shows_no_more_to_a_subscription_that_asks_for_more() {
+    let (_data, gateway) = start(&[]).await;
+    let mut socket = open(gateway.address, "/ws").await;
+    let types = json!(["order-created", "order-deleted"]);
+    let subscribe = json!({"command": "subscribe", "topic": "order-updates", "types": types});
+    assert_eq!(ask(&mut socket, "1", subscribe).await["type"], "/problems/bad-body");
+}
+
+#[tokio::test]
+async fn commands_of_one_read_do_not_pile_up_their_answers() {
+    let (_data, gateway) = start(&[]).await;
+    let body = format!(r#"{{"id":"big","text":"{}"}}"#, "x".repeat(1_000_000));
+    let answer = request(gateway.address, "POST", "/orders", JSON, body.as_bytes()).await;
+    assert_eq!(answer.status, 201);
+    let mut socket = open(gateway.address, "/orders/big/ws").await;
+    // As many as one read of 16 KiB holds: answered at once they are 280 MB.
+    let frames: Vec<u8> = (0..280)
+        .flat_map(|_| masked(0x81, br#"{"type":"command","data":{"command":"get-status"}}"#))
+        .collect();
+    let resident_mib = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() / 256
+    };
+    let before = resident_mib();
+    socket.send(&frames).await;
+    for _ in 0..3 {
+        assert_eq!(message(&mut socket).await["data"]["command"], "get-status");
+    }
+    assert!(resident_mib() < before + 140, "{} MiB, {before} before", resident_mib());
+}
+
+#[tokio::test]
+async fn one_subscription_that_reads_does_not_hold_up_another() {
+    let (_data, gateway) = start(&["streams.ring_events=8"]).await;
+    for n in 0..2000 {
+        if n % 100 == 0 {
+            let lines = format!(r#"{{"type":"old","data":"{}"}}"#, "x".repeat(500));
+            let lines = format!("{lines}\n").repeat(100);
+            let header = "content-type: application/x-ndjson\r\n";
+            request(gateway.address, "POST", "/events/audit", header, lines.as_bytes()).await;
+        }
+    }
+    let mut socket = open(gateway.address, "/ws").await;
+    let old = json!({"command": "subscribe", "topic": "audit", "from": "earliest"});
+    socket.say(&command("1", &old)).await;
+    let live = json!({"command": "subscribe", "collection": "orders"});
+    socket.say(&command("2", &live)).await;
+    loop {
+        if message(&mut socket).await["id"] == "2" {
+            break;
+        }
+    }
+    let id = create(gateway.address, "order-1").await;
+    let mut before = 0;
+    while message(&mut socket).await["id"] != id.as_str() {
+        before += 1;
+    }
+    assert!(before < 1900, "{before} old events came first");
+}
+
+#[tokio::test]
+async fn nothing_follows_the_answer_to_unsubscribe() {
+    let (_data, gateway) = start(&[]).await;
+    let lines = format!("{}\n", r#"{"type":"old","data":1}"#).repeat(2000);
+    let header = "content-type: application/x-ndjson\r\n";
+    request(gateway.address, "POST", "/events/audit", header, lines.as_bytes()).await;
+    let mut socket = open(gateway.address, "/ws").await;
+    let subscribe = json!({"command": "subscribe", "topic": "audit", "from": "earliest"});
+    ask(&mut socket, "1", subscribe.clone()).await;
+    let first = message(&mut socket).await["id"].clone();
+    socket.say(&command("2", &json!({"command": "unsubscribe", "topic": "audit"}))).await;
+    while message(&mut socket).await["id"] != "2" {}
+    ask(&mut socket, "3", json!({"command": "ping"})).await;
+    ask(&mut socket, "4", subscribe).await;
+    assert_eq!(message(&mut socket).await["id"], first, "it starts where it was asked to");
+}
+
+#[tokio::test]
+async fn malformed_input_is_answered_and_the_connection_lives_on() {
+    let (_data, gateway) = start(&[]).await;
+    create(gateway.address, "order-1").await;
+    let mut socket = open(gateway.address, "/orders/order-1/ws").await;
+    let long = "x".repeat(200);
+    let resource =
+        command("1", &json!({"command": "subscribe", "collection": "orders", "resource": long}));
+    for (text, problem) in [
+        ("{", "/problems/malformed-json"),
+        ("[]", "/problems/bad-body"),
+        ("{}", "/problems/missing-field"),
+        (r#"{"type":"command"}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{}}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{"command":7}}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{"command":"dance"}}"#, "/problems/unknown-command"),
+        (r#"{"type":"command","data":{"command":"auth"}}"#, "/problems/unknown-command"),
+        (r#"{"type":"command","data":{"command":"request"}}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{"command":"publish","data":{}}}"#, "/problems/missing-field"),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"a\nb","data":{}}}"#,
+            "/problems/bad-name",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"gap","data":{}}}"#,
+            "/problems/bad-name",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"order-created","data":{}}}"#,
+            "/problems/bad-body",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"a","data":[]}}"#,
+            "/problems/bad-body",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"subscribe","topic":"nothing"}}"#,
+            "/problems/unknown-collection",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"subscribe","topic":"audit","from":"yesterday"}}"#,
+            "/problems/bad-parameter",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"subscribe","topic":"audit","window":0}}"#,
+            "/problems/bad-body",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"get-status","resource":"order-9"}}"#,
+            "/problems/not-found",
+        ),
+        (resource.as_str(), "/problems/bad-name"),
+    ] {
+        socket.say(text).await;
+        let answer = message(&mut socket).await;
+        assert_eq!(answer["type"], "error", "{text}: {answer}");
+        assert_eq!(answer["data"]["type"], problem, "{text}: {answer}");
+    }
+    assert_eq!(ask(&mut socket, "9", json!({"command": "ping"})).await["command"], "ping");
+}
+
+#[tokio::test]
+async fn frames_that_break_the_protocol_close_with_their_code() {
+    let (_data, gateway) = start(&["limits.message_bytes=1KiB"]).await;
+    let cases: [(&str, Vec<u8>, &str); 7] = [
+        ("binary", masked(0x82, b"x"), "1003"),
+        ("not UTF-8", masked(0x81, b"\xff"), "1007"),
+        ("unmasked", vec![0x81, 0x01, b'x'], "1002"),
+        ("reserved bit", masked(0xc1, b"x"), "1002"),
+        ("continuation of nothing", masked(0x80, b"x"), "1002"),
+        ("too big", masked(0x81, &[b' '; 2048]), "1009"),
+        ("a close", masked(0x88, &[0x03, 0xe8]), "1000"),
+    ];
+    for (what, frame, code) in cases {
+        let mut socket = open(gateway.address, "/ws").await;
+        socket.send(&frame).await;
+        assert_eq!(close(&mut socket).await, code, "{what}");
+        assert!(socket.next().await.is_none(), "{what}: the socket is closed");
+    }
+}
+
+#[tokio::test]
+async fn fragments_and_pings_between_them_are_one_message() {
+    let (_data, gateway) = start(&[]).await;
+    let mut socket = open(gateway.address, "/ws").await;
+    socket.send(&masked(0x01, br#"{"command":"#)).await;
+    socket.send(&masked(0x89, b"hello")).await;
+    socket.send(&masked(0x80, br#""ping"}"#)).await;
+    while socket.plain.len() < 7 {
+        assert!(socket.fill().await);
+    }
+    assert_eq!(&socket.plain[..7], b"\x8a\x05hello", "the pong comes first");
+    socket.plain.drain(..7);
+    let (_, _, text) = socket.next().await.unwrap();
+    assert_eq!(text, r#"{"type":"response","data":{"command":"ping"}}"#);
+}
+
+#[tokio::test]
+async fn a_client_that_never_answers_a_ping_is_let_go() {
+    let (_data, gateway) = start(&["streams.heartbeat=30ms"]).await;
+    let mut socket = open(gateway.address, "/ws").await;
+    assert_eq!(close(&mut socket).await, "4408");
+}
+
+#[tokio::test]
+async fn a_message_that_never_ends_is_not_waited_for() {
+    let (_data, gateway) = start(&["limits.body_timeout=100ms", "streams.heartbeat=40ms"]).await;
+    let mut socket = open(gateway.address, "/ws").await;
+    socket.send(&masked(0x01, b"{")).await;
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        loop {
+            socket.send(&masked(0x8a, b"")).await;
+            let (_, kind, text) = socket.next().await.expect("a close frame");
+            if kind == "close" {
+                break text;
+            }
+        }
+    });
+    assert_eq!(closed.await.expect("the socket is closed"), "1008");
+}
+
+#[tokio::test]
+async fn a_drain_closes_with_1012() {
+    let (_data, gateway) = start(&["server.drain=300ms"]).await;
+    let mut socket = open(gateway.address, "/orders/ws").await;
+    gateway.gateway.drain().await.unwrap();
+    assert_eq!(close(&mut socket).await, "1012");
+}
