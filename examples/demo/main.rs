@@ -1,0 +1,217 @@
+//! A real gateway, real clients: starts `streamgate serve` on a fresh
+//! directory, follows it by Server-Sent Events, NDJSON and WebSocket, imports
+//! a collection, replays what happened to it, and holds that all three were
+//! told the same, in the same order, and nothing else.
+//!
+//! `make demo`, or with data of one's own:
+//! `make demo DATA=orders.ndjson.gz EVENTS=order-events.ndjson.gz`.
+
+mod client;
+mod gateway;
+mod script;
+mod subscriber;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use client::Link;
+use gateway::Gateway;
+use script::Script;
+use subscriber::{Protocol, Story, Told};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Whatever ends the demo early; it is for a person to read.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Connections that post side by side. Each waits for its answer before it
+/// posts again, so this is also how many writes a commit can gather.
+const LINKS: usize = 32;
+
+/// For everything that was written to reach every subscriber.
+const DELIVERY_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// An event's id, and when its write was sent.
+type Sent = (String, Instant);
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let script = Script::from_environment()?;
+    println!("streamgate demo: {}", script.title);
+    let gateway = Gateway::start(&script)?;
+    println!("  gateway     http://{} on a fresh store", gateway.address);
+
+    let told = Told::new(Protocol::ALL.len());
+    let mut following = JoinSet::new();
+    for (at, protocol) in Protocol::ALL.into_iter().enumerate() {
+        let opened =
+            subscriber::follow(protocol, gateway.address, &script, told.counter(at)).await?;
+        following.spawn(opened);
+    }
+    println!("  subscribed  SSE, NDJSON and WebSocket, each to the collection and the topic");
+
+    let mut sent = [import(&gateway, &script).await?, publish(&gateway, &script).await?];
+    sent[0].extend(replay(&gateway, &script).await?);
+    let expected = sent[0].len() + sent[1].len();
+    let waiting = Instant::now();
+    timeout(DELIVERY_TIMEOUT, told.reach(expected)).await.map_err(|_| {
+        format!("only {:?} of {expected} events came in {DELIVERY_TIMEOUT:?}", told.counts())
+    })?;
+    println!("  delivered   all, {:.0?} after the last answer", waiting.elapsed());
+    compare_state(&gateway, &script).await?;
+
+    let (middle, last) = landmarks(&sent[0]);
+    let resuming = subscriber::resume(gateway.address, &script, &middle, &last);
+    let resumed = timeout(DELIVERY_TIMEOUT, resuming).await??;
+    gateway.stop()?;
+    let stories = join(following).await?;
+    check(&stories, &sent)?;
+    check_resumed(&stories[0], &middle, &resumed)?;
+    println!("  resumed     SSE after {middle}: the {} events that follow, again", resumed.len());
+    println!("  stopped     by SIGTERM: every stream told so, exit code 0");
+    for story in &stories {
+        report(story, &sent, script.resources.len());
+    }
+    println!("demo: ok, all three were told the same {expected} events and nothing else");
+    Ok(())
+}
+
+/// One batch of all resources.
+async fn import(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failure> {
+    let begun = Instant::now();
+    let path = format!("/{}", script.collection);
+    let ids = Link::open(gateway.address).await?.batch(&path, &script.resources).await?;
+    let (count, took) = (ids.len(), begun.elapsed());
+    println!("  imported    {count} {} in {took:.2?}, {}", script.collection, rate(count, took));
+    Ok(ids.into_iter().map(|id| (id, begun)).collect())
+}
+
+/// One batch of all events of the topic.
+async fn publish(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failure> {
+    let begun = Instant::now();
+    let path = format!("/events/{}", script.topic);
+    let ids = Link::open(gateway.address).await?.batch(&path, &script.publications).await?;
+    let (count, took) = (ids.len(), begun.elapsed());
+    println!("  published   {count} {} in {took:.2?}, {}", script.topic, rate(count, took));
+    Ok(ids.into_iter().map(|id| (id, begun)).collect())
+}
+
+/// What happened to the resources, one request each, over connections that
+/// stay open. What concerns one resource goes over one of them, in order.
+async fn replay(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failure> {
+    let begun = Instant::now();
+    let mut lanes: Vec<Vec<script::Change>> = vec![Vec::new(); LINKS];
+    for change in &script.changes {
+        lanes[change.lane(LINKS)].push(change.clone());
+    }
+    let mut posting = JoinSet::new();
+    for lane in lanes {
+        let mut link = Link::open(gateway.address).await?;
+        posting.spawn(async move {
+            let mut sent = Vec::with_capacity(lane.len());
+            for change in lane {
+                let at = Instant::now();
+                sent.push((link.write(change).await?, at));
+            }
+            Ok::<_, Failure>(sent)
+        });
+    }
+    let mut sent = Vec::with_capacity(script.changes.len());
+    while let Some(lane) = posting.join_next().await {
+        sent.extend(lane??);
+    }
+    let (count, took) = (sent.len(), begun.elapsed());
+    println!(
+        "  replayed    {count} changes in {took:.2?}, {}, a request each, {LINKS} at a time",
+        rate(count, took)
+    );
+    Ok(sent)
+}
+
+/// The collection holds as many resources as were imported.
+async fn compare_state(gateway: &Gateway, script: &Script) -> Result<(), Failure> {
+    let total = Link::open(gateway.address).await?.total(&script.collection).await?;
+    let expected = script.resources.len() as u64;
+    if total == expected {
+        Ok(())
+    } else {
+        Err(format!("{total} resources, not {expected}").into())
+    }
+}
+
+/// The ids in the middle and at the end of what was written, by offset.
+fn landmarks(sent: &[Sent]) -> (String, String) {
+    let mut ids: Vec<&String> = sent.iter().map(|(id, _)| id).collect();
+    ids.sort_by_key(|id| offset(id));
+    (ids[ids.len() / 2].clone(), ids[ids.len() - 1].clone())
+}
+
+/// The offset in an event id, `<epoch>-<offset>`.
+fn offset(id: &str) -> u64 {
+    id.rsplit('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+async fn join(mut following: JoinSet<Result<Story, Failure>>) -> Result<Vec<Story>, Failure> {
+    let mut stories = Vec::new();
+    while let Some(story) = following.join_next().await {
+        stories.push(story??);
+    }
+    stories.sort_by_key(|story| story.protocol);
+    Ok(stories)
+}
+
+/// Each subscriber was told exactly what was written, in the logs' order.
+fn check(stories: &[Story], sent: &[Vec<Sent>; 2]) -> Result<(), Failure> {
+    for (log, sent) in sent.iter().enumerate() {
+        let mut expected: Vec<&str> = sent.iter().map(|(id, _)| id.as_str()).collect();
+        expected.sort_by_key(|id| offset(id));
+        for story in stories {
+            let seen: Vec<&str> = story.logs[log].iter().map(|(id, _)| id.as_str()).collect();
+            if let Some(at) =
+                (0..seen.len().max(expected.len())).find(|&at| seen.get(at) != expected.get(at))
+            {
+                return Err(format!(
+                    "{}: event {at} of log {log} is {:?}, not {:?}",
+                    story.protocol.name(),
+                    seen.get(at),
+                    expected.get(at)
+                )
+                .into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A client that came back with an id was told what follows it, and no more.
+fn check_resumed(story: &Story, after: &str, resumed: &[String]) -> Result<(), Failure> {
+    let whole: Vec<&String> =
+        story.logs[0].iter().map(|(id, _)| id).filter(|id| offset(id) > offset(after)).collect();
+    let same = whole.iter().copied().eq(resumed.iter());
+    if same { Ok(()) } else { Err(format!("resumed after {after}: not the same events").into()) }
+}
+
+/// How fast one subscriber was told. The first `imported` writes were all
+/// sent at the beginning of their batch, so their latency says nothing.
+fn report(story: &Story, sent: &[Vec<Sent>; 2], imported: usize) {
+    let seen: Vec<_> = story.logs.iter().flatten().collect();
+    let (first, last) = (seen.iter().map(|s| s.1).min(), seen.iter().map(|s| s.1).max());
+    let took = last.zip(first).map_or(Duration::ZERO, |(last, first)| last - first);
+    let came: HashMap<&str, Instant> = seen.iter().map(|(id, at)| (id.as_str(), *at)).collect();
+    let single = sent[0].iter().skip(imported);
+    let mut waits: Vec<Duration> = single.map(|(id, at)| came[id.as_str()] - *at).collect();
+    waits.sort_unstable();
+    let percentile = |p: usize| waits.get(waits.len() * p / 100).copied().unwrap_or_default();
+    println!(
+        "  {:<11} {} events, {}; from a change's request to its event p50 {:.2?}, p99 {:.2?}",
+        story.protocol.name(),
+        seen.len(),
+        rate(seen.len(), took),
+        percentile(50),
+        percentile(99),
+    );
+}
+
+fn rate(count: usize, took: Duration) -> String {
+    format!("{:.0}/s", count as f64 / took.as_secs_f64().max(1e-9))
+}

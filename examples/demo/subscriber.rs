@@ -1,0 +1,336 @@
+//! Followers of the collection and the topic, one for each protocol.
+
+use std::borrow::Cow;
+use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+
+use crate::Failure;
+use crate::client::Link;
+use crate::script::Script;
+
+/// Longest silence of the gateway; it sends a heartbeat every 15 s.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+
+/// What a subscriber speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Server-Sent Events, a connection for each log.
+    Sse,
+    /// NDJSON, a connection for each log.
+    Ndjson,
+    /// One WebSocket with two subscriptions.
+    WebSocket,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 3] = [Protocol::Sse, Protocol::Ndjson, Protocol::WebSocket];
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Sse => "SSE",
+            Protocol::Ndjson => "NDJSON",
+            Protocol::WebSocket => "WebSocket",
+        }
+    }
+}
+
+/// An event's id, and when it came.
+pub type Sighting = (String, Instant);
+
+/// What one subscriber was told until the gateway ended its streams: of the
+/// collection, and of the topic.
+pub struct Story {
+    /// How.
+    pub protocol: Protocol,
+    /// The events of each log.
+    pub logs: [Vec<Sighting>; 2],
+}
+
+/// How many events each subscriber has been told so far.
+pub struct Told(Arc<watch::Sender<Vec<usize>>>);
+
+impl Told {
+    /// For that many subscribers.
+    pub fn new(subscribers: usize) -> Told {
+        Told(Arc::new(watch::Sender::new(vec![0; subscribers])))
+    }
+
+    /// The counter of one of them.
+    pub fn counter(&self, at: usize) -> Counter {
+        Counter(self.0.clone(), at)
+    }
+
+    /// The counts now.
+    pub fn counts(&self) -> Vec<usize> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until each has been told so many.
+    pub async fn reach(&self, count: usize) {
+        let all = |counts: &Vec<usize>| counts.iter().all(|&told| told >= count);
+        // The sender lives as long as this does.
+        let _ = self.0.subscribe().wait_for(all).await;
+    }
+}
+
+/// Counts what one subscriber is told.
+#[derive(Clone)]
+pub struct Counter(Arc<watch::Sender<Vec<usize>>>, usize);
+
+impl Counter {
+    fn count(&self) {
+        self.0.send_modify(|counts| counts[self.1] += 1);
+    }
+}
+
+type Following = Pin<Box<dyn Future<Output = Result<Story, Failure>> + Send>>;
+
+/// Subscribes. What is given reads until the gateway ends the streams; every
+/// event from this function's end on will be in the story.
+pub async fn follow(
+    protocol: Protocol,
+    address: SocketAddr,
+    script: &Script,
+    counter: Counter,
+) -> Result<Following, Failure> {
+    let paths = [format!("/{}/events", script.collection), format!("/events/{}", script.topic)];
+    let names = [script.collection.clone(), script.topic.clone()];
+    let accept = match protocol {
+        Protocol::Sse => "text/event-stream",
+        Protocol::Ndjson => "application/x-ndjson",
+        Protocol::WebSocket => {
+            let opened = tokio::task::spawn_blocking(move || open_socket(address, &names));
+            let mut socket = opened.await??;
+            let names = [script.collection.clone(), script.topic.clone()];
+            return Ok(Box::pin(async move {
+                let read = move || read_socket(&mut socket, &names, &counter);
+                let logs = tokio::task::spawn_blocking(read).await??;
+                Ok(Story { protocol, logs })
+            }));
+        }
+    };
+    let first = Link::open(address).await?.stream(&paths[0], accept, None).await?;
+    let second = Link::open(address).await?.stream(&paths[1], accept, None).await?;
+    let read = move |body: Incoming| {
+        let mut stream = Stream::new(body, protocol);
+        let counter = counter.clone();
+        async move { stream.read_to_end(&counter).await }
+    };
+    Ok(Box::pin(async move {
+        let (first, second) = tokio::try_join!(read(first.into_body()), read(second.into_body()))?;
+        Ok(Story { protocol, logs: [first, second] })
+    }))
+}
+
+/// Comes back to the collection as a client that has seen `after` last, and
+/// gives the ids of what follows, up to `last`.
+pub async fn resume(
+    address: SocketAddr,
+    script: &Script,
+    after: &str,
+    last: &str,
+) -> Result<Vec<String>, Failure> {
+    let path = format!("/{}/events", script.collection);
+    let mut link = Link::open(address).await?;
+    let answer = link.stream(&path, "text/event-stream", Some(after)).await?;
+    let mut stream = Stream::new(answer.into_body(), Protocol::Sse);
+    let mut ids = Vec::new();
+    while ids.last().is_none_or(|id| id != last) {
+        match stream.next().await? {
+            Next::Event(id) => ids.push(id),
+            Next::Closed => return Err("the resumed stream ended".into()),
+        }
+    }
+    Ok(ids)
+}
+
+/// What a stream says.
+enum Next {
+    /// An event, by its id.
+    Event(String),
+    /// That it ends.
+    Closed,
+}
+
+/// A stream of events over HTTP.
+struct Stream {
+    lines: Lines,
+    protocol: Protocol,
+}
+
+impl Stream {
+    fn new(body: Incoming, protocol: Protocol) -> Stream {
+        Stream { lines: Lines { body, buffer: BytesMut::new(), scanned: 0 }, protocol }
+    }
+
+    async fn read_to_end(&mut self, counter: &Counter) -> Result<Vec<Sighting>, Failure> {
+        let mut seen = Vec::new();
+        while let Next::Event(id) = self.next().await? {
+            seen.push((id, Instant::now()));
+            counter.count();
+        }
+        Ok(seen)
+    }
+
+    async fn next(&mut self) -> Result<Next, Failure> {
+        loop {
+            let (kind, id) = match self.protocol {
+                Protocol::Sse => self.block().await?,
+                _ => self.line().await?,
+            };
+            if let Some(next) = classify(&kind, id)? {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// One block of SSE: its `event` and `id`.
+    async fn block(&mut self) -> Result<(String, Option<String>), Failure> {
+        let (mut kind, mut id) = (String::new(), None);
+        loop {
+            let line = self.lines.next().await?;
+            let line = str::from_utf8(&line)?;
+            match line.split_once(": ") {
+                Some(("event", value)) => value.clone_into(&mut kind),
+                Some(("id", value)) => id = Some(value.to_owned()),
+                _ if line.is_empty() => return Ok((kind, id)),
+                _ => {}
+            }
+        }
+    }
+
+    /// One line of NDJSON: its `type` and `id`.
+    async fn line(&mut self) -> Result<(String, Option<String>), Failure> {
+        #[derive(Deserialize)]
+        struct Line {
+            r#type: String,
+            id: Option<String>,
+        }
+        let line: Line = serde_json::from_slice(&self.lines.next().await?)?;
+        Ok((line.r#type, line.id))
+    }
+}
+
+/// An event, the end, or nothing that counts.
+fn classify(kind: &str, id: Option<String>) -> Result<Option<Next>, Failure> {
+    match kind {
+        "stream-open" | "heartbeat" => Ok(None),
+        "stream-close" => Ok(Some(Next::Closed)),
+        "gap" | "error" => Err(format!("the stream says {kind}").into()),
+        _ => Ok(Some(Next::Event(id.ok_or_else(|| format!("a {kind} without an id"))?))),
+    }
+}
+
+/// The lines of a body.
+struct Lines {
+    body: Incoming,
+    buffer: BytesMut,
+    scanned: usize,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Result<Bytes, Failure> {
+        loop {
+            let end = self.buffer[self.scanned..].iter().position(|&b| b == b'\n');
+            if let Some(end) = end {
+                let line = self.buffer.split_to(self.scanned + end + 1).freeze();
+                self.scanned = 0;
+                return Ok(line.slice(..line.len() - 1));
+            }
+            self.scanned = self.buffer.len();
+            let frame = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await?;
+            let frame = frame.ok_or("the stream ended without a word")??;
+            self.buffer.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+        }
+    }
+}
+
+/// Connects and subscribes to a collection and a topic, and waits for both
+/// answers.
+fn open_socket(address: SocketAddr, names: &[String; 2]) -> Result<WebSocket<TcpStream>, Failure> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    let (mut socket, _) = tungstenite::client(format!("ws://{address}/ws"), stream)
+        .map_err(|error| error.to_string())?;
+    for (kind, name) in ["collection", "topic"].into_iter().zip(names) {
+        let data = format!("{{\"command\":\"subscribe\",\"{kind}\":\"{name}\"}}");
+        let command = format!("{{\"id\":\"{kind}\",\"type\":\"command\",\"data\":{data}}}");
+        socket.send(Message::text(command))?;
+        let answer = socket.read()?.into_text()?;
+        let answer: Envelope = serde_json::from_str(&answer)?;
+        if answer.r#type != "response" {
+            return Err(format!("subscribe was answered by {:?}", answer.r#type).into());
+        }
+    }
+    Ok(socket)
+}
+
+/// A message of the gateway.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Content<'a>,
+}
+
+/// What of a message's data matters here.
+#[derive(Default, Deserialize)]
+struct Content<'a> {
+    #[serde(borrow)]
+    collection: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    topic: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    r#type: Option<Cow<'a, str>>,
+}
+
+/// Reads until the gateway closes, with 1012 and a word before.
+fn read_socket(
+    socket: &mut WebSocket<TcpStream>,
+    names: &[String; 2],
+    counter: &Counter,
+) -> Result<[Vec<Sighting>; 2], Failure> {
+    let mut logs = [Vec::new(), Vec::new()];
+    let mut told = false;
+    loop {
+        let text = match socket.read()? {
+            Message::Text(text) => text,
+            Message::Close(Some(frame)) if told && u16::from(frame.code) == 1012 => {
+                return Ok(logs);
+            }
+            Message::Close(frame) => return Err(format!("closed too early: {frame:?}").into()),
+            _ => continue,
+        };
+        let message: Envelope = serde_json::from_str(&text)?;
+        let kind = message.data.r#type.as_deref().unwrap_or_default();
+        match (message.r#type.as_ref(), kind) {
+            ("event", _) => {
+                let from = [message.data.collection, message.data.topic];
+                let log = from
+                    .iter()
+                    .zip(names)
+                    .position(|(from, name)| from.as_deref().is_some_and(|from| from == name));
+                let log = log.ok_or("an event of something else")?;
+                logs[log].push((message.id.into_owned(), Instant::now()));
+                counter.count();
+            }
+            ("control", "stream-close") => told = true,
+            (message, kind) => return Err(format!("the socket says {message} {kind}").into()),
+        }
+    }
+}
