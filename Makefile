@@ -55,7 +55,7 @@ bench: compiler ## Measure each stage; every number stands beside its unit
 load: compiler ## Load from outside, beside the floor; SCENARIO= one of loadtest/scenarios, in full
 	cargo build --release --locked --bin streamgate
 	cargo build --release --locked --package loadtest
-	target/release/loadtest run $(if $(SCENARIO),$(SCENARIO) --report docs/benchmarks.md,--short)
+	target/release/loadtest run $(if $(SCENARIO),$(SCENARIO) --report,--short)
 
 .PHONY: demo
 demo: compiler ## A gateway and three kinds of client; with DATA= and EVENTS= on data of yours

@@ -1,7 +1,7 @@
 //! Many subscribers on one thread.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ pub struct Crowd {
     /// What came so far.
     pub tally: Tally,
     opened: usize,
+    ended: usize,
     is_busy: bool,
 }
 
@@ -50,6 +51,19 @@ impl Crowd {
     /// # Errors
     /// If one is refused, or they take longer than a minute.
     pub fn open(subscription: &Subscription, count: usize) -> io::Result<Crowd> {
+        Crowd::gather(count, OPENING_MAX, |index| subscription.join(index))
+    }
+
+    /// Takes the `count` subscribers that `ask` gives, at most `opening_max` of
+    /// them without a head at a time, and waits until each has its own.
+    ///
+    /// # Errors
+    /// If one is refused, or they take longer than a minute.
+    pub fn gather(
+        count: usize,
+        opening_max: usize,
+        mut ask: impl FnMut(usize) -> io::Result<Subscriber>,
+    ) -> io::Result<Crowd> {
         if count > SUBSCRIBERS_MAX {
             return Err(io::Error::other(format!("at most {SUBSCRIBERS_MAX} subscribers")));
         }
@@ -60,6 +74,7 @@ impl Crowd {
             scratch: Scratch::new(),
             tally: Tally::new(),
             opened: 0,
+            ended: 0,
             is_busy: false,
         };
         let deadline = Instant::now() + OPEN_TIMEOUT;
@@ -68,8 +83,8 @@ impl Crowd {
                 return Err(io::Error::other(format!("{} of {count} heads came", crowd.opened)));
             }
             let index = crowd.subscribers.len();
-            if index < count && index - crowd.opened < OPENING_MAX {
-                crowd.add(subscription, index)?;
+            if index < count && index - crowd.opened < opening_max {
+                crowd.add(ask(index)?)?;
                 if index.is_multiple_of(16) {
                     crowd.turn(Duration::ZERO)?;
                 }
@@ -80,13 +95,43 @@ impl Crowd {
         Ok(crowd)
     }
 
-    fn add(&mut self, subscription: &Subscription, index: usize) -> io::Result<()> {
-        let socket = subscription.ask(index, None)?;
-        let subscriber = Subscriber::new(socket, subscription.protocol)?;
-        let key = epoll::EventData::new_u64(index as u64);
+    fn add(&mut self, subscriber: Subscriber) -> io::Result<()> {
+        let key = epoll::EventData::new_u64(self.subscribers.len() as u64);
         epoll::add(&self.epoll, subscriber.socket(), key, epoll::EventFlags::IN)?;
         self.subscribers.push(subscriber);
         Ok(())
+    }
+
+    /// All of them, in the order in which they came.
+    pub fn subscribers(&self) -> &[Subscriber] {
+        &self.subscribers
+    }
+
+    /// How many of their streams have ended.
+    pub fn ended(&self) -> usize {
+        self.ended
+    }
+
+    /// Reads until `is_done` says so, and gives whether it did within `limit`.
+    /// It is asked after every read, so it should cost little.
+    ///
+    /// # Errors
+    /// If a stream is no stream.
+    pub fn attend(
+        &mut self,
+        limit: Duration,
+        mut is_done: impl FnMut(&Crowd) -> bool,
+    ) -> io::Result<bool> {
+        let end = Instant::now() + limit;
+        loop {
+            if is_done(self) {
+                return Ok(true);
+            }
+            if Instant::now() > end {
+                return Ok(false);
+            }
+            self.turn(Duration::from_millis(5))?;
+        }
     }
 
     /// How many there are.
@@ -115,10 +160,13 @@ impl Crowd {
         for event in &self.ready {
             let subscriber = &mut self.subscribers[event.data.u64() as usize];
             match subscriber.read(&mut self.scratch, &mut self.tally)? {
-                Step::Went => {}
+                Step::Idle | Step::Went => {}
                 Step::Opened => self.opened += 1,
                 Step::Ended => {
+                    self.ended += 1;
                     self.tally.ended += 1;
+                    // The server may wait for it. It may also have gone.
+                    let _ = subscriber.socket().shutdown(Shutdown::Both);
                     epoll::delete(&self.epoll, subscriber.socket())?;
                 }
             }

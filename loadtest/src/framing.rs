@@ -87,9 +87,10 @@ pub fn write_text(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A client's pong: masked with zeros, which changes nothing.
-pub fn pong(payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![0x8a, 0x80 | payload.len().min(125) as u8, 0, 0, 0, 0];
+/// A client's close (opcode 8) or pong (10): masked with zeros, which changes
+/// nothing.
+pub fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x80 | opcode, 0x80 | payload.len().min(125) as u8, 0, 0, 0, 0];
     out.extend_from_slice(&payload[..payload.len().min(125)]);
     out
 }

@@ -1,15 +1,23 @@
 //! Measures servers of event streams from outside: what a delivery costs them,
 //! how late it is, what a connection weighs, and whether every subscriber got
 //! every event, once and in order. Runs on loopback, beside [`floor`], the
-//! least that a server could do.
+//! least that a server could do. And [proves](proof) what the gateway promises
+//! about overload, limits and its end.
 
 mod clock;
 mod crowd;
+mod exposition;
+mod feed;
 mod floor;
 mod framing;
+mod gateway;
+mod http;
+mod latency;
 mod mark;
 mod measure;
+mod notice;
 mod process;
+mod proof;
 mod publisher;
 mod report;
 mod scenario;
@@ -19,14 +27,15 @@ mod target;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::proof::Trial;
 use crate::report::Rounds;
-use crate::scenario::Scenario;
+use crate::scenario::{File, Scenario};
 
 /// Load for streamgate and for what it is compared with.
 #[derive(Parser)]
@@ -51,15 +60,15 @@ enum Verb {
 struct Run {
     /// Names of files in loadtest/scenarios; all without any.
     scenarios: Vec<String>,
-    /// One round, a quarter of the events.
+    /// One round, a quarter of the events; of a proof its short form.
     #[arg(long)]
     short: bool,
-    /// Rounds, in place of the scenario's.
+    /// Rounds, in place of the scenario's; a proof has none.
     #[arg(long)]
     repeats: Option<usize>,
-    /// A Markdown file whose sections are replaced.
+    /// Puts each section into the file that its scenario names.
     #[arg(long)]
-    report: Option<PathBuf>,
+    report: bool,
 }
 
 fn main() -> ExitCode {
@@ -90,8 +99,11 @@ impl Run {
         }
         let mut unsound = Vec::new();
         for name in names {
-            let scenario = Scenario::read(&folder.join(format!("{name}.toml")))?;
-            if !self.one(scenario)? {
+            let sound = match File::read(&folder.join(format!("{name}.toml")), self.short)? {
+                File::Measurement(scenario) => self.measure(&scenario)?,
+                File::Proof(trial) => self.prove(&trial)?,
+            };
+            if !sound {
                 unsound.push(name);
             }
         }
@@ -99,14 +111,11 @@ impl Run {
             return Ok(());
         }
         let names = unsound.join(", ");
-        Err(io::Error::other(format!("not every event came once and in order: {names}")))
+        Err(io::Error::other(format!("an event was lost or repeated, or a bound broken: {names}")))
     }
 
     /// Whether every event came once and in order.
-    fn one(&self, mut scenario: Scenario) -> io::Result<bool> {
-        if self.short {
-            scenario = scenario.shortened();
-        }
+    fn measure(&self, scenario: &Scenario) -> io::Result<bool> {
         let repeats = self.repeats.unwrap_or(scenario.repeats).max(1);
         let targets = target::read(Path::new("loadtest/targets.toml"))?;
         let none = |target| Rounds { target, rounds: Vec::new() };
@@ -117,18 +126,37 @@ impl Run {
                 let target = targets.get(&rounds.target).ok_or_else(|| {
                     io::Error::other(format!("targets.toml has no {:?}", rounds.target))
                 })?;
-                rounds.rounds.push(measure::measure(&scenario, &rounds.target, target)?);
+                rounds.rounds.push(measure::measure(scenario, &rounds.target, target)?);
             }
         }
         let short = if self.short { " --short" } else { "" };
         let command = format!("loadtest run {}{short} --repeats {repeats}", scenario.name);
-        let section = report::section(&scenario, &all, &command);
-        println!("{section}");
-        if let Some(path) = &self.report {
-            report::put(path, &section)?;
-        }
+        self.publish(&scenario.report, &report::section(scenario, &all, &command))?;
         let mut samples = all.iter().flat_map(|rounds| rounds.rounds.iter().flatten());
         Ok(samples.all(|sample| sample.tally.is_whole()))
+    }
+
+    /// Whether every bound holds. A proof that cannot be carried to its end
+    /// proves nothing, and keeps none of the others from being tried.
+    fn prove(&self, trial: &Trial) -> io::Result<bool> {
+        eprintln!("{}", trial.name);
+        let findings = match trial.run() {
+            Ok(findings) => findings,
+            Err(error) => {
+                eprintln!("loadtest: {}: {error}", trial.name);
+                return Ok(false);
+            }
+        };
+        self.publish(&trial.report, &trial.section(&findings))?;
+        Ok(findings.hold())
+    }
+
+    fn publish(&self, path: &Path, section: &str) -> io::Result<()> {
+        println!("{section}");
+        if self.report {
+            report::put(path, section)?;
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use memchr::memmem;
 
 /// Publishers of one run; each subscriber keeps a number for each of them.
-pub const PUBLISHERS_MAX: usize = 4;
+pub const PUBLISHERS_MAX: usize = 16;
 
 const FIRST: &[u8] = br#""w":"#;
 
@@ -51,6 +51,11 @@ pub fn offset(text: &[u8]) -> Option<u64> {
     let id = text.strip_prefix(b"id: ").or_else(|| text.strip_prefix(br#"{"id":""#))?;
     let dash = memchr::memchr(b'-', &id[..id.len().min(32)])?;
     number(&id[dash + 1..]).map(|(offset, _)| offset)
+}
+
+/// The offset of an event id.
+pub fn offset_of(id: &str) -> Option<u64> {
+    id.split_once('-')?.1.parse().ok()
 }
 
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {

@@ -114,6 +114,7 @@ fn publishing(running: &Running, load: &Load) -> Publishing {
         rate: load.rate.map(|rate| rate / publishers as f64),
         batch: load.batch,
         bytes: load.bytes,
+        subjects: 0,
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +22,8 @@ pub struct Process {
     child: Child,
     /// Where it takes clients.
     pub address: SocketAddr,
+    /// Where it takes operators, if it said so.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Process {
@@ -44,8 +46,8 @@ impl Process {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let said = fs::read_to_string(output)?;
-            if let Some(address) = said.lines().find_map(listen) {
-                return Ok(Process { child, address });
+            if let Some((address, admin)) = said.lines().find_map(listen) {
+                return Ok(Process { child, address, admin });
             }
             let ended = child.try_wait()?.is_some();
             if ended || Instant::now() > deadline {
@@ -61,14 +63,32 @@ impl Process {
     pub fn meter(&self) -> Meter {
         Meter::of(self.child.id())
     }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("the process has no id"))?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// What it ended with, if it has ended.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, Signal::TERM);
+        if matches!(self.ended(), Ok(Some(_))) {
+            return;
         }
+        let _ = self.signal(Signal::TERM);
         let deadline = Instant::now() + END_TIMEOUT;
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() > deadline {
@@ -132,7 +152,8 @@ impl Meter {
     }
 }
 
-fn listen(line: &str) -> Option<SocketAddr> {
+fn listen(line: &str) -> Option<(SocketAddr, Option<SocketAddr>)> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    line.get("listen")?.as_str()?.parse().ok()
+    let address = |name: &str| line.get(name)?.as_str()?.parse().ok();
+    Some((address("listen")?, address("admin_listen")))
 }

@@ -1,18 +1,16 @@
 //! Publishers: each a thread with one keep-alive connection, one request at a
 //! time.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock;
+use crate::http::{Answer, Connection};
 use crate::mark::{Mark, PUBLISHERS_MAX};
-
-/// For the answer to one request.
-const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What is published.
 #[derive(Clone, Debug)]
@@ -31,6 +29,8 @@ pub struct Publishing {
     pub batch: Option<u64>,
     /// Bytes of an event's data.
     pub bytes: usize,
+    /// Subjects that each publisher's events go round; none at 0.
+    pub subjects: u64,
 }
 
 /// Publishers at work.
@@ -72,40 +72,33 @@ impl Publishing {
     ) -> io::Result<String> {
         let start = clock::now();
         let lines = self.batch.unwrap_or(1);
-        let (mut body, mut head, mut answer) = (Vec::new(), Vec::new(), String::new());
+        let form = match self.batch {
+            Some(_) => "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n",
+            None => JSON,
+        };
+        let (mut body, mut answer) = (Vec::new(), String::new());
         let mut sequence = 0;
         while sequence < self.events && !stop.load(Ordering::Relaxed) {
-            let offset = |rate: f64| Duration::from_secs_f64(sequence as f64 / rate).as_nanos();
-            let due = self.rate.map(|rate| start + offset(rate) as u64);
+            // Publishers take turns: all at once they would be one batch.
+            let turn = publisher as f64 / self.publishers as f64;
+            let offset = |rate: f64| Duration::from_secs_f64((sequence as f64 + turn) / rate);
+            let due = self.rate.map(|rate| start + offset(rate).as_nanos() as u64);
             if let Some(wait) = due.and_then(|due| due.checked_sub(clock::now())) {
                 std::thread::sleep(Duration::from_nanos(wait));
             }
             let due = due.unwrap_or_else(clock::now);
             body.clear();
             for sequence in sequence..self.events.min(sequence + lines) {
-                body.extend_from_slice(br#"{"type":"tick","data":"#);
-                Mark { publisher, sequence, due }.write(&mut body, self.bytes);
-                body.extend_from_slice(if self.batch.is_some() { b"}\n" } else { b"}" });
+                let subject = sequence.checked_rem(self.subjects);
+                write_event(&mut body, Mark { publisher, sequence, due }, self.bytes, subject);
+                if self.batch.is_some() {
+                    body.push(b'\n');
+                }
             }
-            self.head(&mut head, body.len());
-            answer = connection.send(&head, &body)?;
+            answer = taken(connection.post(&self.path, form, &body)?)?;
             sequence = self.events.min(sequence + lines);
         }
         Ok(answer)
-    }
-
-    fn head(&self, out: &mut Vec<u8>, length: usize) {
-        out.clear();
-        let form = match self.batch {
-            Some(_) => "application/x-ndjson\r\nPrefer: return=minimal",
-            None => "application/json",
-        };
-        write!(
-            out,
-            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: {form}\r\nContent-Length: {length}\r\n\r\n",
-            self.path, self.address
-        )
-        .expect("a Vec takes every write");
     }
 }
 
@@ -135,73 +128,31 @@ impl Drop for Publishers {
     }
 }
 
-/// A keep-alive connection.
-struct Connection {
-    socket: TcpStream,
-    reader: BufReader<TcpStream>,
+/// The field that goes with one event.
+pub const JSON: &str = "Content-Type: application/json\r\n";
+
+/// Appends an event as it is posted: its data is `bytes` long, its subject the
+/// publisher's of that number.
+pub fn write_event(out: &mut Vec<u8>, mark: Mark, bytes: usize, subject: Option<u64>) {
+    out.extend_from_slice(br#"{"type":"tick","#);
+    if let Some(subject) = subject {
+        write!(out, r#""subject":"s{}-{subject}","#, mark.publisher)
+            .expect("a Vec takes every write");
+    }
+    out.extend_from_slice(br#""data":"#);
+    mark.write(out, bytes);
+    out.push(b'}');
 }
 
-impl Connection {
-    fn open(address: SocketAddr) -> io::Result<Connection> {
-        let socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(Connection { reader: BufReader::new(socket.try_clone()?), socket })
+/// The body of an answer that says that everything was written.
+///
+/// # Errors
+/// If it does not.
+pub fn taken(answer: Answer) -> io::Result<String> {
+    let Answer { status, body, .. } = answer;
+    let failed = body.contains(r#""failed":"#) && !body.contains(r#""failed":0}"#);
+    if failed || !(200..300).contains(&status) {
+        return Err(io::Error::other(format!("{status}: {body}")));
     }
-
-    /// Sends a request and gives the body of its answer.
-    fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<String> {
-        if body.len() < 16 * 1024 {
-            self.socket.write_all(&[head, body].concat())?;
-        } else {
-            self.socket.write_all(head)?;
-            self.socket.write_all(body)?;
-        }
-        let status = self.line()?;
-        let (mut length, mut chunked) = (0, false);
-        loop {
-            let line = self.line()?.to_ascii_lowercase();
-            if line.is_empty() {
-                break;
-            } else if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().map_err(io::Error::other)?;
-            } else if line.starts_with("transfer-encoding:") {
-                chunked = line.ends_with("chunked");
-            }
-        }
-        let mut answer = Vec::new();
-        if chunked {
-            loop {
-                let size = usize::from_str_radix(&self.line()?, 16).map_err(io::Error::other)?;
-                self.take(size, &mut answer)?;
-                self.line()?;
-                if size == 0 {
-                    break;
-                }
-            }
-        } else {
-            self.take(length, &mut answer)?;
-        }
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let failed = answer.contains(r#""failed":"#) && !answer.contains(r#""failed":0}"#);
-        if failed || !status.starts_with("HTTP/1.1 20") {
-            return Err(io::Error::other(format!("{status}: {answer}")));
-        }
-        Ok(answer)
-    }
-
-    fn take(&mut self, length: usize, out: &mut Vec<u8>) -> io::Result<()> {
-        let start = out.len();
-        out.resize(start + length, 0);
-        self.reader.read_exact(&mut out[start..])
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        if self.reader.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(line.trim_end().to_owned())
-    }
+    Ok(body)
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+use crate::latency;
 use crate::measure::Sample;
 use crate::scenario::{FLOOR, Scenario};
 
@@ -24,8 +25,8 @@ const PUBLISH: Column = ("CPU µs per event published", |sample| sample.cpu_per_
 const RATE: Column = ("deliveries/s", |sample| {
     sample.wall.map(|wall| sample.tally.deliveries as f64 / wall.as_secs_f64())
 });
-const P50: Column = ("p50 ms", |sample| latency(sample, 0.5));
-const P99: Column = ("p99 ms", |sample| latency(sample, 0.99));
+const P50: Column = ("p50 ms", |sample| quantile(sample, 0.5));
+const P99: Column = ("p99 ms", |sample| quantile(sample, 0.99));
 const TOOK: Column = ("seconds", |sample| sample.wall.map(|wall| wall.as_secs_f64()));
 const SECONDS: Column = ("CPU seconds", |sample| sample.cpu);
 const RSS: Column = ("RSS MiB", |sample| Some(sample.rss_max as f64 / 1_048_576.0));
@@ -106,9 +107,9 @@ fn row(rounds: &Rounds, floor: Option<&Rounds>, part: usize, columns: &[&Column]
     cells
 }
 
-fn latency(sample: &Sample, quantile: f64) -> Option<f64> {
+fn quantile(sample: &Sample, quantile: f64) -> Option<f64> {
     let is_live = sample.cpu_per_publish.is_some();
-    is_live.then(|| sample.tally.latency.value_at_quantile(quantile) as f64 / 1e6)
+    is_live.then(|| latency::ms(&sample.tally.latency, quantile))
 }
 
 /// The median, with the least and the most where they say more.
@@ -126,7 +127,7 @@ fn spread(mut values: Vec<f64>) -> String {
 }
 
 /// Three digits that count.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value.abs() {
         huge if huge >= 1e6 => format!("{:.2}M", value / 1e6),
         large if large >= 1e4 => format!("{:.0}k", value / 1e3),
@@ -137,7 +138,7 @@ fn short(value: f64) -> String {
 }
 
 /// The date, and what it was measured on.
-fn machine() -> String {
+pub fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field =
         |line: &str| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned());

@@ -1,16 +1,25 @@
 //! A scenario: what is done to which targets, and how often.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::proof::Trial;
 use crate::subscriber::Protocol;
 
 /// The target that others are compared with.
 pub const FLOOR: &str = "floor";
 
 /// A file of `loadtest/scenarios`.
+pub enum File {
+    /// It has a `[measure]`: numbers, to be compared.
+    Measurement(Scenario),
+    /// It has a `[proof]`: bounds, that hold or do not.
+    Proof(Trial),
+}
+
+/// A file that holds a measurement.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
@@ -19,6 +28,9 @@ pub struct Scenario {
     pub name: String,
     /// What it shows, in a sentence for the report.
     pub about: String,
+    /// The file that its section goes to.
+    #[serde(default = "benchmarks")]
+    pub report: PathBuf,
     /// The targets, in the order of each round. `floor` among them is what
     /// the others are compared with.
     pub targets: Vec<String>,
@@ -90,6 +102,10 @@ fn one() -> usize {
     1
 }
 
+fn benchmarks() -> PathBuf {
+    PathBuf::from("docs/benchmarks.md")
+}
+
 impl Load {
     /// The load of a target: the floor's has its own number of events.
     #[must_use]
@@ -99,25 +115,33 @@ impl Load {
     }
 }
 
-impl Scenario {
-    /// Reads a file.
+impl File {
+    /// Reads a file, in its short form where that is asked for.
     ///
     /// # Errors
     /// If it cannot be read or is none.
-    pub fn read(path: &Path) -> io::Result<Scenario> {
+    pub fn read(path: &Path, is_short: bool) -> io::Result<File> {
         let named = |error: &dyn std::fmt::Display| {
             io::Error::other(format!("{}: {error}", path.display()))
         };
         let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
-        let mut scenario: Scenario = toml::from_str(&text).map_err(|error| named(&error))?;
-        scenario.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(scenario)
+        let table: toml::Table = toml::from_str(&text).map_err(|error| named(&error))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if table.contains_key("proof") {
+            let trial = Trial::read(name, table, is_short).map_err(|error| named(&error))?;
+            return Ok(File::Proof(trial));
+        }
+        let scenario: Scenario = toml::from_str(&text).map_err(|error| named(&error))?;
+        let scenario = Scenario { name, ..scenario };
+        Ok(File::Measurement(if is_short { scenario.shortened() } else { scenario }))
     }
+}
 
+impl Scenario {
     /// The same in a tenth of the time: enough to see that it works, not to
     /// publish.
     #[must_use]
-    pub fn shortened(mut self) -> Scenario {
+    fn shortened(mut self) -> Scenario {
         self.repeats = 1;
         match &mut self.measure {
             Measure::Fanout(load) | Measure::Stalled { load, .. } => {

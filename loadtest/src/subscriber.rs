@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::clock;
 use crate::framing::{self, Chunks};
-use crate::tally::{Seen, Tally};
+use crate::tally::{Farewell, Seen, Tally};
 
 /// Subscribers of one source address; the kernel lends about 28,000 ports to
 /// each pair of addresses.
@@ -54,11 +54,30 @@ pub struct Subscription {
     pub path: String,
     /// How events come.
     pub protocol: Protocol,
-    /// The position to go on from; live without one.
+    /// The id of the event to go on from; live without one.
     pub after: Option<String>,
 }
 
 impl Subscription {
+    /// A new subscriber, whose head is not waited for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn join(&self, index: usize) -> io::Result<Subscriber> {
+        Subscriber::new(self.ask(index, None)?, self.protocol)
+    }
+
+    /// The same that has `seen` something before, of a log of that epoch.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn rejoin(&self, index: usize, epoch: &str, mut seen: Seen) -> io::Result<Subscriber> {
+        seen.farewell = Farewell::default();
+        let after = Some(format!("{epoch}-{}", seen.offset()));
+        let subscription = Subscription { after, ..self.clone() };
+        Ok(Subscriber { seen, ..subscription.join(index)? })
+    }
+
     /// Connects and asks; the answer is not waited for.
     ///
     /// # Errors
@@ -105,14 +124,21 @@ pub struct Scratch {
 impl Scratch {
     /// Empty ones.
     pub fn new() -> Scratch {
-        Scratch { bytes: vec![0; 256 * 1024], text: Vec::with_capacity(512 * 1024) }
+        Scratch::of(256 * 1024)
+    }
+
+    /// Empty ones that take so many bytes a read.
+    pub fn of(bytes: usize) -> Scratch {
+        Scratch { bytes: vec![0; bytes], text: Vec::with_capacity(2 * bytes) }
     }
 }
 
 /// What a read did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing but events, or nothing at all.
+    /// There is nothing to read at the moment.
+    Idle,
+    /// Events came, or a part of one.
     Went,
     /// The head came: the subscription is in place.
     Opened,
@@ -134,6 +160,7 @@ pub struct Subscriber {
     stage: Stage,
     rest: Vec<u8>,
     seen: Seen,
+    is_whole: bool,
 }
 
 impl Subscriber {
@@ -144,7 +171,7 @@ impl Subscriber {
     pub fn new(socket: TcpStream, protocol: Protocol) -> io::Result<Subscriber> {
         socket.set_nonblocking(true)?;
         let (stage, rest, seen) = (Stage::Head, Vec::new(), Seen::default());
-        Ok(Subscriber { socket, protocol, stage, rest, seen })
+        Ok(Subscriber { socket, protocol, stage, rest, seen, is_whole: false })
     }
 
     /// Its socket, to be waited for.
@@ -152,9 +179,20 @@ impl Subscriber {
         &self.socket
     }
 
+    /// How its events come.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// What it has seen.
     pub fn seen(&self) -> &Seen {
         &self.seen
+    }
+
+    /// Whether its stream came to an end that the server meant: the last
+    /// chunk, or a close frame.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// Reads once and checks what came.
@@ -166,7 +204,7 @@ impl Subscriber {
         let read = match self.socket.read(bytes) {
             Ok(0) => return Ok(Step::Ended),
             Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Went),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Idle),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Step::Ended),
             Err(error) => return Err(error),
         };
@@ -213,8 +251,13 @@ impl Subscriber {
                     taken += frame.length;
                     match frame.opcode {
                         1 => tally.take(&mut self.seen, frame.payload, now),
-                        8 => ended = true,
-                        9 => self.socket.write_all(&framing::pong(frame.payload))?,
+                        8 => {
+                            ended = true;
+                            self.seen.closed(frame.payload, now);
+                            // The server may have gone meanwhile.
+                            let _ = self.socket.write_all(&framing::control(8, frame.payload));
+                        }
+                        9 => self.socket.write_all(&framing::control(10, frame.payload))?,
                         _ => {}
                     }
                 }
@@ -228,6 +271,7 @@ impl Subscriber {
         } else if !self.rest.is_empty() {
             self.rest = Vec::new();
         }
+        self.is_whole |= ended;
         Ok(if ended { Step::Ended } else { Step::Went })
     }
 }

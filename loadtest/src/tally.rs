@@ -2,10 +2,9 @@
 
 use hdrhistogram::Histogram;
 
+use crate::latency;
 use crate::mark::{self, Mark, PUBLISHERS_MAX};
-
-/// The longest latency that is told apart, in nanoseconds.
-const LATENCY_MAX: u64 = 600_000_000_000;
+use crate::notice::Notice;
 
 /// Sums over all subscribers of a run.
 pub struct Tally {
@@ -18,7 +17,8 @@ pub struct Tally {
     pub lost: u64,
     /// Events that came again.
     pub repeated: u64,
-    /// Events whose id was not beyond the one before.
+    /// Events whose id was not beyond the one before, or the position that
+    /// the stream had told.
     pub disordered: u64,
     /// Gaps that a server told.
     pub gaps: u64,
@@ -26,30 +26,94 @@ pub struct Tally {
     pub ended: u64,
     /// From when an event was due to when it was read, in nanoseconds.
     pub latency: Histogram<u64>,
+    /// Every mark that came, where somebody asked for them.
+    pub marks: Option<Vec<Mark>>,
 }
 
 /// What one subscriber has seen.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Seen {
     next: [u64; PUBLISHERS_MAX],
     offset: u64,
+    /// Gaps that it was told.
+    pub gaps: u64,
+    /// Events that an overflow policy dropped, as the gaps say.
+    pub dropped: u64,
+    /// What its stream ended with.
+    pub farewell: Farewell,
+}
+
+/// What a stream says at its end.
+#[derive(Clone, Debug, Default)]
+pub struct Farewell {
+    /// The reason of its `stream-close`.
+    pub reason: Option<String>,
+    /// The position in it.
+    pub position: Option<u64>,
+    /// The code of a WebSocket's close frame.
+    pub code: Option<u16>,
+    /// When the first of these was read, by [`clock::now`](crate::clock::now).
+    pub at: u64,
+}
+
+impl Seen {
+    /// The offset to come back with.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many of a publisher's events it has, if none is lost.
+    pub fn of(&self, publisher: usize) -> u64 {
+        self.next[publisher]
+    }
+
+    /// Takes what a stream says of itself.
+    fn hear(&mut self, notice: Notice, now: u64) {
+        match notice.kind.as_str() {
+            "gap" => {
+                self.gaps += 1;
+                if notice.reason.as_deref() == Some("dropped") {
+                    self.dropped += notice.count.unwrap_or(0);
+                }
+            }
+            "stream-close" => {
+                let Farewell { reason, position, at, .. } = &mut self.farewell;
+                (*reason, *position, *at) = (notice.reason, notice.position, now);
+                return;
+            }
+            _ => {}
+        }
+        self.offset = self.offset.max(notice.position.unwrap_or(0));
+    }
+
+    /// Takes a WebSocket's close frame.
+    pub fn closed(&mut self, payload: &[u8], now: u64) {
+        let Farewell { code, at, .. } = &mut self.farewell;
+        *code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+        if *at == 0 {
+            *at = now;
+        }
+    }
 }
 
 impl Tally {
     /// Nothing yet.
     pub fn new() -> Tally {
-        let latency = Histogram::new_with_bounds(1_000, LATENCY_MAX, 3)
-            .expect("the bounds are in order and three digits are allowed");
         let (deliveries, reads, lost, repeated, disordered, gaps, ended) = (0, 0, 0, 0, 0, 0, 0);
-        Tally { deliveries, reads, lost, repeated, disordered, gaps, ended, latency }
+        let (latency, marks) = (latency::none(), None);
+        Tally { deliveries, reads, lost, repeated, disordered, gaps, ended, latency, marks }
     }
 
     /// Checks one event, or whatever else a stream says.
     pub fn take(&mut self, seen: &mut Seen, text: &[u8], now: u64) {
-        let Some(Mark { publisher, sequence, due }) = Mark::read(text) else {
-            self.gaps += u64::from(is_gap(text));
+        let Some(mark) = Mark::read(text) else {
+            if let Some(notice) = Notice::read(text) {
+                self.gaps += u64::from(notice.kind == "gap");
+                seen.hear(notice, now);
+            }
             return;
         };
+        let Mark { publisher, sequence, due } = mark;
         self.deliveries += 1;
         self.latency.saturating_record(now.saturating_sub(due));
         let next = &mut seen.next[publisher];
@@ -63,6 +127,9 @@ impl Tally {
             self.disordered += u64::from(offset <= seen.offset);
             seen.offset = offset;
         }
+        if let Some(marks) = &mut self.marks {
+            marks.push(mark);
+        }
     }
 
     /// Counts what `seen` has not got of what was published.
@@ -74,14 +141,13 @@ impl Tally {
 
     /// Whether every subscriber got every event once and in order.
     pub fn is_whole(&self) -> bool {
-        [self.lost, self.repeated, self.disordered, self.gaps, self.ended] == [0; 5]
+        self.faults() == [0; 5]
     }
-}
 
-fn is_gap(text: &[u8]) -> bool {
-    text.starts_with(b"event: gap")
-        || memchr::memmem::find(text, b"\nevent: gap").is_some()
-        || memchr::memmem::find(text, br#""type":"gap""#).is_some()
+    /// What was lost, repeated, out of order, told as gaps, and cut.
+    pub fn faults(&self) -> [u64; 5] {
+        [self.lost, self.repeated, self.disordered, self.gaps, self.ended]
+    }
 }
 
 #[cfg(test)]
@@ -108,5 +174,34 @@ mod tests {
         check(&[0, 1, 1, 2], 3, [0, 1, 1]);
         check(&[0, 2, 1], 3, [1, 1, 1]);
         check(&[], 3, [3, 0, 0]);
+    }
+
+    #[test]
+    fn a_position_that_runs_ahead_is_seen() {
+        let (mut tally, mut seen) = (Tally::new(), Seen::default());
+        tally.take(&mut seen, b"id: a-2\nevent: heartbeat\ndata: {}", 1);
+        let mut text = b"id: a-2\ndata: ".to_vec();
+        Mark { publisher: 0, sequence: 0, due: 0 }.write(&mut text, 64);
+        tally.take(&mut seen, &text, 2);
+        assert_eq!(tally.disordered, 1);
+    }
+
+    #[test]
+    fn gaps_and_the_end_are_heard() {
+        let (mut tally, mut seen) = (Tally::new(), Seen::default());
+        for count in [3, 4] {
+            let gap = format!(r#"{{"type":"gap","data":{{"reason":"dropped","count":{count}}}}}"#);
+            tally.take(&mut seen, gap.as_bytes(), 1);
+        }
+        assert_eq!((seen.gaps, seen.dropped, tally.gaps), (2, 7, 2));
+        let close = "id: a-9\nevent: stream-close\ndata: {\"reason\":\"draining\"}";
+        tally.take(&mut seen, close.as_bytes(), 8);
+        seen.closed(&1012_u16.to_be_bytes(), 9);
+        let Farewell { reason, position, code, at } = seen.farewell.clone();
+        assert_eq!(
+            (reason.as_deref(), position, code, at),
+            (Some("draining"), Some(9), Some(1012), 8)
+        );
+        assert_eq!(seen.offset(), 0, "what a farewell says is compared, not taken");
     }
 }

@@ -1,0 +1,156 @@
+//! A gateway with a configuration and a store of its own, which may be
+//! signalled, ended and started again on the same store and port.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::exposition::Exposition;
+use crate::http::Connection;
+use crate::process::{Meter, Process};
+
+/// The program, from the top of the project.
+const PROGRAM: &str = "target/release/streamgate";
+
+/// Between two looks at whether it has ended.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A gateway; it ends with this value, and its folder goes.
+pub struct Gateway {
+    process: Process,
+    admin: SocketAddr,
+    folder: TempDir,
+    starts: u32,
+}
+
+impl Gateway {
+    /// Starts it on free ports.
+    ///
+    /// # Errors
+    /// If it does not serve; with what it says.
+    pub fn start(config: &toml::Table) -> io::Result<Gateway> {
+        fs::create_dir_all("target/load")?;
+        let folder = TempDir::new_in("target/load")?;
+        let text = toml::to_string(config).map_err(io::Error::other)?;
+        fs::write(folder.path().join("gateway.toml"), text)?;
+        let process = run(&folder, 0, "127.0.0.1:0", "127.0.0.1:0")?;
+        let admin = admin(&process)?;
+        Ok(Gateway { process, admin, folder, starts: 1 })
+    }
+
+    /// Where it takes clients.
+    pub fn address(&self) -> SocketAddr {
+        self.process.address
+    }
+
+    /// Its configuration's file.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("gateway.toml")
+    }
+
+    /// The last line that it printed.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn last_words(&self) -> io::Result<String> {
+        let output = format!("output-{}", self.starts - 1);
+        let said = fs::read_to_string(self.folder.path().join(output))?;
+        Ok(said.lines().next_back().unwrap_or_default().to_owned())
+    }
+
+    /// A meter for its process.
+    pub fn meter(&self) -> Meter {
+        self.process.meter()
+    }
+
+    /// Its metrics now.
+    ///
+    /// # Errors
+    /// If it does not give them.
+    pub fn metrics(&self) -> io::Result<Exposition> {
+        let answer = Connection::open(self.admin)?.get("/metrics")?;
+        Ok(Exposition(answer.body))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// What it ended with, if it has ended.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
+    /// Waits for its end; none if it does not come within `limit`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        let end = Instant::now() + limit;
+        loop {
+            let ended = self.ended()?;
+            if ended.is_some() || Instant::now() > end {
+                return Ok(ended);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Starts it again, once it has ended, where it was.
+    ///
+    /// # Errors
+    /// If it does not serve; with what it says.
+    pub fn again(&mut self) -> io::Result<()> {
+        let (address, admin_address) = (self.address().to_string(), self.admin.to_string());
+        self.process = run(&self.folder, self.starts, &address, &admin_address)?;
+        self.admin = admin(&self.process)?;
+        self.starts += 1;
+        Ok(())
+    }
+
+    /// Whether `streamgate check` takes a file.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn check(path: &std::path::Path) -> io::Result<bool> {
+        let mut command = Command::new(PROGRAM);
+        let output = command.args(["check", "--config"]).arg(path).output()?;
+        Ok(output.status.success())
+    }
+}
+
+fn run(folder: &TempDir, start: u32, listen: &str, admin_listen: &str) -> io::Result<Process> {
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let words = [
+        PROGRAM.to_owned(),
+        "serve".to_owned(),
+        "--log-format".to_owned(),
+        "json".to_owned(),
+        "--config".to_owned(),
+        path("gateway.toml"),
+        "--set".to_owned(),
+        format!("storage.path={}", path("data")),
+        "--set".to_owned(),
+        format!("server.listen={listen}"),
+        "--set".to_owned(),
+        format!("server.admin_listen={admin_listen}"),
+    ];
+    Process::start(&words, &folder.path().join(format!("output-{start}")))
+}
+
+fn admin(process: &Process) -> io::Result<SocketAddr> {
+    process.admin.ok_or_else(|| io::Error::other("the gateway did not say admin_listen"))
+}

@@ -1,0 +1,162 @@
+//! A keep-alive connection of HTTP/1.1, one request at a time.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// For the answer to one request.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Bodies below this go out in one write with their head.
+const JOINED_BYTES: usize = 16 * 1024;
+
+/// A keep-alive connection.
+pub struct Connection {
+    address: SocketAddr,
+    socket: TcpStream,
+    reader: BufReader<TcpStream>,
+    has_begun: bool,
+}
+
+/// What a request was answered with.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Whether the server ends the connection behind it.
+    pub closes: bool,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// Whether the request was taken.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(address: SocketAddr) -> io::Result<Connection> {
+        let socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let reader = BufReader::new(socket.try_clone()?);
+        Ok(Connection { address, socket, reader, has_begun: false })
+    }
+
+    /// Asks without a body.
+    ///
+    /// # Errors
+    /// If no whole answer comes.
+    pub fn get(&mut self, path: &str) -> io::Result<Answer> {
+        self.write(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address).as_bytes())?;
+        self.answer()
+    }
+
+    /// Posts a body; `fields` are lines of the head, each with its line break.
+    ///
+    /// # Errors
+    /// If no whole answer comes.
+    pub fn post(&mut self, path: &str, fields: &str, body: &[u8]) -> io::Result<Answer> {
+        let mut out = self.head(path, &format!("{fields}Content-Length: {}\r\n", body.len()));
+        if body.len() < JOINED_BYTES {
+            out.extend_from_slice(body);
+            self.write(&out)?;
+        } else {
+            self.write(&out)?;
+            self.write(body)?;
+        }
+        self.answer()
+    }
+
+    /// The head of a `POST`, for a body that is written piece by piece.
+    pub fn head(&self, path: &str, fields: &str) -> Vec<u8> {
+        format!("POST {path} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", self.address).into_bytes()
+    }
+
+    /// Writes a part of a request.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.has_begun = false;
+        self.socket.write_all(bytes)
+    }
+
+    /// Whether the server has closed it meanwhile: who keeps a connection
+    /// looks before using it again.
+    pub fn is_closed(&self) -> bool {
+        let mut byte = [0];
+        let peeked = self.socket.set_nonblocking(true).and_then(|()| self.socket.peek(&mut byte));
+        let is_open = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        !is_open || self.socket.set_nonblocking(false).is_err()
+    }
+
+    /// Whether a byte came of the answer to the last request.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Reads the answer to what was written.
+    ///
+    /// # Errors
+    /// If it does not come, or breaks off.
+    pub fn answer(&mut self) -> io::Result<Answer> {
+        let line = self.line()?;
+        let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+        let status = status.and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status: {line:?}")))?;
+        let (mut length, mut is_chunked, mut closes) = (0, false, false);
+        loop {
+            let line = self.line()?.to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            } else if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            } else if line.starts_with("transfer-encoding:") {
+                is_chunked = line.ends_with("chunked");
+            } else if line.starts_with("connection:") {
+                closes = line.ends_with("close");
+            }
+        }
+        let mut body = Vec::new();
+        if is_chunked {
+            self.chunks(&mut body)?;
+        } else {
+            self.take(length, &mut body)?;
+        }
+        Ok(Answer { status, closes, body: String::from_utf8_lossy(&body).into_owned() })
+    }
+
+    fn chunks(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            let size = usize::from_str_radix(&self.line()?, 16).map_err(io::Error::other)?;
+            self.take(size, out)?;
+            self.line()?;
+            if size == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, length: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        let start = out.len();
+        out.resize(start + length, 0);
+        self.reader.read_exact(&mut out[start..])
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.has_begun = true;
+        Ok(line.trim_end().to_owned())
+    }
+}

@@ -1,0 +1,315 @@
+//! The end of a gateway with thousands of streams and with writes in flight:
+//! everybody is told, nobody all at once, nothing that was acknowledged is
+//! lost, nothing that was asked goes unanswered.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde::Deserialize;
+use toml::Table;
+
+use super::topic::{self, PROTOCOLS, TICKS};
+use super::{Findings, settings};
+use crate::clock::{self, Pace};
+use crate::crowd::Crowd;
+use crate::feed::{End, Fed, Feed, Feeding, OnCut};
+use crate::gateway::Gateway;
+use crate::http::Connection;
+use crate::mark::Mark;
+use crate::publisher;
+use crate::report::short;
+use crate::subscriber::{Protocol, Subscriber, Subscription};
+
+/// What is done, and the bounds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Streams, over SSE, NDJSON and WebSocket in turn.
+    streams: usize,
+    /// Publishers, an event a request each.
+    publishers: usize,
+    /// Events a second of each.
+    rate: f64,
+    /// Lines a second of one batch that is under way when the signal comes.
+    batch_rate: f64,
+    /// Bytes of an event's data.
+    bytes: usize,
+    /// Publishing before the signal.
+    lead_secs: f64,
+    /// How far the closes may be from an even spread: the largest difference
+    /// of the two distributions, 0 to 1.
+    uneven_max: f64,
+}
+
+/// Of the drain's time, what the closes are spread over
+/// (`docs/operations.md#signals-and-health`).
+const SPREAD: f64 = 2.0 / 3.0;
+
+/// How late the last close, and the end, may be.
+const LATE_MAX: Duration = Duration::from_secs(1);
+
+/// Of the drain's time, what the batch goes on for: longer than the streams,
+/// with time left for its answer.
+const BATCH_PART: f64 = 0.85;
+
+/// Before the process goes, when a connection may be taken by the kernel alone.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
+
+/// The publisher of the batch, in its marks.
+const BATCH: usize = 3;
+
+/// For reading all of the log afterwards.
+const AUDIT_MAX: Duration = Duration::from_mins(1);
+
+/// # Errors
+/// If it cannot be carried to its end.
+pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+    if settings.publishers > BATCH {
+        return Err(io::Error::other(format!("at most {BATCH} publishers")));
+    }
+    let drain = settings::duration(config, "server.drain")?;
+    let mut gateway = Gateway::start(config)?;
+    let mut crowd = topic::mixed(&gateway, TICKS, settings.streams)?;
+    let feed = |publisher| Feed {
+        address: gateway.address(),
+        topic: TICKS,
+        publisher,
+        rate: settings.rate,
+        bytes: settings.bytes,
+        on_cut: OnCut::End,
+    };
+    let feeds: Vec<_> =
+        (0..settings.publishers).map(|p| feed(p).start()).collect::<io::Result<_>>()?;
+    let batch = Batch::start(gateway.address(), settings.batch_rate, settings.bytes)?;
+    crowd.attend(Duration::from_secs_f64(settings.lead_secs), |_| false)?;
+    let (signalled, from) = (clock::now(), Instant::now());
+    gateway.signal(Signal::TERM)?;
+    let mut ended = None;
+    let limit = drain + Duration::from_secs(10);
+    let batch_end = from + drain.mul_f64(BATCH_PART);
+    crowd.attend(limit, |_| {
+        if Instant::now() > batch_end {
+            batch.end();
+        }
+        if ended.is_none()
+            && let Ok(Some(status)) = gateway.ended()
+        {
+            ended = Some((status, from.elapsed()));
+        }
+        ended.is_some()
+    })?;
+    // What the kernel still has of the last ones.
+    crowd.attend(Duration::from_secs(1), |crowd| crowd.ended() == crowd.subscribers().len())?;
+    let (status, took) = ended.ok_or_else(|| {
+        io::Error::other(format!("it has not ended {} s after the signal", limit.as_secs()))
+    })?;
+    let mut findings = Findings::new();
+    told(&crowd, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut findings);
+    findings.claim("exit code", format!("{:?}", status.code()), "Some(0)", status.success());
+    let bound = drain + LATE_MAX;
+    findings.at_most("from the signal to the end", took.as_secs_f64(), bound.as_secs_f64(), "s");
+    let feeds = feeds.into_iter().map(Feeding::finish).collect::<io::Result<Vec<_>>>()?;
+    let batched = batch.finish();
+    gateway.again()?;
+    let ended = signalled + took.as_nanos() as u64;
+    answered(&feeds, &batched, ended, &mut findings);
+    audit(&gateway, &feeds, &batched, &mut findings)?;
+    Ok(findings)
+}
+
+/// Whether every stream was told why, with the position that it has, and when.
+fn told(crowd: &Crowd, signalled: u64, spread: Duration, uneven_max: f64, findings: &mut Findings) {
+    let streams = crowd.subscribers();
+    let mut rows = Vec::new();
+    let mut all = Vec::new();
+    for protocol in PROTOCOLS {
+        let of: Vec<&Subscriber> =
+            streams.iter().filter(|stream| stream.protocol() == protocol).collect();
+        let is_told = |stream: &&&Subscriber| is_told(stream);
+        let told = of.iter().filter(is_told).count();
+        let how = match protocol {
+            Protocol::Ws => "the close code 1012",
+            Protocol::Sse | Protocol::Ndjson => "`stream-close`, reason draining, and a whole end",
+        };
+        let what = format!("{} streams that got {how}", protocol.label());
+        findings.exactly(what, told as u64, of.len() as u64);
+        let after = |stream: &&Subscriber| {
+            let at = stream.seen().farewell.at;
+            (at > 0).then(|| at.saturating_sub(signalled) as f64 / 1e9)
+        };
+        let mut secs: Vec<f64> = of.iter().filter_map(after).collect();
+        secs.sort_by(f64::total_cmp);
+        let last = secs.len().saturating_sub(1);
+        let at = |percent| secs.get(last * percent / 100).map_or("–".to_owned(), |at| short(*at));
+        let mut row = vec![protocol.label().to_owned(), of.len().to_string()];
+        row.extend([0, 10, 25, 50, 75, 90, 100].map(at));
+        rows.push(row);
+        all.extend(secs);
+    }
+    all.sort_by(f64::total_cmp);
+    let last = all.last().copied().unwrap_or(0.0);
+    let bound = (spread + LATE_MAX).as_secs_f64();
+    findings.at_most("the last of them was told after", last, bound, "s");
+    findings.at_most(
+        format!("farthest from an even spread over {} s", short(spread.as_secs_f64())),
+        uneven(&all, spread.as_secs_f64()),
+        uneven_max,
+        "",
+    );
+    let elsewhere = |stream: &&Subscriber| {
+        let position = stream.seen().farewell.position;
+        position.is_some_and(|position| position != stream.seen().offset())
+    };
+    let elsewhere = streams.iter().filter(elsewhere).count();
+    findings.exactly("streams whose last position was not their last event", elsewhere as u64, 0);
+    let faults: u64 = crowd.tally.faults()[..4].iter().sum();
+    findings.exactly("events lost, repeated or out of order on a stream, gaps", faults, 0);
+    findings.table(
+        &["told after, s", "streams", "first", "10 %", "25 %", "50 %", "75 %", "90 %", "last"],
+        &rows,
+    );
+}
+
+fn is_told(stream: &Subscriber) -> bool {
+    let farewell = &stream.seen().farewell;
+    match stream.protocol() {
+        Protocol::Ws => farewell.code == Some(1012),
+        Protocol::Sse | Protocol::Ndjson => {
+            farewell.reason.as_deref() == Some("draining") && stream.is_whole()
+        }
+    }
+}
+
+/// The largest difference between the distribution of `sorted` and an even
+/// one over 0 to `spread` (the statistic of Kolmogorov and Smirnov).
+fn uneven(sorted: &[f64], spread: f64) -> f64 {
+    let count = sorted.len() as f64;
+    let difference = |(index, value): (usize, &f64)| {
+        let even = (value / spread).min(1.0);
+        (even - index as f64 / count).abs().max(((index + 1) as f64 / count - even).abs())
+    };
+    sorted.iter().enumerate().map(difference).fold(0.0, f64::max)
+}
+
+/// Reads the log from the start: what was acknowledged is in it, once, and
+/// nothing that was not.
+fn audit(
+    gateway: &Gateway,
+    feeds: &[Fed],
+    batched: &io::Result<u64>,
+    findings: &mut Findings,
+) -> io::Result<()> {
+    let mut acknowledged: Vec<u64> = feeds.iter().map(|fed| fed.acknowledged).collect();
+    acknowledged.resize(BATCH, 0);
+    acknowledged.push(*batched.as_ref().unwrap_or(&0));
+    let expected: u64 = acknowledged.iter().sum();
+    let path = format!("/events/{TICKS}?from=earliest");
+    let subscription =
+        Subscription { path, ..topic::subscription(gateway, TICKS, Protocol::Ndjson) };
+    let mut crowd = Crowd::open(&subscription, 1)?;
+    crowd.attend(AUDIT_MAX, |crowd| crowd.tally.deliveries >= expected)?;
+    // And what should not be there.
+    crowd.attend(Duration::from_millis(500), |_| false)?;
+    let seen = crowd.subscribers()[0].seen().clone();
+    let tally = crowd.close(&acknowledged);
+    let what = format!("acknowledged events, of {expected}, that are lost or twice in the log");
+    findings.exactly(what, tally.lost + tally.repeated + tally.disordered, 0);
+    let unanswered: u64 =
+        (0..acknowledged.len()).map(|p| seen.of(p).saturating_sub(acknowledged[p])).sum();
+    findings.exactly("events in the log whose request was not answered", unanswered, 0);
+    Ok(())
+}
+
+/// Whether what was asked until the end was answered.
+fn answered(feeds: &[Fed], batched: &io::Result<u64>, ended: u64, findings: &mut Findings) {
+    let count = |is: &dyn Fn(&End, u64) -> bool| {
+        let is = |fed: &&Fed| fed.end.as_ref().is_some_and(|(end, at)| is(end, *at));
+        feeds.iter().filter(is).count() as u64
+    };
+    findings.exactly("answers that broke off", count(&|end, _| *end == End::Broken), 0);
+    let refused = count(&|end, _| matches!(end, End::Refused(_)));
+    findings.exactly("requests refused", refused, 0);
+    // What the kernel had taken and nobody had accepted when the process went
+    // is cut, whatever the process does.
+    let is_early = |at: u64| at + LAST_MOMENT.as_nanos() as u64 <= ended;
+    findings.exactly(
+        format!("new connections cut unread, but for the last {} ms", LAST_MOMENT.as_millis()),
+        count(&|end, at| *end == End::Unanswered && is_early(at)),
+        0,
+    );
+    let (said, is_whole) = match batched {
+        Ok(lines) => (format!("{lines} lines, all answered"), true),
+        Err(error) => (error.to_string(), false),
+    };
+    findings.claim("the batch that was under way", said, "every line answered", is_whole);
+}
+
+/// A batch that is sent line by line until it is told to end.
+struct Batch {
+    thread: std::thread::JoinHandle<io::Result<u64>>,
+    end: Arc<AtomicBool>,
+}
+
+impl Batch {
+    fn start(address: SocketAddr, rate: f64, bytes: usize) -> io::Result<Batch> {
+        let end = Arc::new(AtomicBool::new(false));
+        let ends = end.clone();
+        let run = move || {
+            let mut connection = Connection::open(address)?;
+            let fields = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+            let head = connection.head(&format!("/events/{TICKS}"), fields);
+            connection.write(&head)?;
+            let (mut pace, mut lines) = (Pace::new(rate), 0);
+            while !ends.load(Ordering::Relaxed) {
+                let mark = Mark { publisher: BATCH, sequence: lines, due: pace.wait() };
+                let mut line = Vec::new();
+                publisher::write_event(&mut line, mark, bytes, None);
+                line.push(b'\n');
+                let size = format!("{:x}\r\n", line.len());
+                connection.write(&[size.as_bytes(), &line, b"\r\n"].concat())?;
+                lines += 1;
+            }
+            connection.write(b"0\r\n\r\n")?;
+            let answer = connection.answer()?;
+            let written = answer.body.matches(r#""status":201"#).count() as u64;
+            if written == lines {
+                return Ok(lines);
+            }
+            Err(io::Error::other(format!("{written} of {lines} lines were written")))
+        };
+        let thread = std::thread::Builder::new().name("batch".to_owned()).spawn(run)?;
+        Ok(Batch { thread, end })
+    }
+
+    fn end(&self) {
+        self.end.store(true, Ordering::Relaxed);
+    }
+
+    fn finish(self) -> io::Result<u64> {
+        self.end();
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the batch panicked")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_even_spread_is_told_from_a_burst() {
+        let check = |values: &[f64], least: f64, most: f64| {
+            let found = uneven(values, 10.0);
+            assert!((least..=most).contains(&found), "{values:?}: {found}");
+        };
+        let even: Vec<f64> = (0..100).map(|n| f64::from(n) / 10.0).collect();
+        check(&even, 0.0, 0.02);
+        check(&[0.0; 100], 0.99, 1.0);
+        check(&[5.0; 100], 0.49, 0.51);
+        check(&[20.0; 100], 0.99, 1.0);
+        check(&[], 0.0, 0.0);
+    }
+}

@@ -1,0 +1,119 @@
+//! What a proof found, as Markdown.
+
+use std::fmt::Write as _;
+
+use crate::report::{machine, short};
+
+/// What a proof found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    claims: Vec<Claim>,
+    tables: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Claim {
+    what: String,
+    found: String,
+    bound: String,
+    holds: bool,
+}
+
+impl Findings {
+    /// Nothing yet.
+    pub fn new() -> Findings {
+        Findings::default()
+    }
+
+    /// Adds what was found and whether it is within its bound.
+    pub fn claim(
+        &mut self,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        bound: impl Into<String>,
+        holds: bool,
+    ) {
+        let (what, found, bound) = (what.into(), found.into(), bound.into());
+        eprintln!("  {} {what}: {found} (bound: {bound})", if holds { "holds" } else { "FAILS" });
+        self.claims.push(Claim { what, found, bound, holds });
+    }
+
+    /// Adds a number that must not be above another.
+    pub fn at_most(&mut self, what: impl Into<String>, found: f64, bound: f64, unit: &str) {
+        let found_text = format!("{} {unit}", short(found)).trim().to_owned();
+        let bound_text = format!("≤ {} {unit}", short(bound)).trim().to_owned();
+        self.claim(what, found_text, bound_text, found <= bound);
+    }
+
+    /// Adds a count that must be exactly another.
+    pub fn exactly(&mut self, what: impl Into<String>, found: u64, bound: u64) {
+        self.claim(what, found.to_string(), bound.to_string(), found == bound);
+    }
+
+    /// Adds a table: its head and its rows.
+    pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
+        self.tables.push(table(heads, rows));
+    }
+
+    /// Whether every bound holds.
+    pub fn hold(&self) -> bool {
+        self.claims.iter().all(|claim| claim.holds)
+    }
+
+    /// The section of a report.
+    pub fn section(&self, name: &str, about: &str, command: &str) -> String {
+        let mut out = format!("## {name}\n\n{}\n\n{}. {command}.\n", about.trim(), machine());
+        let row = |claim: &Claim| {
+            let Claim { what, found, bound, holds } = claim;
+            let held = if *holds { "yes" } else { "**no**" };
+            vec![what.clone(), found.clone(), bound.clone(), held.to_owned()]
+        };
+        let claims: Vec<Vec<String>> = self.claims.iter().map(row).collect();
+        if !claims.is_empty() {
+            let _ = write!(out, "\n{}", table(&["what", "found", "bound", "held"], &claims));
+        }
+        for table in &self.tables {
+            let _ = write!(out, "\n{table}");
+        }
+        out
+    }
+}
+
+/// The median, the upper one of two.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let mut out = format!("| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
+    for row in rows {
+        let _ = writeln!(out, "| {} |", row.join(" | "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bound_that_fails_fails_all() {
+        let mut findings = Findings::new();
+        findings.at_most("p99", 1.5, 2.0, "ms");
+        assert!(findings.hold());
+        findings.exactly("lost", 1, 0);
+        assert!(!findings.hold());
+        findings.table(&["a", "b"], &[vec!["1".to_owned(), "2".to_owned()]]);
+        let section = findings.section("name", "About.\n", "`loadtest run name`");
+        for expected in [
+            "## name\n\nAbout.\n\n",
+            "`loadtest run name`.\n\n| what | found | bound | held |\n|---|---|---|---|\n",
+            "| p99 | 1.50 ms | ≤ 2.00 ms | yes |\n| lost | 1 | 0 | **no** |\n",
+            "\n| a | b |\n|---|---|\n| 1 | 2 |\n",
+        ] {
+            assert!(section.contains(expected), "{section}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Proofs: what the gateway promises about overload, limits and its end, each
+//! with bounds that hold or do not. A measurement compares, a proof decides.
+//!
+//! A scenario file with a `[proof]` table is one. Its `[gateway]` table is
+//! the gateway's whole configuration, but for its addresses and its store;
+//! what stands under `[short]` takes the place of its namesakes in a short
+//! run.
+
+mod drain;
+mod findings;
+mod settings;
+mod topic;
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use self::findings::Findings;
+
+/// A scenario file that holds a proof.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Its name: the file's.
+    #[serde(skip)]
+    pub name: String,
+    /// What it shows, for the report.
+    about: String,
+    /// The file that its section goes to.
+    pub report: PathBuf,
+    /// What is done.
+    proof: Proof,
+    /// The gateway's configuration.
+    #[serde(default)]
+    gateway: toml::Table,
+    /// What a short run changed of all that.
+    #[serde(skip)]
+    short: Option<toml::Table>,
+}
+
+/// What is done to the gateway; each has a module of its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+enum Proof {
+    Drain(drain::Settings),
+}
+
+impl Trial {
+    /// Reads a scenario file's table; `is_short` puts its `[short]` over it.
+    ///
+    /// # Errors
+    /// If it is no proof.
+    pub fn read(
+        name: String,
+        mut table: toml::Table,
+        is_short: bool,
+    ) -> Result<Trial, toml::de::Error> {
+        let short = match table.remove("short") {
+            Some(toml::Value::Table(short)) if is_short => Some(short),
+            _ => None,
+        };
+        settings::overlay(&mut table, short.clone().unwrap_or_default());
+        Ok(Trial { name, short, ..table.try_into()? })
+    }
+
+    /// The section of a report, with what was run.
+    pub fn section(&self, findings: &Findings) -> String {
+        let mut command = format!("`loadtest run {}`", self.name);
+        if let Some(short) = &self.short {
+            let changed = toml::Value::Table(short.clone());
+            command = format!("`loadtest run {} --short`, with `{changed}`", self.name);
+        }
+        findings.section(&self.name, &self.about, &command)
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// If it cannot be carried to its end.
+    pub fn run(&self) -> io::Result<Findings> {
+        let gateway = &self.gateway;
+        match &self.proof {
+            Proof::Drain(settings) => drain::run(settings, gateway),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_proof_reads_in_both_forms() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+        let mut proofs = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let table: toml::Table = toml::from_str(&text).unwrap();
+            if !table.contains_key("proof") {
+                continue;
+            }
+            proofs += 1;
+            for is_short in [false, true] {
+                let trial = Trial::read(String::new(), table.clone(), is_short);
+                assert!(trial.is_ok(), "{}: {:?}", path.display(), trial.err());
+            }
+        }
+        assert_eq!(proofs, 1);
+    }
+}

@@ -1,0 +1,78 @@
+//! The topic that the proofs publish to and read.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::crowd::Crowd;
+use crate::gateway::Gateway;
+use crate::http::Connection;
+use crate::publisher::{self, JSON};
+use crate::subscriber::{Protocol, Subscription};
+
+/// Its name, in every proof's configuration.
+pub const TICKS: &str = "ticks";
+
+/// A topic that nobody reads.
+pub const QUIET: &str = "quiet";
+
+/// All protocols, in turn.
+pub const PROTOCOLS: [Protocol; 3] = [Protocol::Sse, Protocol::Ndjson, Protocol::Ws];
+
+/// For streams to be open, or gone, at the gateway's side.
+const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Requests that wait for their head at a time.
+const OPENING_MAX: usize = 256;
+
+/// How to subscribe to a topic, from now on and with its position told.
+pub fn subscription(gateway: &Gateway, topic: &str, protocol: Protocol) -> Subscription {
+    let path = match protocol {
+        Protocol::Sse | Protocol::Ndjson => format!("/events/{topic}"),
+        // Without a start a WebSocket is told no position.
+        Protocol::Ws => format!("/events/{topic}/ws?from=now"),
+    };
+    Subscription { address: gateway.address(), path, protocol, after: None }
+}
+
+/// Subscribers of a topic over every protocol in turn.
+///
+/// # Errors
+/// If one is refused.
+pub fn mixed(gateway: &Gateway, topic: &str, count: usize) -> io::Result<Crowd> {
+    let subscriptions = PROTOCOLS.map(|protocol| subscription(gateway, topic, protocol));
+    Crowd::gather(count, OPENING_MAX, |index| {
+        subscriptions[index % subscriptions.len()].join(index)
+    })
+}
+
+/// The epoch of a topic's log; publishes an event that no tally counts.
+///
+/// # Errors
+/// If it is not taken.
+pub fn epoch(address: SocketAddr, topic: &str) -> io::Result<String> {
+    let event = br#"{"type":"epoch","data":{}}"#;
+    let answer = Connection::open(address)?.post(&format!("/events/{topic}"), JSON, event)?;
+    let answer: serde_json::Value = serde_json::from_str(&publisher::taken(answer)?)?;
+    let id = answer.get("id").and_then(|id| id.as_str()).unwrap_or_default();
+    let (epoch, _) = id.split_once('-').ok_or_else(|| io::Error::other("the answer has no id"))?;
+    Ok(epoch.to_owned())
+}
+
+/// Waits until the gateway has exactly so many streams open.
+///
+/// # Errors
+/// If that does not come about.
+pub fn await_streams(gateway: &Gateway, count: usize) -> io::Result<()> {
+    let deadline = Instant::now() + STREAMS_TIMEOUT;
+    loop {
+        let open = gateway.metrics()?.count("streamgate_connections_open", &[]).unwrap_or(0);
+        if open == count as u64 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("{open} streams are open, not {count}")));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
