@@ -9,6 +9,7 @@
 mod drain;
 mod findings;
 mod settings;
+mod stalled_readers;
 mod topic;
 
 use std::io;
@@ -43,6 +44,7 @@ pub struct Trial {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum Proof {
+    StalledReaders(stalled_readers::Settings),
     Drain(drain::Settings),
 }
 
@@ -81,6 +83,7 @@ impl Trial {
     pub fn run(&self) -> io::Result<Findings> {
         let gateway = &self.gateway;
         match &self.proof {
+            Proof::StalledReaders(settings) => stalled_readers::run(settings, gateway),
             Proof::Drain(settings) => drain::run(settings, gateway),
         }
     }
@@ -107,6 +110,6 @@ mod tests {
                 assert!(trial.is_ok(), "{}: {:?}", path.display(), trial.err());
             }
         }
-        assert_eq!(proofs, 1);
+        assert_eq!(proofs, 2);
     }
 }

@@ -1,0 +1,355 @@
+//! Readers that never read, beside live ones: what they cost the gateway and
+//! the kernel, whether the live ones notice, and whether each of them gets
+//! everything once it reads again or comes back.
+
+use std::fs;
+use std::io;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use socket2::SockRef;
+use toml::Table;
+
+use super::Findings;
+use super::findings::median;
+use super::topic::{self, TICKS};
+use crate::crowd::{self, Crowd};
+use crate::gateway::Gateway;
+use crate::latency;
+use crate::process::Meter;
+use crate::publisher::Publishing;
+use crate::report::short;
+use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
+use crate::tally::Tally;
+
+/// What is done, and the bounds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Readers that do not read.
+    stalled: usize,
+    /// Readers that do.
+    live: usize,
+    /// Events a second, of all publishers.
+    rate: f64,
+    publishers: usize,
+    /// Bytes of an event's data.
+    bytes: usize,
+    /// Events of a phase, of all publishers.
+    events: u64,
+    /// Each is a phase without the stalled readers and one beside them.
+    rounds: usize,
+    /// Events that fill the gateway's caches before anything is measured.
+    warm_up: u64,
+    p99_times_max: f64,
+    rss_bytes_max: u64,
+    kernel_bytes_max: u64,
+}
+
+/// For the deliveries of a phase once its last event is published, and for
+/// what the stalled readers have to catch up with.
+const CATCH_UP_MAX: Duration = Duration::from_mins(2);
+
+/// For memory to come to rest behind a phase.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Between two looks at memory.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Receive buffer of a reader that reads again.
+const READING_BYTES: usize = 256 * 1024;
+
+/// Readers that go through the whole warm-up from the log, to fill the cache
+/// of its pages.
+const WARM_READERS: usize = 4;
+
+/// One phase.
+struct Phase {
+    tally: Tally,
+    /// CPU of the gateway, in nanoseconds.
+    cpu: u64,
+    rss: Level,
+    kernel: Level,
+}
+
+/// A quantity of memory over a phase, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    start: u64,
+    peak: u64,
+    settled: u64,
+}
+
+/// Looks at memory while a phase goes on.
+struct Watch {
+    meter: Meter,
+    cpu: u64,
+    rss: Level,
+    kernel: Level,
+    looked: Instant,
+}
+
+/// # Errors
+/// If it cannot be carried to its end.
+pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+    let gateway = Gateway::start(config)?;
+    let mut findings = Findings::new();
+    let epoch = topic::epoch(gateway.address(), TICKS)?;
+    warm_up(settings, &gateway)?;
+    let mut rounds = Vec::new();
+    for round in 1..=settings.rounds {
+        eprintln!("  round {round} of {}", settings.rounds);
+        let without = phase(settings, &gateway, Watch::start(&gateway)?)?;
+        let watch = Watch::start(&gateway)?;
+        let readers = stall(settings, &gateway)?;
+        let beside = phase(settings, &gateway, watch)?;
+        if round == settings.rounds {
+            resume(settings, &gateway, &epoch, readers, &mut findings)?;
+        } else {
+            drop(readers);
+            topic::await_streams(&gateway, 0)?;
+        }
+        rounds.push((without, beside));
+    }
+    conclude(settings, &rounds, &mut findings);
+    Ok(findings)
+}
+
+fn publishing(settings: &Settings, gateway: &Gateway, events: u64, is_warm_up: bool) -> Publishing {
+    let publishers = if is_warm_up { 1 } else { settings.publishers };
+    Publishing {
+        address: gateway.address(),
+        path: format!("/events/{TICKS}"),
+        publishers,
+        events: events / publishers as u64,
+        rate: (!is_warm_up).then(|| settings.rate / publishers as f64),
+        batch: is_warm_up.then_some(500),
+        bytes: settings.bytes,
+        subjects: 0,
+    }
+}
+
+/// Fills the newest events in memory and the cache of pages, which are there
+/// with and without stalled readers and would be taken for theirs.
+fn warm_up(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
+    let publishing = publishing(settings, gateway, settings.warm_up, true);
+    publishing.start()?.finish()?;
+    let path = format!("/events/{TICKS}?from=earliest");
+    let subscription = Subscription { path, ..live(gateway) };
+    let mut crowd = Crowd::open(&subscription, WARM_READERS)?;
+    let expected = publishing.totals().iter().sum::<u64>() * WARM_READERS as u64;
+    let came = crowd.attend(CATCH_UP_MAX, |crowd| crowd.tally.deliveries >= expected)?;
+    drop(crowd);
+    topic::await_streams(gateway, 0)?;
+    if came { Ok(()) } else { Err(io::Error::other("the warm-up did not come")) }
+}
+
+fn live(gateway: &Gateway) -> Subscription {
+    topic::subscription(gateway, TICKS, Protocol::Sse)
+}
+
+fn stall(settings: &Settings, gateway: &Gateway) -> io::Result<Vec<TcpStream>> {
+    let readers = crowd::stalled(&live(gateway), settings.stalled)?;
+    topic::await_streams(gateway, settings.stalled)?;
+    Ok(readers)
+}
+
+fn phase(settings: &Settings, gateway: &Gateway, mut watch: Watch) -> io::Result<Phase> {
+    let mut crowd = Crowd::open(&live(gateway), settings.live)?;
+    let publishing = publishing(settings, gateway, settings.events, false);
+    let totals = publishing.totals();
+    let expected = totals.iter().sum::<u64>() * settings.live as u64;
+    let publishers = publishing.start()?;
+    crowd.attend(CATCH_UP_MAX, |crowd| {
+        watch.look();
+        publishers.is_done() && crowd.tally.deliveries >= expected
+    })?;
+    publishers.finish()?;
+    let settled = Instant::now() + SETTLE;
+    crowd.attend(SETTLE, |_| {
+        watch.look();
+        Instant::now() > settled
+    })?;
+    let cpu = watch.meter.cpu()? - watch.cpu;
+    let (rss, kernel) = watch.end()?;
+    Ok(Phase { tally: crowd.close(&totals), cpu, rss, kernel })
+}
+
+/// Half of the readers read on. The others read what has reached them, are
+/// cut, and come back with the last id of it.
+fn resume(
+    settings: &Settings,
+    gateway: &Gateway,
+    epoch: &str,
+    readers: Vec<TcpStream>,
+    findings: &mut Findings,
+) -> io::Result<()> {
+    let (count, begun) = (readers.len(), Instant::now());
+    let totals = publishing(settings, gateway, settings.events, false).totals();
+    let (mut early, mut scratch) = (Tally::new(), Scratch::new());
+    let mut readers = readers.into_iter();
+    let subscription = live(gateway);
+    let mut crowd = Crowd::gather(count, count, |index| {
+        let socket = readers.next().ok_or_else(|| io::Error::other("there are no more readers"))?;
+        SockRef::from(&socket).set_recv_buffer_size(READING_BYTES)?;
+        let mut reader = Subscriber::new(socket, Protocol::Sse)?;
+        if index.is_multiple_of(2) {
+            return Ok(reader);
+        }
+        // A few reads, and no more: the gateway fills the socket as it empties.
+        for _ in 0..3 {
+            if reader.read(&mut scratch, &mut early)? == Step::Idle {
+                break;
+            }
+        }
+        let seen = reader.seen().clone();
+        drop(reader);
+        subscription.rejoin(index, epoch, seen)
+    })?;
+    let expected = totals.iter().sum::<u64>() * count as u64;
+    let before = early.deliveries;
+    crowd.attend(CATCH_UP_MAX, |crowd| crowd.tally.deliveries + before >= expected)?;
+    let took = begun.elapsed();
+    let deliveries = crowd.tally.deliveries + before;
+    let tally = crowd.close(&totals);
+    let faults = tally.faults().iter().zip(early.faults()).map(|(a, b)| a + b).collect::<Vec<_>>();
+    findings.exactly(
+        format!("events that {count} stalled readers got in the end, of {expected}"),
+        deliveries,
+        expected,
+    );
+    findings.claim(
+        "of these lost, repeated, out of order, told as gaps; streams cut",
+        faults.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+        "0 of each",
+        faults.iter().all(|&fault| fault == 0),
+    );
+    findings.claim(
+        "until the last of them had caught up",
+        format!("{} s", short(took.as_secs_f64())),
+        format!("≤ {} s", CATCH_UP_MAX.as_secs()),
+        took <= CATCH_UP_MAX,
+    );
+    Ok(())
+}
+
+fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findings) {
+    let p99 = |phase: &Phase| latency::ms(&phase.tally.latency, 0.99);
+    findings.at_most(
+        "p99 of the live readers beside them, times that without",
+        median(rounds.iter().map(|(without, beside)| p99(beside) / p99(without))),
+        settings.p99_times_max,
+        "",
+    );
+    let each = |what: fn(&Phase) -> Level, end: fn(&Level) -> u64| {
+        let grown = |phase: &Phase| {
+            let level = what(phase);
+            end(&level) as f64 - level.start as f64
+        };
+        let more = rounds.iter().map(|(without, beside)| grown(beside) - grown(without));
+        median(more) / settings.stalled as f64 / 1024.0
+    };
+    let kib = |bytes: u64| bytes as f64 / 1024.0;
+    let (rss_max, kernel_max) = (kib(settings.rss_bytes_max), kib(settings.kernel_bytes_max));
+    let what = "of a stalled reader";
+    for (name, memory, max) in [
+        ("RSS", (|phase| phase.rss) as fn(&Phase) -> Level, rss_max),
+        ("kernel memory, both ends,", |phase| phase.kernel, kernel_max),
+    ] {
+        let peak = each(memory, |level| level.peak);
+        findings.at_most(format!("{name} {what}: peak"), peak, max, "KiB");
+        let settled = each(memory, |level| level.settled);
+        findings.at_most(format!("{name} {what}: settled"), settled, max, "KiB");
+    }
+    let faults: u64 = rounds
+        .iter()
+        .flat_map(|(without, beside)| [without, beside])
+        .map(|phase| phase.tally.faults().iter().sum::<u64>())
+        .sum();
+    findings.exactly("events that a live reader lost or got twice, gaps, cuts", faults, 0);
+    let row = |(index, (without, beside)): (usize, &(Phase, Phase))| {
+        let mut cells = vec![(index + 1).to_string()];
+        for phase in [without, beside] {
+            let mib = |level: Level| {
+                let mib = |bytes: u64| short(bytes as f64 / 1_048_576.0);
+                format!("{} → {}, {}", mib(level.start), mib(level.peak), mib(level.settled))
+            };
+            cells.push(format!(
+                "{}, {}",
+                short(latency::ms(&phase.tally.latency, 0.5)),
+                short(p99(phase))
+            ));
+            cells.push(short(phase.cpu as f64 / 1e9));
+            cells.push(mib(phase.rss));
+            cells.push(mib(phase.kernel));
+        }
+        cells
+    };
+    let rows: Vec<Vec<String>> = rounds.iter().enumerate().map(row).collect();
+    let heads = [
+        "round",
+        "without: p50, p99 ms",
+        "CPU s",
+        "RSS MiB: start → peak, settled",
+        "TCP MiB, the same",
+        "beside: p50, p99 ms",
+        "CPU s",
+        "RSS MiB",
+        "TCP MiB",
+    ];
+    findings.table(&heads, &rows);
+}
+
+impl Watch {
+    fn start(gateway: &Gateway) -> io::Result<Watch> {
+        let mut meter = gateway.meter();
+        let level = |start| Level { start, peak: start, settled: start };
+        let (rss, kernel) = (level(meter.rss()?), level(kernel_bytes()?));
+        Ok(Watch { cpu: meter.cpu()?, meter, rss, kernel, looked: Instant::now() })
+    }
+
+    fn look(&mut self) {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        if let (Ok(rss), Ok(kernel)) = (self.meter.rss(), kernel_bytes()) {
+            for (level, now) in [(&mut self.rss, rss), (&mut self.kernel, kernel)] {
+                level.peak = level.peak.max(now);
+                level.settled = now;
+            }
+        }
+    }
+
+    fn end(mut self) -> io::Result<(Level, Level)> {
+        (self.rss.settled, self.kernel.settled) = (self.meter.rss()?, kernel_bytes()?);
+        Ok((self.rss, self.kernel))
+    }
+}
+
+/// What all TCP sockets of the machine hold, both ends of ours among them.
+fn kernel_bytes() -> io::Result<u64> {
+    let pages = tcp_pages(&fs::read_to_string("/proc/net/sockstat")?);
+    let pages = pages.ok_or_else(|| io::Error::other("sockstat has no TCP mem"))?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+fn tcp_pages(sockstat: &str) -> Option<u64> {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP: "))?;
+    let mut words = line.split(' ').skip_while(|word| *word != "mem");
+    words.nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_pages_are_those_of_tcp() {
+        let text = "sockets: used 13\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 281\n\
+                    UDP: inuse 0 mem 7\n";
+        assert_eq!(tcp_pages(text), Some(281));
+        assert_eq!(tcp_pages("UDP: inuse 0 mem 7\n"), None);
+    }
+}
