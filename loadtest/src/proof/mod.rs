@@ -9,6 +9,7 @@
 mod drain;
 mod findings;
 mod settings;
+mod slow_attacks;
 mod stalled_readers;
 mod topic;
 
@@ -45,6 +46,7 @@ pub struct Trial {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum Proof {
     StalledReaders(stalled_readers::Settings),
+    SlowAttacks(slow_attacks::Settings),
     Drain(drain::Settings),
 }
 
@@ -84,6 +86,7 @@ impl Trial {
         let gateway = &self.gateway;
         match &self.proof {
             Proof::StalledReaders(settings) => stalled_readers::run(settings, gateway),
+            Proof::SlowAttacks(settings) => slow_attacks::run(settings, gateway),
             Proof::Drain(settings) => drain::run(settings, gateway),
         }
     }
@@ -110,6 +113,6 @@ mod tests {
                 assert!(trial.is_ok(), "{}: {:?}", path.display(), trial.err());
             }
         }
-        assert_eq!(proofs, 2);
+        assert_eq!(proofs, 3);
     }
 }

@@ -1,0 +1,368 @@
+//! Debian's `slowhttptest` against the gateway's deadlines, beside a client
+//! that behaves.
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use toml::Table;
+
+use super::findings::median;
+use super::{Findings, settings};
+use crate::clock::{self, Pace};
+use crate::gateway::Gateway;
+use crate::http::Connection;
+use crate::latency;
+use crate::publisher;
+use crate::report::short;
+
+/// What is done, and the bounds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Connections of each attack.
+    connections: u64,
+    /// Requests a second of the good client.
+    probe_rate: f64,
+    /// How long it is timed before an attack: alone, and beside the tool at
+    /// work on somebody else.
+    calm_secs: f64,
+    /// Its p99 during an attack, times that beside the tool: median of the
+    /// rounds.
+    p99_times_max: f64,
+    /// A p99 below this is the scheduler's and is not compared.
+    p99_ms_free: f64,
+    rounds: usize,
+    /// How long after its limit an attacker may be there.
+    grace_secs: f64,
+    /// Resources of the collection that is read slowly.
+    resources: u64,
+    /// Bytes of each.
+    bytes: usize,
+    /// One after the other.
+    attacks: Vec<Attack>,
+}
+
+/// One run of `slowhttptest`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Attack {
+    name: String,
+    /// Its mode and flags but for `-c`, `-r`, `-l` and `-u`.
+    flags: Vec<String>,
+    /// The path that is attacked.
+    path: String,
+    /// The key whose time ends it.
+    limit: String,
+}
+
+const PROGRAM: &str = "slowhttptest";
+
+/// The collection, which is one of the default configuration's.
+const COLLECTION: &str = "orders";
+
+/// For the attackers to have connected.
+const ARRIVAL_MAX: Duration = Duration::from_secs(20);
+
+/// Behind the limit, until an attack is given up on.
+const WATCH_MAX: Duration = Duration::from_secs(20);
+
+/// Between two looks at how many connections are open.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The good client's own connection, and one of the tool's own probes.
+const OTHERS: u64 = 2;
+
+/// What was seen of one round of an attack.
+struct Seen {
+    /// Connections at its height.
+    most: u64,
+    /// From the last one's arrival until all were gone, if they went.
+    gone: Option<Duration>,
+    /// Latencies of the good client alone, beside the tool, and attacked.
+    latencies: [hdrhistogram::Histogram<u64>; 3],
+    failures: u64,
+}
+
+/// # Errors
+/// If it cannot be carried to its end.
+pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+    if Command::new(PROGRAM).arg("-h").output().is_err() {
+        return Err(io::Error::other(format!("{PROGRAM} is missing: apt-get install {PROGRAM}")));
+    }
+    let gateway = Gateway::start(config)?;
+    let resource = fill(settings, gateway.address())?;
+    let mut findings = Findings::new();
+    let mut rows = Vec::new();
+    for attack in &settings.attacks {
+        eprintln!("  {}", attack.name);
+        let limit = settings::duration(config, &attack.limit)?;
+        let round = |_| withstand(settings, &gateway, attack, limit, &resource);
+        let rounds = (0..settings.rounds).map(round).collect::<io::Result<Vec<_>>>()?;
+        judge(settings, attack, limit, &rounds, &mut findings);
+        let mut row = vec![
+            attack.name.clone(),
+            format!("`{PROGRAM} {}`", attack.flags.join(" ")),
+            format!("`{}` {} s", attack.limit, short(limit.as_secs_f64())),
+        ];
+        for phase in 0..3 {
+            let ms = |quantile| {
+                median(rounds.iter().map(|seen| latency::ms(&seen.latencies[phase], quantile)))
+            };
+            row.push([0.5, 0.99, 1.0].map(|quantile| short(ms(quantile))).join(", "));
+        }
+        rows.push(row);
+    }
+    let heads = [
+        "attack",
+        "flags",
+        "ended by",
+        "good client alone: p50, p99, longest ms",
+        "beside the tool",
+        "during the attack",
+    ];
+    findings.table(&heads, &rows);
+    Ok(findings)
+}
+
+/// Makes the collection, and gives the path of one resource.
+fn fill(settings: &Settings, address: SocketAddr) -> io::Result<String> {
+    let filling = "x".repeat(settings.bytes);
+    let line = |n: u64| format!("{{\"id\":\"{COLLECTION}-{n}\",\"note\":\"{filling}\"}}\n");
+    let body: String = (1..=settings.resources).map(line).collect();
+    let fields = "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n";
+    let path = format!("/{COLLECTION}");
+    publisher::taken(Connection::open(address)?.post(&path, fields, body.as_bytes())?)?;
+    Ok(format!("{path}/{COLLECTION}-1"))
+}
+
+fn withstand(
+    settings: &Settings,
+    gateway: &Gateway,
+    attack: &Attack,
+    limit: Duration,
+    resource: &str,
+) -> io::Result<Seen> {
+    let probe = Probe::start(gateway.address(), resource, settings.probe_rate)?;
+    let calm = Duration::from_secs_f64(settings.calm_secs);
+    std::thread::sleep(calm);
+    let log = gateway.config_path().with_file_name("slowhttptest.log");
+    let somebody = Somebody::start()?;
+    let busy = clock::now();
+    let attackers = Attackers::start(settings.connections, attack, somebody.address, &log)?;
+    std::thread::sleep(calm);
+    drop((attackers, somebody));
+    let begun = clock::now();
+    let attackers = Attackers::start(settings.connections, attack, gateway.address(), &log)?;
+    let (most, gone) = watch(gateway, limit, settings.connections)?;
+    let ended = clock::now();
+    drop(attackers);
+    let probed = probe.finish()?;
+    let phases = [(0, busy), (busy, begun), (begun, ended)];
+    let latencies = phases.map(|(from, to)| latency::of(probed.within(from, to)));
+    Ok(Seen { most, gone, latencies, failures: probed.failures })
+}
+
+/// Looks at how many connections are open: the most at once, and the time from
+/// the last arrival until they are gone.
+fn watch(
+    gateway: &Gateway,
+    limit: Duration,
+    connections: u64,
+) -> io::Result<(u64, Option<Duration>)> {
+    let (begun, mut most, mut arrived) = (Instant::now(), 0, Instant::now());
+    loop {
+        let open = gateway.metrics()?.count("streamgate_tcp_connections_open", &[]).unwrap_or(0);
+        let attackers = open.saturating_sub(OTHERS);
+        if attackers > most {
+            (most, arrived) = (attackers, Instant::now());
+        }
+        let have_come = most >= least(connections);
+        if have_come && attackers == 0 {
+            return Ok((most, Some(arrived.elapsed())));
+        }
+        let patience = if have_come { limit + WATCH_MAX } else { ARRIVAL_MAX };
+        if begun.elapsed() > patience {
+            return Ok((most, None));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn judge(
+    settings: &Settings,
+    attack: &Attack,
+    limit: Duration,
+    rounds: &[Seen],
+    to: &mut Findings,
+) {
+    let named = |what: &str| format!("{}: {what}", attack.name);
+    let least = least(settings.connections);
+    let most = rounds.iter().map(|seen| seen.most).min().unwrap_or(0);
+    to.claim(
+        named("connections open at once"),
+        most.to_string(),
+        format!("≥ {least}"),
+        most >= least,
+    );
+    let bound = limit.as_secs_f64() + settings.grace_secs;
+    let gone: Option<Vec<f64>> =
+        rounds.iter().map(|seen| seen.gone.map(|gone| gone.as_secs_f64())).collect();
+    let gone = gone.map(|secs| secs.into_iter().fold(0.0, f64::max));
+    to.claim(
+        named("from the last arrival until all are gone"),
+        gone.map_or("they stay".to_owned(), |secs| format!("{} s", short(secs))),
+        format!("≤ {} s", short(bound)),
+        gone.is_some_and(|secs| secs <= bound),
+    );
+    let p99 = |seen: &Seen, phase: usize| latency::ms(&seen.latencies[phase], 0.99);
+    let during = median(rounds.iter().map(|seen| p99(seen, 2)));
+    let times = median(rounds.iter().map(|seen| p99(seen, 2) / p99(seen, 1)));
+    to.claim(
+        named("the good client's p99, times that beside the tool"),
+        format!("{} ({} ms)", short(times), short(during)),
+        format!("≤ {}, or {} ms", short(settings.p99_times_max), short(settings.p99_ms_free)),
+        times <= settings.p99_times_max || during <= settings.p99_ms_free,
+    );
+    to.exactly(named("its requests that failed"), rounds.iter().map(|s| s.failures).sum(), 0);
+}
+
+/// Of an attack's connections, so many must have been open at once; with fewer
+/// nothing is shown.
+fn least(connections: u64) -> u64 {
+    connections * 9 / 10
+}
+
+/// The tool, which is ended by its id with this value. It polls without a
+/// pause and would take a processor from the gateway and the good client, so it
+/// has the least priority.
+struct Attackers(Child);
+
+impl Attackers {
+    fn start(
+        connections: u64,
+        attack: &Attack,
+        address: SocketAddr,
+        log: &Path,
+    ) -> io::Result<Attackers> {
+        let log = File::create(log)?;
+        let connections = connections.to_string();
+        let child = Command::new("nice")
+            .args(["-n", "19", PROGRAM])
+            .args(&attack.flags)
+            .args(["-c", &connections, "-r", &connections, "-l", "240"])
+            .args(["-u", &format!("http://{address}{}", attack.path)])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(Attackers(child))
+    }
+}
+
+impl Drop for Attackers {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whom the tool works on before it attacks the gateway: takes connections and
+/// leaves it at that. What the tool costs the machine is then in both times.
+struct Somebody {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+}
+
+impl Somebody {
+    fn start() -> io::Result<Somebody> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (address, stop) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
+        listener.set_nonblocking(true)?;
+        let stopped = stop.clone();
+        std::thread::Builder::new().name("somebody".to_owned()).spawn(move || {
+            let mut taken = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((socket, _)) => taken.push(socket),
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        })?;
+        Ok(Somebody { address, stop })
+    }
+}
+
+impl Drop for Somebody {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A client that behaves: one keep-alive connection, a request at a time.
+struct Probe {
+    thread: JoinHandle<Probed>,
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Probed {
+    /// When a request was due, and how long its answer took from then on.
+    answered: Vec<(u64, u64)>,
+    failures: u64,
+}
+
+impl Probe {
+    fn start(address: SocketAddr, path: &str, rate: f64) -> io::Result<Probe> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, path) = (stop.clone(), path.to_owned());
+        let run = move || {
+            let (mut pace, mut probed, mut connection) = (Pace::new(rate), Probed::default(), None);
+            while !stopped.load(Ordering::Relaxed) {
+                let due = pace.wait();
+                match ask(&mut connection, address, &path) {
+                    Ok(()) => probed.answered.push((due, clock::now().saturating_sub(due))),
+                    Err(error) => {
+                        eprintln!("  the good client: {error}");
+                        probed.failures += 1;
+                    }
+                }
+            }
+            probed
+        };
+        let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(run)?;
+        Ok(Probe { thread, stop })
+    }
+
+    fn finish(self) -> io::Result<Probed> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| io::Error::other("the good client panicked"))
+    }
+}
+
+fn ask(connection: &mut Option<Connection>, address: SocketAddr, path: &str) -> io::Result<()> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => Connection::open(address)?,
+    };
+    let answer = open.get(path)?;
+    if !answer.is_success() {
+        return Err(io::Error::other(format!("it was answered {}", answer.status)));
+    }
+    *connection = (!answer.closes).then_some(open);
+    Ok(())
+}
+
+impl Probed {
+    fn within(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
+        let within = move |(due, _): &&(u64, u64)| (from..to).contains(due);
+        self.answered.iter().filter(within).map(|(_, took)| *took)
+    }
+}
