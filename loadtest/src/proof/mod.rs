@@ -11,6 +11,7 @@ mod findings;
 mod settings;
 mod slow_attacks;
 mod stalled_readers;
+mod storm;
 mod topic;
 
 use std::io;
@@ -48,6 +49,7 @@ enum Proof {
     StalledReaders(stalled_readers::Settings),
     SlowAttacks(slow_attacks::Settings),
     Drain(drain::Settings),
+    Storm(storm::Settings),
 }
 
 impl Trial {
@@ -88,6 +90,7 @@ impl Trial {
             Proof::StalledReaders(settings) => stalled_readers::run(settings, gateway),
             Proof::SlowAttacks(settings) => slow_attacks::run(settings, gateway),
             Proof::Drain(settings) => drain::run(settings, gateway),
+            Proof::Storm(settings) => storm::run(settings, gateway),
         }
     }
 }
@@ -113,6 +116,6 @@ mod tests {
                 assert!(trial.is_ok(), "{}: {:?}", path.display(), trial.err());
             }
         }
-        assert_eq!(proofs, 3);
+        assert_eq!(proofs, 4);
     }
 }

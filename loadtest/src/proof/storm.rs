@@ -1,0 +1,254 @@
+//! A node restarts, and everybody comes back at once with the position that
+//! they had, while publishers go on.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde::Deserialize;
+use toml::Table;
+
+use super::Findings;
+use super::topic::{self, QUIET, TICKS};
+use crate::clock;
+use crate::crowd::Crowd;
+use crate::exposition::Exposition;
+use crate::feed::{Fed, Feed, Feeding, OnCut};
+use crate::gateway::Gateway;
+use crate::latency;
+use crate::publisher::Publishing;
+use crate::report::short;
+use crate::subscriber::{Protocol, Subscriber};
+use crate::tally::Seen;
+
+/// What is done, and the bounds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// SSE clients of one topic.
+    clients: usize,
+    /// How the node goes.
+    end: NodeEnd,
+    /// Events a second to all clients.
+    rate: f64,
+    /// Events a second to a topic that nobody reads, to time publishing with.
+    quiet_rate: f64,
+    /// Bytes of an event's data.
+    bytes: usize,
+    /// Events that are published between the restart and the return.
+    missed: u64,
+    /// How long it goes on before the end, and after everybody has caught up.
+    calm_secs: u64,
+    /// For all to have caught up, from the first one's return.
+    caught_up_secs_max: f64,
+    /// A publish's p99 in the storm, times that before it, …
+    publish_times_max: f64,
+    /// … or this, whichever is more.
+    publish_secs_max: f64,
+    /// Encodings for each event that clients are sent.
+    encodings_max: f64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum NodeEnd {
+    Kill,
+    Term,
+}
+
+/// For clients to see that their node is gone, and for what is left to come.
+const WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// Between two looks at whether everybody has caught up.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What counts events encoded, by form.
+const ENCODINGS: &str = "streamgate_encodings_total";
+
+/// Publishers, in the marks of [`TICKS`].
+const MISSED: usize = 0;
+const LIVE: usize = 1;
+
+/// Moments, by [`clock::now`].
+struct Times {
+    calm: u64,
+    ended: u64,
+    serving: u64,
+    storm: u64,
+    heads: u64,
+    caught_up: u64,
+}
+
+/// # Errors
+/// If it cannot be carried to its end.
+pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+    let mut gateway = Gateway::start(config)?;
+    let epoch = topic::epoch(gateway.address(), TICKS)?;
+    let subscription = topic::subscription(&gateway, TICKS, Protocol::Sse);
+    let mut crowd = Crowd::open(&subscription, settings.clients)?;
+    let live = feed(settings, &gateway, TICKS, LIVE, settings.rate).start()?;
+    let quiet = feed(settings, &gateway, QUIET, LIVE, settings.quiet_rate).start()?;
+    let calm = clock::now();
+    let calm_time = Duration::from_secs(settings.calm_secs);
+    crowd.attend(calm_time, |_| false)?;
+    let ended = clock::now();
+    end(settings, &mut gateway, &mut crowd)?;
+    let before = crowd.tally.faults();
+    let seen: Vec<Seen> = crowd.subscribers().iter().map(Subscriber::seen).cloned().collect();
+    drop(crowd);
+    gateway.again()?;
+    let serving = clock::now();
+    missed(settings, &gateway)?;
+    let metrics = gateway.metrics()?;
+    let storm = clock::now();
+    // Nobody waits for anybody: all of them ask before the first is answered.
+    let mut seen = seen.into_iter().enumerate();
+    let mut crowd = Crowd::gather(settings.clients, settings.clients, |_| {
+        let (index, seen) = seen.next().ok_or_else(|| io::Error::other("no more clients"))?;
+        subscription.rejoin(index, &epoch, seen)
+    })?;
+    let heads = clock::now();
+    let is_caught_up = catch_up(settings, &mut crowd, &live)?;
+    let caught_up = clock::now();
+    let metrics = [metrics, gateway.metrics()?];
+    crowd.attend(calm_time, |_| false)?;
+    let (live, quiet) = (live.finish()?, quiet.finish()?);
+    let totals = [settings.missed, live.acknowledged];
+    crowd.attend(WAIT_MAX, |crowd| has(crowd, totals))?;
+    let after = crowd.close(&totals).faults();
+    let times = Times { calm, ended, serving, storm, heads, caught_up };
+    let mut findings = Findings::new();
+    findings.claim("everybody caught up", is_caught_up.to_string(), "true", is_caught_up);
+    let faults: u64 = before[..4].iter().chain(&after).sum();
+    findings.exactly("events lost, repeated, out of order, gaps; streams cut again", faults, 0);
+    conclude(settings, &times, &[&live, &quiet], &mut findings);
+    shared(settings, &metrics, &mut findings);
+    Ok(findings)
+}
+
+fn feed(
+    settings: &Settings,
+    gateway: &Gateway,
+    topic: &'static str,
+    publisher: usize,
+    rate: f64,
+) -> Feed {
+    let (address, bytes) = (gateway.address(), settings.bytes);
+    Feed { address, topic, publisher, rate, bytes, on_cut: OnCut::Retry }
+}
+
+/// Ends the node and waits until its clients have seen it.
+fn end(settings: &Settings, gateway: &mut Gateway, crowd: &mut Crowd) -> io::Result<()> {
+    gateway.signal(match settings.end {
+        NodeEnd::Kill => Signal::KILL,
+        NodeEnd::Term => Signal::TERM,
+    })?;
+    let gone = crowd.attend(WAIT_MAX, |crowd| crowd.ended() == crowd.subscribers().len())?;
+    if gone && gateway.wait(WAIT_MAX)?.is_some() {
+        return Ok(());
+    }
+    Err(io::Error::other("the node has not ended"))
+}
+
+/// What is published while the clients wait to come back.
+fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
+    let missed = Publishing {
+        address: gateway.address(),
+        path: format!("/events/{TICKS}"),
+        publishers: 1,
+        events: settings.missed,
+        rate: None,
+        batch: Some(settings.missed),
+        bytes: settings.bytes,
+        subjects: 0,
+    };
+    missed.start()?.finish().map(|_| ())
+}
+
+/// Reads until everybody has all that had been acknowledged a moment before.
+fn catch_up(settings: &Settings, crowd: &mut Crowd, live: &Feeding) -> io::Result<bool> {
+    let (mut due, mut looked) = (live.acknowledged(), Instant::now());
+    crowd.attend(WAIT_MAX, |crowd| {
+        if looked.elapsed() < LOOK_EVERY {
+            return false;
+        }
+        looked = Instant::now();
+        let before = std::mem::replace(&mut due, live.acknowledged());
+        has(crowd, [settings.missed, before])
+    })
+}
+
+/// Whether everybody has so many events of each publisher.
+fn has(crowd: &Crowd, totals: [u64; 2]) -> bool {
+    crowd.subscribers().iter().all(|subscriber| {
+        let seen = subscriber.seen();
+        seen.of(MISSED) >= totals[MISSED] && seen.of(LIVE) >= totals[LIVE]
+    })
+}
+
+fn conclude(settings: &Settings, times: &Times, fed: &[&Fed], findings: &mut Findings) {
+    let secs = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
+    findings.at_most(
+        format!("{} clients back and caught up after", settings.clients),
+        secs(times.storm, times.caught_up),
+        settings.caught_up_secs_max,
+        "s",
+    );
+    let publishes = |from, to| latency::of(fed.iter().flat_map(|fed| fed.within(from, to)));
+    let (before, storm) =
+        (publishes(times.calm, times.ended), publishes(times.storm, times.caught_up));
+    let after = publishes(times.caught_up, u64::MAX);
+    let bound = (settings.publish_times_max * latency::ms(&before, 0.99))
+        .max(settings.publish_secs_max * 1e3);
+    findings.at_most("p99 of a publish in the storm", latency::ms(&storm, 0.99), bound, "ms");
+    let row = |name: &str, histogram: &hdrhistogram::Histogram<u64>| {
+        let quantile = |quantile| short(latency::ms(histogram, quantile));
+        let mut row = vec![name.to_owned(), histogram.len().to_string()];
+        row.extend([0.5, 0.99, 1.0].map(quantile));
+        row
+    };
+    let heads = ["publishing", "requests", "p50 ms", "p99 ms", "longest ms"];
+    let rows = [row("before", &before), row("in the storm", &storm), row("after", &after)];
+    findings.table(&heads, &rows);
+    let retries: u64 = fed.iter().map(|fed| fed.retries).sum();
+    let rows = [
+        ("from the signal until it served again, s", secs(times.ended, times.serving)),
+        ("until all heads were back, s", secs(times.storm, times.heads)),
+        ("until all had caught up, s", secs(times.storm, times.caught_up)),
+        ("publishes tried again, with their `Idempotency-Key`", retries as f64),
+    ];
+    let rows = rows.map(|(what, value)| vec![what.to_owned(), short(value)]);
+    findings.table(&["the storm", ""], &rows);
+}
+
+/// Whether reads and encodings were shared: they grow with events, not with
+/// clients.
+fn shared(settings: &Settings, metrics: &[Exposition; 2], findings: &mut Findings) {
+    let grown = |name: &str, labels: &[(&str, &str)]| {
+        let [before, after] = metrics;
+        (after.count(name, labels).unwrap_or(0) - before.count(name, labels).unwrap_or(0)) as f64
+    };
+    // What was missed is in the log before the first look.
+    let ticks = [("log", TICKS)];
+    let events = settings.missed as f64 + grown("streamgate_events_appended_total", &ticks);
+    findings.at_most(
+        "encodings for each event that the clients were sent",
+        grown(ENCODINGS, &[]) / events,
+        settings.encodings_max,
+        "",
+    );
+    let mut rows = vec![vec!["events to send to each client".to_owned(), short(events)]];
+    for form in metrics[1].labels(ENCODINGS, "form") {
+        let made = grown(ENCODINGS, &[("form", &form)]);
+        if made > 0.0 {
+            rows.push(vec![format!("events encoded as {form}"), short(made)]);
+        }
+    }
+    for (what, name) in [
+        ("deliveries", "streamgate_events_delivered_total"),
+        ("of these read from the log", "streamgate_events_replayed_total"),
+    ] {
+        rows.push(vec![what.to_owned(), short(grown(name, &[]))]);
+    }
+    findings.table(&["until all had caught up", ""], &rows);
+}
