@@ -8,6 +8,7 @@
 
 mod drain;
 mod findings;
+mod policies;
 mod settings;
 mod slow_attacks;
 mod stalled_readers;
@@ -50,6 +51,7 @@ enum Proof {
     SlowAttacks(slow_attacks::Settings),
     Drain(drain::Settings),
     Storm(storm::Settings),
+    Policies(policies::Settings),
 }
 
 impl Trial {
@@ -91,6 +93,7 @@ impl Trial {
             Proof::SlowAttacks(settings) => slow_attacks::run(settings, gateway),
             Proof::Drain(settings) => drain::run(settings, gateway),
             Proof::Storm(settings) => storm::run(settings, gateway),
+            Proof::Policies(settings) => policies::run(settings, gateway),
         }
     }
 }
@@ -116,6 +119,6 @@ mod tests {
                 assert!(trial.is_ok(), "{}: {:?}", path.display(), trial.err());
             }
         }
-        assert_eq!(proofs, 4);
+        assert_eq!(proofs, 5);
     }
 }
