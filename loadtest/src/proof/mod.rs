@@ -9,6 +9,8 @@
 mod drain;
 mod findings;
 mod policies;
+mod reload;
+mod reload_files;
 mod settings;
 mod slow_attacks;
 mod stalled_readers;
@@ -50,6 +52,7 @@ enum Proof {
     StalledReaders(stalled_readers::Settings),
     SlowAttacks(slow_attacks::Settings),
     Drain(drain::Settings),
+    Reload(reload::Settings),
     Storm(storm::Settings),
     Policies(policies::Settings),
 }
@@ -92,6 +95,7 @@ impl Trial {
             Proof::StalledReaders(settings) => stalled_readers::run(settings, gateway),
             Proof::SlowAttacks(settings) => slow_attacks::run(settings, gateway),
             Proof::Drain(settings) => drain::run(settings, gateway),
+            Proof::Reload(settings) => reload::run(settings, gateway),
             Proof::Storm(settings) => storm::run(settings, gateway),
             Proof::Policies(settings) => policies::run(settings, gateway),
         }
@@ -119,6 +123,6 @@ mod tests {
                 assert!(trial.is_ok(), "{}: {:?}", path.display(), trial.err());
             }
         }
-        assert_eq!(proofs, 5);
+        assert_eq!(proofs, 6);
     }
 }

@@ -1,0 +1,229 @@
+//! A configuration that is read again and again under thousands of streams:
+//! good files take hold, faulty ones change nothing, and no stream notices.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde::Deserialize;
+use toml::Table;
+
+use super::Findings;
+use super::reload_files::{self, FAULTS, GHOST, Mark};
+use super::topic::{self, QUIET, TICKS};
+use crate::crowd::Crowd;
+use crate::feed::{Feed, Feeding, OnCut};
+use crate::gateway::Gateway;
+use crate::http::Connection;
+use crate::publisher::JSON;
+use crate::report::short;
+
+/// What is done.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Streams, over SSE, NDJSON and WebSocket in turn.
+    streams: usize,
+    /// Publishers, an event a request each.
+    publishers: usize,
+    /// Events a second of each.
+    rate: f64,
+    /// Bytes of an event's data.
+    bytes: usize,
+    /// SIGHUPs with a good file; with as many faulty ones between them.
+    reloads: usize,
+    /// What streams and publishers have between two of them.
+    pause_ms: u64,
+}
+
+/// What counts the files that were read, by `result`.
+const RELOADS: &str = "streamgate_config_reloads_total";
+
+/// For a file to be read after its SIGHUP.
+const RELOAD_MAX: Duration = Duration::from_secs(5);
+
+/// For the last events to come.
+const REST_MAX: Duration = Duration::from_secs(20);
+
+/// Bytes of a body between the small limit of the good files and the large.
+const PROBE_BYTES: usize = 16 * 1024;
+
+/// What was found to be otherwise than the last good file says.
+#[derive(Default)]
+struct Faults {
+    limits: Vec<String>,
+    ranges: Vec<String>,
+    collections: Vec<String>,
+    unchecked: Vec<String>,
+}
+
+/// # Errors
+/// If it cannot be carried to its end.
+pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+    let gateway = Gateway::start(config)?;
+    let mut crowd = topic::mixed(&gateway, TICKS, settings.streams)?;
+    let feed = |publisher| Feed {
+        address: gateway.address(),
+        topic: TICKS,
+        publisher,
+        rate: settings.rate,
+        bytes: settings.bytes,
+        on_cut: OnCut::Fail,
+    };
+    let feeds: Vec<Feeding> =
+        (0..settings.publishers).map(|p| feed(p).start()).collect::<io::Result<_>>()?;
+    let pause = Duration::from_millis(settings.pause_ms);
+    let (mut faults, begun) = (Faults::default(), Instant::now());
+    for number in 1..=settings.reloads {
+        crowd.attend(pause, |_| false)?;
+        let (table, mark) = reload_files::good(config, number);
+        let name = format!("good file {number}");
+        let is_valid = reload(&gateway, &mut crowd, &reload_files::text(&table), "applied")
+            .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+        faults.note(&gateway, &name, &mark, is_valid)?;
+        crowd.attend(pause, |_| false)?;
+        let fault = &FAULTS[(number - 1) % FAULTS.len()];
+        let file = reload_files::faulty(config, number + 1, fault);
+        let is_valid = reload(&gateway, &mut crowd, &file, "faulty")
+            .map_err(|error| io::Error::other(format!("{}: {error}", fault.name)))?;
+        faults.note(&gateway, fault.name, &mark, is_valid)?;
+    }
+    let took = begun.elapsed();
+    let finish = |feed: Feeding| feed.finish().map(|fed| fed.acknowledged);
+    let totals = feeds.into_iter().map(finish).collect::<io::Result<Vec<u64>>>()?;
+    let expected = totals.iter().sum::<u64>() * settings.streams as u64;
+    crowd.attend(REST_MAX, |crowd| crowd.tally.deliveries >= expected)?;
+    let mut findings = Findings::new();
+    findings.exactly("streams that ended", crowd.ended() as u64, 0);
+    let [lost, repeated, disordered, gaps, _] = crowd.close(&totals).faults();
+    let what = format!("of {expected} deliveries lost, repeated, out of order, told as gaps");
+    findings.exactly(what, lost + repeated + disordered + gaps, 0);
+    for result in ["applied", "faulty"] {
+        let what = format!("files counted as {result}");
+        findings.exactly(what, counted(&gateway, result)?, settings.reloads as u64);
+    }
+    let files = 2 * settings.reloads;
+    faults.judge(files, &mut findings);
+    let row = vec![
+        files.to_string(),
+        short(took.as_secs_f64()),
+        totals.iter().sum::<u64>().to_string(),
+        FAULTS.iter().take(settings.reloads).map(|fault| fault.name).collect::<Vec<_>>().join(", "),
+    ];
+    findings.table(&["SIGHUPs", "in s", "events published meanwhile", "faults"], &[row]);
+    Ok(findings)
+}
+
+/// Puts a file in place, sends SIGHUP and waits until it is counted as
+/// `result`. Gives whether `check` says the same of the file.
+fn reload(gateway: &Gateway, crowd: &mut Crowd, file: &[u8], result: &str) -> io::Result<bool> {
+    let path = gateway.config_path();
+    // In one step, as whoever changes a live configuration should.
+    let next = path.with_extension("next");
+    fs::write(&next, file)?;
+    let is_valid = Gateway::check(&next)?;
+    fs::rename(&next, &path)?;
+    let before = counted(gateway, result)?;
+    gateway.signal(Signal::HUP)?;
+    let mut read = None;
+    let mut looked = Instant::now();
+    crowd.attend(RELOAD_MAX, |_| {
+        if looked.elapsed() > Duration::from_millis(20) {
+            looked = Instant::now();
+            read = Some(counted(gateway, result));
+        }
+        matches!(read, Some(Ok(now)) if now > before)
+    })?;
+    match read {
+        Some(Ok(now)) if now > before => Ok(is_valid == (result == "applied")),
+        Some(Err(error)) => Err(error),
+        _ => Err(io::Error::other(format!(
+            "no {RELOADS}{{result=\"{result}\"}} more within {} s of SIGHUP; its last line: {}",
+            RELOAD_MAX.as_secs(),
+            gateway.last_words()?
+        ))),
+    }
+}
+
+fn counted(gateway: &Gateway, result: &str) -> io::Result<u64> {
+    Ok(gateway.metrics()?.count(RELOADS, &[("result", result)]).unwrap_or(0))
+}
+
+impl Faults {
+    /// Looks at what the gateway does, which must be what `mark` says.
+    fn note(
+        &mut self,
+        gateway: &Gateway,
+        name: &str,
+        mark: &Mark,
+        is_checked: bool,
+    ) -> io::Result<()> {
+        let mut note = |to: fn(&mut Faults) -> &mut Vec<String>, is_so: bool| {
+            if !is_so {
+                to(self).push(name.to_owned());
+            }
+        };
+        note(|faults| &mut faults.unchecked, is_checked);
+        let taken = mark.body_bytes > PROBE_BYTES as u64;
+        let body = format!(r#"{{"type":"probe","data":"{}"}}"#, "x".repeat(PROBE_BYTES));
+        let status = post(gateway, &format!("/events/{QUIET}"), body.as_bytes())?;
+        note(|faults| &mut faults.limits, status == if taken { 201 } else { 413 });
+        let retry = retry(gateway)?;
+        let is_within = (mark.retry_ms[0]..=mark.retry_ms[1]).contains(&retry);
+        note(|faults| &mut faults.ranges, is_within);
+        let newest = reload_files::extra(mark.extras);
+        let next = reload_files::extra(mark.extras + 1);
+        let statuses = [
+            (post(gateway, &format!("/{newest}"), b"{}")?, 201),
+            (get(gateway, &format!("/{newest}"))?, 200),
+            (get(gateway, &format!("/{next}"))?, 404),
+            (get(gateway, &format!("/{GHOST}"))?, 404),
+        ];
+        let are_so = statuses.iter().all(|(found, expected)| found == expected);
+        note(|faults| &mut faults.collections, are_so);
+        Ok(())
+    }
+
+    fn judge(&self, files: usize, findings: &mut Findings) {
+        for (what, faults) in [
+            ("after which another body limit held than the last good file's", &self.limits),
+            ("after which another `retry` was sent", &self.ranges),
+            (
+                "after which a new collection did not serve, or one of a faulty file did",
+                &self.collections,
+            ),
+            ("of which `streamgate check` says otherwise", &self.unchecked),
+        ] {
+            let found = match faults.as_slice() {
+                [] => "0".to_owned(),
+                names => format!("{}: {}", names.len(), names.join(", ")),
+            };
+            findings.claim(format!("of {files}: {what}"), found, "0", faults.is_empty());
+        }
+    }
+}
+
+fn post(gateway: &Gateway, path: &str, body: &[u8]) -> io::Result<u16> {
+    Ok(Connection::open(gateway.address())?.post(path, JSON, body)?.status)
+}
+
+fn get(gateway: &Gateway, path: &str) -> io::Result<u16> {
+    Ok(Connection::open(gateway.address())?.get(path)?.status)
+}
+
+/// The pause that a new SSE stream is told, in milliseconds.
+fn retry(gateway: &Gateway) -> io::Result<u64> {
+    let mut socket = TcpStream::connect(gateway.address())?;
+    socket.set_read_timeout(Some(RELOAD_MAX))?;
+    let fields = "Accept: text/event-stream";
+    let address = gateway.address();
+    write!(socket, "GET /events/{QUIET} HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n\r\n")?;
+    for line in BufReader::new(socket).lines() {
+        if let Some(pause) = line?.strip_prefix("retry: ") {
+            return pause.parse().map_err(io::Error::other);
+        }
+    }
+    Err(io::Error::other("the stream has no retry"))
+}
