@@ -6,7 +6,7 @@
 
 use bytes::{Buf as _, Bytes};
 
-const CHECKSUM_BYTES: usize = 4;
+pub(super) const CHECKSUM_BYTES: usize = 4;
 
 /// A record with its checksum in front. `body` appends about `capacity` bytes.
 pub(super) fn seal(key: &[u8], capacity: usize, body: impl FnOnce(&mut Vec<u8>)) -> Bytes {

@@ -19,10 +19,11 @@ pub(super) const COMMIT: [u8; 1] = [0];
 pub(super) const METAS: Range<[u8; 1]> = [1]..[2];
 pub(super) const RESOURCES: u8 = 2;
 pub(super) const INDEX: u8 = 3;
+pub(super) const EVENT_BYTES: usize = 12;
 
 /// Key of an event.
-pub(super) fn event(log: LogId, offset: Offset) -> [u8; 12] {
-    let mut key = [0; 12];
+pub(super) fn event(log: LogId, offset: Offset) -> [u8; EVENT_BYTES] {
+    let mut key = [0; EVENT_BYTES];
     key[..4].copy_from_slice(&log.0.to_be_bytes());
     key[4..].copy_from_slice(&offset.0.to_be_bytes());
     key

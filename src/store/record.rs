@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 
-use super::codec::{seal, unseal};
+use super::codec::{CHECKSUM_BYTES, seal, unseal};
 use super::{Position, State, key};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 
@@ -29,8 +29,7 @@ pub(super) struct Numbered {
 pub(super) fn encode_event(key: &[u8], number: u64, event: &Event) -> Bytes {
     let kind = event.kind.as_bytes();
     let subject = event.subject.as_ref().map(ResourceId::as_bytes);
-    let capacity = 19 + kind.len() + subject.map_or(0, <[u8]>::len) + event.data.len();
-    seal(key, capacity, |out| {
+    seal(key, event_bytes(event) - CHECKSUM_BYTES, |out| {
         out.extend_from_slice(&number.to_be_bytes());
         out.extend_from_slice(&event.time.0.to_be_bytes());
         out.push(flag(MERGE, event.merge) | flag(SUBJECT, subject.is_some()));
@@ -40,6 +39,12 @@ pub(super) fn encode_event(key: &[u8], number: u64, event: &Event) -> Bytes {
         out.extend_from_slice(subject.unwrap_or_default());
         out.extend_from_slice(&event.data);
     })
+}
+
+/// How long the record of an event is.
+pub(super) fn event_bytes(event: &Event) -> usize {
+    let subject = event.subject.as_ref().map_or(0, |subject| subject.as_bytes().len());
+    CHECKSUM_BYTES + 19 + event.kind.as_bytes().len() + subject + event.data.len()
 }
 
 /// The event of a record, as slices of it; none when it is damaged.
@@ -255,6 +260,7 @@ mod tests {
         fn an_event_reads_back_as_slices_of_its_record(log: u32, it in numbered()) {
             let key = key::event(LogId(log), it.event.offset);
             let record = encode_event(&key, it.number, &it.event);
+            prop_assert_eq!(record.len(), event_bytes(&it.event));
             let read = decode_event(&key, record.clone()).unwrap();
             prop_assert!(record.as_ptr_range().contains(&read.event.kind.as_bytes().as_ptr()));
             prop_assert_eq!(read, it);

@@ -35,7 +35,7 @@ pub struct Transaction {
 
 /// An event ready to be stored.
 pub struct Stored {
-    key: [u8; 12],
+    key: [u8; key::EVENT_BYTES],
     record: Bytes,
     /// The same event, as slices of the record.
     pub event: Event,
@@ -57,7 +57,12 @@ impl Stored {
 
     /// Bytes it takes in the log.
     pub fn bytes(&self) -> u64 {
-        (self.key.len() + self.record.len()) as u64
+        Stored::bytes_of(&self.event)
+    }
+
+    /// Bytes that `event` takes in a log, or would.
+    pub fn bytes_of(event: &Event) -> u64 {
+        (key::EVENT_BYTES + record::event_bytes(event)) as u64
     }
 }
 
