@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streamgate::event::ResourceId;
-use streamgate::log::{Engine, Settings, Spec, Sync, Write};
+use streamgate::log::{Engine, Medium, Settings, Spec, Sync, Write};
 use streamgate::store::Retention;
 use streamgate::wire::Kind;
 use streamgate::wire::json::Json;
@@ -50,7 +50,12 @@ fn settings(path: &Path) -> Settings {
 
 fn open(path: &Path) -> Engine {
     let kind = Kind::collection("order").expect("a good name");
-    let spec = Spec { name: "orders".to_owned(), kind, retention: Retention::default() };
+    let spec = Spec {
+        name: "orders".to_owned(),
+        kind,
+        retention: Retention::default(),
+        durability: Medium::Disk,
+    };
     Engine::open(&settings(path), &[spec]).expect("the store opens")
 }
 
@@ -71,7 +76,7 @@ async fn single_writes(writers: usize) -> (f64, Duration) {
         .map(|writer| {
             let engine = engine.clone();
             tokio::spawn(async move {
-                let log = engine.log("orders").expect("it is configured").clone();
+                let log = engine.log("orders").expect("it is configured");
                 let mut times = Vec::new();
                 while start.elapsed() < RUN {
                     let write = write(&engine, writer * 31 + times.len());
@@ -97,7 +102,7 @@ async fn single_writes(writers: usize) -> (f64, Duration) {
 async fn reopening() {
     let folder = tempfile::tempdir().expect("a folder");
     let engine = open(folder.path());
-    let log = engine.log("orders").expect("it is configured").clone();
+    let log = engine.log("orders").expect("it is configured");
     let start = Instant::now();
     for n in (0..MILLION).step_by(500) {
         let writes = (n..n + 500).map(|n| write(&engine, n)).collect();

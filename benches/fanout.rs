@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use streamgate::hub::{
     Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Slice, Subscriber, Turn,
 };
-use streamgate::log::{self, Engine, Spec, Write};
+use streamgate::log::{self, Engine, Medium, Spec, Write};
 use streamgate::metrics::{Metrics, Protocol};
 use streamgate::store::Retention;
 use streamgate::wire::json::Json;
@@ -40,7 +40,7 @@ async fn run() {
         stall_timeout: Duration::from_hours(1),
     };
     let hub = Hub::start(&settings, &engine, &metrics, 2);
-    let log = engine.log("ticks").expect("it is configured").clone();
+    let log = engine.log("ticks").expect("it is configured");
     let filter = Arc::new(Filter::default());
     let subscribers: Vec<Arc<Subscriber>> = (0..SUBSCRIBERS)
         .map(|_| {
@@ -90,8 +90,12 @@ fn open(path: &std::path::Path) -> Engine {
         catchup_concurrency: 4,
         resource_bytes_max: 1 << 20,
     };
-    let spec =
-        Spec { name: "ticks".to_owned(), kind: Kind::Topic, retention: Retention::default() };
+    let spec = Spec {
+        name: "ticks".to_owned(),
+        kind: Kind::Topic,
+        retention: Retention::default(),
+        durability: Medium::Disk,
+    };
     Engine::open(&settings, &[spec]).expect("the store opens")
 }
 

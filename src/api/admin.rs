@@ -18,10 +18,10 @@ pub struct Admin {
 impl super::Api {
     /// The metrics in Prometheus' text format, current to this moment.
     pub fn render_metrics(&self) -> String {
+        let logs = self.engine.logs();
         for form in Form::ALL {
             // With and without chunks is one form to an operator.
             let alike = Form::ALL.into_iter().filter(|other| other.label() == form.label());
-            let logs = self.engine.logs();
             let made = alike.flat_map(|it| logs.iter().map(move |log| log.origin().encodings(it)));
             let label = ("form", form.label().to_owned());
             self.metrics.counted("streamgate_encodings_total", label, made.sum());
@@ -29,10 +29,11 @@ impl super::Api {
         let (parked, lag) = self.hub.census();
         self.metrics.parked.set(parked as f64);
         self.metrics.lag.set(lag as f64);
-        let view = self.engine.store().view();
-        for log in self.engine.logs() {
+        // Of two logs of one name, the one that is served is first and has the
+        // last word.
+        for log in logs.iter().rev() {
             let name = log.origin().name.as_str();
-            let Ok(position) = view.position(log.id()) else { continue };
+            let Ok(position) = log.position() else { continue };
             let gauges = [
                 ("streamgate_log_events", position.events),
                 ("streamgate_log_bytes", position.bytes),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use crate::event::{BadName, EventType};
-use crate::log::{Engine, Log, Spec};
+use crate::log::{Engine, Log, Medium, Spec};
 use crate::wire::{Filter, Kind};
 
 /// A collection that is served.
@@ -71,6 +71,7 @@ impl Settings {
                 name: collection.name.clone(),
                 kind: Kind::collection(&collection.resource)?,
                 retention: collection.retention,
+                durability: Medium::Disk,
             });
         }
         for topic in self.topics.iter().filter(|topic| topic.collection.is_none()) {
@@ -78,6 +79,7 @@ impl Settings {
                 name: topic.name.clone(),
                 kind: Kind::Topic,
                 retention: topic.retention,
+                durability: topic.durability,
             });
         }
         Ok(specs)
@@ -90,11 +92,12 @@ impl Catalog {
     /// # Errors
     /// When the engine has no log for a name.
     pub fn new(settings: &Settings, engine: &Engine) -> Result<Catalog, NoLog> {
+        let logs = engine.logs();
         let log = |name: &str, topic: bool| {
             let is = |log: &&Arc<Log>| {
                 log.origin().name == name && matches!(log.origin().kind, Kind::Topic) == topic
             };
-            engine.logs().iter().find(is).cloned().ok_or_else(|| NoLog(name.to_owned()))
+            logs.iter().find(is).cloned().ok_or_else(|| NoLog(name.to_owned()))
         };
         let mut collections = HashMap::new();
         for settings in &settings.collections {

@@ -153,6 +153,9 @@ pub fn refused(refusal: &Refusal, origin: &Origin) -> Problem {
             Code::KeyReused,
             "this Idempotency-Key was used with another request body; use a new key",
         ),
+        Refusal::KeyNotKept => header(
+            "Idempotency-Key: the topic is kept in memory, so no answer could be kept for a repeat",
+        ),
     }
 }
 

@@ -43,7 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::deliver;
 use crate::event::EventType;
 use crate::hub::Hub;
-use crate::log::Engine;
+use crate::log::{Engine, Medium};
 use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::wire::problem::Problem;
@@ -128,6 +128,8 @@ pub struct TopicSettings {
     pub types: Vec<EventType>,
     /// How much of its own log is kept.
     pub retention: Retention,
+    /// Where its own log is kept.
+    pub durability: Medium,
 }
 
 /// What every request needs. Shared by all connections.

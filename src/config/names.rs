@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::section::Section;
 use crate::api;
 use crate::event::{BadName, EventType, NAME_BYTES_MAX, RESERVED_NAMES};
+use crate::log::Medium;
 use crate::store::Retention;
 use crate::wire::Kind;
 
@@ -80,6 +81,7 @@ impl Names {
             collection: Some(collection.to_owned()),
             types: types.iter().filter_map(|kind| EventType::new(kind).ok()).collect(),
             retention: Retention::default(),
+            durability: Medium::Disk,
         })
     }
 

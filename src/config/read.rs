@@ -235,16 +235,28 @@ fn topic(s: &mut Section<'_, '_>, names: &mut Names) -> Option<api::TopicSetting
     let collection = s.text("collection");
     let types = names::types(s);
     let retention = retention(s);
+    let durability = s.choice(
+        "durability",
+        log::Medium::Disk,
+        &[("disk", log::Medium::Disk), ("memory", log::Medium::Memory)],
+        &[],
+    );
     if s.has("collection") {
         if s.has("retention") {
             s.fault("retention", "a view keeps nothing itself; set its collection's".to_owned());
+        }
+        if s.has("durability") {
+            s.fault(
+                "durability",
+                "a view keeps nothing itself; its collection is on disk".to_owned(),
+            );
         }
     } else if !types.is_empty() {
         s.fault("types", "only a view has types; a topic of its own shows all".to_owned());
     }
     let collection = names.viewed(s, collection);
     let name = names.topic(s, name)?;
-    Some(api::TopicSettings { name, collection, types, retention })
+    Some(api::TopicSettings { name, collection, types, retention, durability })
 }
 
 fn retention(s: &mut Section<'_, '_>) -> Retention {

@@ -226,6 +226,25 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
         &["config.toml:4: topics.retention: a view keeps nothing itself; set its collection's"],
     ),
     (
+        "[[topics]]\nname = \"t\"\ncollection = \"orders\"\ndurability = \"disk\"\n",
+        &[
+            "config.toml:4: topics.durability: a view keeps nothing itself; its collection is on disk",
+        ],
+    ),
+    (
+        "[[topics]]\nname = \"t\"\ndurability = \"ram\"\n[[topics]]\nname = \"u\"\ndurability = 1\n",
+        &[
+            "config.toml:3: topics.durability: \"ram\" is not one of \"disk\", \"memory\"",
+            "config.toml:6: topics.durability: is a text in quotes, not the number 1",
+        ],
+    ),
+    (
+        "[[collections]]\nname = \"a\"\ndurability = \"memory\"\n",
+        &[
+            "config.toml:3: collections.durability: unknown key; known here: name, resource, retention",
+        ],
+    ),
+    (
         "[[collections]]\nname = \"shots\"\nresource = \"snapshot\"\n",
         &[
             "config.toml:3: collections.resource: \"snapshot\" makes no event types such as \"order-created\": it is reserved",
@@ -364,7 +383,9 @@ fn units_and_policies_reach_their_layers() {
                 [streams]\nheartbeat_format = \"comment\"\nsse_overload = \"status\"\n\
                 [limits]\nbody_bytes = 2048\nstall_timeout = \"5m\"\n\
                 [[collections]]\nname = \"a\"\n\
-                retention = { events = 5, bytes = \"64KiB\", age = \"1d\" }\n";
+                retention = { events = 5, bytes = \"64KiB\", age = \"1d\" }\n\
+                [[topics]]\nname = \"b\"\ndurability = \"disk\"\n\
+                [[topics]]\nname = \"c\"\ndurability = \"memory\"\n";
     let config = load_text(text, &[], &[]).unwrap();
     assert_eq!(config.log.sync, log::Sync::Interval(std::time::Duration::from_millis(250)));
     assert_eq!(config.deliver.heartbeat_format, deliver::HeartbeatFormat::Comment);
@@ -372,6 +393,10 @@ fn units_and_policies_reach_their_layers() {
     assert_eq!((config.api.body_bytes_max, config.log.resource_bytes_max), (2048, 2048));
     assert_eq!(config.hub.stall_timeout, config.api.stall_timeout);
     assert_eq!(config.hub.stall_timeout.as_secs(), 300);
+    assert_eq!(
+        config.logs.iter().map(|log| log.durability).collect::<Vec<_>>(),
+        [log::Medium::Disk, log::Medium::Disk, log::Medium::Memory]
+    );
     let retention = config.logs[0].retention;
     assert_eq!((retention.events, retention.bytes), (5, 65_536));
     assert_eq!(retention.age.as_secs(), 86_400);

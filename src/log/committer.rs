@@ -3,7 +3,8 @@
 //! It takes what has queued up for all logs, decides each write against the
 //! newest states, its own undurable ones included, writes one batch, syncs
 //! once, and only then shows and answers. While it syncs the next batch queues
-//! up, so the batches grow with the load.
+//! up, so the batches grow with the load. What is for logs in memory goes
+//! first, and touches no disk.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::course::{Course, Work};
 use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Request, Shared};
-use super::{Error, Settings, Sync};
+use super::{Error, Medium, Settings, Sync};
 use crate::event::{LogId, Timestamp};
 use crate::store::{self, Durability, Writer};
 
@@ -83,7 +84,9 @@ impl Committer {
                         None => break,
                     },
                     () = tokio::time::sleep_until(self.due().into()) => {}
-                    () = closing.cancelled(), if !requests.is_closed() => requests.close(),
+                    () = closing.cancelled(), if !requests.is_closed() => {
+                        requests.close();
+                    }
                 }
                 self.tick();
             }
@@ -102,17 +105,36 @@ impl Committer {
 
     /// Whether retention has more to trim than the last commit could.
     fn is_behind(&self) -> bool {
-        let poisoned = self.shared.poisoned.load(Ordering::Acquire);
-        !poisoned && self.courses.iter().any(Course::is_behind)
+        let poisoned = self.is_poisoned();
+        let works = |course: &&Course| !poisoned || course.log().medium() == Medium::Memory;
+        self.courses.iter().filter(works).any(Course::is_behind)
     }
 
+    fn is_poisoned(&self) -> bool {
+        self.shared.poisoned.load(Ordering::Acquire)
+    }
+
+    /// What is for memory first: it need not wait for the others' sync, nor
+    /// for a disk that has room and works.
     fn commit(&mut self, requests: Vec<Request>) {
-        if self.shared.poisoned.load(Ordering::Acquire) {
-            return refuse(requests.into_iter().map(|it| it.answer), || Error::Poisoned);
+        let in_memory = |request: &Request| request.medium == Medium::Memory;
+        let (memory, disk): (Vec<_>, Vec<_>) = requests.into_iter().partition(in_memory);
+        if !memory.is_empty() {
+            self.commit_to(Medium::Memory, memory);
+        }
+        if disk.is_empty() {
+            return;
+        }
+        if self.is_poisoned() {
+            return refuse(disk.into_iter().map(|it| it.answer), || Error::Poisoned);
         }
         if !self.has_room() {
-            return refuse(requests.into_iter().map(|it| it.answer), || Error::Full);
+            return refuse(disk.into_iter().map(|it| it.answer), || Error::Full);
         }
+        self.commit_to(Medium::Disk, disk);
+    }
+
+    fn commit_to(&mut self, medium: Medium, requests: Vec<Request>) {
         let begun = Instant::now();
         let mut work = Work::new(self.writer.begin(), Timestamp::now());
         let mut answers = Vec::with_capacity(requests.len());
@@ -122,10 +144,13 @@ impl Committer {
             let result = self.decide(&mut work, log, &writes);
             answers.push((answer, result.map_err(Error::Store), room));
         }
-        let written = self.write(work);
+        let written = match medium {
+            Medium::Disk => self.write(work),
+            Medium::Memory => self.remember(work),
+        };
         match written {
             Ok(()) => {
-                if let Some(commits) = self.shared.commits.get() {
+                if let (Medium::Disk, Some(commits)) = (medium, self.shared.commits.get()) {
                     commits.record(begun.elapsed());
                 }
                 for (answer, result, _room) in answers {
@@ -174,7 +199,7 @@ impl Committer {
         }
         let mut shown = Vec::new();
         for (place, course) in self.courses.iter_mut().enumerate() {
-            if !course.is_touched() {
+            if !course.is_touched() || course.log().medium() == Medium::Memory {
                 continue;
             }
             if self.sync != Sync::Always && course.reserve(RESERVED_OFFSETS) {
@@ -196,6 +221,17 @@ impl Committer {
         Ok(())
     }
 
+    /// The same for logs in memory: what is shown there is all there is.
+    fn remember(&mut self, mut work: Work) -> Result<(), store::Error> {
+        let committed = Instant::now();
+        for course in of(&mut self.courses, Medium::Memory).filter(|course| course.is_touched()) {
+            let events = course.settle(&mut work)?;
+            course.show(events, committed);
+        }
+        self.evict();
+        Ok(())
+    }
+
     /// Keeps all tails together within their bound: the one that holds most
     /// and may give its oldest batch does.
     fn evict(&mut self) {
@@ -203,14 +239,8 @@ impl Committer {
             > self.tail_bytes_max
         {
             let mut courses: Vec<&mut Course> = self.courses.iter_mut().collect();
-            courses.sort_unstable_by_key(|course| std::cmp::Reverse(course.tail_bytes));
-            let given = courses.into_iter().any(|course| match course.log().evict(TICK) {
-                Some(freed) => {
-                    course.tail_bytes -= freed;
-                    true
-                }
-                None => false,
-            });
+            courses.sort_by_cached_key(|course| std::cmp::Reverse(course.weight()));
+            let given = courses.into_iter().any(|course| course.evict(TICK));
             if !given {
                 return;
             }
@@ -218,17 +248,31 @@ impl Committer {
     }
 
     fn tick(&mut self) {
-        if self.shared.poisoned.load(Ordering::Acquire) {
-            (self.ticked, self.synced) = (Instant::now(), Instant::now());
-            return;
-        }
         let elapsed = self.ticked.elapsed() >= TICK;
         if elapsed {
             self.ticked = Instant::now();
         }
-        if let Err(error) = self.look_after(elapsed) {
+        let looked_after = self.look_after_memory(elapsed).and_then(|()| {
+            if self.is_poisoned() {
+                self.synced = Instant::now();
+                return Ok(());
+            }
+            self.look_after(elapsed)
+        });
+        if let Err(error) = looked_after {
             self.poison(&error);
         }
+    }
+
+    fn look_after_memory(&mut self, elapsed: bool) -> Result<(), store::Error> {
+        if elapsed || self.is_behind() {
+            let work = Work::new(self.writer.begin(), Timestamp::now());
+            for course in of(&mut self.courses, Medium::Memory) {
+                course.age(work.now())?;
+            }
+            self.remember(work)?;
+        }
+        Ok(())
     }
 
     fn look_after(&mut self, elapsed: bool) -> Result<(), store::Error> {
@@ -239,16 +283,14 @@ impl Committer {
             self.writer.sync()?;
         }
         if elapsed || self.is_behind() {
-            let now = Timestamp::now();
-            let mut work = Work::new(self.writer.begin(), now);
-            for course in &mut self.courses {
-                course.age(now)?;
+            let mut work = Work::new(self.writer.begin(), Timestamp::now());
+            for course in of(&mut self.courses, Medium::Disk) {
+                course.age(work.now())?;
             }
             self.forget(&mut work, FORGOTTEN_ANSWERS)?;
             self.write(work)?;
         }
         if elapsed {
-            self.evict();
             self.writer.sync_mark()?;
         }
         Ok(())
@@ -282,7 +324,7 @@ impl Committer {
 
     /// A clean stop: all is synced, and no offset stays reserved.
     fn finish(mut self) {
-        if self.shared.poisoned.load(Ordering::Acquire) {
+        if self.is_poisoned() {
             return;
         }
         let mut changes = self.writer.begin();
@@ -300,6 +342,11 @@ impl Committer {
             tracing::error!(%error, "the log could not be closed cleanly");
         }
     }
+}
+
+/// The logs that are kept there.
+fn of(courses: &mut [Course], medium: Medium) -> impl Iterator<Item = &mut Course> {
+    courses.iter_mut().filter(move |course| course.log().medium() == medium)
 }
 
 /// All that has queued up, as far as one commit takes it.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::apply::{Next, Outcome, apply};
-use super::{Change, IdempotencyKey, Log, Refusal, Write, Written};
+use super::{Change, IdempotencyKey, Log, Medium, Refusal, Write, Written};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{self, Answer, Meta, Retention, State, Store, Stored, Transaction};
-use crate::wire::Batch;
+use crate::wire::{Batch, Kind};
 
 /// How long an answer is kept for its idempotency key.
 const ANSWER_KEPT: Duration = Duration::from_hours(24);
@@ -100,7 +100,10 @@ impl Course {
         retention: Retention,
     ) -> Result<Course, store::Error> {
         let next = meta.position.head.max(meta.reserved).next();
-        let tail_bytes = preload(&log, &meta)?;
+        let tail_bytes = match log.medium() {
+            Medium::Disk => preload(&log, &meta)?,
+            Medium::Memory => 0,
+        };
         let mut course = Course {
             log,
             meta,
@@ -137,16 +140,17 @@ impl Course {
         bytes_max: usize,
     ) -> Result<Result<Written, Refusal>, store::Error> {
         let log = self.log.clone();
-        if let Some(key) = &write.idempotency
-            && let Some(answer) = work.answered(log.store(), key)?
-        {
-            return Ok(replay(key, answer));
-        }
-        let place = match (&write.subject, &write.change) {
-            (Some(subject), change) if !matches!(change, Change::Publish { .. }) => {
-                Some((log.id(), subject.clone()))
+        if let Some(key) = &write.idempotency {
+            if log.medium() == Medium::Memory {
+                return Ok(Err(Refusal::KeyNotKept));
             }
-            _ => None,
+            if let Some(answer) = work.answered(log.store(), key)? {
+                return Ok(replay(key, answer));
+            }
+        }
+        let place = match (&write.subject, &write.change, &log.origin().kind) {
+            (_, Change::Publish { .. }, _) | (_, _, Kind::Topic) => None,
+            (subject, _, Kind::Collection { .. }) => subject.clone().map(|it| (log.id(), it)),
         };
         let current = match &place {
             Some(place) => match work.states.get(place) {
@@ -251,8 +255,7 @@ impl Course {
             return Ok(());
         }
         if self.oldest.is_none() {
-            let mut events = self.log.store().view().events(self.meta.id, self.meta.position.floor);
-            self.oldest = events.next().transpose()?.map(|event| event.time);
+            self.oldest = self.kept(1).next().transpose()?.map(|(_, event)| event.time);
         }
         let age = i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX);
         let cutoff = Timestamp(now.0.saturating_sub(age));
@@ -265,13 +268,19 @@ impl Course {
 
     /// Puts the log's part into the commit: its events but for those that
     /// retention takes at once, its trims, its meta. Gives the events to show.
+    /// Of a log in memory nothing is put anywhere.
     pub(super) fn settle(&mut self, work: &mut Work) -> Result<Vec<Event>, store::Error> {
         let events = self.pending.iter().map(|stored| stored.event.clone()).collect();
         self.trim(&mut work.changes)?;
-        for stored in self.pending.drain(..) {
-            work.changes.put_event(self.meta.id, stored);
+        match self.log.medium() {
+            Medium::Disk => {
+                for stored in self.pending.drain(..) {
+                    work.changes.put_event(self.meta.id, stored);
+                }
+                work.changes.put_meta(&self.meta);
+            }
+            Medium::Memory => self.pending.clear(),
         }
-        work.changes.put_meta(&self.meta);
         self.touched = false;
         self.cutoff = None;
         // Before the commit: who reads after it and finds events gone must
@@ -281,14 +290,61 @@ impl Course {
         Ok(events)
     }
 
-    /// Shows the events of the commit, which is durable, and then the floor
-    /// that it left, which is never above the head.
+    /// Shows the events of the commit, which is as durable as the log is to
+    /// be, and then the floor that it left, which is never above the head.
     pub(super) fn show(&mut self, events: Vec<Event>, committed: Instant) {
         if !events.is_empty() {
             let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
             self.tail_bytes += self.log.publish(Arc::new(batch));
         }
+        self.raise_floor();
+    }
+
+    fn raise_floor(&self) {
         self.log.raise_floor(self.meta.position.floor);
+        if self.log.medium() == Medium::Memory {
+            self.log.set_place(self.meta.position);
+        }
+    }
+
+    /// What of the tails goes first: what nobody may read any more, then of
+    /// the tail that takes most.
+    pub(super) fn weight(&self) -> (bool, usize) {
+        let trimmed = self.log.medium() == Medium::Memory && self.log.is_oldest_trimmed();
+        (trimmed, self.tail_bytes)
+    }
+
+    /// Gives memory of its tail back, if it may; of a log in memory, what is
+    /// in it is gone then.
+    pub(super) fn evict(&mut self, shown: Duration) -> bool {
+        let Some((batch, count)) = self.log.oldest(shown) else { return false };
+        if self.log.medium() == Medium::Memory {
+            let position = &mut self.meta.position;
+            let first = (batch.position_after(position.floor) as usize).min(count);
+            for event in &batch.events()[first..count] {
+                position.events -= 1;
+                position.bytes -= Stored::bytes_of(event);
+                (position.floor, position.floor_time) = (event.offset, event.time);
+            }
+            self.oldest = None;
+            // Before the events go, as everywhere.
+            self.raise_floor();
+        }
+        self.tail_bytes -= self.log.forget(count);
+        true
+    }
+
+    /// What it keeps, oldest first, with the bytes of each; of what is only in
+    /// memory, no more than `most` have to come.
+    fn kept(&self, most: u64) -> Box<dyn Iterator<Item = Result<(u64, Event), store::Error>>> {
+        let floor = self.meta.position.floor;
+        if self.log.medium() == Medium::Disk {
+            return Box::new(self.log.store().view().sized(self.meta.id, floor));
+        }
+        let (_, batches) = self.log.recall(floor, most);
+        let events = batches.into_iter().flat_map(|batch| batch.events().to_vec());
+        let events = events.filter(move |event| event.offset > floor);
+        Box::new(events.map(|event| Ok((Stored::bytes_of(&event), event))))
     }
 
     fn trim(&mut self, changes: &mut Transaction) -> Result<(), store::Error> {
@@ -305,15 +361,15 @@ impl Course {
             most -= 1;
             let (offset, time, bytes) = if stored > 0 {
                 stored -= 1;
-                let kept = kept.get_or_insert_with(|| {
-                    self.log.store().view().sized(id, self.meta.position.floor)
-                });
+                let kept = kept.get_or_insert_with(|| self.kept(most as u64 + 1));
                 let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.short()))?;
                 if self.cutoff.is_some_and(|cutoff| event.time >= cutoff) && !self.is_too_much() {
                     self.oldest = Some(event.time);
                     break;
                 }
-                changes.trim_event(id, event.offset, event.subject.as_ref());
+                if self.log.medium() == Medium::Disk {
+                    changes.trim_event(id, event.offset, event.subject.as_ref());
+                }
                 (event.offset, event.time, bytes)
             } else {
                 self.cutoff = None;

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::conformance::{Fixture, create, id, json, one, publish, read, read_of};
-use super::{Engine, Settings, Sync, Write};
+use super::{Engine, Error, Medium, Settings, Sync, Write};
 use crate::event::Offset;
 use crate::store;
 
@@ -58,7 +59,7 @@ fn journal(settings: &Settings) -> (PathBuf, u64) {
 
 async fn filled(fixture: &Fixture) -> Engine {
     let engine = fixture.open();
-    let log = engine.log("orders").unwrap();
+    let log = &engine.log("orders").unwrap();
     for n in 0..300 {
         let name = format!("r{n}");
         one(&engine, log, create(log, &name, &format!(r#"{{"n":{n}}}"#))).await.unwrap();
@@ -81,10 +82,28 @@ async fn what_was_acknowledged_survives_a_kill() {
     let (_folder, copied) = copy(&fixture.settings);
     let killed = Engine::open(&copied, &fixture.specs).unwrap();
     let (log, was) = (killed.log("orders").unwrap(), engine.log("orders").unwrap());
-    assert_eq!(read(log, Offset::ZERO).await, read(was, Offset::ZERO).await);
+    assert_eq!(read(&log, Offset::ZERO).await, read(&was, Offset::ZERO).await);
     assert_eq!(log.origin(), was.origin());
-    drop(killed);
+    drop((log, killed));
     assert_eq!(store::verify(&copied.path, |_, _| {}).unwrap().damage, Vec::<String>::new());
+}
+
+/// What needs no disk goes on; what does is refused, and nothing of it done.
+#[tokio::test]
+async fn a_poisoned_log_leaves_memory_alone() {
+    let mut fixture = Fixture::new(Engine::open).on(Medium::Memory);
+    fixture.settings.tail_bytes = 32 << 10;
+    let engine = fixture.open();
+    let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
+    one(&engine, &news, publish("1")).await.unwrap();
+    let Engine::Embedded(embedded) = &engine;
+    embedded.shared.poisoned.store(true, Ordering::Release);
+    let refused = engine.append(&orders, vec![create(&orders, "a", "{}")]).await;
+    assert!(matches!(refused, Err(Error::Poisoned)));
+    for _ in 0..200 {
+        one(&engine, &news, publish("2")).await.unwrap();
+    }
+    assert!(news.floor() > Offset::ZERO, "and its bounds hold");
 }
 
 type Harm = fn(&File, u64);
@@ -132,7 +151,7 @@ async fn a_loss_is_named_and_can_be_accepted() {
     assert!(why.contains(&format!("ends with commit {}", report.commit)), "{why}");
     std::fs::remove_file(copied.path.join("mark")).unwrap();
     let engine = Engine::open(&copied, &fixture.specs).unwrap();
-    let log = engine.log("orders").unwrap();
+    let log = &engine.log("orders").unwrap();
     let left = read(log, Offset::ZERO).await;
     assert!(left.len() < 300 && left.len() as u64 == log.head().0);
 }
@@ -152,26 +171,25 @@ async fn an_unclean_stop_without_syncs_skips_what_may_have_been_issued() {
         fixture.settings.sync = sync;
         let engine = fixture.open();
         let log = engine.log("orders").unwrap();
-        let issued = one(&engine, log, create(log, "a", "{}")).await.unwrap().offset;
+        let issued = one(&engine, &log, create(&log, "a", "{}")).await.unwrap().offset;
         let (_folder, copied) = copy(&fixture.settings);
-        drop(engine);
+        drop((log, engine));
         let killed = Engine::open(&copied, &fixture.specs).unwrap();
-        let log = killed.log("orders").unwrap();
-        assert_eq!(log.head(), issued);
+        assert_eq!(killed.log("orders").unwrap().head(), issued);
         // Twice unclean, and clean without a write between: never back.
         let (_folder, again) = copy(&copied);
         killed.close();
         drop(killed);
         for settings in [copied, again] {
             let engine = Engine::open(&settings, &fixture.specs).unwrap();
-            let log = engine.log("orders").unwrap();
+            let log = &engine.log("orders").unwrap();
             let next = one(&engine, log, create(log, "b", "{}")).await.unwrap().offset;
             assert!(next.0 > 65_536, "{next}");
             assert_eq!(read(log, Offset::ZERO).await.len(), 2);
         }
         // The one that was stopped cleanly goes on where it was.
         let engine = fixture.open();
-        let log = engine.log("orders").unwrap();
+        let log = &engine.log("orders").unwrap();
         let next = one(&engine, log, create(log, "b", "{}")).await.unwrap().offset;
         assert_eq!(next, issued.next());
     }
@@ -208,7 +226,7 @@ async fn large_events_make_small_pages() {
     let mut fixture = Fixture::new(Engine::open);
     fixture.settings.tail_bytes = 0;
     let engine = fixture.open();
-    let log = engine.log("news").unwrap();
+    let log = &engine.log("news").unwrap();
     let large = format!("{:?}", "x".repeat(300 << 10));
     for n in 0..300 {
         let text = if n % 16 == 3 { large.clone() } else { n.to_string() };
@@ -229,7 +247,7 @@ async fn large_events_make_small_pages() {
 async fn one_resources_replay_is_paged() {
     let fixture = Fixture::new(Engine::open);
     let engine = fixture.open();
-    let log = engine.log("orders").unwrap();
+    let log = &engine.log("orders").unwrap();
     let patch = |n: usize| {
         let name = if n.is_multiple_of(2) { "even" } else { "odd" };
         Write::put(log.origin(), id(name), &json(&format!(r#"{{"n":{n}}}"#))).unwrap()

@@ -1,22 +1,21 @@
 //! The embedded engine: one committer for all logs, group commit.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use ::metrics::Histogram;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::committer::Committer;
 use super::course::Course;
 use super::pages::Pages;
-use super::{Error, Log, Refusal, Settings, Spec, Write, Written};
-use crate::event::{Epoch, LogId};
-use crate::store::{self, Durability, Meta, Store, Writer};
-use crate::wire::{Kind, Origin};
+use super::roster::{self, Roster};
+use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, Written};
+use crate::event::LogId;
+use crate::store::{self, Store};
 
 /// Requests that wait for the committer.
 const QUEUE_REQUESTS: usize = 16 * 1024;
@@ -28,11 +27,10 @@ pub(super) const COMMIT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The log on this machine's disk.
 pub struct Embedded {
-    logs: Vec<Arc<Log>>,
     store: Store,
     queue: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     committer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -41,6 +39,7 @@ pub(super) type Answer = Result<Vec<Result<Written, Refusal>>, Error>;
 /// Writes on their way to the committer.
 pub(super) struct Request {
     pub(super) log: LogId,
+    pub(super) medium: Medium,
     pub(super) writes: Vec<Write>,
     pub(super) bytes: usize,
     pub(super) answer: oneshot::Sender<Answer>,
@@ -51,6 +50,7 @@ pub(super) struct Request {
 /// What the committer and those who call it share.
 #[derive(Default)]
 pub(super) struct Shared {
+    pub(super) logs: RwLock<Arc<[Arc<Log>]>>,
     pub(super) observers: Mutex<Vec<Arc<Notify>>>,
     pub(super) closing: CancellationToken,
     pub(super) poisoned: AtomicBool,
@@ -93,30 +93,13 @@ impl Queued {
 
 impl Embedded {
     pub(super) fn open(settings: &Settings, specs: &[Spec]) -> Result<Embedded, store::Error> {
-        let store::Opened { store, mut writer, mut metas } = Store::open(&settings.path)?;
-        let known = metas.len();
-        for spec in specs {
-            let topic = spec.kind == Kind::Topic;
-            if !metas.iter().any(|meta| meta.name == spec.name && meta.topic == topic) {
-                let id = LogId(metas.iter().map(|meta| meta.id.0).max().unwrap_or(0) + 1);
-                metas.push(Meta::new(id, spec.name.clone(), topic, new_epoch()));
-            }
-        }
-        write_metas(&mut writer, &metas[known..])?;
+        let store::Opened { store, mut writer, metas } = Store::open(&settings.path)?;
         let pages = Arc::new(Pages::new(settings.page_cache_bytes, settings.catchup_concurrency));
-        let mut courses = Vec::with_capacity(specs.len());
-        for spec in specs {
-            let topic = spec.kind == Kind::Topic;
-            let meta = metas.iter().find(|meta| meta.name == spec.name && meta.topic == topic);
-            let meta = meta.expect("one was made for each spec").clone();
-            let origin = Origin::new(spec.name.clone(), meta.epoch, spec.kind.clone());
-            let at = meta.position;
-            let (store, pages) = (store.clone(), pages.clone());
-            let log = Log::new(meta.id, Arc::new(origin), at.head, at.floor, store, pages);
-            courses.push(Course::new(Arc::new(log), meta, spec.retention)?);
-        }
-        let logs = courses.iter().map(|course| course.log().clone()).collect();
+        let mut roster = Roster::new(store.clone(), pages, metas);
+        let (courses, made) = roster.open(&specs.iter().collect::<Vec<_>>())?;
+        roster::write(&mut writer, &made)?;
         let shared = Arc::new(Shared::default());
+        *shared.logs.write() = courses.iter().map(Course::log).cloned().collect();
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let committer = Committer::new(settings, writer, courses, shared.clone());
         let committer = std::thread::Builder::new()
@@ -124,11 +107,11 @@ impl Embedded {
             .spawn(move || committer.run(requests))?;
         let committer = Mutex::new(Some(committer));
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));
-        Ok(Embedded { logs, store, queue, room, shared, committer })
+        Ok(Embedded { store, queue, room, shared, committer })
     }
 
-    pub(super) fn logs(&self) -> &[Arc<Log>] {
-        &self.logs
+    pub(super) fn logs(&self) -> Arc<[Arc<Log>]> {
+        self.shared.logs.read().clone()
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -138,27 +121,28 @@ impl Embedded {
     pub(super) async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<Queued, Error> {
         let mut answers = Vec::new();
         for (writes, bytes) in portions(writes) {
-            answers.push(self.send(log.id(), writes, bytes).await?);
+            answers.push(self.send(log, writes, bytes).await?);
         }
         Ok(Queued { answers, shared: self.shared.clone() })
     }
 
     async fn send(
         &self,
-        log: LogId,
+        log: &Log,
         writes: Vec<Write>,
         bytes: usize,
     ) -> Result<oneshot::Receiver<Answer>, Error> {
         if self.shared.closing.is_cancelled() {
             return Err(Error::Closed);
         }
-        if self.shared.poisoned.load(Ordering::Acquire) {
+        let (log, medium) = (log.id(), log.medium());
+        if medium == Medium::Disk && self.shared.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
         let room = self.room.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
         let room = room.await.map_err(|_| Error::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request { log, writes, bytes, answer, _room: room };
+        let request = Request { log, medium, writes, bytes, answer, _room: room };
         self.queue.send(request).await.map_err(|_| self.shared.ended())?;
         Ok(answered)
     }
@@ -200,21 +184,4 @@ fn portions(writes: Vec<Write>) -> Vec<(Vec<Write>, usize)> {
         }
     }
     portions
-}
-
-fn write_metas(writer: &mut Writer, metas: &[Meta]) -> Result<(), store::Error> {
-    if metas.is_empty() {
-        return Ok(());
-    }
-    let mut changes = writer.begin();
-    for meta in metas {
-        changes.put_meta(meta);
-    }
-    writer.commit(changes, Durability::Synced)?;
-    writer.sync_mark()
-}
-
-/// Random bits: the hasher's keys and the identifier are both drawn anew.
-fn new_epoch() -> Epoch {
-    Epoch::from_bits(RandomState::new().hash_one(uuid::Uuid::now_v7()))
 }

@@ -5,7 +5,8 @@
 //! committed, and nothing else, is seen by readers and by the hub
 //! (`docs/architecture.md#laws`, 1). Reads go to the [`Store`]
 //! that every engine fills; the newest batches also stay in memory, in each
-//! log's tail, already shared and encoded at most once.
+//! log's tail, already shared and encoded at most once. A topic may ask for no
+//! more than that tail ([`Medium::Memory`]).
 
 mod apply;
 mod committer;
@@ -15,7 +16,9 @@ mod course;
 #[cfg(test)]
 mod crash;
 mod embedded;
+mod memory;
 mod pages;
+mod roster;
 #[cfg(test)]
 mod shown;
 mod tail;
@@ -65,6 +68,20 @@ pub enum Sync {
     Never,
 }
 
+/// Where a log is kept, and so what it survives; not to be taken for
+/// [`store::Durability`], which is how far one commit has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Medium {
+    /// In the store: it survives the process, and with [`Sync::Always`] a
+    /// power cut.
+    #[default]
+    Disk,
+    /// In its tail alone, within [`Settings::tail_bytes`]. Nothing of it is
+    /// ever written to the store, a write waits for no sync, and its epoch ends
+    /// with the process.
+    Memory,
+}
+
 /// A log that the configuration asks for.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -74,6 +91,19 @@ pub struct Spec {
     pub kind: Kind,
     /// How much of it is kept.
     pub retention: Retention,
+    /// Where it is kept. A collection's resources are state that has to last:
+    /// its log is on disk whatever this says.
+    pub durability: Medium,
+}
+
+impl Spec {
+    fn is_topic(&self) -> bool {
+        matches!(self.kind, Kind::Topic)
+    }
+
+    fn medium(&self) -> Medium {
+        if self.is_topic() { self.durability } else { Medium::Disk }
+    }
 }
 
 /// A closed set of engines, so that a call is a jump and not a boxed future.
@@ -94,12 +124,12 @@ impl Engine {
     }
 
     /// The log of the collection or topic `name`.
-    pub fn log(&self, name: &str) -> Option<&Arc<Log>> {
-        self.logs().iter().find(|log| log.origin().name == name)
+    pub fn log(&self, name: &str) -> Option<Arc<Log>> {
+        self.logs().iter().find(|log| log.origin().name == name).cloned()
     }
 
     /// All logs, in the order of the specs.
-    pub fn logs(&self) -> &[Arc<Log>] {
+    pub fn logs(&self) -> Arc<[Arc<Log>]> {
         match self {
             Engine::Embedded(engine) => engine.logs(),
         }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::tail::{Log, Page, footprint};
-use super::{Error, store};
+use super::{Error, Medium, store};
 use crate::event::{Event, LogId, Offset, ResourceId};
 use crate::store::{Position, State, Store, View};
 use crate::wire::{Batch, Origin};
@@ -44,6 +44,11 @@ impl Span {
     /// Inclusive.
     pub(super) fn end(self) -> Offset {
         Offset(self.start + self.length)
+    }
+
+    /// How many offsets it has.
+    pub(super) fn length(self) -> u64 {
+        self.length
     }
 
     /// The half that holds what follows `after`.
@@ -114,6 +119,14 @@ impl Pages {
     /// therefore not kept.
     pub(super) async fn open(&self, log: &Log, after: Offset, head: Offset) -> Result<Page, Error> {
         let (id, origin) = (log.id(), log.origin().clone());
+        if log.medium() == Medium::Memory {
+            // The floor has moved since the tail was asked.
+            let (floor, batches) = log.recall(after, PAGE_OFFSETS);
+            let events = batches.iter().flat_map(|batch| batch.events());
+            let events = events.filter(|event| event.offset > after && event.offset <= head);
+            let page = collect(origin, events.cloned().map(Ok), head)?;
+            return Ok(Page { floor, ..page });
+        }
         self.read(log.store(), move |view| {
             let floor = view.position(id)?.floor;
             let events = view.events(id, after);
@@ -177,9 +190,9 @@ impl Pages {
         let cell = self.cell(key);
         let load = async {
             let origin = log.origin().clone();
-            let entry = if let Some(events) = log.recent(span) {
+            let entry = if let Some((floor, events)) = log.recent(span) {
                 // Memory holds all of them, whatever retention took since.
-                assemble(origin, span, (Offset::ZERO, head), events.into_iter().map(Ok))?
+                assemble(origin, span, (floor, head), events.into_iter().map(Ok))?
             } else {
                 let id = log.id();
                 let assembled = move |view: View| {

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Engine;
 use super::conformance::{Fixture, id, one, publish, put};
+use super::pages::Pages;
+use super::{Engine, Medium};
 use crate::event::Offset;
 use crate::store::Retention;
 
@@ -14,37 +15,40 @@ fn keeping(events: u64) -> Fixture {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_floor_never_passes_the_head() {
-    let fixture = keeping(2);
-    let engine = fixture.open();
-    let log = engine.log("news").unwrap().clone();
-    one(&engine, &log, publish("0")).await.unwrap();
-    let done = std::sync::Arc::new(AtomicBool::new(false));
-    let watcher = std::thread::spawn({
-        let (log, done) = (log.clone(), done.clone());
-        move || {
-            while !done.load(Ordering::Acquire) {
-                let floor = log.floor();
-                let head = log.head();
-                assert!(floor <= head, "the floor {floor} above the head {head}");
+    for medium in [Medium::Disk, Medium::Memory] {
+        let fixture = keeping(2).on(medium);
+        let engine = fixture.open();
+        let log = engine.log("news").unwrap();
+        one(&engine, &log, publish("0")).await.unwrap();
+        let done = std::sync::Arc::new(AtomicBool::new(false));
+        let watcher = std::thread::spawn({
+            let (log, done) = (log.clone(), done.clone());
+            move || {
+                while !done.load(Ordering::Acquire) {
+                    let floor = log.floor();
+                    let head = log.head();
+                    assert!(floor <= head, "the floor {floor} above the head {head}");
+                }
             }
+        });
+        for _ in 0..20 {
+            engine.append(&log, (0..50).map(|n| publish(&n.to_string())).collect()).await.unwrap();
+            assert_eq!(log.floor().0 + 2, log.head().0);
         }
-    });
-    for _ in 0..20 {
-        engine.append(&log, (0..50).map(|n| publish(&n.to_string())).collect()).await.unwrap();
-        assert_eq!(log.floor().0 + 2, log.head().0);
+        done.store(true, Ordering::Release);
+        watcher.join().unwrap();
     }
-    done.store(true, Ordering::Release);
-    watcher.join().unwrap();
 }
 
 /// Whatever a page comes from: a batch of the tail, the cache, or the disk.
 #[tokio::test]
 async fn a_page_tells_each_gap_and_no_other() {
-    for tail_bytes in [0, 16 << 20] {
-        let mut fixture = keeping(300);
+    let memory = (Medium::Memory, 16 << 20);
+    for (medium, tail_bytes) in [(Medium::Disk, 0), (Medium::Disk, 16 << 20), memory] {
+        let mut fixture = keeping(300).on(medium);
         fixture.settings.tail_bytes = tail_bytes;
         let engine = fixture.open();
-        let log = engine.log("news").unwrap();
+        let log = &engine.log("news").unwrap();
         let append = async |count: u64| {
             let writes = (0..count).map(|n| publish(&n.to_string())).collect();
             engine.append(log, writes).await.unwrap();
@@ -71,6 +75,32 @@ async fn a_page_tells_each_gap_and_no_other() {
     }
 }
 
+/// Between a reader's look at the floor and its look at the tail.
+#[tokio::test]
+async fn a_page_from_memory_tells_what_went_while_it_was_read() {
+    let mut fixture = Fixture::new(Engine::open).on(Medium::Memory);
+    fixture.settings.tail_bytes = 64 << 10;
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap();
+    for n in 0..300 {
+        one(&engine, &log, publish(&n.to_string())).await.unwrap();
+    }
+    let (floor, head) = (log.floor(), log.head());
+    assert!(floor > Offset(100) && floor < Offset(256), "{floor}");
+    let pages = Pages::new(1 << 20, 1);
+    for after in [0, 100, floor.0 - 1].map(Offset) {
+        let open = pages.open(&log, after, head).await.unwrap();
+        let closed = pages.closed(&log, after, head).await.unwrap();
+        let of_one = log.recall_of(&id("nobody"), after, (Offset::ZERO, head));
+        assert_eq!((open.floor, closed.floor, of_one.floor), (floor, floor, floor));
+        assert_eq!(open.batch.events()[0].offset, floor.next());
+        assert_eq!(closed.batch.events()[0].offset, floor.next());
+        assert_eq!((open.upto, closed.upto, of_one.upto), (head, Offset(256), head));
+    }
+    let closed = pages.closed(&log, floor, head).await.unwrap();
+    assert!(closed.floor <= floor, "nothing is missing after it");
+}
+
 /// However small the tails and large the commit: or all who are live would
 /// have to read it back.
 #[tokio::test]
@@ -78,7 +108,8 @@ async fn the_newest_batch_is_in_memory_for_a_while() {
     let mut fixture = Fixture::new(Engine::open);
     fixture.settings.tail_bytes = 0;
     let engine = fixture.open();
-    let [orders, news] = engine.logs() else { panic!("there are two") };
+    let logs = engine.logs();
+    let [orders, news] = &*logs else { panic!("there are two") };
     for n in 0..10 {
         let begun = Instant::now();
         let said = one(&engine, news, publish(&n.to_string())).await.unwrap();
@@ -102,7 +133,7 @@ async fn the_newest_batch_is_in_memory_for_a_while() {
 async fn writes_are_done_in_the_order_they_were_queued() {
     let fixture = Fixture::new(Engine::open);
     let engine = fixture.open();
-    let log = engine.log("orders").unwrap();
+    let log = &engine.log("orders").unwrap();
     let mut queued = Vec::new();
     for n in 0..20 {
         let writes = (0..3).map(|m| put(log, "a", &format!(r#"{{"n":[{n},{m}]}}"#))).collect();

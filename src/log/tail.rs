@@ -4,14 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Error;
 use super::pages::{Pages, Span};
+use super::{Error, Medium};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
-use crate::store::{State, Store};
+use crate::store::{Meta, Position, State, Store};
 use crate::wire::{Batch, Origin};
 
 /// A batch of the tail at least this large is given out as a page: it is
@@ -23,23 +22,26 @@ const BATCH_EVENTS_MIN: usize = 64;
 pub struct Log {
     id: LogId,
     origin: Arc<Origin>,
+    pub(super) medium: Medium,
     head: AtomicU64,
     floor: AtomicU64,
     appended: AtomicU64,
-    tail: Mutex<Tail>,
+    pub(super) tail: Mutex<Tail>,
     store: Store,
     pages: Arc<Pages>,
 }
 
-struct Tail {
+pub(super) struct Tail {
     /// All committed events after this are in `batches`.
-    from: Offset,
-    batches: VecDeque<Held>,
+    pub(super) from: Offset,
+    pub(super) batches: VecDeque<Held>,
+    /// Of a log in memory alone, the place that it would have in the store.
+    pub(super) place: Position,
 }
 
-struct Held {
-    batch: Arc<Batch>,
-    bytes: usize,
+pub(super) struct Held {
+    pub(super) batch: Arc<Batch>,
+    pub(super) bytes: usize,
 }
 
 /// Events read back, in order, and how far the reading has come.
@@ -59,20 +61,28 @@ pub struct Page {
 
 impl Log {
     pub(super) fn new(
-        id: LogId,
+        meta: &Meta,
         origin: Arc<Origin>,
-        head: Offset,
-        floor: Offset,
+        medium: Medium,
         store: Store,
         pages: Arc<Pages>,
     ) -> Log {
-        let tail = Mutex::new(Tail { from: head, batches: VecDeque::new() });
-        let (head, floor) = (AtomicU64::new(head.0), AtomicU64::new(floor.0));
-        let appended = AtomicU64::new(0);
-        Log { id, origin, head, floor, appended, tail, store, pages }
+        let Position { head, floor, .. } = meta.position;
+        let tail = Tail { from: head, batches: VecDeque::new(), place: meta.position };
+        Log {
+            id: meta.id,
+            origin,
+            medium,
+            head: AtomicU64::new(head.0),
+            floor: AtomicU64::new(floor.0),
+            appended: AtomicU64::new(0),
+            tail: Mutex::new(tail),
+            store,
+            pages,
+        }
     }
 
-    /// Its number in the store.
+    /// Its number in the engine, and in the store if it is there.
     pub fn id(&self) -> LogId {
         self.id
     }
@@ -82,7 +92,7 @@ impl Log {
         &self.origin
     }
 
-    /// Its durable end: the offset of the newest event that anybody may see.
+    /// Its committed end: the offset of the newest event that anybody may see.
     pub fn head(&self) -> Offset {
         Offset(self.head.load(Ordering::Acquire))
     }
@@ -122,7 +132,7 @@ impl Log {
 
     /// The page of the log that holds what follows `after`: from the tail,
     /// from the cache of encoded pages, or from disk on a blocking thread
-    /// with a permit. Where `after` is below the floor the page starts at the
+    /// with a permit. Of a log in memory only the first two. Where `after` is below the floor the page starts at the
     /// floor; the caller compares [`Page::floor`] to tell the gap.
     ///
     /// # Errors
@@ -150,7 +160,8 @@ impl Log {
     }
 
     /// The same for the events of one resource, through its index: costs what
-    /// that resource's events cost, however long the log is.
+    /// that resource's events cost, however long the log is. A log in memory
+    /// has no index and is looked through, a few thousand events a page.
     ///
     /// # Errors
     /// [`Error::Store`] when the disk cannot be read.
@@ -163,7 +174,11 @@ impl Log {
         if after >= head {
             return Ok(self.nothing(after, floor));
         }
-        Ok(self.pages.of(self, subject.clone(), after).await?.trimmed(Offset::ZERO, head))
+        let page = match self.medium {
+            Medium::Disk => self.pages.of(self, subject.clone(), after).await?,
+            Medium::Memory => self.recall_of(subject, after, (floor, head)),
+        };
+        Ok(page.trimmed(Offset::ZERO, head))
     }
 
     fn nothing(&self, upto: Offset, floor: Offset) -> Page {
@@ -179,7 +194,10 @@ impl Log {
     /// # Cancel safety
     /// Safe.
     pub async fn resource(&self, id: &ResourceId) -> Result<Option<State>, Error> {
-        self.pages.resource(self, id.clone()).await
+        match self.medium {
+            Medium::Disk => self.pages.resource(self, id.clone()).await,
+            Medium::Memory => Ok(None),
+        }
     }
 
     /// Some resources of the collection after `after`, by id, as they are
@@ -194,38 +212,40 @@ impl Log {
         &self,
         after: Option<ResourceId>,
     ) -> Result<Vec<(ResourceId, State)>, Error> {
-        self.pages.resources(self, after).await
+        match self.medium {
+            Medium::Disk => self.pages.resources(self, after).await,
+            Medium::Memory => Ok(Vec::new()),
+        }
     }
 
     /// The position just before the first event at or after `time`, and
-    /// whether every such event is still kept. Blocks on the disk.
+    /// whether every such event is still kept. Blocks on the disk, if it is there.
     ///
     /// # Errors
     /// [`Error::Store`] when the disk cannot be read.
     pub fn before(&self, time: Timestamp) -> Result<(Offset, bool), Error> {
+        if self.medium == Medium::Memory {
+            return Ok(self.recall_before(time));
+        }
         let view = self.store.view();
         let position = view.position(self.id)?;
         let whole = position.floor == Offset::ZERO || time > position.floor_time;
         Ok((view.before(self.id, time)?, whole))
     }
 
-    pub(super) fn store(&self) -> &Store {
-        &self.store
+    /// Its place at this moment. Blocks on the disk, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the disk cannot be read.
+    pub fn position(&self) -> Result<Position, Error> {
+        Ok(match self.medium {
+            Medium::Disk => self.store.view().position(self.id)?,
+            Medium::Memory => self.tail.lock().place,
+        })
     }
 
-    /// The events of `span` and the first one behind it, if memory holds them.
-    pub(super) fn recent(&self, span: Span) -> Option<Vec<Event>> {
-        let batches = self.tail(span.start())?;
-        let mut events = Vec::new();
-        for event in batches.iter().flat_map(|batch| batch.events()) {
-            if event.offset > span.start() {
-                events.push(event.clone());
-            }
-            if event.offset > span.end() {
-                break;
-            }
-        }
-        Some(events)
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Fills the tail of a log that has just been opened.
@@ -250,22 +270,6 @@ impl Log {
         self.tail.lock().batches.push_back(Held { batch, bytes });
         self.head.store(end.0, Ordering::Release);
         bytes
-    }
-
-    /// Drops the oldest batch from memory; tells what that frees. The newest
-    /// one stays for `shown` after its commit, however large: everybody who is
-    /// live takes it from here.
-    pub(super) fn evict(&self, shown: Duration) -> Option<usize> {
-        let mut tail = self.tail.lock();
-        if tail.batches.len() == 1
-            && let Some(newest) = tail.batches.front()
-            && newest.batch.committed().is_some_and(|committed| committed.elapsed() < shown)
-        {
-            return None;
-        }
-        let held = tail.batches.pop_front()?;
-        tail.from = held.batch.end();
-        Some(held.bytes)
     }
 }
 

@@ -123,6 +123,9 @@ pub enum Refusal {
     TooLarge,
     /// The idempotency key was used with another body.
     KeyReused,
+    /// The log is in memory, where no answer lasts as long as a key has to be
+    /// remembered.
+    KeyNotKept,
 }
 
 /// Why a text cannot become a write, whatever the state of the resource.

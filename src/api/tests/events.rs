@@ -90,7 +90,7 @@ async fn a_position_that_is_not_kept_is_gone() {
     let mut settings = settings();
     settings.topics[0].retention = Retention { events: 5, ..Retention::default() };
     let gateway = Gateway::with(settings).await;
-    let log = gateway.api.engine.log("news").unwrap();
+    let log = &gateway.api.engine.log("news").unwrap();
     let epoch = log.origin().epoch;
     // Retention works behind the commits; each post lets it catch up.
     while log.floor() == Offset::ZERO {

@@ -26,7 +26,7 @@ use super::{Api, CollectionSettings, Settings, SseOverload, TopicSettings, handl
 use crate::deliver::{self, HeartbeatFormat};
 use crate::event::{EventType, Offset};
 use crate::hub::{self, Hub, Overflow};
-use crate::log::{self, Engine, Sync};
+use crate::log::{self, Engine, Medium, Sync};
 use crate::metrics::Metrics;
 use crate::store::Retention;
 
@@ -81,6 +81,7 @@ fn settings() -> Settings {
         collection: of.map(str::to_owned),
         types: types.iter().map(|kind| EventType::new(kind).unwrap()).collect(),
         retention,
+        durability: Medium::Disk,
     };
     Settings {
         body_bytes_max: 64 * 1024,

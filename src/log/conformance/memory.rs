@@ -1,0 +1,216 @@
+//! A topic that is kept in memory: what is in it, and what is not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Fixture, Open, id, json, kind, offsets, one, publish, put, read, read_of, until};
+use crate::event::{Event, Offset};
+use crate::log::{Engine, IdempotencyKey, Log, Medium, Refusal, Write};
+use crate::store;
+
+fn fixture(open: Open) -> Fixture {
+    Fixture::new(open).on(Medium::Memory)
+}
+
+fn short_of_memory(open: Open, tail_bytes: usize) -> Fixture {
+    let mut fixture = fixture(open);
+    fixture.settings.tail_bytes = tail_bytes;
+    fixture
+}
+
+async fn publish_all(engine: &Engine, log: &Log, count: u64) {
+    for n in 0..count {
+        one(engine, log, publish(&n.to_string())).await.unwrap();
+    }
+}
+
+/// Not an event, not a name, not even a commit.
+pub(super) async fn nothing_of_a_topic_in_memory_is_on_disk(open: Open) {
+    let fixture = fixture(open);
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap();
+    publish_all(&engine, &log, 50).await;
+    let about = Write::publish(Some(id("x")), kind("said"), json("1"));
+    one(&engine, &log, about).await.unwrap();
+    assert_eq!(read(&log, Offset::ZERO).await.len(), 51);
+    assert_eq!(log.resource(&id("x")).await.unwrap(), None);
+    drop((log, engine));
+    let report = store::verify(&fixture.settings.path, |_, _| {}).unwrap();
+    let names: Vec<_> = report.logs.iter().map(|log| log.name.as_str()).collect();
+    assert_eq!((report.damage, names), (Vec::new(), vec!["orders"]));
+    assert_eq!(report.commit, 1, "one commit made the log of the orders");
+    let engine = fixture.open();
+    let log = engine.log("orders").unwrap();
+    one(&engine, &log, put(&log, "a", "{}")).await.unwrap();
+    drop((log, engine));
+    assert_eq!(store::verify(&fixture.settings.path, |_, _| {}).unwrap().commit, 2);
+}
+
+/// An id from before can only be told that all is new.
+pub(super) async fn an_epoch_in_memory_ends_with_the_process(open: Open) {
+    let fixture = fixture(open);
+    let mut epochs = Vec::new();
+    for _ in 0..3 {
+        let engine = fixture.open();
+        let log = engine.log("news").unwrap();
+        assert_eq!((log.head(), log.floor()), (Offset::ZERO, Offset::ZERO));
+        let written = one(&engine, &log, publish("1")).await.unwrap();
+        assert_eq!(written.offset, Offset(1));
+        assert!(!epochs.contains(&log.origin().epoch));
+        epochs.push(log.origin().epoch);
+    }
+}
+
+/// A topic that is switched over and back has what it had.
+pub(super) async fn a_topic_on_disk_waits_while_its_name_is_in_memory(open: Open) {
+    let fixture = Fixture::new(open);
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap();
+    publish_all(&engine, &log, 3).await;
+    let (epoch, events) = (log.origin().epoch, read(&log, Offset::ZERO).await);
+    drop((log, engine));
+    let fixture = fixture.on(Medium::Memory);
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap();
+    assert_ne!(log.origin().epoch, epoch);
+    publish_all(&engine, &log, 5).await;
+    assert_eq!(read(&log, Offset::ZERO).await.len(), 5);
+    drop((log, engine));
+    let fixture = fixture.on(Medium::Disk);
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap();
+    assert_eq!(log.origin().epoch, epoch);
+    assert_eq!(read(&log, Offset::ZERO).await, events);
+    assert_eq!(one(&engine, &log, publish("1")).await.unwrap().offset, Offset(4));
+}
+
+/// What the tail gives up is counted and told, for one subject too; what is
+/// left is whole.
+pub(super) async fn a_full_tail_raises_the_floor(open: Open) {
+    let fixture = short_of_memory(open, 64 << 10);
+    let engine = fixture.open();
+    let log = &engine.log("news").unwrap();
+    for n in 0..1000_u64 {
+        let about = Write::publish(Some(id("x")), kind("said"), json(&n.to_string()));
+        one(&engine, log, about).await.unwrap();
+        let position = log.position().unwrap();
+        assert_eq!((position.floor, position.head), (log.floor(), log.head()));
+        assert_eq!(position.events, log.head().0 - log.floor().0);
+    }
+    let floor = log.floor();
+    assert!(floor > Offset(500) && floor < Offset(990), "{floor}");
+    let kept: Vec<u64> = (floor.0 + 1..=1000).collect();
+    assert_eq!(offsets(&read(log, floor).await), kept);
+    assert_eq!(offsets(&read_of(log, "x", floor).await), kept);
+    let bytes: u64 = read(log, floor).await.iter().map(store::Stored::bytes_of).sum();
+    assert_eq!(log.position().unwrap().bytes, bytes);
+    for after in [0, 255, 256, floor.0 - 1] {
+        let page = log.page(Offset(after)).await.unwrap();
+        assert_eq!(page.floor, floor, "after {after}");
+        let page = log.page_of(&id("x"), Offset(after)).await.unwrap();
+        assert_eq!(page.floor, floor, "of one, after {after}");
+    }
+    assert!(log.page(floor).await.unwrap().floor <= floor);
+    assert!(log.tail(Offset(floor.0 - 1)).is_none());
+    assert!(log.holds(floor.next()) && !log.holds(floor));
+}
+
+/// However large it is and however little memory there is; of one large call
+/// the older part goes, once those who are live have had a moment to take it.
+pub(super) async fn the_newest_event_stays_in_memory(open: Open) {
+    let fixture = short_of_memory(open, 0);
+    let engine = fixture.open();
+    let log = &engine.log("news").unwrap();
+    let begun = Instant::now();
+    engine.append(log, (0..100).map(|n| publish(&n.to_string())).collect()).await.unwrap();
+    let whole = log.tail(Offset::ZERO).is_some();
+    assert!(whole || begun.elapsed() > Duration::from_secs(1), "it went at once");
+    until(|| log.position().unwrap().events == 1).await;
+    assert_eq!(log.floor(), Offset(99));
+    assert_eq!(offsets(&read(log, Offset(99)).await), [100]);
+    assert_eq!(log.tail(Offset(99)).unwrap()[0].events().len(), 1);
+    assert_eq!(log.before(crate::event::Timestamp(0)).unwrap(), (Offset(99), false));
+    one(&engine, log, publish("101")).await.unwrap();
+    assert_eq!(offsets(&read(log, log.floor()).await), [101]);
+}
+
+/// While the tail runs away under a reader, it has each event or is told that
+/// it has not.
+pub(super) async fn a_reader_is_told_each_gap_of_a_tail_that_runs_away(open: Open) {
+    let fixture = short_of_memory(open, 16 << 10);
+    let engine = fixture.open();
+    let log = engine.log("news").unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let readers = [false, true].map(|of_one| {
+        let (log, done) = (log.clone(), done.clone());
+        tokio::spawn(async move {
+            let (mut after, mut seen, mut missed) = (Offset::ZERO, 0, 0);
+            while !(done.load(Ordering::Acquire) && after == log.head()) {
+                let page = if of_one {
+                    log.page_of(&id("x"), after).await.unwrap()
+                } else {
+                    log.page(after).await.unwrap()
+                };
+                assert!(page.floor <= log.floor() && log.floor() <= log.head());
+                if page.floor > after {
+                    missed += page.floor.0 - after.0;
+                    after = page.floor;
+                    continue;
+                }
+                let first = page.batch.position_after(after) as usize;
+                let events: &[Event] = &page.batch.events()[first..];
+                let due: Vec<u64> = (after.0 + 1..).take(events.len()).collect();
+                assert_eq!(offsets(events), due, "a gap that nobody told");
+                assert!(page.upto.0 <= after.0 + events.len() as u64, "passed over");
+                seen += events.len() as u64;
+                after = page.upto;
+                tokio::task::yield_now().await;
+            }
+            (seen, missed)
+        })
+    });
+    for n in 0..2000_u64 {
+        let about = || Write::publish(Some(id("x")), kind("said"), json(&n.to_string()));
+        let writes = (0..=n % 3).map(|_| about()).collect();
+        engine.append(&log, writes).await.unwrap();
+    }
+    done.store(true, Ordering::Release);
+    for reader in readers {
+        let (seen, missed) = reader.await.unwrap();
+        assert!(seen > 0);
+        assert_eq!(seen + missed, log.head().0);
+    }
+}
+
+/// A page at a time, however few of the events are its.
+pub(super) async fn one_subject_is_found_without_an_index(open: Open) {
+    let fixture = fixture(open);
+    let engine = fixture.open();
+    let log = &engine.log("news").unwrap();
+    let about = |n: u64| {
+        let subject = if n.is_multiple_of(1000) { "rare" } else { "common" };
+        Write::publish(Some(id(subject)), kind("said"), json(&n.to_string()))
+    };
+    for n in 0..20 {
+        let writes = (1000 * n + 1..=1000 * (n + 1)).map(about).collect();
+        engine.append(log, writes).await.unwrap();
+    }
+    let first = log.page_of(&id("rare"), Offset::ZERO).await.unwrap();
+    assert!(first.upto < log.head(), "it was looked through at once");
+    let rare: Vec<u64> = (1..=20).map(|n| 1000 * n).collect();
+    assert_eq!(offsets(&read_of(log, "rare", Offset::ZERO).await), rare);
+    assert_eq!(read_of(log, "common", Offset::ZERO).await.len(), 20_000 - 20);
+    assert!(read_of(log, "nobody", Offset::ZERO).await.is_empty());
+}
+
+/// It would be forgotten with the process, and a repeat be done twice.
+pub(super) async fn no_answer_is_kept_in_memory(open: Open) {
+    let fixture = fixture(open);
+    let engine = fixture.open();
+    let log = &engine.log("news").unwrap();
+    let key = IdempotencyKey { key: [1; 32], body: [2; 32] };
+    let refused = one(&engine, log, publish("1").once(key)).await;
+    assert_eq!(refused, Err(Refusal::KeyNotKept));
+    assert_eq!(log.head(), Offset::ZERO);
+}

@@ -1,0 +1,205 @@
+//! What every engine must do: one suite, run against each of them, and for
+//! each medium that a log may be on.
+
+mod events;
+mod memory;
+mod resources;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::{Engine, Log, Medium, Refusal, Settings, Spec, Sync, Write, Written};
+use crate::event::{Event, EventType, Offset, ResourceId};
+use crate::store::{self, Retention};
+use crate::wire::Kind;
+use crate::wire::json::Json;
+
+/// How the suite opens an engine on a store, again and again.
+pub(super) type Open = fn(&Settings, &[Spec]) -> Result<Engine, store::Error>;
+
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A store in a folder of its own, and the engine that is open on it.
+pub(super) struct Fixture {
+    _folder: TempDir,
+    pub(super) settings: Settings,
+    pub(super) specs: Vec<Spec>,
+    open: Open,
+}
+
+impl Fixture {
+    pub(super) fn new(open: Open) -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            path: folder.path().join("data"),
+            sync: Sync::Always,
+            tail_bytes: 16 << 20,
+            page_cache_bytes: 16 << 20,
+            catchup_concurrency: 4,
+            resource_bytes_max: 1 << 20,
+        };
+        let specs = vec![collection("orders", "order"), topic("news", Medium::Disk)];
+        Fixture { _folder: folder, settings, specs, open }
+    }
+
+    /// With the topic on `medium`.
+    pub(super) fn on(mut self, medium: Medium) -> Fixture {
+        self.specs[1].durability = medium;
+        self
+    }
+
+    pub(super) fn keeping(mut self, retention: Retention) -> Fixture {
+        for spec in &mut self.specs {
+            spec.retention = retention;
+        }
+        self
+    }
+
+    pub(super) fn open(&self) -> Engine {
+        (self.open)(&self.settings, &self.specs).unwrap()
+    }
+}
+
+pub(super) fn collection(name: &str, resource: &str) -> Spec {
+    let kind = Kind::collection(resource).unwrap();
+    Spec { name: name.to_owned(), kind, retention: Retention::default(), durability: Medium::Disk }
+}
+
+pub(super) fn topic(name: &str, durability: Medium) -> Spec {
+    let retention = Retention::default();
+    Spec { name: name.to_owned(), kind: Kind::Topic, retention, durability }
+}
+
+pub(super) fn id(text: &str) -> ResourceId {
+    ResourceId::new(text).unwrap()
+}
+
+pub(super) fn json(text: &str) -> Json {
+    Json::parse(text.as_bytes()).unwrap()
+}
+
+pub(super) fn kind(text: &str) -> EventType {
+    EventType::new(text).unwrap()
+}
+
+pub(super) fn create(log: &Log, name: &str, document: &str) -> Write {
+    Write::create(log.origin(), id(name), &json(document)).unwrap()
+}
+
+pub(super) fn put(log: &Log, name: &str, document: &str) -> Write {
+    Write::put(log.origin(), id(name), &json(document)).unwrap()
+}
+
+pub(super) fn publish(text: &str) -> Write {
+    Write::publish(None, kind("said"), json(text))
+}
+
+pub(super) async fn one(engine: &Engine, log: &Log, write: Write) -> Result<Written, Refusal> {
+    engine.append(log, vec![write]).await.unwrap().pop().unwrap()
+}
+
+/// Waits until `is` it, which comes by itself.
+async fn until(mut is: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !is() {
+        assert!(tokio::time::Instant::now() < deadline, "it never comes");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Everything after `after`, as a reader catches up.
+pub(super) async fn read(log: &Log, mut after: Offset) -> Vec<Event> {
+    let mut events = Vec::new();
+    while after < log.head() {
+        let page = log.page(after).await.unwrap();
+        assert!(page.upto > after, "a page before the end gets on");
+        let first = page.batch.position_after(after) as usize;
+        events.extend_from_slice(&page.batch.events()[first..]);
+        after = page.upto;
+    }
+    assert_eq!(log.page(after).await.unwrap().upto, after);
+    events
+}
+
+pub(super) async fn read_of(log: &Log, name: &str, mut after: Offset) -> Vec<Event> {
+    let mut events = Vec::new();
+    while after < log.head() {
+        let page = log.page_of(&id(name), after).await.unwrap();
+        assert!(page.upto > after, "a page before the end gets on");
+        events.extend_from_slice(page.batch.events());
+        after = page.upto;
+    }
+    events
+}
+
+fn text(bytes: &Bytes) -> &str {
+    str::from_utf8(bytes).unwrap()
+}
+
+fn offsets(events: &[Event]) -> Vec<u64> {
+    events.iter().map(|event| event.offset.0).collect()
+}
+
+/// Polls all of them to their ends, at once.
+async fn futures_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut futures: Vec<_> = futures.map(|it| (Box::pin(it), None)).collect();
+    std::future::poll_fn(move |context| {
+        for (future, output) in &mut futures {
+            if output.is_none()
+                && let std::task::Poll::Ready(done) = future.as_mut().poll(context)
+            {
+                *output = Some(done);
+            }
+        }
+        if futures.iter().any(|(_, output)| output.is_none()) {
+            return std::task::Poll::Pending;
+        }
+        let outputs = futures.iter_mut().filter_map(|(_, output)| output.take()).collect();
+        std::task::Poll::Ready(outputs)
+    })
+    .await
+}
+
+/// Runs the suite against the engine that `$open` opens.
+macro_rules! conformance {
+    ($open:expr; $($part:ident::$name:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                crate::log::conformance::$part::$name($open).await;
+            }
+        )*
+    };
+    ($open:expr) => {
+        conformance!($open;
+            resources::writes_become_events_and_states
+            resources::writes_of_one_call_see_each_other
+            resources::one_of_many_rivals_wins
+            resources::a_repeat_is_answered_and_not_done
+            resources::a_restart_changes_nothing
+            events::tail_and_pages_agree
+            events::retention_keeps_the_newest
+            events::retention_by_age_trims_in_time
+            events::times_are_found
+            events::a_follower_misses_and_repeats_nothing
+            events::observers_are_told_and_closing_refuses
+            memory::nothing_of_a_topic_in_memory_is_on_disk
+            memory::an_epoch_in_memory_ends_with_the_process
+            memory::a_topic_on_disk_waits_while_its_name_is_in_memory
+            memory::a_full_tail_raises_the_floor
+            memory::the_newest_event_stays_in_memory
+            memory::a_reader_is_told_each_gap_of_a_tail_that_runs_away
+            memory::one_subject_is_found_without_an_index
+            memory::no_answer_is_kept_in_memory
+        );
+    };
+}
+
+mod embedded {
+    use crate::log::Engine;
+
+    conformance!(Engine::open);
+}

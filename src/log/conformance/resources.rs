@@ -1,0 +1,163 @@
+//! Resources: what a write makes of them, and that it is done once.
+
+use super::{
+    Fixture, Open, create, futures_all, id, json, kind, one, publish, put, read, read_of, text,
+};
+use crate::event::Offset;
+use crate::log::{Engine, IdempotencyKey, Precondition, Refusal, Write, Written};
+
+/// A life of a resource: each write's answer, event and state.
+pub(super) async fn writes_become_events_and_states(open: Open) {
+    let fixture = Fixture::new(open);
+    let engine = fixture.open();
+    let log = &engine.log("orders").unwrap();
+    let written = one(&engine, log, create(log, "7", r#"{"a":1}"#)).await.unwrap();
+    assert!(written.created && !written.replayed);
+    assert_eq!(written.document.as_ref().map(text), Some(r#"{"id":"7","a":1}"#));
+    let patch = Write::patch(log.origin(), id("7"), &json(r#"{"b":2}"#)).unwrap();
+    let written = one(&engine, log, patch).await.unwrap();
+    assert!(!written.created);
+    let shipped = |data: &str, merge| {
+        Write::event(log.origin(), id("7"), kind("order-shipped"), &json(data), merge).unwrap()
+    };
+    one(&engine, log, shipped(r#"{"by":"sea"}"#, true)).await.unwrap();
+    let unmerged = one(&engine, log, shipped(r#"{"c":3}"#, false)).await.unwrap();
+    assert_eq!(unmerged.document, None);
+    let state = engine.store().resource(log.id(), &id("7")).unwrap().unwrap();
+    assert_eq!(state.revision, unmerged.offset, "an unmerged event is the newest one too");
+    assert_eq!(text(&state.document), r#"{"id":"7","a":1,"b":2,"by":"sea"}"#);
+    one(&engine, log, Write::delete(id("7"))).await.unwrap();
+    assert_eq!(engine.store().resource(log.id(), &id("7")).unwrap(), None);
+    let events = read(log, Offset::ZERO).await;
+    let seen: Vec<_> =
+        events.iter().map(|it| (it.kind.as_str(), it.merge, text(&it.data))).collect();
+    let expected = [
+        ("order-created", true, r#"{"orderId":"7","a":1}"#),
+        ("order-updated", true, r#"{"orderId":"7","a":1,"b":2}"#),
+        ("order-shipped", true, r#"{"orderId":"7","by":"sea"}"#),
+        ("order-shipped", false, r#"{"orderId":"7","c":3}"#),
+        ("order-deleted", true, r#"{"orderId":"7"}"#),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(read_of(log, "7", Offset::ZERO).await, events);
+    assert!(events.windows(2).all(|pair| pair[0].time <= pair[1].time));
+}
+
+/// Within one call each write sees what those before it did.
+pub(super) async fn writes_of_one_call_see_each_other(open: Open) {
+    let fixture = Fixture::new(open);
+    let engine = fixture.open();
+    let log = &engine.log("orders").unwrap();
+    let first = log.head().next();
+    let absent = || put(log, "a", "{}").only_if(Precondition::Absent);
+    let writes = vec![
+        absent(),
+        absent(),
+        put(log, "a", r#"{"x":1}"#).only_if(Precondition::OneOf(vec![first])),
+        put(log, "a", r#"{"x":2}"#).only_if(Precondition::OneOf(vec![first])),
+        create(log, "a", "{}"),
+        Write::delete(id("a")).only_if(Precondition::Present),
+        Write::delete(id("a")),
+        create(log, "a", "{}"),
+    ];
+    let results = engine.append(log, writes).await.unwrap();
+    let kinds: Vec<_> = results
+        .iter()
+        .map(|result| result.as_ref().map(|written| written.created).map_err(Clone::clone))
+        .collect();
+    let second = results[2].as_ref().unwrap().offset;
+    let expected = [
+        Ok(true),
+        Err(Refusal::Precondition(Some(first))),
+        Ok(false),
+        Err(Refusal::Precondition(Some(second))),
+        Err(Refusal::Exists),
+        Ok(false),
+        Err(Refusal::NotFound),
+        Ok(true),
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!(engine.store().view().position(log.id()).unwrap().resources, 1);
+}
+
+/// Of many conditional writes at once on one revision, one is done.
+pub(super) async fn one_of_many_rivals_wins(open: Open) {
+    let fixture = Fixture::new(open);
+    let engine = fixture.open();
+    let log = &engine.log("orders").unwrap();
+    let base = one(&engine, log, create(log, "a", r#"{"n":0}"#)).await.unwrap().offset;
+    let rivals = (1..=50).map(|n| {
+        let write = put(log, "a", &format!(r#"{{"n":{n}}}"#));
+        one(&engine, log, write.only_if(Precondition::OneOf(vec![base])))
+    });
+    let results = futures_all(rivals).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    assert_eq!(read(log, base).await.len(), 1);
+}
+
+/// A repeat answers as the first did, also after a restart; the same key with
+/// another body does nothing.
+pub(super) async fn a_repeat_is_answered_and_not_done(open: Open) {
+    let fixture = Fixture::new(open);
+    let (first, count) = {
+        let engine = fixture.open();
+        let log = &engine.log("orders").unwrap();
+        let key = IdempotencyKey { key: [1; 32], body: [2; 32] };
+        let write = || create(log, "a", r#"{"n":1}"#).once(key.clone());
+        let results = engine.append(log, vec![write(), write()]).await.unwrap();
+        let first = results[0].clone().unwrap();
+        let again = Written { replayed: true, ..first.clone() };
+        assert_eq!(results[1], Ok(again.clone()));
+        assert_eq!(one(&engine, log, write()).await, Ok(again));
+        let other = IdempotencyKey { body: [3; 32], ..key };
+        let reused = create(log, "b", "{}").once(other);
+        assert_eq!(one(&engine, log, reused).await, Err(Refusal::KeyReused));
+        engine.close();
+        (first, log.head())
+    };
+    let engine = fixture.open();
+    let log = &engine.log("orders").unwrap();
+    let key = IdempotencyKey { key: [1; 32], body: [2; 32] };
+    let repeat = one(&engine, log, create(log, "a", r#"{"n":1}"#).once(key)).await.unwrap();
+    assert_eq!(repeat, Written { replayed: true, ..first });
+    assert_eq!(log.head(), count);
+}
+
+/// Epochs, positions, states and counts are those from before.
+pub(super) async fn a_restart_changes_nothing(open: Open) {
+    let fixture = Fixture::new(open);
+    let engine = fixture.open();
+    let seen = |engine: &Engine| {
+        engine
+            .logs()
+            .iter()
+            .map(|log| {
+                let view = engine.store().view();
+                let position = view.position(log.id()).unwrap();
+                let resources: Vec<_> =
+                    view.resources(log.id(), None).map(Result::unwrap).collect();
+                let events: Vec<_> =
+                    view.events(log.id(), Offset::ZERO).map(Result::unwrap).collect();
+                (log.origin().clone(), log.id(), log.head(), position, resources, events)
+            })
+            .collect::<Vec<_>>()
+    };
+    let log = engine.log("orders").unwrap();
+    for n in 0..300 {
+        one(&engine, &log, put(&log, &format!("r{}", n % 7), &format!(r#"{{"n":{n}}}"#)))
+            .await
+            .unwrap();
+    }
+    let topic = engine.log("news").unwrap();
+    one(&engine, &topic, publish("[1]")).await.unwrap();
+    let before = seen(&engine);
+    assert_eq!(before[0].3.events, 300);
+    assert_eq!(before[0].3.resources, 7);
+    drop((log, topic, engine));
+    let engine = fixture.open();
+    assert_eq!(seen(&engine), before);
+    let log = &engine.log("orders").unwrap();
+    assert_eq!(read(log, Offset::ZERO).await, before[0].5);
+    let next = one(&engine, log, create(log, "new", "{}")).await.unwrap();
+    assert_eq!(next.offset, before[0].2.next());
+}
