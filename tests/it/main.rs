@@ -4,6 +4,7 @@
 mod deadlines;
 mod delivery;
 mod limits;
+mod memory_topics;
 mod streams;
 mod tidy;
 mod support;

@@ -36,6 +36,9 @@ collection = "orders"
 types = ["order-created", "order-updated"]
 [[topics]]
 name = "audit"
+[[topics]]
+name = "ticks"
+durability = "memory"
 "#;
 
 /// Starts a gateway whose store is in `data`, with `sets` as `key=value`.
