@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::course::{Course, Work};
-use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Request, Shared};
-use super::{Error, Medium, Settings, Sync};
+use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Reconfiguration, Request, Shared};
+use super::roster::{self, Roster};
+use super::{Error, Medium, Settings, Spec, Sync};
 use crate::event::{LogId, Timestamp};
 use crate::store::{self, Durability, Writer};
 
@@ -35,6 +36,7 @@ pub(super) struct Committer {
     tail_bytes_max: usize,
     resource_bytes_max: usize,
     writer: Writer,
+    roster: Roster,
     courses: Vec<Course>,
     shared: Arc<Shared>,
     /// Expiries before this have been dealt with.
@@ -47,6 +49,7 @@ impl Committer {
     pub(super) fn new(
         settings: &Settings,
         writer: Writer,
+        roster: Roster,
         courses: Vec<Course>,
         shared: Arc<Shared>,
     ) -> Committer {
@@ -56,6 +59,7 @@ impl Committer {
             tail_bytes_max: settings.tail_bytes,
             resource_bytes_max: settings.resource_bytes_max,
             writer,
+            roster,
             courses,
             shared,
             forgotten: Timestamp(0),
@@ -65,7 +69,11 @@ impl Committer {
     }
 
     /// Works until the engine is closed and the queue is empty.
-    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+    pub(super) fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut changes: mpsc::Receiver<Reconfiguration>,
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = match runtime {
             Ok(runtime) => runtime,
@@ -83,9 +91,15 @@ impl Committer {
                         Some(first) => self.commit(gather(first, &mut requests)),
                         None => break,
                     },
+                    Some(change) = changes.recv() => {
+                        let Reconfiguration { specs, resource_bytes_max, answer } = change;
+                        // Who no longer waits is not told.
+                        let _ = answer.send(self.reconfigure(&specs, resource_bytes_max));
+                    }
                     () = tokio::time::sleep_until(self.due().into()) => {}
                     () = closing.cancelled(), if !requests.is_closed() => {
                         requests.close();
+                        changes.close();
                     }
                 }
                 self.tick();
@@ -294,6 +308,53 @@ impl Committer {
             self.writer.sync_mark()?;
         }
         Ok(())
+    }
+
+    /// Has a log for each of `specs`. First all that may fail, then what
+    /// cannot any more.
+    fn reconfigure(
+        &mut self,
+        specs: &[Spec],
+        resource_bytes_max: usize,
+    ) -> Result<Vec<String>, Error> {
+        let known = |spec: &&Spec| self.courses.iter().any(|course| course.is(spec));
+        let (known, new): (Vec<_>, Vec<_>) = specs.iter().partition(known);
+        let (courses, made) = self.roster.open(&new)?;
+        if !made.is_empty() {
+            if self.is_poisoned() {
+                return Err(Error::Poisoned);
+            }
+            if !self.has_room() {
+                return Err(Error::Full);
+            }
+            roster::write(&mut self.writer, &made).map_err(|error| {
+                self.poison(&error);
+                Error::Poisoned
+            })?;
+        }
+        self.roster.add(made);
+        self.courses.extend(courses);
+        self.resource_bytes_max = resource_bytes_max;
+        let mut others = Vec::new();
+        for spec in known {
+            for course in self.courses.iter_mut().filter(|course| course.is(spec)) {
+                if course.fits(spec) {
+                    course.keep(spec.retention);
+                } else {
+                    others.push(spec.name.clone());
+                }
+            }
+        }
+        self.list(specs);
+        Ok(others)
+    }
+
+    /// Shows all logs, those that `specs` name first.
+    fn list(&self, specs: &[Spec]) {
+        let named = |course: &Course| specs.iter().position(|spec| course.is(spec));
+        let mut courses: Vec<&Course> = self.courses.iter().collect();
+        courses.sort_by_key(|course| named(course).unwrap_or(specs.len()));
+        *self.shared.logs.write() = courses.into_iter().map(Course::log).cloned().collect();
     }
 
     /// Forgets answers whose time has come.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::apply::{Next, Outcome, apply};
-use super::{Change, IdempotencyKey, Log, Medium, Refusal, Write, Written};
+use super::{Change, IdempotencyKey, Log, Medium, Refusal, Spec, Write, Written};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{self, Answer, Meta, Retention, State, Store, Stored, Transaction};
 use crate::wire::{Batch, Kind};
@@ -122,6 +122,22 @@ impl Course {
 
     pub(super) fn log(&self) -> &Arc<Log> {
         &self.log
+    }
+
+    /// Whether `spec` names it: a collection and a topic of one name are two.
+    pub(super) fn is(&self, spec: &Spec) -> bool {
+        self.meta.name == spec.name && self.meta.topic == spec.is_topic()
+    }
+
+    /// Whether it is as `spec` asks but for its retention, which can be changed.
+    pub(super) fn fits(&self, spec: &Spec) -> bool {
+        self.log.medium() == spec.medium() && self.log.origin().kind == spec.kind
+    }
+
+    /// Keeps so much from here on.
+    pub(super) fn keep(&mut self, retention: Retention) {
+        self.retention = retention;
+        self.behind = self.is_too_much();
     }
 
     pub(super) fn is_touched(&self) -> bool {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::conformance::{Fixture, create, id, json, one, publish, read, read_of};
+use super::conformance::{
+    Fixture, collection, create, id, json, one, publish, read, read_of, topic,
+};
 use super::{Engine, Error, Medium, Settings, Sync, Write};
 use crate::event::Offset;
 use crate::store;
@@ -88,6 +90,26 @@ async fn what_was_acknowledged_survives_a_kill() {
     assert_eq!(store::verify(&copied.path, |_, _| {}).unwrap().damage, Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
+    for sync in [Sync::Always, Sync::Interval(Duration::from_hours(1)), Sync::Never] {
+        let mut fixture = Fixture::new(Engine::open);
+        fixture.settings.sync = sync;
+        let engine = fixture.open();
+        fixture.specs.push(topic("alerts", Medium::Disk));
+        fixture.specs.push(topic("ticks", Medium::Memory));
+        assert!(engine.reconfigure(&fixture.specs, 1 << 20).await.unwrap().is_empty());
+        let (_folder, copied) = copy(&fixture.settings);
+        let killed = Engine::open(&copied, &fixture.specs).unwrap();
+        for name in ["orders", "news", "alerts"] {
+            let (log, was) = (killed.log(name).unwrap(), engine.log(name).unwrap());
+            assert_eq!((log.id(), log.origin()), (was.id(), was.origin()), "{name}");
+        }
+        let (log, was) = (killed.log("ticks").unwrap(), engine.log("ticks").unwrap());
+        assert_ne!(log.origin(), was.origin());
+    }
+}
+
 /// What needs no disk goes on; what does is refused, and nothing of it done.
 #[tokio::test]
 async fn a_poisoned_log_leaves_memory_alone() {
@@ -104,6 +126,24 @@ async fn a_poisoned_log_leaves_memory_alone() {
         one(&engine, &news, publish("2")).await.unwrap();
     }
     assert!(news.floor() > Offset::ZERO, "and its bounds hold");
+    let mut specs = fixture.specs.clone();
+    specs[1].retention.age = Duration::from_millis(1);
+    specs.push(topic("ticks", Medium::Memory));
+    assert!(engine.reconfigure(&specs, 1 << 20).await.unwrap().is_empty());
+    let ticks = engine.log("ticks").unwrap();
+    one(&engine, &ticks, publish("3")).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while news.floor() < news.head() {
+        assert!(tokio::time::Instant::now() < deadline, "nothing grows old any more");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    specs[2].retention.events = 1;
+    specs.push(collection("carts", "cart"));
+    let refused = engine.reconfigure(&specs, 1 << 20).await;
+    assert!(matches!(refused, Err(Error::Poisoned)));
+    assert!(engine.log("carts").is_none());
+    one(&engine, &ticks, publish("4")).await.unwrap();
+    assert_eq!(ticks.floor(), Offset::ZERO, "its retention is as it was");
 }
 
 type Harm = fn(&File, u64);

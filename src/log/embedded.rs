@@ -21,6 +21,8 @@ use crate::store::{self, Store};
 const QUEUE_REQUESTS: usize = 16 * 1024;
 /// Bytes of writes that wait for the committer.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Reconfigurations that wait for it; more wait to be queued.
+const QUEUE_CHANGES: usize = 4;
 /// Writes and bytes of one commit; what it costs to wait for the one before.
 pub(super) const COMMIT_WRITES: usize = 4096;
 pub(super) const COMMIT_BYTES: usize = 8 * 1024 * 1024;
@@ -29,6 +31,7 @@ pub(super) const COMMIT_BYTES: usize = 8 * 1024 * 1024;
 pub struct Embedded {
     store: Store,
     queue: mpsc::Sender<Request>,
+    changes: mpsc::Sender<Reconfiguration>,
     room: Arc<Semaphore>,
     pub(super) shared: Arc<Shared>,
     committer: Mutex<Option<JoinHandle<()>>>,
@@ -45,6 +48,13 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Answer>,
     /// Gives the bytes back once the request is answered.
     pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// Logs to have from now on.
+pub(super) struct Reconfiguration {
+    pub(super) specs: Vec<Spec>,
+    pub(super) resource_bytes_max: usize,
+    pub(super) answer: oneshot::Sender<Result<Vec<String>, Error>>,
 }
 
 /// What the committer and those who call it share.
@@ -98,16 +108,18 @@ impl Embedded {
         let mut roster = Roster::new(store.clone(), pages, metas);
         let (courses, made) = roster.open(&specs.iter().collect::<Vec<_>>())?;
         roster::write(&mut writer, &made)?;
+        roster.add(made);
         let shared = Arc::new(Shared::default());
         *shared.logs.write() = courses.iter().map(Course::log).cloned().collect();
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
-        let committer = Committer::new(settings, writer, courses, shared.clone());
+        let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
+        let committer = Committer::new(settings, writer, roster, courses, shared.clone());
         let committer = std::thread::Builder::new()
             .name("committer".to_owned())
-            .spawn(move || committer.run(requests))?;
+            .spawn(move || committer.run(requests, reconfigurations))?;
         let committer = Mutex::new(Some(committer));
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));
-        Ok(Embedded { store, queue, room, shared, committer })
+        Ok(Embedded { store, queue, changes, room, shared, committer })
     }
 
     pub(super) fn logs(&self) -> Arc<[Arc<Log>]> {
@@ -145,6 +157,20 @@ impl Embedded {
         let request = Request { log, medium, writes, bytes, answer, _room: room };
         self.queue.send(request).await.map_err(|_| self.shared.ended())?;
         Ok(answered)
+    }
+
+    pub(super) async fn reconfigure(
+        &self,
+        specs: &[Spec],
+        resource_bytes_max: usize,
+    ) -> Result<Vec<String>, Error> {
+        if self.shared.closing.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        let (answer, answered) = oneshot::channel();
+        let change = Reconfiguration { specs: specs.to_vec(), resource_bytes_max, answer };
+        self.changes.send(change).await.map_err(|_| self.shared.ended())?;
+        answered.await.map_err(|_| self.shared.ended())?
     }
 
     pub(super) fn observe(&self, observer: Arc<Notify>) {

@@ -123,15 +123,44 @@ impl Engine {
         Ok(Engine::Embedded(embedded::Embedded::open(settings, specs)?))
     }
 
-    /// The log of the collection or topic `name`.
+    /// The log of the collection or topic `name`; of the two that there may be
+    /// after [`Engine::reconfigure`], the one that was named last.
     pub fn log(&self, name: &str) -> Option<Arc<Log>> {
         self.logs().iter().find(|log| log.origin().name == name).cloned()
     }
 
-    /// All logs, in the order of the specs.
+    /// All logs as they are now: those that were named last, in the order of
+    /// the specs, then those that no spec names any more.
     pub fn logs(&self) -> Arc<[Arc<Log>]> {
         match self {
             Engine::Embedded(engine) => engine.logs(),
+        }
+    }
+
+    /// Has a log for each of `specs`, as [`Engine::open`] would, while writes
+    /// and reads go on: new ones are made durably and can be used once this has
+    /// answered, the retention of the others is changed (what is then too much
+    /// goes in the steps that every commit takes), and `resource_bytes_max`
+    /// holds from the next commit on. A log that is not named any more stays
+    /// open as it is, and keeps its epoch and offsets for when it is named
+    /// again.
+    ///
+    /// Gives the names of those that would have to be opened anew, since the
+    /// spec has another durability or other event types than the log: they
+    /// stay wholly as they are until a restart.
+    ///
+    /// # Errors
+    /// [`Error`] when a log could not be made; then nothing has been changed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take it back: once queued it is done.
+    pub async fn reconfigure(
+        &self,
+        specs: &[Spec],
+        resource_bytes_max: usize,
+    ) -> Result<Vec<String>, Error> {
+        match self {
+            Engine::Embedded(engine) => engine.reconfigure(specs, resource_bytes_max).await,
         }
     }
 

@@ -32,8 +32,8 @@ impl Roster {
     }
 
     /// Opens a log for each of `specs`. Those that the store does not have yet
-    /// come back as metas too: they are to be written before anybody sees the
-    /// logs.
+    /// come back as metas too: they are to be written, and told by
+    /// [`Roster::add`], before anybody sees the logs.
     ///
     /// # Errors
     /// [`store::Error`] when a log's newest events cannot be read.
@@ -66,6 +66,11 @@ impl Roster {
             courses.push(Course::new(Arc::new(log), meta, spec.retention)?);
         }
         Ok((courses, made))
+    }
+
+    /// Takes note of logs that are in the store now.
+    pub(super) fn add(&mut self, made: Vec<Meta>) {
+        self.known.extend(made);
     }
 }
 

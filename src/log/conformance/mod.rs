@@ -3,6 +3,7 @@
 
 mod events;
 mod memory;
+mod reconfigured;
 mod resources;
 
 use std::time::Duration;
@@ -194,6 +195,14 @@ macro_rules! conformance {
             memory::a_reader_is_told_each_gap_of_a_tail_that_runs_away
             memory::one_subject_is_found_without_an_index
             memory::no_answer_is_kept_in_memory
+            reconfigured::new_logs_can_be_used_at_once_and_later
+            reconfigured::retention_changes_while_it_runs
+            reconfigured::who_is_not_named_stays_as_it_is
+            reconfigured::a_log_from_before_is_found_again
+            reconfigured::what_needs_a_restart_is_named_and_left
+            reconfigured::the_largest_resource_changes
+            reconfigured::writes_go_on_meanwhile
+            reconfigured::a_closed_engine_changes_nothing
         );
     };
 }
