@@ -11,8 +11,10 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 mod id;
+mod network;
 
 pub use id::{Epoch, EventId, LogId, MalformedId, Offset};
+pub use network::{BadNetwork, Network};
 
 /// Longest resource id and event type, in bytes (`docs/protocol.md#names`).
 pub const NAME_BYTES_MAX: usize = 128;
