@@ -5,8 +5,10 @@
 //! of itself at most once, however many subscribers ask for it.
 
 pub mod close;
+pub mod forwarded;
 pub mod json;
 pub mod problem;
+pub mod proxy;
 pub mod websocket;
 
 mod batch;

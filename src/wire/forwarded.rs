@@ -1,0 +1,378 @@
+//! Whom a request comes from, by what proxies have written into its fields:
+//! `X-Forwarded-For`, and `Forwarded` (RFC 7239).
+//!
+//! Each proxy writes the address that it was asked from behind what is there
+//! already. A client can write such a field as well, so the list is read from
+//! its end: the hop before a believed proxy is what that proxy has seen, and
+//! the first hop that is no believed proxy is the client. Nothing to the left
+//! of it is looked at; whatever a client writes cannot move where the next
+//! proxy's word begins.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::event::Network;
+
+/// The field in which proxies name whom they were asked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// A list of addresses.
+    XForwardedFor,
+    /// RFC 7239: lists of pairs, of which `for` counts.
+    Forwarded,
+}
+
+impl Field {
+    /// Its name, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Field::XForwardedFor => "x-forwarded-for",
+            Field::Forwarded => "forwarded",
+        }
+    }
+}
+
+/// The address that a request comes from: the last hop that is not one of
+/// `proxies`, beginning with the connection's `peer`; where all are, the
+/// first. `lines` are the field's, in their order.
+///
+/// Where a believed proxy names none (`unknown`, `_hidden`, nonsense, nothing),
+/// its own address counts. What it costs is bounded by the head's length.
+pub fn client<'a>(
+    field: Field,
+    lines: impl DoubleEndedIterator<Item = &'a [u8]>,
+    peer: IpAddr,
+    proxies: &[Network],
+) -> IpAddr {
+    let mut address = peer.to_canonical();
+    let mut hops = lines.rev().flat_map(|line| Hops { field, rest: Some(line) });
+    while proxies.iter().any(|network| network.contains(address)) {
+        match hops.next() {
+            Some(Some(hop)) => address = hop.to_canonical(),
+            Some(None) | None => break,
+        }
+    }
+    address
+}
+
+/// The hops of one line, the last one first; none where one names no address.
+struct Hops<'a> {
+    field: Field,
+    rest: Option<&'a [u8]>,
+}
+
+impl Iterator for Hops<'_> {
+    type Item = Option<IpAddr>;
+
+    fn next(&mut self) -> Option<Option<IpAddr>> {
+        let line = self.rest?;
+        let comma = match self.field {
+            Field::XForwardedFor => line.iter().rposition(|&byte| byte == b','),
+            Field::Forwarded => last_comma(line),
+        };
+        let element = &line[comma.map_or(0, |comma| comma + 1)..];
+        self.rest = comma.map(|comma| &line[..comma]);
+        Some(match self.field {
+            Field::XForwardedFor => address(element.trim_ascii()),
+            Field::Forwarded => named(element),
+        })
+    }
+}
+
+/// The last comma that is not within quotes. Going from the end, a quote that
+/// is met outside of any ends a string, and the next one that is not escaped
+/// begins it.
+fn last_comma(line: &[u8]) -> Option<usize> {
+    let mut quoted = false;
+    for (at, &byte) in line.iter().enumerate().rev() {
+        match byte {
+            b',' if !quoted => return Some(at),
+            b'"' if !quoted || !is_escaped(line, at) => quoted = !quoted,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether what is at `at` has an odd number of backslashes before it.
+fn is_escaped(line: &[u8], at: usize) -> bool {
+    line[..at].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
+}
+
+/// The address that an element of `Forwarded` has as its `for` (RFC 7239 §4);
+/// none where any of it is malformed, or there is none, or more than one.
+fn named(element: &[u8]) -> Option<IpAddr> {
+    let mut rest = element.trim_ascii();
+    let mut found = None;
+    loop {
+        let equals = rest.iter().position(|&byte| byte == b'=')?;
+        let (name, after) = (&rest[..equals], &rest[equals + 1..]);
+        if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
+            return None;
+        }
+        let (value, after) = value(after)?;
+        if name.eq_ignore_ascii_case(b"for") && found.replace(address(&value)).is_some() {
+            return None;
+        }
+        rest = match after.trim_ascii_start() {
+            [] => return found?,
+            [b';', rest @ ..] => rest.trim_ascii_start(),
+            _ => return None,
+        };
+    }
+}
+
+/// The value that a text begins with, and what is behind it. Addresses that
+/// should have been quoted are taken without.
+fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
+    let Some(quoted) = text.strip_prefix(b"\"") else {
+        let plain = |byte: &u8| is_token(*byte) || b"[]:".contains(byte);
+        let end = text.iter().position(|byte| !plain(byte)).unwrap_or(text.len());
+        return (end > 0).then(|| (Cow::Borrowed(&text[..end]), &text[end..]));
+    };
+    let end = quoted.iter().position(|byte| b"\"\\".contains(byte))?;
+    if quoted[end] == b'"' {
+        return Some((Cow::Borrowed(&quoted[..end]), &quoted[end + 1..]));
+    }
+    // A backslash makes the next byte an ordinary one (RFC 9110 §5.6.4).
+    let mut plain = Vec::new();
+    let mut bytes = quoted.iter();
+    loop {
+        match bytes.next()? {
+            b'"' => return Some((Cow::Owned(plain), bytes.as_slice())),
+            b'\\' => plain.push(*bytes.next()?),
+            byte => plain.push(*byte),
+        }
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// An address, which in IPv6 may stand in brackets, and behind it perhaps a
+/// port, of IPv6 then behind brackets.
+fn address(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?;
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let (address, port): (IpAddr, &str) = match text.strip_prefix('[') {
+        Some(text) => {
+            let (address, port) = text.split_once(']')?;
+            let address = address.parse::<Ipv6Addr>().ok()?.into();
+            if port.is_empty() {
+                return Some(address);
+            }
+            (address, port.strip_prefix(':')?)
+        }
+        None => {
+            let (address, port) = text.split_once(':')?;
+            (address.parse::<Ipv4Addr>().ok()?.into(), port)
+        }
+    };
+    is_port(port).then_some(address)
+}
+
+/// A number, or an identifier in place of it (RFC 7239 §6).
+fn is_port(text: &str) -> bool {
+    let hidden = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match text.strip_prefix('_') {
+        Some(name) => !name.is_empty() && name.bytes().all(hidden),
+        None => (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PEER: &str = "10.0.0.1";
+
+    fn proxies() -> Vec<Network> {
+        ["10.0.0.0/8", "2001:db8:5::/48"].map(|text| text.parse().unwrap()).to_vec()
+    }
+
+    fn seen(field: Field, lines: &[&str], peer: &str) -> String {
+        let lines = lines.iter().map(|line| line.as_bytes());
+        client(field, lines, peer.parse().unwrap(), &proxies()).to_string()
+    }
+
+    fn check(field: Field, lines: &[&str], expected: &str) {
+        assert_eq!(seen(field, lines, PEER), expected, "{lines:?}");
+    }
+
+    /// How an address may stand in either field.
+    const SPELLINGS: [(&str, &str); 9] = [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:8080", "192.0.2.1"),
+        ("192.0.2.1:_hidden.port", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("[2001:DB8::1]:443", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[::ffff:192.0.2.1]:1", "192.0.2.1"),
+        ("0.0.0.0", "0.0.0.0"),
+    ];
+
+    /// What names nobody in either field.
+    const NOBODY: [&str; 17] = [
+        "unknown",
+        "_hidden",
+        "_",
+        "localhost",
+        "192.0.2",
+        "192.0.2.01",
+        "192.0.2.256",
+        "192.0.2.1:",
+        "192.0.2.1:123456",
+        "192.0.2.1:+1",
+        "192.0.2.1:_",
+        "[192.0.2.1]",
+        "[2001:db8::1",
+        "[2001:db8::1]443",
+        "2001:db8::1]",
+        "fe80::1%eth0",
+        "[fe80::1%1]:443",
+    ];
+
+    #[test]
+    fn addresses_are_read_as_proxies_write_them() {
+        for (text, expected) in SPELLINGS {
+            check(Field::XForwardedFor, &[text], expected);
+            check(Field::Forwarded, &[&format!("for={text}")], expected);
+            check(Field::Forwarded, &[&format!("for=\"{text}\"")], expected);
+        }
+    }
+
+    #[test]
+    fn where_a_proxy_names_nobody_it_counts_itself() {
+        for nobody in
+            NOBODY.into_iter().chain(["", " ", "\u{e9}", "\"192.0.2.1\"", "1.2.3.4 5.6.7.8"])
+        {
+            check(Field::XForwardedFor, &[nobody], PEER);
+            check(Field::XForwardedFor, &[&format!("192.0.2.9, {nobody}")], PEER);
+            check(Field::XForwardedFor, &["192.0.2.9", nobody], PEER);
+            check(Field::XForwardedFor, &[&format!("192.0.2.9,{nobody}, 10.0.0.2")], "10.0.0.2");
+        }
+        for nobody in NOBODY {
+            for quote in ["", "\""] {
+                let nobody = format!("for={quote}{nobody}{quote};proto=http");
+                check(Field::Forwarded, &[&format!("for=192.0.2.9, {nobody}")], PEER);
+                let inner = format!("for=192.0.2.9, {nobody}, for=10.0.0.2");
+                check(Field::Forwarded, &[&inner], "10.0.0.2");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_hop_that_is_not_believed_is_the_client() {
+        let check = |lines: &[&str], expected| check(Field::XForwardedFor, lines, expected);
+        check(&[], PEER);
+        check(&["198.51.100.7, 192.0.2.1"], "192.0.2.1");
+        check(&["198.51.100.7,192.0.2.1 ,\t10.9.9.9:80"], "192.0.2.1");
+        check(&["198.51.100.7", "192.0.2.1", "10.0.0.2, 2001:db8:5::1"], "192.0.2.1");
+        check(&["nonsense, 192.0.2.1, 10.0.0.2"], "192.0.2.1");
+        check(&["10.0.0.3, 10.0.0.2"], "10.0.0.3");
+        check(&["10.0.0.3", "", "10.0.0.2"], "10.0.0.2");
+        assert_eq!(seen(Field::XForwardedFor, &["192.0.2.1"], "::ffff:10.0.0.1"), "192.0.2.1");
+        assert_eq!(seen(Field::XForwardedFor, &["192.0.2.1"], "198.51.100.7"), "198.51.100.7");
+        assert_eq!(seen(Field::XForwardedFor, &["192.0.2.1"], "::ffff:11.0.0.1"), "11.0.0.1");
+        let peer = PEER.parse().unwrap();
+        let lines = [&b"192.0.2.1"[..]];
+        assert_eq!(client(Field::XForwardedFor, lines.into_iter(), peer, &[]), peer);
+    }
+
+    #[test]
+    fn forwarded_is_read_as_rfc_7239_has_it() {
+        for (line, expected) in [
+            ("for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
+            ("For=\"[2001:db8:cafe::17]:4711\"", "2001:db8:cafe::17"),
+            ("for=192.0.2.43, for=198.51.100.17", "198.51.100.17"),
+            ("for=192.0.2.43,FOR=\"10.1.1.1:_x\"", "192.0.2.43"),
+            ("proto=https;for=192.0.2.43;host=\"a,b;for=6.6.6.6\"", "192.0.2.43"),
+            ("by=\"_a\\\"b,c\";for=192.0.2.43", "192.0.2.43"),
+            ("host=\"a\\\\\";for=192.0.2.43", "192.0.2.43"),
+            ("for=\"192.0.\\2.43\"", "192.0.2.43"),
+            ("for=192.0.2.43 ; proto=http", "192.0.2.43"),
+            ("for=\"192.0.2.43\" ;proto=http , for=10.0.0.7", "192.0.2.43"),
+            // What follows names nobody.
+            ("", PEER),
+            ("proto=http", PEER),
+            ("for", PEER),
+            ("for=", PEER),
+            ("for=\"\"", PEER),
+            ("=192.0.2.43", PEER),
+            ("for =192.0.2.43", PEER),
+            ("for= 192.0.2.43", PEER),
+            ("for=192.0.2.43;", PEER),
+            ("for=192.0.2.43;proto", PEER),
+            ("for=192.0.2.43;;proto=http", PEER),
+            ("for=192.0.2.43 proto=http", PEER),
+            ("for=192.0.2.43;for=192.0.2.43", PEER),
+            ("for=192.0.2.43,", PEER),
+            ("for=\"192.0.2.43", PEER),
+            ("for=192.0.2.43\"", PEER),
+            ("for=\"192.0.2.43\\\"", PEER),
+            ("for=\"192.0.2.43\"x", PEER),
+            ("for='192.0.2.43'", PEER),
+            ("192.0.2.43", PEER),
+        ] {
+            check(Field::Forwarded, &[line], expected);
+        }
+        check(Field::Forwarded, &["for=192.0.2.43", "for=10.0.0.2;by=\"x,y\""], "192.0.2.43");
+        check(Field::Forwarded, &["for=192.0.2.43", "proto=http"], PEER);
+    }
+
+    fn believed(field: Field, hop: &str) -> String {
+        match field {
+            Field::XForwardedFor => hop.to_owned(),
+            Field::Forwarded => format!("by=\"_p\\\\, \\\"\";for=\"{hop}\";host=\"a,b\""),
+        }
+    }
+
+    proptest! {
+        /// A line of a client's, and what a proxy wrote behind it.
+        #[test]
+        fn nothing_that_a_client_writes_is_believed(
+            spoof in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                "(for=|\"|\\\\|,|;|=|192.0.2.9|10.0.0.2| ){0,12}".prop_map(String::into_bytes),
+            ],
+            same_line: bool,
+            inner in 0usize..3,
+        ) {
+            for field in [Field::XForwardedFor, Field::Forwarded] {
+                let mut hops = vec![believed(field, "198.51.100.7")];
+                hops.extend((0..inner).map(|_| believed(field, "10.0.0.2")));
+                let wrote = hops.join(", ");
+                let joined = [&spoof[..], b", ", wrote.as_bytes()].concat();
+                let lines: Vec<&[u8]> =
+                    if same_line { vec![&joined] } else { vec![&spoof, wrote.as_bytes()] };
+                let found = client(field, lines.into_iter(), PEER.parse().unwrap(), &proxies());
+                prop_assert_eq!(found.to_string(), "198.51.100.7");
+            }
+        }
+
+        #[test]
+        fn no_line_is_too_strange(lines: Vec<Vec<u8>>, text in "[for=\"\\\\,;:\\[\\]_0-9.]{0,60}") {
+            let everybody: [Network; 2] = ["0.0.0.0/0", "::/0"].map(|text| text.parse().unwrap());
+            for field in [Field::XForwardedFor, Field::Forwarded] {
+                let lines = lines.iter().map(Vec::as_slice).chain([text.as_bytes()]);
+                client(field, lines, PEER.parse().unwrap(), &everybody);
+            }
+        }
+
+        #[test]
+        fn an_address_is_read_as_it_is_printed(bits: u128, port: u16) {
+            for address in [IpAddr::V6(bits.into()), IpAddr::V4((bits as u32).into())] {
+                let socket = std::net::SocketAddr::new(address, port).to_string();
+                prop_assert_eq!(super::address(address.to_string().as_bytes()), Some(address));
+                prop_assert_eq!(super::address(socket.as_bytes()), Some(address));
+            }
+        }
+    }
+}
