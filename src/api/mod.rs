@@ -9,6 +9,7 @@ pub mod session;
 pub mod start;
 pub mod subscribe;
 
+mod address;
 mod batch;
 mod condition;
 mod error;
@@ -25,7 +26,6 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -48,6 +48,7 @@ use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::wire::problem::Problem;
 
+pub use address::{Client, Peer, Proxies};
 use body::Body;
 pub use catalog::NoLog;
 
@@ -90,6 +91,8 @@ pub struct Settings {
     /// How an `EventSource` that cannot be served is told
     /// (`streams.sse_overload`).
     pub sse_overload: SseOverload,
+    /// Who may say whom a request comes from.
+    pub proxies: Proxies,
     /// The collections, in the file's order.
     pub collections: Vec<CollectionSettings>,
     /// The topics, in the file's order.
@@ -242,22 +245,20 @@ impl Ask {
     }
 }
 
-/// Answers one request. `peer` is the connection's other end.
+/// Answers one request over a connection of `peer`.
 ///
 /// # Cancel safety
 /// Not safe: a write that was queued is committed, unanswered.
-pub async fn handle(
-    api: &Arc<Api>,
-    request: Request<Incoming>,
-    peer: SocketAddr,
-) -> Response<Body> {
+pub async fn handle(api: &Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
     let _unanswered = Unanswered::new(api);
     let begun = Instant::now();
     let path = request.uri().path().to_owned();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let head = *request.method() == Method::HEAD;
     let mut label = "unknown";
-    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(peer.ip()));
+    let client = api.settings.proxies.client(request.headers(), peer);
+    request.extensions_mut().insert(client);
+    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.0));
     let answered = match taken {
         Ok(()) => answer(api, request, &mut label).await,
         Err(wait) => too_often(api, &request, wait).map_err(Miss::Problem),

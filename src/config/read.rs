@@ -10,6 +10,7 @@ use super::names::{self, Names};
 use super::section::{Section, Zero};
 use crate::hub::Overflow;
 use crate::store::Retention;
+use crate::wire::forwarded::Field;
 use crate::{api, deliver, hub, log, server};
 
 const KIB: u64 = 1 << 10;
@@ -30,6 +31,8 @@ struct Server {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     drain: Duration,
+    proxy_protocol: server::ProxyProtocol,
+    proxies: api::Proxies,
 }
 
 struct Storage {
@@ -83,11 +86,11 @@ pub(super) fn config(root: &mut Section<'_, '_>) -> Config {
         Some(listed) => listed.into_iter().flatten().collect(),
         None => names.default_view().into_iter().collect(),
     };
-    compose(&server, storage, streams, &limits, collections, topics)
+    compose(server, storage, streams, &limits, collections, topics)
 }
 
 fn compose(
-    server: &Server,
+    server: Server,
     storage: Storage,
     streams: Streams,
     limits: &Limits,
@@ -103,6 +106,7 @@ fn compose(
         request_rate: limits.request_rate,
         request_burst: limits.request_burst,
         sse_overload: streams.sse_overload,
+        proxies: server.proxies,
         collections,
         topics,
     };
@@ -111,6 +115,7 @@ fn compose(
             listen: server.listen,
             admin_listen: server.admin_listen,
             drain: server.drain,
+            proxy_protocol: server.proxy_protocol,
             connections_max: limits.max_connections,
             connections_per_address_max: limits.max_connections_per_address,
             head_timeout: limits.head_timeout,
@@ -145,10 +150,13 @@ fn compose(
 }
 
 fn server_keys(s: &mut Section<'_, '_>) -> Server {
+    let (proxy_protocol, proxies) = proxy_keys(s);
     let server = Server {
         listen: s.address("listen", loopback(8080)),
         admin_listen: s.address("admin_listen", loopback(9090)),
         drain: s.duration("drain", seconds(30), Zero::Allowed),
+        proxy_protocol,
+        proxies,
     };
     if server.listen == server.admin_listen && server.listen.port() != 0 {
         let key = if s.has("admin_listen") { "admin_listen" } else { "listen" };
@@ -156,6 +164,28 @@ fn server_keys(s: &mut Section<'_, '_>) -> Server {
         s.fault(key, format!("server.listen and server.admin_listen are both \"{address}\""));
     }
     server
+}
+
+fn proxy_keys(s: &mut Section<'_, '_>) -> (server::ProxyProtocol, api::Proxies) {
+    use server::ProxyProtocol::{Off, Required};
+    let listed = s.texts("proxies");
+    let mut networks = Vec::new();
+    for (place, text) in &listed {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(why) => s.fault_at(place, "proxies", format!("{text:?} is no network: {why}")),
+        }
+    }
+    let named = |field: Field| (field.name(), Some(field));
+    let fields = [named(Field::XForwardedFor), named(Field::Forwarded), ("none", None)];
+    let field = s.choice("forwarded", Some(Field::XForwardedFor), &fields, &[]);
+    let protocol = s.choice("proxy_protocol", Off, &[("off", Off), ("required", Required)], &[]);
+    if protocol == Required && listed.is_empty() {
+        let message = "every connection would be closed, since only the proxies in \
+                       server.proxies are believed; list them, as in proxies = [\"10.0.0.0/8\"]";
+        s.fault("proxy_protocol", message.to_owned());
+    }
+    (protocol, api::Proxies { networks, field })
 }
 
 fn storage_keys(s: &mut Section<'_, '_>) -> Storage {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::forwarded::Field;
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
 
@@ -96,7 +97,9 @@ const FAULTS_OF_KEYS: &[(&str, &[&str])] = &[
     ),
     (
         "[server]\ncolour = 1\n",
-        &["config.toml:2: server.colour: unknown key; known here: admin_listen, drain, listen"],
+        &[
+            "config.toml:2: server.colour: unknown key; known here: admin_listen, drain, forwarded, listen, proxies, proxy_protocol",
+        ],
     ),
     (
         "[[webhooks]]\nname = \"a\"\n",
@@ -166,6 +169,28 @@ const FAULTS_OF_KEYS: &[(&str, &[&str])] = &[
         "[server]\nlisten = \"127.0.0.1:9090\"\n",
         &[
             "config.toml:2: server.listen: server.listen and server.admin_listen are both \"127.0.0.1:9090\"",
+        ],
+    ),
+    (
+        "[server]\nproxies = [\n  \"10.0.0.0/8\",\n  \"10.1.2.3/8\",\n  \"proxy.internal\",\n  \"::1/129\"]\n",
+        &[
+            "config.toml:4: server.proxies: \"10.1.2.3/8\" is no network: bits are set behind its prefix; write \"10.0.0.0/8\", or the address without a prefix",
+            "config.toml:5: server.proxies: \"proxy.internal\" is no network: write an address with or without a prefix, as in \"10.0.0.0/8\" or \"::1\"",
+            "config.toml:6: server.proxies: \"::1/129\" is no network: its prefix is not a number from 0 to 128",
+        ],
+    ),
+    (
+        "[server]\nproxies = \"10.0.0.0/8\"\nforwarded = \"via\"\nproxy_protocol = \"optional\"\n",
+        &[
+            "config.toml:2: server.proxies: is a list of texts, not the text \"10.0.0.0/8\"",
+            "config.toml:3: server.forwarded: \"via\" is not one of \"x-forwarded-for\", \"forwarded\", \"none\"",
+            "config.toml:4: server.proxy_protocol: \"optional\" is not one of \"off\", \"required\"",
+        ],
+    ),
+    (
+        "[server]\nlisten = \"127.0.0.1:80\"\nproxy_protocol = \"required\"\n",
+        &[
+            "config.toml:3: server.proxy_protocol: every connection would be closed, since only the proxies in server.proxies are believed; list them, as in proxies = [\"10.0.0.0/8\"]",
         ],
     ),
     ("server = 5\n", &["config.toml:1: server: is a table, not the number 5"]),
@@ -379,7 +404,9 @@ fn a_resource_is_called_like_its_collection_in_the_singular() {
 
 #[test]
 fn units_and_policies_reach_their_layers() {
-    let text = "[storage]\nsync = \"interval\"\nsync_interval = \"250ms\"\n\
+    let text = "[server]\nproxies = [\"10.0.0.0/8\", \"::1\"]\nforwarded = \"forwarded\"\n\
+                proxy_protocol = \"required\"\n\
+                [storage]\nsync = \"interval\"\nsync_interval = \"250ms\"\n\
                 [streams]\nheartbeat_format = \"comment\"\nsse_overload = \"status\"\n\
                 [limits]\nbody_bytes = 2048\nstall_timeout = \"5m\"\n\
                 [[collections]]\nname = \"a\"\n\
@@ -387,6 +414,10 @@ fn units_and_policies_reach_their_layers() {
                 [[topics]]\nname = \"b\"\ndurability = \"disk\"\n\
                 [[topics]]\nname = \"c\"\ndurability = \"memory\"\n";
     let config = load_text(text, &[], &[]).unwrap();
+    assert_eq!(config.server.proxy_protocol, server::ProxyProtocol::Required);
+    assert_eq!(config.api.proxies.field, Some(Field::Forwarded));
+    assert_eq!(config.api.proxies.networks.len(), 2);
+    assert!(config.api.proxies.contain([10, 1, 2, 3].into()));
     assert_eq!(config.log.sync, log::Sync::Interval(std::time::Duration::from_millis(250)));
     assert_eq!(config.deliver.heartbeat_format, deliver::HeartbeatFormat::Comment);
     assert_eq!(config.api.sse_overload, api::SseOverload::Status);

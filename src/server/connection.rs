@@ -17,10 +17,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use super::listener::Open;
-use crate::api;
+use super::peer;
 use crate::api::body::{Body, Cut};
+use crate::api::{self, Peer};
 use crate::deliver::{Departure, Handover, Stream, Wire};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
@@ -48,10 +50,13 @@ const H2_SEND_BYTES: usize = 64 * 1024;
 ///
 /// # Cancel safety
 /// Dropping it cuts the connection.
-pub(super) async fn serve(open: Arc<Open>, socket: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(open: Arc<Open>, mut socket: TcpStream, address: SocketAddr) {
     let shared = open.shared();
-    let head_timeout = shared.settings.head_timeout;
-    let Ok(Ok(version)) = tokio::time::timeout(head_timeout, sniff(&socket)).await else {
+    let head_due = Instant::now() + shared.settings.head_timeout;
+    let Some(peer) = peer::identify(&open, &mut socket, address.ip(), head_due).await else {
+        return;
+    };
+    let Ok(Ok(version)) = timeout_at(head_due, sniff(&socket)).await else {
         shared.metrics.refused("no-request");
         return;
     };
@@ -60,7 +65,7 @@ pub(super) async fn serve(open: Arc<Open>, socket: TcpStream, peer: SocketAddr) 
         Version::Http2 => serve_http2(&open, socket, peer).await,
     };
     if let Err(error) = served {
-        tracing::debug!(%peer, %error, cause = ?std::error::Error::source(&error), "connection failed");
+        tracing::debug!(%address, %error, cause = ?std::error::Error::source(&error), "connection failed");
     }
 }
 
@@ -90,7 +95,7 @@ async fn sniff(socket: &TcpStream) -> io::Result<Version> {
     }
 }
 
-async fn serve_http1(open: &Arc<Open>, socket: TcpStream, peer: SocketAddr) -> hyper::Result<()> {
+async fn serve_http1(open: &Arc<Open>, socket: TcpStream, peer: Peer) -> hyper::Result<()> {
     let shared = open.shared();
     let handover = Handover::new(open.clone());
     let service = {
@@ -178,7 +183,7 @@ fn depart(open: &Arc<Open>, socket: TcpStream, departure: Departure) {
     });
 }
 
-async fn serve_http2(open: &Arc<Open>, socket: TcpStream, peer: SocketAddr) -> hyper::Result<()> {
+async fn serve_http2(open: &Arc<Open>, socket: TcpStream, peer: Peer) -> hyper::Result<()> {
     let shared = open.shared();
     let settings = &shared.settings;
     let whole = Handover::new(open.clone());

@@ -2,6 +2,7 @@
 
 mod connection;
 mod listener;
+mod peer;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,19 +31,32 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// How long an orderly end may take (`server.drain`).
     pub drain: Duration,
+    /// Whether client connections begin with a PROXY header
+    /// (`server.proxy_protocol`).
+    pub proxy_protocol: ProxyProtocol,
     /// Most client connections (`limits.max_connections`).
     pub connections_max: usize,
     /// Most connections of one address; zero is no limit
     /// (`limits.max_connections_per_address`).
     pub connections_per_address_max: usize,
-    /// From the first byte's wait to a complete request head
-    /// (`limits.head_timeout`).
+    /// From accept to a complete request head, a PROXY header included; later
+    /// heads, from their first byte on (`limits.head_timeout`).
     pub head_timeout: Duration,
     /// An idle keep-alive connection's life (`limits.idle_timeout`).
     pub idle_timeout: Duration,
     /// A write that makes no progress for this long ends its connection
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,
+}
+
+/// Whether client connections begin with a PROXY header. It is never found
+/// out by looking, or anybody could send one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None does.
+    Off,
+    /// Each does, and comes from a proxy that is believed; any other is closed.
+    Required,
 }
 
 /// Everything that a gateway is made of.

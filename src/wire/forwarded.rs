@@ -9,7 +9,7 @@
 //! proxy's word begins.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::event::Network;
 
@@ -158,21 +158,13 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     if let Ok(address) = text.parse() {
         return Some(address);
     }
-    let (address, port): (IpAddr, &str) = match text.strip_prefix('[') {
-        Some(text) => {
-            let (address, port) = text.split_once(']')?;
-            let address = address.parse::<Ipv6Addr>().ok()?.into();
-            if port.is_empty() {
-                return Some(address);
-            }
-            (address, port.strip_prefix(':')?)
-        }
-        None => {
-            let (address, port) = text.split_once(':')?;
-            (address.parse::<Ipv4Addr>().ok()?.into(), port)
-        }
-    };
-    is_port(port).then_some(address)
+    if let Some(text) = text.strip_prefix('[') {
+        let (address, port) = text.split_once(']')?;
+        let good = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return address.parse().ok().filter(|_| good).map(IpAddr::V6);
+    }
+    let (address, port) = text.split_once(':')?;
+    address.parse().ok().filter(|_| is_port(port)).map(IpAddr::V4)
 }
 
 /// A number, or an identifier in place of it (RFC 7239 §6).

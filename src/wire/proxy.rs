@@ -138,9 +138,8 @@ fn binary(start: &[u8]) -> Decoded {
     }
     // Bytes of addresses and ports, and of one address where it is looked at.
     let (endpoints, address) = match (command, family >> 4, family & 0xf) {
-        // LOCAL: whatever else it says is to be ignored.
-        (0x20, ..) => (0, 0),
-        (0x21, 0..=3, 0) | (0x21, 0, 1..=2) => (0, 0),
+        // LOCAL, whatever else it says, and what the proxy does not know.
+        (0x20, ..) | (0x21, 0..=3, 0) | (0x21, 0, 1..=2) => (0, 0),
         // A client by datagrams (QUIC) is one all the same.
         (0x21, 1, 1..=2) => (12, 4),
         (0x21, 2, 1..=2) => (36, 16),

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{Api, CollectionSettings, Settings, SseOverload, TopicSettings, handle};
+use super::{Api, CollectionSettings, Peer, Proxies, Settings, SseOverload, TopicSettings, handle};
 use crate::deliver::{self, HeartbeatFormat};
 use crate::event::{EventType, Offset};
 use crate::hub::{self, Hub, Overflow};
@@ -92,6 +92,7 @@ fn settings() -> Settings {
         request_rate: 0,
         request_burst: 0,
         sse_overload: SseOverload::Retry,
+        proxies: Proxies::default(),
         collections: vec![collection],
         topics: vec![
             topic("news", None, &[]),
@@ -187,6 +188,7 @@ fn request(line: &str, fields: &str, body: &str) -> String {
 async fn serve(api: Arc<Api>, listener: TcpListener) {
     loop {
         let (socket, peer) = listener.accept().await.unwrap();
+        let peer = Peer { address: peer.ip(), believed: false };
         let api = Arc::clone(&api);
         tokio::spawn(async move {
             let service = service_fn(move |request| {

@@ -1,0 +1,73 @@
+//! Whose request it is, as far as addresses tell
+//! (`docs/operations.md#client-addresses`).
+
+use std::net::IpAddr;
+
+use hyper::header::{HeaderMap, HeaderValue};
+
+use crate::event::Network;
+use crate::wire::forwarded::{self, Field};
+
+/// The proxies that are believed when they say whom they speak for.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    /// Where they are (`server.proxies`).
+    pub networks: Vec<Network>,
+    /// The field of a request that they name its client in; none if they do
+    /// not (`server.forwarded`).
+    pub field: Option<Field>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address, or the one that a PROXY header named.
+    pub address: IpAddr,
+    /// Whether the fields of its requests may name another.
+    pub believed: bool,
+}
+
+/// Whose request it is: what a client is counted and limited by. Among the
+/// extensions of every request, from [`handle`](super::handle) on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client(pub IpAddr);
+
+impl Proxies {
+    /// Whether what is at this address is believed.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whose request with these fields over a connection of `peer` is.
+    pub(super) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
+        let Some(field) = self.field.filter(|_| peer.believed) else {
+            return Client(peer.address.to_canonical());
+        };
+        let lines = fields.get_all(field.name()).iter().map(HeaderValue::as_bytes);
+        Client(forwarded::client(field, lines, peer.address, &self.networks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_counts_where_its_connection_is_believed() {
+        let mut fields = HeaderMap::new();
+        fields.append("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+        fields.append("x-forwarded-for", HeaderValue::from_static("192.0.2.2"));
+        fields.append("forwarded", HeaderValue::from_static("for=192.0.2.3"));
+        let proxies = |field| Proxies { networks: vec!["10.0.0.0/8".parse().unwrap()], field };
+        let client = |field, address: &str, believed| {
+            let peer = Peer { address: address.parse().unwrap(), believed };
+            proxies(field).client(&fields, peer).0.to_string()
+        };
+        let (listed, standard) = (Some(Field::XForwardedFor), Some(Field::Forwarded));
+        assert_eq!(client(listed, "10.0.0.1", true), "192.0.2.2");
+        assert_eq!(client(standard, "::ffff:10.0.0.1", true), "192.0.2.3");
+        assert_eq!(client(None, "10.0.0.1", true), "10.0.0.1");
+        assert_eq!(client(listed, "::ffff:10.0.0.1", false), "10.0.0.1");
+        assert_eq!(client(listed, "192.0.2.9", true), "192.0.2.9");
+    }
+}

@@ -1,0 +1,78 @@
+//! Who is at the other end of a fresh connection: the socket's peer, or whom a
+//! PROXY header names (`server.proxy_protocol`).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::ProxyProtocol;
+use super::listener::Open;
+use crate::api::Peer;
+use crate::wire::proxy::{self, Decoded};
+
+/// Takes a PROXY header off, where there must be one, and nothing else; none
+/// where the connection is to be closed, which is counted here.
+///
+/// # Cancel safety
+/// Not safe: a part of the header is then gone.
+pub(super) async fn identify(
+    open: &Open,
+    socket: &mut TcpStream,
+    address: IpAddr,
+    due: Instant,
+) -> Option<Peer> {
+    let shared = open.shared();
+    let proxies = &shared.api.settings.proxies;
+    let believed = proxies.contain(address);
+    if shared.settings.proxy_protocol == ProxyProtocol::Off {
+        return Some(Peer { address, believed });
+    }
+    if !believed {
+        tracing::debug!(%address, "closed: not one of server.proxies");
+        shared.metrics.refused("proxy-untrusted");
+        return None;
+    }
+    let header = timeout_at(due, header(socket)).await.unwrap_or_else(|late| Err(late.into()));
+    match header {
+        Ok(Some(source)) => {
+            let address = source.ip().to_canonical();
+            Some(Peer { address, believed: proxies.contain(address) })
+        }
+        // The proxy's address counts, but not its word: the fields of a
+        // connection that it cannot name the client of are that client's.
+        Ok(None) => Some(Peer { address, believed: false }),
+        Err(error) => {
+            tracing::debug!(%address, %error, "closed: no PROXY header");
+            shared.metrics.refused("proxy-header");
+            None
+        }
+    }
+}
+
+/// Reads a header and not a byte more. As long as it is incomplete all that is
+/// there is its own, so it is taken, and the next wait is one for more.
+async fn header(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+    // A connection that says nothing holds no buffer.
+    socket.readable().await?;
+    let mut start = vec![0; proxy::HEADER_BYTES_MAX];
+    let mut taken = 0;
+    loop {
+        let seen = taken + socket.peek(&mut start[taken..]).await?;
+        if seen == taken {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (own, header) = match proxy::decode(&start[..seen]) {
+            Decoded::Incomplete => (seen, None),
+            Decoded::Header { length, source } => (length, Some(source)),
+            Decoded::Invalid(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+        };
+        socket.read_exact(&mut start[taken..own]).await?;
+        taken = own;
+        if let Some(source) = header {
+            return Ok(source);
+        }
+    }
+}
