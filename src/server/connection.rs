@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::listener::Open;
 use super::peer;
@@ -61,7 +62,7 @@ pub(super) async fn serve(open: Arc<Open>, mut socket: TcpStream, address: Socke
         return;
     };
     let served = match version {
-        Version::Http1 => serve_http1(&open, socket, peer).await,
+        Version::Http1 => serve_http1(&open, socket, peer, head_due).await,
         Version::Http2 => serve_http2(&open, socket, peer).await,
     };
     if let Err(error) = served {
@@ -95,12 +96,19 @@ async fn sniff(socket: &TcpStream) -> io::Result<Version> {
     }
 }
 
-async fn serve_http1(open: &Arc<Open>, socket: TcpStream, peer: Peer) -> hyper::Result<()> {
+async fn serve_http1(
+    open: &Arc<Open>,
+    socket: TcpStream,
+    peer: Peer,
+    head_due: Instant,
+) -> hyper::Result<()> {
     let shared = open.shared();
     let handover = Handover::new(open.clone());
+    let begun = AtomicBool::new(false);
     let service = {
-        let (shared, handover) = (shared.clone(), handover.clone());
+        let (shared, handover, begun) = (shared.clone(), handover.clone(), &begun);
         service_fn(move |mut request: Request<Incoming>| {
+            begun.store(true, Ordering::Relaxed);
             let (shared, answering) = (shared.clone(), handover.begin());
             request.extensions_mut().insert(handover.clone());
             async move {
@@ -125,17 +133,29 @@ async fn serve_http1(open: &Arc<Open>, socket: TcpStream, peer: Peer) -> hyper::
         .with_upgrades();
     let mut draining = pin!(shared.closing.cancelled());
     let mut told = false;
+    // The wire times a head from its first byte on; the first head has what
+    // the connection's beginning has left of its time.
+    let mut late = pin!(Some(sleep_until(head_due)));
     let departure = std::future::poll_fn(|cx| {
         if !told && draining.as_mut().poll(cx).is_ready() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(done) => Poll::Ready(done.map(|()| None)),
-            Poll::Pending => match handover.take() {
-                Some(departure) => Poll::Ready(Ok(Some(departure))),
-                None => Poll::Pending,
-            },
+        if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(done.map(|()| None));
+        }
+        if begun.load(Ordering::Relaxed) {
+            late.set(None);
+        } else if let Some(late) = late.as_mut().as_pin_mut() {
+            let late = late.poll(cx);
+            return late.map(|()| {
+                shared.metrics.refused("no-request");
+                Ok(None)
+            });
+        }
+        match handover.take() {
+            Some(departure) => Poll::Ready(Ok(Some(departure))),
+            None => Poll::Pending,
         }
     })
     .await?;
