@@ -4,8 +4,8 @@ use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::Request;
@@ -83,11 +83,11 @@ pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
         }
         let _ = socket.set_nodelay(true);
         let _ = SockRef::from(&socket).set_tcp_notsent_lowat(NOTSENT_LOWAT);
-        let Some(open) = Open::new(&shared, peer.ip()) else {
-            shared.metrics.refused("connections-per-address");
+        let open = Arc::new(Open::new(&shared));
+        // A proxy's connections are its clients', who may be named later.
+        if !shared.api.settings.proxies.contain(peer.ip()) && !open.count(peer.ip()) {
             continue;
-        };
-        let open = Arc::new(open);
+        }
         shared.tasks.spawn(connection::serve(open, socket, peer));
     }
 }
@@ -95,24 +95,34 @@ pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
 /// A client connection that counts as open while this lives.
 pub(super) struct Open {
     shared: Arc<Shared>,
-    address: IpAddr,
+    /// Whose it counts as, where that is limited.
+    address: OnceLock<IpAddr>,
 }
 
 impl Open {
-    /// None when its address has as many as it may.
-    fn new(shared: &Arc<Shared>, address: IpAddr) -> Option<Open> {
-        let most = shared.settings.connections_per_address_max;
-        if most > 0 {
-            let mut by_address = shared.by_address.lock();
-            let count = by_address.entry(address).or_insert(0);
-            if *count >= most {
-                return None;
-            }
-            *count += 1;
-        }
+    fn new(shared: &Arc<Shared>) -> Open {
         shared.connections.fetch_add(1, Ordering::Relaxed);
         shared.metrics.sockets.increment(1);
-        Some(Open { shared: shared.clone(), address })
+        Open { shared: shared.clone(), address: OnceLock::new() }
+    }
+
+    /// Counts it as one of `address`, once; false, and counted as refused,
+    /// when that has as many as it may.
+    pub(super) fn count(&self, address: IpAddr) -> bool {
+        let most = self.shared.settings.connections_per_address_max;
+        if most == 0 {
+            return true;
+        }
+        let mut by_address = self.shared.by_address.lock();
+        let count = by_address.entry(address).or_insert(0);
+        if *count >= most {
+            self.shared.metrics.refused("connections-per-address");
+            return false;
+        }
+        if self.address.set(address).is_ok() {
+            *count += 1;
+        }
+        true
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -124,11 +134,9 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.sockets.decrement(1);
-        if self.shared.settings.connections_per_address_max == 0 {
-            return;
-        }
+        let Some(address) = self.address.get() else { return };
         let mut by_address = self.shared.by_address.lock();
-        if let Entry::Occupied(mut count) = by_address.entry(self.address) {
+        if let Entry::Occupied(mut count) = by_address.entry(*address) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();

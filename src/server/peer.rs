@@ -39,7 +39,8 @@ pub(super) async fn identify(
     match header {
         Ok(Some(source)) => {
             let address = source.ip().to_canonical();
-            Some(Peer { address, believed: proxies.contain(address) })
+            let believed = proxies.contain(address);
+            (believed || open.count(address)).then_some(Peer { address, believed })
         }
         // The proxy's address counts, but not its word: the fields of a
         // connection that it cannot name the client of are that client's.
@@ -74,5 +75,44 @@ async fn header(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
         if let Some(source) = header {
             return Ok(source);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future as _, poll_fn};
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn the_wait_for_the_rest_does_not_spin() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut proxy = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut socket, _) = listener.accept().await.unwrap();
+        proxy.write_all(b"PROXY TCP4 192.0.2.1").await.unwrap();
+        {
+            let mut reading = pin!(header(&mut socket));
+            let mut polls = 0;
+            let counted = poll_fn(|cx| {
+                polls += 1;
+                reading.as_mut().poll(cx)
+            });
+            assert!(timeout(Duration::from_millis(300), counted).await.is_err(), "half a header");
+            assert!(polls < 10, "it was polled {polls} times");
+            proxy.write_all(b" 127.0.0.1 1 80\r\nGET").await.unwrap();
+            let source = timeout(PATIENCE, reading).await.unwrap().unwrap();
+            assert_eq!(source, Some("192.0.2.1:1".parse().unwrap()));
+        }
+        let mut behind = [0; 3];
+        timeout(PATIENCE, socket.read_exact(&mut behind)).await.unwrap().unwrap();
+        assert_eq!(&behind, b"GET");
     }
 }
