@@ -5,6 +5,7 @@ mod deadlines;
 mod delivery;
 mod limits;
 mod memory_topics;
+mod proxies;
 mod streams;
 mod tidy;
 mod support;
