@@ -1,0 +1,34 @@
+//! Forwarded fields: no bytes panic, and nothing that a client writes is
+//! believed once a proxy has written behind it. The input is the lines of a
+//! field, with a 0 between.
+
+#![no_main]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use libfuzzer_sys::fuzz_target;
+use streamgate::event::Network;
+use streamgate::wire::forwarded::{Field, client};
+
+const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fuzz_target!(|input: &[u8]| {
+    let parse = |text: &str| text.parse::<Network>().expect("it is a network");
+    let (everybody, proxies) = ([parse("0.0.0.0/0"), parse("::/0")], [parse("10.0.0.0/8")]);
+    let lines = || input.split(|&byte| byte == 0);
+    let words: [(Field, &[u8]); 3] = [
+        (Field::XForwardedFor, b"192.0.2.1"),
+        (Field::Forwarded, b"for=192.0.2.1"),
+        (Field::Forwarded, b"by=\"_a,\\\"\\\\\";for=\"192.0.2.1:_b\";host=\"c\""),
+    ];
+    for (field, word) in words {
+        client(field, lines(), PROXY, &everybody);
+        assert_eq!(client(field, lines(), CLIENT, &proxies), CLIENT);
+        let behind = lines().chain([word]);
+        assert_eq!(client(field, behind, PROXY, &proxies), CLIENT, "a line behind");
+        let joined = [input, b",", word].concat();
+        let behind = joined.split(|&byte| byte == 0);
+        assert_eq!(client(field, behind, PROXY, &proxies), CLIENT, "behind the last line");
+    }
+});

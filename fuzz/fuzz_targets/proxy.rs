@@ -1,0 +1,24 @@
+//! The PROXY header: no bytes panic, what decides is not taken back by what
+//! follows, and a header is as long as it may be at most.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use streamgate::wire::proxy::{Decoded, HEADER_BYTES_MAX, decode};
+
+fuzz_target!(|input: &[u8]| {
+    let whole = decode(input);
+    // Cut anywhere near its beginning, and here and there in its block.
+    let cuts = (0..input.len().min(256)).chain((256..input.len()).step_by(97));
+    for cut in cuts {
+        match decode(&input[..cut]) {
+            Decoded::Incomplete => assert!(cut < HEADER_BYTES_MAX),
+            decided => assert_eq!(decided, whole, "at {cut}"),
+        }
+    }
+    if let Decoded::Header { length, .. } = whole {
+        assert!(length <= input.len().min(HEADER_BYTES_MAX));
+        assert_eq!(decode(&input[..length]), whole);
+        assert_eq!(decode(&input[..length - 1]), Decoded::Incomplete);
+    }
+});
