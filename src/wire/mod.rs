@@ -6,6 +6,7 @@
 
 pub mod close;
 pub mod forwarded;
+pub mod http2;
 pub mod json;
 pub mod problem;
 pub mod proxy;

@@ -89,6 +89,8 @@ pub struct Decoder {
     /// message's: control frames may come between fragments.
     control: Vec<u8>,
     message: Option<Box<Message>>,
+    /// Frames that say nothing, since they were last asked for.
+    control_frames: u32,
 }
 
 /// A frame's header, reduced to what its payload still needs.
@@ -186,6 +188,12 @@ impl Decoder {
         self.header_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 
+    /// How many control frames and empty fragments of messages have begun
+    /// since this was last asked. They cost time and no bytes of any limit.
+    pub fn take_control_frames(&mut self) -> u32 {
+        std::mem::take(&mut self.control_frames)
+    }
+
     /// How many bytes are kept for what is unfinished.
     pub fn buffered_bytes(&self) -> usize {
         self.control.capacity() + self.message.as_ref().map_or(0, |m| m.bytes.capacity())
@@ -264,10 +272,13 @@ impl Decoder {
                 if length > CONTROL_BYTES_MAX as u64 {
                     return Err(Violation::protocol("control frame over 125 bytes"));
                 }
+                self.control_frames += 1;
                 Kind::Control(control)
             }
             OpCode::Data(data) => {
                 self.fragment(data, length, limits)?;
+                let whole = data != Data::Continue && header.is_final;
+                self.control_frames += u32::from(length == 0 && !whole);
                 Kind::Data { last: header.is_final }
             }
         };

@@ -218,6 +218,24 @@ fn too_many_fragments_fail() {
 }
 
 #[test]
+fn frames_that_say_nothing_are_counted() {
+    let counted = |frames: &[Vec<u8>]| {
+        let mut decoder = Decoder::default();
+        for byte in frames.concat() {
+            decoder.feed(&[byte], LIMITS, drop).unwrap();
+        }
+        let count = decoder.take_control_frames();
+        assert_eq!(decoder.take_control_frames(), 0);
+        count
+    };
+    assert_eq!(counted(&[client(FINAL | TEXT, b""), client(FINAL | BINARY, b"x")]), 0);
+    assert_eq!(counted(&[client(TEXT, b"a"), client(FINAL | CONTINUE, b"b")]), 0);
+    assert_eq!(counted(&[client(PING, b"p"), client(PONG, b"")]), 2);
+    let empty = [client(TEXT, b""), client(CONTINUE, b""), client(FINAL | CONTINUE, b"")];
+    assert_eq!(counted(&empty), 3);
+}
+
+#[test]
 fn an_announced_length_takes_no_memory() {
     let limits = Limits { message_bytes_max: usize::MAX, ..LIMITS };
     let mut decoder = Decoder::default();
