@@ -145,6 +145,8 @@ pub struct Wire {
     handover: Arc<Handover>,
     stall_timeout: Duration,
     head_timeout: Option<Duration>,
+    /// When the first head is due; none once it has begun.
+    first_head_due: Option<Instant>,
     /// Runs while the socket takes nothing; made only then.
     stall: Option<Pin<Box<Sleep>>>,
     head: Option<Head>,
@@ -168,8 +170,22 @@ impl Wire {
         stall_timeout: Duration,
         head_timeout: Option<Duration>,
     ) -> Wire {
-        let inner = TokioIo::new(socket);
-        Wire { inner, handover, stall_timeout, head_timeout, stall: None, head: None }
+        Wire {
+            inner: TokioIo::new(socket),
+            handover,
+            stall_timeout,
+            head_timeout,
+            first_head_due: None,
+            stall: None,
+            head: None,
+        }
+    }
+
+    /// The first head has been waited for already, and is due then.
+    #[must_use]
+    pub fn first_head_due(mut self, due: Instant) -> Wire {
+        self.first_head_due = Some(due);
+        self
     }
 
     /// Bytes while nothing is answered are a head's, until the service is
@@ -190,7 +206,8 @@ impl Wire {
         }
         match (&read, &mut self.head) {
             (Poll::Ready(Ok(())), head) => {
-                let due = Instant::now() + head_timeout;
+                let first = self.first_head_due.take();
+                let due = first.unwrap_or_else(|| Instant::now() + head_timeout);
                 head.get_or_insert(Head { begun, due, timer: None });
             }
             (Poll::Pending, Some(Head { due, timer, .. })) => {

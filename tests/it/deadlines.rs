@@ -108,6 +108,48 @@ async fn half_a_head_is_gone_in_time() {
     panic!("half a head is still there");
 }
 
+#[tokio::test]
+async fn a_head_is_due_from_the_connection_on() {
+    let sets = ["limits.head_timeout=3s", "limits.idle_timeout=1h"];
+    let (_data, gateway) = start(&sets).await;
+    // Bytes to begin with, and some that come later.
+    let cases: [(&[u8], &[u8]); 4] = [
+        (b"", b""),
+        (b"", b"GET /orders HTTP/1.1\r\n"),
+        (b"P", b"RI * HTTP/2.0\r\n\r\n"),
+        (b"GET /orders HTTP/1.1\r\n", b"host: g\r\n"),
+    ];
+    let ends = cases.map(|(first, later)| async move {
+        let begun = Instant::now();
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        socket.write_all(first).await.unwrap();
+        sleep(Duration::from_millis(2500)).await;
+        let _ = socket.write_all(later).await;
+        closed(&mut socket).await;
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(3), "{took:?}");
+        // With a time that began with what came later, after 5.5 s.
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    });
+    let ends = ends.map(tokio::spawn);
+    for end in ends {
+        end.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_preface_in_pieces_is_a_preface() {
+    let (_data, gateway) = start(&[]).await;
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+    for piece in PREFACE.chunks(11) {
+        socket.write_all(piece).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+    }
+    let mut answer = [0; 4];
+    timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer[3], 4, "SETTINGS");
+}
+
 /// An HTTP/2 preface whose SETTINGS are empty (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
