@@ -5,77 +5,222 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use metrics::Counter;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-use super::error;
+use super::{Api, error};
 use crate::wire::problem::Problem;
 
-/// The next bytes of `body`, counted in `received`; none at its end.
-///
-/// # Errors
-/// 408 when they do not come within `wait`, 400 when the body breaks off.
-///
-/// # Cancel safety
-/// Safe: nothing is lost.
-pub async fn next(
-    body: &mut Incoming,
-    wait: Duration,
-    received: &Counter,
-) -> Result<Option<Bytes>, Problem> {
-    loop {
-        match timeout(wait, body.frame()).await {
-            Err(_) => return Err(error::slow_body()),
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(broken))) => {
-                return Err(error::malformed(format!("the body broke off: {broken}")));
-            }
-            Ok(Some(Ok(frame))) => {
-                // Trailers say nothing here.
-                if let Ok(bytes) = frame.into_data() {
-                    received.increment(bytes.len() as u64);
-                    return Ok(Some(bytes));
+/// A body as it comes, with two deadlines: one for the next byte, and one for
+/// what has come so far, or a byte now and then would hold a request for
+/// ever.
+pub struct Intake {
+    body: Incoming,
+    pace: Pace,
+    received: metrics::Counter,
+    /// Since when the next bytes are waited for; none while nobody reads.
+    since: Option<Instant>,
+}
+
+impl Intake {
+    /// Reads `body` under the limits of `api`.
+    pub fn new(api: &Api, body: Incoming) -> Intake {
+        let settings = &api.settings;
+        let pace = Pace::new(settings.body_timeout, settings.body_rate);
+        Intake { body, pace, received: api.metrics.received_bytes.clone(), since: None }
+    }
+
+    /// The next bytes, counted; none at the end.
+    ///
+    /// # Errors
+    /// 408 when they do not come in time, 400 when the body breaks off.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost. The time goes on, until it is [held](Self::hold).
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let due = since + self.pace.left();
+        loop {
+            match timeout_at(due, self.body.frame()).await {
+                Err(_) => return Err(error::slow_body()),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(broken))) => {
+                    return Err(error::malformed(format!("the body broke off: {broken}")));
+                }
+                Ok(Some(Ok(frame))) => {
+                    // Trailers say nothing here, and empty data is no progress.
+                    let bytes = frame.into_data().unwrap_or_default();
+                    if !bytes.is_empty() {
+                        self.hold();
+                        self.pace.came(bytes.len());
+                        self.received.increment(bytes.len() as u64);
+                        return Ok(Some(bytes));
+                    }
                 }
             }
         }
     }
-}
 
-/// All of `body`, up to `bytes_max`. A declared length beyond that is refused
-/// before anything is read.
-///
-/// # Errors
-/// 413 beyond `bytes_max`, and those of [`next`].
-///
-/// # Cancel safety
-/// Not safe: what was read is lost.
-pub async fn whole(
-    mut body: Incoming,
-    bytes_max: usize,
-    wait: Duration,
-    received: &Counter,
-) -> Result<Bytes, Problem> {
-    let too_large = || error::too_large("the body", bytes_max);
-    if body.size_hint().lower() > bytes_max as u64 {
-        return Err(too_large());
+    /// Nothing is read until [`next`](Self::next) is called again: that time
+    /// is not the client's.
+    pub fn hold(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.pace.waited(since.elapsed());
+        }
     }
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(bytes) = next(&mut body, wait, received).await? {
-        if first.len() + rest.len() + bytes.len() > bytes_max {
+
+    /// What came last ends with the first `bytes` of a new line, which has a
+    /// pace of its own from here on. With none, there is no line to be slow.
+    pub fn begin_line(&mut self, bytes: usize) {
+        self.pace.begin(bytes);
+    }
+
+    /// All of the body, up to `bytes_max`. A declared length beyond that is
+    /// refused before anything is read.
+    ///
+    /// # Errors
+    /// 413 beyond `bytes_max`, and those of [`next`](Self::next).
+    ///
+    /// # Cancel safety
+    /// Not safe: what was read is lost.
+    pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Problem> {
+        let too_large = || error::too_large("the body", bytes_max);
+        if self.body.size_hint().lower() > bytes_max as u64 {
             return Err(too_large());
         }
-        if first.is_empty() {
-            first = bytes;
-        } else {
-            rest.extend_from_slice(&bytes);
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        while let Some(bytes) = self.next().await? {
+            if first.len() + rest.len() + bytes.len() > bytes_max {
+                return Err(too_large());
+            }
+            if first.is_empty() {
+                first = bytes;
+            } else {
+                rest.extend_from_slice(&bytes);
+            }
+        }
+        if rest.is_empty() {
+            return Ok(first);
+        }
+        let mut all = BytesMut::with_capacity(first.len() + rest.len());
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&rest);
+        Ok(all.freeze())
+    }
+}
+
+/// How a body, or a line of one, has come so far.
+#[derive(Debug)]
+struct Pace {
+    /// Longest wait for the next byte, and how long the rate does not count.
+    timeout: Duration,
+    /// Bytes a second from then on; zero is no rate.
+    rate: u64,
+    /// Waited since the last byte.
+    quiet: Duration,
+    /// Waited since the first one.
+    taken: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(timeout: Duration, rate: u64) -> Pace {
+        Pace { timeout, rate, quiet: Duration::ZERO, taken: Duration::ZERO, bytes: 0 }
+    }
+
+    /// How much longer the next byte is waited for.
+    fn left(&self) -> Duration {
+        let next = self.timeout.saturating_sub(self.quiet);
+        if self.bytes == 0 {
+            return next;
+        }
+        let Some(millis) = self.bytes.saturating_mul(1000).checked_div(self.rate) else {
+            return next;
+        };
+        let whole = self.timeout.max(Duration::from_millis(millis));
+        next.min(whole.saturating_sub(self.taken))
+    }
+
+    fn waited(&mut self, time: Duration) {
+        self.quiet += time;
+        if self.bytes > 0 {
+            self.taken += time;
         }
     }
-    if rest.is_empty() {
-        return Ok(first);
+
+    fn came(&mut self, bytes: usize) {
+        self.quiet = Duration::ZERO;
+        self.bytes = self.bytes.saturating_add(bytes as u64);
     }
-    let mut all = BytesMut::with_capacity(first.len() + rest.len());
-    all.extend_from_slice(&first);
-    all.extend_from_slice(&rest);
-    Ok(all.freeze())
+
+    fn begin(&mut self, bytes: usize) {
+        self.taken = Duration::ZERO;
+        self.bytes = bytes as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn secs(n: f64) -> Duration {
+        Duration::from_secs_f64(n)
+    }
+
+    /// When a body ends of which `bytes` come each `every` seconds, 1,000
+    /// times at most.
+    fn ends_at(rate: u64, bytes: usize, every: f64) -> Option<f64> {
+        let mut pace = Pace::new(TIMEOUT, rate);
+        let mut now = Duration::ZERO;
+        for _ in 0..1000 {
+            if pace.left() <= secs(every) {
+                return Some((now + pace.left()).as_secs_f64());
+            }
+            now += secs(every);
+            pace.waited(secs(every));
+            pace.came(bytes);
+        }
+        None
+    }
+
+    #[test]
+    fn a_slow_body_ends_and_a_steady_one_does_not() {
+        assert_eq!(ends_at(256, 0, 20.0), Some(10.0), "no byte at all");
+        assert_eq!(ends_at(256, 1, 3.0), Some(13.0), "ten seconds from the first byte on");
+        assert_eq!(ends_at(256, 255, 1.0), Some(11.0), "just below the rate");
+        assert_eq!(ends_at(256, 257, 1.0), None);
+        assert_eq!(ends_at(256, 1_000_000, 9.9), None);
+        assert_eq!(ends_at(256, 1_000_000, 10.1), Some(10.0), "the next byte has its own time");
+        assert_eq!(ends_at(0, 1, 9.9), None, "no rate");
+    }
+
+    #[test]
+    fn a_line_has_a_pace_of_its_own() {
+        let mut pace = Pace::new(TIMEOUT, 256);
+        for _ in 0..100 {
+            // A pause, a line's start, a pause, its end.
+            pace.waited(secs(9.0));
+            pace.came(10);
+            pace.begin(10);
+            assert_eq!(pace.left(), TIMEOUT);
+            pace.waited(secs(9.0));
+            assert_eq!(pace.left(), secs(1.0));
+            pace.came(10);
+            pace.begin(0);
+            assert_eq!(pace.left(), TIMEOUT);
+        }
+    }
+
+    #[test]
+    fn a_fast_start_gives_time_for_later() {
+        let mut pace = Pace::new(TIMEOUT, 256);
+        pace.came(256 * 60);
+        pace.waited(secs(9.0));
+        pace.came(1);
+        assert_eq!(pace.left(), TIMEOUT);
+        pace.waited(secs(9.9));
+        assert_eq!(pace.left(), secs(0.1), "the next byte is what it waits for");
+    }
 }

@@ -78,6 +78,10 @@ pub struct Settings {
     /// Longest wait for the next byte of a request body
     /// (`limits.body_timeout`).
     pub body_timeout: Duration,
+    /// Bytes a second at which a request body, or a line of an NDJSON batch,
+    /// must come on average once [`body_timeout`](Settings::body_timeout) has
+    /// passed; zero is no rate (`limits.body_rate`).
+    pub body_rate: u64,
     /// Longest wait for a client to read a batch's answers
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,

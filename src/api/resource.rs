@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::body::Body;
 use super::catalog::Collection;
 use super::condition::{self, Read};
-use super::{Api, Ask, batch, error, idempotency, intake, negotiate, respond};
+use super::intake::Intake;
+use super::{Api, Ask, batch, error, idempotency, negotiate, respond};
 use crate::event::ResourceId;
 use crate::log::{BadWrite, Log, Write, Written};
 use crate::wire::Origin;
@@ -227,9 +228,7 @@ async fn append(api: &Arc<Api>, log: &Arc<Log>, write: Write) -> Result<Written,
 }
 
 async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
-    let settings = &api.settings;
-    let received = &api.metrics.received_bytes;
-    intake::whole(body, settings.body_bytes_max, settings.body_timeout, received).await
+    Intake::new(api, body).whole(api.settings.body_bytes_max).await
 }
 
 /// A body as JSON.

@@ -30,7 +30,6 @@ async fn a_client_that_sends_before_it_reads_is_not_stalled() {
                 content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
     let line = "{\"type\":\"a\",\"data\":1}\n";
-    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     // Answers to these are more than both sockets hold.
     socket.write_all(chunk(&line.repeat(20_000)).as_bytes()).await.unwrap();
     let mut lines = 20_000;
@@ -148,6 +147,87 @@ async fn a_preface_in_pieces_is_a_preface() {
     let mut answer = [0; 4];
     timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(answer[3], 4, "SETTINGS");
+}
+
+/// A body, or a line, must come at a kilobyte a second after a while.
+const SLOW: [&str; 3] =
+    ["limits.body_timeout=1500ms", "limits.body_rate=1kB", "limits.stall_timeout=1h"];
+
+/// Sends `head`, then `piece` every 50 ms until the gateway closes; what it
+/// answered.
+async fn drip(address: SocketAddr, head: &str, piece: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = socket.split();
+    let mut answer = Vec::new();
+    let dripping = async {
+        while writer.write_all(piece.as_bytes()).await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let read = async {
+        tokio::select! {
+            _ = reader.read_to_end(&mut answer) => {}
+            () = dripping => {}
+        }
+    };
+    timeout(PATIENCE, read).await.expect("the connection is closed");
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_slow_body_is_not_waited_for() {
+    let (_data, gateway) = start(&SLOW).await;
+    let sized = "POST /orders HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n\
+                 content-length: 100000\r\n\r\n{\"note\":\"";
+    let answer = drip(gateway.address, sized, "x").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("/problems/request-timeout"), "{answer}");
+    let chunked = "POST /orders HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n\
+                   transfer-encoding: chunked\r\n\r\n";
+    let answer = drip(gateway.address, chunked, "1\r\n \r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+const BATCH: &str = "POST /events/audit HTTP/1.1\r\nhost: g\r\n\
+                     content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+#[tokio::test]
+async fn a_slow_line_of_a_batch_is_not_waited_for() {
+    let (_data, gateway) = start(&SLOW).await;
+    let head = format!("{BATCH}{}", chunk("{\"type\":\"a\",\"data\":1}\n{\"type\":"));
+    let answer = drip(gateway.address, &head, &chunk(" ")).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("{\"status\":201,"), "the line before is written: {answer}");
+    assert!(answer.contains("{\"status\":408,"), "{answer}");
+    assert!(answer.contains("\"line\":2}"), "{answer}");
+    assert!(answer.ends_with("\r\n0\r\n\r\n"), "the answer is whole: {answer}");
+}
+
+#[tokio::test]
+async fn whole_lines_now_and_then_are_a_batch() {
+    let (_data, gateway) = start(&SLOW).await;
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+    socket.write_all(BATCH.as_bytes()).await.unwrap();
+    // An eighth of the rate, for twice as long as a line may take.
+    for _ in 0..15 {
+        let line = chunk("{\"type\":\"a\",\"data\":1}\n");
+        socket.write_all(line.as_bytes()).await.expect("the connection is open");
+        sleep(Duration::from_millis(200)).await;
+    }
+    socket.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n0\r\n\r\n") {
+        let read = timeout(PATIENCE, socket.read_buf(&mut answer)).await.unwrap();
+        assert!(read.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!(answer.matches("\"status\":201").count(), 15, "{answer}");
 }
 
 /// An HTTP/2 preface whose SETTINGS are empty (RFC 9113 §3.4).

@@ -22,9 +22,10 @@ use answers::{Sender, Stopped, answers};
 use lines::{Line, Lines};
 
 use super::body::Body;
+use super::intake::Intake;
 use super::negotiate::Form;
 use super::resource::{creation, parse};
-use super::{Api, Ask, Unanswered, error, event, idempotency, intake, respond};
+use super::{Api, Ask, Unanswered, error, event, idempotency, respond};
 use crate::log::{self, Log, Refusal, Write, Written};
 use crate::wire::Kind;
 use crate::wire::problem::Problem;
@@ -51,7 +52,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 pub async fn batch(
     api: &Arc<Api>,
     ask: &Ask,
-    mut body: Incoming,
+    body: Incoming,
     log: &Arc<Log>,
 ) -> Result<Response<Body>, Problem> {
     let headers = &ask.head.headers;
@@ -62,23 +63,18 @@ pub async fn batch(
         return Err(error::header("If-Match and If-None-Match are for one write, not a batch"));
     }
     // A client that asks leave to send wants it before it is answered.
-    let first = if headers.contains_key(EXPECT) {
-        intake::next(&mut body, api.settings.body_timeout, &api.metrics.received_bytes).await?
-    } else {
-        None
-    };
+    let mut intake = Intake::new(api, body);
+    let first = if headers.contains_key(EXPECT) { intake.next().await? } else { None };
     let minimal = prefers_minimal(headers);
     let settings = &api.settings;
     let (bytes_max, stall_timeout) = (settings.batch_answer_bytes, settings.stall_timeout);
     let body = answers(&api.tasks, bytes_max, stall_timeout, |sender| {
-        let mut lines = Lines::new(settings.body_bytes_max);
-        lines.feed(&first.unwrap_or_default());
-        let run = Run {
+        let mut run = Run {
             api: Arc::clone(api),
             log: Arc::clone(log),
             path: ask.head.uri.path().to_owned(),
-            body,
-            lines,
+            intake,
+            lines: Lines::new(settings.body_bytes_max),
             sender,
             minimal,
             ended: false,
@@ -87,6 +83,7 @@ pub async fn batch(
             written: 0,
             failed: 0,
         };
+        run.feed(&first.unwrap_or_default());
         async move {
             // Stopped: nobody is left to be told.
             let _ = run.run().await;
@@ -140,7 +137,7 @@ struct Run {
     api: Arc<Api>,
     log: Arc<Log>,
     path: String,
-    body: Incoming,
+    intake: Intake,
     lines: Lines,
     sender: Sender,
     minimal: bool,
@@ -163,15 +160,15 @@ impl Run {
                 break;
             }
             let reading = !self.ended && !self.open.is_full();
-            let wait = self.api.settings.body_timeout;
-            let received = &self.api.metrics.received_bytes;
             tokio::select! {
                 biased;
                 appended = front(&mut self.under_way), if !self.under_way.is_empty() => {
+                    // What follows may wait for the client to read.
+                    self.intake.hold();
                     let group = self.under_way.pop_front().expect("its front was awaited");
                     self.answer(group.lines, appended).await?;
                 }
-                read = intake::next(&mut self.body, wait, received), if reading => self.take(read),
+                read = self.intake.next(), if reading => self.take(read),
             }
         }
         if self.minimal {
@@ -184,7 +181,7 @@ impl Run {
 
     fn take(&mut self, read: Result<Option<Bytes>, Problem>) {
         match read {
-            Ok(Some(bytes)) => self.lines.feed(&bytes),
+            Ok(Some(bytes)) => self.feed(&bytes),
             Ok(None) => {
                 self.ended = true;
                 if let Some(line) = self.lines.finish() {
@@ -198,6 +195,13 @@ impl Run {
                 self.open.lines.push((self.lines.current(), Some(problem)));
             }
         }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        if let Some(end) = bytes.iter().rposition(|&byte| byte == b'\n') {
+            self.intake.begin_line(bytes.len() - end - 1);
+        }
+        self.lines.feed(bytes);
     }
 
     /// Moves whole lines into the open group.

@@ -87,6 +87,7 @@ fn settings() -> Settings {
         body_bytes_max: 64 * 1024,
         batch_answer_bytes: 64 * 1024,
         body_timeout: Duration::from_secs(10),
+        body_rate: 0,
         stall_timeout: Duration::from_secs(10),
         batch_size_max: 100,
         request_rate: 0,
