@@ -59,6 +59,7 @@ struct Limits {
     max_connections_per_address: usize,
     request_rate: u32,
     request_burst: u32,
+    control_rate: u32,
     head_timeout: Duration,
     body_timeout: Duration,
     body_rate: u64,
@@ -123,6 +124,7 @@ fn compose(
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             stall_timeout: limits.stall_timeout,
+            control_rate: limits.control_rate,
         },
         log: log::Settings {
             path: storage.path,
@@ -146,6 +148,7 @@ fn compose(
             heartbeat_format: streams.heartbeat_format,
             message_bytes_max: limits.message_bytes,
             message_timeout: limits.body_timeout,
+            control_rate: limits.control_rate,
         },
         api,
     }
@@ -243,6 +246,7 @@ fn limit_keys(s: &mut Section<'_, '_>) -> Limits {
             as usize,
         request_rate,
         request_burst,
+        control_rate: s.count("control_rate", 200, Zero::Allowed),
         head_timeout: s.duration("head_timeout", seconds(10), Zero::Refused),
         body_timeout: s.duration("body_timeout", seconds(10), Zero::Refused),
         body_rate: s.bytes("body_rate", 256, Zero::Allowed),

@@ -132,9 +132,10 @@ const FAULTS_OF_KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[limits]\nbody_rate = \"256 B/s\"\n",
+        "[limits]\ncontrol_rate = -1\nbody_rate = \"256 B/s\"\n",
         &[
-            "config.toml:2: limits.body_rate: \"256 B/s\" is no size; write a whole number and B, kB, KiB, MB, MiB, GB, GiB, TB or TiB, as in \"64KiB\"",
+            "config.toml:2: limits.control_rate: -1 is not within 0 and 4294967295",
+            "config.toml:3: limits.body_rate: \"256 B/s\" is no size; write a whole number and B, kB, KiB, MB, MiB, GB, GiB, TB or TiB, as in \"64KiB\"",
         ],
     ),
     (
@@ -415,7 +416,7 @@ fn units_and_policies_reach_their_layers() {
                 [storage]\nsync = \"interval\"\nsync_interval = \"250ms\"\n\
                 [streams]\nheartbeat_format = \"comment\"\nsse_overload = \"status\"\n\
                 [limits]\nbody_bytes = 2048\nstall_timeout = \"5m\"\n\
-                body_rate = 0\n\
+                control_rate = 0\nbody_rate = 0\n\
                 [[collections]]\nname = \"a\"\n\
                 retention = { events = 5, bytes = \"64KiB\", age = \"1d\" }\n\
                 [[topics]]\nname = \"b\"\ndurability = \"disk\"\n\
@@ -435,6 +436,7 @@ fn units_and_policies_reach_their_layers() {
         config.logs.iter().map(|log| log.durability).collect::<Vec<_>>(),
         [log::Medium::Disk, log::Medium::Disk, log::Medium::Memory]
     );
+    assert_eq!((config.server.control_rate, config.deliver.control_rate), (0, 0));
     assert_eq!(config.api.body_rate, 0);
     let retention = config.logs[0].retention;
     assert_eq!((retention.events, retention.bytes), (5, 65_536));

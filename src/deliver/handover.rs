@@ -11,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,10 +19,15 @@ use hyper::body::{Body, Frame};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::bucket::Bucket;
 use super::pump::Pump;
+use super::scratch::with_scratch;
+use crate::metrics::Metrics;
+use crate::wire::http2::Frames;
 
 /// A stream that waits for its socket.
 pub struct Departure {
@@ -139,7 +144,8 @@ impl Body for PendingBody {
 
 /// The I/O of a connection, with the deadlines that hyper does not have: it
 /// ends when the client takes nothing of an answer, and sends nothing, for the
-/// stall timeout; and when a request's head is not whole in its time.
+/// stall timeout; when a request's head is not whole in its time; and when
+/// an HTTP/2 client sends more control frames than it may.
 pub struct Wire {
     inner: TokioIo<TcpStream>,
     handover: Arc<Handover>,
@@ -150,6 +156,15 @@ pub struct Wire {
     /// Runs while the socket takes nothing; made only then.
     stall: Option<Pin<Box<Sleep>>>,
     head: Option<Head>,
+    control: Option<Box<Control>>,
+}
+
+/// The control frames of an HTTP/2 client.
+struct Control {
+    frames: Frames,
+    bucket: Bucket,
+    begun: Instant,
+    metrics: Arc<Metrics>,
 }
 
 /// A head of which a part is here.
@@ -178,6 +193,7 @@ impl Wire {
             first_head_due: None,
             stall: None,
             head: None,
+            control: None,
         }
     }
 
@@ -185,6 +201,17 @@ impl Wire {
     #[must_use]
     pub fn first_head_due(mut self, due: Instant) -> Wire {
         self.first_head_due = Some(due);
+        self
+    }
+
+    /// What is read is HTTP/2, from its preface on, and may hold so many
+    /// control frames a second; zero is no limit. Past it the connection ends,
+    /// counted in `metrics`.
+    #[must_use]
+    pub fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> Wire {
+        let (frames, bucket, metrics) = (Frames::default(), Bucket::new(rate), metrics.clone());
+        let control = Control { frames, bucket, begun: Instant::now(), metrics };
+        self.control = (rate > 0).then(|| Box::new(control));
         self
     }
 
@@ -219,6 +246,30 @@ impl Wire {
         read
     }
 
+    /// Reads, and counts the control frames in what was read.
+    fn poll_read_counted(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(control) = &mut self.control else {
+            return Pin::new(&mut self.inner).poll_read(cx, buffer);
+        };
+        // What hyper lends cannot be looked at behind the read.
+        with_scratch(|scratch| {
+            let room = scratch.len().min(buffer.remaining());
+            let mut read = ReadBuf::new(&mut scratch[..room]);
+            ready!(Pin::new(self.inner.inner_mut()).poll_read(cx, &mut read))?;
+            let count = control.frames.feed(read.filled());
+            if count > 0 && !control.bucket.take(count, control.begun.elapsed()) {
+                control.metrics.refused("control-rate");
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            buffer.put_slice(read.filled());
+            Poll::Ready(Ok(()))
+        })
+    }
+
     fn watch<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -245,7 +296,7 @@ impl Read for Wire {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let read = self.poll_read_counted(cx, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
             // A client may send all of a batch before it reads: it is alive.
             self.stall = None;

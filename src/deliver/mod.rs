@@ -2,11 +2,13 @@
 //! code, never a status.
 
 mod body;
+mod bucket;
 mod gap;
 mod handover;
 mod notices;
 mod outlet;
 mod pump;
+mod scratch;
 mod stream;
 mod transport;
 mod websocket;
@@ -36,6 +38,9 @@ pub struct Settings {
     /// Longest time from a message's first byte to its last
     /// (`limits.body_timeout`).
     pub message_timeout: Duration,
+    /// Pings, pongs and empty fragments that one WebSocket may send, a
+    /// second; zero is no limit (`limits.control_rate`).
+    pub control_rate: u32,
 }
 
 /// What a heartbeat on SSE is.

@@ -1,7 +1,6 @@
 //! One WebSocket: what comes in is decoded and answered command by command,
 //! what goes out comes from the same pump and the same writer as any stream.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -14,18 +13,17 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Sleep;
 
 use super::Settings;
+use super::bucket::Bucket;
 use super::gap::Gap;
 use super::outlet::{Outlet, with_hand};
 use super::pump::{End, Filled, Pump};
+use super::scratch::with_scratch;
 use super::transport::Transport;
 use crate::hub::{Ending, SubscriptionId};
 use crate::wire::Form;
 use crate::wire::close::Close;
 use crate::wire::problem::Problem;
 use crate::wire::websocket::{self, Decoder, Incoming, Limits};
-
-/// Bytes read from a socket at a time, into a buffer of the thread's.
-const READ_BYTES: usize = 16 * 1024;
 
 /// Answers that may wait before no more is read: a client that sends commands
 /// and reads nothing is slowed down, not given memory.
@@ -36,10 +34,6 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Heartbeats without a sign of life before a client is given up.
 const UNANSWERED_PINGS_MAX: u32 = 2;
-
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
-}
 
 /// What a command came to, in the order it is to be said.
 #[derive(Debug)]
@@ -77,6 +71,7 @@ pub struct Session<C> {
     decoder: Decoder,
     limits: Limits,
     message_timeout_ms: u64,
+    control: Bucket,
     commands: C,
     running: Option<Reaction>,
     inbox: VecDeque<Incoming>,
@@ -112,6 +107,7 @@ impl<C: Commands> Session<C> {
             decoder: Decoder::default(),
             limits: Limits { message_bytes_max: settings.message_bytes_max, ..Limits::default() },
             message_timeout_ms: settings.message_timeout.as_millis() as u64,
+            control: Bucket::new(settings.control_rate),
             commands,
             running: None,
             inbox: VecDeque::new(),
@@ -133,6 +129,10 @@ impl<C: Commands> Session<C> {
             self.close(violation.close, violation.detail, "client-error");
         }
         let now = self.pump.subscriber().now();
+        let control = self.decoder.take_control_frames();
+        if control > 0 && !self.control.take(control, Duration::from_millis(now)) {
+            self.close(Close::Policy, "too many control frames", "control-rate");
+        }
         self.unfinished = self.decoder.unfinished().then(|| self.unfinished.unwrap_or(now));
     }
 
@@ -172,7 +172,7 @@ impl<C: Commands> Session<C> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        SCRATCH.with_borrow_mut(|scratch| {
+        with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer))?;
             if buffer.filled().is_empty() {
@@ -260,7 +260,7 @@ impl<C: Commands> Session<C> {
         if deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        SCRATCH.with_borrow_mut(|scratch| {
+        with_scratch(|scratch| {
             loop {
                 let mut buffer = ReadBuf::new(scratch);
                 let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer));

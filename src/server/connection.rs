@@ -231,7 +231,8 @@ async fn serve_http2(open: &Arc<Open>, socket: TcpStream, peer: Peer) -> hyper::
             .keep_alive_timeout(settings.stall_timeout)
             .enable_connect_protocol()
             .serve_connection(
-                Wire::new(socket, whole.clone(), settings.stall_timeout, None),
+                Wire::new(socket, whole.clone(), settings.stall_timeout, None)
+                    .control_rate(settings.control_rate, &shared.metrics),
                 service
             )
     );

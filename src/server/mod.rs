@@ -47,6 +47,9 @@ pub struct Settings {
     /// A write that makes no progress for this long ends its connection
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,
+    /// Control frames that one HTTP/2 connection may send, a second; zero is
+    /// no limit (`limits.control_rate`).
+    pub control_rate: u32,
 }
 
 /// Whether client connections begin with a PROXY header. It is never found

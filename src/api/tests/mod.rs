@@ -130,6 +130,7 @@ impl Gateway {
             heartbeat_format: HeartbeatFormat::Event,
             message_bytes_max: settings.body_bytes_max,
             message_timeout: Duration::from_secs(10),
+            control_rate: 0,
         };
         let metrics = Arc::new(Metrics::new());
         let hub = Hub::start(&hub, &engine, &metrics, 1);
