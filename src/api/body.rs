@@ -45,6 +45,15 @@ impl fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
+impl Body {
+    /// Its client took nothing of it for too long: it will be dropped.
+    pub fn stalled(&mut self) {
+        if let Body::Live(stream) = self {
+            stream.stalled();
+        }
+    }
+}
+
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Body {
         if bytes.is_empty() { Body::Empty } else { Body::Full(bytes) }

@@ -9,6 +9,7 @@ use hyper::body::{Body, Frame};
 
 use super::outlet::{count_delivered, with_hand};
 use super::pump::{End, Filled, Pump};
+use crate::hub::Ending;
 
 /// The frames of a stream. What it has given counts as written: hyper sends
 /// it before anything else of this stream, and holds no more than its send
@@ -23,6 +24,11 @@ impl StreamBody {
     /// The body of a stream whose head is about to be written.
     pub fn new(pump: Pump) -> StreamBody {
         StreamBody { pump, ready: VecDeque::new(), end: None }
+    }
+
+    /// The client took nothing for too long: it will be dropped.
+    pub fn stalled(&mut self) {
+        self.pump.ends(End::Ending(Ending::Stalled).reason());
     }
 }
 

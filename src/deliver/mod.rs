@@ -3,6 +3,7 @@
 
 mod body;
 mod bucket;
+mod flow;
 mod gap;
 mod handover;
 mod notices;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 pub use body::StreamBody;
+pub use flow::{Flow, Patience, Piece};
 pub use gap::{Gap, Reason};
 pub use handover::{Answering, Departure, Handover, PendingBody, Wire};
 pub use notices::Notices;

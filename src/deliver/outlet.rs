@@ -17,11 +17,11 @@ use crate::hub::Slice;
 /// take something.
 pub(super) trait Socket: AsyncWrite + Unpin {
     /// Ready when a write may make progress.
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
 impl Socket for TcpStream {
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_write_ready(cx)
     }
 }
@@ -167,7 +167,12 @@ impl Outlet {
         pump: &mut Pump,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_rest(cx, socket, pump))?;
-        Pin::new(socket).poll_shutdown(cx)
+        let shut = Pin::new(socket).poll_shutdown(cx);
+        if shut.is_pending() {
+            // On HTTP/2 it waits for the client's window.
+            self.block(pump);
+        }
+        shut
     }
 
     /// Puts `frame` after what is half out.

@@ -11,6 +11,12 @@ use tokio::net::TcpStream;
 
 use super::outlet::Socket;
 
+/// Bytes given to an HTTP/2 stream at a time. hyper takes a write whole and
+/// the next one once this is through the client's window: what a slow reader
+/// must take in one stall timeout to be seen reading, and one DATA frame
+/// (RFC 9113 §6.5.2).
+const STREAM_WRITE_BYTES: usize = 16 * 1024;
+
 /// The socket under a WebSocket.
 pub enum Transport {
     /// A plain one, given back by hyper.
@@ -20,11 +26,12 @@ pub enum Transport {
 }
 
 impl Socket for Transport {
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Tcp(socket) => socket.poll_write_ready(cx),
-            // hyper does not say; its write tells.
-            Transport::Stream(_) => Poll::Ready(Ok(())),
+            // hyper's flush of a stream waits until it would take a write, and
+            // for nothing else.
+            Transport::Stream(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 }
@@ -50,7 +57,9 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Transport::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Stream(stream) => {
+                Pin::new(stream).poll_write(cx, &bytes[..bytes.len().min(STREAM_WRITE_BYTES)])
+            }
         }
     }
 
@@ -59,10 +68,13 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Transport::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Transport::Stream(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        let this = self.get_mut();
+        if let Transport::Tcp(socket) = this {
+            return Pin::new(socket).poll_write_vectored(cx, slices);
         }
+        // A stream takes one slice at a time.
+        let first = slices.iter().find(|slice| !slice.is_empty());
+        Pin::new(this).poll_write(cx, first.map_or(&[], |slice| slice))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,6 +3,7 @@
 mod connection;
 mod listener;
 mod peer;
+mod stream;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -26,6 +26,7 @@ use super::intake::Intake;
 use super::negotiate::Form;
 use super::resource::{creation, parse};
 use super::{Api, Ask, Unanswered, error, event, idempotency, respond};
+use crate::deliver::Flow;
 use crate::log::{self, Log, Refusal, Write, Written};
 use crate::wire::Kind;
 use crate::wire::problem::Problem;
@@ -74,6 +75,7 @@ pub async fn batch(
             log: Arc::clone(log),
             path: ask.head.uri.path().to_owned(),
             intake,
+            flow: ask.head.extensions.get().cloned(),
             lines: Lines::new(settings.body_bytes_max),
             sender,
             minimal,
@@ -138,6 +140,8 @@ struct Run {
     log: Arc<Log>,
     path: String,
     intake: Intake,
+    /// The answer's way out on HTTP/2.
+    flow: Option<Arc<Flow>>,
     lines: Lines,
     sender: Sender,
     minimal: bool,
@@ -181,7 +185,12 @@ impl Run {
 
     fn take(&mut self, read: Result<Option<Bytes>, Problem>) {
         match read {
-            Ok(Some(bytes)) => self.feed(&bytes),
+            Ok(Some(bytes)) => {
+                if let Some(flow) = &self.flow {
+                    flow.moved();
+                }
+                self.feed(&bytes);
+            }
             Ok(None) => {
                 self.ended = true;
                 if let Some(line) = self.lines.finish() {
