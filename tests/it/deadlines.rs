@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::client::PATIENCE;
 use crate::support::frame::Chunks;
+use crate::support::http2::{Connection, DATA, END_STREAM};
 use crate::support::start;
 
 /// A client that holds little, so that the gateway feels one that does not read.
@@ -275,6 +276,22 @@ async fn an_http2_stream_is_not_idle() {
     assert!(quiet.is_err(), "an open stream is a request that is being answered");
     drop(stream);
     let _ = timeout(PATIENCE, serving).await.expect("an end in time");
+}
+
+#[tokio::test]
+async fn a_drain_ends_http2_streams() {
+    let (_data, gateway) = start(&["server.drain=10s", "limits.idle_timeout=1h"]).await;
+    let mut connection = Connection::open(gateway.address, &[]).await;
+    connection.get(1, "/events/audit", "application/x-ndjson").await;
+    connection.find(DATA, 1).await;
+    connection.get(3, "/orders/none", "application/json").await;
+    connection.find(DATA, 3).await;
+    let drained = tokio::spawn(gateway.gateway.drain());
+    let farewell = connection.find(DATA, 1).await;
+    assert!(farewell.payload.starts_with(b"{\"type\":\"stream-close\""), "{farewell:?}");
+    assert!(connection.find(DATA, 1).await.flags & END_STREAM != 0, "the stream is whole");
+    drop(connection);
+    timeout(PATIENCE, drained).await.expect("a drained gateway").unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 
 mod deadlines;
 mod delivery;
+mod floods;
 mod limits;
 mod memory_topics;
 mod proxies;
+mod stalls;
 mod streams;
 mod tidy;
 mod support;

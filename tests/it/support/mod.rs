@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod frame;
+pub mod http2;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,0 +1,237 @@
+//! Clients that send what costs the gateway more than them.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::client::{PATIENCE, request};
+use crate::support::frame::{Frames, masked};
+use crate::support::http2::{
+    ACK, CONTINUATION, Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY,
+    RST_STREAM, SETTINGS, frame, head,
+};
+use crate::support::{Running, start};
+
+/// Frames of a flood, far more than a connection may send.
+const FLOOD: usize = 200_000;
+
+/// Nothing but a flood's own limit ends a connection here.
+const SETS: [&str; 3] =
+    ["limits.idle_timeout=1h", "limits.stall_timeout=1h", "limits.body_timeout=1h"];
+
+/// Sends `bytes` while it reads, until the gateway closes; what it read.
+async fn flooded(mut connection: Connection, bytes: &[u8]) -> Vec<u8> {
+    let (mut reader, mut writer) = connection.socket.split();
+    let mut read = Vec::new();
+    let both = async { tokio::join!(writer.write_all(bytes), reader.read_to_end(&mut read)) };
+    // Either may find out by an error: a reset is an end too.
+    let _ = timeout(PATIENCE, both).await.expect("the connection is closed");
+    read
+}
+
+async fn alive(gateway: &Running) {
+    assert_eq!(request(gateway.address, "GET", "/orders", "", b"").await.status, 200);
+}
+
+async fn refused(gateway: &Running) -> u64 {
+    let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
+    let prefix = r#"streamgate_connections_refused_total{reason="control-rate"} "#;
+    let line = metrics.text().lines().find_map(|line| line.strip_prefix(prefix));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+/// The connection of a request that waits for its body on stream 1.
+async fn posting(address: SocketAddr) -> Connection {
+    let mut connection = Connection::open(address, &[]).await;
+    let block = head("POST", "/orders", &[("content-type", "application/json")]);
+    connection.send(HEADERS, END_HEADERS, 1, &block).await;
+    connection
+}
+
+#[tokio::test]
+async fn floods_of_control_frames_end_their_connection() {
+    let (_data, gateway) = start(&SETS).await;
+    let frames = [
+        ("ping", frame(PING, 0, 0, &[7; 8])),
+        ("settings", frame(SETTINGS, 0, 0, &[])),
+        ("priority", frame(PRIORITY, 0, 3, &[0, 0, 0, 0, 1])),
+        ("unknown", frame(0xfa, 0, 0, &[])),
+    ];
+    for (n, (what, frame)) in frames.iter().enumerate() {
+        let connection = posting(gateway.address).await;
+        let read = flooded(connection, &frame.repeat(FLOOD)).await;
+        assert!(read.len() < 100_000, "{what}: {} bytes of answers", read.len());
+        assert_eq!(refused(&gateway).await, n as u64 + 1, "{what}");
+        alive(&gateway).await;
+    }
+    // The HTTP library has a lower limit of its own for these.
+    flooded(posting(gateway.address).await, &frame(DATA, 0, 1, &[]).repeat(FLOOD)).await;
+    alive(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_flood_whose_answers_are_not_read_ends_too() {
+    let (_data, gateway) = start(&SETS).await;
+    let mut connection = posting(gateway.address).await;
+    // What the kernel holds is taken off the client; more is not.
+    let flood = frame(PING, 0, 0, &[0; 8]).repeat(10 * FLOOD);
+    let sent = timeout(PATIENCE, connection.socket.write_all(&flood)).await;
+    sent.expect("the connection is closed").expect_err("all of it was read");
+    assert_eq!(refused(&gateway).await, 1);
+}
+
+#[tokio::test]
+async fn some_control_frames_are_no_flood() {
+    // 70 of them at once; there are 61.
+    let (_data, gateway) = start(&["limits.control_rate=7"]).await;
+    let mut connection = Connection::open(gateway.address, &[]).await;
+    for round in 0..30u32 {
+        let stream = 2 * round + 1;
+        connection.send(PING, 0, 0, &[round as u8; 8]).await;
+        connection.send(PRIORITY, 0, stream, &[0; 5]).await;
+        // A request whose body ends with an empty frame, as clients do.
+        let block = head("POST", "/orders", &[("content-type", "application/json")]);
+        connection.send(HEADERS, END_HEADERS, stream, &block).await;
+        connection.send(DATA, 0, stream, b"{}").await;
+        connection.send(DATA, END_STREAM, stream, b"").await;
+        let (mut pong, mut answer) = (false, false);
+        while !(pong && answer) {
+            let frame = connection.next().await.expect("the connection is open");
+            pong |= frame.kind == PING && frame.flags == ACK && frame.payload == [round as u8; 8];
+            answer |= frame.stream == stream && frame.flags & END_STREAM != 0;
+        }
+    }
+    assert_eq!(refused(&gateway).await, 0);
+}
+
+#[tokio::test]
+async fn without_a_rate_nothing_is_counted() {
+    let (_data, gateway) = start(&["limits.control_rate=0"]).await;
+    let mut connection = Connection::open(gateway.address, &[]).await;
+    connection.socket.write_all(&frame(PRIORITY, 0, 3, &[0; 5]).repeat(20_000)).await.unwrap();
+    connection.send(PING, 0, 0, b"the last").await;
+    loop {
+        let frame = connection.next().await.expect("the connection is open");
+        if frame.kind == PING && frame.payload == b"the last" {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_that_are_reset_at_once_end_their_connection() {
+    let (_data, gateway) = start(&SETS).await;
+    let block = head("GET", "/orders", &[]);
+    let rapid: Vec<u8> = (0..FLOOD as u32)
+        .flat_map(|n| {
+            let begun = frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &block);
+            [begun, frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
+        })
+        .collect();
+    flooded(Connection::open(gateway.address, &[]).await, &rapid).await;
+    alive(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_ends_its_connection() {
+    let (_data, gateway) = start(&SETS).await;
+    let begun = frame(HEADERS, END_STREAM, 1, &head("GET", "/orders", &[]));
+    let field = [&[0, 1, b'x', 100], &[b'y'; 100][..]].concat();
+    for more in [frame(CONTINUATION, 0, 1, &[]), frame(CONTINUATION, 0, 1, &field)] {
+        let flood = [begun.clone(), more.repeat(FLOOD)].concat();
+        flooded(Connection::open(gateway.address, &[]).await, &flood).await;
+        alive(&gateway).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_unpacks_to_megabytes_is_refused() {
+    let (_data, gateway) = start(&SETS).await;
+    let mut connection = Connection::open(gateway.address, &[]).await;
+    // Put 4,000 bytes into the table once (RFC 7541 §6.2.1), then name them in
+    // a byte each (§6.1): 16 KiB stand for 50 MB.
+    let mut block = head("GET", "/orders", &[]);
+    block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
+    block.extend([b'y'; 4000]);
+    block.extend([0xbe; 12_000]);
+    assert!(block.len() < 16_384);
+    connection.send(HEADERS, END_HEADERS | END_STREAM, 1, &block).await;
+    loop {
+        let frame = connection.next().await.expect("the connection says why it ends");
+        if frame.kind == GOAWAY {
+            assert_eq!(frame.payload[4..8], [0, 0, 0, 0xb], "ENHANCE_YOUR_CALM");
+            break;
+        }
+        assert!(frame.kind == SETTINGS, "{frame:?}");
+    }
+    assert!(connection.next().await.is_none());
+    alive(&gateway).await;
+}
+
+/// Opens a WebSocket, sends `flood` while it reads, and gives the code that
+/// the gateway closes with.
+async fn closed_under(address: SocketAddr, flood: &[u8]) -> u16 {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let handshake = "GET /ws HTTP/1.1\r\nhost: g\r\nconnection: upgrade\r\n\
+                     upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(handshake.as_bytes()).await.unwrap();
+    while socket.read_u8().await.unwrap() != b'\n' || !ends_head(&mut socket).await {}
+    let (mut reader, mut writer) = socket.split();
+    let mut bytes = Vec::new();
+    let code = async {
+        loop {
+            while let Some((first, payload)) = Frames::next(&mut bytes) {
+                if first == 0x88 {
+                    return u16::from_be_bytes([payload[0], payload[1]]);
+                }
+            }
+            assert!(reader.read_buf(&mut bytes).await.unwrap() > 0, "no close frame");
+        }
+    };
+    let sending = async {
+        let _ = writer.write_all(flood).await;
+        std::future::pending::<()>().await;
+    };
+    let closed = async {
+        tokio::select! {
+            code = code => code,
+            () = sending => 0,
+        }
+    };
+    timeout(PATIENCE, closed).await.expect("a close frame in time")
+}
+
+/// Whether the line just read was the last of a head.
+async fn ends_head(socket: &mut TcpStream) -> bool {
+    let mut next = [0; 2];
+    socket.peek(&mut next).await.unwrap();
+    if next != *b"\r\n" {
+        return false;
+    }
+    socket.read_exact(&mut next).await.unwrap();
+    true
+}
+
+#[tokio::test]
+async fn floods_on_a_websocket_close_it() {
+    let (_data, gateway) = start(&SETS).await;
+    let fragments =
+        |payload: &[u8]| [masked(0x01, payload), masked(0x00, payload).repeat(FLOOD)].concat();
+    let in_pieces = [masked(0x01, b""), masked(0x00, b"{}"), masked(0x80, b"")].concat();
+    for (what, flood) in [
+        ("pings", masked(0x89, b"?").repeat(FLOOD)),
+        ("pongs", masked(0x8a, b"").repeat(FLOOD)),
+        ("fragments", fragments(b" ")),
+        ("empty fragments", fragments(b"")),
+        ("messages in empty fragments", in_pieces.repeat(FLOOD)),
+    ] {
+        assert_eq!(closed_under(gateway.address, &flood).await, 1008, "{what}");
+        alive(&gateway).await;
+    }
+    let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
+    let line = r#"streamgate_connections_closed_total{protocol="ws",reason="control-rate"} 3"#;
+    assert!(metrics.text().contains(line), "{}", metrics.text());
+}

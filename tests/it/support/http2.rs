@@ -1,0 +1,136 @@
+//! HTTP/2 by hand (RFC 9113): frames out, frames in, each with a deadline.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::client::PATIENCE;
+
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+pub const DATA: u8 = 0x0;
+pub const HEADERS: u8 = 0x1;
+pub const PRIORITY: u8 = 0x2;
+pub const RST_STREAM: u8 = 0x3;
+pub const SETTINGS: u8 = 0x4;
+pub const PING: u8 = 0x6;
+pub const GOAWAY: u8 = 0x7;
+pub const WINDOW_UPDATE: u8 = 0x8;
+pub const CONTINUATION: u8 = 0x9;
+
+/// Flags of DATA and HEADERS.
+pub const END_STREAM: u8 = 0x1;
+pub const END_HEADERS: u8 = 0x4;
+/// The flag of SETTINGS and PING.
+pub const ACK: u8 = 0x1;
+
+/// Settings (RFC 9113 §6.5.2).
+pub const INITIAL_WINDOW_SIZE: u16 = 0x4;
+
+/// A frame as it came.
+#[derive(Debug)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The number that a `RST_STREAM` or `WINDOW_UPDATE` is about.
+    pub fn number(&self) -> u32 {
+        u32::from_be_bytes(self.payload[..4].try_into().unwrap())
+    }
+}
+
+/// A client's frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A request's head: literals that enter no table (RFC 7541 §6.2.2).
+pub fn head(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let pseudo =
+        [(":method", method), (":scheme", "http"), (":path", path), (":authority", "gateway")];
+    let mut block = Vec::new();
+    for (name, value) in pseudo.iter().chain(fields) {
+        assert!(name.len() < 127 && value.len() < 127, "a length of one byte");
+        block.extend([&[0, name.len() as u8], name.as_bytes()].concat());
+        block.extend([&[value.len() as u8], value.as_bytes()].concat());
+    }
+    block
+}
+
+/// A connection whose client does nothing by itself, not even what it ought to.
+pub struct Connection {
+    pub socket: TcpStream,
+    bytes: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects, and says preface and SETTINGS.
+    pub async fn open(address: SocketAddr, settings: &[(u16, u32)]) -> Connection {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let settings: Vec<u8> = settings
+            .iter()
+            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        socket.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()).await.unwrap();
+        Connection { socket, bytes: Vec::new() }
+    }
+
+    pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.socket.write_all(&frame(kind, flags, stream, payload)).await.unwrap();
+    }
+
+    /// A GET of `path` in one form.
+    pub async fn get(&mut self, stream: u32, path: &str, accept: &str) {
+        let block = head("GET", path, &[("accept", accept)]);
+        self.send(HEADERS, END_STREAM | END_HEADERS, stream, &block).await;
+    }
+
+    /// Lets the gateway send `bytes` more on `stream`.
+    pub async fn allow(&mut self, stream: u32, bytes: u32) {
+        self.send(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()).await;
+    }
+
+    /// The next frame; none at the end.
+    pub async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.take() {
+                return Some(frame);
+            }
+            let read = timeout(PATIENCE, self.socket.read_buf(&mut self.bytes)).await;
+            // A reset is an end too.
+            if read.expect("a frame or the end in time").unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// The next frame of a kind on a stream; others are passed over.
+    pub async fn find(&mut self, kind: u8, stream: u32) -> Frame {
+        loop {
+            let frame = self.next().await.expect("the connection is open");
+            if frame.kind == kind && frame.stream == stream {
+                return frame;
+            }
+            assert!(frame.kind != GOAWAY, "{frame:?}");
+            let reset = frame.kind == RST_STREAM && frame.stream == stream;
+            assert!(!reset, "the stream was reset: {frame:?}");
+        }
+    }
+
+    fn take(&mut self) -> Option<Frame> {
+        let header: [u8; 9] = *self.bytes.first_chunk()?;
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        let payload = self.bytes.get(9..9 + length)?.to_vec();
+        self.bytes.drain(..9 + length);
+        let stream = u32::from_be_bytes(*header[5..].first_chunk().unwrap());
+        Some(Frame { kind: header[3], flags: header[4], stream, payload })
+    }
+}
