@@ -377,7 +377,7 @@ impl Course {
             most -= 1;
             let (offset, time, bytes) = if stored > 0 {
                 stored -= 1;
-                let kept = kept.get_or_insert_with(|| self.kept(most as u64 + 1));
+                let kept = kept.get_or_insert_with(|| self.kept(self.over(most as u64 + 1)));
                 let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.short()))?;
                 if self.cutoff.is_some_and(|cutoff| event.time >= cutoff) && !self.is_too_much() {
                     self.oldest = Some(event.time);
@@ -403,6 +403,15 @@ impl Course {
             self.oldest = None;
         }
         Ok(())
+    }
+
+    /// How many events may go at most: of a log that is bounded by its count
+    /// alone no more are looked at than there are too many.
+    fn over(&self, most: u64) -> u64 {
+        if self.retention.events == 0 || self.retention.bytes > 0 || self.cutoff.is_some() {
+            return most;
+        }
+        most.min(self.meta.position.events.saturating_sub(self.retention.events).max(1))
     }
 
     fn short(&self) -> store::Error {
