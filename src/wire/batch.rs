@@ -169,11 +169,10 @@ impl Encoded {
 
 impl Selection {
     /// Of ascending positions.
-    ///
-    /// # Panics
-    /// When there are none.
     pub fn of(positions: Vec<u32>) -> Selection {
-        let (first, last) = (positions[0], positions[positions.len() - 1]);
+        let (Some(&first), Some(&last)) = (positions.first(), positions.last()) else {
+            return Selection::Run(0..0);
+        };
         if (last - first) as usize + 1 == positions.len() {
             Selection::Run(first..last + 1)
         } else {

@@ -44,6 +44,11 @@ impl Problem {
         self
     }
 
+    /// A member of its own.
+    pub fn member(&self, name: &str) -> Option<&Value> {
+        self.members.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
     /// What kind of problem it is.
     pub fn code(&self) -> Code {
         self.code
