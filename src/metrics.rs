@@ -145,6 +145,21 @@ impl Metrics {
         });
     }
 
+    /// The configuration was read again, with a `result` of a closed set.
+    pub fn reloaded(&self, result: &'static str) {
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::counter!("streamgate_config_reloads_total", "result" => result).increment(1);
+        });
+    }
+
+    /// A client was told that `n` events were dropped by an overflow `policy`,
+    /// of a closed set.
+    pub fn dropped(&self, policy: &'static str, n: u64) {
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::counter!("streamgate_events_dropped_total", "policy" => policy).increment(n);
+        });
+    }
+
     /// A request of `route`, a closed set, was answered with `status` after
     /// `took`; for a stream until its head.
     pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
@@ -237,6 +252,10 @@ fn describe() {
         "streamgate_connections_refused_total",
         "Requests and connections turned away, by reason"
     );
+    describe_counter!(
+        "streamgate_config_reloads_total",
+        "Configurations read again, by whether they were applied or faulty"
+    );
     describe_gauge!("streamgate_tcp_connections_open", "Client sockets that are open");
     describe_counter!("streamgate_requests_total", "Requests by route and class of status");
     describe_histogram!(
@@ -249,6 +268,10 @@ fn describe() {
     describe_counter!(
         "streamgate_events_replayed_total",
         "Events of these that were read from the log"
+    );
+    describe_counter!(
+        "streamgate_events_dropped_total",
+        "Events that an overflow policy took, as clients were told"
     );
     describe_counter!("streamgate_sent_bytes_total", Unit::Bytes, "Bytes written to subscribers");
     describe_counter!(
