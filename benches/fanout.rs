@@ -36,7 +36,8 @@ async fn run() {
         heartbeat: Duration::from_hours(1),
         ring_events: 1024,
         ring_bytes: 1 << 20,
-        overflow: Overflow::Log,
+        stream_idle_timeout: Duration::ZERO,
+        stream_lifetime: Duration::ZERO,
         stall_timeout: Duration::from_hours(1),
     };
     let hub = Hub::start(&settings, &engine, &metrics, 2);
@@ -44,8 +45,9 @@ async fn run() {
     let filter = Arc::new(Filter::default());
     let subscribers: Vec<Arc<Subscriber>> = (0..SUBSCRIBERS)
         .map(|_| {
-            let subscriber = hub.join(Protocol::Sse);
+            let subscriber = hub.join(Protocol::Sse, &settings, 0).expect("no limit");
             let interest = Interest {
+                overflow: Overflow::Log,
                 scope: Scope::Whole,
                 filter: filter.clone(),
                 form: Form::SseChunked,

@@ -7,18 +7,22 @@
 //! (`docs/architecture.md#delivery`).
 
 mod lane;
+mod overflow;
+mod push;
 mod ring;
+mod run;
 mod shard;
 mod state;
 mod subscriber;
 mod subscription;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use lane::Scope;
-pub use ring::{Room, Slice, slices};
+pub use overflow::{Overflow, newest_of_each};
+pub use run::{Lost, Room, Slice, slices};
 pub use state::{Next, Turn};
 pub use subscriber::Subscriber;
 pub use subscription::{Interest, OnGap, Reading, SubscriptionId};
@@ -27,7 +31,7 @@ use tokio::task::JoinSet;
 
 use crate::log::Engine;
 use crate::metrics::{Metrics, Protocol};
-use shard::Shard;
+use shard::{Counts, Shard};
 
 /// How subscribers are served.
 #[derive(Clone, Debug)]
@@ -39,18 +43,17 @@ pub struct Settings {
     /// Most bytes a ring holds; an empty ring takes any one event
     /// (`streams.ring_bytes`).
     pub ring_bytes: usize,
-    /// What happens when a ring is full (`streams.overflow`).
-    pub overflow: Overflow,
     /// A write that makes no progress for this long ends its connection
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,
-}
-
-/// What happens when an event does not fit into a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    /// Free the ring, keep the cursor, catch up from the log: no loss.
-    Log,
+    /// A stream without an event and, on a WebSocket, without a word of its
+    /// client's for this long ends; zero is no limit
+    /// (`limits.stream_idle_timeout`).
+    pub stream_idle_timeout: Duration,
+    /// A stream ends after 75 to 100 % of this, so that those which came
+    /// together do not come back together; zero is no limit
+    /// (`limits.stream_lifetime`).
+    pub stream_lifetime: Duration,
 }
 
 /// Why the gateway ends a stream.
@@ -62,13 +65,18 @@ pub enum Ending {
     Stalled,
     /// No pong came, or nothing at all.
     Idle,
+    /// It is as old as a stream may get; come back.
+    Lifetime,
+    /// Its ring was full, and the policy is to end it then; come back with
+    /// the position and read on from the log.
+    Overflow,
 }
 
 impl Ending {
     /// Whether there is no sense in waiting for the socket first.
     pub fn is_urgent(self) -> bool {
         match self {
-            Ending::Drained => false,
+            Ending::Drained | Ending::Lifetime | Ending::Overflow => false,
             Ending::Stalled | Ending::Idle => true,
         }
     }
@@ -78,6 +86,8 @@ impl Ending {
 pub struct Hub {
     shards: Box<[Arc<Shard>]>,
     connections: AtomicU64,
+    open: Arc<Counts>,
+    tight: Arc<AtomicBool>,
     /// Aborted with the hub.
     _tasks: JoinSet<()>,
 }
@@ -92,17 +102,46 @@ impl Hub {
         shards: usize,
     ) -> Hub {
         let mut tasks = JoinSet::new();
-        let shards = (0..shards)
-            .map(|_| Shard::start(settings.clone(), engine, metrics.clone(), &mut tasks))
-            .collect();
-        Hub { shards, connections: AtomicU64::new(0), _tasks: tasks }
+        let settings = Arc::new(settings.clone());
+        let (open, tight) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let mut shard = || {
+            let (settings, tight, open) = (settings.clone(), tight.clone(), open.clone());
+            Shard::start(settings, tight, open, engine, metrics.clone(), &mut tasks)
+        };
+        let shards = (0..shards).map(|_| shard()).collect();
+        Hub { shards, connections: AtomicU64::new(0), open, tight, _tasks: tasks }
     }
 
-    /// A new connection without subscriptions, on the next shard in turn.
-    pub fn join(&self, protocol: Protocol) -> Arc<Subscriber> {
+    /// Takes other settings for what is a matter of time, at the next tick.
+    /// What a connection has of its own comes with it.
+    pub fn reconfigure(&self, settings: &Settings) {
+        let settings = Arc::new(settings.clone());
+        for shard in &self.shards {
+            shard.reconfigure(&settings);
+        }
+    }
+
+    /// Whether memory is short: then a ring takes one event, and what does not
+    /// fit is the overflow policy's.
+    pub fn tighten(&self, tight: bool) {
+        self.tight.store(tight, Ordering::Relaxed);
+    }
+
+    /// A new connection without subscriptions, on the next shard in turn, with
+    /// a ring and a lifetime as `settings` say. None where `most` of its
+    /// protocol are open already; zero is no limit.
+    pub fn join(
+        &self,
+        protocol: Protocol,
+        settings: &Settings,
+        most: usize,
+    ) -> Option<Arc<Subscriber>> {
+        let one_more = |open: usize| (most == 0 || open < most).then_some(open + 1);
+        let open = self.open.of(protocol);
+        open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         let id = self.connections.fetch_add(1, Ordering::Relaxed);
         let shard = &self.shards[id as usize % self.shards.len()];
-        shard.join(id, protocol)
+        Some(shard.join(id, protocol, settings))
     }
 
     /// Ends every stream, each at a random moment within `spread`, and every

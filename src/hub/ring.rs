@@ -1,155 +1,40 @@
-//! What waits for one connection's writer: runs of shared batches.
+//! What waits for one connection's writer: runs of shared batches, and marks
+//! where an overflow policy took something away.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::overflow::Bounds;
+use super::run::{Lost, Room, Run, Slice};
 use super::subscription::SubscriptionId;
 use crate::event::Offset;
-use crate::wire::{Batch, Form, Selection};
+use crate::wire::{Form, Selection};
 
-/// Events of one batch for one subscription.
 #[derive(Debug)]
-pub(super) struct Run {
-    pub(super) subscription: SubscriptionId,
-    pub(super) batch: Arc<Batch>,
-    pub(super) selection: Selection,
-    pub(super) form: Form,
-    /// How many of the selection are done.
-    next: u32,
-    /// Bytes of those that are not.
-    bytes: u64,
+enum Item {
+    Run(Run),
+    Lost(Lost),
 }
 
-impl Run {
-    pub(super) fn new(
-        subscription: SubscriptionId,
-        batch: Arc<Batch>,
-        selection: Selection,
-        form: Form,
-    ) -> Run {
-        let bytes = batch.encoded(form).selected_bytes(&selection);
-        Run { subscription, batch, selection, form, next: 0, bytes }
-    }
-
-    fn events(&self) -> u64 {
-        u64::from(self.selection.len() - self.next)
-    }
-
-    /// Drops the events up to `through`.
-    fn pass(&mut self, through: Offset) {
-        let encoded = self.batch.encoded(self.form);
-        match &self.selection {
-            Selection::Run(run) => {
-                let from = run.start + self.next;
-                let to = self.batch.position_after(through).clamp(from, run.end);
-                self.bytes -= encoded.bytes_of(&(from..to));
-                self.next = to - run.start;
-            }
-            Selection::Picks(picks) => {
-                let events = self.batch.events();
-                for &position in &picks[self.next as usize..] {
-                    if events[position as usize].offset > through {
-                        break;
-                    }
-                    self.bytes -= encoded.bytes_of(&(position..position + 1));
-                    self.next += 1;
-                }
-            }
+impl Item {
+    fn subscription(&self) -> SubscriptionId {
+        match self {
+            Item::Run(run) => run.subscription,
+            Item::Lost(lost) => lost.subscription,
         }
     }
 }
 
-/// A slice of shared bytes for the writer, and what writing it amounts to.
-#[derive(Clone, Debug)]
-pub struct Slice {
-    /// Whole frames, as they go onto the wire.
-    pub bytes: Bytes,
-    /// Whose they are.
-    pub subscription: SubscriptionId,
-    /// The offset of the last event in it.
-    pub through: Offset,
-    /// How many events it holds.
-    pub events: u32,
-    /// When they were committed, where that is known.
-    pub committed: Option<std::time::Instant>,
-}
-
-/// Cuts slices off a selection of a batch, from its `next`-th event on, while
-/// `room` lasts; at least one.
-pub fn slices(
-    out: &mut Vec<Slice>,
-    room: &mut Room,
-    subscription: SubscriptionId,
-    batch: &Batch,
-    selection: &Selection,
-    form: Form,
-    mut next: u32,
-) {
-    let encoded = batch.encoded(form);
-    while next < selection.len() && !room.is_full() {
-        let mut run = selection.run_from(next);
-        run.end = run.end.min(run.start.saturating_add(room.events));
-        let (bytes, events) = encoded.slice(run.clone(), room.slice_bytes());
-        room.take(&bytes, events);
-        let last = run.start + events - 1;
-        out.push(Slice {
-            bytes,
-            subscription,
-            through: batch.events()[last as usize].offset,
-            events,
-            committed: batch.committed(),
-        });
-        next += events;
-    }
-}
-
-/// How much one write may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// Slices: the length of one vectored write.
-    pub slices: u32,
-    /// Events, for `batchSize` and windows.
-    pub events: u32,
-    /// Bytes.
-    pub bytes: usize,
-}
-
-/// Largest slice that is cut from a block, in bytes: a reader that stands
-/// still keeps at most the rest of one slice in hand.
-const SLICE_BYTES: usize = 16 * 1024;
-
-impl Room {
-    /// A write's worth: 64 KiB in at most 64 slices, well under the 1,024 that
-    /// `writev(2)` takes, and `events` events.
-    pub fn for_write(events: u32) -> Room {
-        Room { slices: 64, events, bytes: 64 * 1024 }
-    }
-
-    fn is_full(&self) -> bool {
-        self.slices == 0 || self.events == 0 || self.bytes == 0
-    }
-
-    fn slice_bytes(&self) -> usize {
-        self.bytes.min(SLICE_BYTES)
-    }
-
-    fn take(&mut self, bytes: &Bytes, events: u32) {
-        self.slices -= 1;
-        self.events = self.events.saturating_sub(events);
-        self.bytes = self.bytes.saturating_sub(bytes.len());
-    }
-}
-
 /// The queue of one connection. Allocated only while it holds more than one
-/// run; bounded by its owner, which asks [`Ring::fits`] before it pushes.
+/// item; bounded by its owner, which asks [`Ring::fits`] before it pushes.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    first: Option<Run>,
-    rest: VecDeque<Run>,
+    first: Option<Item>,
+    rest: VecDeque<Item>,
     events: u64,
     bytes: u64,
+    /// Items at the front of which the writer may have events in its hand,
+    /// which are therefore not dropped.
+    in_hand: usize,
 }
 
 impl Ring {
@@ -157,62 +42,118 @@ impl Ring {
         self.first.is_none()
     }
 
-    /// Whether `run` fits beside what is there. An empty ring takes any one
-    /// event, or one larger than the ring would park its subscription each time.
-    pub(super) fn fits(&self, run: &Run, events_max: u64, bytes_max: u64) -> bool {
-        (self.is_empty() && run.events() == 1)
-            || (self.events + run.events() <= events_max && self.bytes + run.bytes <= bytes_max)
+    pub(super) fn events(&self) -> u64 {
+        self.events
     }
 
-    /// Whose the oldest run is, and where its batch ends.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Runs, and marks of what was lost.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// Whether `run` fits beside what is there. An empty ring takes any one
+    /// event, or one larger than the ring would overflow it each time.
+    pub(super) fn fits(&self, run: &Run, bounds: Bounds) -> bool {
+        (self.is_empty() && run.events() == 1)
+            || (self.events + run.events() <= bounds.events
+                && self.bytes + run.bytes() <= bounds.bytes)
+    }
+
+    pub(super) fn is_over(&self, bounds: Bounds) -> bool {
+        self.events > bounds.events || self.bytes > bounds.bytes
+    }
+
+    /// Whose the oldest run is, and where its batch ends; none where the
+    /// writer may have it in its hand.
     pub(super) fn front(&self) -> Option<(SubscriptionId, Offset)> {
-        self.first.as_ref().map(|run| (run.subscription, run.batch.end()))
+        let run = self.items().skip(self.in_hand).find_map(|item| match item {
+            Item::Run(run) => Some(run),
+            Item::Lost(_) => None,
+        })?;
+        Some((run.subscription, run.batch.end()))
     }
 
     pub(super) fn push(&mut self, run: Run) {
         self.events += run.events();
-        self.bytes += run.bytes;
+        self.bytes += run.bytes();
+        self.push_item(Item::Run(run));
+    }
+
+    fn push_item(&mut self, item: Item) {
         if self.first.is_none() {
-            self.first = Some(run);
+            self.first = Some(item);
         } else {
-            self.rest.push_back(run);
+            self.rest.push_back(item);
         }
     }
 
-    /// Frees what waits for `subscription`.
-    pub(super) fn forget(&mut self, subscription: SubscriptionId) {
-        let runs = self.first.take().into_iter().chain(std::mem::take(&mut self.rest));
-        let kept: Vec<Run> = runs.filter(|run| run.subscription != subscription).collect();
+    /// Puts every item through `change`, in order, with its place.
+    fn rebuild(&mut self, mut change: impl FnMut(usize, Item) -> Option<Item>) {
+        let items = self.first.take().into_iter().chain(std::mem::take(&mut self.rest));
         (self.events, self.bytes) = (0, 0);
-        for run in kept {
-            self.push(run);
+        let items: Vec<Item> =
+            items.enumerate().filter_map(|(place, item)| change(place, item)).collect();
+        for item in items {
+            match item {
+                Item::Run(run) => self.push(run),
+                Item::Lost(_) => self.push_item(item),
+            }
         }
+    }
+
+    /// Frees what waits for `subscription`, and forgets what it lost: who
+    /// parks it reads all of that in the log.
+    pub(super) fn forget(&mut self, subscription: SubscriptionId) {
+        let (before, mut in_hand) = (self.in_hand, 0);
+        self.rebuild(|place, item| {
+            let kept = item.subscription() != subscription;
+            in_hand += usize::from(kept && place < before);
+            kept.then_some(item)
+        });
+        self.in_hand = in_hand;
     }
 
     /// Shows in `form` what waits in another: for a socket that turns bare.
     pub(super) fn reform(&mut self, form: Form) {
-        let runs = self.first.take().into_iter().chain(std::mem::take(&mut self.rest));
-        let runs: Vec<Run> = runs.collect();
-        (self.events, self.bytes) = (0, 0);
-        for run in runs {
-            let encoded = run.batch.encoded(form);
-            let bytes = (run.next..run.selection.len())
-                .map(|n| run.selection.position(n))
-                .map(|position| encoded.bytes_of(&(position..position + 1)))
-                .sum();
-            self.push(Run { form, bytes, ..run });
-        }
+        self.rebuild(|_, item| match item {
+            Item::Lost(_) => Some(item),
+            Item::Run(mut run) => {
+                run.reform(form);
+                Some(Item::Run(run))
+            }
+        });
     }
 
-    /// Shows the writer what comes next; it stays here until it is written.
-    pub(super) fn peek(&self, out: &mut Vec<Slice>, room: &mut Room) {
-        for run in self.runs() {
+    /// Shows the writer what comes next, up to the first mark; it stays here
+    /// until it is written.
+    pub(super) fn peek(&mut self, out: &mut Vec<Slice>, room: &mut Room) {
+        let mut in_hand = 0;
+        for item in self.items() {
+            let Item::Run(run) = item else { break };
             if room.is_full() {
                 break;
             }
-            let Run { subscription, batch, selection, form, next, .. } = run;
-            slices(out, room, *subscription, batch, selection, *form, *next);
+            run.peek(out, room);
+            in_hand += 1;
         }
+        self.in_hand = in_hand;
+    }
+
+    /// The writer has put out or let go what it had in its hand.
+    pub(super) fn settle(&mut self) {
+        self.in_hand = 0;
+    }
+
+    /// Takes a mark off the front.
+    pub(super) fn take_lost(&mut self) -> Option<Lost> {
+        let Some(Item::Lost(lost)) = self.first else { return None };
+        self.remove(0);
+        self.shrink();
+        Some(lost)
     }
 
     /// Drops from the front what of `subscription` was written, up to
@@ -220,26 +161,192 @@ impl Ring {
     /// meanwhile is simply not there any more.
     pub(super) fn pass(&mut self, subscription: SubscriptionId, through: Offset) -> u64 {
         let before = self.events;
-        while let Some(first) = &mut self.first {
+        while let Some(Item::Run(first)) = &mut self.first {
             if first.subscription != subscription {
                 break;
             }
-            let (events, bytes) = (first.events(), first.bytes);
+            let (events, bytes) = (first.events(), first.bytes());
             first.pass(through);
             self.events -= events - first.events();
-            self.bytes -= bytes - first.bytes;
+            self.bytes -= bytes - first.bytes();
             if first.events() > 0 {
                 break;
             }
-            self.first = self.rest.pop_front();
+            self.remove(0);
         }
-        if self.rest.is_empty() && self.rest.capacity() > 0 {
-            self.rest = VecDeque::new();
-        }
+        self.shrink();
         before - self.events
     }
 
-    fn runs(&self) -> impl Iterator<Item = &Run> {
+    /// Holds no memory for what is no longer there.
+    fn shrink(&mut self) {
+        if self.rest.is_empty() && self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
+        }
+    }
+
+    fn items(&self) -> impl DoubleEndedIterator<Item = &Item> {
         self.first.iter().chain(&self.rest)
+    }
+
+    // === what the policies do ===
+
+    /// Events and marks of a subscription.
+    pub(super) fn count_of(&self, id: SubscriptionId) -> i64 {
+        let count = |item: &Item| match item {
+            Item::Run(run) => run.events().cast_signed(),
+            Item::Lost(_) => 1,
+        };
+        self.items().filter(|item| item.subscription() == id).map(count).sum()
+    }
+
+    /// The runs of a subscription that are not in the writer's hand.
+    pub(super) fn droppable_runs(&self, id: SubscriptionId) -> Vec<&Run> {
+        let droppable = self.items().skip(self.in_hand).filter_map(|item| match item {
+            Item::Run(run) if run.subscription == id => Some(run),
+            _ => None,
+        });
+        droppable.collect()
+    }
+
+    /// The place of the first item of a subscription at or behind `from`, or
+    /// behind the writer's hand.
+    pub(super) fn oldest_of(&self, id: SubscriptionId, from: Option<usize>) -> Option<usize> {
+        let from = from.unwrap_or(self.in_hand);
+        let found = self.items().skip(from).position(|item| item.subscription() == id);
+        found.map(|place| place + from)
+    }
+
+    /// Drops at a place as many events as the ring is over `bounds`, but not
+    /// the last one of all, nor the last one there where `keeps`; or takes the
+    /// mark that stands there. Into `lost`; gives how many items these were.
+    pub(super) fn drop_excess(
+        &mut self,
+        place: usize,
+        bounds: Bounds,
+        keeps: bool,
+        lost: &mut Lost,
+    ) -> i64 {
+        let excess = Bounds {
+            events: self.events.saturating_sub(bounds.events),
+            bytes: self.bytes.saturating_sub(bounds.bytes),
+        };
+        let there = match self.items().nth(place) {
+            Some(Item::Run(run)) => run.events(),
+            _ => 0,
+        };
+        let most = if keeps { there.saturating_sub(1) } else { u64::MAX };
+        self.drop_at(place, excess, most.min(self.events.saturating_sub(1)), lost)
+    }
+
+    fn drop_at(&mut self, place: usize, excess: Bounds, most: u64, lost: &mut Lost) -> i64 {
+        let item = match place {
+            0 => self.first.as_mut(),
+            place => self.rest.get_mut(place - 1),
+        };
+        let (dropped, is_empty) = match item {
+            None => return 0,
+            Some(Item::Lost(mark)) => {
+                lost.merge(*mark);
+                (1, true)
+            }
+            Some(Item::Run(run)) => {
+                let before = run.bytes();
+                let (to, count) = run.drop_first(excess, most);
+                lost.add(to, count);
+                self.events -= count;
+                self.bytes -= before - run.bytes();
+                (count, run.events() == 0)
+            }
+        };
+        if is_empty {
+            self.remove(place);
+        }
+        dropped.cast_signed()
+    }
+
+    fn remove(&mut self, place: usize) {
+        match place {
+            0 => self.first = self.rest.pop_front(),
+            place => drop(self.rest.remove(place - 1)),
+        }
+    }
+
+    /// Drops the front run that is not in the writer's hand; gives by how much
+    /// its subscription's items grew.
+    pub(super) fn drop_front_run(&mut self) -> i64 {
+        const ALL: Bounds = Bounds { events: u64::MAX, bytes: u64::MAX };
+        let is_run = |item: &Item| matches!(item, Item::Run(_));
+        let Some(place) = self.items().skip(self.in_hand).position(is_run) else { return 0 };
+        let place = place + self.in_hand;
+        let Some(Item::Run(run)) = self.items().nth(place) else { return 0 };
+        let mut lost = Lost::new(run.subscription);
+        let mut change = -self.drop_at(place, ALL, u64::MAX, &mut lost);
+        // A mark just before it takes it up.
+        let before = place.checked_sub(1).filter(|&before| before >= self.in_hand);
+        let before = before.filter(|&before| {
+            let item = self.items().nth(before);
+            matches!(item, Some(Item::Lost(it)) if it.subscription == lost.subscription)
+        });
+        if let Some(before) = before {
+            change -= self.drop_at(before, ALL, u64::MAX, &mut lost);
+        }
+        change + self.mark(Some(before.unwrap_or(place)), lost)
+    }
+
+    /// Leaves in the runs of a subscription what is `kept` of each, takes its
+    /// marks into `lost`, and gives the place of the first of them.
+    pub(super) fn replace(
+        &mut self,
+        id: SubscriptionId,
+        kept: Vec<Selection>,
+        lost: &mut Lost,
+    ) -> Option<usize> {
+        let in_hand = self.in_hand;
+        let first = self.oldest_of(id, None);
+        let mut kept = kept.into_iter();
+        self.rebuild(|place, item| match item {
+            item if place < in_hand || item.subscription() != id => Some(item),
+            Item::Lost(before) => {
+                lost.merge(before);
+                None
+            }
+            Item::Run(run) => {
+                let run = run.narrowed(kept.next()?);
+                (run.events() > 0).then_some(Item::Run(run))
+            }
+        });
+        first
+    }
+
+    /// Puts a mark at a place; gives how many items that is.
+    pub(super) fn mark(&mut self, place: Option<usize>, lost: Lost) -> i64 {
+        let Some(place) = place.filter(|_| lost.count > 0) else { return 0 };
+        match place {
+            0 => {
+                if let Some(first) = self.first.replace(Item::Lost(lost)) {
+                    self.rest.push_front(first);
+                }
+            }
+            place => self.rest.insert(place - 1, Item::Lost(lost)),
+        }
+        1
+    }
+
+    /// Puts a mark at the end, or into the subscription's own where that is its
+    /// last item: what others have in between is no matter of its order, and
+    /// marks must not pile up beside each other.
+    pub(super) fn mark_last(&mut self, lost: Lost) -> i64 {
+        if lost.count == 0 {
+            return 0;
+        }
+        let mut items = self.first.iter_mut().chain(&mut self.rest).rev();
+        let own = items.find(|item| item.subscription() == lost.subscription);
+        if let Some(Item::Lost(mark)) = own {
+            mark.merge(lost);
+            return 0;
+        }
+        self.push_item(Item::Lost(lost));
+        1
     }
 }

@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::Settings;
 use super::lane::{Entry, Lane};
+use super::overflow::Bounds;
+use super::state::State;
 use super::subscriber::Subscriber;
+use super::{Ending, Settings};
 use crate::event::{LogId, Offset, ResourceId};
 use crate::log::{Engine, Log};
 use crate::metrics::{Metrics, Protocol};
@@ -31,7 +33,10 @@ const JITTER: f64 = 0.25;
 const TICK: Duration = Duration::from_millis(250);
 
 pub(super) struct Shard {
-    settings: Settings,
+    settings: RwLock<Arc<Settings>>,
+    /// Memory is short: no ring grows beyond one event.
+    tight: Arc<AtomicBool>,
+    open: Arc<Counts>,
     metrics: Arc<Metrics>,
     lanes: Mutex<HashMap<LogId, Arc<Lane>>>,
     members: Mutex<Members>,
@@ -59,17 +64,35 @@ impl Drain {
         let spread = Duration::from_millis(0)..Duration::from_millis(self.spread);
         self.from + crate::random::within(&spread).as_millis() as u64
     }
+
+    fn reach(self, subscriber: &Subscriber) {
+        subscriber.end_at(self.at_random(), Ending::Drained);
+    }
+}
+
+/// How many connections of each protocol are open, on all shards.
+#[derive(Default)]
+pub(super) struct Counts([AtomicUsize; Protocol::ALL.len()]);
+
+impl Counts {
+    pub(super) fn of(&self, protocol: Protocol) -> &AtomicUsize {
+        &self.0[protocol as usize]
+    }
 }
 
 impl Shard {
     pub(super) fn start(
-        settings: Settings,
+        settings: Arc<Settings>,
+        tight: Arc<AtomicBool>,
+        open: Arc<Counts>,
         engine: &Engine,
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Shard> {
         let shard = Arc::new(Shard {
-            settings,
+            settings: RwLock::new(settings),
+            tight,
+            open,
             metrics,
             lanes: Mutex::default(),
             members: Mutex::default(),
@@ -83,8 +106,8 @@ impl Shard {
         shard
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    pub(super) fn reconfigure(&self, settings: &Arc<Settings>) {
+        *self.settings.write() = settings.clone();
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -95,15 +118,40 @@ impl Shard {
         self.now.load(Ordering::Relaxed)
     }
 
-    pub(super) fn join(self: &Arc<Self>, id: u64, protocol: Protocol) -> Arc<Subscriber> {
-        let heartbeat = self.settings.heartbeat.mul_f64(1.0 - JITTER * crate::random::unit());
-        let subscriber = Arc::new(Subscriber::new(id, protocol, self.clone(), heartbeat));
+    /// What a ring may hold at the moment.
+    pub(super) fn bounds(&self, own: Bounds) -> Bounds {
+        let tight = Bounds { events: 1, bytes: 0 };
+        if self.tight.load(Ordering::Relaxed) { tight } else { own }
+    }
+
+    /// A connection that was counted among the open ones.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        id: u64,
+        protocol: Protocol,
+        settings: &Settings,
+    ) -> Arc<Subscriber> {
+        let part = || 1.0 - JITTER * crate::random::unit();
+        let bounds =
+            Bounds { events: settings.ring_events as u64, bytes: settings.ring_bytes as u64 };
+        let now = self.now();
+        let state = State::new(now, part() as f32);
+        let subscriber = Arc::new(Subscriber::new(id, protocol, bounds, self.clone(), state));
+        if !settings.stream_lifetime.is_zero() {
+            let lifetime = settings.stream_lifetime.mul_f64(part()).as_millis() as u64;
+            subscriber.end_at(now + lifetime, Ending::Lifetime);
+        }
         let mut members = self.members.lock();
         if let Some(drain) = members.drain {
-            subscriber.drain_at(drain.at_random());
+            drain.reach(&subscriber);
         }
         members.all.push(subscriber.clone());
         subscriber
+    }
+
+    /// A connection that joined is over.
+    pub(super) fn left(&self, protocol: Protocol) {
+        self.open.of(protocol).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The lane of a log, made at its first subscription here. A lane begins
@@ -118,7 +166,7 @@ impl Shard {
         let mut members = self.members.lock();
         members.drain = Some(drain);
         for subscriber in &members.all {
-            subscriber.drain_at(drain.at_random());
+            drain.reach(subscriber);
         }
     }
 
@@ -182,18 +230,19 @@ async fn visit_whole(lane: &Lane, batch: &Arc<Batch>, fanned: Offset, wakers: &m
     loop {
         {
             let index = lane.index.lock();
-            let entries = index.whole.iter().skip(place).take(VISITS_AT_ONCE);
-            for entry in entries.flatten() {
-                if let Some(selection) = memo.select(&entry.filter, batch, fanned) {
-                    wakers.extend(entry.subscriber.push(
-                        entry.subscription,
-                        batch,
-                        selection,
-                        fanned,
-                    ));
-                }
+            let mut cost = 0;
+            while place < index.whole.len() && cost < VISITS_AT_ONCE {
+                let entry = index.whole[place].as_ref();
+                place += 1;
+                cost += 1;
+                let Some(entry) = entry.filter(|entry| entry.subscriber.is_live()) else {
+                    continue;
+                };
+                let Some(selection) = memo.select(&entry.filter, batch, fanned) else { continue };
+                let visit = entry.subscriber.push(entry.subscription, batch, selection, fanned);
+                wakers.extend(visit.waker);
+                cost += visit.cost - 1;
             }
-            place += VISITS_AT_ONCE;
             if place >= index.whole.len() {
                 break;
             }
@@ -214,26 +263,31 @@ async fn visit_subjects(lane: &Lane, batch: &Arc<Batch>, fanned: Offset, wakers:
             runs.entry(subject).or_default().push(position);
         }
     }
-    for (visited, (subject, positions)) in runs.into_iter().enumerate() {
+    let mut cost = 0;
+    for (subject, positions) in runs {
         let mut entries: Vec<Entry> = Vec::new();
         if let Some(found) = lane.index.lock().by_subject.get(subject) {
             entries.extend_from_slice(found);
         }
         let selection = Selection::of(positions);
-        for some in entries.chunks(VISITS_AT_ONCE) {
-            for Entry { subscriber, subscription, filter } in some {
-                if let Some(selection) = filter.narrow(batch, &selection, fanned) {
-                    wakers.extend(subscriber.push(*subscription, batch, selection, fanned));
-                }
+        for Entry { subscriber, subscription, filter } in &entries {
+            cost += 1;
+            if !subscriber.is_live() {
+                continue;
             }
-            wakers.drain(..).for_each(Waker::wake);
-            if some.len() == VISITS_AT_ONCE {
+            if let Some(selection) = filter.narrow(batch, &selection, fanned) {
+                let visit = subscriber.push(*subscription, batch, selection, fanned);
+                wakers.extend(visit.waker);
+                cost += visit.cost - 1;
+            }
+            if cost >= VISITS_AT_ONCE {
+                cost = 0;
+                wakers.drain(..).for_each(Waker::wake);
                 tokio::task::yield_now().await;
             }
         }
-        if visited % VISITS_AT_ONCE == VISITS_AT_ONCE - 1 {
-            tokio::task::yield_now().await;
-        }
+        cost += 1;
+        wakers.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -279,18 +333,17 @@ impl Memo {
 
 /// Serves everything that is a matter of time, for all connections of a shard.
 async fn tick(shard: Arc<Shard>) {
-    let period = (shard.settings.heartbeat / 4).min(TICK);
-    let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
-        interval.tick().await;
+        let settings = shard.settings.read().clone();
+        let period = (settings.heartbeat / 4).min(TICK).max(Duration::from_millis(1));
+        tokio::time::sleep(period).await;
         let now = shard.started.elapsed().as_millis() as u64;
         shard.now.store(now, Ordering::Relaxed);
         let members = shard.members.lock().all.clone();
         let mut gone = false;
         for some in members.chunks(VISITS_AT_ONCE) {
             for subscriber in some {
-                gone |= !subscriber.tick(now);
+                gone |= !subscriber.tick(now, &settings);
             }
             tokio::task::yield_now().await;
         }

@@ -1,11 +1,11 @@
 //! What a connection's one lock protects, and what is decided under it.
 
 use std::task::{Context, Waker};
-use std::time::Duration;
 
-use super::Ending;
 use super::ring::Ring;
+use super::run::{Lost, Room, Slice};
 use super::subscription::{Mode, Reading, Subscription, SubscriptionId};
+use super::{Ending, Overflow};
 use crate::event::EventId;
 
 /// What the writer does next.
@@ -16,6 +16,9 @@ pub enum Next {
     Read(Reading),
     /// Reads resources for this subscription.
     Snapshot(Reading),
+    /// Tells the client that events of this subscription were dropped behind
+    /// where it stands.
+    Lost(Reading, Lost),
     /// Tells the client that it is still there, with the position that the
     /// only subscription has been read up to.
     Heartbeat(Option<EventId>),
@@ -36,6 +39,8 @@ pub enum Turn {
     Log,
     /// What was pushed, while a read is under way.
     RingOnly,
+    /// Neither, while events may not be sent yet.
+    Paced,
 }
 
 /// A connection's queue, subscriptions and moments.
@@ -47,22 +52,26 @@ pub(super) struct State {
     /// The connection is gone; the shard forgets it at its next tick.
     pub(super) gone: bool,
     pub(super) heartbeat_due: bool,
+    /// The writer waits until it may send events again; its timer wakes it.
+    pub(super) paced: bool,
     /// The shard's time of the last write, in milliseconds.
     pub(super) quiet_since: u64,
     /// The shard's time since which the socket takes nothing.
     pub(super) blocked_since: Option<u64>,
-    /// This connection's own heartbeat interval, in milliseconds.
-    pub(super) heartbeat_ms: u64,
-    /// When a drain reaches this connection, in the shard's time.
-    pub(super) drain_at: Option<u64>,
+    /// This connection's own part of the heartbeat interval.
+    pub(super) heartbeat_part: f32,
+    /// The shard's time of the last event, or of the client's last word.
+    pub(super) active_at: u64,
+    /// When a drain or its age ends this connection, in the shard's time.
+    pub(super) due: Option<(u64, Ending)>,
     /// The slot whose turn to read it is.
     pub(super) read_from: usize,
 }
 
 impl State {
-    /// Of a connection that was quiet since `now` and beats after `heartbeat`
-    /// of silence.
-    pub(super) fn new(now: u64, heartbeat: Duration) -> State {
+    /// Of a connection that was quiet since `now` and beats after a part of
+    /// the heartbeat interval.
+    pub(super) fn new(now: u64, heartbeat_part: f32) -> State {
         State {
             ring: Ring::default(),
             subscriptions: Vec::new(),
@@ -70,10 +79,12 @@ impl State {
             ending: None,
             gone: false,
             heartbeat_due: false,
+            paced: false,
             quiet_since: now,
             blocked_since: None,
-            heartbeat_ms: heartbeat.as_millis() as u64,
-            drain_at: None,
+            heartbeat_part,
+            active_at: now,
+            due: None,
             read_from: 0,
         }
     }
@@ -91,9 +102,15 @@ impl State {
                 Mode::Parked if subscription.interest.credit == Some(0) => {}
                 // Delivery, join 3: what is fanned out already is taken, and
                 // what comes will find the subscription live.
-                Mode::Parked if subscription.lane.tail() <= subscription.taken => {
+                // Nor in the middle of what is left out of a page: the fan-out
+                // would bring it after all.
+                Mode::Parked
+                    if subscription.lane.tail() <= subscription.taken
+                        && subscription.is_past_conflated() =>
+                {
                     subscription.mode = Mode::Live;
                     subscription.queued = subscription.taken;
+                    subscription.conflating = false;
                 }
                 Mode::Parked | Mode::Snapshot if found.is_some() => {}
                 Mode::Parked => found = Some((slot, Next::Read(subscription.reading()))),
@@ -105,25 +122,65 @@ impl State {
         Some(next)
     }
 
+    /// Whether the fan-out has anything to do here.
+    pub(super) fn is_live(&self) -> bool {
+        self.subscriptions.iter().flatten().any(|subscription| subscription.mode == Mode::Live)
+    }
+
+    /// Whether there is nothing to read.
+    pub(super) fn is_all_live(&self) -> bool {
+        self.subscriptions.iter().flatten().all(|subscription| subscription.mode == Mode::Live)
+    }
+
+    /// What of the ring comes next: events into `hand`, or a mark.
+    pub(super) fn show(&mut self, hand: &mut Vec<Slice>, room: &mut Room) -> Option<Next> {
+        while let Some(lost) = self.ring.take_lost() {
+            let Some(subscription) = self.subscription(lost.subscription) else { continue };
+            let reading = subscription.reading();
+            subscription.waiting -= 1;
+            match subscription.interest.overflow {
+                // Of a conflated ring some that were kept stand before some
+                // that were not; with nothing still to come all is passed. What
+                // was left out stays so if the log has to be read for the rest.
+                Overflow::Conflate => {
+                    subscription.conflated = subscription.conflated.max(lost.upto);
+                    if subscription.waiting == 0 {
+                        subscription.taken = subscription.taken.max(lost.to);
+                    }
+                }
+                // Whatever waits stands behind what was dropped, and the gap is
+                // written before anything else is asked for.
+                _ => subscription.taken = subscription.taken.max(lost.to),
+            }
+            return Some(Next::Lost(reading, lost));
+        }
+        self.ring.peek(hand, room);
+        (!hand.is_empty()).then_some(Next::Write)
+    }
+
     /// A ring counts the bytes that it will write, but holds the whole batches
     /// they lie in. That costs nothing while the log's tail holds them too;
-    /// past it a narrow filter could keep a thousand large ones alive, so the
-    /// subscription reads them back when its client gets to them.
-    pub(super) fn release_evicted(&mut self) {
+    /// past it a narrow filter could keep a thousand large ones alive. So the
+    /// subscription reads them back when its client gets to them, or, where
+    /// its policy is to drop, goes without. Tells whether any did either.
+    pub(super) fn release_evicted(&mut self) -> bool {
+        let mut released = false;
         while let Some((id, end)) = self.ring.front() {
             let slot = self.subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
-            match slot {
-                Some(subscription) if subscription.id == id => {
-                    if subscription.lane.log.holds(end) {
-                        return;
-                    }
-                    subscription.waiting = 0;
-                    subscription.mode = Mode::Parked;
-                }
-                _ => {}
+            let Some(subscription) = slot.filter(|subscription| subscription.id == id) else {
+                self.ring.forget(id);
+                continue;
+            };
+            if subscription.lane.log.holds(end) {
+                return released;
             }
-            self.ring.forget(id);
+            released = true;
+            match subscription.interest.overflow {
+                Overflow::DropOldest | Overflow::DropNewest => self.drop_front(id),
+                Overflow::Log | Overflow::Conflate | Overflow::Disconnect => self.park(id),
+            }
         }
+        released
     }
 
     /// The position of the only subscription; none if there are several, or

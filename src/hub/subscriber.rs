@@ -3,34 +3,48 @@
 //! repeats nothing; the comments here say which line is which step.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::Ending;
 use super::lane::Entry;
-use super::ring::{Ring, Room, Run, Slice};
+use super::overflow::Bounds;
+use super::ring::Ring;
+use super::run::{Room, Slice};
 use super::shard::Shard;
 use super::state::{Next, State, Turn};
 use super::subscription::{Interest, Mode, Reading, Subscription, SubscriptionId};
-use super::{Ending, Overflow};
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::metrics::Protocol;
-use crate::wire::{Batch, Form, Selection};
+use crate::wire::Form;
 
 /// One client connection: what it subscribes to and what waits to be written.
 pub struct Subscriber {
     id: u64,
     protocol: Protocol,
-    shard: Arc<Shard>,
-    state: Mutex<State>,
+    /// As they were when it came; a reload is for those who come later.
+    pub(super) bounds: Bounds,
+    pub(super) shard: Arc<Shard>,
+    pub(super) state: Mutex<State>,
+    /// Whether any of its subscriptions is live, so that the fan-out passes by
+    /// without the lock where none is: two thousand stalled readers else cost
+    /// it as much as two thousand live ones. Written under the lock alone.
+    pub(super) live: AtomicBool,
 }
 
 impl Subscriber {
-    pub(super) fn new(id: u64, protocol: Protocol, shard: Arc<Shard>, heartbeat: Duration) -> Self {
-        let state = State::new(shard.now(), heartbeat);
-        Subscriber { id, protocol, shard, state: Mutex::new(state) }
+    pub(super) fn new(
+        id: u64,
+        protocol: Protocol,
+        bounds: Bounds,
+        shard: Arc<Shard>,
+        state: State,
+    ) -> Subscriber {
+        let (state, live) = (Mutex::new(state), AtomicBool::new(false));
+        Subscriber { id, protocol, bounds, shard, state, live }
     }
 
     /// The connection's number in this process.
@@ -73,6 +87,8 @@ impl Subscriber {
             taken,
             queued: taken,
             waiting: 0,
+            conflating: false,
+            conflated: taken,
             reached: None,
         };
         let mut state = self.state.lock();
@@ -138,7 +154,9 @@ impl Subscriber {
     pub fn leave(&self) {
         let subscriptions = {
             let mut state = self.state.lock();
-            state.gone = true;
+            if !std::mem::replace(&mut state.gone, true) {
+                self.shard.left(self.protocol);
+            }
             state.ring = Ring::default();
             state.waker = None;
             std::mem::take(&mut state.subscriptions)
@@ -157,122 +175,6 @@ impl Subscriber {
         wake(waker);
     }
 
-    // === the fan-out's side ===
-
-    /// A visit of the fan-out with a run of events (delivery, push 2). Gives
-    /// the writer's waker, to be woken outside the lock.
-    pub(super) fn push(
-        &self,
-        id: SubscriptionId,
-        batch: &Arc<Batch>,
-        selection: Selection,
-        fanned: Offset,
-    ) -> Option<Waker> {
-        let settings = self.shard.settings();
-        let mut state = self.state.lock();
-        let State { ring, subscriptions, waker, .. } = &mut *state;
-        let subscription = subscriptions.get_mut(id.slot as usize)?.as_mut()?;
-        if subscription.id != id || subscription.mode != Mode::Live {
-            return None;
-        }
-        let selection = if subscription.queued > fanned {
-            subscription.interest.filter.narrow(batch, &selection, subscription.queued)?
-        } else {
-            selection
-        };
-        if subscription.waiting == 0 {
-            subscription.taken = subscription.taken.max(fanned);
-        }
-        let events = u64::from(selection.len());
-        let run = Run::new(id, batch.clone(), selection, subscription.interest.form);
-        let credited = subscription
-            .interest
-            .credit
-            .is_none_or(|credit| subscription.waiting + events <= credit);
-        if credited && ring.fits(&run, settings.ring_events as u64, settings.ring_bytes as u64) {
-            ring.push(run);
-            subscription.waiting += events;
-            subscription.queued = batch.end();
-        } else {
-            match settings.overflow {
-                Overflow::Log => {
-                    if credited {
-                        self.shard.metrics().ring_overflows.increment(1);
-                    }
-                    subscription.waiting = 0;
-                    subscription.mode = Mode::Parked;
-                    ring.forget(id);
-                }
-            }
-        }
-        waker.take()
-    }
-
-    /// The shard lost its place in the log's tail: the subscription reads for itself.
-    pub(super) fn park(&self, id: SubscriptionId) -> Option<Waker> {
-        let mut state = self.state.lock();
-        let subscription = state.subscription(id)?;
-        if subscription.mode == Mode::Live {
-            if subscription.waiting == 0 {
-                let fanned = subscription.lane.fanned();
-                subscription.taken = subscription.taken.max(fanned);
-            }
-            subscription.mode = Mode::Parked;
-            subscription.waiting = 0;
-            state.ring.forget(id);
-        }
-        state.waker.take()
-    }
-
-    /// The shard's tick: is anything due? False when the connection is gone.
-    pub(super) fn tick(&self, now: u64) -> bool {
-        let mut state = self.state.lock();
-        if state.gone {
-            return false;
-        }
-        state.release_evicted();
-        let stall = self.shard.settings().stall_timeout.as_millis() as u64;
-        if state.blocked_since.is_some_and(|since| now.saturating_sub(since) >= stall) {
-            // Whatever was to be said before, the socket does not take it.
-            state.ending = Some(Ending::Stalled);
-        }
-        if state.drain_at.is_some_and(|at| now >= at) {
-            state.ending.get_or_insert(Ending::Drained);
-        }
-        let quiet = now.saturating_sub(state.quiet_since) >= state.heartbeat_ms;
-        if quiet && state.blocked_since.is_none() {
-            state.heartbeat_due = true;
-        }
-        if state.heartbeat_due || state.ending.is_some() {
-            let waker = state.waker.take();
-            drop(state);
-            wake(waker);
-        }
-        true
-    }
-
-    /// How many subscriptions read the log, and how far the last of all is
-    /// behind its log, in offsets.
-    pub(super) fn census(&self) -> (u64, u64) {
-        let state = self.state.lock();
-        let mut parked = 0;
-        let mut lag = 0;
-        for subscription in state.subscriptions.iter().flatten() {
-            parked += u64::from(subscription.mode != Mode::Live);
-            let head = subscription.lane.log.head();
-            lag = lag.max(head.0.saturating_sub(subscription.position().0));
-        }
-        (parked, lag)
-    }
-
-    pub(super) fn is_gone(&self) -> bool {
-        self.state.lock().gone
-    }
-
-    pub(super) fn drain_at(&self, at: u64) {
-        self.state.lock().drain_at = Some(at);
-    }
-
     // === the writer's side ===
 
     /// What to do next. On the ring's turn, and when no subscription has to
@@ -289,23 +191,40 @@ impl Subscriber {
         if let Some(ending) = state.ending {
             return Next::End(ending, state.bookmark());
         }
-        if turn != Turn::Log {
-            state.ring.peek(hand, room);
-        }
-        if hand.is_empty() && turn != Turn::RingOnly {
-            if let Some(next) = state.read_next() {
-                return next;
-            }
-            state.ring.peek(hand, room);
-        }
-        if !hand.is_empty() {
-            return Next::Write;
+        state.paced = turn == Turn::Paced;
+        let found = match turn {
+            Turn::Ring => state.show(hand, room).or_else(|| self.read_next(&mut state)),
+            Turn::Log => self.read_next(&mut state).or_else(|| state.show(hand, room)),
+            Turn::RingOnly => state.show(hand, room),
+            Turn::Paced => None,
+        };
+        if let Some(next) = found {
+            return next;
         }
         if std::mem::take(&mut state.heartbeat_due) {
             return Next::Heartbeat(state.bookmark());
         }
         state.sleep(cx);
         Next::Wait
+    }
+
+    /// Delivery, join 3. The fan-out sets a lane's `tail` and then looks at
+    /// `live`; here it is the other way round, and all of it in one order
+    /// (`SeqCst`): where the fan-out still found nobody live, the `tail` that
+    /// is compared here is the new one, and nobody joins.
+    fn read_next(&self, state: &mut State) -> Option<Next> {
+        if state.is_all_live() {
+            return None;
+        }
+        self.live.store(true, Ordering::SeqCst);
+        let next = state.read_next();
+        self.note_live(state);
+        next
+    }
+
+    /// To be called under the lock wherever a subscription may have parked.
+    pub(super) fn note_live(&self, state: &State) {
+        self.live.store(state.is_live(), Ordering::SeqCst);
     }
 
     /// For a writer that waits for its socket or for a read: whether the
@@ -328,8 +247,10 @@ impl Subscriber {
         state.quiet_since = now;
         state.heartbeat_due = false;
         state.blocked_since = None;
-        let State { ring, subscriptions, .. } = &mut *state;
+        let State { ring, subscriptions, active_at, .. } = &mut *state;
+        ring.settle();
         for slice in slices.iter().filter(|slice| slice.events > 0) {
+            *active_at = now;
             let id = slice.subscription;
             let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
             if let Some(subscription) = slot.filter(|subscription| subscription.id == id) {
@@ -353,15 +274,32 @@ impl Subscriber {
         state.blocked_since = None;
     }
 
-    /// The socket takes nothing at the moment.
+    /// The socket takes nothing at the moment; what was shown to the writer
+    /// and not written is back in the ring.
     pub fn blocked(&self) {
         let now = self.shard.now();
-        self.state.lock().blocked_since.get_or_insert(now);
+        let mut state = self.state.lock();
+        state.ring.settle();
+        state.blocked_since.get_or_insert(now);
     }
 
     /// The socket takes something again.
     pub fn unblocked(&self) {
         self.state.lock().blocked_since = None;
+    }
+
+    /// The client has said something.
+    pub fn heard(&self) {
+        let now = self.shard.now();
+        self.state.lock().active_at = now;
+    }
+
+    /// What conflating leaves out of the log up to `upto` has been told.
+    pub fn conflated(&self, id: SubscriptionId, upto: Offset) {
+        let mut state = self.state.lock();
+        if let Some(subscription) = state.subscription(id) {
+            subscription.conflated = subscription.conflated.max(upto);
+        }
     }
 
     /// A parked subscription has been read up to `upto`.
@@ -396,7 +334,7 @@ impl Subscriber {
     }
 }
 
-fn wake(waker: Option<Waker>) {
+pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }

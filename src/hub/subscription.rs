@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lane::{Lane, Place, Scope};
+use super::overflow::Overflow;
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::wire::{Filter, Form};
@@ -30,6 +31,8 @@ pub struct Interest {
     pub snapshot: bool,
     /// What it wants where events are missing.
     pub on_gap: OnGap,
+    /// What happens when its connection's ring is full.
+    pub overflow: Overflow,
 }
 
 /// What a client wants where events that it asked for are not kept any more
@@ -65,8 +68,13 @@ pub(super) struct Subscription {
     pub(super) taken: Offset,
     /// The last event that was pushed.
     pub(super) queued: Offset,
-    /// Events of it in the ring.
+    /// Items of it in the ring: events, and marks of what was lost.
     pub(super) waiting: u64,
+    /// It reads the log because its ring was full, and wants of what it reads
+    /// the newest of each resource alone.
+    pub(super) conflating: bool,
+    /// What is left out up to here has been told.
+    pub(super) conflated: Offset,
     /// The last resource of its snapshot that was written.
     pub(super) reached: Option<ResourceId>,
 }
@@ -92,6 +100,11 @@ pub struct Reading {
     pub on_gap: OnGap,
     /// Where its snapshot has come to.
     pub reached: Option<ResourceId>,
+    /// Its policy.
+    pub overflow: Overflow,
+    /// Whether it wants of a page the newest event of each resource alone;
+    /// then, up to where what that leaves out has been told already.
+    pub conflate: Option<Offset>,
 }
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -115,6 +128,11 @@ impl Subscription {
         }
     }
 
+    /// Whether nothing is left to be read of which some was left out.
+    pub(super) fn is_past_conflated(&self) -> bool {
+        !self.conflating || self.conflated <= self.taken
+    }
+
     pub(super) fn reading(&self) -> Reading {
         Reading {
             subscription: self.id,
@@ -126,6 +144,8 @@ impl Subscription {
             credit: self.interest.credit,
             on_gap: self.interest.on_gap,
             reached: self.reached.clone(),
+            overflow: self.interest.overflow,
+            conflate: self.conflating.then_some(self.conflated),
         }
     }
 }

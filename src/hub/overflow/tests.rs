@@ -1,0 +1,235 @@
+//! Random pushes to a ring of two subscriptions whose writer takes, stops and
+//! goes on as it likes: each event is written once, in order, or counted in a
+//! mark that stands where it was.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::{Epoch, Event, EventType, Timestamp};
+use crate::hub::run::{Room, Slice};
+use crate::wire::{Form, Kind, Origin};
+
+const BOUNDS: Bounds = Bounds { events: 8, bytes: 2_000 };
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A batch is pushed to a subscription: the resource and size of each event.
+    Push(usize, Vec<(u8, u16)>),
+    /// The writer is shown what there is.
+    Peek { events: u32 },
+    /// Of what it has in its hand, so many slices go out, and the rest not.
+    Write { slices: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let events = prop::collection::vec((0..6u8, 1..300u16), 1..6);
+    prop_oneof![
+        4 => (0..2usize, events).prop_map(|(whose, events)| Step::Push(whose, events)),
+        3 => (1..12u32).prop_map(|events| Step::Peek { events }),
+        3 => (0..4usize).prop_map(|slices| Step::Write { slices }),
+    ]
+}
+
+/// One subscription, as its client and the hub know it.
+struct Side {
+    id: SubscriptionId,
+    policy: Overflow,
+    pushed: Vec<(Offset, u8)>,
+    written: Vec<Offset>,
+    told: u64,
+    waiting: i64,
+    /// It has read the log meanwhile.
+    parked: bool,
+}
+
+impl Side {
+    fn new(policy: Overflow) -> Side {
+        Side {
+            id: SubscriptionId::new(0),
+            policy,
+            pushed: Vec::new(),
+            written: Vec::new(),
+            told: 0,
+            waiting: 0,
+            parked: false,
+        }
+    }
+
+    fn last(&self) -> Offset {
+        self.written.last().copied().unwrap_or(Offset::ZERO)
+    }
+
+    /// Everything behind what was written: what was left out of a ring and told
+    /// may come after all, but nothing is missing that was not told.
+    fn read_log(&mut self) {
+        self.waiting = 0;
+        self.parked = true;
+        let after = self.last();
+        let rest = self.pushed.iter().filter(|(offset, _)| *offset > after);
+        self.written.extend(rest.map(|(offset, _)| *offset));
+    }
+
+    fn takes(&mut self, slice: &Slice) {
+        assert!(slice.through > self.last(), "in order, each once");
+        // Runs of neighbours: offsets in one batch are dense here.
+        let first = slice.through.0 + 1 - u64::from(slice.events);
+        self.written.extend((first..=slice.through.0).map(Offset));
+    }
+
+    fn check(&self) {
+        assert_eq!(self.waiting, 0);
+        let (all, pushed) = (self.written.len() as u64 + self.told, self.pushed.len() as u64);
+        assert!(all == pushed || (self.parked && all > pushed), "written or told: {all} {pushed}");
+        for resource in 0..6 {
+            let newest = self.pushed.iter().rev().find(|(_, of)| *of == resource);
+            let kept = newest.is_none_or(|(offset, _)| self.written.contains(offset));
+            assert!(kept || self.policy != Overflow::Conflate, "the newest of each");
+        }
+    }
+}
+
+struct Bench {
+    ring: Ring,
+    origin: Arc<Origin>,
+    sides: [Side; 2],
+    hand: Vec<Slice>,
+}
+
+impl Bench {
+    fn new(policies: [Overflow; 2]) -> Bench {
+        let kind = Kind::collection("order").unwrap();
+        let origin = Arc::new(Origin::new("orders".to_owned(), Epoch::from_bits(1), kind));
+        let (ring, hand) = (Ring::default(), Vec::new());
+        Bench { ring, origin, sides: policies.map(Side::new), hand }
+    }
+
+    fn push(&mut self, whose: usize, events: &[(u8, u16)]) {
+        let Bench { ring, origin, sides, hand } = self;
+        let side = &mut sides[whose];
+        let first = side.pushed.len() as u64 + 1;
+        let events = events.iter().zip(first..).map(|(&(resource, size), offset)| {
+            side.pushed.push((Offset(offset), resource));
+            let data = format!("{{\"note\":\"{}\"}}", "x".repeat(usize::from(size)));
+            Event {
+                offset: Offset(offset),
+                time: Timestamp(0),
+                kind: EventType::new("order-noted").unwrap(),
+                subject: Some(ResourceId::new(&format!("r{resource}")).unwrap()),
+                merge: false,
+                data: data.into(),
+            }
+        });
+        let events: Vec<Event> = events.collect();
+        let selection = Selection::Run(0..events.len() as u32);
+        let batch = Arc::new(Batch::new(origin.clone(), events, None));
+        let run = Run::new(side.id, batch, selection, Form::Ndjson);
+        if ring.fits(&run, BOUNDS) {
+            side.waiting += run.events().cast_signed();
+            ring.push(run);
+            return;
+        }
+        let change = match side.policy {
+            Overflow::DropOldest => Some(ring.push_over_oldest(run, BOUNDS)),
+            Overflow::DropNewest => Some(ring.push_what_fits(run, BOUNDS)),
+            _ => ring.conflate(run, BOUNDS),
+        };
+        if let Some(change) = change {
+            side.waiting += change;
+        } else {
+            ring.forget(side.id);
+            hand.retain(|slice| slice.subscription != side.id);
+            side.read_log();
+        }
+    }
+
+    fn peek(&mut self, events: u32) {
+        self.hand.clear();
+        while let Some(lost) = self.ring.take_lost() {
+            let side = self.sides.iter_mut().find(|side| side.id == lost.subscription).unwrap();
+            side.told += lost.count;
+            side.waiting -= 1;
+        }
+        self.ring.peek(&mut self.hand, &mut Room::for_write(events));
+    }
+
+    fn write(&mut self, slices: usize) {
+        self.ring.settle();
+        for slice in self.hand.drain(..).take(slices) {
+            let before = self.ring.events();
+            let passed = self.ring.pass(slice.subscription, slice.through);
+            assert_eq!(passed, u64::from(slice.events), "what was in hand was kept");
+            assert_eq!(before - self.ring.events(), passed);
+            let side = self.sides.iter_mut().find(|side| side.id == slice.subscription).unwrap();
+            side.waiting -= passed.cast_signed();
+            side.takes(&slice);
+        }
+    }
+
+    fn check(&self) {
+        let events = self.ring.events();
+        // The newest event of each may stand beside what others have there.
+        assert!(events <= BOUNDS.events + 2, "{events} events in the ring");
+        let items = self.ring.len() as u64;
+        assert!(items <= 2 * events + 2, "{items} items for {events} events");
+        for side in &self.sides {
+            assert_eq!(self.ring.count_of(side.id), side.waiting);
+        }
+    }
+
+    fn finish(&mut self) {
+        self.write(0);
+        while !self.ring.is_empty() {
+            self.peek(u32::MAX);
+            self.write(usize::MAX);
+        }
+        assert_eq!((self.ring.events(), self.ring.bytes()), (0, 0));
+        self.sides.iter().for_each(Side::check);
+    }
+}
+
+fn policy() -> impl Strategy<Value = Overflow> {
+    let policies = [Overflow::DropOldest, Overflow::DropNewest, Overflow::Conflate];
+    prop::sample::select(policies.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_event_is_written_once_or_told(
+        policies in [policy(), policy()],
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let mut bench = Bench::new(policies);
+        for step in steps {
+            match step {
+                Step::Push(whose, events) => bench.push(whose, &events),
+                Step::Peek { events } => bench.peek(events),
+                Step::Write { slices } => bench.write(slices),
+            }
+            bench.check();
+        }
+        bench.finish();
+    }
+}
+
+#[test]
+fn an_empty_ring_takes_one_event_of_any_size() {
+    for policy in [Overflow::DropOldest, Overflow::DropNewest] {
+        let mut bench = Bench::new([policy, policy]);
+        bench.push(0, &[(0, 3000), (1, 3000)]);
+        assert_eq!(bench.ring.events(), 1, "{policy:?}");
+        bench.finish();
+        assert_eq!((bench.sides[0].written.len(), bench.sides[0].told), (1, 1), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_policy_has_one_name() {
+    for policy in Overflow::ALL {
+        assert_eq!(Overflow::named(policy.as_str()), Some(policy));
+    }
+    assert_eq!(Overflow::named("drop"), None);
+}

@@ -1,0 +1,187 @@
+//! A connection's side of the fan-out: what the shard pushes to it, and what
+//! its tick finds due.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+use super::overflow::{BLOCKED_RUNS_MAX, Overflow};
+use super::run::Run;
+use super::state::State;
+use super::subscriber::{Subscriber, wake};
+use super::subscription::{Mode, SubscriptionId};
+use super::{Ending, Settings};
+use crate::event::Offset;
+use crate::wire::{Batch, Selection};
+
+/// What a visit that overflows a ring may cost, in visits that do not: a ring
+/// of a thousand events is conflated in about 50 µs.
+const OVERFLOW_COST: usize = 64;
+
+/// What a visit came to.
+pub(super) struct Visit {
+    /// The writer's, to be woken outside the lock.
+    pub(super) waker: Option<Waker>,
+    /// In visits of the usual kind.
+    pub(super) cost: usize,
+}
+
+impl Default for Visit {
+    fn default() -> Visit {
+        Visit { waker: None, cost: 1 }
+    }
+}
+
+impl Subscriber {
+    /// A visit of the fan-out with a run of events (delivery, push 2).
+    pub(super) fn push(
+        &self,
+        id: SubscriptionId,
+        batch: &Arc<Batch>,
+        selection: Selection,
+        fanned: Offset,
+    ) -> Visit {
+        self.visit(id, batch, selection, fanned).unwrap_or_default()
+    }
+
+    /// Whether a visit may find a subscription to push to; to be asked after
+    /// the lane's `tail` was set.
+    pub(super) fn is_live(&self) -> bool {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    fn visit(
+        &self,
+        id: SubscriptionId,
+        batch: &Arc<Batch>,
+        selection: Selection,
+        fanned: Offset,
+    ) -> Option<Visit> {
+        let mut state = self.state.lock();
+        let State { ring, subscriptions, blocked_since, .. } = &mut *state;
+        let subscription = subscriptions.get_mut(id.slot as usize)?.as_mut()?;
+        if subscription.id != id || subscription.mode != Mode::Live {
+            return None;
+        }
+        let selection = if subscription.queued > fanned {
+            subscription.interest.filter.narrow(batch, &selection, subscription.queued)?
+        } else {
+            selection
+        };
+        if subscription.waiting == 0 {
+            subscription.taken = subscription.taken.max(fanned);
+        }
+        let events = u64::from(selection.len());
+        let run = Run::new(id, batch.clone(), selection, subscription.interest.form);
+        let credit = subscription.interest.credit;
+        let bounds = self.shard.bounds(self.bounds);
+        let is_log = subscription.interest.overflow == Overflow::Log;
+        let mut visit = Visit::default();
+        if credit.is_some_and(|credit| subscription.waiting + events > credit) {
+            state.park(id);
+            self.note_live(&state);
+        } else if ring.fits(&run, bounds)
+            && !(is_log && blocked_since.is_some() && ring.len() >= BLOCKED_RUNS_MAX)
+        {
+            ring.push(run);
+            subscription.waiting += events;
+            subscription.queued = batch.end();
+        } else {
+            self.shard.metrics().ring_overflows.increment(1);
+            // A client that has nothing waiting keeps up: a commit that is
+            // larger than a ring is no fault of its own, and in the log.
+            if ring.is_empty() {
+                state.park(id);
+            } else {
+                state.overflow(id, run, bounds);
+                visit.cost = OVERFLOW_COST;
+            }
+            self.note_live(&state);
+        }
+        // A writer that its socket or its pace holds back is woken by these:
+        // it could do nothing with what was pushed.
+        if state.blocked_since.is_none() && !state.paced {
+            visit.waker = state.waker.take();
+        }
+        Some(visit)
+    }
+
+    /// The shard lost its place in the log's tail: the subscription reads for itself.
+    pub(super) fn park(&self, id: SubscriptionId) -> Option<Waker> {
+        let mut state = self.state.lock();
+        let subscription = state.subscription(id)?;
+        if subscription.mode == Mode::Live {
+            if subscription.waiting == 0 {
+                let fanned = subscription.lane.fanned();
+                subscription.taken = subscription.taken.max(fanned);
+            }
+            state.park(id);
+            self.note_live(&state);
+        }
+        state.waker.take()
+    }
+
+    /// The shard's tick: is anything due? False when the connection is gone.
+    pub(super) fn tick(&self, now: u64, settings: &Settings) -> bool {
+        let mut state = self.state.lock();
+        if state.gone {
+            return false;
+        }
+        if state.release_evicted() {
+            self.note_live(&state);
+        }
+        let since = |moment: u64| now.saturating_sub(moment);
+        let stall = settings.stall_timeout.as_millis() as u64;
+        if state.blocked_since.is_some_and(|blocked| since(blocked) >= stall) {
+            // Whatever was to be said before, the socket does not take it.
+            state.ending = Some(Ending::Stalled);
+        }
+        if let Some((at, ending)) = state.due
+            && now >= at
+        {
+            state.ending.get_or_insert(ending);
+        }
+        let idle = settings.stream_idle_timeout.as_millis() as u64;
+        if idle > 0 && since(state.active_at) >= idle && state.blocked_since.is_none() {
+            state.ending.get_or_insert(Ending::Idle);
+        }
+        let heartbeat = settings.heartbeat.mul_f32(state.heartbeat_part);
+        let quiet = since(state.quiet_since) >= heartbeat.as_millis() as u64;
+        if quiet && state.blocked_since.is_none() {
+            state.heartbeat_due = true;
+        }
+        if state.heartbeat_due || state.ending.is_some() {
+            let waker = state.waker.take();
+            drop(state);
+            wake(waker);
+        }
+        true
+    }
+
+    /// How many subscriptions read the log, and how far the last of all is
+    /// behind its log, in offsets.
+    pub(super) fn census(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        let mut parked = 0;
+        let mut lag = 0;
+        for subscription in state.subscriptions.iter().flatten() {
+            parked += u64::from(subscription.mode != Mode::Live);
+            let head = subscription.lane.log.head();
+            lag = lag.max(head.0.saturating_sub(subscription.position().0));
+        }
+        (parked, lag)
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.state.lock().gone
+    }
+
+    /// Ends the connection at a moment of the shard's time, for `ending`,
+    /// unless it ends before.
+    pub(super) fn end_at(&self, at: u64, ending: Ending) {
+        let mut state = self.state.lock();
+        if state.due.is_none_or(|(due, _)| at < due) {
+            state.due = Some((at, ending));
+        }
+    }
+}

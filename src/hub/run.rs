@@ -1,0 +1,260 @@
+//! Events of one batch on their way to one connection.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::overflow::Bounds;
+use super::subscription::SubscriptionId;
+use crate::event::Offset;
+use crate::wire::{Batch, Form, Selection};
+
+/// Events of one batch for one subscription.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) subscription: SubscriptionId,
+    pub(super) batch: Arc<Batch>,
+    selection: Selection,
+    form: Form,
+    /// How many of the selection are done.
+    next: u32,
+    /// Where in the selection it ends.
+    end: u32,
+    /// Bytes of those between the two.
+    bytes: u64,
+}
+
+impl Run {
+    pub(super) fn new(
+        subscription: SubscriptionId,
+        batch: Arc<Batch>,
+        selection: Selection,
+        form: Form,
+    ) -> Run {
+        let bytes = batch.encoded(form).selected_bytes(&selection);
+        let end = selection.len();
+        Run { subscription, batch, selection, form, next: 0, end, bytes }
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        u64::from(self.end - self.next)
+    }
+
+    /// Where in the batch its events are.
+    pub(super) fn positions(&self) -> impl DoubleEndedIterator<Item = u32> {
+        (self.next..self.end).map(|n| self.selection.position(n))
+    }
+
+    /// The events themselves, for a write with `room`; at least one.
+    pub(super) fn peek(&self, out: &mut Vec<Slice>, room: &mut Room) {
+        let Run { subscription, batch, selection, form, next, end, .. } = self;
+        slices(out, room, *subscription, batch, selection, *form, *next..*end);
+    }
+
+    /// The same in another form.
+    pub(super) fn reform(&mut self, form: Form) {
+        self.form = form;
+        self.bytes = self.bytes_at(self.next..self.end);
+    }
+
+    /// Of the same batch, what is `kept`.
+    pub(super) fn narrowed(self, kept: Selection) -> Run {
+        Run::new(self.subscription, self.batch, kept, self.form)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of some of its selection.
+    fn bytes_at(&self, places: Range<u32>) -> u64 {
+        let encoded = self.batch.encoded(self.form);
+        match &self.selection {
+            Selection::Run(run) => {
+                encoded.bytes_of(&(run.start + places.start..run.start + places.end))
+            }
+            Selection::Picks(picks) => {
+                let picks = &picks[places.start as usize..places.end as usize];
+                picks.iter().map(|&at| encoded.bytes_of(&(at..at + 1))).sum()
+            }
+        }
+    }
+
+    /// How many of its first events have at least so many bytes; all of them
+    /// where that is not enough.
+    fn holding(&self, bytes: u64) -> u32 {
+        if bytes >= self.bytes {
+            return self.end - self.next;
+        }
+        let enough = |count: u32| self.bytes_at(self.next..self.next + count) >= bytes;
+        let (mut less, mut most) = (0, self.end - self.next);
+        while less < most {
+            let middle = u32::midpoint(less, most);
+            if enough(middle) { most = middle } else { less = middle + 1 }
+        }
+        most
+    }
+
+    /// Drops from its front until it is so many events and bytes less, or `most`
+    /// have gone; gives the offset of the last one that went, and how many
+    /// these were.
+    pub(super) fn drop_first(&mut self, excess: Bounds, most: u64) -> (Offset, u64) {
+        let at_most = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let count = at_most(excess.events).max(self.holding(excess.bytes));
+        let count = count.min(self.end - self.next).min(at_most(most));
+        if count == 0 {
+            return (Offset::ZERO, 0);
+        }
+        self.bytes -= self.bytes_at(self.next..self.next + count);
+        self.next += count;
+        let last = self.selection.position(self.next - 1);
+        (self.batch.events()[last as usize].offset, u64::from(count))
+    }
+
+    /// Drops from its end what does not fit into `room`, but for the first
+    /// `least` events.
+    pub(super) fn truncate(&mut self, room: Bounds, least: u32) {
+        let events = u32::try_from(room.events).unwrap_or(u32::MAX).min(self.end - self.next);
+        let held = self.holding(room.bytes);
+        let fits = self.bytes_at(self.next..self.next + held) <= room.bytes;
+        let count = events.min(if fits { held } else { held - 1 });
+        self.end = self.next + count.max(least).min(self.end - self.next);
+        self.bytes = self.bytes_at(self.next..self.end);
+    }
+
+    /// Drops the events up to `through`.
+    pub(super) fn pass(&mut self, through: Offset) {
+        let encoded = self.batch.encoded(self.form);
+        match &self.selection {
+            Selection::Run(run) => {
+                let from = run.start + self.next;
+                let to = self.batch.position_after(through).clamp(from, run.start + self.end);
+                self.bytes -= encoded.bytes_of(&(from..to));
+                self.next = to - run.start;
+            }
+            Selection::Picks(picks) => {
+                let events = self.batch.events();
+                for &position in &picks[self.next as usize..self.end as usize] {
+                    if events[position as usize].offset > through {
+                        break;
+                    }
+                    self.bytes -= encoded.bytes_of(&(position..position + 1));
+                    self.next += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Events that an overflow policy took from a subscription and that its client
+/// has not been told of yet. Stands in the ring before the next event.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    pub(super) subscription: SubscriptionId,
+    /// The last of them.
+    pub to: Offset,
+    /// How many.
+    pub count: u64,
+    /// How far the events had been looked at of which these were left out.
+    pub(super) upto: Offset,
+}
+
+impl Lost {
+    pub(super) fn new(subscription: SubscriptionId) -> Lost {
+        Lost { subscription, to: Offset::ZERO, count: 0, upto: Offset::ZERO }
+    }
+
+    pub(super) fn add(&mut self, to: Offset, count: u64) {
+        self.to = self.to.max(to);
+        self.count += count;
+    }
+
+    /// Takes up a mark that stood nearby.
+    pub(super) fn merge(&mut self, other: Lost) {
+        self.add(other.to, other.count);
+        self.upto = self.upto.max(other.upto);
+    }
+}
+
+/// A slice of shared bytes for the writer, and what writing it amounts to.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// Whole frames, as they go onto the wire.
+    pub bytes: Bytes,
+    /// Whose they are.
+    pub subscription: SubscriptionId,
+    /// The offset of the last event in it.
+    pub through: Offset,
+    /// How many events it holds.
+    pub events: u32,
+    /// When they were committed, where that is known.
+    pub committed: Option<std::time::Instant>,
+}
+
+/// Cuts slices off a selection of a batch, from its `next`-th event on, while
+/// `room` lasts; at least one.
+pub fn slices(
+    out: &mut Vec<Slice>,
+    room: &mut Room,
+    subscription: SubscriptionId,
+    batch: &Batch,
+    selection: &Selection,
+    form: Form,
+    places: Range<u32>,
+) {
+    let encoded = batch.encoded(form);
+    let Range { start: mut next, end } = places;
+    while next < end && !room.is_full() {
+        let mut run = selection.run_from(next);
+        run.end = run.end.min(run.start.saturating_add(room.events.min(end - next)));
+        let (bytes, events) = encoded.slice(run.clone(), room.slice_bytes());
+        room.take(&bytes, events);
+        let last = run.start + events - 1;
+        out.push(Slice {
+            bytes,
+            subscription,
+            through: batch.events()[last as usize].offset,
+            events,
+            committed: batch.committed(),
+        });
+        next += events;
+    }
+}
+
+/// How much one write may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Slices: the length of one vectored write.
+    pub slices: u32,
+    /// Events, for `batchSize` and windows.
+    pub events: u32,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// Largest slice that is cut from a block, in bytes: a reader that stands
+/// still keeps at most the rest of one slice in hand.
+const SLICE_BYTES: usize = 16 * 1024;
+
+impl Room {
+    /// A write's worth: 64 KiB in at most 64 slices, well under the 1,024 that
+    /// `writev(2)` takes, and `events` events.
+    pub fn for_write(events: u32) -> Room {
+        Room { slices: 64, events, bytes: 64 * 1024 }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.slices == 0 || self.events == 0 || self.bytes == 0
+    }
+
+    fn slice_bytes(&self) -> usize {
+        self.bytes.min(SLICE_BYTES)
+    }
+
+    fn take(&mut self, bytes: &Bytes, events: u32) {
+        self.slices -= 1;
+        self.events = self.events.saturating_sub(events);
+        self.bytes = self.bytes.saturating_sub(bytes.len());
+    }
+}
