@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
+use super::end::End;
 use super::outlet::{count_delivered, with_hand};
-use super::pump::{End, Filled, Pump};
+use super::pump::{Filled, Pump};
 use crate::hub::Ending;
 
 /// The frames of a stream. What it has given counts as written: hyper sends

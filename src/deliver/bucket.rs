@@ -1,36 +1,63 @@
-//! How many control frames one connection may send.
+//! A token bucket, for what one connection or client may do in a second.
 
 use std::time::Duration;
 
-/// Seconds' worth of tokens in a full bucket: a client that opens a hundred
-/// streams at once and leaves them at once is no flood.
-const BURST_SECS: u32 = 10;
-
-/// A token bucket, kept as the moment at which it will be full again (the
-/// generic cell rate algorithm), so that a quiet connection costs nothing.
+/// Kept as the moment at which it will be full again (the generic cell rate
+/// algorithm), so that a quiet connection costs nothing. Moments are counted
+/// from any one, the same for all calls.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub struct Bucket {
     /// Tokens a second; zero is no limit.
-    rate: u32,
+    rate: u64,
     full_at: Duration,
 }
 
 impl Bucket {
     /// A full bucket that refills at `rate` tokens a second; zero is no limit.
-    pub(super) fn new(rate: u32) -> Bucket {
+    pub fn new(rate: u64) -> Bucket {
         Bucket { rate, full_at: Duration::ZERO }
     }
 
-    /// Takes `count` tokens at `now`, counted from any one moment; false when
-    /// there are not so many.
-    pub(super) fn take(&mut self, count: u32, now: Duration) -> bool {
-        let Some(each) = Duration::from_secs(1).checked_div(self.rate) else { return true };
-        let full_at = self.full_at.max(now) + each * count;
-        if full_at.saturating_sub(now) > Duration::from_secs(BURST_SECS.into()) {
-            return false;
+    /// How long so many tokens take to come back.
+    fn worth(&self, tokens: u64) -> Duration {
+        let nanos = u128::from(tokens) * 1_000_000_000 / u128::from(self.rate.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// The tokens there are at `now`, at most what comes in `saved`, and at
+    /// least one when it is full.
+    ///
+    /// # Errors
+    /// The moment at which there is one, when there is none.
+    pub fn tokens(&self, saved: Duration, now: Duration) -> Result<u64, Duration> {
+        if self.rate == 0 {
+            return Ok(u64::MAX);
         }
-        self.full_at = full_at;
-        true
+        let saved = saved.max(self.worth(1));
+        let left = (now + saved).saturating_sub(self.full_at.max(now));
+        // One that is there but for a nanosecond of rounding is there.
+        match (left.as_nanos() + 1) * u128::from(self.rate) / 1_000_000_000 {
+            0 => Err((self.full_at + self.worth(1)).saturating_sub(saved)),
+            tokens => Ok(u64::try_from(tokens).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Takes tokens at `now`, although there may be less: the debt is waited
+    /// for.
+    pub fn charge(&mut self, tokens: u64, now: Duration) {
+        if self.rate > 0 {
+            self.full_at = self.full_at.max(now).saturating_add(self.worth(tokens));
+        }
+    }
+
+    /// Takes `count` tokens at `now`, of those that come in `saved`; false
+    /// when there are not so many.
+    pub fn take(&mut self, count: u64, saved: Duration, now: Duration) -> bool {
+        let enough = self.tokens(saved, now).is_ok_and(|tokens| tokens >= count);
+        if enough {
+            self.charge(count, now);
+        }
+        enough
     }
 }
 
@@ -38,23 +65,57 @@ impl Bucket {
 mod tests {
     use super::*;
 
+    const fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
     #[test]
-    fn a_bucket_gives_ten_seconds_at_once_and_then_its_rate() {
-        let at = Duration::from_millis;
+    fn what_is_saved_up_is_bounded() {
         let mut bucket = Bucket::new(10);
-        assert!(bucket.take(60, at(5000)));
-        assert!(bucket.take(40, at(5000)));
-        assert!(!bucket.take(1, at(5000)));
-        assert!(!bucket.take(1, at(5099)));
-        assert!(bucket.take(1, at(5100)));
-        assert!(!bucket.take(10, at(6000)));
-        assert!(bucket.take(9, at(6000)));
-        assert!(!bucket.take(101, at(60_000)), "more than it ever holds");
-        assert!(bucket.take(100, at(60_000)));
+        let mut take = |count, ms| bucket.take(count, at(10_000), at(ms));
+        assert!(take(60, 5000));
+        assert!(take(40, 5000));
+        assert!(!take(1, 5000));
+        assert!(!take(1, 5099));
+        assert!(take(1, 5100));
+        assert!(!take(10, 6000));
+        assert!(take(9, 6000));
+        assert!(!take(101, 60_000), "more than it ever holds");
+        assert!(take(100, 60_000));
+    }
+
+    #[test]
+    fn it_says_how_many_there_are_and_when_the_next_is() {
+        let mut bucket = Bucket::new(100);
+        let saved = at(100);
+        assert_eq!(bucket.tokens(saved, at(0)), Ok(10));
+        bucket.charge(10, at(0));
+        assert_eq!(bucket.tokens(saved, at(0)), Err(at(10)));
+        assert_eq!(bucket.tokens(saved, at(10)), Ok(1));
+        assert_eq!(bucket.tokens(saved, at(60_000)), Ok(10), "no more is saved up");
+    }
+
+    #[test]
+    fn a_slow_one_gives_one_at_a_time() {
+        let mut bucket = Bucket::new(2);
+        assert_eq!(bucket.tokens(at(100), at(0)), Ok(1));
+        bucket.charge(1, at(0));
+        assert_eq!(bucket.tokens(at(100), at(499)), Err(at(500)));
+        assert_eq!(bucket.tokens(at(100), at(500)), Ok(1));
+    }
+
+    #[test]
+    fn a_debt_is_waited_for() {
+        let mut bucket = Bucket::new(1000);
+        bucket.charge(5000, at(0));
+        assert!(bucket.tokens(at(100), at(4899)).is_err());
+        assert_eq!(bucket.tokens(at(100), at(5000)), Ok(100));
     }
 
     #[test]
     fn no_rate_is_no_limit() {
-        assert!(Bucket::new(0).take(u32::MAX, Duration::ZERO));
+        let mut bucket = Bucket::new(0);
+        bucket.charge(u64::MAX, at(0));
+        assert!(bucket.take(u64::MAX, at(0), at(0)));
     }
 }

@@ -7,12 +7,15 @@ use crate::event::EventId;
 pub struct Gap {
     /// Where the client stood.
     pub from: EventId,
-    /// Where the stream goes on.
+    /// The last of what is missing: the stream goes on after it, or, where a
+    /// policy kept some of what lies between, with the first that was kept.
     pub to: EventId,
     /// The earliest position that is whole.
     pub earliest: EventId,
     /// Why they are missing.
     pub reason: Reason,
+    /// How many they are, where that is known: offsets are not promised dense.
+    pub count: Option<u64>,
 }
 
 /// Why events are missing (`docs/protocol.md#streams`).
@@ -22,6 +25,8 @@ pub enum Reason {
     Expired,
     /// The position is of another log, or beyond this one's end.
     Epoch,
+    /// An overflow policy took them.
+    Dropped,
 }
 
 impl Reason {
@@ -30,6 +35,7 @@ impl Reason {
         match self {
             Reason::Expired => "expired",
             Reason::Epoch => "epoch",
+            Reason::Dropped => "dropped",
         }
     }
 }
@@ -38,12 +44,11 @@ impl Gap {
     /// The `data` of the notice: compact JSON, with the members in `context`
     /// (`"collection":"orders",` and the like) first.
     pub fn to_json(&self, context: &str) -> String {
-        let Gap { from, to, earliest, reason } = self;
+        let Gap { from, to, earliest, reason, count } = self;
         let reason = reason.as_str();
-        // Offsets are not promised dense, so how many events lie between two
-        // of them is not known without the events.
+        let count = count.map_or_else(|| "null".to_owned(), |count| count.to_string());
         format!(
-            r#"{{{context}"from":"{from}","to":"{to}","earliest":"{earliest}","reason":"{reason}","count":null}}"#
+            r#"{{{context}"from":"{from}","to":"{to}","earliest":"{earliest}","reason":"{reason}","count":{count}}}"#
         )
     }
 }

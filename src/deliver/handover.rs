@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::CONTROL_SAVED;
 use super::bucket::Bucket;
 use super::pump::Pump;
 use super::scratch::with_scratch;
@@ -66,6 +67,11 @@ impl Handover {
     pub fn begin(self: &Arc<Self>) -> Answering {
         self.requests.begun.fetch_add(1, Ordering::AcqRel);
         Answering(self.clone())
+    }
+
+    /// Whether a request's head has been whole yet.
+    pub fn has_begun(&self) -> bool {
+        self.requests.seen().0 > 0
     }
 
     /// Ends once no request has been answered for `idle_timeout`, and at most
@@ -209,7 +215,8 @@ impl Wire {
     /// counted in `metrics`.
     #[must_use]
     pub fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> Wire {
-        let (frames, bucket, metrics) = (Frames::default(), Bucket::new(rate), metrics.clone());
+        let (frames, bucket, metrics) =
+            (Frames::default(), Bucket::new(rate.into()), metrics.clone());
         let control = Control { frames, bucket, begun: Instant::now(), metrics };
         self.control = (rate > 0).then(|| Box::new(control));
         self
@@ -261,7 +268,8 @@ impl Wire {
             let mut read = ReadBuf::new(&mut scratch[..room]);
             ready!(Pin::new(self.inner.inner_mut()).poll_read(cx, &mut read))?;
             let count = control.frames.feed(read.filled());
-            if count > 0 && !control.bucket.take(count, control.begun.elapsed()) {
+            let Control { bucket, begun, .. } = &mut **control;
+            if count > 0 && !bucket.take(count.into(), CONTROL_SAVED, begun.elapsed()) {
                 control.metrics.refused("control-rate");
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }

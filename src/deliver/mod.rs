@@ -3,12 +3,15 @@
 
 mod body;
 mod bucket;
+mod end;
 mod flow;
 mod gap;
 mod handover;
 mod notices;
 mod outlet;
+mod pace;
 mod pump;
+mod reading;
 mod scratch;
 mod stream;
 mod transport;
@@ -18,14 +21,22 @@ use std::ops::Range;
 use std::time::Duration;
 
 pub use body::StreamBody;
+pub use bucket::Bucket;
+pub use end::End;
 pub use flow::{Flow, Patience, Piece};
 pub use gap::{Gap, Reason};
 pub use handover::{Answering, Departure, Handover, PendingBody, Wire};
 pub use notices::Notices;
-pub use pump::{End, Pump};
+pub use pace::Pace;
+pub use pump::Pump;
 pub use stream::Stream;
 pub use transport::Transport;
 pub use websocket::{Commands, Reaction, Say, Session};
+
+/// Control frames that a connection may send at once, as the time that they
+/// take to come back: a client that opens a hundred streams at once and leaves
+/// them at once is no flood.
+const CONTROL_SAVED: Duration = Duration::from_secs(10);
 
 /// How streams look.
 #[derive(Clone, Debug)]
@@ -37,6 +48,8 @@ pub struct Settings {
     /// Largest WebSocket message a client may send, in bytes
     /// (`limits.message_bytes`).
     pub message_bytes_max: usize,
+    /// How fast a connection is sent events.
+    pub pace: Pace,
     /// Longest time from a message's first byte to its last
     /// (`limits.body_timeout`).
     pub message_timeout: Duration,

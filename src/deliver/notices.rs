@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::gap::Gap;
+use super::gap::{Gap, Reason};
 use super::{HeartbeatFormat, Settings};
 use crate::event::{EventId, ResourceId, Timestamp};
 use crate::hub::{Ending, OnGap, Reading, Scope};
@@ -85,7 +85,10 @@ impl Notices {
     /// Missing events of one subscription, named on a connection that may
     /// have several.
     pub fn gap_of(&mut self, gap: &Gap, reading: &Reading) -> Bytes {
-        let id = (reading.on_gap != OnGap::Snapshot).then_some(gap.to);
+        // What a policy took is still in the log: a client that is cut here
+        // comes back with the id before it and gets it after all.
+        let skipped = gap.reason != Reason::Dropped && reading.on_gap != OnGap::Snapshot;
+        let id = skipped.then_some(gap.to);
         let context = match self.form {
             Form::Envelope | Form::Bare => context(reading),
             _ => String::new(),
@@ -125,6 +128,8 @@ impl Notices {
         let reason = match ending {
             Ending::Drained => "draining",
             Ending::Idle => "idle",
+            Ending::Lifetime => "lifetime",
+            Ending::Overflow => "overflow",
             Ending::Stalled => return None,
         };
         let retry = crate::random::within(&self.settings.retry);

@@ -9,8 +9,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+use super::end::End;
 use super::outlet::{Outlet, with_hand};
-use super::pump::{End, Filled, Pump};
+use super::pump::{Filled, Pump};
 
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");

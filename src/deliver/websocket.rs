@@ -12,13 +12,14 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Sleep;
 
-use super::Settings;
 use super::bucket::Bucket;
+use super::end::End;
 use super::gap::Gap;
 use super::outlet::{Outlet, with_hand};
-use super::pump::{End, Filled, Pump};
+use super::pump::{Filled, Pump};
 use super::scratch::with_scratch;
 use super::transport::Transport;
+use super::{CONTROL_SAVED, Settings};
 use crate::hub::{Ending, SubscriptionId};
 use crate::wire::Form;
 use crate::wire::close::Close;
@@ -107,7 +108,7 @@ impl<C: Commands> Session<C> {
             decoder: Decoder::default(),
             limits: Limits { message_bytes_max: settings.message_bytes_max, ..Limits::default() },
             message_timeout_ms: settings.message_timeout.as_millis() as u64,
-            control: Bucket::new(settings.control_rate),
+            control: Bucket::new(settings.control_rate.into()),
             commands,
             running: None,
             inbox: VecDeque::new(),
@@ -130,7 +131,8 @@ impl<C: Commands> Session<C> {
         }
         let now = self.pump.subscriber().now();
         let control = self.decoder.take_control_frames();
-        if control > 0 && !self.control.take(control, Duration::from_millis(now)) {
+        let moment = Duration::from_millis(now);
+        if control > 0 && !self.control.take(control.into(), CONTROL_SAVED, moment) {
             self.close(Close::Policy, "too many control frames", "control-rate");
         }
         self.unfinished = self.decoder.unfinished().then(|| self.unfinished.unwrap_or(now));
@@ -185,7 +187,10 @@ impl<C: Commands> Session<C> {
 
     fn react(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Text(text) => self.running = Some(self.commands.command(text)),
+            Incoming::Text(text) => {
+                self.pump.subscriber().heard();
+                self.running = Some(self.commands.command(text));
+            }
             Incoming::Binary(_) => self.close(Close::NotText, "send text", "client-error"),
             Incoming::Ping(payload) => self.pump.say(websocket::pong(&payload)),
             Incoming::Pong(_) => {}
@@ -287,7 +292,8 @@ impl<C: Commands> Session<C> {
 /// The code that says why; none where the socket takes nothing.
 fn close_code(end: End) -> Option<Close> {
     match end {
-        End::Ending(Ending::Drained) => Some(Close::Draining),
+        End::Ending(Ending::Drained | Ending::Lifetime) => Some(Close::Draining),
+        End::Ending(Ending::Overflow) => Some(Close::Overloaded),
         End::Ending(Ending::Stalled) => None,
         End::Ending(Ending::Idle) => Some(Close::Idle),
         End::HistoryGone => Some(Close::HistoryGone),
