@@ -1,7 +1,7 @@
 //! Whose request it is, as far as addresses tell
 //! (`docs/operations.md#client-addresses`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use hyper::header::{HeaderMap, HeaderValue};
 
@@ -30,7 +30,13 @@ pub struct Peer {
 /// Whose request it is: what a client is counted and limited by. Among the
 /// extensions of every request, from [`handle`](super::handle) on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client(pub IpAddr);
+pub struct Client {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether its connection is a proxy's, which other clients' requests may
+    /// come over: then it is its streams that are counted.
+    pub shares: bool,
+}
 
 impl Proxies {
     /// Whether what is at this address is believed.
@@ -41,10 +47,23 @@ impl Proxies {
     /// Whose request with these fields over a connection of `peer` is.
     pub(super) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
         let Some(field) = self.field.filter(|_| peer.believed) else {
-            return Client(peer.address.to_canonical());
+            return Client { address: peer.address.to_canonical(), shares: peer.believed };
         };
         let lines = fields.get_all(field.name()).iter().map(HeaderValue::as_bytes);
-        Client(forwarded::client(field, lines, peer.address, &self.networks))
+        let address = forwarded::client(field, lines, peer.address, &self.networks);
+        Client { address, shares: true }
+    }
+}
+
+/// What of an address is one client: of IPv6 its /64, which is what one
+/// customer is given.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(six) => {
+            let [a, b, c, d, ..] = six.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        four @ IpAddr::V4(_) => four,
     }
 }
 
@@ -61,7 +80,7 @@ mod tests {
         let proxies = |field| Proxies { networks: vec!["10.0.0.0/8".parse().unwrap()], field };
         let client = |field, address: &str, believed| {
             let peer = Peer { address: address.parse().unwrap(), believed };
-            proxies(field).client(&fields, peer).0.to_string()
+            proxies(field).client(&fields, peer).address.to_string()
         };
         let (listed, standard) = (Some(Field::XForwardedFor), Some(Field::Forwarded));
         assert_eq!(client(listed, "10.0.0.1", true), "192.0.2.2");

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::Unanswered;
@@ -121,12 +123,18 @@ type Step = (Source, Result<Option<Vec<Bytes>>, Cut>);
 pub struct Pull {
     ready: VecDeque<Bytes>,
     reading: Option<JoinHandle<Step>>,
+    /// One for each step that is read at a time.
+    permits: Arc<Semaphore>,
 }
 
 impl Pull {
-    /// Sends `first`, then what `source` gives; starts to read at once.
-    pub fn new(first: Vec<Bytes>, source: Source) -> Pull {
-        Pull { ready: first.into(), reading: Some(step(source)) }
+    /// Sends `first`, then what `source` gives; starts to read at once, with
+    /// one of the `permits` for each step: a thousand clients that ask for a
+    /// collection at once must not put a thousand threads between everybody
+    /// else and the processors.
+    pub fn new(first: Vec<Bytes>, source: Source, permits: Arc<Semaphore>) -> Pull {
+        let reading = Some(step(source, permits.clone()));
+        Pull { ready: first.into(), reading, permits }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
@@ -141,7 +149,7 @@ impl Pull {
                 Ok((_, Ok(None))) => {}
                 Ok((source, Ok(Some(frames)))) => {
                     self.ready = frames.into();
-                    self.reading = Some(step(source));
+                    self.reading = Some(step(source, self.permits.clone()));
                 }
                 Ok((_, Err(cut))) => return Poll::Ready(Some(Err(cut))),
                 Err(join) => return Poll::Ready(Some(Err(Cut(join.to_string())))),
@@ -150,10 +158,28 @@ impl Pull {
     }
 }
 
-fn step(mut source: Source) -> JoinHandle<Step> {
-    tokio::task::spawn_blocking(move || {
-        let frames = source();
-        (source, frames)
+impl Drop for Pull {
+    /// A step that has not begun is not read for nobody.
+    fn drop(&mut self) {
+        if let Some(reading) = &self.reading {
+            reading.abort();
+        }
+    }
+}
+
+fn step(mut source: Source, permits: Arc<Semaphore>) -> JoinHandle<Step> {
+    tokio::spawn(async move {
+        let permit = permits.acquire_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            // With it goes whoever reads, although nobody may wait any more.
+            let _permit = permit;
+            let frames = source();
+            (source, frames)
+        });
+        read.await.unwrap_or_else(|join| {
+            let ended: Source = Box::new(|| Ok(None));
+            (ended, Err(Cut(join.to_string())))
+        })
     })
 }
 
@@ -174,6 +200,7 @@ mod tests {
                     Ok(Some(if n % 2 == 0 { vec![] } else { vec![Bytes::from(vec![n; 2])] }))
                 }
             }),
+            Arc::new(Semaphore::new(1)),
         ))
     }
 
@@ -196,7 +223,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_step_that_panics_cuts_the_body() {
-        let mut body = Body::Pull(Pull::new(Vec::new(), Box::new(|| panic!("a defect"))));
+        let mut body = Body::Pull(Pull::new(
+            Vec::new(),
+            Box::new(|| panic!("a defect")),
+            Arc::new(Semaphore::new(1)),
+        ));
         assert!(body.frame().await.unwrap().is_err());
     }
 }

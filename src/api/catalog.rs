@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use crate::event::{BadName, EventType};
+use crate::hub::Overflow;
 use crate::log::{Engine, Log, Medium, Spec};
 use crate::wire::{Filter, Kind};
 
@@ -14,6 +15,8 @@ use crate::wire::{Filter, Kind};
 pub struct Collection {
     /// Its log.
     pub log: Arc<Log>,
+    /// What happens to a client that does not keep up.
+    pub overflow: Overflow,
 }
 
 /// A topic that is served.
@@ -27,6 +30,8 @@ pub struct Topic {
     pub types: Arc<[EventType]>,
     /// Whether it shows another's events, and so takes none.
     pub view: bool,
+    /// What happens to a client that does not keep up.
+    pub overflow: Overflow,
 }
 
 impl Topic {
@@ -102,7 +107,7 @@ impl Catalog {
         let mut collections = HashMap::new();
         for settings in &settings.collections {
             let log = log(&settings.name, false)?;
-            let collection = Collection { log };
+            let collection = Collection { log, overflow: settings.overflow };
             collections.insert(settings.name.clone(), collection);
         }
         let mut topics = HashMap::new();
@@ -116,6 +121,7 @@ impl Catalog {
                 log,
                 types: settings.types.clone().into(),
                 view: settings.collection.is_some(),
+                overflow: settings.overflow,
             };
             topics.insert(settings.name.clone(), topic);
         }

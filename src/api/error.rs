@@ -1,12 +1,13 @@
 //! Problems by what went wrong here, and a problem as an answer.
 
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
-use super::limit::Wait;
+use super::limit::{Policy, Wait};
 use crate::event::{BadName, MalformedId, Offset};
 use crate::log::{self, BadWrite, Refusal};
 use crate::wire::Origin;
@@ -15,6 +16,9 @@ use crate::wire::problem::{Code, Problem};
 /// Longest path that a problem repeats as its `instance`, in bytes: the target
 /// of a 414 need not go back.
 const INSTANCE_BYTES_MAX: usize = 1024;
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// 400: the request makes no sense; `detail` says what and where.
 pub fn malformed(detail: impl Into<String>) -> Problem {
@@ -121,14 +125,23 @@ pub fn busy() -> Problem {
     Problem::new(Code::Overloaded, "too many pages are being read; repeat the request later")
 }
 
-/// 429: the client's bucket is empty.
+/// 429: the client's bucket is empty. Its members say what a client needs to
+/// keep to its rate, and become the answer's `RateLimit` fields.
 pub fn too_often(wait: Wait) -> Problem {
-    let Wait { retry, rate, burst } = wait;
-    let detail = format!(
-        "{rate} requests a second and {burst} at once are allowed; wait {} ms",
-        retry.as_millis()
-    );
+    let Wait { retry, rate, burst, policy } = wait;
+    let what = match policy {
+        Policy::Requests => "requests",
+        Policy::Events => "events",
+    };
+    let millis = retry.as_millis().max(1) as u64;
+    let detail =
+        format!("{rate} {what} a second and {burst} at once are allowed; wait {millis} ms");
+    let window = burst.div_ceil(rate.max(1)).max(1);
     Problem::new(Code::TooManyRequests, detail)
+        .with("policy", policy.name())
+        .with("quota", burst.max(rate))
+        .with("window", window)
+        .with("retryAfter", millis.div_ceil(1000))
 }
 
 /// 500: a defect, told in the log.
@@ -192,10 +205,30 @@ pub fn answer(problem: &Problem, path: &str) -> Response<Body> {
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
-    if problem.status() == 503 {
+    if matches!(problem.status(), 429 | 503) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    set_rate(headers, problem);
     response
+}
+
+/// Adds what a client needs to keep to its rate, where its bucket is why:
+/// `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and `RateLimit-Policy` as
+/// the IETF's HTTP API group drafts them.
+fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
+    let text = |name| problem.member(name)?.as_str();
+    let number = |name| problem.member(name)?.as_u64();
+    let (Some(policy), Some(seconds)) = (text("policy"), number("retryAfter")) else { return };
+    let (Some(quota), Some(window)) = (number("quota"), number("window")) else { return };
+    let fields = [
+        (RETRY_AFTER, seconds.to_string()),
+        (RATELIMIT, format!("\"{policy}\";r=0;t={seconds}")),
+        (RATELIMIT_POLICY, format!("\"{policy}\";q={quota};w={window}")),
+    ];
+    for (name, value) in fields {
+        let value = HeaderValue::from_str(&value).expect("digits and quotes are ASCII");
+        headers.insert(name, value);
+    }
 }
 
 /// 405 with the methods that are allowed.

@@ -11,10 +11,11 @@ use super::body::Body;
 use super::catalog::{Collection, Topic};
 use super::negotiate;
 use super::resource::{parse, post};
-use super::start::{Asked, take_types};
+use super::start::{Asked, take_overflow, take_types};
 use super::subscribe::{self, EventForm, Target};
 use super::{Api, Ask, batch, error, past, respond};
 use crate::event::{EventType, ResourceId};
+use crate::hub::Overflow;
 use crate::log::{Log, Write, Written};
 use crate::wire::Filter;
 use crate::wire::json::{self, Json};
@@ -154,17 +155,19 @@ pub struct Events<'a> {
     pub topic: Option<&'a Topic>,
     /// The resource, on a resource's path.
     pub scope: Option<ResourceId>,
+    /// What happens to a client that does not keep up, unless it asks.
+    pub overflow: Overflow,
 }
 
 impl<'a> Events<'a> {
     /// Those of a collection, or of one of its resources.
     pub fn of_collection(collection: &'a Collection, scope: Option<ResourceId>) -> Events<'a> {
-        Events { log: &collection.log, topic: None, scope }
+        Events { log: &collection.log, topic: None, scope, overflow: collection.overflow }
     }
 
     /// Those of a topic.
     pub fn of_topic(topic: &'a Topic) -> Events<'a> {
-        Events { log: &topic.log, topic: Some(topic), scope: None }
+        Events { log: &topic.log, topic: Some(topic), scope: None, overflow: topic.overflow }
     }
 
     /// The stream with the types and fields that the query asks for; leaves
@@ -180,12 +183,15 @@ impl<'a> Events<'a> {
         if types.is_empty() {
             types = shown.to_vec();
         }
+        let choices = &api.settings.overflow_choices;
+        let overflow = take_overflow(&mut ask.query, self.overflow, choices)?;
         let fields = std::mem::take(&mut ask.query).into_fields()?;
         Ok(Target {
             log: Arc::clone(self.log),
             topic: self.topic.map(|topic| topic.name.clone()),
             scope: self.scope,
             filter: Arc::new(Filter::new(types, fields)),
+            overflow,
             asked,
         })
     }
@@ -205,7 +211,7 @@ pub async fn read(
 ) -> Result<Response<Body>, Problem> {
     let form = negotiate::accept(&ask.head.headers, &negotiate::EVENTS)?;
     let Some(stream) = EventForm::of(form) else {
-        ask.query.refuse(&["batchSize", "onGap"])?;
+        ask.query.refuse(&["batchSize", "onGap", "overflow"])?;
         let place = past::Place::take(&mut ask.query)?;
         let target = events.target(api, ask)?;
         return past::page(target, place).await;

@@ -15,7 +15,7 @@ use crate::wire::problem::Problem;
 /// ever.
 pub struct Intake {
     body: Incoming,
-    pace: Pace,
+    arrival: Arrival,
     received: metrics::Counter,
     /// Since when the next bytes are waited for; none while nobody reads.
     since: Option<Instant>,
@@ -25,8 +25,8 @@ impl Intake {
     /// Reads `body` under the limits of `api`.
     pub fn new(api: &Api, body: Incoming) -> Intake {
         let settings = &api.settings;
-        let pace = Pace::new(settings.body_timeout, settings.body_rate);
-        Intake { body, pace, received: api.metrics.received_bytes.clone(), since: None }
+        let arrival = Arrival::new(settings.body_timeout, settings.body_rate);
+        Intake { body, arrival, received: api.metrics.received_bytes.clone(), since: None }
     }
 
     /// The next bytes, counted; none at the end.
@@ -38,7 +38,7 @@ impl Intake {
     /// Safe: nothing is lost. The time goes on, until it is [held](Self::hold).
     pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        let due = since + self.pace.left();
+        let due = since + self.arrival.left();
         loop {
             match timeout_at(due, self.body.frame()).await {
                 Err(_) => return Err(error::slow_body()),
@@ -51,7 +51,7 @@ impl Intake {
                     let bytes = frame.into_data().unwrap_or_default();
                     if !bytes.is_empty() {
                         self.hold();
-                        self.pace.came(bytes.len());
+                        self.arrival.came(bytes.len());
                         self.received.increment(bytes.len() as u64);
                         return Ok(Some(bytes));
                     }
@@ -64,14 +64,14 @@ impl Intake {
     /// is not the client's.
     pub fn hold(&mut self) {
         if let Some(since) = self.since.take() {
-            self.pace.waited(since.elapsed());
+            self.arrival.waited(since.elapsed());
         }
     }
 
     /// What came last ends with the first `bytes` of a new line, which has a
     /// pace of its own from here on. With none, there is no line to be slow.
     pub fn begin_line(&mut self, bytes: usize) {
-        self.pace.begin(bytes);
+        self.arrival.begin(bytes);
     }
 
     /// All of the body, up to `bytes_max`. A declared length beyond that is
@@ -111,7 +111,7 @@ impl Intake {
 
 /// How a body, or a line of one, has come so far.
 #[derive(Debug)]
-struct Pace {
+struct Arrival {
     /// Longest wait for the next byte, and how long the rate does not count.
     timeout: Duration,
     /// Bytes a second from then on; zero is no rate.
@@ -123,9 +123,9 @@ struct Pace {
     bytes: u64,
 }
 
-impl Pace {
-    fn new(timeout: Duration, rate: u64) -> Pace {
-        Pace { timeout, rate, quiet: Duration::ZERO, taken: Duration::ZERO, bytes: 0 }
+impl Arrival {
+    fn new(timeout: Duration, rate: u64) -> Arrival {
+        Arrival { timeout, rate, quiet: Duration::ZERO, taken: Duration::ZERO, bytes: 0 }
     }
 
     /// How much longer the next byte is waited for.
@@ -172,15 +172,15 @@ mod tests {
     /// When a body ends of which `bytes` come each `every` seconds, 1,000
     /// times at most.
     fn ends_at(rate: u64, bytes: usize, every: f64) -> Option<f64> {
-        let mut pace = Pace::new(TIMEOUT, rate);
+        let mut arrival = Arrival::new(TIMEOUT, rate);
         let mut now = Duration::ZERO;
         for _ in 0..1000 {
-            if pace.left() <= secs(every) {
-                return Some((now + pace.left()).as_secs_f64());
+            if arrival.left() <= secs(every) {
+                return Some((now + arrival.left()).as_secs_f64());
             }
             now += secs(every);
-            pace.waited(secs(every));
-            pace.came(bytes);
+            arrival.waited(secs(every));
+            arrival.came(bytes);
         }
         None
     }
@@ -198,29 +198,29 @@ mod tests {
 
     #[test]
     fn a_line_has_a_pace_of_its_own() {
-        let mut pace = Pace::new(TIMEOUT, 256);
+        let mut arrival = Arrival::new(TIMEOUT, 256);
         for _ in 0..100 {
             // A pause, a line's start, a pause, its end.
-            pace.waited(secs(9.0));
-            pace.came(10);
-            pace.begin(10);
-            assert_eq!(pace.left(), TIMEOUT);
-            pace.waited(secs(9.0));
-            assert_eq!(pace.left(), secs(1.0));
-            pace.came(10);
-            pace.begin(0);
-            assert_eq!(pace.left(), TIMEOUT);
+            arrival.waited(secs(9.0));
+            arrival.came(10);
+            arrival.begin(10);
+            assert_eq!(arrival.left(), TIMEOUT);
+            arrival.waited(secs(9.0));
+            assert_eq!(arrival.left(), secs(1.0));
+            arrival.came(10);
+            arrival.begin(0);
+            assert_eq!(arrival.left(), TIMEOUT);
         }
     }
 
     #[test]
     fn a_fast_start_gives_time_for_later() {
-        let mut pace = Pace::new(TIMEOUT, 256);
-        pace.came(256 * 60);
-        pace.waited(secs(9.0));
-        pace.came(1);
-        assert_eq!(pace.left(), TIMEOUT);
-        pace.waited(secs(9.9));
-        assert_eq!(pace.left(), secs(0.1), "the next byte is what it waits for");
+        let mut arrival = Arrival::new(TIMEOUT, 256);
+        arrival.came(256 * 60);
+        arrival.waited(secs(9.0));
+        arrival.came(1);
+        assert_eq!(arrival.left(), TIMEOUT);
+        arrival.waited(secs(9.9));
+        assert_eq!(arrival.left(), secs(0.1), "the next byte is what it waits for");
     }
 }

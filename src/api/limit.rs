@@ -1,35 +1,76 @@
-//! How often a client may ask: a token bucket for each address.
+//! How often a client may ask and publish: a token bucket for each address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Addresses whose buckets are kept. Past it the full buckets are forgotten,
-/// which changes nothing for them; if every one is in use, a new address
-/// shares one bucket with the others that found no room.
+use super::address::network;
+use crate::deliver::Bucket;
+
+/// Clients whose buckets are kept at a time, at the most.
 const BUCKETS_MAX: usize = 65_536;
 
-/// One bucket an address, kept as the moment at which it will be full again
-/// (the generic cell rate algorithm), so that an idle client costs nothing.
+/// One bucket an address. A full one is as good as none, so an idle client
+/// costs nothing for long.
 pub struct Buckets {
+    policy: Policy,
     rate: u32,
-    /// Time that one token takes to come back.
-    token: Duration,
     /// Tokens of a full bucket.
     burst: u32,
     begun: Instant,
-    full_at: Mutex<HashMap<Client, Duration>>,
+    by_client: Mutex<Generations>,
 }
 
-/// Whose bucket it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Client {
-    /// One address; of IPv6 its /64, which is what one customer is given.
-    Address(IpAddr),
-    /// All that found no room.
-    Others,
+/// What a bucket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Requests (`limits.request_rate`).
+    Requests,
+    /// Events that are published, every write among them
+    /// (`limits.publish_rate`).
+    Events,
+}
+
+impl Policy {
+    /// Its name in `RateLimit` and `RateLimit-Policy`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::Requests => "client",
+            Policy::Events => "events",
+        }
+    }
+
+    /// The label `reason` in metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Policy::Requests => "rate",
+            Policy::Events => "publish-rate",
+        }
+    }
+}
+
+/// The buckets of the clients that came last. Half of them are kept beside as
+/// many that are older; when there are more, the older ones are forgotten at
+/// once. Who is forgotten has not asked since some thirty thousand others did,
+/// and gets a burst for it; nobody is refused for want of room, which a client
+/// with many addresses could take from all others.
+#[derive(Default)]
+struct Generations {
+    young: HashMap<IpAddr, Bucket>,
+    old: HashMap<IpAddr, Bucket>,
+}
+
+impl Generations {
+    fn get(&mut self, client: IpAddr, rate: u32) -> &mut Bucket {
+        if self.young.len() >= BUCKETS_MAX / 2 && !self.young.contains_key(&client) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        let older = &mut self.old;
+        let bucket = || older.remove(&client).unwrap_or_else(|| Bucket::new(rate.into()));
+        self.young.entry(client).or_insert_with(bucket)
+    }
 }
 
 /// What a refused client is told.
@@ -41,15 +82,16 @@ pub struct Wait {
     pub rate: u32,
     /// Tokens of a full bucket.
     pub burst: u32,
+    /// What they are for.
+    pub policy: Policy,
 }
 
 impl Buckets {
     /// Buckets of `burst` tokens that refill at `rate` a second; none when
     /// the rate is zero, which is no limit.
-    pub fn new(rate: u32, burst: u32) -> Option<Buckets> {
-        let token = Duration::from_secs(1).checked_div(rate)?;
-        let full_at = Mutex::default();
-        Some(Buckets { rate, token, burst: burst.max(1), begun: Instant::now(), full_at })
+    pub fn new(policy: Policy, rate: u32, burst: u32) -> Option<Buckets> {
+        let (begun, by_client) = (Instant::now(), Mutex::default());
+        (rate > 0).then(|| Buckets { policy, rate, burst: burst.max(1), begun, by_client })
     }
 
     /// Takes a token of `address`.
@@ -57,36 +99,31 @@ impl Buckets {
     /// # Errors
     /// How long to wait, when there is none.
     pub fn take(&self, address: IpAddr) -> Result<(), Wait> {
-        self.take_at(address, self.begun.elapsed())
+        self.take_at(address, 1, self.begun.elapsed()).map(|_| ())
     }
 
-    fn take_at(&self, address: IpAddr, now: Duration) -> Result<(), Wait> {
-        let mut full_at = self.full_at.lock();
-        let mut client = Client::Address(network(address));
-        if full_at.len() >= BUCKETS_MAX && !full_at.contains_key(&client) {
-            full_at.retain(|_, full_at| *full_at > now);
-            if full_at.len() >= BUCKETS_MAX {
-                client = Client::Others;
+    /// Takes `count` tokens of `address`, or as many as there are, which it
+    /// gives.
+    ///
+    /// # Errors
+    /// How long to wait, when there is none.
+    pub fn take_some(&self, address: IpAddr, count: u32) -> Result<u32, Wait> {
+        self.take_at(address, count, self.begun.elapsed())
+    }
+
+    fn take_at(&self, address: IpAddr, count: u32, now: Duration) -> Result<u32, Wait> {
+        let Buckets { policy, rate, burst, .. } = *self;
+        let full = Duration::from_secs(burst.into()) / rate;
+        let mut by_client = self.by_client.lock();
+        let bucket = by_client.get(network(address), rate);
+        match bucket.tokens(full, now) {
+            Ok(tokens) => {
+                let taken = tokens.min(count.into());
+                bucket.charge(taken, now);
+                Ok(taken as u32)
             }
+            Err(due) => Err(Wait { retry: due.saturating_sub(now), rate, burst, policy }),
         }
-        let slot = full_at.entry(client).or_default();
-        let taken = (*slot).max(now) + self.token;
-        let retry = taken.saturating_sub(now + self.token * self.burst);
-        if retry > Duration::ZERO {
-            return Err(Wait { retry, rate: self.rate, burst: self.burst });
-        }
-        *slot = taken;
-        Ok(())
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(six) => {
-            let [a, b, c, d, ..] = six.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        four @ IpAddr::V4(_) => four,
     }
 }
 
@@ -100,41 +137,55 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let buckets = Buckets::new(10, 3).unwrap();
+        let buckets = Buckets::new(Policy::Requests, 10, 3).unwrap();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         for _ in 0..3 {
-            assert!(buckets.take_at(address, at(0)).is_ok());
+            assert!(buckets.take_at(address, 1, at(0)).is_ok());
         }
-        let wait = buckets.take_at(address, at(0)).unwrap_err();
-        assert_eq!(wait, Wait { retry: at(100), rate: 10, burst: 3 });
-        assert!(buckets.take_at(address, at(99)).is_err());
-        assert!(buckets.take_at(address, at(100)).is_ok());
-        assert!(buckets.take_at("192.0.2.2".parse().unwrap(), at(100)).is_ok());
+        let wait = buckets.take_at(address, 1, at(0)).unwrap_err();
+        let policy = Policy::Requests;
+        assert_eq!(wait, Wait { retry: at(100), rate: 10, burst: 3, policy });
+        assert!(buckets.take_at(address, 1, at(99)).is_err());
+        assert!(buckets.take_at(address, 1, at(100)).is_ok());
+        assert!(buckets.take_at("192.0.2.2".parse().unwrap(), 1, at(100)).is_ok());
     }
 
     #[test]
     fn one_ipv6_network_is_one_client() {
-        let buckets = Buckets::new(1, 1).unwrap();
-        assert!(buckets.take_at("2001:db8:1:2::1".parse().unwrap(), at(0)).is_ok());
-        assert!(buckets.take_at("2001:db8:1:2:ffff::9".parse().unwrap(), at(0)).is_err());
-        assert!(buckets.take_at("2001:db8:1:3::1".parse().unwrap(), at(0)).is_ok());
+        let buckets = Buckets::new(Policy::Requests, 1, 1).unwrap();
+        assert!(buckets.take_at("2001:db8:1:2::1".parse().unwrap(), 1, at(0)).is_ok());
+        assert!(buckets.take_at("2001:db8:1:2:ffff::9".parse().unwrap(), 1, at(0)).is_err());
+        assert!(buckets.take_at("2001:db8:1:3::1".parse().unwrap(), 1, at(0)).is_ok());
     }
 
     #[test]
-    fn memory_is_bounded_and_others_share() {
-        let buckets = Buckets::new(1, 1).unwrap();
-        for n in 0..BUCKETS_MAX as u32 {
-            assert!(buckets.take_at(IpAddr::V4(n.into()), at(0)).is_ok());
+    fn memory_is_bounded_and_nobody_is_refused_for_it() {
+        let buckets = Buckets::new(Policy::Requests, 1, 1).unwrap();
+        let client = |n: u32| IpAddr::V4(n.into());
+        let take = |n| buckets.take_at(client(n), 1, at(0));
+        for n in 0..3 * BUCKETS_MAX as u32 {
+            assert!(take(n).is_ok());
+            assert!(take(n).is_err(), "its bucket is kept");
+            if n >= BUCKETS_MAX as u32 / 4 {
+                assert!(take(n - BUCKETS_MAX as u32 / 4).is_err(), "and those of the others");
+            }
         }
-        let beyond = |n: u32| IpAddr::V4((BUCKETS_MAX as u32 + n).into());
-        assert!(buckets.take_at(beyond(0), at(1)).is_ok());
-        assert!(buckets.take_at(beyond(1), at(1)).is_err(), "it shares the last bucket");
-        assert!(buckets.take_at(beyond(1), at(1001)).is_ok(), "the full ones were forgotten");
-        assert!(buckets.full_at.lock().len() < BUCKETS_MAX);
+        let by_client = buckets.by_client.lock();
+        assert!(by_client.young.len() + by_client.old.len() <= BUCKETS_MAX);
+    }
+
+    #[test]
+    fn some_are_as_many_as_there_are() {
+        let buckets = Buckets::new(Policy::Events, 10, 3).unwrap();
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(buckets.take_at(address, 2, at(0)), Ok(2));
+        assert_eq!(buckets.take_at(address, 9, at(0)), Ok(1));
+        assert_eq!(buckets.take_at(address, 9, at(50)).unwrap_err().retry, at(50));
+        assert_eq!(buckets.take_at(address, 9, at(200)), Ok(2));
     }
 
     #[test]
     fn no_rate_is_no_limit() {
-        assert!(Buckets::new(0, 0).is_none());
+        assert!(Buckets::new(Policy::Requests, 0, 0).is_none());
     }
 }

@@ -14,6 +14,7 @@ mod batch;
 mod condition;
 mod error;
 mod event;
+mod gate;
 mod idempotency;
 mod intake;
 mod limit;
@@ -27,12 +28,12 @@ mod snapshot;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
-use hyper::header::{ALLOW, EXPECT, HOST, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, EXPECT, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, Version};
@@ -42,15 +43,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::deliver;
 use crate::event::EventType;
-use crate::hub::Hub;
+use crate::hub::{self, Hub, Overflow};
 use crate::log::{Engine, Medium};
 use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::wire::problem::Problem;
 
-pub use address::{Client, Peer, Proxies};
+pub use address::{Client, Peer, Proxies, network};
 use body::Body;
 pub use catalog::NoLog;
+pub use gate::{Full, Gate};
 
 use catalog::Catalog;
 use event::Events;
@@ -87,11 +89,26 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// Largest `?batchSize=` (`streams.batch_size_max`).
     pub batch_size_max: u32,
+    /// Most streams of each protocol, in the order of [`Protocol::ALL`]; zero
+    /// is no limit (`limits.max_sse`, `limits.max_ndjson`, `limits.max_websocket`).
+    ///
+    /// [`Protocol::ALL`]: crate::metrics::Protocol::ALL
+    pub streams_max: [usize; crate::metrics::Protocol::ALL.len()],
+    /// Most streams of one client over proxies' connections; zero is no limit
+    /// (`limits.max_connections_per_address`, as for connections).
+    pub streams_per_client_max: usize,
+    /// Overflow policies that a client may ask for (`streams.overflow_choices`).
+    pub overflow_choices: Vec<Overflow>,
     /// Requests a second and client, and how many at once
     /// (`limits.request_rate`, `limits.request_burst`); zero is no limit.
     pub request_rate: u32,
     /// See `request_rate`.
     pub request_burst: u32,
+    /// Events a second and client that are published, and how many at once
+    /// (`limits.publish_rate`, `limits.publish_burst`); zero is no limit.
+    pub publish_rate: u32,
+    /// See `publish_rate`.
+    pub publish_burst: u32,
     /// How an `EventSource` that cannot be served is told
     /// (`streams.sse_overload`).
     pub sse_overload: SseOverload,
@@ -101,6 +118,18 @@ pub struct Settings {
     pub collections: Vec<CollectionSettings>,
     /// The topics, in the file's order.
     pub topics: Vec<TopicSettings>,
+}
+
+impl Settings {
+    fn request_buckets(&self) -> Option<Arc<limit::Buckets>> {
+        let Settings { request_rate: rate, request_burst: burst, .. } = *self;
+        limit::Buckets::new(limit::Policy::Requests, rate, burst).map(Arc::new)
+    }
+
+    fn publish_buckets(&self) -> Option<Arc<limit::Buckets>> {
+        let Settings { publish_rate: rate, publish_burst: burst, .. } = *self;
+        limit::Buckets::new(limit::Policy::Events, rate, burst).map(Arc::new)
+    }
 }
 
 /// How an `EventSource` that cannot be served is told.
@@ -122,6 +151,8 @@ pub struct CollectionSettings {
     pub resource: String,
     /// How much of its log is kept.
     pub retention: Retention,
+    /// What happens to a client that does not keep up.
+    pub overflow: Overflow,
 }
 
 /// A topic as configured.
@@ -135,6 +166,8 @@ pub struct TopicSettings {
     pub types: Vec<EventType>,
     /// How much of its own log is kept.
     pub retention: Retention,
+    /// What happens to a client that does not keep up.
+    pub overflow: Overflow,
     /// Where its own log is kept.
     pub durability: Medium,
 }
@@ -148,65 +181,74 @@ pub struct Api {
     /// What is served, by name.
     pub catalog: Catalog,
     /// Where streams subscribe.
-    pub hub: Hub,
+    pub hub: Arc<Hub>,
     /// How streams look.
     pub deliver: Arc<deliver::Settings>,
+    /// What a stream's ring may hold, and how old it gets.
+    rings: hub::Settings,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Connections, streams and sessions, so that an end can wait for them.
     pub tasks: TaskTracker,
     keys: idempotency::InProgress,
-    buckets: Option<limit::Buckets>,
+    buckets: Option<Arc<limit::Buckets>>,
+    publishing: Option<Arc<limit::Buckets>>,
     scans: Arc<Semaphore>,
-    draining: AtomicBool,
-    requests: AtomicUsize,
+    /// Steps of whole collections that are read at once: one a processor.
+    steps: Arc<Semaphore>,
+    process: Arc<gate::Process>,
 }
 
 impl Api {
     /// Serves what `settings` names over `engine`, which was opened with
-    /// [`Settings::specs`]; streams go through `hub` and look like `deliver`.
+    /// [`Settings::specs`]; streams go through `hub`, look like `deliver` and
+    /// have rings as `rings` says.
     ///
     /// # Errors
     /// When the engine has no log for a name.
     pub fn new(
         settings: Settings,
         deliver: deliver::Settings,
+        rings: hub::Settings,
         engine: Arc<Engine>,
         hub: Hub,
         metrics: Arc<Metrics>,
     ) -> Result<Api, NoLog> {
         let catalog = Catalog::new(&settings, &engine)?;
-        let buckets = limit::Buckets::new(settings.request_rate, settings.request_burst);
         Ok(Api {
-            buckets,
+            buckets: settings.request_buckets(),
+            publishing: settings.publish_buckets(),
             settings,
             engine,
             catalog,
-            hub,
+            hub: Arc::new(hub),
             deliver: Arc::new(deliver),
+            rings,
             metrics,
             tasks: TaskTracker::new(),
             keys: idempotency::InProgress::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
-            draining: AtomicBool::new(false),
-            requests: AtomicUsize::new(0),
+            steps: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(1, usize::from),
+            )),
+            process: Arc::default(),
         })
     }
 
     /// Begins no stream from here on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.process.draining.store(true, Ordering::Relaxed);
     }
 
     /// Whether the gateway is on its way out.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.process.draining.load(Ordering::Relaxed)
     }
 
     /// Requests whose answer has no head yet, and batches whose answers have
     /// not all been taken.
     pub fn requests_open(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
+        self.process.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -215,14 +257,14 @@ pub struct Unanswered(Arc<Api>);
 
 impl Unanswered {
     fn new(api: &Arc<Api>) -> Unanswered {
-        api.requests.fetch_add(1, Ordering::Relaxed);
+        api.process.requests.fetch_add(1, Ordering::Relaxed);
         Unanswered(api.clone())
     }
 }
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.process.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -242,6 +284,11 @@ impl Ask {
         self.head.method == Method::HEAD
     }
 
+    /// Whose request it is, as far as addresses tell.
+    pub fn client(&self) -> Option<&Client> {
+        self.head.extensions.get()
+    }
+
     /// Who asks; all are one until they can say who they are.
     #[expect(clippy::unused_self, reason = "a request will carry its principal")]
     fn principal(&self) -> &'static str {
@@ -259,13 +306,14 @@ pub async fn handle(api: &Arc<Api>, mut request: Request<Incoming>, peer: Peer) 
     let path = request.uri().path().to_owned();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let head = *request.method() == Method::HEAD;
+    let version = request.version();
     let mut label = "unknown";
     let client = api.settings.proxies.client(request.headers(), peer);
     request.extensions_mut().insert(client);
-    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.0));
+    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
     let answered = match taken {
         Ok(()) => answer(api, request, &mut label).await,
-        Err(wait) => too_often(api, &request, wait).map_err(Miss::Problem),
+        Err(wait) => Ok(api.too_often(&request, wait)),
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -280,27 +328,12 @@ pub async fn handle(api: &Arc<Api>, mut request: Request<Incoming>, peer: Peer) 
     if reads {
         respond::set_vary(&mut response);
     }
+    if api.is_draining() && version == Version::HTTP_11 && response.status() != 101 {
+        // Whoever sends the next one has connected elsewhere by then.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     api.metrics.answered(label, response.status().as_u16(), begun.elapsed());
     if head { respond::head_only(response) } else { response }
-}
-
-/// Turns a client away that asks more often than it may.
-fn too_often(
-    api: &Arc<Api>,
-    request: &Request<Incoming>,
-    wait: limit::Wait,
-) -> Result<Response<Body>, Problem> {
-    let event_source = request.method() == Method::GET
-        && negotiate::accept(request.headers(), &[Form::Json, Form::Sse]) == Ok(Form::Sse);
-    let problem = error::too_often(wait);
-    if event_source {
-        let form = subscribe::EventForm::Sse;
-        return subscribe::turned_away(api, form, request.version(), problem);
-    }
-    api.metrics.refused("rate");
-    let mut response = error::answer(&problem, request.uri().path());
-    respond::set_rate(&mut response, wait);
-    Ok(response)
 }
 
 /// Sets `label` to the name of the route in metrics, once it is known.

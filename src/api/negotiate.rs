@@ -77,6 +77,13 @@ pub fn accept(headers: &HeaderMap, offered: &[Form]) -> Result<Form, Problem> {
     })
 }
 
+/// Whether the `Accept` headers name a form, and not only a family of it.
+pub fn names(headers: &HeaderMap, form: Form) -> bool {
+    let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut ranges = lines.flat_map(|line| line.split(',')).filter_map(Range::parse);
+    ranges.any(|range| range.weight > 0 && range.exactness(form) == Some(2))
+}
+
 struct Range {
     kind: String,
     subtype: String,

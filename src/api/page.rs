@@ -79,7 +79,7 @@ pub async fn page(
             let bytes = reader.step(STEP_BYTES).map_err(|error| Cut(error.to_string()))?;
             Ok(Some(vec![bytes.into()]))
         });
-        Body::Pull(Pull::new(vec![first.into()], source))
+        Body::Pull(Pull::new(vec![first.into()], source, api.steps.clone()))
     };
     let mut response = respond::json(200, body);
     let headers = response.headers_mut();

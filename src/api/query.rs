@@ -10,13 +10,14 @@ use crate::wire::problem::Problem;
 /// Every parameter of the path table. One that does not apply to a form of an
 /// answer is refused there instead of being taken for a filter, so that a
 /// misplaced `size` cannot quietly empty a stream.
-const PARAMETERS: [&str; 13] = [
+const PARAMETERS: [&str; 14] = [
     "page",
     "size",
     "follow",
     "batchSize",
     "types",
     "onGap",
+    "overflow",
     "from",
     "lastEventId",
     "last_event_id",

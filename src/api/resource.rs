@@ -124,7 +124,7 @@ pub async fn put(
     let body = read(api, body).await?;
     let path = format!("{}/{}/{id}", ask.prefix, log.origin().name);
     let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| error::bad_write(&b))?;
-    let written = append(api, log, write.only_if(condition)).await?;
+    let written = append(api, ask, log, write.only_if(condition)).await?;
     let mut response = answer(log, if written.created { 201 } else { 200 }, &written);
     if written.created {
         respond::set_location(&mut response, &path);
@@ -173,7 +173,7 @@ pub async fn delete(
     std::mem::take(&mut ask.query).finish()?;
     let log = &collection.log;
     let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
-    append(api, log, Write::delete(id).only_if(condition)).await?;
+    append(api, ask, log, Write::delete(id).only_if(condition)).await?;
     Ok(respond::empty(204))
 }
 
@@ -209,7 +209,7 @@ pub async fn post(
             Some(held)
         }
     };
-    append(api, log, write).await
+    append(api, ask, log, write).await
 }
 
 /// Appends one write.
@@ -219,7 +219,13 @@ pub async fn post(
 ///
 /// # Cancel safety
 /// Not safe: a write that was queued is committed, unanswered.
-async fn append(api: &Arc<Api>, log: &Arc<Log>, write: Write) -> Result<Written, Problem> {
+async fn append(
+    api: &Arc<Api>,
+    ask: &Ask,
+    log: &Arc<Log>,
+    write: Write,
+) -> Result<Written, Problem> {
+    api.may_publish(ask.client())?;
     let answers = api.engine.append(log, vec![write]).await;
     let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
     answer

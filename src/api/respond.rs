@@ -1,12 +1,9 @@
 //! Answers that are no problem.
 
-use hyper::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, VARY,
-};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION, VARY};
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
-use super::limit::Wait;
 use super::negotiate::Form;
 use crate::event::EventId;
 
@@ -49,24 +46,6 @@ pub fn set_location(response: &mut Response<Body>, path: &str) {
 /// Adds `Idempotency-Replayed: true`.
 pub fn set_replayed(response: &mut Response<Body>) {
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-}
-
-/// Adds what a client needs to keep to its rate: `Retry-After` (RFC 9110
-/// §10.2.3), and `RateLimit` and `RateLimit-Policy` as the IETF's HTTP API
-/// group drafts them.
-pub fn set_rate(response: &mut Response<Body>, wait: Wait) {
-    let Wait { retry, rate, burst } = wait;
-    let seconds = retry.as_millis().div_ceil(1000);
-    let window = burst.div_ceil(rate.max(1)).max(1);
-    let fields = [
-        (RETRY_AFTER, seconds.to_string()),
-        (HeaderName::from_static("ratelimit"), format!("\"client\";r=0;t={seconds}")),
-        (HeaderName::from_static("ratelimit-policy"), format!("\"client\";q={burst};w={window}")),
-    ];
-    for (name, value) in fields {
-        let value = HeaderValue::from_str(&value).expect("digits and quotes are ASCII");
-        response.headers_mut().insert(name, value);
-    }
 }
 
 /// Adds `Vary: Accept`.

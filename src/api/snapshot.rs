@@ -11,7 +11,7 @@ use super::body::{Body, Cut, Pull, Source};
 use super::catalog::Collection;
 use super::negotiate::Form;
 use super::page::CURSOR;
-use super::start::{Asked, From, take_types};
+use super::start::{Asked, From, take_overflow, take_types};
 use super::subscribe::{self, EventForm, Target};
 use super::{Api, Ask, error, respond};
 use crate::event::{EventId, LogId, ResourceId};
@@ -82,7 +82,7 @@ pub async fn snapshot(
         ended: false,
     };
     let source: Source = Box::new(move || reader.step());
-    *response.body_mut() = Body::Pull(Pull::new(Vec::new(), source));
+    *response.body_mut() = Body::Pull(Pull::new(Vec::new(), source, api.steps.clone()));
     Ok(response)
 }
 
@@ -101,6 +101,8 @@ async fn followed(
         ));
     }
     let types = take_types(&mut ask.query, &[])?;
+    let choices = &api.settings.overflow_choices;
+    let overflow = take_overflow(&mut ask.query, collection.overflow, choices)?;
     if !std::mem::take(&mut ask.query).into_fields()?.is_empty() {
         return Err(error::malformed(
             "fields do not filter with follow=true: a resource that stopped matching would go \
@@ -113,6 +115,7 @@ async fn followed(
         topic: None,
         scope: None,
         filter: Arc::new(Filter::new(types, Vec::new())),
+        overflow,
         asked,
     };
     subscribe::follow(api, &ask.head, target, form).await

@@ -7,7 +7,7 @@ use hyper::HeaderMap;
 use super::error;
 use super::query::Query;
 use crate::event::{EventId, EventType, Timestamp};
-use crate::hub::OnGap;
+use crate::hub::{OnGap, Overflow};
 use crate::wire::problem::Problem;
 
 /// Where a stream begins. Whether an id is this log's and still kept is for
@@ -118,6 +118,40 @@ fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<E
     parse(text, "Last-Event-ID").map(Some)
 }
 
+/// Takes the policy that `?overflow=` asks for out of the query; without it,
+/// `default`. Any other must be among `choices`.
+///
+/// # Errors
+/// 400 for what is no policy, and for one that is not to be chosen.
+pub fn take_overflow(
+    query: &mut Query,
+    default: Overflow,
+    choices: &[Overflow],
+) -> Result<Overflow, Problem> {
+    let Some(name) = query.take("overflow") else { return Ok(default) };
+    chosen_overflow(&name, default, choices).map_err(|all| {
+        let why = format!("it must be {all} here");
+        error::parameter("overflow", &why)
+    })
+}
+
+/// The policy of that name, if it is `default` or among `choices`.
+///
+/// # Errors
+/// What it may be here.
+pub fn chosen_overflow(
+    name: &str,
+    default: Overflow,
+    choices: &[Overflow],
+) -> Result<Overflow, String> {
+    let allowed = |overflow: &Overflow| *overflow == default || choices.contains(overflow);
+    Overflow::named(name).filter(allowed).ok_or_else(|| {
+        let all = Overflow::ALL.into_iter().filter(allowed);
+        let all: Vec<&str> = all.map(Overflow::as_str).collect();
+        all.join(" or ")
+    })
+}
+
 /// Takes the types that `?types=` asks for out of the query; none if it does
 /// not. `shown` are those that a view shows, all if there are none.
 ///
@@ -203,6 +237,22 @@ mod tests {
     fn a_batch_size_is_capped_not_refused() {
         assert_eq!(asked(None, "batchSize=10").unwrap().batch_size, NonZeroU32::new(10));
         assert_eq!(asked(None, "batchSize=5000").unwrap().batch_size, NonZeroU32::new(100));
+    }
+
+    #[test]
+    fn a_policy_is_the_default_or_one_that_may_be_chosen() {
+        let taken = |raw, choices: &[Overflow]| {
+            let mut query = Query::parse(Some(raw)).unwrap();
+            take_overflow(&mut query, Overflow::Log, choices)
+        };
+        let choices = [Overflow::DropOldest, Overflow::Conflate];
+        assert_eq!(taken("", &choices).unwrap(), Overflow::Log);
+        assert_eq!(taken("overflow=log", &[]).unwrap(), Overflow::Log);
+        assert_eq!(taken("overflow=conflate", &choices).unwrap(), Overflow::Conflate);
+        for raw in ["overflow=", "overflow=drop", "overflow=disconnect", "overflow=Log"] {
+            assert!(taken(raw, &choices).is_err(), "{raw}");
+        }
+        assert!(taken("overflow=conflate", &[]).is_err());
     }
 
     #[test]

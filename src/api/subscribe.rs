@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
-use hyper::{Response, Version};
+use hyper::{Method, Response, Version};
 
 use super::Api;
 use super::body::Body;
-use super::negotiate::Form;
+use super::gate::Admitted;
+use super::negotiate::{self, Form};
 use super::start::{Asked, From};
 use super::{error, respond};
 use crate::deliver::{Departure, Gap, Handover, Pump, Reason, StreamBody};
 use crate::event::{EventId, Offset, ResourceId, Timestamp};
-use crate::hub::{Interest, OnGap, Scope};
+use crate::hub::{Interest, OnGap, Overflow, Scope};
 use crate::log::Log;
 use crate::metrics::Protocol;
-use crate::wire::problem::{Code, Problem};
+use crate::wire::problem::Problem;
 use crate::wire::{Filter, Form as WireForm, Kind};
 
 /// Tells nginx not to hold events back until the end.
@@ -81,6 +82,8 @@ pub struct Target {
     pub scope: Option<ResourceId>,
     /// Which events: a view's types, `?types=` and field filters.
     pub filter: Arc<Filter>,
+    /// What happens where its client does not keep up.
+    pub overflow: Overflow,
     /// Where it begins and how it is sent.
     pub asked: Asked,
 }
@@ -108,6 +111,7 @@ impl Target {
             credit,
             snapshot: beginning.snapshot,
             on_gap: self.asked.on_gap,
+            overflow: self.overflow,
         }
     }
 
@@ -170,7 +174,7 @@ impl Target {
     fn gap(&self, from: EventId, reason: Reason) -> Result<Beginning, Problem> {
         let (origin, floor) = (self.log.origin(), self.log.floor());
         let earliest = origin.id(floor);
-        let gap = Gap { from, to: earliest, earliest, reason };
+        let gap = Gap { from, to: earliest, earliest, reason, count: None };
         // The opening must not carry an id behind the gap: a client that is
         // cut between the two would come back without ever being told.
         let returned = Some(from);
@@ -231,22 +235,24 @@ fn open(
     form: EventForm,
     beginning: Beginning,
 ) -> Result<Response<Body>, Problem> {
-    if api.is_draining() {
-        let problem = Problem::new(Code::Draining, "the gateway is going; connect again");
-        return turned_away(api, form, head.version, problem);
-    }
-    if head.method == hyper::Method::HEAD {
+    if head.method == Method::HEAD {
         return Ok(with_headers(head, target, form, Body::Empty));
     }
+    let protocol = form.protocol();
+    let Admitted { subscriber, share } = match api.admit(protocol, &head.extensions) {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            return turned_away(api, &head.method, &head.headers, head.version, problem);
+        }
+    };
     let handover = head.extensions.get::<Arc<Handover>>();
     // HTTP/1.0 knows no chunks: the end of the connection ends the body.
     let chunked = handover.is_some() && head.version == Version::HTTP_11;
     let wire = if chunked { form.wire().chunked() } else { form.wire() };
-    let protocol = form.protocol();
-    let subscriber = api.hub.join(protocol);
     let batch_size = target.asked.batch_size.map(std::num::NonZeroU32::get);
     let mut pump =
         Pump::new(subscriber.clone(), api.deliver.clone(), api.metrics.clone(), wire, batch_size);
+    pump.hold(share);
     let interest = target.interest(wire, None, &beginning);
     let (_, start) = subscriber.subscribe(&target.log, interest, beginning.start);
     let origin = target.log.origin();
@@ -299,13 +305,14 @@ fn with_headers(head: &Parts, target: &Target, form: EventForm, body: Body) -> R
 /// The problem itself, for all other clients and where the configuration
 /// says so.
 pub fn turned_away(
-    api: &Arc<Api>,
-    form: EventForm,
+    api: &Api,
+    method: &Method,
+    headers: &HeaderMap,
     version: Version,
     problem: Problem,
 ) -> Result<Response<Body>, Problem> {
-    api.metrics.refused(problem.code().slug());
-    if form != EventForm::Sse || api.settings.sse_overload == super::SseOverload::Status {
+    let status = api.settings.sse_overload == super::SseOverload::Status;
+    if status || !is_event_source(method, headers) {
         return Err(problem);
     }
     let retry: Duration = crate::random::within(&api.deliver.retry);
@@ -327,4 +334,10 @@ pub fn turned_away(
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// An `EventSource` names its form; other clients that would take that form
+/// among others can read a status.
+fn is_event_source(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::GET && !headers.contains_key(UPGRADE) && negotiate::names(headers, Form::Sse)
 }

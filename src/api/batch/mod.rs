@@ -25,7 +25,7 @@ use super::body::Body;
 use super::intake::Intake;
 use super::negotiate::Form;
 use super::resource::{creation, parse};
-use super::{Api, Ask, Unanswered, error, event, idempotency, respond};
+use super::{Api, Ask, Client, Unanswered, error, event, idempotency, respond};
 use crate::deliver::Flow;
 use crate::log::{self, Log, Refusal, Write, Written};
 use crate::wire::Kind;
@@ -78,6 +78,8 @@ pub async fn batch(
             flow: ask.head.extensions.get().cloned(),
             lines: Lines::new(settings.body_bytes_max),
             sender,
+            client: ask.client().copied(),
+            allowance: 0,
             minimal,
             ended: false,
             open: Group::default(),
@@ -126,6 +128,26 @@ impl Group {
     fn is_full(&self) -> bool {
         self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES
     }
+
+    /// Takes the first lines out, up to the last of `count` writes.
+    fn split(&mut self, count: usize) -> Group {
+        if count >= self.writes.len() {
+            return std::mem::take(self);
+        }
+        let writes = self.writes.drain(..count).collect();
+        let mut left = count;
+        let behind = self.lines.iter().position(|(_, problem)| match problem {
+            Some(_) => false,
+            None if left == 0 => true,
+            None => {
+                left -= 1;
+                false
+            }
+        });
+        let lines = self.lines.drain(..behind.unwrap_or(0)).collect();
+        // Its bytes stay counted here: the group is only the sooner full.
+        Group { writes, lines, bytes: 0 }
+    }
 }
 
 /// A group that the log has.
@@ -144,6 +166,10 @@ struct Run {
     flow: Option<Arc<Flow>>,
     lines: Lines,
     sender: Sender,
+    /// Whose batch it is.
+    client: Option<Client>,
+    /// Events that it may publish before it has to wait.
+    allowance: u32,
     minimal: bool,
     ended: bool,
     open: Group,
@@ -156,7 +182,7 @@ impl Run {
     async fn run(mut self) -> Result<(), Stopped> {
         loop {
             self.fill();
-            while !self.open.lines.is_empty() && self.under_way.len() < GROUPS_MAX {
+            while self.may_start() && self.waits_for() == 0 {
                 self.start().await;
                 self.fill();
             }
@@ -164,6 +190,7 @@ impl Run {
                 break;
             }
             let reading = !self.ended && !self.open.is_full();
+            let events = if self.may_start() { self.waits_for() } else { 0 };
             tokio::select! {
                 biased;
                 appended = front(&mut self.under_way), if !self.under_way.is_empty() => {
@@ -171,6 +198,12 @@ impl Run {
                     self.intake.hold();
                     let group = self.under_way.pop_front().expect("its front was awaited");
                     self.answer(group.lines, appended).await?;
+                }
+                allowed = self.api.publish_in_time(self.client, events), if events > 0 => {
+                    if !reading {
+                        self.intake.hold();
+                    }
+                    self.allowance += allowed;
                 }
                 read = self.intake.next(), if reading => self.take(read),
             }
@@ -181,6 +214,16 @@ impl Run {
             self.sender.send(count.as_bytes()).await?;
         }
         Ok(())
+    }
+
+    fn may_start(&self) -> bool {
+        !self.open.lines.is_empty() && self.under_way.len() < GROUPS_MAX
+    }
+
+    /// Events of the open group for which there has to be an allowance first;
+    /// a part of a group may go ahead, so none while there is any.
+    fn waits_for(&self) -> u32 {
+        if self.allowance > 0 { 0 } else { self.open.writes.len() as u32 }
     }
 
     fn take(&mut self, read: Result<Option<Bytes>, Problem>) {
@@ -241,10 +284,11 @@ impl Run {
         }
     }
 
-    /// Hands the open group to the log, and waits until that has queued it:
-    /// this keeps the order of the lines.
+    /// Hands the open group to the log, as far as the allowance goes, and waits
+    /// until that has queued it: this keeps the order of the lines.
     async fn start(&mut self) {
-        let Group { writes, lines, .. } = std::mem::take(&mut self.open);
+        let Group { writes, lines, .. } = self.open.split(self.allowance as usize);
+        self.allowance -= writes.len() as u32;
         let appended: Pin<Box<dyn Future<Output = Appended> + Send>> = if writes.is_empty() {
             Box::pin(std::future::ready(Ok(Vec::new())))
         } else {

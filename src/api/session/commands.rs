@@ -7,9 +7,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::message::{Message, missing, wrong};
-use crate::api::start::{Asked, From, parse_from};
+use crate::api::start::{Asked, From, chosen_overflow, parse_from};
 use crate::api::subscribe::{Beginning, Target};
-use crate::api::{Api, error};
+use crate::api::{Api, Client, error};
 use crate::deliver::{Commands, Reaction, Say};
 use crate::event::{EventType, LogId, ResourceId};
 use crate::hub::{OnGap, Subscriber, SubscriptionId};
@@ -28,6 +28,8 @@ pub struct Core(Arc<State>);
 struct State {
     api: Arc<Api>,
     subscriber: Arc<Subscriber>,
+    /// Whose socket it is, as far as addresses tell.
+    client: Option<Client>,
     /// What the path names.
     path: Option<Target>,
     held: Mutex<Vec<Held>>,
@@ -65,10 +67,16 @@ impl Commands for Core {
 }
 
 impl Core {
-    pub(super) fn new(api: Arc<Api>, subscriber: Arc<Subscriber>, path: Option<Target>) -> Core {
+    pub(super) fn new(
+        api: Arc<Api>,
+        subscriber: Arc<Subscriber>,
+        client: Option<Client>,
+        path: Option<Target>,
+    ) -> Core {
         Core(Arc::new(State {
             api,
             subscriber,
+            client,
             path,
             held: Mutex::default(),
             bare: AtomicBool::new(false),
@@ -122,7 +130,8 @@ impl Core {
     /// What a command names: a topic, a collection, or a resource of the
     /// named or the path's collection; without any of them, the path's.
     fn target(&self, message: &Message) -> Result<Target, Problem> {
-        let catalog = &self.0.api.catalog;
+        let api = self.0.api.newest();
+        let catalog = &api.catalog;
         let topic = message.text("topic")?;
         let collection = message.text("collection")?;
         let resource = message.text("resource")?;
@@ -130,7 +139,7 @@ impl Core {
             ResourceId::new(id).map_err(|why| error::bad_name("the field \"resource\"", why))
         });
         let scope = scope.transpose()?;
-        let (log, topic, types) = match (topic, collection, &self.0.path) {
+        let (log, topic, types, overflow) = match (topic, collection, &self.0.path) {
             (Some(_), Some(_), _) => {
                 return Err(wrong("topic", "left out where a collection is named"));
             }
@@ -138,13 +147,13 @@ impl Core {
                 let topic = catalog
                     .topic(&name)
                     .ok_or_else(|| error::unknown(format!("there is no topic {name:?}")))?;
-                (topic.log.clone(), Some(name), topic.types.to_vec())
+                (topic.log.clone(), Some(name), topic.types.to_vec(), topic.overflow)
             }
             (None, Some(name), _) => {
                 let found = catalog
                     .collection(&name)
                     .ok_or_else(|| error::unknown(format!("there is no collection {name:?}")))?;
-                (found.log.clone(), None, Vec::new())
+                (found.log.clone(), None, Vec::new(), found.overflow)
             }
             (None, None, Some(path)) => {
                 let scope = scope.or_else(|| path.scope.clone());
@@ -158,7 +167,7 @@ impl Core {
             }
         };
         let filter = Arc::new(Filter::new(types, Vec::new()));
-        Ok(Target { log, topic, scope, filter, asked: Asked::default() })
+        Ok(Target { log, topic, scope, filter, overflow, asked: Asked::default() })
     }
 
     async fn status(&self, message: &Message) -> Result<Vec<Say>, Problem> {
@@ -205,6 +214,11 @@ impl Core {
             Some("error") => OnGap::Error,
             Some(_) => return Err(wrong("onGap", "event, snapshot or error")),
         };
+        if let Some(name) = message.text("overflow")? {
+            let choices = &self.0.api.newest().settings.overflow_choices;
+            let chosen = chosen_overflow(&name, target.overflow, choices);
+            target.overflow = chosen.map_err(|all| wrong("overflow", &all))?;
+        }
         let resumed = matches!(from, Some(From::After(_)));
         target.asked = Asked { from, resumed, on_gap, batch_size: None };
         let window = message.count("window")?;
@@ -277,6 +291,7 @@ impl Core {
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
         let merge = message.flag("merge")?.unwrap_or(true);
         let write = write(&target, kind, data, merge)?;
+        self.0.api.newest().may_publish(self.0.client.as_ref())?;
         let appended = self.0.api.engine.append(&target.log, vec![write]).await;
         let mut results = appended.map_err(|error| error::unavailable(&error))?;
         let origin = target.log.origin();

@@ -14,8 +14,9 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::body::Body;
+use super::gate::Admitted;
 use super::subscribe::{Beginning, Target};
-use super::{Api, respond};
+use super::{Api, Client, respond};
 use crate::deliver::{Handover, Pump, Session, Transport, Wire};
 use crate::metrics::Protocol;
 use crate::wire::Form;
@@ -46,14 +47,12 @@ pub async fn upgrade(
             .headers_mut()
             .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    if api.is_draining() {
-        return Err(Problem::new(Code::Draining, "the gateway is going; connect again"));
-    }
     let beginning = match &target {
         Some(target) => Some(target.beginning().await?),
         None => None,
     };
-    let (pump, core) = begin(api, target, beginning);
+    let admitted = api.admit(Protocol::WebSocket, request.extensions())?;
+    let (pump, core) = begin(api, admitted, request.extensions().get().copied(), target, beginning);
     let handover = request.extensions().get::<Arc<Handover>>().cloned();
     let upgrading = hyper::upgrade::on(&mut request);
     api.tasks.spawn(run(api.clone(), upgrading, pump, core, handover));
@@ -103,11 +102,18 @@ fn offers_subprotocol(request: &Request<Incoming>) -> bool {
 /// Subscribes to what the path names. A start that was asked for is answered
 /// with an opening; otherwise nothing is said before the client speaks or an
 /// event comes (`docs/protocol.md#websocket`).
-fn begin(api: &Arc<Api>, target: Option<Target>, beginning: Option<Beginning>) -> (Pump, Core) {
-    let subscriber = api.hub.join(Protocol::WebSocket);
+fn begin(
+    api: &Arc<Api>,
+    admitted: Admitted,
+    client: Option<Client>,
+    target: Option<Target>,
+    beginning: Option<Beginning>,
+) -> (Pump, Core) {
+    let Admitted { subscriber, share } = admitted;
     let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
     let mut pump = Pump::new(subscriber.clone(), deliver, metrics, Form::Envelope, None);
-    let core = Core::new(api.clone(), subscriber.clone(), target.clone());
+    pump.hold(share);
+    let core = Core::new(api.clone(), subscriber.clone(), client, target.clone());
     if let (Some(target), Some(beginning)) = (target, beginning) {
         let interest = target.interest(Form::Envelope, None, &beginning);
         let (id, start) = subscriber.subscribe(&target.log, interest, beginning.start);

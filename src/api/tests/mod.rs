@@ -73,14 +73,19 @@ impl Reply {
 }
 
 fn settings() -> Settings {
-    let retention = Retention::default();
-    let collection =
-        CollectionSettings { name: "orders".to_owned(), resource: "order".to_owned(), retention };
+    let (retention, overflow) = (Retention::default(), Overflow::Log);
+    let collection = CollectionSettings {
+        name: "orders".to_owned(),
+        resource: "order".to_owned(),
+        retention,
+        overflow,
+    };
     let topic = |name: &str, of: Option<&str>, types: &[&str]| TopicSettings {
         name: name.to_owned(),
         collection: of.map(str::to_owned),
         types: types.iter().map(|kind| EventType::new(kind).unwrap()).collect(),
         retention,
+        overflow,
         durability: Medium::Disk,
     };
     Settings {
@@ -92,6 +97,11 @@ fn settings() -> Settings {
         batch_size_max: 100,
         request_rate: 0,
         request_burst: 0,
+        publish_rate: 0,
+        publish_burst: 0,
+        streams_max: [0; 3],
+        streams_per_client_max: 0,
+        overflow_choices: Vec::new(),
         sse_overload: SseOverload::Retry,
         proxies: Proxies::default(),
         collections: vec![collection],
@@ -122,19 +132,22 @@ impl Gateway {
             heartbeat: Duration::from_secs(15),
             ring_events: 64,
             ring_bytes: 1 << 16,
-            overflow: Overflow::Log,
+            stream_idle_timeout: Duration::ZERO,
+            stream_lifetime: Duration::ZERO,
             stall_timeout: settings.stall_timeout,
         };
         let deliver = deliver::Settings {
             retry: Duration::from_secs(2)..Duration::from_secs(5),
             heartbeat_format: HeartbeatFormat::Event,
+            pace: deliver::Pace::default(),
             message_bytes_max: settings.body_bytes_max,
             message_timeout: Duration::from_secs(10),
             control_rate: 0,
         };
         let metrics = Arc::new(Metrics::new());
+        let rings = hub.clone();
         let hub = Hub::start(&hub, &engine, &metrics, 1);
-        let api = Arc::new(Api::new(settings, deliver, engine, hub, metrics).unwrap());
+        let api = Arc::new(Api::new(settings, deliver, rings, engine, hub, metrics).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(Arc::clone(&api), listener));
