@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,18 +15,20 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::listener::Open;
-use super::peer;
+use super::stream::{Outgoing, Streams, begins, upgrades};
+use super::{FRESH, Shared, peer, refusal};
 use crate::api::body::{Body, Cut};
 use crate::api::{self, Peer};
-use crate::deliver::{Departure, Handover, Stream, Wire};
+use crate::deliver::{Answering, Departure, Flow, Handover, Stream, Wire};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The first bytes of an HTTP/2 connection's preface (RFC 9113 §3.4); no
 /// method of HTTP/1 begins so.
@@ -36,12 +37,17 @@ const PREFACE: &[u8; 3] = b"PRI";
 /// All of the preface: 24 fixed bytes and the head of the first SETTINGS.
 const PREFACE_BYTES: usize = 24 + 9;
 
-/// Between two looks at a preface that comes in pieces.
+/// Between two looks at a preface that comes in pieces, the first time. Each
+/// further pause is twice as long: a piece that is late by itself comes in
+/// milliseconds, and a thousand clients that send no more must not cost two
+/// hundred thousand wake-ups a second.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Streams of one HTTP/2 connection, as browsers and proxies expect at least
-/// (RFC 9113 §6.5.2 recommends no less than 100).
-const H2_STREAMS_MAX: u32 = 100;
+/// Between two looks whether a connection has anything left to answer.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The longest of these pauses.
+const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Bytes of one HTTP/2 stream that hyper may hold for a client that does not
 /// read; the overflow policy acts on what is behind them.
@@ -53,32 +59,42 @@ const H2_SEND_BYTES: usize = 64 * 1024;
 /// Dropping it cuts the connection.
 pub(super) async fn serve(open: Arc<Open>, mut socket: TcpStream, address: SocketAddr) {
     let shared = open.shared();
-    let head_due = Instant::now() + shared.settings.head_timeout;
-    let Some(peer) = peer::identify(&open, &mut socket, address.ip(), head_due).await else {
+    let head_due = Instant::now() + shared.settings().head_timeout;
+    let Some(peer) = peer::identify(shared, &mut socket, address.ip(), head_due).await else {
         return;
     };
-    let Ok(Ok(version)) = timeout_at(head_due, sniff(&socket)).await else {
+    if let Err(full) = open.count(peer.address) {
+        let shared = shared.clone();
+        drop(open);
+        return Box::pin(refusal::refuse(shared, socket, full)).await;
+    }
+    let sniffed = tokio::select! {
+        sniffed = timeout_at(head_due, sniff(&socket)) => sniffed,
+        () = fresh(shared) => return,
+    };
+    let Ok(Ok(version)) = sniffed else {
         shared.metrics.refused("no-request");
         return;
     };
     let served = match version {
         Version::Http1 => serve_http1(&open, socket, peer, head_due).await,
-        Version::Http2 => serve_http2(&open, socket, peer).await,
+        Version::Http2 => serve_http2(&open, socket, peer, head_due).await,
     };
     if let Err(error) = served {
         tracing::debug!(%address, %error, cause = ?std::error::Error::source(&error), "connection failed");
     }
 }
 
-enum Version {
+pub(super) enum Version {
     Http1,
     Http2,
 }
 
 /// Tells the version without taking a byte. hyper-util's own detection has no
 /// deadline, and its connection cannot be taken apart.
-async fn sniff(socket: &TcpStream) -> io::Result<Version> {
+pub(super) async fn sniff(socket: &TcpStream) -> io::Result<Version> {
     let mut start = [0; PREFACE_BYTES];
+    let mut pause = PREFACE_PAUSE;
     loop {
         let seen = socket.peek(&mut start).await?;
         if seen == 0 {
@@ -92,70 +108,63 @@ async fn sniff(socket: &TcpStream) -> io::Result<Version> {
             return Ok(Version::Http2);
         }
         // What was peeked stays readable, so waiting for readiness would spin.
-        tokio::time::sleep(PREFACE_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PREFACE_PAUSE_MAX);
     }
 }
 
+/// The first request's head is due at `head_due`.
 async fn serve_http1(
     open: &Arc<Open>,
     socket: TcpStream,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
-    let shared = open.shared();
+    let (shared, settings) = (open.shared(), open.shared().settings());
     let handover = Handover::new(open.clone());
-    let begun = AtomicBool::new(false);
     let service = {
-        let (shared, handover, begun) = (shared.clone(), handover.clone(), &begun);
+        let (shared, handover) = (shared.clone(), handover.clone());
         service_fn(move |mut request: Request<Incoming>| {
-            begun.store(true, Ordering::Relaxed);
             let (shared, answering) = (shared.clone(), handover.begin());
             request.extensions_mut().insert(handover.clone());
             async move {
-                let answer = api::handle(&shared.api, request, peer).await;
+                let answer = api::handle(&shared.gate.current(), request, peer).await;
                 Ok::<_, Infallible>(answer.map(|body| Held { body, _answering: answering }))
             }
         })
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(shared.settings.idle_timeout)
+        .header_read_timeout(settings.idle_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(
             Wire::new(
                 socket,
                 handover.clone(),
-                shared.settings.stall_timeout,
-                Some(shared.settings.head_timeout),
-            ),
+                settings.stall_timeout,
+                Some(settings.head_timeout),
+            )
+            .first_head_due(head_due),
             service,
         )
         .with_upgrades();
-    let mut draining = pin!(shared.closing.cancelled());
+    let mut closing = pin!(shared.closing.cancelled());
+    let mut closed = pin!(closed(shared, &handover));
     let mut told = false;
-    // The wire times a head from its first byte on; the first head has what
-    // the connection's beginning has left of its time.
-    let mut late = pin!(Some(sleep_until(head_due)));
     let departure = std::future::poll_fn(|cx| {
-        if !told && draining.as_mut().poll(cx).is_ready() {
+        if !told && handover.has_begun() && closing.as_mut().poll(cx).is_ready() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(done.map(|()| None));
+        if closed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(None));
         }
-        if begun.load(Ordering::Relaxed) {
-            late.set(None);
-        } else if let Some(late) = late.as_mut().as_pin_mut() {
-            let late = late.poll(cx);
-            return late.map(|()| {
-                shared.metrics.refused("no-request");
-                Ok(None)
-            });
-        }
-        match handover.take() {
-            Some(departure) => Poll::Ready(Ok(Some(departure))),
-            None => Poll::Pending,
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(done) => Poll::Ready(done.map(|()| None)),
+            Poll::Pending => match handover.take() {
+                Some(departure) => Poll::Ready(Ok(Some(departure))),
+                None => Poll::Pending,
+            },
         }
     })
     .await?;
@@ -166,12 +175,12 @@ async fn serve_http1(
 }
 
 /// An answer's body, which is over when hyper lets go of it.
-struct Held<A> {
+struct Held {
     body: Body,
-    _answering: A,
+    _answering: Answering,
 }
 
-impl<A: Unpin> HttpBody for Held<A> {
+impl HttpBody for Held {
     type Data = Bytes;
     type Error = Cut;
 
@@ -203,28 +212,48 @@ fn depart(open: &Arc<Open>, socket: TcpStream, departure: Departure) {
     });
 }
 
-async fn serve_http2(open: &Arc<Open>, socket: TcpStream, peer: Peer) -> hyper::Result<()> {
-    let shared = open.shared();
-    let settings = &shared.settings;
+/// The first request's head is due at `head_due`; later ones of a connection
+/// that has begun have its idle time.
+async fn serve_http2(
+    open: &Arc<Open>,
+    socket: TcpStream,
+    peer: Peer,
+    head_due: Instant,
+) -> hyper::Result<()> {
+    let (shared, settings) = (open.shared(), open.shared().settings());
     let whole = Handover::new(open.clone());
     let service = {
         let (shared, whole) = (shared.clone(), whole.clone());
         service_fn(move |mut request: Request<Incoming>| {
             let (shared, answering) = (shared.clone(), Arc::new(whole.begin()));
+            let mut over = None;
             if *request.method() == Method::CONNECT {
-                // A session outlives its answer; it keeps this to its end.
-                request.extensions_mut().insert(Handover::new(answering.clone()));
+                // A session outlives its answer; it keeps these to its end.
+                let (session, ended) = oneshot::channel::<()>();
+                let kept = Arc::new((answering.clone(), session));
+                request.extensions_mut().insert(Handover::new(kept));
+                over = Some(ended);
             }
+            let flow = Arc::new(Flow::default());
+            if *request.method() == Method::POST {
+                // A batch says that its client is alive while it sends.
+                request.extensions_mut().insert(flow.clone());
+            }
+            begins(flow.clone());
             async move {
-                let answer = api::handle(&shared.api, request, peer).await;
-                Ok::<_, Infallible>(answer.map(|body| Held { body, _answering: answering }))
+                let answer = api::handle(&shared.gate.current(), request, peer).await;
+                if let Some(over) = over.filter(|_| answer.status().is_success()) {
+                    upgrades(over);
+                }
+                Ok::<_, Infallible>(answer.map(|body| Outgoing::new(body, flow, answering)))
             }
         })
     };
+    let streams = Streams { tasks: shared.tasks.clone(), stall_timeout: settings.stall_timeout };
     let mut connection = pin!(
-        http2::Builder::new(TokioExecutor::new())
+        http2::Builder::new(streams)
             .timer(TokioTimer::new())
-            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_concurrent_streams(settings.http2_streams_max)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .max_send_buf_size(H2_SEND_BYTES)
             .keep_alive_interval(settings.idle_timeout / 2)
@@ -238,13 +267,52 @@ async fn serve_http2(open: &Arc<Open>, socket: TcpStream, peer: Peer) -> hyper::
     );
     tokio::select! {
         served = connection.as_mut() => return served,
-        () = shared.closing.cancelled() => {}
+        // GOAWAY: who wants another stream connects elsewhere, or here again.
+        () = drained(shared, &whole) => {}
         () = whole.idle(settings.idle_timeout) => {}
+        () = none_by(head_due, &whole) => {
+            shared.metrics.refused("no-request");
+            return Ok(());
+        }
     }
     connection.as_mut().graceful_shutdown();
     // What is open goes on, under the same deadlines, to its end.
     tokio::select! {
         served = connection.as_mut() => served,
         () = whole.idle(settings.idle_timeout) => Ok(()),
+        () = closed(shared, &whole) => Ok(()),
+    }
+}
+
+/// Ends when the drain has begun and nothing is being answered: streams are
+/// told before the connection is, since some clients take nothing behind a
+/// GOAWAY. In the end it does not wait for that.
+async fn drained(shared: &Shared, connection: &Handover) {
+    shared.draining.cancelled().await;
+    tokio::select! {
+        () = connection.idle(LOOK) => {}
+        () = shared.closing.cancelled() => {}
+    }
+}
+
+/// Ends when the drain has no more patience with a connection that has said
+/// nothing: it may have been accepted only now, its request on the way.
+async fn fresh(shared: &Shared) {
+    shared.closing.cancelled().await;
+    sleep(FRESH).await;
+}
+
+/// Ends when the drain closes connections and this one is owed nothing, its
+/// first request on the way or not.
+async fn closed(shared: &Shared, connection: &Handover) {
+    shared.closing.cancelled().await;
+    connection.idle(FRESH / 2).await;
+}
+
+/// Ends at `due` if no request of the connection has begun by then.
+async fn none_by(due: Instant, connection: &Handover) {
+    sleep_until(due).await;
+    if connection.has_begun() {
+        std::future::pending::<()>().await;
     }
 }

@@ -6,20 +6,20 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{Shared, connection};
+use super::descriptors::Acceptor;
+use super::{Shared, connection, refusal};
 use crate::api::admin::{self, Admin};
+use crate::api::{self, Full};
 use crate::deliver::{Handover, Wire};
 
 /// Connections that the kernel completes ahead of us: a reconnect storm of
@@ -33,34 +33,8 @@ const BACKLOG: i32 = 4096;
 const NOTSENT_LOWAT: u32 = 16 * 1024;
 
 /// Operators' connections at a time: some scrapers and probes, each with a
-/// connection or two, and far below [`RESERVED_DESCRIPTORS`].
+/// connection or two, and far below the descriptors that connections leave.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
-
-/// Pause after a failed accept: out of descriptors it would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Descriptors that connections leave for the store, the operators' listener
-/// and clients that have to be turned away.
-const RESERVED_DESCRIPTORS: usize = 512;
-
-/// Raises this process's soft limit of descriptors to its hard one, and gives
-/// how many connections fit below it, at most `asked`.
-pub(super) fn connections_max(asked: usize) -> usize {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let limit = if raised.is_ok() { maximum } else { current };
-    let Some(limit) = limit else { return asked };
-    let fitting = (limit as usize).saturating_sub(RESERVED_DESCRIPTORS).max(1);
-    if fitting < asked {
-        tracing::warn!(
-            asked,
-            fitting,
-            "limits.max_connections is lowered to what the descriptor limit leaves; raise \
-             LimitNOFILE or ulimit -n",
-        );
-    }
-    asked.min(fitting)
-}
 
 /// A listening socket with `SO_REUSEADDR`, so that a restart need not wait
 /// for old connections' `TIME_WAIT`.
@@ -75,20 +49,19 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts clients for ever.
 pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
+    let mut acceptor = Acceptor::new(listener);
     loop {
-        let Some((socket, peer)) = accept(&listener).await else { continue };
-        if shared.connections.load(Ordering::Relaxed) >= shared.settings.connections_max {
-            shared.metrics.refused("connections");
-            continue;
-        }
+        let (socket, address) = acceptor.accept(&shared.metrics).await;
         let _ = socket.set_nodelay(true);
         let _ = SockRef::from(&socket).set_tcp_notsent_lowat(NOTSENT_LOWAT);
-        let open = Arc::new(Open::new(&shared));
-        // A proxy's connections are its clients', who may be named later.
-        if !shared.api.settings.proxies.contain(peer.ip()) && !open.count(peer.ip()) {
-            continue;
+        match Open::new(&shared) {
+            Some(open) => {
+                shared.tasks.spawn(connection::serve(Arc::new(open), socket, address));
+            }
+            None => {
+                shared.tasks.spawn(refusal::refuse_fresh(shared.clone(), socket, address));
+            }
         }
-        shared.tasks.spawn(connection::serve(open, socket, peer));
     }
 }
 
@@ -100,29 +73,36 @@ pub(super) struct Open {
 }
 
 impl Open {
-    fn new(shared: &Arc<Shared>) -> Open {
+    /// None when there are as many as there may be.
+    fn new(shared: &Arc<Shared>) -> Option<Open> {
+        if shared.connections.load(Ordering::Relaxed) >= shared.settings().connections_max {
+            return None;
+        }
         shared.connections.fetch_add(1, Ordering::Relaxed);
         shared.metrics.sockets.increment(1);
-        Open { shared: shared.clone(), address: OnceLock::new() }
+        Some(Open { shared: shared.clone(), address: OnceLock::new() })
     }
 
-    /// Counts it as one of `address`, once; false, and counted as refused,
-    /// when that has as many as it may.
-    pub(super) fn count(&self, address: IpAddr) -> bool {
-        let most = self.shared.settings.connections_per_address_max;
-        if most == 0 {
-            return true;
+    /// Counts it as one of `address`, once. A proxy's connections are its
+    /// clients', and count for nobody.
+    ///
+    /// # Errors
+    /// When the address has as many as it may.
+    pub(super) fn count(&self, address: IpAddr) -> Result<(), Full> {
+        if self.shared.gate.current().settings.proxies.contain(address) {
+            return Ok(());
         }
+        let address = api::network(address);
+        let most = self.shared.settings().connections_per_address_max;
         let mut by_address = self.shared.by_address.lock();
         let count = by_address.entry(address).or_insert(0);
-        if *count >= most {
-            self.shared.metrics.refused("connections-per-address");
-            return false;
+        if most > 0 && *count >= most {
+            return Err(Full::Address);
         }
         if self.address.set(address).is_ok() {
             *count += 1;
         }
-        true
+        Ok(())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -150,7 +130,7 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
     let admin = Arc::new(Admin {
         metrics: {
             let shared = shared.clone();
-            Box::new(move || shared.api.render_metrics())
+            Box::new(move || shared.gate.current().render_metrics())
         },
         ready: {
             let shared = shared.clone();
@@ -160,9 +140,17 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
             })
         },
     });
+    let mut acceptor = Acceptor::with_spare(listener);
     let mut connections = JoinSet::new();
     loop {
-        let Some((socket, _)) = accept(&listener).await else { continue };
+        let (socket, _) = tokio::select! {
+            accepted = acceptor.accept(&shared.metrics) => accepted,
+            // Before the clients' listener takes what is free again.
+            Some(_) = connections.join_next() => {
+                acceptor.refill();
+                continue;
+            }
+        };
         while connections.try_join_next().is_some() {}
         if connections.len() >= ADMIN_CONNECTIONS_MAX {
             shared.metrics.refused("admin-connections");
@@ -178,23 +166,13 @@ async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) 
         async move { Ok::<_, Infallible>(answer) }
     });
     let whole = Handover::new(Arc::new(()));
+    let settings = shared.settings();
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(shared.settings.head_timeout)
-        .serve_connection(Wire::new(socket, whole, shared.settings.stall_timeout, None), service)
+        .header_read_timeout(settings.head_timeout)
+        .serve_connection(Wire::new(socket, whole, settings.stall_timeout, None), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection failed");
-    }
-}
-
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept().await {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::warn!(%error, "cannot accept");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
-        }
     }
 }

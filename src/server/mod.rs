@@ -1,8 +1,12 @@
 //! Sockets: listeners, connections, and their end.
 
 mod connection;
+mod descriptors;
 mod listener;
+mod memory;
 mod peer;
+mod refusal;
+mod reload;
 mod stream;
 
 use std::collections::HashMap;
@@ -12,12 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, Gate};
 use crate::hub::{self, Hub};
 use crate::log::{self, Engine};
 use crate::metrics::Metrics;
@@ -48,6 +52,11 @@ pub struct Settings {
     /// A write that makes no progress for this long ends its connection
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,
+    /// Most streams of one HTTP/2 connection (`limits.http2_streams`).
+    pub http2_streams_max: u32,
+    /// Resident memory that the process is to stay below, in bytes; zero is
+    /// three quarters of what there is (`limits.memory`).
+    pub memory_bytes_max: u64,
     /// Control frames that one HTTP/2 connection may send, a second; zero is
     /// no limit (`limits.control_rate`).
     pub control_rate: u32,
@@ -91,17 +100,31 @@ pub struct Gateway {
 
 /// What connections share.
 struct Shared {
-    settings: Settings,
-    api: Arc<Api>,
+    settings: RwLock<Arc<Settings>>,
+    /// As it was opened, to tell what a reload cannot change.
+    engine: log::Settings,
+    gate: Gate,
     metrics: Arc<Metrics>,
     /// Connections, streams and sessions.
     tasks: TaskTracker,
+    /// The drain has begun.
+    draining: CancellationToken,
     /// Asks connections to end once their request is answered.
     closing: CancellationToken,
     ready: AtomicBool,
     connections: AtomicUsize,
-    /// Connections of each address; kept only where they are limited.
+    /// Connections past the cap that wait for their refusal.
+    surplus: AtomicUsize,
+    /// Connections of each address, also where they are not limited: a reload
+    /// may limit them.
     by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Shared {
+    /// As configured at the moment.
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
 }
 
 /// Why a gateway does not start or end in order.
@@ -113,6 +136,8 @@ pub enum Error {
     Listen(SocketAddr, std::io::Error),
     /// Settings and engine do not agree.
     Catalog(api::NoLog),
+    /// The engine cannot make a log.
+    Log(log::Error),
     /// Writes were still unanswered when the drain's time was up.
     Unanswered,
 }
@@ -123,6 +148,7 @@ impl fmt::Display for Error {
             Error::Store(error) => write!(f, "{error}"),
             Error::Listen(address, _) => write!(f, "cannot listen on {address}"),
             Error::Catalog(error) => write!(f, "{error}"),
+            Error::Log(error) => write!(f, "{error}"),
             Error::Unanswered => write!(f, "the drain's time was up with requests unanswered"),
         }
     }
@@ -133,6 +159,7 @@ impl std::error::Error for Error {
         match self {
             Error::Store(error) => std::error::Error::source(error),
             Error::Listen(_, error) => Some(error),
+            Error::Log(error) => std::error::Error::source(error),
             Error::Catalog(_) | Error::Unanswered => None,
         }
     }
@@ -157,9 +184,10 @@ impl Gateway {
     /// Safe: nothing is served before it has finished.
     pub async fn start(setup: Setup) -> Result<Gateway, Error> {
         let Setup { server: mut settings, log, logs, hub, deliver, api } = setup;
-        settings.connections_max = listener::connections_max(settings.connections_max);
+        settings.connections_max = descriptors::connections_max(settings.connections_max);
         let metrics = Arc::new(Metrics::new());
-        let opening = tokio::task::spawn_blocking(move || Engine::open(&log, &logs));
+        let opened = log.clone();
+        let opening = tokio::task::spawn_blocking(move || Engine::open(&opened, &logs));
         let panicked = |join| Error::Store(store::Error::Io(std::io::Error::other(join)));
         let engine = opening.await.map_err(panicked)?.map_err(Error::Store)?;
         let engine = Arc::new(engine);
@@ -171,23 +199,29 @@ impl Gateway {
         let admin_address =
             admin.local_addr().map_err(|error| Error::Listen(settings.admin_listen, error))?;
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
+        let rings = hub.clone();
         let hub = Hub::start(&hub, &engine, &metrics, shards);
-        let api = Api::new(api, deliver, engine, hub, metrics.clone()).map_err(Error::Catalog)?;
+        let api =
+            Api::new(api, deliver, rings, engine, hub, metrics.clone()).map_err(Error::Catalog)?;
         let tasks = api.tasks.clone();
         let shared = Arc::new(Shared {
-            settings,
-            api: Arc::new(api),
+            settings: RwLock::new(Arc::new(settings)),
+            engine: log,
+            gate: Gate::new(api),
             metrics,
             tasks,
+            draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             ready: AtomicBool::new(true),
             connections: AtomicUsize::new(0),
+            surplus: AtomicUsize::new(0),
             by_address: Mutex::default(),
         });
         let mut background = JoinSet::new();
         background.spawn(listener::accept_clients(shared.clone(), clients));
         background.spawn(listener::accept_admin(shared.clone(), admin));
         background.spawn(upkeep(shared.metrics.clone()));
+        background.spawn(memory::watch(shared.clone()));
         Ok(Gateway { shared, address, admin_address, background })
     }
 
@@ -211,29 +245,42 @@ impl Gateway {
     /// Dropping it ends everything at once; what was answered is durable.
     pub async fn drain(mut self) -> Result<(), Error> {
         let shared = self.shared.clone();
-        let deadline = tokio::time::Instant::now() + shared.settings.drain;
+        let (drain, api) = (shared.settings().drain, shared.gate.current());
+        let deadline = tokio::time::Instant::now() + drain;
         shared.ready.store(false, Ordering::Relaxed);
-        shared.api.drain();
-        let spread = shared.settings.drain.mul_f64(DRAIN_SPREAD);
-        shared.api.hub.drain(spread);
+        api.drain();
+        shared.draining.cancel();
+        let spread = drain.mul_f64(DRAIN_SPREAD);
+        api.hub.drain(spread);
         let streams_gone = async {
-            while shared.api.hub.open() > 0 {
+            while api.hub.open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
             }
         };
         let _ = tokio::time::timeout_at(deadline, streams_gone).await;
+        // As long as anybody is owed an answer, others get theirs too.
+        let answered = async {
+            while api.requests_open() > 0 {
+                tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, answered).await;
         shared.closing.cancel();
         shared.tasks.close();
         let drained = tokio::time::timeout_at(deadline, shared.tasks.wait()).await;
         self.background.shutdown().await;
-        let api = shared.api.clone();
-        let _ = tokio::task::spawn_blocking(move || api.engine.close()).await;
-        if drained.is_err() && shared.api.requests_open() > 0 {
+        let engine = api.engine.clone();
+        let _ = tokio::task::spawn_blocking(move || engine.close()).await;
+        if drained.is_err() && api.requests_open() > 0 {
             return Err(Error::Unanswered);
         }
         Ok(())
     }
 }
+
+/// How long a connection that is closed by the drain before its first request
+/// has for it: it may have been accepted only now, its request on the way.
+const FRESH: Duration = Duration::from_millis(500);
 
 async fn upkeep(metrics: Arc<Metrics>) {
     let mut interval = tokio::time::interval(UPKEEP);

@@ -8,8 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::ProxyProtocol;
-use super::listener::Open;
+use super::{ProxyProtocol, Shared};
 use crate::api::Peer;
 use crate::wire::proxy::{self, Decoded};
 
@@ -19,15 +18,15 @@ use crate::wire::proxy::{self, Decoded};
 /// # Cancel safety
 /// Not safe: a part of the header is then gone.
 pub(super) async fn identify(
-    open: &Open,
+    shared: &Shared,
     socket: &mut TcpStream,
     address: IpAddr,
     due: Instant,
 ) -> Option<Peer> {
-    let shared = open.shared();
-    let proxies = &shared.api.settings.proxies;
+    let api = shared.gate.current();
+    let proxies = &api.settings.proxies;
     let believed = proxies.contain(address);
-    if shared.settings.proxy_protocol == ProxyProtocol::Off {
+    if shared.settings().proxy_protocol == ProxyProtocol::Off {
         return Some(Peer { address, believed });
     }
     if !believed {
@@ -39,8 +38,7 @@ pub(super) async fn identify(
     match header {
         Ok(Some(source)) => {
             let address = source.ip().to_canonical();
-            let believed = proxies.contain(address);
-            (believed || open.count(address)).then_some(Peer { address, believed })
+            Some(Peer { address, believed: proxies.contain(address) })
         }
         // The proxy's address counts, but not its word: the fields of a
         // connection that it cannot name the client of are that client's.
