@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::section::Section;
 use crate::api;
 use crate::event::{BadName, EventType, NAME_BYTES_MAX, RESERVED_NAMES};
+use crate::hub::Overflow;
 use crate::log::Medium;
 use crate::store::Retention;
 use crate::wire::Kind;
@@ -58,29 +59,35 @@ impl Names {
     }
 
     /// The collection that there is when the file lists none.
-    pub(super) fn default_collection(&mut self) -> api::CollectionSettings {
+    pub(super) fn default_collection(&mut self, overflow: Overflow) -> api::CollectionSettings {
         let (name, resource) = DEFAULT_COLLECTION;
         self.collections.insert(name.to_owned());
         api::CollectionSettings {
             name: name.to_owned(),
             resource: resource.to_owned(),
             retention: Retention::default(),
+            overflow,
         }
     }
 
     /// The view that there is when the file lists no topics; none where the
     /// file's collections leave no place for it.
-    pub(super) fn default_view(&self) -> Option<api::TopicSettings> {
+    pub(super) fn default_view(
+        &self,
+        collections: &[api::CollectionSettings],
+    ) -> Option<api::TopicSettings> {
         let (name, types) = DEFAULT_VIEW;
         let (collection, _) = DEFAULT_COLLECTION;
-        if !self.collections.contains(collection) || self.collections.contains(name) {
+        if self.collections.contains(name) {
             return None;
         }
+        let viewed = collections.iter().find(|viewed| viewed.name == collection)?;
         Some(api::TopicSettings {
             name: name.to_owned(),
             collection: Some(collection.to_owned()),
             types: types.iter().filter_map(|kind| EventType::new(kind).ok()).collect(),
             retention: Retention::default(),
+            overflow: viewed.overflow,
             durability: Medium::Disk,
         })
     }

@@ -9,15 +9,13 @@ use super::Config;
 use super::names::{self, Names};
 use super::section::{Section, Zero};
 use crate::hub::Overflow;
+use crate::metrics::Protocol;
 use crate::store::Retention;
 use crate::wire::forwarded::Field;
 use crate::{api, deliver, hub, log, server};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-
-/// Policies that are named in the protocol and that this build does not have.
-const OVERFLOW_UNBUILT: [&str; 4] = ["conflate", "drop-oldest", "drop-newest", "disconnect"];
 
 const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -48,6 +46,8 @@ struct Streams {
     ring_events: usize,
     ring_bytes: usize,
     overflow: Overflow,
+    overflow_choices: Vec<Overflow>,
+    pace: deliver::Pace,
     sse_overload: api::SseOverload,
     page_cache: usize,
     catchup_concurrency: usize,
@@ -59,6 +59,8 @@ struct Limits {
     max_connections_per_address: usize,
     request_rate: u32,
     request_burst: u32,
+    publish_rate: u32,
+    publish_burst: u32,
     control_rate: u32,
     head_timeout: Duration,
     body_timeout: Duration,
@@ -68,6 +70,11 @@ struct Limits {
     body_bytes: usize,
     message_bytes: usize,
     batch_answer_bytes: usize,
+    stream_idle_timeout: Duration,
+    stream_lifetime: Duration,
+    streams_max: [usize; Protocol::ALL.len()],
+    http2_streams: u32,
+    memory: u64,
 }
 
 /// Reads the whole tree. What has a fault is at its default in the result,
@@ -80,13 +87,14 @@ pub(super) fn config(root: &mut Section<'_, '_>) -> Config {
     let limits = root.section("limits", limit_keys);
     root.section("auth", |s| s.choice("mode", (), &[("none", ())], &["keys", "jwt"]));
     let mut names = Names::default();
-    let collections = match root.each("collections", |s| collection(s, &mut names)) {
+    let overflow = streams.overflow;
+    let collections = match root.each("collections", |s| collection(s, &mut names, overflow)) {
         Some(listed) => listed.into_iter().flatten().collect(),
-        None => vec![names.default_collection()],
+        None => vec![names.default_collection(overflow)],
     };
-    let topics = match root.each("topics", |s| topic(s, &mut names)) {
+    let topics = match root.each("topics", |s| topic(s, &mut names, &collections, overflow)) {
         Some(listed) => listed.into_iter().flatten().collect(),
-        None => names.default_view().into_iter().collect(),
+        None => names.default_view(&collections).into_iter().collect(),
     };
     compose(server, storage, streams, &limits, collections, topics)
 }
@@ -108,6 +116,11 @@ fn compose(
         batch_size_max: streams.batch_size_max,
         request_rate: limits.request_rate,
         request_burst: limits.request_burst,
+        publish_rate: limits.publish_rate,
+        publish_burst: limits.publish_burst,
+        streams_max: limits.streams_max,
+        streams_per_client_max: limits.max_connections_per_address,
+        overflow_choices: streams.overflow_choices,
         sse_overload: streams.sse_overload,
         proxies: server.proxies,
         collections,
@@ -124,6 +137,8 @@ fn compose(
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             stall_timeout: limits.stall_timeout,
+            http2_streams_max: limits.http2_streams,
+            memory_bytes_max: limits.memory,
             control_rate: limits.control_rate,
         },
         log: log::Settings {
@@ -140,12 +155,14 @@ fn compose(
             heartbeat: streams.heartbeat,
             ring_events: streams.ring_events,
             ring_bytes: streams.ring_bytes,
-            overflow: streams.overflow,
             stall_timeout: limits.stall_timeout,
+            stream_idle_timeout: limits.stream_idle_timeout,
+            stream_lifetime: limits.stream_lifetime,
         },
         deliver: deliver::Settings {
             retry: streams.retry,
             heartbeat_format: streams.heartbeat_format,
+            pace: streams.pace,
             message_bytes_max: limits.message_bytes,
             message_timeout: limits.body_timeout,
             control_rate: limits.control_rate,
@@ -225,7 +242,12 @@ fn stream_keys(s: &mut Section<'_, '_>) -> Streams {
         retry: s.range("retry", seconds(2)..seconds(5)),
         ring_events: s.count("ring_events", 1024, Zero::Refused) as usize,
         ring_bytes: s.bytes("ring_bytes", MIB, Zero::Refused) as usize,
-        overflow: s.choice("overflow", Overflow::Log, &[("log", Overflow::Log)], &OVERFLOW_UNBUILT),
+        overflow: s.choice("overflow", Overflow::Log, &policies(), &[]),
+        overflow_choices: s.choices("overflow_choices", &policies()),
+        pace: deliver::Pace {
+            events: s.count("pace_events", 0, Zero::Allowed),
+            bytes: s.bytes("pace_bytes", 0, Zero::Allowed),
+        },
         sse_overload: s.choice("sse_overload", Retry, &[("retry", Retry), ("status", Status)], &[]),
         page_cache: s.bytes("page_cache", 16 * MIB, Zero::Allowed) as usize,
         catchup_concurrency: s.count("catchup_concurrency", 8, Zero::Refused) as usize,
@@ -233,19 +255,31 @@ fn stream_keys(s: &mut Section<'_, '_>) -> Streams {
     }
 }
 
+fn policies() -> [(&'static str, Overflow); Overflow::ALL.len()] {
+    Overflow::ALL.map(|overflow| (overflow.as_str(), overflow))
+}
+
+/// A rate and how much of it may be saved up: without a word, a second's worth,
+/// since a bucket of no size would refuse everything.
+fn bucket(s: &mut Section<'_, '_>, rate: &'static str, burst: &'static str) -> (u32, u32) {
+    let (per_second, at_once) = (s.count(rate, 0, Zero::Allowed), s.count(burst, 0, Zero::Allowed));
+    if per_second == 0 && at_once > 0 {
+        s.fault(burst, format!("has no effect without limits.{rate}"));
+    }
+    (per_second, if at_once == 0 { per_second } else { at_once })
+}
+
 fn limit_keys(s: &mut Section<'_, '_>) -> Limits {
-    let request_rate = s.count("request_rate", 0, Zero::Allowed);
-    let request_burst = match s.count("request_burst", 0, Zero::Allowed) {
-        // A bucket of no size would refuse everything.
-        0 => request_rate,
-        burst => burst,
-    };
+    let (request_rate, request_burst) = bucket(s, "request_rate", "request_burst");
+    let (publish_rate, publish_burst) = bucket(s, "publish_rate", "publish_burst");
     Limits {
         max_connections: s.count("max_connections", 10_000, Zero::Refused) as usize,
         max_connections_per_address: s.count("max_connections_per_address", 0, Zero::Allowed)
             as usize,
         request_rate,
         request_burst,
+        publish_rate,
+        publish_burst,
         control_rate: s.count("control_rate", 200, Zero::Allowed),
         head_timeout: s.duration("head_timeout", seconds(10), Zero::Refused),
         body_timeout: s.duration("body_timeout", seconds(10), Zero::Refused),
@@ -255,19 +289,41 @@ fn limit_keys(s: &mut Section<'_, '_>) -> Limits {
         body_bytes: s.bytes("body_bytes", MIB, Zero::Refused) as usize,
         message_bytes: s.bytes("message_bytes", MIB, Zero::Refused) as usize,
         batch_answer_bytes: s.bytes("batch_answer_bytes", 4096 * KIB, Zero::Refused) as usize,
+        stream_idle_timeout: s.duration("stream_idle_timeout", Duration::ZERO, Zero::Allowed),
+        stream_lifetime: s.duration("stream_lifetime", Duration::ZERO, Zero::Allowed),
+        streams_max: Protocol::ALL.map(|protocol| {
+            let key = match protocol {
+                Protocol::Sse => "max_sse",
+                Protocol::Ndjson => "max_ndjson",
+                Protocol::WebSocket => "max_websocket",
+            };
+            s.count(key, 0, Zero::Allowed) as usize
+        }),
+        http2_streams: s.count("http2_streams", 100, Zero::Refused),
+        memory: s.bytes("memory", 0, Zero::Allowed),
     }
 }
 
-fn collection(s: &mut Section<'_, '_>, names: &mut Names) -> Option<api::CollectionSettings> {
+fn collection(
+    s: &mut Section<'_, '_>,
+    names: &mut Names,
+    overflow: Overflow,
+) -> Option<api::CollectionSettings> {
     let name = s.text("name");
     let resource = s.text("resource");
     let retention = retention(s);
+    let overflow = s.choice("overflow", overflow, &policies(), &[]);
     let name = names.collection(s, name)?;
     let resource = names::resource(s, &name, resource)?;
-    Some(api::CollectionSettings { name, resource, retention })
+    Some(api::CollectionSettings { name, resource, retention, overflow })
 }
 
-fn topic(s: &mut Section<'_, '_>, names: &mut Names) -> Option<api::TopicSettings> {
+fn topic(
+    s: &mut Section<'_, '_>,
+    names: &mut Names,
+    collections: &[api::CollectionSettings],
+    overflow: Overflow,
+) -> Option<api::TopicSettings> {
     let name = s.text("name");
     let collection = s.text("collection");
     let types = names::types(s);
@@ -292,8 +348,11 @@ fn topic(s: &mut Section<'_, '_>, names: &mut Names) -> Option<api::TopicSetting
         s.fault("types", "only a view has types; a topic of its own shows all".to_owned());
     }
     let collection = names.viewed(s, collection);
+    let viewed = collections.iter().find(|viewed| Some(&viewed.name) == collection.as_ref());
+    let overflow = viewed.map_or(overflow, |viewed| viewed.overflow);
+    let overflow = s.choice("overflow", overflow, &policies(), &[]);
     let name = names.topic(s, name)?;
-    Some(api::TopicSettings { name, collection, types, retention, durability })
+    Some(api::TopicSettings { name, collection, types, retention, overflow, durability })
 }
 
 fn retention(s: &mut Section<'_, '_>) -> Retention {

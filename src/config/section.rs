@@ -184,6 +184,18 @@ impl<'t> Section<'t, '_> {
         self.value(key, default, |node| choice(text(node)?, choices, unbuilt))
     }
 
+    /// A list of `choices`; empty if the key is not there.
+    pub(super) fn choices<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Vec<T> {
+        let mut chosen = Vec::new();
+        for (place, word) in self.texts(key) {
+            match choice(&word, choices, &[]) {
+                Ok(value) => chosen.push(value),
+                Err(message) => self.fault_at(&place, key, message),
+            }
+        }
+        chosen
+    }
+
     /// A text that is not empty; none if the key is not there or faulty.
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
         self.value(key, None, |node| match text(node)? {
