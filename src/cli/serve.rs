@@ -9,7 +9,7 @@ use super::source::Source;
 use crate::config::Config;
 use crate::server::{self, Gateway, Setup};
 
-/// Runs the gateway until SIGTERM or SIGINT.
+/// Runs the gateway until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  \
     streamgate serve --config config.toml --set server.listen=0.0.0.0:8080\n\n\
@@ -30,28 +30,79 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::because(Exit::Runtime, &error))?;
-    runtime.block_on(gateway(config))
+    runtime.block_on(gateway(config, &options.source))
 }
 
 /// Serves until a signal has ended it: the first in order, the second at once.
-async fn gateway(config: Config) -> Result<(), Failure> {
+async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::because(Exit::Runtime, &error))?;
-    let Config { server, log, logs, hub, deliver, api, .. } = config;
-    let gateway = Gateway::start(Setup { server, log, logs, hub, deliver, api }).await?;
+    let gateway = Gateway::start(setup(config)).await?;
     tracing::info!(
         listen = %gateway.address(),
         admin_listen = %gateway.admin_address(),
         "serving",
     );
-    signals.next().await;
+    while signals.next().await == Asked::Reload {
+        // With a disk that hangs, a reload may never end; the process must.
+        let asked = tokio::select! {
+            () = reload(&gateway, source) => Asked::Reload,
+            () = signals.end() => Asked::End,
+        };
+        if asked == Asked::End {
+            break;
+        }
+    }
     tracing::info!("draining; a second signal ends at once");
+    let again = async {
+        while signals.next().await == Asked::Reload {
+            tracing::warn!("SIGHUP is ignored while draining");
+        }
+    };
     tokio::select! {
         drained = gateway.drain() => Ok(drained?),
-        () = signals.next() => Err(Failure::new(Exit::Runtime, "ended by a second signal")),
+        () = again => Err(Failure::new(Exit::Runtime, "ended by a second signal")),
     }
 }
 
-/// The signals that end the gateway.
+fn setup(config: Config) -> Setup {
+    let Config { server, log, logs, hub, deliver, api, .. } = config;
+    Setup { server, log, logs, hub, deliver, api }
+}
+
+/// Reads the configuration again. One with a fault changes nothing: the
+/// gateway goes on with what it has.
+async fn reload(gateway: &Gateway, source: &Source) {
+    let config = match source.load() {
+        Ok(config) => config,
+        Err(failure) => {
+            for fault in &failure.lines {
+                tracing::error!(%fault, "the configuration is faulty; nothing was changed");
+            }
+            return gateway.reload_was_faulty();
+        }
+    };
+    match gateway.reload(setup(config)).await {
+        Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was read again"),
+        Ok(waiting) => {
+            let keys = waiting.join(", ");
+            tracing::warn!(keys, "the configuration was read again; these keys wait for a restart");
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error);
+            tracing::error!(%error, ?cause, "the configuration was not taken; nothing was changed");
+            gateway.reload_was_faulty();
+        }
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    End,
+    Reload,
+}
+
+/// The signals that the gateway hears.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -67,17 +118,18 @@ impl Signals {
         })
     }
 
-    /// The next one that asks for an end. A hangup does not: by default it
-    /// would kill the process, and with it every write in flight.
-    async fn next(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP is ignored: restart to read the configuration again");
-                }
-            }
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -87,7 +139,9 @@ impl From<server::Error> for Failure {
         let exit = match &error {
             server::Error::Store(_) => Exit::Store,
             server::Error::Unanswered => Exit::Drain,
-            server::Error::Listen(..) | server::Error::Catalog(_) => Exit::Runtime,
+            server::Error::Listen(..) | server::Error::Catalog(_) | server::Error::Log(_) => {
+                Exit::Runtime
+            }
         };
         Failure::because(exit, &error)
     }
