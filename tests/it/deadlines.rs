@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::client::PATIENCE;
 use crate::support::frame::Chunks;
-use crate::support::http2::{Connection, DATA, END_STREAM};
+use crate::support::http2::{Connection, DATA, END_STREAM, GOAWAY};
 use crate::support::start;
 
 /// A client that holds little, so that the gateway feels one that does not read.
@@ -290,6 +290,7 @@ async fn a_drain_ends_http2_streams() {
     let farewell = connection.find(DATA, 1).await;
     assert!(farewell.payload.starts_with(b"{\"type\":\"stream-close\""), "{farewell:?}");
     assert!(connection.find(DATA, 1).await.flags & END_STREAM != 0, "the stream is whole");
+    connection.find(GOAWAY, 0).await;
     drop(connection);
     timeout(PATIENCE, drained).await.expect("a drained gateway").unwrap().unwrap();
 }

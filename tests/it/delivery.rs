@@ -1,5 +1,6 @@
-//! What a subscription is written is exactly what was committed: under random
-//! publishing, lag, cuts at any byte, returns and restarts, on each protocol.
+//! What a subscription is written is exactly what was committed, or it is told
+//! how many are missing: under random publishing, lag, overflow policies, cuts
+//! at any byte, returns and restarts, on each protocol.
 //!
 //! `STREAMGATE_CASES` says how many cases (default 40).
 
@@ -14,7 +15,8 @@ use crate::support::{Running, start_in};
 
 /// Rings of few events and little memory, so that everything that can happen
 /// to a subscription does within a few dozen events.
-const SETS: [&str; 6] = [
+const SETS: [&str; 7] = [
+    r#"streams.overflow_choices=["conflate","drop-oldest","drop-newest"]"#,
     "streams.ring_events=4",
     "streams.ring_bytes=2KiB",
     "streams.heartbeat=40ms",
@@ -55,6 +57,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Most clients lose nothing; a dropping policy is told apart by what it may.
+fn policy() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
+        4 => Just("log"),
+        1 => Just("conflate"),
+        1 => Just("drop-oldest"),
+        1 => Just("drop-newest"),
+    ]
+}
+
 fn wants() -> impl Strategy<Value = Wants> {
     prop_oneof![Just(Wants::Collection), Just(Wants::Resource), Just(Wants::Types)]
 }
@@ -70,9 +82,13 @@ struct Committed {
 struct Client {
     speaks: Speaks,
     wants: Wants,
+    policy: &'static str,
     stream: Option<Stream>,
     last_id: String,
     seen: Vec<String>,
+    /// Events that it was told are missing. A client that is cut behind that
+    /// comes back to them, so some of these may be seen after all.
+    told: usize,
     /// Where its next cut comes, in bytes of the connection.
     cut_after: Option<usize>,
 }
@@ -87,14 +103,20 @@ impl Client {
             (_, Wants::Collection) => "/orders/events?",
             (_, Wants::Types) => "/orders/events?types=order-noted&",
         };
+        let path = format!("{path}overflow={}&", self.policy);
         let (target, header) = match self.speaks {
-            Speaks::Sse => (path.to_owned(), format!("last-event-id: {}\r\n", self.last_id)),
+            Speaks::Sse => (path, format!("last-event-id: {}\r\n", self.last_id)),
             _ => (format!("{path}from={}", self.last_id), String::new()),
         };
         let mut stream = Stream::open(address, &target, self.speaks, &header).await;
         assert!(stream.status == 200 || stream.status == 101, "{}", stream.head);
         stream.cut_after = self.cut_after.take().unwrap_or(usize::MAX);
         self.stream = Some(stream);
+    }
+
+    /// Events that it has, or knows that it has not.
+    fn settled(&self) -> usize {
+        self.seen.len() + self.told
     }
 
     /// Reads until `events` more have come; returns by itself when cut.
@@ -109,8 +131,8 @@ impl Client {
     }
 
     async fn read_all(&mut self, address: SocketAddr, events: usize) {
-        let aim = self.seen.len() + events;
-        while self.seen.len() < aim {
+        let aim = self.settled() + events;
+        while self.settled() < aim {
             if self.stream.is_none() {
                 self.connect(address).await;
             }
@@ -140,13 +162,41 @@ impl Client {
                 value["data"]["type"].as_str().unwrap().to_owned(),
             ),
         };
-        assert_ne!(kind, "gap", "nothing was trimmed: {text}");
+        if kind == "gap" {
+            return self.hear(&id, &value);
+        }
         if !id.is_empty() {
             self.last_id.clone_from(&id);
         }
         if !["stream-open", "heartbeat", "stream-close"].contains(&kind.as_str()) {
             self.seen.push(id);
         }
+    }
+
+    /// A gap; nothing was trimmed, so only a policy may be why.
+    fn hear(&mut self, id: &str, value: &serde_json::Value) {
+        let data = match self.speaks {
+            Speaks::Sse => value,
+            Speaks::Ndjson => &value["data"],
+            Speaks::WebSocket => &value["data"]["data"],
+        };
+        assert_ne!(self.policy, "log", "{value}");
+        assert_eq!(data["reason"], "dropped", "{value}");
+        assert_eq!(id, "", "what a policy took can be come back for: {value}");
+        self.told += data["count"].as_u64().unwrap() as usize;
+    }
+
+    /// What it has seen is of what it wants, in order, each once, and it knows
+    /// of everything that is missing up to there.
+    fn check(&self, expected: &[String]) {
+        let mut behind = 0;
+        for id in &self.seen {
+            let skipped = expected[behind..].iter().position(|it| it == id);
+            let skipped = skipped.unwrap_or_else(|| panic!("{id} again, or not wanted"));
+            behind += skipped + 1;
+        }
+        let missing = behind - self.seen.len();
+        assert!(missing <= self.told, "{missing} missing, {} told", self.told);
     }
 
     fn expected(&self, committed: &[Committed]) -> Vec<String> {
@@ -193,7 +243,7 @@ async fn publish(
     committed
 }
 
-async fn run(data: &Path, wants: [Wants; 3], steps: Vec<Step>) {
+async fn run(data: &Path, asks: [(Wants, &'static str); 3], steps: Vec<Step>) {
     let mut running = start_in(data, &SETS).await;
     let mut committed = Vec::new();
     let mut cursor = String::new();
@@ -206,10 +256,12 @@ async fn run(data: &Path, wants: [Wants; 3], steps: Vec<Step>) {
     }
     let mut clients = [Speaks::Sse, Speaks::Ndjson, Speaks::WebSocket].map(|speaks| Client {
         speaks,
-        wants: wants[speaks as usize],
+        wants: asks[speaks as usize].0,
+        policy: asks[speaks as usize].1,
         stream: None,
         last_id: cursor.clone(),
         seen: Vec::new(),
+        told: 0,
         cut_after: None,
     });
     for step in steps {
@@ -224,8 +276,10 @@ async fn run(data: &Path, wants: [Wants; 3], steps: Vec<Step>) {
             }
             Step::Read { client, events } => {
                 let client = &mut clients[client];
-                let left = client.expected(&committed).len() - client.seen.len();
+                let expected = client.expected(&committed);
+                let left = expected.len().saturating_sub(client.settled());
                 client.read(running.address, left.min(usize::from(events))).await;
+                client.check(&expected);
             }
             Step::Cut { client, bytes } => {
                 let client = &mut clients[client];
@@ -250,8 +304,12 @@ async fn run(data: &Path, wants: [Wants; 3], steps: Vec<Step>) {
 async fn finish(running: Running, clients: &mut [Client; 3], committed: &[Committed]) {
     for client in clients {
         let expected = client.expected(committed);
-        client.read(running.address, expected.len() - client.seen.len()).await;
-        assert_eq!(client.seen, expected, "{:?} {:?}", client.speaks, client.wants);
+        let left = expected.len().saturating_sub(client.settled());
+        client.read(running.address, left).await;
+        client.check(&expected);
+        if client.policy == "log" {
+            assert_eq!(client.seen, expected, "{:?} {:?}", client.speaks, client.wants);
+        }
         client.stream = None;
     }
     running.gateway.drain().await.unwrap();
@@ -268,11 +326,12 @@ fn what_is_delivered_is_what_was_committed() {
         max_shrink_iters: 16,
         ..Config::default()
     };
-    let strategy = ([wants(), wants(), wants()], prop::collection::vec(step(), 4..24));
+    let ask = || (wants(), policy());
+    let strategy = ([ask(), ask(), ask()], prop::collection::vec(step(), 4..24));
     TestRunner::new(config)
-        .run(&strategy, |(wants, steps)| {
+        .run(&strategy, |(asks, steps)| {
             let directory = tempfile::tempdir().unwrap();
-            runtime.block_on(run(directory.path(), wants, steps));
+            runtime.block_on(run(directory.path(), asks, steps));
             Ok(())
         })
         .unwrap();

@@ -1,7 +1,17 @@
 //! What happens past a limit: told, counted, and nobody else's matter.
 
-use crate::support::client::{Speaks, Stream, request};
-use crate::support::start;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::client::{PATIENCE, Speaks, Stream, request};
+use crate::support::{Running, start, until};
 
 #[tokio::test]
 async fn a_client_past_its_rate_is_told_when_to_come_back() {
@@ -24,14 +34,168 @@ async fn a_client_past_its_rate_is_told_when_to_come_back() {
     assert!(source.next().await.is_none());
 }
 
+/// A plain request that may be refused; its status.
+async fn status(gateway: &Running) -> u16 {
+    request(gateway.address, "GET", "/orders", "", b"").await.status
+}
+
+/// The `streamgate_connections_refused_total` of a reason.
+async fn refusals(gateway: &Running, reason: &str) -> u64 {
+    let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
+    let line = format!("streamgate_connections_refused_total{{reason=\"{reason}\"}} ");
+    let found = metrics.text().lines().find_map(|it| it.strip_prefix(&line)?.parse().ok());
+    found.unwrap_or(0)
+}
+
+/// An `EventSource` that is turned away is told so that it comes back.
+async fn told_to_come_back(gateway: &Running, problem: &str) {
+    let mut source = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
+    assert_eq!(source.status, 200, "it would never come back from another status");
+    while !source.plain.ends_with(b"\n\n") {
+        assert!(source.fill().await);
+    }
+    let text = String::from_utf8(source.plain.clone()).unwrap();
+    let retry: u64 = text.lines().find_map(|it| it.strip_prefix("retry: ")?.parse().ok()).unwrap();
+    assert!((2000..=5000).contains(&retry), "{retry}");
+    let (_, event, data) = source.next().await.unwrap();
+    assert_eq!(event, "error");
+    assert!(data.contains(problem), "{data}");
+    assert!(source.next().await.is_none(), "and is closed");
+}
+
 #[tokio::test]
 async fn an_address_has_no_more_connections_than_it_may() {
     let (_data, gateway) = start(&["limits.max_connections_per_address=2"]).await;
     let first = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
     let _second = Stream::open(gateway.address, "/orders/ws", Speaks::WebSocket, "").await;
-    assert!(refused(gateway.address).await, "a stream whose socket was taken over counts");
+    let refused = request(gateway.address, "GET", "/orders", "", b"").await;
+    assert_eq!(refused.status, 429, "a stream whose socket was taken over counts");
+    assert_eq!(refused.json()["type"], "/problems/too-many-requests");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    told_to_come_back(&gateway, "/problems/too-many-requests").await;
+    assert_eq!(refusals(&gateway, "connections-per-address").await, 2);
     drop(first);
-    while refused(gateway.address).await {}
+    until(async || status(&gateway).await == 200).await;
+}
+
+#[tokio::test]
+async fn past_the_cap_a_connection_is_read_once_and_refused_in_its_protocol() {
+    let (_data, gateway) = start(&["limits.max_connections=1"]).await;
+    let only = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+    let refused = request(gateway.address, "GET", "/orders", "", b"").await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.json()["type"], "/problems/overloaded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("connection"), Some("close"));
+    told_to_come_back(&gateway, "/problems/overloaded").await;
+    let socket = Stream::open(gateway.address, "/orders/ws", Speaks::WebSocket, "").await;
+    assert_eq!(socket.status, 503);
+    let (mut sender, connection) = handshake(gateway.address).await;
+    let connection = tokio::spawn(connection);
+    let ask = hyper::Request::get("http://g/orders").body(Empty::<Bytes>::new()).unwrap();
+    let answer = timeout(PATIENCE, sender.send_request(ask)).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 503);
+    let _ = timeout(PATIENCE, connection).await.expect("and the connection ends");
+    assert_eq!(refusals(&gateway, "connections").await, 4);
+    drop(only);
+    until(async || status(&gateway).await == 200).await;
+}
+
+#[tokio::test]
+async fn a_silent_connection_past_the_cap_is_closed_soon() {
+    let (_data, gateway) = start(&["limits.max_connections=1"]).await;
+    let _only = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+    let mut silent = TcpStream::connect(gateway.address).await.unwrap();
+    let mut nothing = Vec::new();
+    timeout(PATIENCE, silent.read_to_end(&mut nothing)).await.unwrap().unwrap();
+    assert!(nothing.is_empty());
+}
+
+#[tokio::test]
+async fn each_protocol_has_a_cap_of_its_own() {
+    let sets = ["limits.max_sse=1", "limits.max_ndjson=1", "limits.max_websocket=1"];
+    let (_data, gateway) = start(&sets).await;
+    let speaks = [
+        (Speaks::Sse, "/orders/events", "sse"),
+        (Speaks::Ndjson, "/orders/events", "ndjson"),
+        (Speaks::WebSocket, "/orders/ws", "ws"),
+    ];
+    let mut open = Vec::new();
+    for (protocol, target, _) in speaks {
+        let stream = Stream::open(gateway.address, target, protocol, "").await;
+        assert!([200, 101].contains(&stream.status), "{}", stream.head);
+        open.push(stream);
+    }
+    told_to_come_back(&gateway, "/problems/overloaded").await;
+    for (protocol, target, reason) in &speaks[1..] {
+        let refused = Stream::open(gateway.address, target, *protocol, "").await;
+        assert_eq!(refused.status, 503, "{reason}");
+    }
+    for (_, _, reason) in speaks {
+        assert_eq!(refusals(&gateway, reason).await, 1);
+    }
+    drop(open);
+    for (protocol, target, _) in speaks {
+        until(async || Stream::open(gateway.address, target, protocol, "").await.status != 503)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_has_no_more_streams_than_it_may() {
+    let (_data, gateway) = start(&["limits.http2_streams=2"]).await;
+    let (mut sender, connection) = handshake(gateway.address).await;
+    tokio::spawn(connection);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let ask =
+            hyper::Request::get("http://g/orders/events").body(Empty::<Bytes>::new()).unwrap();
+        open.push(timeout(PATIENCE, sender.send_request(ask)).await.unwrap().unwrap());
+    }
+    let ask = hyper::Request::get("http://g/orders").body(Empty::<Bytes>::new()).unwrap();
+    let waiting = sender.send_request(ask);
+    tokio::pin!(waiting);
+    let early = timeout(Duration::from_millis(200), waiting.as_mut()).await;
+    assert!(early.is_err(), "the client waits for one of its streams to end");
+    open.pop();
+    assert_eq!(timeout(PATIENCE, waiting).await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn short_of_memory_no_stream_begins_and_the_open_ones_go_on() {
+    let (data, gateway) = start(&[]).await;
+    let mut old = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+    // A bound that this process is over already.
+    crate::support::reload_in(data.path(), &gateway, &["limits.memory=1MiB"]).await;
+    until(async || {
+        let _ = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+        refusals(&gateway, "memory").await > 0
+    })
+    .await;
+    let refused = Stream::open(gateway.address, "/orders/ws", Speaks::WebSocket, "").await;
+    assert_eq!(refused.status, 503);
+    told_to_come_back(&gateway, "/problems/overloaded").await;
+    for n in 0..100 {
+        crate::support::client::post(gateway.address, "/orders", &format!(r#"{{"n":{n}}}"#)).await;
+    }
+    let mut created = 0;
+    while created < 100 {
+        created += usize::from(old.next().await.unwrap().2.contains("order-created"));
+    }
+    crate::support::reload_in(data.path(), &gateway, &[]).await;
+    until(async || {
+        Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await.status == 200
+    })
+    .await;
+}
+
+/// An HTTP/2 connection with prior knowledge.
+async fn handshake(
+    address: SocketAddr,
+) -> (hyper::client::conn::http2::SendRequest<Empty<Bytes>>, impl Future<Output = hyper::Result<()>>)
+{
+    let socket = TcpStream::connect(address).await.unwrap();
+    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap()
 }
 
 #[tokio::test]
@@ -43,7 +207,7 @@ async fn operators_have_no_more_connections_than_they_may() {
     }
     assert!(refused(gateway.admin).await);
     idle.pop();
-    while refused(gateway.admin).await {}
+    until(async || !refused(gateway.admin).await).await;
 }
 
 #[tokio::test]
@@ -69,4 +233,45 @@ async fn refused(address: std::net::SocketAddr) -> bool {
     let mut answer = Vec::new();
     let sent = socket.write_all(request).await;
     sent.is_err() || !matches!(socket.read_to_end(&mut answer).await, Ok(n) if n > 0)
+}
+
+#[tokio::test]
+async fn a_client_publishes_no_more_than_it_may() {
+    let (_data, gateway) = start(&["limits.publish_rate=1", "limits.publish_burst=2"]).await;
+    let json = "content-type: application/json\r\n";
+    let mut socket = Stream::open(gateway.address, "/events/audit/ws", Speaks::WebSocket, "").await;
+    let created = request(gateway.address, "PUT", "/orders/1", json, b"{}").await;
+    assert_eq!(created.status, 201);
+    socket.say(r#"{"command":"publish","type":"seen","data":1}"#).await;
+    assert!(socket.next().await.unwrap().2.contains("response"));
+    let body = br#"{"type":"seen","data":1}"#;
+    let refused = request(gateway.address, "POST", "/events/audit", json, body).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("ratelimit"), Some(r#""events";r=0;t=1"#));
+    assert_eq!(refused.header("ratelimit-policy"), Some(r#""events";q=2;w=2"#));
+    socket.say(r#"{"command":"publish","type":"seen","data":1}"#).await;
+    let error = loop {
+        // The event that was published comes too.
+        let (_, _, text) = socket.next().await.unwrap();
+        if text.contains(r#""type":"error""#) {
+            break text;
+        }
+    };
+    assert!(error.contains("/problems/too-many-requests"), "{error}");
+    let read = request(gateway.address, "GET", "/orders/1", "", b"").await;
+    assert_eq!(read.status, 200, "reading is no publishing");
+    assert_eq!(refusals(&gateway, "publish-rate").await, 2);
+}
+
+/// A batch may take as long as it likes, so it is slowed down.
+#[tokio::test]
+async fn a_batch_is_slowed_down_to_its_clients_rate() {
+    let (_data, gateway) = start(&["limits.publish_rate=50", "limits.publish_burst=10"]).await;
+    let lines = "{\"type\":\"seen\",\"data\":1}\n".repeat(40);
+    let begun = std::time::Instant::now();
+    let header = "content-type: application/x-ndjson\r\n";
+    let answer = request(gateway.address, "POST", "/events/audit", header, lines.as_bytes()).await;
+    assert_eq!(answer.text().matches(r#""status":201"#).count(), 40, "{}", answer.text());
+    assert!(begun.elapsed() >= Duration::from_millis(590), "{:?}", begun.elapsed());
 }

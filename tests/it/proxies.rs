@@ -365,10 +365,10 @@ async fn a_named_address_has_no_more_connections_than_it_may() {
     let first = Stream::open_raw(gateway.address, &head(1), Speaks::Sse).await;
     let _second = Stream::open_raw(gateway.address, &head(2), Speaks::Sse).await;
     let again = behind(b"PROXY TCP4 192.0.2.1 127.0.0.1 1 80\r\n");
-    assert_eq!(ask(&gateway, again).await, None);
+    assert_eq!(ask(&gateway, again).await, Some(429));
     assert_eq!(refused(&gateway, "connections-per-address").await, 1);
     drop(first);
-    let until_gone = async { while ask(&gateway, again).await.is_none() {} };
+    let until_gone = async { while ask(&gateway, again).await == Some(429) {} };
     timeout(PATIENCE, until_gone).await.expect("room again");
 
     // Without a header, a proxy's connections are many clients'.
@@ -384,4 +384,29 @@ async fn operators_need_no_header() {
     let mut socket = connect(PROXY, gateway.admin).await;
     socket.write_all(format!("PROXY UNKNOWN\r\n{GET}\r\n").as_bytes()).await.unwrap();
     assert_eq!(status(&mut socket).await, Some(400));
+}
+
+/// Behind a proxy that speaks HTTP a connection is nobody's own: what is
+/// counted are its clients' streams.
+#[tokio::test]
+async fn a_named_client_has_no_more_streams_than_it_may() {
+    let (_data, gateway) = start(&[PROXIES, "limits.max_connections_per_address=1"]).await;
+    let of = |client: &str| format!("x-forwarded-for: {client}\r\n");
+    let open = async |speaks, client: &str| {
+        let target = if speaks == Speaks::WebSocket { "/orders/ws" } else { "/orders/events" };
+        Stream::open(gateway.address, target, speaks, &of(client)).await
+    };
+    let first = open(Speaks::Ndjson, "2001:db8::1").await;
+    assert_eq!(first.status, 200);
+    assert_eq!(open(Speaks::Ndjson, "2001:db8::2").await.status, 429, "its /64 is one client");
+    assert_eq!(open(Speaks::WebSocket, "2001:db8::1").await.status, 429);
+    let mut source = open(Speaks::Sse, "2001:db8::1").await;
+    assert_eq!(source.status, 200, "an EventSource would never come back from a 429");
+    assert_eq!(source.next().await.unwrap().1, "error");
+    assert_eq!(refused(&gateway, "connections-per-address").await, 3);
+    let other = open(Speaks::WebSocket, "192.0.2.1").await;
+    assert_eq!(other.status, 101);
+    drop(first);
+    let until_gone = async { while open(Speaks::WebSocket, "2001:db8::1").await.status != 101 {} };
+    timeout(PATIENCE, until_gone).await.expect("room again");
 }

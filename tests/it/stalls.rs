@@ -11,7 +11,7 @@ use crate::support::frame::masked;
 use crate::support::http2::{
     Connection, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, RST_STREAM, head,
 };
-use crate::support::{Running, start};
+use crate::support::{Running, start, until};
 
 /// Error codes (RFC 9113 §7).
 const CANCEL: u32 = 0x8;
@@ -207,12 +207,11 @@ async fn a_line_is_not_slow_while_its_gateway_waits() {
 /// Waits until the topic `audit` holds so many events.
 async fn until_written(address: SocketAddr, events: usize) {
     let path = "/events/audit?limit=1000";
-    loop {
+    until(async || {
         let page = request(address, "GET", path, "accept: application/json\r\n", b"").await;
-        if page.json()["data"].as_array().unwrap().len() >= events {
-            return;
-        }
-    }
+        page.json()["data"].as_array().unwrap().len() >= events
+    })
+    .await;
 }
 
 /// Opens a WebSocket on a stream (RFC 8441 §4).

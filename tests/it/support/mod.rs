@@ -2,13 +2,16 @@
 
 pub mod client;
 pub mod frame;
+pub mod process;
 pub mod http2;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use streamgate::config::{self, Config};
-use streamgate::server::{Gateway, Setup};
+use streamgate::server::{Error, Gateway, Setup};
+use streamgate::store;
 use tempfile::TempDir;
 
 /// A gateway in this process, on free ports.
@@ -44,15 +47,47 @@ durability = "memory"
 
 /// Starts a gateway whose store is in `data`, with `sets` as `key=value`.
 pub async fn start_in(data: &Path, sets: &[&str]) -> Running {
+    let deadline = tokio::time::Instant::now() + client::PATIENCE;
+    let gateway = loop {
+        match Gateway::start(setup(data, sets)).await {
+            Ok(gateway) => break gateway,
+            // A read that its client did not wait for ends a moment after the
+            // gateway in whose process it was.
+            Err(Error::Store(store::Error::Locked(_))) => {
+                assert!(tokio::time::Instant::now() < deadline, "the store stays locked");
+                tokio::task::yield_now().await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let (address, admin) = (gateway.address(), gateway.admin_address());
+    Running { gateway, address, admin }
+}
+
+fn setup(data: &Path, sets: &[&str]) -> Setup {
     let file = data.join("config.toml");
     std::fs::write(&file, FILE).unwrap();
     let mut all = vec![format!("storage.path={}", data.join("store").display())];
     all.extend(sets.iter().map(|set| (*set).to_owned()));
     let config = config::load(Some(&file), &all, std::iter::empty()).unwrap();
     let Config { server, log, logs, hub, deliver, api, .. } = config;
-    let gateway = Gateway::start(Setup { server, log, logs, hub, deliver, api }).await.unwrap();
-    let (address, admin) = (gateway.address(), gateway.admin_address());
-    Running { gateway, address, admin }
+    Setup { server, log, logs, hub, deliver, api }
+}
+
+/// Gives a gateway other settings while it runs.
+pub async fn reload_in(data: &Path, running: &Running, sets: &[&str]) {
+    let waiting = running.gateway.reload(setup(data, sets)).await.unwrap();
+    assert_eq!(waiting, [""; 0], "nothing waits for a restart");
+}
+
+/// Asks until it holds.
+pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(client::PATIENCE, asking).await.expect("it holds in time");
 }
 
 /// Starts a gateway on a fresh directory, which goes with the guard.

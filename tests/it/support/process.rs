@@ -1,0 +1,111 @@
+//! The gateway as a process of its own, for signals, exit codes and limits
+//! that the system sets.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::PATIENCE;
+
+/// A process that is killed with this value.
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub file: PathBuf,
+    /// What it has logged so far.
+    log: Arc<Mutex<String>>,
+    _folder: TempDir,
+}
+
+impl Process {
+    /// Serves the configuration `text`, on free ports and a fresh store.
+    pub fn start(text: &str) -> Process {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+            .args(["serve", "--log-format", "json", "--config"])
+            .arg(&file)
+            .args(["--set", "server.listen=127.0.0.1:0"])
+            .args(["--set", "server.admin_listen=127.0.0.1:0", "--set"])
+            .arg(format!("storage.path={}", folder.path().join("store").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log: Arc<Mutex<String>> = Arc::default();
+        let (said, stderr) = (log.clone(), child.stderr.take().unwrap());
+        let (found, addresses) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+                let address = |name: &str| value[name].as_str()?.parse::<SocketAddr>().ok();
+                if let (Some(listen), Some(admin)) = (address("listen"), address("admin_listen")) {
+                    let _ = found.send((listen, admin));
+                }
+                let mut said = said.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
+            }
+        });
+        let (address, admin) = addresses.recv_timeout(PATIENCE).expect("it serves");
+        Process { child, address, admin, file, log, _folder: folder }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Whether the log has `text` already.
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap().contains(text)
+    }
+
+    /// Waits until the log has `text`.
+    pub async fn logs(&self, text: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.has_logged(text) {
+            let log = self.log.lock().unwrap().clone();
+            assert!(tokio::time::Instant::now() < deadline, "no {text:?} in {log}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "it does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Changes the configuration's file.
+    pub fn rewrite(&self, text: &str) {
+        let fresh: &Path = &self.file.with_extension("new");
+        std::fs::write(fresh, text).unwrap();
+        std::fs::rename(fresh, &self.file).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
