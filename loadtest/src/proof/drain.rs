@@ -109,7 +109,8 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     })?;
     let mut findings = Findings::new();
     told(&crowd, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut findings);
-    findings.claim("exit code", format!("{:?}", status.code()), "Some(0)", status.success());
+    let code = status.code().map_or("a signal".to_owned(), |code| code.to_string());
+    findings.claim("exit code", code, "0", status.success());
     let bound = drain + LATE_MAX;
     findings.at_most("from the signal to the end", took.as_secs_f64(), bound.as_secs_f64(), "s");
     let feeds = feeds.into_iter().map(Feeding::finish).collect::<io::Result<Vec<_>>>()?;
