@@ -95,6 +95,15 @@ pub enum End {
 }
 
 impl Feed {
+    /// Starts `count` publishers like this one, numbered from its own on.
+    ///
+    /// # Errors
+    /// If one cannot connect.
+    pub fn start_all(&self, count: usize) -> io::Result<Vec<Feeding>> {
+        let numbers = self.publisher..self.publisher + count;
+        numbers.map(|publisher| Feed { publisher, ..self.clone() }.start()).collect()
+    }
+
     /// Starts it.
     ///
     /// # Errors

@@ -74,16 +74,9 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let drain = settings::duration(config, "server.drain")?;
     let mut gateway = Gateway::start(config)?;
     let mut crowd = topic::mixed(&gateway, TICKS, settings.streams)?;
-    let feed = |publisher| Feed {
-        address: gateway.address(),
-        topic: TICKS,
-        publisher,
-        rate: settings.rate,
-        bytes: settings.bytes,
-        on_cut: OnCut::End,
-    };
-    let feeds: Vec<_> =
-        (0..settings.publishers).map(|p| feed(p).start()).collect::<io::Result<_>>()?;
+    let (address, rate, bytes) = (gateway.address(), settings.rate, settings.bytes);
+    let feed = Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_cut: OnCut::End };
+    let feeds = feed.start_all(settings.publishers)?;
     let batch = Batch::start(gateway.address(), settings.batch_rate, settings.bytes)?;
     crowd.attend(Duration::from_secs_f64(settings.lead_secs), |_| false)?;
     let (signalled, from) = (clock::now(), Instant::now());

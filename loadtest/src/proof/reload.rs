@@ -64,16 +64,9 @@ struct Faults {
 pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let gateway = Gateway::start(config)?;
     let mut crowd = topic::mixed(&gateway, TICKS, settings.streams)?;
-    let feed = |publisher| Feed {
-        address: gateway.address(),
-        topic: TICKS,
-        publisher,
-        rate: settings.rate,
-        bytes: settings.bytes,
-        on_cut: OnCut::Fail,
-    };
-    let feeds: Vec<Feeding> =
-        (0..settings.publishers).map(|p| feed(p).start()).collect::<io::Result<_>>()?;
+    let (address, rate, bytes) = (gateway.address(), settings.rate, settings.bytes);
+    let feed = Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_cut: OnCut::Fail };
+    let feeds = feed.start_all(settings.publishers)?;
     let pause = Duration::from_millis(settings.pause_ms);
     let (mut faults, begun) = (Faults::default(), Instant::now());
     for number in 1..=settings.reloads {
