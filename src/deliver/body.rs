@@ -67,6 +67,7 @@ impl Body for StreamBody {
             });
             match filled {
                 Poll::Ready(Filled::Write) => {}
+                Poll::Ready(Filled::Rest(rest)) => this.ready.push_back(rest),
                 Poll::Ready(Filled::End(end)) => {
                     this.pump.ends(end.reason());
                     this.end = Some(end);

@@ -10,6 +10,7 @@ mod handover;
 mod notices;
 mod outlet;
 mod pace;
+mod plain;
 mod pump;
 mod reading;
 mod scratch;

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::pump::Pump;
 use crate::hub::Slice;
@@ -18,12 +17,6 @@ use crate::hub::Slice;
 pub(super) trait Socket: AsyncWrite + Unpin {
     /// Ready when a write may make progress.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
-
-impl Socket for TcpStream {
-    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_ready(cx)
-    }
 }
 
 /// Slices in one vectored write; as many as [`crate::hub::Room`] hands out.
@@ -173,6 +166,11 @@ impl Outlet {
             self.block(pump);
         }
         shut
+    }
+
+    /// Takes over what another has put out half, before anything else is written.
+    pub(super) fn finish(&mut self, rest: Bytes) {
+        self.rest = rest;
     }
 
     /// Puts `frame` after what is half out.

@@ -18,7 +18,7 @@ use super::notices::Notices;
 use super::pace::Pacer;
 use super::reading::Work;
 use crate::event::{EventId, Offset};
-use crate::hub::{Ending, Next, Reading, Room, Slice, Subscriber, SubscriptionId, Turn};
+use crate::hub::{Ending, Next, Port, Reading, Room, Slice, Subscriber, SubscriptionId, Turn};
 use crate::metrics::Metrics;
 use crate::wire::Form;
 
@@ -27,6 +27,8 @@ use crate::wire::Form;
 pub enum Filled {
     /// Slices in the hand.
     Write,
+    /// The rest of what the fan-out has put out half; the hand is empty.
+    Rest(Bytes),
     /// Nothing more comes: what is in the hand is a farewell, and this is why.
     End(End),
 }
@@ -85,6 +87,14 @@ impl Pump {
         self.share = share;
     }
 
+    /// Lets the fan-out write to `port` while the writer sleeps; not where each
+    /// write has to be measured, by the pace or by `batchSize`.
+    pub(super) fn open_port(&self, port: Arc<dyn Port>) {
+        if self.pacer.is_none() && self.batch_size == u32::MAX {
+            self.subscriber.open_port(port);
+        }
+    }
+
     /// Why the stream ends, for the metrics; until this is said, its client
     /// has gone.
     pub fn ends(&mut self, reason: &'static str) {
@@ -131,7 +141,11 @@ impl Pump {
     /// be woken. The hand must be empty.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, hand: &mut Vec<Slice>) -> Poll<Filled> {
         loop {
-            if self.fill_waiting(hand) {
+            if !self.waiting.is_empty() {
+                if let Some(rest) = self.subscriber.claim() {
+                    return Poll::Ready(Filled::Rest(rest));
+                }
+                self.fill_waiting(hand);
                 return Poll::Ready(Filled::Write);
             }
             if let Some(end) = self.end {
@@ -159,6 +173,7 @@ impl Pump {
             self.turn = if turn == Turn::Ring { Turn::Log } else { Turn::Ring };
             match self.subscriber.next(cx, turn, hand, &mut room) {
                 Next::Write => return Poll::Ready(Filled::Write),
+                Next::Rest(rest) => return Poll::Ready(Filled::Rest(rest)),
                 Next::Wait => return Poll::Pending,
                 Next::Read(reading) => self.begin_read(reading),
                 Next::Snapshot(reading) => self.begin_resources(&reading),
@@ -169,7 +184,7 @@ impl Pump {
         }
     }
 
-    fn fill_waiting(&mut self, hand: &mut Vec<Slice>) -> bool {
+    fn fill_waiting(&mut self, hand: &mut Vec<Slice>) {
         let Room { slices, mut bytes, .. } = Room::for_write(self.batch_size);
         for frame in self.waiting.iter().take(slices as usize) {
             hand.push(Slice {
@@ -184,7 +199,6 @@ impl Pump {
                 break;
             }
         }
-        !hand.is_empty()
     }
 
     /// These slices of the hand are on their way; one that is half out counts,

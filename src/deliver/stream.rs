@@ -7,10 +7,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::end::End;
 use super::outlet::{Outlet, with_hand};
+use super::plain::Plain;
 use super::pump::{Filled, Pump};
 
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
@@ -22,7 +24,7 @@ const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 /// # Cancel safety
 /// Dropping it cuts the stream and frees everything; the client resumes.
 pub struct Stream {
-    socket: TcpStream,
+    socket: Plain,
     pump: Pump,
     outlet: Outlet,
     /// Whether the body is chunked; without, it ends with the connection.
@@ -34,6 +36,8 @@ pub struct Stream {
 impl Stream {
     /// A stream on a socket behind whose head nothing was written yet.
     pub fn new(socket: TcpStream, pump: Pump, chunked: bool) -> Stream {
+        let socket = Plain::new(socket);
+        pump.open_port(socket.port());
         Stream { socket, pump, outlet: Outlet::default(), chunked, ending: false }
     }
 
@@ -42,14 +46,10 @@ impl Stream {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scrap = [0; 512];
         loop {
-            match ready!(self.socket.poll_read_ready(cx)) {
-                Err(_) => return Poll::Ready(()),
-                Ok(()) => match self.socket.try_read(&mut scrap) {
-                    Ok(0) => return Poll::Ready(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Poll::Ready(()),
-                },
+            let mut read = ReadBuf::new(&mut scrap);
+            match ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
             }
         }
     }
@@ -61,6 +61,7 @@ impl Stream {
                 ready!(outlet.poll_open(cx, socket, pump))?;
                 match ready!(pump.poll_fill(cx, hand)) {
                     Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
+                    Filled::Rest(rest) => outlet.finish(rest),
                     Filled::End(end) => return Poll::Ready(Ok(end)),
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::upgrade::Upgraded;
@@ -10,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::outlet::Socket;
+use super::plain::Plain;
+use crate::hub::Port;
 
 /// Bytes given to an HTTP/2 stream at a time. hyper takes a write whole and
 /// the next one once this is through the client's window: what a slow reader
@@ -20,15 +23,30 @@ const STREAM_WRITE_BYTES: usize = 16 * 1024;
 /// The socket under a WebSocket.
 pub enum Transport {
     /// A plain one, given back by hyper.
-    Tcp(TcpStream),
+    Tcp(Plain),
     /// A stream of an HTTP/2 connection (RFC 8441).
     Stream(TokioIo<Upgraded>),
+}
+
+impl Transport {
+    /// A plain socket.
+    pub fn plain(socket: TcpStream) -> Transport {
+        Transport::Tcp(Plain::new(socket))
+    }
+
+    /// The socket for the fan-out, where it can be written to from there.
+    pub(super) fn port(&self) -> Option<Arc<dyn Port>> {
+        match self {
+            Transport::Tcp(socket) => Some(socket.port()),
+            Transport::Stream(_) => None,
+        }
+    }
 }
 
 impl Socket for Transport {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Transport::Tcp(socket) => socket.poll_write_ready(cx),
+            Transport::Tcp(socket) => socket.poll_writable(cx),
             // hyper's flush of a stream waits until it would take a write, and
             // for nothing else.
             Transport::Stream(stream) => Pin::new(stream).poll_flush(cx),

@@ -101,6 +101,9 @@ impl<C: Commands> Session<C> {
         settings: &Settings,
         early: &[u8],
     ) -> Session<C> {
+        if let Some(port) = transport.port() {
+            pump.open_port(port);
+        }
         let mut session = Session {
             transport,
             pump,
@@ -242,6 +245,7 @@ impl<C: Commands> Session<C> {
                 }
                 match ready!(pump.poll_fill(cx, hand)) {
                     Filled::Write => ready!(outlet.poll_hand(cx, transport, pump, hand))?,
+                    Filled::Rest(rest) => outlet.finish(rest),
                     Filled::End(end) => return Poll::Ready(Ok::<_, io::Error>(Some(end))),
                 }
             }

@@ -6,10 +6,12 @@
 //! A push never waits: what does not fit is the overflow policy's
 //! (`docs/architecture.md#delivery`).
 
+mod inline;
 mod lane;
 mod overflow;
 mod push;
 mod ring;
+mod round;
 mod run;
 mod shard;
 mod state;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use inline::Port;
 pub use lane::Scope;
 pub use overflow::{Overflow, newest_of_each};
 pub use run::{Lost, Room, Slice, slices};

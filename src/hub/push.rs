@@ -1,18 +1,18 @@
 //! A connection's side of the fan-out: what the shard pushes to it, and what
 //! its tick finds due.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
+use super::inline;
 use super::overflow::{BLOCKED_RUNS_MAX, Overflow};
+use super::round::Round;
 use super::run::Run;
-use super::state::State;
+use super::state::{State, Writer};
 use super::subscriber::{Subscriber, wake};
 use super::subscription::{Mode, SubscriptionId};
 use super::{Ending, Settings};
-use crate::event::Offset;
-use crate::wire::{Batch, Selection};
+use crate::wire::Selection;
 
 /// What a visit that overflows a ring may cost, in visits that do not: a ring
 /// of a thousand events is conflated in about 50 µs.
@@ -37,11 +37,10 @@ impl Subscriber {
     pub(super) fn push(
         &self,
         id: SubscriptionId,
-        batch: &Arc<Batch>,
+        round: &mut Round<'_>,
         selection: Selection,
-        fanned: Offset,
     ) -> Visit {
-        self.visit(id, batch, selection, fanned).unwrap_or_default()
+        self.visit(id, round, selection).unwrap_or_default()
     }
 
     /// Whether a visit may find a subscription to push to; to be asked after
@@ -53,14 +52,13 @@ impl Subscriber {
     fn visit(
         &self,
         id: SubscriptionId,
-        batch: &Arc<Batch>,
+        round: &mut Round<'_>,
         selection: Selection,
-        fanned: Offset,
     ) -> Option<Visit> {
+        let (batch, fanned) = (round.batch, round.fanned);
         let mut state = self.state.lock();
-        let State { ring, subscriptions, blocked_since, .. } = &mut *state;
-        let subscription = subscriptions.get_mut(id.slot as usize)?.as_mut()?;
-        if subscription.id != id || subscription.mode != Mode::Live {
+        let subscription = state.subscription(id)?;
+        if subscription.mode != Mode::Live {
             return None;
         }
         let selection = if subscription.queued > fanned {
@@ -72,12 +70,20 @@ impl Subscriber {
             subscription.taken = subscription.taken.max(fanned);
         }
         let events = u64::from(selection.len());
-        let run = Run::new(id, batch.clone(), selection, subscription.interest.form);
         let credit = subscription.interest.credit;
+        let over = credit.is_some_and(|credit| subscription.waiting + events > credit);
+        if round.inline && !over && self.write_inline(&mut state, id, round, &selection) {
+            // The writer sleeps on, unless there is a rest for it.
+            let waker = if state.half.is_some() { state.waker.take() } else { None };
+            return Some(Visit { waker, cost: inline::COST });
+        }
+        let State { ring, subscriptions, blocked_since, .. } = &mut *state;
+        let subscription = subscriptions[id.slot as usize].as_mut()?;
+        let run = Run::new(id, batch.clone(), selection, subscription.interest.form);
         let bounds = self.shard.bounds(self.bounds);
         let is_log = subscription.interest.overflow == Overflow::Log;
         let mut visit = Visit::default();
-        if credit.is_some_and(|credit| subscription.waiting + events > credit) {
+        if over {
             state.park(id);
             self.note_live(&state);
         } else if ring.fits(&run, bounds)
@@ -100,7 +106,7 @@ impl Subscriber {
         }
         // A writer that its socket or its pace holds back is woken by these:
         // it could do nothing with what was pushed.
-        if state.blocked_since.is_none() && !state.paced {
+        if state.blocked_since.is_none() && state.writer != Writer::Paced {
             visit.waker = state.waker.take();
         }
         Some(visit)

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -12,17 +11,13 @@ use tokio::task::JoinSet;
 
 use super::lane::{Entry, Lane};
 use super::overflow::Bounds;
+use super::round::{self, COST_AT_ONCE};
 use super::state::State;
 use super::subscriber::Subscriber;
 use super::{Ending, Settings};
-use crate::event::{LogId, Offset, ResourceId};
+use crate::event::LogId;
 use crate::log::{Engine, Log};
 use crate::metrics::{Metrics, Protocol};
-use crate::wire::{Batch, Filter, Selection};
-
-/// Visits between two yields to the runtime: at about 100 ns each this keeps
-/// the task below the 100 µs that others on its thread may have to wait.
-const VISITS_AT_ONCE: usize = 256;
 
 /// A heartbeat comes after 75 to 100 % of its interval: a broadcast aligns the
 /// silence of ten thousand connections, and what a tick finds due comes at
@@ -192,7 +187,7 @@ async fn fan_out(shard: Arc<Shard>) {
         while lanes.iter().any(|lane| lane.fanned() < lane.log.head()) {
             for lane in &lanes {
                 if lane.fanned() < lane.log.head() {
-                    advance(lane).await;
+                    advance(&shard, lane).await;
                 }
             }
         }
@@ -200,94 +195,14 @@ async fn fan_out(shard: Arc<Shard>) {
 }
 
 /// Fans out what memory holds of a log beyond the lane's place.
-async fn advance(lane: &Lane) {
+async fn advance(shard: &Shard, lane: &Lane) {
     match lane.log.tail(lane.fanned()) {
         Some(batches) => {
             for batch in batches {
-                visit_all(lane, &batch).await;
+                round::go(shard, lane, &batch).await;
             }
         }
         None => park_all(lane).await,
-    }
-}
-
-/// Pushes one batch to everybody who wants of it (delivery, push).
-async fn visit_all(lane: &Lane, batch: &Arc<Batch>) {
-    let fanned = lane.fanned();
-    if batch.end() <= fanned {
-        return;
-    }
-    lane.begin(batch.end());
-    let mut wakers = Vec::new();
-    visit_whole(lane, batch, fanned, &mut wakers).await;
-    visit_subjects(lane, batch, fanned, &mut wakers).await;
-    lane.finish(batch.end());
-}
-
-async fn visit_whole(lane: &Lane, batch: &Arc<Batch>, fanned: Offset, wakers: &mut Vec<Waker>) {
-    let mut memo = Memo::default();
-    let mut place = 0;
-    loop {
-        {
-            let index = lane.index.lock();
-            let mut cost = 0;
-            while place < index.whole.len() && cost < VISITS_AT_ONCE {
-                let entry = index.whole[place].as_ref();
-                place += 1;
-                cost += 1;
-                let Some(entry) = entry.filter(|entry| entry.subscriber.is_live()) else {
-                    continue;
-                };
-                let Some(selection) = memo.select(&entry.filter, batch, fanned) else { continue };
-                let visit = entry.subscriber.push(entry.subscription, batch, selection, fanned);
-                wakers.extend(visit.waker);
-                cost += visit.cost - 1;
-            }
-            if place >= index.whole.len() {
-                break;
-            }
-        }
-        wakers.drain(..).for_each(Waker::wake);
-        tokio::task::yield_now().await;
-    }
-    wakers.drain(..).for_each(Waker::wake);
-}
-
-async fn visit_subjects(lane: &Lane, batch: &Arc<Batch>, fanned: Offset, wakers: &mut Vec<Waker>) {
-    if lane.index.lock().by_subject.is_empty() {
-        return;
-    }
-    let mut runs: HashMap<&ResourceId, Vec<u32>> = HashMap::new();
-    for position in batch.position_after(fanned)..batch.events().len() as u32 {
-        if let Some(subject) = &batch.events()[position as usize].subject {
-            runs.entry(subject).or_default().push(position);
-        }
-    }
-    let mut cost = 0;
-    for (subject, positions) in runs {
-        let mut entries: Vec<Entry> = Vec::new();
-        if let Some(found) = lane.index.lock().by_subject.get(subject) {
-            entries.extend_from_slice(found);
-        }
-        let selection = Selection::of(positions);
-        for Entry { subscriber, subscription, filter } in &entries {
-            cost += 1;
-            if !subscriber.is_live() {
-                continue;
-            }
-            if let Some(selection) = filter.narrow(batch, &selection, fanned) {
-                let visit = subscriber.push(*subscription, batch, selection, fanned);
-                wakers.extend(visit.waker);
-                cost += visit.cost - 1;
-            }
-            if cost >= VISITS_AT_ONCE {
-                cost = 0;
-                wakers.drain(..).for_each(Waker::wake);
-                tokio::task::yield_now().await;
-            }
-        }
-        cost += 1;
-        wakers.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -297,7 +212,7 @@ async fn park_all(lane: &Lane) {
     let head = lane.log.head();
     lane.begin(head);
     let entries: Vec<Entry> = lane.index.lock().entries().cloned().collect();
-    for some in entries.chunks(VISITS_AT_ONCE) {
+    for some in entries.chunks(COST_AT_ONCE) {
         for entry in some {
             if let Some(waker) = entry.subscriber.park(entry.subscription) {
                 waker.wake();
@@ -306,29 +221,6 @@ async fn park_all(lane: &Lane) {
         tokio::task::yield_now().await;
     }
     lane.finish(head);
-}
-
-/// What the filters of one batch's visits came to. Most subscribers share
-/// one, and the rest come in runs of the same.
-#[derive(Default)]
-struct Memo(Vec<(Arc<Filter>, Option<Selection>)>);
-
-impl Memo {
-    /// Filters remembered at a time: a search among more costs as much as
-    /// asking a filter again.
-    const LENGTH: usize = 8;
-
-    fn select(&mut self, filter: &Arc<Filter>, batch: &Batch, after: Offset) -> Option<Selection> {
-        if let Some((_, known)) = self.0.iter().find(|(known, _)| Arc::ptr_eq(known, filter)) {
-            return known.clone();
-        }
-        let selection = filter.select(batch, after);
-        if self.0.len() == Self::LENGTH {
-            self.0.remove(0);
-        }
-        self.0.push((filter.clone(), selection.clone()));
-        selection
-    }
 }
 
 /// Serves everything that is a matter of time, for all connections of a shard.
@@ -341,7 +233,7 @@ async fn tick(shard: Arc<Shard>) {
         shard.now.store(now, Ordering::Relaxed);
         let members = shard.members.lock().all.clone();
         let mut gone = false;
-        for some in members.chunks(VISITS_AT_ONCE) {
+        for some in members.chunks(COST_AT_ONCE) {
             for subscriber in some {
                 gone |= !subscriber.tick(now, &settings);
             }

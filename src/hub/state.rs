@@ -1,7 +1,11 @@
 //! What a connection's one lock protects, and what is decided under it.
 
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use bytes::Bytes;
+
+use super::inline::Port;
 use super::ring::Ring;
 use super::run::{Lost, Room, Slice};
 use super::subscription::{Mode, Reading, Subscription, SubscriptionId};
@@ -12,6 +16,9 @@ use crate::event::EventId;
 pub enum Next {
     /// Writes what was put into its hand.
     Write,
+    /// Writes the rest of what the fan-out has put out half, before anything
+    /// else.
+    Rest(Bytes),
     /// Reads the log after this place for this subscription.
     Read(Reading),
     /// Reads resources for this subscription.
@@ -43,17 +50,31 @@ pub enum Turn {
     Paced,
 }
 
+/// What a connection's writer is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// It may have something in its hand or half out.
+    Busy,
+    /// It waits for something to write and has nothing half out.
+    Asleep,
+    /// It waits until it may send events again; its timer wakes it.
+    Paced,
+}
+
 /// A connection's queue, subscriptions and moments.
 pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) subscriptions: Vec<Option<Subscription>>,
     pub(super) waker: Option<Waker>,
     pub(super) ending: Option<Ending>,
+    /// The socket, where the fan-out may write to it.
+    pub(super) port: Option<Arc<dyn Port>>,
+    /// The rest of what the fan-out wrote and the socket did not take.
+    pub(super) half: Option<Bytes>,
     /// The connection is gone; the shard forgets it at its next tick.
     pub(super) gone: bool,
     pub(super) heartbeat_due: bool,
-    /// The writer waits until it may send events again; its timer wakes it.
-    pub(super) paced: bool,
+    pub(super) writer: Writer,
     /// The shard's time of the last write, in milliseconds.
     pub(super) quiet_since: u64,
     /// The shard's time since which the socket takes nothing.
@@ -77,9 +98,11 @@ impl State {
             subscriptions: Vec::new(),
             waker: None,
             ending: None,
+            port: None,
+            half: None,
             gone: false,
             heartbeat_due: false,
-            paced: false,
+            writer: Writer::Busy,
             quiet_since: now,
             blocked_since: None,
             heartbeat_part,
@@ -87,6 +110,17 @@ impl State {
             due: None,
             read_from: 0,
         }
+    }
+
+    /// Whether the fan-out may write to the socket, if it has it.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.writer == Writer::Asleep && self.ring.is_empty() && self.ending.is_none()
+    }
+
+    /// The fan-out's write was taken in part.
+    pub(super) fn half_out(&mut self, rest: Bytes) {
+        self.writer = Writer::Busy;
+        self.half = Some(rest);
     }
 
     /// The next subscription that has to read, by turns, after letting all

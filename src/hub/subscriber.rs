@@ -14,7 +14,7 @@ use super::overflow::Bounds;
 use super::ring::Ring;
 use super::run::{Room, Slice};
 use super::shard::Shard;
-use super::state::{Next, State, Turn};
+use super::state::{Next, State, Turn, Writer};
 use super::subscription::{Interest, Mode, Reading, Subscription, SubscriptionId};
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
@@ -158,7 +158,7 @@ impl Subscriber {
                 self.shard.left(self.protocol);
             }
             state.ring = Ring::default();
-            state.waker = None;
+            (state.waker, state.port, state.half) = (None, None, None);
             std::mem::take(&mut state.subscriptions)
         };
         for gone in subscriptions.into_iter().flatten() {
@@ -188,10 +188,13 @@ impl Subscriber {
         room: &mut Room,
     ) -> Next {
         let mut state = self.state.lock();
+        state.writer = if turn == Turn::Paced { Writer::Paced } else { Writer::Busy };
+        if let Some(rest) = state.half.take() {
+            return Next::Rest(rest);
+        }
         if let Some(ending) = state.ending {
             return Next::End(ending, state.bookmark());
         }
-        state.paced = turn == Turn::Paced;
         let found = match turn {
             Turn::Ring => state.show(hand, room).or_else(|| self.read_next(&mut state)),
             Turn::Log => self.read_next(&mut state).or_else(|| state.show(hand, room)),
@@ -203,6 +206,10 @@ impl Subscriber {
         }
         if std::mem::take(&mut state.heartbeat_due) {
             return Next::Heartbeat(state.bookmark());
+        }
+        // With a read under way the writer does not ask before it writes.
+        if matches!(turn, Turn::Ring | Turn::Log) {
+            state.writer = Writer::Asleep;
         }
         state.sleep(cx);
         Next::Wait

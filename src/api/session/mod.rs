@@ -154,7 +154,7 @@ async fn run(
 /// The plain socket under an HTTP/1 upgrade; the stream itself on HTTP/2.
 fn take_apart(upgraded: Upgraded) -> (Transport, bytes::Bytes) {
     match upgraded.downcast::<Wire>() {
-        Ok(parts) => (Transport::Tcp(parts.io.into_inner()), parts.read_buf),
+        Ok(parts) => (Transport::plain(parts.io.into_inner()), parts.read_buf),
         Err(upgraded) => (Transport::Stream(TokioIo::new(upgraded)), bytes::Bytes::new()),
     }
 }
