@@ -44,7 +44,7 @@ pub struct Handover {
     departure: Mutex<Option<Departure>>,
     requests: Requests,
     /// Makes the connection count as open; goes with whoever has the socket.
-    _open: Arc<dyn Send + Sync>,
+    open: Arc<dyn Send + Sync>,
 }
 
 /// The handler has answered with a stream.
@@ -59,7 +59,12 @@ impl Handover {
     pub fn new(open: Arc<dyn Send + Sync>) -> Arc<Handover> {
         let (stage, departure) = (AtomicU8::new(0), Mutex::new(None));
         let requests = Requests::default();
-        Arc::new(Handover { stage, departure, requests, _open: open })
+        Arc::new(Handover { stage, departure, requests, open })
+    }
+
+    /// Makes the connection count as open, for who has its socket from here on.
+    pub fn open(&self) -> Arc<dyn Send + Sync> {
+        self.open.clone()
     }
 
     /// A request's head is whole: it is being answered as long as what this

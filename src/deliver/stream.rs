@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::end::End;
+use super::handover::Departure;
 use super::outlet::{Outlet, with_hand};
 use super::plain::Plain;
 use super::pump::{Filled, Pump};
@@ -18,8 +20,9 @@ use super::pump::{Filled, Pump};
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
-/// Writes one stream to its end. To be spawned as a task of its own: inside
-/// the connection's it would keep hyper's struct alive.
+/// Writes one stream to its end. To be spawned as a task of its own, and by
+/// itself: inside the connection's it would keep hyper's struct alive, and an
+/// `async` block around it holds it twice, before and while it runs.
 ///
 /// # Cancel safety
 /// Dropping it cuts the stream and frees everything; the client resumes.
@@ -31,14 +34,18 @@ pub struct Stream {
     chunked: bool,
     /// The farewell is said; what is left is to get it out.
     ending: bool,
+    /// Makes the connection count as open.
+    _open: Arc<dyn Send + Sync>,
 }
 
 impl Stream {
-    /// A stream on a socket behind whose head nothing was written yet.
-    pub fn new(socket: TcpStream, pump: Pump, chunked: bool) -> Stream {
+    /// A stream on a socket behind whose head nothing was written yet. The
+    /// connection counts as open as long as `open` lives.
+    pub fn new(socket: TcpStream, departure: Departure, open: Arc<dyn Send + Sync>) -> Stream {
+        let Departure { pump, chunked } = departure;
         let socket = Plain::new(socket);
         pump.open_port(socket.port());
-        Stream { socket, pump, outlet: Outlet::default(), chunked, ending: false }
+        Stream { socket, pump, outlet: Outlet::default(), chunked, ending: false, _open: open }
     }
 
     /// Whether the client has gone. What it sends after its request is

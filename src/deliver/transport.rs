@@ -25,13 +25,18 @@ pub enum Transport {
     /// A plain one, given back by hyper.
     Tcp(Plain),
     /// A stream of an HTTP/2 connection (RFC 8441).
-    Stream(TokioIo<Upgraded>),
+    Stream(Box<TokioIo<Upgraded>>),
 }
 
 impl Transport {
     /// A plain socket.
     pub fn plain(socket: TcpStream) -> Transport {
         Transport::Tcp(Plain::new(socket))
+    }
+
+    /// A stream of an HTTP/2 connection.
+    pub fn stream(upgraded: Upgraded) -> Transport {
+        Transport::Stream(Box::new(TokioIo::new(upgraded)))
     }
 
     /// The socket for the fan-out, where it can be written to from there.
@@ -49,7 +54,7 @@ impl Socket for Transport {
             Transport::Tcp(socket) => socket.poll_writable(cx),
             // hyper's flush of a stream waits until it would take a write, and
             // for nothing else.
-            Transport::Stream(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Stream(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 }
@@ -62,7 +67,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
-            Transport::Stream(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Stream(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
         }
     }
 }
@@ -98,14 +103,14 @@ impl AsyncWrite for Transport {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_flush(cx),
-            Transport::Stream(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Stream(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Transport::Stream(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Stream(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub struct Session<C> {
     /// When the message that has begun and not ended began, in the hub's time.
     unfinished: Option<u64>,
     state: State,
+    /// Makes the connection count as open.
+    _open: Option<Arc<dyn Send + Sync>>,
 }
 
 enum State {
@@ -93,13 +96,15 @@ enum State {
 
 impl<C: Commands> Session<C> {
     /// A session on a socket behind whose handshake nothing was written yet.
-    /// `early` is what the client has sent behind the handshake.
+    /// `early` is what the client has sent behind the handshake. The connection
+    /// counts as open as long as `open` lives.
     pub fn new(
         transport: Transport,
         pump: Pump,
         commands: C,
         settings: &Settings,
         early: &[u8],
+        open: Option<Arc<dyn Send + Sync>>,
     ) -> Session<C> {
         if let Some(port) = transport.port() {
             pump.open_port(port);
@@ -118,6 +123,7 @@ impl<C: Commands> Session<C> {
             heard: 0,
             unfinished: None,
             state: State::Open,
+            _open: open,
         };
         session.take_input(early);
         session

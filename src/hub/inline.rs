@@ -150,6 +150,6 @@ impl Subscriber {
         if state.writer == Writer::Asleep {
             state.writer = Writer::Busy;
         }
-        state.half.take()
+        state.half.take().map(|rest| *rest)
     }
 }

@@ -133,6 +133,7 @@ impl Subscriber {
         if state.gone {
             return false;
         }
+        state.ring.shrink();
         if state.release_evicted() {
             self.note_live(&state);
         }

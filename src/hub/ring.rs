@@ -24,12 +24,12 @@ impl Item {
     }
 }
 
-/// The queue of one connection. Allocated only while it holds more than one
-/// item; bounded by its owner, which asks [`Ring::fits`] before it pushes.
+/// The queue of one connection. Allocated while it holds something, and until
+/// the tick after; bounded by its owner, which asks [`Ring::fits`] before it
+/// pushes.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    first: Option<Item>,
-    rest: VecDeque<Item>,
+    items: VecDeque<Item>,
     events: u64,
     bytes: u64,
     /// Items at the front of which the writer may have events in its hand,
@@ -39,7 +39,7 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.items.is_empty()
     }
 
     pub(super) fn events(&self) -> u64 {
@@ -52,7 +52,7 @@ impl Ring {
 
     /// Runs, and marks of what was lost.
     pub(super) fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        self.items.len()
     }
 
     /// Whether `run` fits beside what is there. An empty ring takes any one
@@ -84,19 +84,15 @@ impl Ring {
     }
 
     fn push_item(&mut self, item: Item) {
-        if self.first.is_none() {
-            self.first = Some(item);
-        } else {
-            self.rest.push_back(item);
-        }
+        self.items.push_back(item);
     }
 
     /// Puts every item through `change`, in order, with its place.
     fn rebuild(&mut self, mut change: impl FnMut(usize, Item) -> Option<Item>) {
-        let items = self.first.take().into_iter().chain(std::mem::take(&mut self.rest));
+        let items = std::mem::take(&mut self.items);
         (self.events, self.bytes) = (0, 0);
         let items: Vec<Item> =
-            items.enumerate().filter_map(|(place, item)| change(place, item)).collect();
+            items.into_iter().enumerate().filter_map(|(place, item)| change(place, item)).collect();
         for item in items {
             match item {
                 Item::Run(run) => self.push(run),
@@ -150,9 +146,8 @@ impl Ring {
 
     /// Takes a mark off the front.
     pub(super) fn take_lost(&mut self) -> Option<Lost> {
-        let Some(Item::Lost(lost)) = self.first else { return None };
-        self.remove(0);
-        self.shrink();
+        let Some(&Item::Lost(lost)) = self.items.front() else { return None };
+        self.items.pop_front();
         Some(lost)
     }
 
@@ -161,7 +156,7 @@ impl Ring {
     /// meanwhile is simply not there any more.
     pub(super) fn pass(&mut self, subscription: SubscriptionId, through: Offset) -> u64 {
         let before = self.events;
-        while let Some(Item::Run(first)) = &mut self.first {
+        while let Some(Item::Run(first)) = self.items.front_mut() {
             if first.subscription != subscription {
                 break;
             }
@@ -172,21 +167,21 @@ impl Ring {
             if first.events() > 0 {
                 break;
             }
-            self.remove(0);
+            self.items.pop_front();
         }
-        self.shrink();
         before - self.events
     }
 
-    /// Holds no memory for what is no longer there.
-    fn shrink(&mut self) {
-        if self.rest.is_empty() && self.rest.capacity() > 0 {
-            self.rest = VecDeque::new();
+    /// Lets go of memory that holds nothing. Not at once, or each push to a
+    /// ring that is emptied each time would take and give it back.
+    pub(super) fn shrink(&mut self) {
+        if self.items.is_empty() {
+            self.items = VecDeque::new();
         }
     }
 
     fn items(&self) -> impl DoubleEndedIterator<Item = &Item> {
-        self.first.iter().chain(&self.rest)
+        self.items.iter()
     }
 
     // === what the policies do ===
@@ -240,11 +235,7 @@ impl Ring {
     }
 
     fn drop_at(&mut self, place: usize, excess: Bounds, most: u64, lost: &mut Lost) -> i64 {
-        let item = match place {
-            0 => self.first.as_mut(),
-            place => self.rest.get_mut(place - 1),
-        };
-        let (dropped, is_empty) = match item {
+        let (dropped, is_empty) = match self.items.get_mut(place) {
             None => return 0,
             Some(Item::Lost(mark)) => {
                 lost.merge(*mark);
@@ -260,16 +251,9 @@ impl Ring {
             }
         };
         if is_empty {
-            self.remove(place);
+            self.items.remove(place);
         }
         dropped.cast_signed()
-    }
-
-    fn remove(&mut self, place: usize) {
-        match place {
-            0 => self.first = self.rest.pop_front(),
-            place => drop(self.rest.remove(place - 1)),
-        }
     }
 
     /// Drops the front run that is not in the writer's hand; gives by how much
@@ -322,14 +306,7 @@ impl Ring {
     /// Puts a mark at a place; gives how many items that is.
     pub(super) fn mark(&mut self, place: Option<usize>, lost: Lost) -> i64 {
         let Some(place) = place.filter(|_| lost.count > 0) else { return 0 };
-        match place {
-            0 => {
-                if let Some(first) = self.first.replace(Item::Lost(lost)) {
-                    self.rest.push_front(first);
-                }
-            }
-            place => self.rest.insert(place - 1, Item::Lost(lost)),
-        }
+        self.items.insert(place, Item::Lost(lost));
         1
     }
 
@@ -340,7 +317,7 @@ impl Ring {
         if lost.count == 0 {
             return 0;
         }
-        let mut items = self.first.iter_mut().chain(&mut self.rest).rev();
+        let mut items = self.items.iter_mut().rev();
         let own = items.find(|item| item.subscription() == lost.subscription);
         if let Some(Item::Lost(mark)) = own {
             mark.merge(lost);

@@ -69,8 +69,9 @@ pub(super) struct State {
     pub(super) ending: Option<Ending>,
     /// The socket, where the fan-out may write to it.
     pub(super) port: Option<Arc<dyn Port>>,
-    /// The rest of what the fan-out wrote and the socket did not take.
-    pub(super) half: Option<Bytes>,
+    /// The rest of what the fan-out wrote and the socket did not take. Seldom
+    /// there, so behind a pointer.
+    pub(super) half: Option<Box<Bytes>>,
     /// The connection is gone; the shard forgets it at its next tick.
     pub(super) gone: bool,
     pub(super) heartbeat_due: bool,
@@ -120,7 +121,7 @@ impl State {
     /// The fan-out's write was taken in part.
     pub(super) fn half_out(&mut self, rest: Bytes) {
         self.writer = Writer::Busy;
-        self.half = Some(rest);
+        self.half = Some(Box::new(rest));
     }
 
     /// The next subscription that has to read, by turns, after letting all

@@ -190,7 +190,7 @@ impl Subscriber {
         let mut state = self.state.lock();
         state.writer = if turn == Turn::Paced { Writer::Paced } else { Writer::Busy };
         if let Some(rest) = state.half.take() {
-            return Next::Rest(rest);
+            return Next::Rest(*rest);
         }
         if let Some(ending) = state.ending {
             return Next::End(ending, state.bookmark());

@@ -25,7 +25,7 @@ use super::stream::{Outgoing, Streams, begins, upgrades};
 use super::{FRESH, Shared, peer, refusal};
 use crate::api::body::{Body, Cut};
 use crate::api::{self, Peer};
-use crate::deliver::{Answering, Departure, Flow, Handover, Stream, Wire};
+use crate::deliver::{Answering, Flow, Handover, Stream, Wire};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -169,7 +169,8 @@ async fn serve_http1(
     })
     .await?;
     if let (Some(departure), Some(parts)) = (departure, connection.into_parts()) {
-        depart(open, parts.io.into_inner(), departure);
+        let stream = Stream::new(parts.io.into_inner(), departure, open.clone());
+        shared.tasks.spawn(stream);
     }
     Ok(())
 }
@@ -198,18 +199,6 @@ impl HttpBody for Held {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// Gives a stream its socket, in a task of its own: awaited here it would
-/// keep everything above alive with it.
-fn depart(open: &Arc<Open>, socket: TcpStream, departure: Departure) {
-    let (open, shared) = (open.clone(), open.shared());
-    let Departure { pump, chunked } = departure;
-    let stream = Stream::new(socket, pump, chunked);
-    shared.tasks.spawn(async move {
-        stream.await;
-        drop(open);
-    });
 }
 
 /// The first request's head is due at `head_due`; later ones of a connection

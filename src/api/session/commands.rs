@@ -85,7 +85,12 @@ impl Core {
     }
 
     pub(super) fn hold(&self, target: &Target, id: SubscriptionId) {
-        self.0.held.lock().push(Held {
+        let mut held = self.0.held.lock();
+        if held.is_empty() {
+            // Most have one; a Vec begins with four.
+            held.reserve_exact(1);
+        }
+        held.push(Held {
             log: target.log.id(),
             topic: target.topic.clone(),
             scope: target.scope.clone(),

@@ -10,7 +10,6 @@ use hyper::header::{HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use hyper::http::uri::Authority;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, Uri};
-use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::body::Body;
@@ -131,30 +130,29 @@ fn begin(
     (pump, core)
 }
 
-/// Serves the socket once hyper gives it back. `open` makes the connection
-/// count until then and after.
+/// Has the socket served once hyper gives it back, in a task of its own: here
+/// the session's memory would hold what came before it. `handover` makes the
+/// connection count as open until then.
 async fn run(
     api: Arc<Api>,
     upgrading: OnUpgrade,
     pump: Pump,
     core: Core,
-    open: Option<Arc<Handover>>,
+    handover: Option<Arc<Handover>>,
 ) {
     if let Ok(upgraded) = upgrading.await {
-        let session = {
-            // hyper's read buffer goes here, not with the session: 8 KiB each.
-            let (transport, early) = take_apart(upgraded);
-            Session::new(transport, pump, core, &api.deliver, &early)
-        };
-        session.await;
+        // hyper's read buffer goes here, not with the session: 8 KiB each.
+        let (transport, early) = take_apart(upgraded);
+        let open = handover.map(|handover| handover.open());
+        let session = Session::new(transport, pump, core, &api.deliver, &early, open);
+        api.tasks.spawn(session);
     }
-    drop(open);
 }
 
 /// The plain socket under an HTTP/1 upgrade; the stream itself on HTTP/2.
 fn take_apart(upgraded: Upgraded) -> (Transport, bytes::Bytes) {
     match upgraded.downcast::<Wire>() {
         Ok(parts) => (Transport::plain(parts.io.into_inner()), parts.read_buf),
-        Err(upgraded) => (Transport::Stream(TokioIo::new(upgraded)), bytes::Bytes::new()),
+        Err(upgraded) => (Transport::stream(upgraded), bytes::Bytes::new()),
     }
 }
