@@ -6,6 +6,7 @@
 //! call. The exporter keeps every histogram sample until it is drained, so
 //! what happens per delivery is counted in buckets here and folded in later.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -44,6 +45,34 @@ impl Protocol {
 const SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
+/// The routes of requests, and of those that found none: the values of the
+/// label `route`.
+pub const ROUTES: [&str; 11] = [
+    "/{c}/{id}",
+    "/{c}",
+    "/{c}/stream",
+    "/{c}/events",
+    "/{c}/ws",
+    "/{c}/{id}/events",
+    "/{c}/{id}/ws",
+    "/events/{topic}",
+    "/events/{topic}/ws",
+    "/ws",
+    "unknown",
+];
+
+/// Classes of statuses, the values of the label `status`.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Requests of one route.
+#[derive(Default)]
+struct Requests {
+    /// `streamgate_requests_total`, of each class once there is one.
+    total: [OnceLock<Counter>; CLASSES.len()],
+    /// `streamgate_request_duration_seconds`
+    took: Latency,
+}
+
 /// One protocol's streams.
 pub struct Streams {
     /// `streamgate_connections_open`
@@ -65,6 +94,7 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     streams: [Streams; Protocol::ALL.len()],
+    requests: [Requests; ROUTES.len()],
     /// `streamgate_ring_overflows_total`
     pub ring_overflows: Counter,
     /// `streamgate_subscribers_parked`
@@ -98,9 +128,7 @@ impl Metrics {
             delivered: ::metrics::counter!("streamgate_events_delivered_total", "protocol" => protocol.label()),
             replayed: ::metrics::counter!("streamgate_events_replayed_total", "protocol" => protocol.label()),
             sent_bytes: ::metrics::counter!("streamgate_sent_bytes_total", "protocol" => protocol.label()),
-            latency: Latency::new(
-                ::metrics::histogram!("streamgate_delivery_latency_seconds", "protocol" => protocol.label()),
-            ),
+            latency: Latency::default(),
         };
         ::metrics::gauge!("streamgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
         let streams = Protocol::ALL.map(protocol);
@@ -115,6 +143,7 @@ impl Metrics {
             recorder,
             handle,
             streams,
+            requests: Default::default(),
             ring_overflows,
             parked,
             lag,
@@ -160,16 +189,21 @@ impl Metrics {
         });
     }
 
-    /// A request of `route`, a closed set, was answered with `status` after
-    /// `took`; for a stream until its head.
+    /// A request of `route`, one of [`ROUTES`], was answered with `status`
+    /// after `took`; for a stream until its head.
     pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
-        let class = ["1xx", "2xx", "3xx", "4xx", "5xx"][usize::from(status / 100).clamp(1, 5) - 1];
-        ::metrics::with_local_recorder(&self.recorder, || {
-            ::metrics::counter!("streamgate_requests_total", "route" => route, "status" => class)
-                .increment(1);
-            ::metrics::histogram!("streamgate_request_duration_seconds", "route" => route)
-                .record(took);
-        });
+        let known = ROUTES.iter().position(|it| *it == route);
+        let at = known.unwrap_or(ROUTES.len() - 1);
+        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
+        let requests = &self.requests[at];
+        let registered = || {
+            ::metrics::with_local_recorder(
+                &self.recorder,
+                || ::metrics::counter!("streamgate_requests_total", "route" => ROUTES[at], "status" => CLASSES[class]),
+            )
+        };
+        requests.total[class].get_or_init(registered).increment(1);
+        requests.took.record(took, 1);
     }
 
     /// Sets a value that is read at a scrape rather than kept, such as a
@@ -190,9 +224,14 @@ impl Metrics {
     /// Moves what was counted in buckets into the exporter, and lets that
     /// aggregate its samples. To be called every few seconds.
     pub fn fold(&self) {
-        for streams in &self.streams {
-            streams.latency.fold();
-        }
+        ::metrics::with_local_recorder(&self.recorder, || {
+            for (protocol, streams) in Protocol::ALL.into_iter().zip(&self.streams) {
+                streams.latency.fold(|| ::metrics::histogram!("streamgate_delivery_latency_seconds", "protocol" => protocol.label()));
+            }
+            for (route, requests) in ROUTES.into_iter().zip(&self.requests) {
+                requests.took.fold(|| ::metrics::histogram!("streamgate_request_duration_seconds", "route" => route));
+            }
+        });
         self.handle.run_upkeep();
     }
 
@@ -210,32 +249,45 @@ impl Default for Metrics {
     }
 }
 
-/// A histogram in fixed buckets: three nanoseconds a sample, from any thread.
+/// A histogram in fixed buckets: a few nanoseconds a sample, from any thread.
+#[derive(Default)]
 pub struct Latency {
-    buckets: [AtomicU64; SECONDS.len() + 1],
-    folded: Histogram,
+    buckets: [Bucket; SECONDS.len() + 1],
+}
+
+#[derive(Default)]
+struct Bucket {
+    count: AtomicU64,
+    /// The sum of its samples.
+    nanos: AtomicU64,
 }
 
 impl Latency {
-    fn new(folded: Histogram) -> Latency {
-        Latency { buckets: [const { AtomicU64::new(0) }; SECONDS.len() + 1], folded }
-    }
-
     /// Counts `n` samples of one duration.
     pub fn record(&self, took: Duration, n: u64) {
         let seconds = took.as_secs_f64();
-        let bucket = SECONDS.partition_point(|&bound| bound < seconds);
-        self.buckets[bucket].fetch_add(n, Ordering::Relaxed);
+        let bucket = &self.buckets[SECONDS.partition_point(|&bound| bound < seconds)];
+        bucket.count.fetch_add(n, Ordering::Relaxed);
+        bucket.nanos.fetch_add(took.as_nanos() as u64 * n, Ordering::Relaxed);
     }
 
-    fn fold(&self) {
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            let count = count.swap(0, Ordering::Relaxed);
+    /// Moves what was counted to `histogram`, which is not made for nothing.
+    fn fold(&self, histogram: impl FnOnce() -> Histogram) {
+        let counted = |bucket: &Bucket| bucket.count.load(Ordering::Relaxed) > 0;
+        if !self.buckets.iter().any(counted) {
+            return;
+        }
+        let histogram = histogram();
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            let count = bucket.count.swap(0, Ordering::Relaxed);
+            let nanos = bucket.nanos.swap(0, Ordering::Relaxed);
             if count > 0 {
-                // The bound itself: the exporter sorts it into the same
-                // bucket, so its sum is an upper estimate.
-                let value = SECONDS.get(bucket).copied().unwrap_or(60.0);
-                self.folded.record_many(value, count as usize);
+                // Their mean, so that the sum is right; kept in the bucket
+                // where a sample came between the two.
+                let least = at.checked_sub(1).map_or(0.0, |below| SECONDS[below].next_up());
+                let most = SECONDS.get(at).copied().unwrap_or(f64::INFINITY);
+                let mean = nanos as f64 / 1e9 / count as f64;
+                histogram.record_many(mean.clamp(least, most), count as usize);
             }
         }
     }
