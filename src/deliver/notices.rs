@@ -9,8 +9,12 @@ use super::gap::{Gap, Reason};
 use super::{HeartbeatFormat, Settings};
 use crate::event::{EventId, ResourceId, Timestamp};
 use crate::hub::{Ending, OnGap, Reading, Scope};
+use crate::store::State;
 use crate::wire::problem::Problem;
 use crate::wire::{Form, Kind, Notice};
+
+/// What a notice has around its data, about.
+const NOTICE_BYTES: usize = 128;
 
 /// Makes what a connection is told beside events.
 pub struct Notices {
@@ -96,19 +100,39 @@ impl Notices {
         self.notice("gap", id, gap.to_json(&context).as_bytes())
     }
 
-    /// One resource of a snapshot.
-    pub(super) fn snapshot(&mut self, log: &str, id: &ResourceId, document: &Bytes) -> Bytes {
-        let notice = Notice {
-            kind: "snapshot",
-            id: None,
-            retry: None,
-            collection: Some(log),
-            subject: Some(id),
-            data: document,
-            time: Timestamp::now(),
-            message: self.number(),
-        };
-        notice.encode(self.form)
+    /// Resources of a snapshot in one slice of about `bytes_max`, and how many
+    /// these are: at least one.
+    pub(super) fn snapshot(
+        &mut self,
+        log: &str,
+        rows: &[(ResourceId, State)],
+        bytes_max: usize,
+    ) -> (Bytes, usize) {
+        let (mut out, time) = (Vec::new(), Timestamp::now());
+        let mut count = 0;
+        for (id, state) in rows {
+            let notice = Notice {
+                kind: "snapshot",
+                id: None,
+                retry: None,
+                collection: Some(log),
+                subject: Some(id),
+                data: &state.document,
+                time,
+                message: self.number(),
+            };
+            if count == 0 && rows.len() > 1 {
+                // Most resources of a collection are alike.
+                let like = state.document.len() + NOTICE_BYTES;
+                out.reserve((like * rows.len()).min(bytes_max + like));
+            }
+            notice.append(self.form, &mut out);
+            count += 1;
+            if out.len() >= bytes_max {
+                break;
+            }
+        }
+        (out.into(), count)
     }
 
     /// The end of a snapshot, with the position it is followed from.

@@ -9,7 +9,9 @@ use super::end::End;
 use super::gap::{Gap, Reason};
 use super::pump::Pump;
 use crate::event::{Offset, ResourceId};
-use crate::hub::{OnGap, Reading, Room, Scope, Slice, SubscriptionId, newest_of_each, slices};
+use crate::hub::{
+    OnGap, Reading, Room, SLICE_BYTES, Scope, Slice, SubscriptionId, newest_of_each, slices,
+};
 use crate::log::{self, Page};
 use crate::store::State;
 use crate::wire::Selection;
@@ -28,8 +30,17 @@ pub(super) enum Work {
     Page(PageUnderWay),
     /// The resources are being read.
     Resources(SubscriptionId, Read<Vec<(ResourceId, State)>>),
-    /// Resources that are being written, and how many are.
-    Rows(SubscriptionId, Vec<(ResourceId, State)>, usize),
+    /// Resources that are being written.
+    Rows(Rows),
+}
+
+pub(super) struct Rows {
+    subscription: SubscriptionId,
+    resources: Vec<(ResourceId, State)>,
+    /// How many of them are written.
+    next: usize,
+    /// How many each slice holds that was handed out last.
+    handed: Vec<usize>,
 }
 
 impl Work {
@@ -59,12 +70,12 @@ impl Pump {
                     self.work = None;
                 }
             }
-            Some(Work::Rows(id, rows, next)) => {
-                *next += of(*id).count();
-                if let Some((last, _)) = next.checked_sub(1).and_then(|last| rows.get(last)) {
-                    self.subscriber.reached(*id, last.clone());
+            Some(Work::Rows(Rows { subscription, resources, next, handed })) => {
+                *next += handed.iter().take(of(*subscription).count()).sum::<usize>();
+                if let Some((last, _)) = next.checked_sub(1).and_then(|last| resources.get(last)) {
+                    self.subscriber.reached(*subscription, last.clone());
                 }
-                if *next >= rows.len() {
+                if *next >= resources.len() {
                     self.work = None;
                 }
             }
@@ -113,7 +124,7 @@ impl Pump {
                 Poll::Ready(Err(error)) => self.fail(&error),
             },
             Some(Work::Page(under_way)) => self.fill_page(under_way, hand, room),
-            Some(Work::Rows(id, rows, next)) => self.fill_rows(id, rows, next, (hand, room)),
+            Some(Work::Rows(rows)) => self.fill_rows(rows, hand, room),
             None => {}
         }
         Poll::Ready(())
@@ -136,33 +147,26 @@ impl Pump {
         self.work = Some(Work::Page(under_way));
     }
 
-    fn fill_rows(
-        &mut self,
-        id: SubscriptionId,
-        rows: Vec<(ResourceId, State)>,
-        next: usize,
-        (hand, room): (&mut Vec<Slice>, Room),
-    ) {
-        let Some(reading) = self.subscriber.reading(id) else { return };
+    fn fill_rows(&mut self, mut under_way: Rows, hand: &mut Vec<Slice>, room: Room) {
+        let Rows { subscription, resources, next, handed } = &mut under_way;
+        let Some(reading) = self.subscriber.reading(*subscription) else { return };
         let collection = &reading.log.origin().name;
-        let Room { slices, events, bytes } = room;
+        let mut left = &resources[*next..];
+        left = &left[..left.len().min(room.events as usize)];
         let mut filled = 0;
-        for (subject, state) in rows[next..].iter().take(slices.min(events) as usize) {
-            let frame = self.notices.snapshot(collection, subject, &state.document);
-            filled += frame.len();
-            let through = Offset::ZERO;
-            hand.push(Slice {
-                bytes: frame,
-                subscription: id,
-                through,
-                events: 0,
-                committed: None,
-            });
-            if filled >= bytes {
+        handed.clear();
+        while !left.is_empty() && handed.len() < room.slices as usize {
+            let most = SLICE_BYTES.min(room.bytes.saturating_sub(filled));
+            if most == 0 && filled > 0 {
                 break;
             }
+            let (bytes, count) = self.notices.snapshot(collection, left, most);
+            (filled, left) = (filled + bytes.len(), &left[count..]);
+            handed.push(count);
+            let (subscription, through) = (*subscription, Offset::ZERO);
+            hand.push(Slice { bytes, subscription, through, events: 0, committed: None });
         }
-        self.work = Some(Work::Rows(id, rows, next));
+        self.work = Some(Work::Rows(under_way));
     }
 
     /// What was read is of use only where the subscription still stands where
@@ -269,7 +273,8 @@ impl Pump {
             self.say(frame);
             self.subscriber.restart(id, reading.after, false);
         } else {
-            self.work = Some(Work::Rows(id, resources, 0));
+            let (subscription, next, handed) = (id, 0, Vec::new());
+            self.work = Some(Work::Rows(Rows { subscription, resources, next, handed }));
         }
     }
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use inline::Port;
 pub use lane::Scope;
 pub use overflow::{Overflow, newest_of_each};
-pub use run::{Lost, Room, Slice, slices};
+pub use run::{Lost, Room, SLICE_BYTES, Slice, slices};
 pub use state::{Next, Turn};
 pub use subscriber::Subscriber;
 pub use subscription::{Interest, OnGap, Reading, SubscriptionId};

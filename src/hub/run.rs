@@ -235,7 +235,7 @@ pub struct Room {
 
 /// Largest slice that is cut from a block, in bytes: a reader that stands
 /// still keeps at most the rest of one slice in hand.
-pub(super) const SLICE_BYTES: usize = 16 * 1024;
+pub const SLICE_BYTES: usize = 16 * 1024;
 
 impl Room {
     /// A write's worth: 64 KiB in at most 64 slices, well under the 1,024 that

@@ -34,17 +34,22 @@ impl Notice<'_> {
     /// The notice in `form`, framing included.
     pub fn encode(&self, form: Form) -> Bytes {
         let mut out = Vec::with_capacity(128 + self.data.len());
-        match form {
-            Form::Sse => self.sse(&mut out),
-            Form::SseChunked => chunk(&mut out, |out| self.sse(out)),
-            Form::Ndjson => self.ndjson(&mut out),
-            Form::NdjsonChunked => chunk(&mut out, |out| self.ndjson(out)),
-            Form::CloudEvents => self.cloud_event(&mut out),
-            Form::CloudEventsChunked => chunk(&mut out, |out| self.cloud_event(out)),
-            Form::Envelope => encode::text_frame(&mut out, |out| self.envelope(out)),
-            Form::Bare => encode::text_frame(&mut out, |out| self.bare(out)),
-        }
+        self.append(form, &mut out);
         out.into()
+    }
+
+    /// The same behind what `out` holds, for several of them at once.
+    pub fn append(&self, form: Form, out: &mut Vec<u8>) {
+        match form {
+            Form::Sse => self.sse(out),
+            Form::SseChunked => chunk(out, |out| self.sse(out)),
+            Form::Ndjson => self.ndjson(out),
+            Form::NdjsonChunked => chunk(out, |out| self.ndjson(out)),
+            Form::CloudEvents => self.cloud_event(out),
+            Form::CloudEventsChunked => chunk(out, |out| self.cloud_event(out)),
+            Form::Envelope => encode::text_frame(out, |out| self.envelope(out)),
+            Form::Bare => encode::text_frame(out, |out| self.bare(out)),
+        }
     }
 
     fn sse(&self, out: &mut Vec<u8>) {
