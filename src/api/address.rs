@@ -28,7 +28,7 @@ pub struct Peer {
 }
 
 /// Whose request it is: what a client is counted and limited by. Among the
-/// extensions of every request, from [`handle`](super::handle) on.
+/// extensions of a request that a stream or a session begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Its address.

@@ -64,6 +64,9 @@ pub enum Read {
 /// # Errors
 /// 400 when a header is malformed.
 pub fn read(headers: &HeaderMap, epoch: Epoch, revision: Offset) -> Result<Read, Problem> {
+    if !headers.contains_key(IF_MATCH) && !headers.contains_key(IF_NONE_MATCH) {
+        return Ok(Read::Send);
+    }
     let own = EventId { epoch, offset: revision }.to_string();
     let failed = match tags(headers, &IF_MATCH)? {
         None | Some(Tags::Any) => false,

@@ -155,6 +155,7 @@ impl Api {
             publishing,
             scans: self.scans.clone(),
             steps: self.steps.clone(),
+            inline: self.inline.clone(),
             process: self.process.clone(),
         })
     }

@@ -15,11 +15,14 @@ mod condition;
 mod error;
 mod event;
 mod gate;
+mod head;
 mod idempotency;
+mod inline;
 mod intake;
 mod limit;
 mod page;
 mod past;
+mod pull;
 mod resource;
 mod respond;
 mod route;
@@ -27,21 +30,21 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
-use hyper::header::{ALLOW, CONNECTION, EXPECT, HOST, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, Version};
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
 
-use crate::deliver;
+use crate::deliver::{self, Flow, Handover};
 use crate::event::EventType;
 use crate::hub::{self, Hub, Overflow};
 use crate::log::{Engine, Medium};
@@ -59,10 +62,6 @@ use event::Events;
 use negotiate::Form;
 use query::Query;
 use route::{Found, Miss, Route};
-
-/// Longest path and query, in bytes: four times what browsers and proxies
-/// agree on, far below the head's own limit.
-const TARGET_BYTES_MAX: usize = 8 * 1024;
 
 /// Pages of collections that are read at once. A page may scan its whole
 /// collection, so more would not be faster, only all slower.
@@ -194,8 +193,10 @@ pub struct Api {
     buckets: Option<Arc<limit::Buckets>>,
     publishing: Option<Arc<limit::Buckets>>,
     scans: Arc<Semaphore>,
-    /// Steps of whole collections that are read at once: one a processor.
-    steps: Arc<Semaphore>,
+    /// Where whole collections are read.
+    steps: Arc<pull::Steps>,
+    /// Where single resources are read.
+    inline: Arc<inline::Inline>,
     process: Arc<gate::Process>,
 }
 
@@ -215,6 +216,8 @@ impl Api {
         metrics: Arc<Metrics>,
     ) -> Result<Api, NoLog> {
         let catalog = Catalog::new(&settings, &engine)?;
+        let inline = Arc::new(inline::Inline::new());
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Api {
             buckets: settings.request_buckets(),
             publishing: settings.publish_buckets(),
@@ -228,9 +231,8 @@ impl Api {
             tasks: TaskTracker::new(),
             keys: idempotency::InProgress::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
-            steps: Arc::new(Semaphore::new(
-                std::thread::available_parallelism().map_or(1, usize::from),
-            )),
+            steps: Arc::new(pull::Steps::new(inline.clone(), processors)),
+            inline,
             process: Arc::default(),
         })
     }
@@ -253,19 +255,30 @@ impl Api {
 }
 
 /// A request that is not answered yet, as long as this lives.
-pub struct Unanswered(Arc<Api>);
+pub struct Unanswered<A: Borrow<Arc<Api>> = Arc<Api>>(A);
 
-impl Unanswered {
-    fn new(api: &Arc<Api>) -> Unanswered {
-        api.process.requests.fetch_add(1, Ordering::Relaxed);
-        Unanswered(api.clone())
+impl<A: Borrow<Arc<Api>>> Unanswered<A> {
+    fn new(api: A) -> Unanswered<A> {
+        api.borrow().process.requests.fetch_add(1, Ordering::Relaxed);
+        Unanswered(api)
     }
 }
 
-impl Drop for Unanswered {
+impl<A: Borrow<Arc<Api>>> Drop for Unanswered<A> {
     fn drop(&mut self) {
-        self.0.process.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.borrow().process.requests.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What a request comes over.
+pub struct Via {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Where a stream leaves itself for the connection's task, or what keeps
+    /// the connection open for as long as a session lasts.
+    pub handover: Option<Arc<Handover>>,
+    /// An HTTP/2 stream's.
+    pub flow: Option<Arc<Flow>>,
 }
 
 /// A request without its body.
@@ -276,17 +289,16 @@ pub struct Ask {
     pub prefix: &'static str,
     /// The parameters that nobody has taken yet.
     pub query: Query,
+    /// Whose request it is, as far as addresses tell.
+    pub client: Client,
+    /// The HTTP/2 stream that it came on.
+    pub flow: Option<Arc<Flow>>,
 }
 
 impl Ask {
     /// Whether it is for the head of an answer alone.
     pub fn is_head(&self) -> bool {
         self.head.method == Method::HEAD
-    }
-
-    /// Whose request it is, as far as addresses tell.
-    pub fn client(&self) -> Option<&Client> {
-        self.head.extensions.get()
     }
 
     /// Who asks; all are one until they can say who they are.
@@ -296,29 +308,38 @@ impl Ask {
     }
 }
 
-/// Answers one request over a connection of `peer`.
+/// Answers one request.
 ///
 /// # Cancel safety
 /// Not safe: a write that was queued is committed, unanswered.
-pub async fn handle(api: &Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+pub async fn handle(api: &Arc<Api>, request: Request<Incoming>, via: Via) -> Response<Body> {
     let _unanswered = Unanswered::new(api);
     let begun = Instant::now();
-    let path = request.uri().path().to_owned();
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let uri = request.uri().clone();
+    let reads = is_read(request.method());
     let head = *request.method() == Method::HEAD;
     let version = request.version();
     let mut label = "unknown";
-    let client = api.settings.proxies.client(request.headers(), peer);
-    request.extensions_mut().insert(client);
+    let client = api.settings.proxies.client(request.headers(), via.peer);
     let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
-    let answered = match taken {
-        Ok(()) => answer(api, request, &mut label).await,
+    let answered = match taken.map(|()| find(api, &request, &mut label)) {
         Err(wait) => Ok(api.too_often(&request, wait)),
+        Ok(Err(miss)) => Err(miss),
+        // The request that there are the most of, in a future of its own: that
+        // of all the others is large, and would be moved about for each.
+        Ok(Ok((Found { route: Route::Resource(collection, id), .. }, query))) if reads => {
+            let read = resource::get(api, begun, request.headers(), query, &collection, id);
+            read.await.map_err(Miss::Problem)
+        }
+        Ok(Ok((found, query))) => {
+            let answered = Box::pin(dispatch(api, found, request, query, (client, via)));
+            answered.await.map_err(Miss::Problem)
+        }
     };
     let mut response = match answered {
         Ok(response) => response,
-        Err(Miss::Problem(problem)) => error::answer(&problem, &path),
-        Err(Miss::Method(allow)) => error::method_not_allowed(allow, &path),
+        Err(Miss::Problem(problem)) => error::answer(&problem, uri.path()),
+        Err(Miss::Method(allow)) => error::method_not_allowed(allow, uri.path()),
         Err(Miss::Options(allow)) => {
             let mut response = respond::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
@@ -336,63 +357,48 @@ pub async fn handle(api: &Arc<Api>, mut request: Request<Incoming>, peer: Peer) 
     if head { respond::head_only(response) } else { response }
 }
 
-/// Sets `label` to the name of the route in metrics, once it is known.
-async fn answer(
-    api: &Arc<Api>,
-    request: Request<Incoming>,
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// What is asked for. Sets `label` to the name of the route in metrics, once
+/// it is known.
+fn find(
+    api: &Api,
+    request: &Request<Incoming>,
     label: &mut &'static str,
-) -> Result<Response<Body>, Miss> {
-    check(&request)?;
+) -> Result<(Found, Query), Miss> {
+    head::check(request)?;
     if *request.method() == Method::OPTIONS && request.uri().path() == "*" {
         return Err(Miss::Options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
     let protocol = request.extensions().get::<Protocol>();
     let extended = protocol.is_some_and(|protocol| protocol.as_str() == "websocket");
     let path = request.uri().path();
-    let Found { route, prefix } = route::route(&api.catalog, request.method(), extended, path)?;
-    *label = route.label();
-    let query = Query::parse(request.uri().query())?;
-    let (head, body) = request.into_parts();
-    Ok(dispatch(api, route, Ask { head, prefix, query }, body).await?)
-}
-
-/// What must hold of every request.
-fn check(request: &Request<Incoming>) -> Result<(), Problem> {
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    if target > TARGET_BYTES_MAX {
-        return Err(error::uri_too_long(TARGET_BYTES_MAX));
-    }
-    let headers = request.headers();
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) if request.version() == Version::HTTP_11 => {
-            return Err(error::malformed("the request has no Host"));
-        }
-        (_, Some(_)) => return Err(error::malformed("Host is given twice")),
-        (Some(host), None) if !is_host(host.as_bytes()) => {
-            return Err(error::malformed(
-                "Host must be a name or an address, with or without port",
-            ));
-        }
-        _ => {}
-    }
-    let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if headers.get_all(EXPECT).iter().all(met) { Ok(()) } else { Err(error::expectation()) }
-}
-
-fn is_host(value: &[u8]) -> bool {
-    Authority::try_from(value)
-        .is_ok_and(|authority| !authority.host().is_empty() && !value.contains(&b'@'))
+    let found = route::route(&api.catalog, request.method(), extended, path)?;
+    *label = found.route.label();
+    Ok((found, Query::parse(request.uri().query())?))
 }
 
 async fn dispatch(
     api: &Arc<Api>,
-    route: Route,
-    mut ask: Ask,
-    body: Incoming,
+    Found { route, prefix }: Found,
+    mut request: Request<Incoming>,
+    query: Query,
+    (client, via): (Client, Via),
 ) -> Result<Response<Body>, Problem> {
-    let method = ask.head.method.clone();
+    let Via { handover, flow, .. } = via;
+    let method = request.method().clone();
     let post = method == Method::POST;
+    if is_read(&method) || method == Method::CONNECT {
+        // What a stream or session takes with it.
+        request.extensions_mut().insert(client);
+        if let Some(handover) = handover {
+            request.extensions_mut().insert(handover);
+        }
+    }
+    let (head, body) = request.into_parts();
+    let mut ask = Ask { head, prefix, query, client, flow };
     match route {
         Route::Collection(collection) if post => {
             resource::create(api, &mut ask, body, &collection).await
@@ -410,8 +416,7 @@ async fn dispatch(
         Route::Resource(collection, id) => match method {
             Method::PUT => resource::put(api, &mut ask, body, &collection, id).await,
             Method::PATCH => resource::patch(api, &mut ask, body, &collection, id).await,
-            Method::DELETE => resource::delete(api, &mut ask, &collection, id).await,
-            _ => resource::get(api, &mut ask, &collection, id).await,
+            _ => resource::delete(api, &mut ask, &collection, id).await,
         },
         Route::ResourceEvents(collection, id) if post => {
             event::post_to_resource(api, &mut ask, body, &collection, id).await

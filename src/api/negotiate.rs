@@ -48,6 +48,9 @@ pub const RESOURCE: [Form; 1] = [Form::Json];
 /// # Errors
 /// 406 listing what there is.
 pub fn accept(headers: &HeaderMap, offered: &[Form]) -> Result<Form, Problem> {
+    if !headers.contains_key(ACCEPT) {
+        return Ok(offered[0]);
+    }
     let mut ranges = Vec::new();
     for value in headers.get_all(ACCEPT) {
         let Ok(text) = value.to_str() else { continue };

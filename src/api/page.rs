@@ -9,8 +9,9 @@ use hyper::Response;
 use hyper::header::{HeaderName, HeaderValue, LINK};
 use tokio::time::timeout;
 
-use super::body::{Body, Cut, Pull, Source};
+use super::body::{Body, Cut};
 use super::catalog::Collection;
+use super::pull::{Pull, STEP_BYTES, Source};
 use super::query::append_fields;
 use super::{Api, Ask, error, respond};
 use crate::event::{Offset, ResourceId};
@@ -25,8 +26,6 @@ const SIZE_MAX: u32 = 1000;
 /// Up to this many bytes a page is sent whole, with its length; beyond, the
 /// rest is read as the client takes it. 1,000 resources of 4 KiB.
 const WHOLE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What is read at a time beyond that.
-const STEP_BYTES: usize = 64 * 1024;
 /// Longest wait for other pages' reads.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -147,26 +146,26 @@ impl Reader {
     ) -> Result<Reader, store::Error> {
         let size = place.size as usize;
         let (total, documents): (u64, Documents) = if fields.is_empty() {
-            let all = view.resources(log, None).map(|entry| Ok(entry?.1.document));
+            let all = view.resources(log, None).map(|entry| Ok(entry?.state.document));
             (resources, Box::new(all.skip(place.skip() as usize).take(size)))
         } else {
             // Counting meets every match; it remembers where the page begins,
             // so that the reading after it does not start over.
             let mut total = 0;
             let mut before: Option<ResourceId> = None;
-            let mut previous = None;
+            let mut previous: Option<store::Found> = None;
             for entry in view.resources(log, None) {
-                let (id, state) = entry?;
-                if fields.iter().all(|field| field.matches(&state.document)) {
+                let found = entry?;
+                if fields.iter().all(|field| field.matches(&found.state.document)) {
                     if total == place.skip() {
-                        before = previous;
+                        before = previous.as_ref().map(store::Found::id).transpose()?;
                     }
                     total += 1;
                 }
-                previous = Some(id);
+                previous = Some(found);
             }
             let size = if total > place.skip() { size } else { 0 };
-            let rest = view.resources(log, before.as_ref()).map(|entry| Ok(entry?.1.document));
+            let rest = view.resources(log, before.as_ref()).map(|entry| Ok(entry?.state.document));
             let wanted = move |document: &Result<Bytes, store::Error>| {
                 document.as_ref().map_or(true, |d| fields.iter().all(|field| field.matches(d)))
             };

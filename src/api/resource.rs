@@ -1,16 +1,18 @@
 //! One resource: read, created, replaced, patched, deleted.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use hyper::Response;
 use hyper::body::Incoming;
+use hyper::{HeaderMap, Response};
 use uuid::Uuid;
 
 use super::body::Body;
 use super::catalog::Collection;
 use super::condition::{self, Read};
 use super::intake::Intake;
+use super::query::Query;
 use super::{Api, Ask, batch, error, idempotency, negotiate, respond};
 use crate::event::ResourceId;
 use crate::log::{BadWrite, Log, Write, Written};
@@ -25,7 +27,7 @@ const NDJSON: &str = "application/x-ndjson";
 /// RFC 7396.
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
-/// `GET /{c}/{id}`.
+/// `GET /{c}/{id}`, asked at `begun`.
 ///
 /// # Errors
 /// 404 where there is none, 412 by `If-Match`, 406, 500.
@@ -34,19 +36,26 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 /// Safe.
 pub async fn get(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    begun: Instant,
+    headers: &HeaderMap,
+    query: Query,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut ask.query).finish()?;
-    negotiate::accept(&ask.head.headers, &negotiate::RESOURCE)?;
-    let (store, log) = (api.engine.store().clone(), collection.log.id());
-    let state = tokio::task::spawn_blocking(move || store.resource(log, &id)).await;
-    let state = super::joined(state)?
+    query.finish()?;
+    negotiate::accept(headers, &negotiate::RESOURCE)?;
+    let (store, log) = (api.engine.store(), collection.log.id());
+    let state = if let Some(state) = api.inline.run(begun, || store.resource(log, &id)) {
+        state
+    } else {
+        let store = store.clone();
+        super::joined(tokio::task::spawn_blocking(move || store.resource(log, &id)).await)?
+    };
+    let state = state
         .map_err(error::store)?
         .ok_or_else(|| error::not_found("there is no such resource"))?;
     let origin = collection.log.origin();
-    let mut response = match condition::read(&ask.head.headers, origin.epoch, state.revision)? {
+    let mut response = match condition::read(headers, origin.epoch, state.revision)? {
         Read::Send => respond::json(200, Body::Full(state.document)),
         Read::Unchanged => respond::empty(304),
         Read::Failed => return Err(error::precondition_failed()),
@@ -225,7 +234,7 @@ async fn append(
     log: &Arc<Log>,
     write: Write,
 ) -> Result<Written, Problem> {
-    api.may_publish(ask.client())?;
+    api.may_publish(Some(&ask.client))?;
     let answers = api.engine.append(log, vec![write]).await;
     let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
     answer

@@ -33,7 +33,7 @@ pub fn form(status: u16, form: Form, body: Body) -> Response<Body> {
 
 /// Adds `ETag`: the id of the resource's newest event.
 pub fn set_etag(response: &mut Response<Body>, id: EventId) {
-    let value = HeaderValue::from_str(&format!("\"{id}\"")).expect("an event id is ASCII");
+    let value = HeaderValue::try_from(id.quoted()).expect("an event id is ASCII");
     response.headers_mut().insert(ETAG, value);
 }
 

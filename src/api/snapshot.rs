@@ -7,10 +7,11 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 
-use super::body::{Body, Cut, Pull, Source};
+use super::body::{Body, Cut};
 use super::catalog::Collection;
 use super::negotiate::Form;
 use super::page::CURSOR;
+use super::pull::{Pull, STEP_BYTES, Source};
 use super::start::{Asked, From, take_overflow, take_types};
 use super::subscribe::{self, EventForm, Target};
 use super::{Api, Ask, error, respond};
@@ -19,12 +20,13 @@ use crate::store::Store;
 use crate::wire::problem::Problem;
 use crate::wire::{Field, Filter};
 
-/// Size of a data frame, in bytes: large enough that its cost does not show,
-/// small beside what a connection may hold.
-const FRAME_BYTES: usize = 64 * 1024;
-/// Resources looked at in one view of the store, so that a filter that
-/// matches nothing does not pin the store for the length of the collection.
-const LOOKED_AT_MAX: usize = 8192;
+/// Room beside what a step is to hold, for its last resource: a frame that
+/// grows is copied. More than most resources have, little for those that idle.
+const SLACK_BYTES: usize = 4 * 1024;
+/// Resources looked at in one step, so that a filter that matches nothing
+/// neither pins the store for the length of the collection nor keeps others
+/// from their turn: a third of a millisecond out of memory.
+const LOOKED_AT_MAX: usize = 512;
 
 /// How many records go out at a time.
 pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
@@ -82,7 +84,7 @@ pub async fn snapshot(
         ended: false,
     };
     let source: Source = Box::new(move || reader.step());
-    *response.body_mut() = Body::Pull(Pull::new(Vec::new(), source, api.steps.clone()));
+    *response.body_mut() = Body::Pull(Pull::in_turns(source, api.steps.clone()));
     Ok(response)
 }
 
@@ -145,16 +147,20 @@ impl Reader {
             return Ok(None);
         }
         let mut frames = Frames::new(self.records_max);
+        if self.records_max.is_none() {
+            frames.open.reserve(STEP_BYTES + SLACK_BYTES);
+        }
         let mut looked_at = 0;
         let view = self.store.view();
         for entry in view.resources(self.log, self.after.as_ref()) {
-            let (id, state) = entry.map_err(|error| Cut(error.to_string()))?;
-            if self.fields.iter().all(|field| field.matches(&state.document)) {
-                frames.push(self.form, &state.document);
+            let found = entry.map_err(|error| Cut(error.to_string()))?;
+            let document = &found.state.document;
+            if self.fields.iter().all(|field| field.matches(document)) {
+                frames.push(self.form, document);
             }
-            self.after = Some(id);
             looked_at += 1;
-            if frames.bytes >= FRAME_BYTES || looked_at == LOOKED_AT_MAX {
+            if frames.bytes >= STEP_BYTES || looked_at == LOOKED_AT_MAX {
+                self.after = Some(found.id().map_err(|error| Cut(error.to_string()))?);
                 return Ok(Some(frames.finish()));
             }
         }

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use hyper::body::{Body, Frame};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -43,9 +44,20 @@ pub struct Handover {
     stage: AtomicU8,
     departure: Mutex<Option<Departure>>,
     requests: Requests,
+    /// What is being answered is bulk.
+    bulk: AtomicBool,
     /// Makes the connection count as open; goes with whoever has the socket.
     open: Arc<dyn Send + Sync>,
 }
+
+/// Bytes that the kernel takes ahead of what it has sent, per client. Past it
+/// a slow reader's events stay in the log instead of kernel memory, which a
+/// process's own figures never show (`docs/architecture.md#delivery`).
+pub const NOTSENT_LOWAT: u32 = 16 * 1024;
+
+/// The same for bulk: at 16 KiB a fast reader of it costs a wake-up every
+/// 16 KiB.
+const NOTSENT_LOWAT_BULK: u32 = 256 * 1024;
 
 /// The handler has answered with a stream.
 const PLANNED: u8 = 1;
@@ -59,7 +71,8 @@ impl Handover {
     pub fn new(open: Arc<dyn Send + Sync>) -> Arc<Handover> {
         let (stage, departure) = (AtomicU8::new(0), Mutex::new(None));
         let requests = Requests::default();
-        Arc::new(Handover { stage, departure, requests, open })
+        let bulk = AtomicBool::new(false);
+        Arc::new(Handover { stage, departure, requests, bulk, open })
     }
 
     /// Makes the connection count as open, for who has its socket from here on.
@@ -79,19 +92,19 @@ impl Handover {
         self.requests.seen().0 > 0
     }
 
-    /// Ends once no request has been answered for `idle_timeout`, and at most
-    /// twice that later.
+    /// Ends once no request has been answered for `idle_timeout`. It looks so
+    /// many times in that, so it may end one such part later. A timer that is
+    /// set anew for each request would cost each of them a tenth.
     ///
     /// # Cancel safety
     /// Safe: it then begins anew.
-    pub async fn idle(&self, idle_timeout: Duration) {
+    pub async fn idle(&self, idle_timeout: Duration, looks: u32) {
         let mut before = self.requests.seen();
-        loop {
-            tokio::time::sleep(idle_timeout).await;
+        let mut quiet = 0;
+        while quiet < looks {
+            tokio::time::sleep(idle_timeout / looks).await;
             let now = self.requests.seen();
-            if now == before && now.0 == now.1 {
-                return;
-            }
+            quiet = if now == before && now.0 == now.1 { quiet + 1 } else { 0 };
             before = now;
         }
     }
@@ -131,6 +144,16 @@ impl Requests {
 /// A request that is being answered.
 pub struct Answering(Arc<Handover>);
 
+impl Answering {
+    /// Says whether the answer is bulk: much of it, and nothing that would be
+    /// fresher if it had waited.
+    pub fn set_bulk(&self, bulk: bool) {
+        if self.0.bulk.load(Ordering::Relaxed) != bulk {
+            self.0.bulk.store(bulk, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.requests.ended.fetch_add(1, Ordering::AcqRel);
@@ -162,11 +185,13 @@ pub struct Wire {
     handover: Arc<Handover>,
     stall_timeout: Duration,
     head_timeout: Option<Duration>,
-    /// When the first head is due; none once it has begun.
+    /// When the first head is due; none once it is whole.
     first_head_due: Option<Instant>,
     /// Runs while the socket takes nothing; made only then.
     stall: Option<Pin<Box<Sleep>>>,
     head: Option<Head>,
+    /// The socket is set for bulk.
+    bulk: bool,
     control: Option<Box<Control>>,
 }
 
@@ -182,8 +207,8 @@ struct Control {
 struct Head {
     /// How many requests there were before.
     begun: usize,
-    due: Instant,
-    /// Made once the client pauses within the head.
+    /// Made once the client pauses within the head, the due moment with it:
+    /// most heads come whole, and need no look at the clock.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -204,6 +229,7 @@ impl Wire {
             first_head_due: None,
             stall: None,
             head: None,
+            bulk: false,
             control: None,
         }
     }
@@ -240,17 +266,22 @@ impl Wire {
         if self.head.as_ref().is_some_and(|head| head.begun != begun) {
             self.head = None;
         }
+        if begun > 0 {
+            self.first_head_due = None;
+        }
         if begun != ended {
             return read;
         }
         match (&read, &mut self.head) {
             (Poll::Ready(Ok(())), head) => {
-                let first = self.first_head_due.take();
-                let due = first.unwrap_or_else(|| Instant::now() + head_timeout);
-                head.get_or_insert(Head { begun, due, timer: None });
+                head.get_or_insert(Head { begun, timer: None });
             }
-            (Poll::Pending, Some(Head { due, timer, .. })) => {
-                let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(*due)));
+            (Poll::Pending, Some(Head { timer, .. })) => {
+                let first = self.first_head_due.take();
+                let timer = timer.get_or_insert_with(|| {
+                    let due = first.unwrap_or_else(|| Instant::now() + head_timeout);
+                    Box::pin(tokio::time::sleep_until(due))
+                });
                 return timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
             }
             _ => {}
@@ -297,6 +328,16 @@ impl Wire {
         stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Sets the socket for what is being written.
+    fn fit(&mut self) {
+        let bulk = self.handover.bulk.load(Ordering::Relaxed);
+        if bulk != self.bulk {
+            self.bulk = bulk;
+            let bytes = if bulk { NOTSENT_LOWAT_BULK } else { NOTSENT_LOWAT };
+            let _ = SockRef::from(self.inner.inner()).set_tcp_notsent_lowat(bytes);
+        }
+    }
+
     /// The socket back.
     pub fn into_inner(self) -> TcpStream {
         self.inner.into_inner()
@@ -324,6 +365,7 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.fit();
         let wrote = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.watch(cx, wrote)
     }
@@ -351,6 +393,7 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.fit();
         let wrote = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.watch(cx, wrote)
     }

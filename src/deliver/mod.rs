@@ -26,7 +26,7 @@ pub use bucket::Bucket;
 pub use end::End;
 pub use flow::{Flow, Patience, Piece};
 pub use gap::{Gap, Reason};
-pub use handover::{Answering, Departure, Handover, PendingBody, Wire};
+pub use handover::{Answering, Departure, Handover, NOTSENT_LOWAT, PendingBody, Wire};
 pub use notices::Notices;
 pub use pace::Pace;
 pub use pump::Pump;

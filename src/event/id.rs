@@ -87,6 +87,30 @@ impl fmt::Display for EventId {
     }
 }
 
+impl EventId {
+    /// The id in double quotes, as an entity tag has it. Made for every answer
+    /// with a resource, so without the machinery of `fmt`.
+    pub fn quoted(&self) -> String {
+        let mut digits = [0; 20];
+        let (mut at, mut left) = (digits.len(), self.offset.0);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (left % 10) as u8;
+            left /= 10;
+            if left == 0 {
+                break;
+            }
+        }
+        let mut text = String::with_capacity(3 + self.epoch.0.len() + digits.len());
+        text.push('"');
+        text.push_str(self.epoch.as_str());
+        text.push('-');
+        text.extend(digits[at..].iter().map(|&digit| char::from(digit)));
+        text.push('"');
+        text
+    }
+}
+
 /// A text that is no event id of any log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedId;
@@ -130,6 +154,7 @@ mod tests {
         fn an_id_reads_back_as_it_was_written(bits: u64, offset: u64) {
             let id = EventId { epoch: Epoch::from_bits(bits), offset: Offset(offset) };
             prop_assert_eq!(id.to_string().parse(), Ok(id));
+            prop_assert_eq!(id.quoted(), format!("\"{id}\""));
         }
 
         #[test]

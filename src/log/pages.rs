@@ -18,6 +18,9 @@ use crate::wire::{Batch, Origin};
 
 /// Offsets of a page.
 const PAGE_OFFSETS: u64 = 256;
+/// Resources of a page: nobody shares it, so only what it costs to begin one
+/// counts, and what it holds.
+const PAGE_RESOURCES: usize = 1024;
 /// Bytes of data past which a page is halved.
 const PAGE_BYTES: usize = 1024 * 1024;
 /// What an entry of the cache costs beside its events.
@@ -172,10 +175,10 @@ impl Pages {
         self.read(log.store(), move |view| {
             let mut found = Vec::new();
             let mut bytes = 0;
-            for resource in view.resources(id, after.as_ref()).take(PAGE_OFFSETS as usize) {
+            for resource in view.resources(id, after.as_ref()).take(PAGE_RESOURCES) {
                 let resource = resource?;
-                bytes += resource.1.document.len();
-                found.push(resource);
+                bytes += resource.state.document.len();
+                found.push((resource.id()?, resource.state));
                 if bytes > PAGE_BYTES {
                     break;
                 }

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use super::listener::Open;
 use super::stream::{Outgoing, Streams, begins, upgrades};
 use super::{FRESH, Shared, peer, refusal};
 use crate::api::body::{Body, Cut};
-use crate::api::{self, Peer};
+use crate::api::{self, Peer, Via};
 use crate::deliver::{Answering, Flow, Handover, Stream, Wire};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
@@ -42,6 +43,9 @@ const PREFACE_BYTES: usize = 24 + 9;
 /// milliseconds, and a thousand clients that send no more must not cost two
 /// hundred thousand wake-ups a second.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks within the idle time of an HTTP/1 connection whether it is idle.
+const IDLE_LOOKS: u32 = 4;
 
 /// Between two looks whether a connection has anything left to answer.
 const LOOK: Duration = Duration::from_millis(20);
@@ -124,18 +128,18 @@ async fn serve_http1(
     let handover = Handover::new(open.clone());
     let service = {
         let (shared, handover) = (shared.clone(), handover.clone());
-        service_fn(move |mut request: Request<Incoming>| {
-            let (shared, answering) = (shared.clone(), handover.begin());
-            request.extensions_mut().insert(handover.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let (api, answering) = (shared.gate.current(), handover.begin());
+            let via = Via { peer, handover: Some(handover.clone()), flow: None };
             async move {
-                let answer = api::handle(&shared.gate.current(), request, peer).await;
+                let answer = api::handle(&api, request, via).await;
+                answering.set_bulk(answer.body().is_bulk());
                 Ok::<_, Infallible>(answer.map(|body| Held { body, _answering: answering }))
             }
         })
     };
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.idle_timeout)
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(
             Wire::new(
@@ -148,15 +152,22 @@ async fn serve_http1(
             service,
         )
         .with_upgrades();
-    let mut closing = pin!(shared.closing.cancelled());
+    let mut idle = pin!(handover.idle(settings.idle_timeout, IDLE_LOOKS));
     let mut closed = pin!(closed(shared, &handover));
-    let mut told = false;
+    let (mut watched, mut told) = (false, false);
     let departure = std::future::poll_fn(|cx| {
-        if !told && handover.has_begun() && closing.as_mut().poll(cx).is_ready() {
+        let closing = shared.is_closing.load(Ordering::Acquire);
+        if closing && !told && handover.has_begun() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        if closed.as_mut().poll(cx).is_ready() {
+        // Once polled it wakes this task by itself.
+        if (closing || !std::mem::replace(&mut watched, true))
+            && closed.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(None));
+        }
+        if idle.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(None));
         }
         match Pin::new(&mut connection).poll(cx) {
@@ -213,24 +224,21 @@ async fn serve_http2(
     let whole = Handover::new(open.clone());
     let service = {
         let (shared, whole) = (shared.clone(), whole.clone());
-        service_fn(move |mut request: Request<Incoming>| {
+        service_fn(move |request: Request<Incoming>| {
             let (shared, answering) = (shared.clone(), Arc::new(whole.begin()));
-            let mut over = None;
+            let (mut over, mut handover) = (None, None);
             if *request.method() == Method::CONNECT {
                 // A session outlives its answer; it keeps these to its end.
                 let (session, ended) = oneshot::channel::<()>();
-                let kept = Arc::new((answering.clone(), session));
-                request.extensions_mut().insert(Handover::new(kept));
+                handover = Some(Handover::new(Arc::new((answering.clone(), session))));
                 over = Some(ended);
             }
+            // A batch says that its client is alive while it sends.
             let flow = Arc::new(Flow::default());
-            if *request.method() == Method::POST {
-                // A batch says that its client is alive while it sends.
-                request.extensions_mut().insert(flow.clone());
-            }
+            let via = Via { peer, handover, flow: Some(flow.clone()) };
             begins(flow.clone());
             async move {
-                let answer = api::handle(&shared.gate.current(), request, peer).await;
+                let answer = api::handle(&shared.gate.current(), request, via).await;
                 if let Some(over) = over.filter(|_| answer.status().is_success()) {
                     upgrades(over);
                 }
@@ -258,7 +266,7 @@ async fn serve_http2(
         served = connection.as_mut() => return served,
         // GOAWAY: who wants another stream connects elsewhere, or here again.
         () = drained(shared, &whole) => {}
-        () = whole.idle(settings.idle_timeout) => {}
+        () = whole.idle(settings.idle_timeout, 1) => {}
         () = none_by(head_due, &whole) => {
             shared.metrics.refused("no-request");
             return Ok(());
@@ -268,7 +276,7 @@ async fn serve_http2(
     // What is open goes on, under the same deadlines, to its end.
     tokio::select! {
         served = connection.as_mut() => served,
-        () = whole.idle(settings.idle_timeout) => Ok(()),
+        () = whole.idle(settings.idle_timeout, 1) => Ok(()),
         () = closed(shared, &whole) => Ok(()),
     }
 }
@@ -279,7 +287,7 @@ async fn serve_http2(
 async fn drained(shared: &Shared, connection: &Handover) {
     shared.draining.cancelled().await;
     tokio::select! {
-        () = connection.idle(LOOK) => {}
+        () = connection.idle(LOOK, 1) => {}
         () = shared.closing.cancelled() => {}
     }
 }
@@ -295,7 +303,7 @@ async fn fresh(shared: &Shared) {
 /// first request on the way or not.
 async fn closed(shared: &Shared, connection: &Handover) {
     shared.closing.cancelled().await;
-    connection.idle(FRESH / 2).await;
+    connection.idle(FRESH / 2, 1).await;
 }
 
 /// Ends at `due` if no request of the connection has begun by then.

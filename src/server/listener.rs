@@ -20,17 +20,12 @@ use super::descriptors::Acceptor;
 use super::{Shared, connection, refusal};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, Full};
-use crate::deliver::{Handover, Wire};
+use crate::deliver::{Handover, NOTSENT_LOWAT, Wire};
 
 /// Connections that the kernel completes ahead of us: a reconnect storm of
 /// thousands must not be answered by SYN retries of a second and more. The
 /// kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// Bytes that the kernel takes ahead of what it has sent, per client. Past it
-/// a slow reader's events stay in the log instead of kernel memory, which a
-/// process's own figures never show (`docs/architecture.md#delivery`).
-const NOTSENT_LOWAT: u32 = 16 * 1024;
 
 /// Operators' connections at a time: some scrapers and probes, each with a
 /// connection or two, and far below the descriptors that connections leave.

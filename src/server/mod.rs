@@ -111,6 +111,9 @@ struct Shared {
     draining: CancellationToken,
     /// Asks connections to end once their request is answered.
     closing: CancellationToken,
+    /// Set before `closing` is cancelled: a look at the token takes a lock
+    /// that all connections share.
+    is_closing: AtomicBool,
     ready: AtomicBool,
     connections: AtomicUsize,
     /// Connections past the cap that wait for their refusal.
@@ -212,6 +215,7 @@ impl Gateway {
             tasks,
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
+            is_closing: AtomicBool::new(false),
             ready: AtomicBool::new(true),
             connections: AtomicUsize::new(0),
             surplus: AtomicUsize::new(0),
@@ -265,6 +269,7 @@ impl Gateway {
             }
         };
         let _ = tokio::time::timeout_at(deadline, answered).await;
+        shared.is_closing.store(true, Ordering::Release);
         shared.closing.cancel();
         shared.tasks.close();
         let drained = tokio::time::timeout_at(deadline, shared.tasks.wait()).await;

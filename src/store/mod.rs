@@ -33,7 +33,7 @@ use crate::event::{LogId, Offset, Timestamp};
 pub use open::Opened;
 pub use record::{Answer, Meta};
 pub use verify::{LogReport, Report, verify};
-pub use view::{Store, View};
+pub use view::{Found, Store, View};
 pub use writer::{Durability, Stored, Transaction, Writer};
 
 /// How much of a log is kept; zero is no bound of that kind.

@@ -28,6 +28,27 @@ pub struct View {
     snapshot: Snapshot,
 }
 
+/// A resource that a scan has met.
+pub struct Found {
+    log: LogId,
+    key: fjall::Slice,
+    /// It at this moment.
+    pub state: State,
+}
+
+impl Found {
+    /// Its id. Not every scan needs that of every resource, and it takes a
+    /// check of each character.
+    ///
+    /// # Errors
+    /// [`Error`] when the key is damaged.
+    pub fn id(&self) -> Result<ResourceId, Error> {
+        key::subject_of(&self.key)
+            .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
+            .ok_or_else(|| damaged("a resource's key", self.log))
+    }
+}
+
 impl Store {
     pub(super) fn new(files: Files) -> Store {
         Store(Arc::new(files))
@@ -139,7 +160,7 @@ impl View {
         &self,
         log: LogId,
         after: Option<&ResourceId>,
-    ) -> impl Iterator<Item = Result<(ResourceId, State), Error>> + use<> {
+    ) -> impl Iterator<Item = Result<Found, Error>> + use<> {
         let range = key::log_range(key::RESOURCES, log);
         let start = match after {
             Some(id) => Bound::Excluded(key::resource(log, id)),
@@ -148,11 +169,9 @@ impl View {
         let end = Bound::Excluded(range.end.to_vec());
         self.range(Space::State, (start, end)).map(move |guard| {
             let (key, value) = guard.into_inner()?;
-            let id = key::subject_of(&key)
-                .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
-                .ok_or_else(|| damaged("a resource's key", log))?;
-            let state = decode_state(log, &id, &key, value)?;
-            Ok((id, state))
+            let state = record::decode_state(&key, value.into())
+                .ok_or_else(|| damaged(format_args!("the resource {}", key_text(&key)), log))?;
+            Ok(Found { log, key, state })
         })
     }
 
@@ -280,6 +299,12 @@ fn decode_event(log: LogId, guard: Guard) -> Result<(u64, Numbered), Error> {
         damaged(format_args!("the event at offset {offset}"), log)
     })?;
     Ok((bytes, numbered))
+}
+
+/// The id in a resource's key, however damaged.
+fn key_text(key: &[u8]) -> String {
+    let id = key::subject_of(key).map_or(key, |(_, id)| id);
+    String::from_utf8_lossy(id).into_owned()
 }
 
 fn decode_state(

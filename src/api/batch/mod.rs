@@ -75,10 +75,10 @@ pub async fn batch(
             log: Arc::clone(log),
             path: ask.head.uri.path().to_owned(),
             intake,
-            flow: ask.head.extensions.get().cloned(),
+            flow: ask.flow.clone(),
             lines: Lines::new(settings.body_bytes_max),
             sender,
-            client: ask.client().copied(),
+            client: Some(ask.client),
             allowance: 0,
             minimal,
             ended: false,
@@ -93,7 +93,8 @@ pub async fn batch(
             let _ = run.run().await;
         }
     });
-    let mut response = respond::form(200, Form::Ndjson, Body::Answers(body, Unanswered::new(api)));
+    let mut response =
+        respond::form(200, Form::Ndjson, Body::Answers(body, Unanswered::new(api.clone())));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);

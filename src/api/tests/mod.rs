@@ -22,7 +22,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{Api, CollectionSettings, Peer, Proxies, Settings, SseOverload, TopicSettings, handle};
+use super::{
+    Api, CollectionSettings, Peer, Proxies, Settings, SseOverload, TopicSettings, Via, handle,
+};
 use crate::deliver::{self, HeartbeatFormat};
 use crate::event::{EventType, Offset};
 use crate::hub::{self, Hub, Overflow};
@@ -208,7 +210,8 @@ async fn serve(api: Arc<Api>, listener: TcpListener) {
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
-                async move { Ok::<_, Infallible>(handle(&api, request, peer).await) }
+                let via = Via { peer, handover: None, flow: None };
+                async move { Ok::<_, Infallible>(handle(&api, request, via).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

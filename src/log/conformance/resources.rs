@@ -134,8 +134,11 @@ pub(super) async fn a_restart_changes_nothing(open: Open) {
             .map(|log| {
                 let view = engine.store().view();
                 let position = view.position(log.id()).unwrap();
-                let resources: Vec<_> =
-                    view.resources(log.id(), None).map(Result::unwrap).collect();
+                let resources: Vec<_> = view
+                    .resources(log.id(), None)
+                    .map(Result::unwrap)
+                    .map(|found| (found.id().unwrap(), found.state))
+                    .collect();
                 let events: Vec<_> =
                     view.events(log.id(), Offset::ZERO).map(Result::unwrap).collect();
                 (log.origin().clone(), log.id(), log.head(), position, resources, events)

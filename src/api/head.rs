@@ -1,0 +1,71 @@
+//! What must hold of a request's head, whatever it asks for.
+
+use hyper::body::Incoming;
+use hyper::header::{EXPECT, HOST, HeaderValue};
+use hyper::http::uri::Authority;
+use hyper::{Request, Version};
+
+use super::error;
+use crate::wire::problem::Problem;
+
+/// Longest path and query, in bytes: four times what browsers and proxies
+/// agree on, far below the head's own limit.
+const TARGET_BYTES_MAX: usize = 8 * 1024;
+
+/// What must hold of every request.
+///
+/// # Errors
+/// 400, 414 or 417.
+pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > TARGET_BYTES_MAX {
+        return Err(error::uri_too_long(TARGET_BYTES_MAX));
+    }
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() == Version::HTTP_11 => {
+            return Err(error::malformed("the request has no Host"));
+        }
+        (_, Some(_)) => return Err(error::malformed("Host is given twice")),
+        (Some(host), None) if !is_host(host.as_bytes()) => {
+            return Err(error::malformed(
+                "Host must be a name or an address, with or without port",
+            ));
+        }
+        _ => {}
+    }
+    let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(EXPECT).iter().all(met) { Ok(()) } else { Err(error::expectation()) }
+}
+
+fn is_host(value: &[u8]) -> bool {
+    // The most of them are a name or an IPv4 address, with or without a port,
+    // and need no parser.
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let port = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let name = match value.split_at(value.len() - port) {
+        ([name @ .., b':'], [_, ..]) if port <= 5 => name,
+        _ => value,
+    };
+    if !name.is_empty() && name.iter().all(plain) {
+        return true;
+    }
+    Authority::try_from(value)
+        .is_ok_and(|authority| !authority.host().is_empty() && !value.contains(&b'@'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_or_without_a_port() {
+        for good in ["a", "a-b.example", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:80", "1"] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in ["", ":80", "a b", "a@b", "a/b", "a:8:0", "[::1"] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+}

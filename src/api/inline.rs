@@ -1,0 +1,101 @@
+//! Point reads on the task that asks.
+//!
+//! Handing a read to a blocking thread costs two wake-ups of a thread, four
+//! times what the whole of a request costs without. A point read comes out of
+//! memory, or out of the system's page cache, in microseconds; only where the
+//! disk itself is waited for is a thread the smaller evil. Nobody can tell
+//! which it will be, so this goes by what reads took lately.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A read that takes longer has waited for the disk. Being put aside for
+/// another thread looks the same; the [burst](BURST) is for that.
+const SLOW: Duration = Duration::from_micros(500);
+
+/// Of a processor's time, the part that slow reads may take from the runtime
+/// in the long run: one in so many.
+const SHARE: u64 = 4;
+
+/// What they may take at once, however it was before.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Decides where a point read runs. It bounds what the runtime's threads lose
+/// to a disk: [`BURST`], then a [`SHARE`]th of one of them.
+pub struct Inline {
+    begun: Instant,
+    /// Until when the slow reads so far use up their share, in microseconds
+    /// since `begun`.
+    spent_until: AtomicU64,
+}
+
+impl Inline {
+    /// Nothing has been slow yet.
+    pub fn new() -> Inline {
+        Inline { begun: Instant::now(), spent_until: AtomicU64::new(0) }
+    }
+
+    /// What `read` gives, run here; nothing, and it was not run, where reads
+    /// have been slow: it belongs on a blocking thread then. `before` is just
+    /// before it.
+    pub fn run<T>(&self, before: Instant, read: impl FnOnce() -> T) -> Option<T> {
+        let before = before.saturating_duration_since(self.begun);
+        if !self.has_room(before) {
+            return None;
+        }
+        let result = read();
+        self.took(before, self.begun.elapsed());
+        Some(result)
+    }
+
+    fn has_room(&self, now: Duration) -> bool {
+        let room = micros(now) + SHARE * micros(BURST);
+        self.spent_until.load(Ordering::Relaxed) <= room
+    }
+
+    fn took(&self, before: Duration, after: Duration) {
+        let took = after.saturating_sub(before);
+        if took <= SLOW {
+            return;
+        }
+        let spend = |until: u64| Some(until.max(micros(before)) + SHARE * micros(took));
+        let _ = self.spent_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_takes_its_share_of_a_thread_and_no_more() {
+        let inline = Inline::new();
+        let (mut now, read) = (Duration::ZERO, Duration::from_millis(10));
+        let mut waited = Duration::ZERO;
+        while now < Duration::from_secs(10) {
+            if inline.has_room(now) {
+                inline.took(now, now + read);
+                waited += read;
+                now += read;
+            } else {
+                now += Duration::from_millis(1);
+            }
+        }
+        let bound = Duration::from_secs(10) / SHARE as u32 + BURST + read;
+        assert!(waited <= bound, "{waited:?} of 10 s");
+    }
+
+    #[test]
+    fn what_comes_out_of_memory_is_never_sent_away() {
+        let inline = Inline::new();
+        for n in 0..10_000 {
+            let now = Duration::from_micros(n);
+            assert!(inline.has_room(now));
+            inline.took(now, now + SLOW);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! A collection on its way to one client, read from the store step by step.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use super::body::Cut;
+use super::inline::Inline;
+
+/// What a step holds, in bytes: some 200 resources, a tenth of a millisecond
+/// to read out of memory. What was read is then still in the processor's cache
+/// where it is written to the socket.
+pub const STEP_BYTES: usize = 64 * 1024;
+
+/// Gives the next data frames of a body, of about [`STEP_BYTES`], possibly
+/// none yet, and `None` at its end. It may read from the disk.
+pub type Source = Box<dyn FnMut() -> Result<Option<Vec<Bytes>>, Cut> + Send>;
+
+type Step = (Source, Result<Option<Vec<Bytes>>, Cut>);
+
+/// Where steps are read, and how many at once.
+pub struct Steps {
+    inline: Arc<Inline>,
+    /// Bodies whose steps are read where they are written: who is alone pays
+    /// for no second thread. A thousand that did so would stand before
+    /// everybody else in the runtime's queues.
+    alone: Arc<Semaphore>,
+    /// Steps of all others that are read at once: a thousand clients that ask
+    /// for a collection must not put a thousand threads between everybody else
+    /// and the processors.
+    threads: Arc<Semaphore>,
+}
+
+impl Steps {
+    /// For a machine of so many `processors`.
+    pub fn new(inline: Arc<Inline>, processors: usize) -> Steps {
+        let alone = Arc::new(Semaphore::new((processors / 2).max(1)));
+        Steps { inline, alone, threads: Arc::new(Semaphore::new(processors)) }
+    }
+}
+
+/// A body that reads at most one step ahead of its client: what it holds is
+/// two steps, however much there is to send.
+pub struct Pull {
+    steps: Arc<Steps>,
+    ready: VecDeque<Bytes>,
+    next: Next,
+    /// Says that steps are read on the task that writes them.
+    alone: Option<OwnedSemaphorePermit>,
+    /// One was, since others had their turn.
+    had_turn: bool,
+}
+
+enum Next {
+    Begin(Source),
+    Reading(JoinHandle<Step>),
+    Ended,
+}
+
+impl Pull {
+    /// Sends `first`, then what `source` gives, read on threads.
+    pub fn new(first: Vec<Bytes>, source: Source, steps: Arc<Steps>) -> Pull {
+        Pull::begun(first, source, steps, None)
+    }
+
+    /// What `source` gives, none of whose steps is long: read where it is
+    /// written, if few others are.
+    pub fn in_turns(source: Source, steps: Arc<Steps>) -> Pull {
+        let alone = steps.alone.clone().try_acquire_owned().ok();
+        Pull::begun(Vec::new(), source, steps, alone)
+    }
+
+    fn begun(
+        first: Vec<Bytes>,
+        source: Source,
+        steps: Arc<Steps>,
+        alone: Option<OwnedSemaphorePermit>,
+    ) -> Pull {
+        let ready = first.into();
+        let mut pull = Pull { steps, ready, next: Next::Ended, alone, had_turn: false };
+        pull.begin(source);
+        pull
+    }
+
+    fn begin(&mut self, source: Source) {
+        self.next = match self.alone {
+            Some(_) => Next::Begin(source),
+            None => Next::Reading(queue(source, self.steps.threads.clone())),
+        };
+    }
+
+    /// The next data frame.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+            let joined = match &mut self.next {
+                Next::Ended => return Poll::Ready(None),
+                Next::Reading(reading) => ready!(Pin::new(reading).poll(cx)),
+                Next::Begin(_) if std::mem::take(&mut self.had_turn) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Next::Begin(_) => match self.step() {
+                    Some(step) => Ok(step),
+                    None => continue,
+                },
+            };
+            self.next = Next::Ended;
+            match joined {
+                Ok((_, Ok(None))) => {}
+                Ok((source, Ok(Some(frames)))) => {
+                    self.ready = frames.into();
+                    self.begin(source);
+                }
+                Ok((_, Err(cut))) => return Poll::Ready(Some(Err(cut))),
+                Err(join) => return Poll::Ready(Some(Err(Cut(join.to_string())))),
+            }
+        }
+    }
+
+    /// Reads a step here, or leaves it to a thread where the disk is slow.
+    fn step(&mut self) -> Option<Step> {
+        let Next::Begin(mut source) = std::mem::replace(&mut self.next, Next::Ended) else {
+            return None;
+        };
+        self.had_turn = true;
+        let Some(frames) = self.steps.inline.run(Instant::now(), &mut source) else {
+            self.next = Next::Reading(queue(source, self.steps.threads.clone()));
+            return None;
+        };
+        Some((source, frames))
+    }
+}
+
+impl Drop for Pull {
+    /// A step that has not begun is not read for nobody.
+    fn drop(&mut self) {
+        if let Next::Reading(reading) = &self.next {
+            reading.abort();
+        }
+    }
+}
+
+fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
+    tokio::spawn(async move {
+        let permit = threads.acquire_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            // With it goes whoever reads, although nobody may wait any more.
+            let _permit = permit;
+            let frames = source();
+            (source, frames)
+        });
+        read.await.unwrap_or_else(|join| {
+            let ended: Source = Box::new(|| Ok(None));
+            (ended, Err(Cut(join.to_string())))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::body::Body;
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    /// Where there is room for one body that is read in turns.
+    fn steps() -> Arc<Steps> {
+        Arc::new(Steps::new(Arc::new(Inline::new()), 1))
+    }
+
+    fn counting(steps: u8, end: Result<Option<Vec<Bytes>>, Cut>) -> Source {
+        let mut left = steps;
+        Box::new(move || match left {
+            0 => end.clone(),
+            n => {
+                left = n - 1;
+                // Every other step finds nothing to send.
+                Ok(Some(if n % 2 == 0 { vec![] } else { vec![Bytes::from(vec![n; 2])] }))
+            }
+        })
+    }
+
+    /// On threads, in turns, and on threads since there is one in turns.
+    fn bodies(source: impl Fn() -> Source) -> [(Body, Option<Body>); 3] {
+        let taken = steps();
+        let pull = |pull| Body::Pull(pull);
+        [
+            (pull(Pull::new(Vec::new(), source(), steps())), None),
+            (pull(Pull::in_turns(source(), steps())), None),
+            {
+                let other = pull(Pull::in_turns(source(), taken.clone()));
+                (pull(Pull::in_turns(source(), taken)), Some(other))
+            },
+        ]
+    }
+
+    #[tokio::test]
+    async fn a_pulled_body_is_all_its_steps_in_order() {
+        for (body, _other) in bodies(|| counting(3, Ok(None))) {
+            let whole = body.collect().await.unwrap().to_bytes();
+            assert_eq!(whole, &b"\x03\x03\x01\x01"[..]);
+        }
+        let first = vec![Bytes::from_static(b"first")];
+        let body = Body::Pull(Pull::new(first, counting(1, Ok(None)), steps()));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), &b"first\x01\x01"[..]);
+    }
+
+    #[tokio::test]
+    async fn a_step_that_fails_cuts_the_body() {
+        for (mut body, _other) in bodies(|| counting(1, Err(Cut("damaged".to_owned())))) {
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), &[1, 1][..]);
+            assert!(body.frame().await.unwrap().is_err());
+            assert!(body.frame().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_that_panics_on_a_thread_cuts_the_body() {
+        let source: Source = Box::new(|| panic!("a defect"));
+        let mut body = Body::Pull(Pull::new(Vec::new(), source, steps()));
+        assert!(body.frame().await.unwrap().is_err());
+    }
+
+    #[test]
+    fn a_body_in_turns_lets_others_have_theirs() {
+        let source: Source = Box::new(|| Ok(Some(vec![Bytes::from_static(b"step")])));
+        let mut pull = Pull::in_turns(source, steps());
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        assert!(pull.poll_next(cx).is_ready());
+        assert!(pull.poll_next(cx).is_pending());
+        assert!(pull.poll_next(cx).is_ready());
+    }
+}
