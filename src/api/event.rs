@@ -190,7 +190,7 @@ impl<'a> Events<'a> {
             log: Arc::clone(self.log),
             topic: self.topic.map(|topic| topic.name.clone()),
             scope: self.scope,
-            filter: Arc::new(Filter::new(types, fields)),
+            filter: Filter::shared(types, fields),
             overflow,
             asked,
         })

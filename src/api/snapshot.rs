@@ -116,7 +116,7 @@ async fn followed(
         log: Arc::clone(&collection.log),
         topic: None,
         scope: None,
-        filter: Arc::new(Filter::new(types, Vec::new())),
+        filter: Filter::shared(types, Vec::new()),
         overflow,
         asked,
     };

@@ -22,16 +22,17 @@ type Read<T> = Pin<Box<dyn Future<Output = Result<T, log::Error>> + Send>>;
 /// What is being read for one parked subscription. One at a time a
 /// connection: this is what bounds its memory while it catches up. Who the
 /// subscription is, how far it has come, its form and its credit are the
-/// hub's to say, each time.
+/// hub's to say, each time. Boxed where it is large: most connections have
+/// none of it, and all have the place for it.
 pub(super) enum Work {
     /// The log is being read; the place and the subscription as they were.
-    Reading(Reading, Read<Page>),
+    Reading(Box<Reading>, Read<Page>),
     /// A page that is being written.
-    Page(PageUnderWay),
+    Page(Box<PageUnderWay>),
     /// The resources are being read.
     Resources(SubscriptionId, Read<Vec<(ResourceId, State)>>),
     /// Resources that are being written.
-    Rows(Rows),
+    Rows(Box<Rows>),
 }
 
 pub(super) struct Rows {
@@ -70,7 +71,8 @@ impl Pump {
                     self.work = None;
                 }
             }
-            Some(Work::Rows(Rows { subscription, resources, next, handed })) => {
+            Some(Work::Rows(rows)) => {
+                let Rows { subscription, resources, next, handed } = &mut **rows;
                 *next += handed.iter().take(of(*subscription).count()).sum::<usize>();
                 if let Some((last, _)) = next.checked_sub(1).and_then(|last| resources.get(last)) {
                     self.subscriber.reached(*subscription, last.clone());
@@ -95,7 +97,7 @@ impl Pump {
                 Scope::Subject(subject) => log.page_of(&subject, after).await,
             }
         });
-        self.work = Some(Work::Reading(reading, read));
+        self.work = Some(Work::Reading(Box::new(reading), read));
     }
 
     /// Goes on with what is being read: into `hand` what of it is ready and
@@ -130,8 +132,8 @@ impl Pump {
         Poll::Ready(())
     }
 
-    fn fill_page(&mut self, under_way: PageUnderWay, hand: &mut Vec<Slice>, mut room: Room) {
-        let PageUnderWay { subscription, page, selection, next } = &under_way;
+    fn fill_page(&mut self, under_way: Box<PageUnderWay>, hand: &mut Vec<Slice>, mut room: Room) {
+        let PageUnderWay { subscription, page, selection, next } = &*under_way;
         let Some(reading) = self.subscriber.reading(*subscription) else { return };
         let credit = reading.credit.map_or(u32::MAX, |n| n.min(u64::from(u32::MAX)) as u32);
         if credit == 0 {
@@ -147,8 +149,8 @@ impl Pump {
         self.work = Some(Work::Page(under_way));
     }
 
-    fn fill_rows(&mut self, mut under_way: Rows, hand: &mut Vec<Slice>, room: Room) {
-        let Rows { subscription, resources, next, handed } = &mut under_way;
+    fn fill_rows(&mut self, mut under_way: Box<Rows>, hand: &mut Vec<Slice>, room: Room) {
+        let Rows { subscription, resources, next, handed } = &mut *under_way;
         let Some(reading) = self.subscriber.reading(*subscription) else { return };
         let collection = &reading.log.origin().name;
         let mut left = &resources[*next..];
@@ -187,8 +189,8 @@ impl Pump {
         match selection {
             Some(selection) => {
                 let subscription = reading.subscription;
-                self.work =
-                    Some(Work::Page(PageUnderWay { subscription, page, selection, next: 0 }));
+                let under_way = PageUnderWay { subscription, page, selection, next: 0 };
+                self.work = Some(Work::Page(Box::new(under_way)));
             }
             None => self.subscriber.passed(reading.subscription, page.upto),
         }
@@ -274,7 +276,7 @@ impl Pump {
             self.subscriber.restart(id, reading.after, false);
         } else {
             let (subscription, next, handed) = (id, 0, Vec::new());
-            self.work = Some(Work::Rows(Rows { subscription, resources, next, handed }));
+            self.work = Some(Work::Rows(Box::new(Rows { subscription, resources, next, handed })));
         }
     }
 }

@@ -70,8 +70,10 @@ pub struct Session<C> {
     transport: Transport,
     pump: Pump,
     outlet: Outlet,
-    decoder: Decoder,
-    limits: Limits,
+    /// Of what has come in part; none while nothing has, which is most of the
+    /// time.
+    decoder: Option<Box<Decoder>>,
+    message_bytes_max: usize,
     message_timeout_ms: u64,
     control: Bucket,
     commands: C,
@@ -113,8 +115,8 @@ impl<C: Commands> Session<C> {
             transport,
             pump,
             outlet: Outlet::default(),
-            decoder: Decoder::default(),
-            limits: Limits { message_bytes_max: settings.message_bytes_max, ..Limits::default() },
+            decoder: None,
+            message_bytes_max: settings.message_bytes_max,
             message_timeout_ms: settings.message_timeout.as_millis() as u64,
             control: Bucket::new(settings.control_rate.into()),
             commands,
@@ -135,16 +137,21 @@ impl<C: Commands> Session<C> {
         self.pump.metrics().received_bytes.increment(input.len() as u64);
         self.heard = self.pump.heartbeats();
         let inbox = &mut self.inbox;
-        if let Err(violation) = self.decoder.feed(input, self.limits, |one| inbox.push_back(one)) {
+        let limits = Limits { message_bytes_max: self.message_bytes_max, ..Limits::default() };
+        let mut decoder = self.decoder.take().map(|decoder| *decoder).unwrap_or_default();
+        if let Err(violation) = decoder.feed(input, limits, |one| inbox.push_back(one)) {
             self.close(violation.close, violation.detail, "client-error");
         }
         let now = self.pump.subscriber().now();
-        let control = self.decoder.take_control_frames();
+        let control = decoder.take_control_frames();
         let moment = Duration::from_millis(now);
         if control > 0 && !self.control.take(control.into(), CONTROL_SAVED, moment) {
             self.close(Close::Policy, "too many control frames", "control-rate");
         }
-        self.unfinished = self.decoder.unfinished().then(|| self.unfinished.unwrap_or(now));
+        self.unfinished = decoder.unfinished().then(|| self.unfinished.unwrap_or(now));
+        if !decoder.is_at_rest() {
+            self.decoder = Some(Box::new(decoder));
+        }
     }
 
     /// A message that never ends holds memory and, with a ping now and then,

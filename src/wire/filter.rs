@@ -1,5 +1,7 @@
 //! Which events a subscription wants.
 
+use std::sync::{Arc, LazyLock};
+
 use super::batch::{Batch, Selection};
 use super::json;
 use crate::event::{Event, EventType, Offset};
@@ -36,6 +38,14 @@ impl Filter {
     /// A filter by type and by fields; empty lists want everything.
     pub fn new(types: Vec<EventType>, fields: Vec<Field>) -> Filter {
         Filter { types: types.into(), fields: fields.into() }
+    }
+
+    /// The same for who shares it. All that want everything share one: it is
+    /// asked once a batch, and held once.
+    pub fn shared(types: Vec<EventType>, fields: Vec<Field>) -> Arc<Filter> {
+        static OPEN: LazyLock<Arc<Filter>> = LazyLock::new(Arc::default);
+        let filter = Filter::new(types, fields);
+        if filter.is_open() { OPEN.clone() } else { Arc::new(filter) }
     }
 
     /// The same for these types alone; none where one of them is not among

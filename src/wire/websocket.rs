@@ -182,6 +182,11 @@ impl Decoder {
         result
     }
 
+    /// Whether it need not be kept: the next one may begin anew.
+    pub fn is_at_rest(&self) -> bool {
+        !self.unfinished() && !self.ended
+    }
+
     /// Whether a frame or a message has begun and not ended, so that its
     /// deadline runs.
     pub fn unfinished(&self) -> bool {

@@ -171,7 +171,7 @@ impl Core {
                 ));
             }
         };
-        let filter = Arc::new(Filter::new(types, Vec::new()));
+        let filter = Filter::shared(types, Vec::new());
         Ok(Target { log, topic, scope, filter, overflow, asked: Asked::default() })
     }
 
