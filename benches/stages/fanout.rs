@@ -1,0 +1,126 @@
+//! Fan-out: committed events into the rings of subscribers, and out of them as
+//! a writer takes them whose socket takes everything. The topic is in memory,
+//! so that no sync is in it.
+//!
+//! Unit: time an event, or a batch, until the last subscriber has it, and
+//! deliveries a second. Budget: one encoding an event and form, whatever the
+//! number of subscribers (law 3 of `docs/architecture.md`; the bench fails
+//! otherwise); 0.25 µs a delivery of an event alone to 10,000 subscribers, both
+//! sides of the ring included; 0.01 µs of one that comes in a run of 100, since
+//! a run is one push. `cargo bench --bench stages -- fanout`
+
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, SamplingMode, Throughput};
+use streamgate::hub::{
+    Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Slice, Subscriber, Turn,
+};
+use streamgate::log::{Engine, Log, Medium};
+use streamgate::metrics::{Metrics, Protocol};
+use streamgate::wire::{Filter, Form};
+use tokio::runtime::Runtime;
+
+use super::ground;
+
+/// Subscribers, and events of one commit.
+const SHAPES: [(u64, u64); 2] = [(10_000, 1), (1000, 100)];
+
+/// A hub with its subscribers.
+struct Audience {
+    engine: Engine,
+    log: Arc<Log>,
+    subscribers: Vec<Arc<Subscriber>>,
+    _hub: Hub,
+}
+
+/// See the head of this file.
+pub fn fanout(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime starts");
+    let mut group = criterion.benchmark_group("fanout");
+    group.sampling_mode(SamplingMode::Flat);
+    for (subscribers, events) in SHAPES {
+        let folder = tempfile::tempdir().expect("a folder");
+        let audience = runtime.block_on(gather(folder.path(), subscribers));
+        group.throughput(Throughput::Elements(subscribers * events));
+        group.bench_function(format!("{events} to {subscribers} subscribers"), |bencher| {
+            bencher.iter_custom(|commits| runtime.block_on(audience.deliver(events, commits)));
+        });
+    }
+    group.finish();
+}
+
+async fn gather(path: &Path, count: u64) -> Audience {
+    let engine = ground::open(path, Medium::Memory);
+    let settings = Settings {
+        heartbeat: Duration::from_hours(1),
+        ring_events: 1024,
+        ring_bytes: 1 << 20,
+        stream_idle_timeout: Duration::ZERO,
+        stream_lifetime: Duration::ZERO,
+        stall_timeout: Duration::from_hours(1),
+    };
+    let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 2);
+    let log = engine.log("ticks").expect("it is configured");
+    let filter = Arc::new(Filter::default());
+    let subscribe = |_| {
+        let subscriber = hub.join(Protocol::Sse, &settings, 0).expect("no limit");
+        let interest = Interest {
+            overflow: Overflow::Log,
+            scope: Scope::Whole,
+            filter: filter.clone(),
+            form: Form::SseChunked,
+            credit: None,
+            snapshot: false,
+            on_gap: OnGap::Event,
+        };
+        subscriber.subscribe(&log, interest, None);
+        assert_eq!(drain(&subscriber), 0, "nothing is there yet, and it is live now");
+        subscriber
+    };
+    let subscribers = (0..count).map(subscribe).collect();
+    Audience { engine, log, subscribers, _hub: hub }
+}
+
+impl Audience {
+    /// How long it takes until all have all of so many commits.
+    async fn deliver(&self, events: u64, commits: u64) -> Duration {
+        let origin = self.log.origin();
+        let before = origin.encodings(Form::SseChunked);
+        let mut took = Duration::ZERO;
+        for _ in 0..commits {
+            let writes = (0..events).map(ground::tick).collect();
+            let begun = Instant::now();
+            self.engine.append(&self.log, writes).await.expect("the log takes it");
+            for subscriber in &self.subscribers {
+                let mut came = 0;
+                while came < events {
+                    match drain(subscriber) {
+                        0 => tokio::task::yield_now().await,
+                        more => came += u64::from(more),
+                    }
+                }
+            }
+            took += begun.elapsed();
+        }
+        let encodings = origin.encodings(Form::SseChunked) - before;
+        assert_eq!(encodings, events * commits, "one encoding an event");
+        took
+    }
+}
+
+/// Takes what is in the ring.
+fn drain(subscriber: &Subscriber) -> u32 {
+    let mut hand: Vec<Slice> = Vec::new();
+    let mut room = Room::for_write(u32::MAX);
+    let cx = Context::from_waker(Waker::noop());
+    match subscriber.next(&cx, Turn::Ring, &mut hand, &mut room) {
+        Next::Write => {
+            subscriber.wrote(&hand);
+            hand.iter().map(|slice| slice.events).sum()
+        }
+        _ => 0,
+    }
+}

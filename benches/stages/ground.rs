@@ -1,0 +1,41 @@
+//! What the stages are measured on: an engine on the disk of the system's
+//! temporary folder, with the sizes of `config.toml`.
+
+use std::path::Path;
+
+use streamgate::log::{Engine, Medium, Settings, Spec, Sync, Write};
+use streamgate::store::Retention;
+use streamgate::wire::Kind;
+use streamgate::wire::json::Json;
+
+/// Opens a store with the collection `orders` and the topic `ticks`, which is
+/// kept where `ticks` says.
+pub fn open(path: &Path, ticks: Medium) -> Engine {
+    let settings = Settings {
+        path: path.join("data"),
+        sync: Sync::Always,
+        tail_bytes: 16 << 20,
+        page_cache_bytes: 16 << 20,
+        catchup_concurrency: 8,
+        resource_bytes_max: 1 << 20,
+    };
+    let spec = |name: &str, kind, durability| {
+        let (name, retention) = (name.to_owned(), Retention::default());
+        Spec { name, kind, retention, durability }
+    };
+    let orders = Kind::collection("order").expect("a good name");
+    let specs = [spec("orders", orders, Medium::Disk), spec("ticks", Kind::Topic, ticks)];
+    Engine::open(&settings, &specs).expect("the store opens")
+}
+
+/// An event of the topic `ticks`, of about 256 bytes.
+pub fn tick(number: u64) -> Write {
+    let kind = streamgate::event::EventType::new("tick").expect("a good type");
+    Write::publish(None, kind, document(number))
+}
+
+/// JSON of about 256 bytes.
+pub fn document(number: u64) -> Json {
+    let text = format!(r#"{{"n":{number},"text":"{}"}}"#, "x".repeat(230));
+    Json::parse(text.as_bytes()).expect("it is JSON")
+}

@@ -1,0 +1,58 @@
+//! Snapshots: the pages of a collection of 100,000 resources of 256 bytes,
+//! read from the store one after the other, as `/{c}/stream` reads them.
+//!
+//! Unit: time for all of them, and resources a second. Budget: 0.5 µs a
+//! resource, which is 500 MB/s, so that the store is not what holds up a
+//! client over loopback. `cargo bench --bench stages -- snapshot`
+
+use criterion::{Criterion, SamplingMode, Throughput};
+use streamgate::event::ResourceId;
+use streamgate::log::{Engine, Log, Medium, Write};
+use tokio::runtime::Runtime;
+
+use super::ground;
+
+const RESOURCES: u64 = 100_000;
+
+/// Writes of one call that fills the store.
+const BATCH: u64 = 1000;
+
+/// See the head of this file.
+pub fn snapshot(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime starts");
+    let folder = tempfile::tempdir().expect("a folder");
+    let engine = ground::open(folder.path(), Medium::Disk);
+    let log = engine.log("orders").expect("it is configured");
+    runtime.block_on(fill(&engine, &log));
+    let mut group = criterion.benchmark_group("snapshot");
+    group.sampling_mode(SamplingMode::Flat);
+    group.throughput(Throughput::Elements(RESOURCES));
+    group.bench_function("100,000 resources", |bencher| {
+        bencher.iter(|| runtime.block_on(walk(&log)));
+    });
+    group.finish();
+}
+
+async fn fill(engine: &Engine, log: &Log) {
+    for start in (0..RESOURCES).step_by(BATCH as usize) {
+        let create = |number| {
+            let id = ResourceId::new(&format!("r{number}")).expect("a good id");
+            Write::create(log.origin(), id, &ground::document(number)).expect("it is an object")
+        };
+        let writes = (start..start + BATCH).map(create).collect();
+        engine.append(log, writes).await.expect("the disk works");
+    }
+}
+
+async fn walk(log: &Log) {
+    let (mut count, mut after) = (0, None);
+    loop {
+        let page = log.resources(after).await.expect("the disk works");
+        count += page.len() as u64;
+        match page.into_iter().next_back() {
+            Some((id, _)) => after = Some(id),
+            None => break,
+        }
+    }
+    assert_eq!(count, RESOURCES);
+}
