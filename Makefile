@@ -49,13 +49,18 @@ lint: compiler $(DENY) ## Format, clippy, docs, and the rules for dependencies
 
 .PHONY: bench
 bench: compiler ## Measure each stage; every number stands beside its unit
-	cargo bench --locked
+	cargo bench --locked --bench stages --bench reopen
 
 .PHONY: load
-load: compiler ## Load from outside, beside the floor; SCENARIO= one of loadtest/scenarios, in full
+load: compiler ## Load from outside, beside floor and peers; SCENARIO= one of loadtest/scenarios, in full
+	@$(call need,wrk,wrk)
 	cargo build --release --locked --bin streamgate
 	cargo build --release --locked --package loadtest
 	target/release/loadtest run $(if $(SCENARIO),$(SCENARIO) --report,--short)
+
+.PHONY: peers
+peers: compiler ## Install what `make load` measures beside; what cannot be is left out
+	loadtest/peers/install
 
 .PHONY: demo
 demo: compiler ## A gateway and three kinds of client; with DATA= and EVENTS= on data of yours

@@ -159,7 +159,7 @@ impl Floor {
                 None => continue,
                 Some(Protocol::Sse) => send(&client.socket, &sse),
                 Some(Protocol::Ndjson) => send(&client.socket, &ndjson),
-                Some(Protocol::Ws) => send(&client.socket, &ws),
+                Some(Protocol::Ws | Protocol::Nats) => send(&client.socket, &ws),
             };
             if sent.is_err() {
                 self.remove(index);

@@ -47,6 +47,63 @@ impl Chunks {
     }
 }
 
+/// The place in a stream of WebSocket frames whose payloads are one stream
+/// themselves: a frame may be longer than any buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payloads {
+    /// In a header: what was read of it.
+    Header(Vec<u8>),
+    /// In a payload, with so many bytes to come, which count or do not.
+    Payload(u64, bool),
+    /// Behind a close frame.
+    End,
+}
+
+impl Payloads {
+    /// Before the first frame.
+    pub const START: Payloads = Payloads::Header(Vec::new());
+
+    /// Appends the payloads of data frames in `bytes` to `text`.
+    pub fn decode(&mut self, mut bytes: &[u8], text: &mut Vec<u8>) {
+        while !bytes.is_empty() {
+            match self {
+                Payloads::End => return,
+                Payloads::Header(header) => {
+                    header.push(bytes[0]);
+                    bytes = &bytes[1..];
+                    let length = match header.get(1).map(|second| second & 0x7f) {
+                        None => continue,
+                        Some(126) => header.get(2..4).map(big_endian),
+                        Some(127) => header.get(2..10).map(big_endian),
+                        Some(short) => Some(u64::from(short)),
+                    };
+                    let (Some(length), opcode) = (length, header[0] & 0x0f) else { continue };
+                    *self = match (opcode, length) {
+                        (8, _) => Payloads::End,
+                        (_, 0) => Payloads::START,
+                        (opcode, length) => Payloads::Payload(length, opcode <= 2),
+                    };
+                }
+                &mut Payloads::Payload(left, counts) => {
+                    let (payload, rest) = bytes.split_at(bytes.len().min(left as usize));
+                    if counts {
+                        text.extend_from_slice(payload);
+                    }
+                    bytes = rest;
+                    *self = match left - payload.len() as u64 {
+                        0 => Payloads::START,
+                        left => Payloads::Payload(left, counts),
+                    };
+                }
+            }
+        }
+    }
+}
+
+fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
 /// A server's WebSocket frame (RFC 6455 §5.2).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'b> {
@@ -87,8 +144,8 @@ pub fn write_text(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A client's close (opcode 8) or pong (10): masked with zeros, which changes
-/// nothing.
+/// A client's frame that is short, such as a close (opcode 8), a pong (10) or
+/// a few bytes (2): masked with zeros, which changes nothing.
 pub fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![0x80 | opcode, 0x80 | payload.len().min(125) as u8, 0, 0, 0, 0];
     out.extend_from_slice(&payload[..payload.len().min(125)]);
@@ -108,6 +165,21 @@ mod tests {
             chunks.decode(&body[cut..], &mut text);
             assert_eq!(text, b"abc0123456789abcdef", "cut at {cut}");
             assert_eq!(chunks, Chunks::End);
+        }
+    }
+
+    #[test]
+    fn payloads_may_break_anywhere() {
+        let mut bytes = vec![0x02, 3, b'a', b'b', b'c', 0x89, 1, b'!', 0x80, 126, 0, 130];
+        bytes.extend([b'd'; 130]);
+        bytes.extend([0x82, 127, 0, 0, 0, 0, 0, 0, 0, 1, b'e', 0x82, 0, 0x88, 0, 0x82, 1, b'f']);
+        let expected = format!("abc{}e", "d".repeat(130)).into_bytes();
+        for cut in 0..bytes.len() {
+            let (mut payloads, mut text) = (Payloads::START, Vec::new());
+            payloads.decode(&bytes[..cut], &mut text);
+            payloads.decode(&bytes[cut..], &mut text);
+            assert_eq!(text, expected, "cut at {cut}");
+            assert_eq!(payloads, Payloads::End);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,14 @@ use crate::http::Connection;
 use crate::process::{Meter, Process};
 
 /// The program, from the top of the project.
-const PROGRAM: &str = "target/release/streamgate";
+pub const PROGRAM: &str = "target/release/streamgate";
 
 /// Between two looks at whether it has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// A gateway; it ends with this value, and its folder goes.
 pub struct Gateway {
+    program: PathBuf,
     process: Process,
     admin: SocketAddr,
     folder: TempDir,
@@ -35,13 +36,21 @@ impl Gateway {
     /// # Errors
     /// If it does not serve; with what it says.
     pub fn start(config: &toml::Table) -> io::Result<Gateway> {
+        Gateway::of(Path::new(PROGRAM), config)
+    }
+
+    /// Starts another build of it.
+    ///
+    /// # Errors
+    /// If it does not serve; with what it says.
+    pub fn of(program: &Path, config: &toml::Table) -> io::Result<Gateway> {
         fs::create_dir_all("target/load")?;
         let folder = TempDir::new_in("target/load")?;
         let text = toml::to_string(config).map_err(io::Error::other)?;
         fs::write(folder.path().join("gateway.toml"), text)?;
-        let process = run(&folder, 0, "127.0.0.1:0", "127.0.0.1:0")?;
+        let process = run(program, &folder, 0, "127.0.0.1:0", "127.0.0.1:0")?;
         let admin = admin(&process)?;
-        Ok(Gateway { process, admin, folder, starts: 1 })
+        Ok(Gateway { program: program.to_owned(), process, admin, folder, starts: 1 })
     }
 
     /// Where it takes clients.
@@ -115,7 +124,7 @@ impl Gateway {
     /// If it does not serve; with what it says.
     pub fn again(&mut self) -> io::Result<()> {
         let (address, admin_address) = (self.address().to_string(), self.admin.to_string());
-        self.process = run(&self.folder, self.starts, &address, &admin_address)?;
+        self.process = run(&self.program, &self.folder, self.starts, &address, &admin_address)?;
         self.admin = admin(&self.process)?;
         self.starts += 1;
         Ok(())
@@ -125,17 +134,23 @@ impl Gateway {
     ///
     /// # Errors
     /// If it cannot be run.
-    pub fn check(path: &std::path::Path) -> io::Result<bool> {
+    pub fn check(path: &Path) -> io::Result<bool> {
         let mut command = Command::new(PROGRAM);
         let output = command.args(["check", "--config"]).arg(path).output()?;
         Ok(output.status.success())
     }
 }
 
-fn run(folder: &TempDir, start: u32, listen: &str, admin_listen: &str) -> io::Result<Process> {
+fn run(
+    program: &Path,
+    folder: &TempDir,
+    start: u32,
+    listen: &str,
+    admin_listen: &str,
+) -> io::Result<Process> {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let words = [
-        PROGRAM.to_owned(),
+        program.display().to_string(),
         "serve".to_owned(),
         "--log-format".to_owned(),
         "json".to_owned(),

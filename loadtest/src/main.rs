@@ -4,7 +4,10 @@
 //! least that a server could do. And [proves](proof) what the gateway promises
 //! about overload, limits and its end.
 
+mod bare;
+mod chart;
 mod clock;
+mod compare;
 mod crowd;
 mod exposition;
 mod feed;
@@ -15,6 +18,7 @@ mod http;
 mod latency;
 mod mark;
 mod measure;
+mod nats;
 mod notice;
 mod process;
 mod proof;
@@ -27,15 +31,17 @@ mod target;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::compare::Comparison;
 use crate::proof::Trial;
-use crate::report::Rounds;
+use crate::report::Series;
 use crate::scenario::{File, Scenario};
+use crate::target::Target;
 
 /// Load for streamgate and for what it is compared with.
 #[derive(Parser)]
@@ -54,6 +60,15 @@ enum Verb {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
+    /// Serves one answer to every request, on hyper, and nothing else.
+    Bare {
+        /// Where to listen; port 0 takes a free one.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// A file with the answer, as it would stand on the wire.
+        #[arg(long)]
+        answer: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -63,9 +78,16 @@ struct Run {
     /// One round, a quarter of the events; of a proof its short form.
     #[arg(long)]
     short: bool,
-    /// Rounds, in place of the scenario's; a proof has none.
+    /// Series, in place of the scenario's; a proof has none.
     #[arg(long)]
     repeats: Option<usize>,
+    /// Of the targets of each scenario, only these.
+    #[arg(long, value_delimiter = ',')]
+    targets: Vec<String>,
+    /// Another build of the gateway, to be measured beside this one where a
+    /// scenario has a `[compare]`.
+    #[arg(long)]
+    beside: Option<PathBuf>,
     /// Puts each section into the file that its scenario names.
     #[arg(long)]
     report: bool,
@@ -75,6 +97,7 @@ fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(run) => run.all(),
         Verb::Floor { listen } => raise_descriptors().and_then(|()| floor::serve(listen)),
+        Verb::Bare { listen, answer } => bare::serve(listen, &answer),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -102,6 +125,7 @@ impl Run {
             let sound = match File::read(&folder.join(format!("{name}.toml")), self.short)? {
                 File::Measurement(scenario) => self.measure(&scenario)?,
                 File::Proof(trial) => self.prove(&trial)?,
+                File::Comparison(comparison) => self.compare(&comparison)?,
             };
             if !sound {
                 unsound.push(name);
@@ -114,26 +138,55 @@ impl Run {
         Err(io::Error::other(format!("an event was lost or repeated, or a bound broken: {names}")))
     }
 
-    /// Whether every event came once and in order.
+    /// Whether every event of the gateway's and the floor's came once and in
+    /// order. A peer may lose, fail, or not be there, which is told.
     fn measure(&self, scenario: &Scenario) -> io::Result<bool> {
         let repeats = self.repeats.unwrap_or(scenario.repeats).max(1);
         let targets = target::read(Path::new("loadtest/targets.toml"))?;
-        let none = |target| Rounds { target, rounds: Vec::new() };
-        let mut all: Vec<Rounds> = scenario.targets.iter().cloned().map(none).collect();
-        for round in 1..=repeats {
-            for rounds in &mut all {
-                eprintln!("{}: round {round} of {repeats}, {}", scenario.name, rounds.target);
-                let target = targets.get(&rounds.target).ok_or_else(|| {
-                    io::Error::other(format!("targets.toml has no {:?}", rounds.target))
-                })?;
-                rounds.rounds.push(measure::measure(scenario, &rounds.target, target)?);
+        let (mut all, mut left_out) = (Vec::new(), Vec::new());
+        for name in scenario.targets.iter().filter(|name| self.wants(name)) {
+            let target = targets.get(name);
+            let target =
+                target.ok_or_else(|| io::Error::other(format!("targets.toml has no {name:?}")))?;
+            if target.is_installed() {
+                all.push((target, Series::of(name, target.version.clone())));
+            } else {
+                left_out.push(name.clone());
             }
         }
+        if all.is_empty() {
+            eprintln!("{}: none of its targets", scenario.name);
+            return Ok(true);
+        }
+        for round in 1..=repeats {
+            for (target, rounds) in &mut all {
+                eprintln!("{}: round {round} of {repeats}, {}", scenario.name, rounds.target);
+                match measure::measure(scenario, &rounds.target, target) {
+                    Ok(samples) => rounds.rounds.push(samples),
+                    Err(error) if target.is_peer() => rounds.fail(round, &error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let sound = |(target, rounds): &(&Target, Series)| {
+            target.is_peer() || rounds.rounds.iter().flatten().all(|s| s.tally.is_whole())
+        };
+        let is_sound = all.iter().all(sound);
+        let all: Vec<Series> = all.into_iter().map(|(_, rounds)| rounds).collect();
         let short = if self.short { " --short" } else { "" };
-        let command = format!("loadtest run {}{short} --repeats {repeats}", scenario.name);
-        self.publish(&scenario.report, &report::section(scenario, &all, &command))?;
-        let mut samples = all.iter().flat_map(|rounds| rounds.rounds.iter().flatten());
-        Ok(samples.all(|sample| sample.tally.is_whole()))
+        let mut command = format!("loadtest run {}{short} --repeats {repeats}", scenario.name);
+        if !self.targets.is_empty() {
+            command = format!("{command} --targets {}", self.targets.join(","));
+        }
+        self.publish(&scenario.report, &report::section(scenario, &all, &left_out, &command))?;
+        if let Some(chart) = report::chart(scenario, &all).filter(|_| self.report) {
+            report::put_chart(scenario, &chart)?;
+        }
+        Ok(is_sound)
+    }
+
+    fn wants(&self, target: &String) -> bool {
+        self.targets.is_empty() || self.targets.contains(target)
     }
 
     /// Whether every bound holds. A proof that cannot be carried to its end
@@ -149,6 +202,13 @@ impl Run {
         };
         self.publish(&trial.report, &trial.section(&findings))?;
         Ok(findings.hold())
+    }
+
+    /// Whether nothing was lost, repeated or refused.
+    fn compare(&self, comparison: &Comparison) -> io::Result<bool> {
+        let outcome = comparison.run(self.repeats, self.beside.as_deref())?;
+        self.publish(&comparison.report, &outcome.section)?;
+        Ok(outcome.is_whole)
     }
 
     fn publish(&self, path: &Path, section: &str) -> io::Result<()> {

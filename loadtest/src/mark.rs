@@ -3,12 +3,10 @@
 
 use std::io::Write as _;
 
-use memchr::memmem;
+use memchr::memchr_iter;
 
 /// Publishers of one run; each subscriber keeps a number for each of them.
 pub const PUBLISHERS_MAX: usize = 16;
-
-const FIRST: &[u8] = br#""w":"#;
 
 /// The numbers in one event's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +34,20 @@ impl Mark {
 
     /// Finds the mark in an event of any wire form.
     pub fn read(text: &[u8]) -> Option<Mark> {
-        let rest = &text[memmem::find(text, FIRST)? + FIRST.len()..];
-        let (publisher, rest) = number(rest)?;
+        Mark::next(text).map(|(mark, _)| mark)
+    }
+
+    /// Finds the first mark in several events, and what stands behind it.
+    pub fn next(text: &[u8]) -> Option<(Mark, &[u8])> {
+        // One letter is found faster than a word.
+        let is_first =
+            |&at: &usize| text[..at].ends_with(b"\"") && text[at + 1..].starts_with(b"\":");
+        let first = memchr_iter(b'w', text).find(is_first)?;
+        let (publisher, rest) = number(&text[first + 3..])?;
         let (sequence, rest) = number(rest.strip_prefix(br#","s":"#)?)?;
-        let (due, _) = number(rest.strip_prefix(br#","t":"#)?)?;
+        let (due, rest) = number(rest.strip_prefix(br#","t":"#)?)?;
         let publisher = publisher as usize;
-        (publisher < PUBLISHERS_MAX).then_some(Mark { publisher, sequence, due })
+        (publisher < PUBLISHERS_MAX).then_some((Mark { publisher, sequence, due }, rest))
     }
 }
 

@@ -1,5 +1,6 @@
 //! One measurement of one target.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::subscriber::{Protocol, Subscription};
 use crate::tally::Tally;
 use crate::target::{Running, Target};
 
-/// Without a delivery for so long, what is missing is lost.
+/// Without a byte for so long, what is missing is lost.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// For one phase, whatever happens.
@@ -20,13 +21,17 @@ const PHASE_MAX: Duration = Duration::from_mins(2);
 /// Between two looks at the process.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 
+/// The part of a measure in which nobody is beside the readers.
+pub const ALONE: &str = "alone";
+
 /// For memory to come to rest.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// What one measurement of one target gave. What a measure has not got is
 /// none.
 pub struct Sample {
-    /// What was measured, where a measure has several parts.
+    /// What was measured, where a measure has several parts, or the protocol
+    /// where it is not the scenario's.
     pub part: &'static str,
     /// CPU of one delivery, in µs, that of publishing taken off.
     pub cpu_per_delivery: Option<f64>,
@@ -66,7 +71,10 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
             warm_up(&running, &load, scenario.warm_up)?;
             let base = phase(&running, &load, 1)?;
             let run = phase(&running, &load, load.subscribers)?;
-            Ok(vec![fanned("", &load, &base, run)])
+            let is_other = !target.speaks(load.protocol);
+            let part =
+                if is_other { running.subscription(load.protocol)?.protocol.label() } else { "" };
+            Ok(vec![fanned(part, &load, &base, run)])
         }
         Measure::Stalled { stalled, load } => {
             let running = target.start()?;
@@ -78,12 +86,13 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
             let beside = phase(&running, load, load.subscribers)?;
             drop(readers);
             Ok(vec![
-                fanned("alone", load, &base, alone),
+                fanned(ALONE, load, &base, alone),
                 fanned("beside stalled readers", load, &base, beside),
             ])
         }
         Measure::Idle { connections, protocols } => protocols
             .iter()
+            .filter(|&&protocol| target.speaks(protocol))
             .map(|&protocol| idle(&target.start()?, protocol, *connections, scenario.warm_up))
             .collect(),
         Measure::Reconnect { clients, events, bytes, protocol } => {
@@ -93,7 +102,7 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
                 bytes: *bytes,
                 rate: None,
                 events: *events,
-                floor_events: None,
+                events_of: BTreeMap::new(),
                 batch: None,
                 publishers: 1,
             };
@@ -107,8 +116,9 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
 fn publishing(running: &Running, load: &Load) -> Publishing {
     let publishers = load.publishers.max(1);
     Publishing {
-        address: running.address(),
+        address: running.publish_address(),
         path: running.publish().to_owned(),
+        dialect: running.dialect(),
         publishers,
         events: load.events / publishers as u64,
         rate: load.rate.map(|rate| rate / publishers as f64),
@@ -157,8 +167,8 @@ fn attend(
             sampled = now;
             meter.cpu()?;
         }
-        if crowd.tally.deliveries > came || !is_published() {
-            (came, last) = (crowd.tally.deliveries, now);
+        if crowd.tally.bytes > came || !is_published() {
+            (came, last) = (crowd.tally.bytes, now);
         }
         if now - last > SILENCE_MAX || now - begun > PHASE_MAX {
             break;

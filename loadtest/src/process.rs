@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +33,25 @@ impl Process {
     /// # Errors
     /// If it cannot be run, ends, or says nothing in 10 seconds.
     pub fn start(command: &[String], output: &Path) -> io::Result<Process> {
+        Process::run(command, output, |said| said.lines().find_map(listen))
+    }
+
+    /// Runs `command` and waits until it takes connections at `address`, which
+    /// it was told and does not say.
+    ///
+    /// # Errors
+    /// If it cannot be run, ends, or takes none in 10 seconds.
+    pub fn start_on(address: SocketAddr, command: &[String], output: &Path) -> io::Result<Process> {
+        Process::run(command, output, |_| {
+            TcpStream::connect(address).is_ok().then_some((address, None))
+        })
+    }
+
+    fn run(
+        command: &[String],
+        output: &Path,
+        serves: impl Fn(&str) -> Option<(SocketAddr, Option<SocketAddr>)>,
+    ) -> io::Result<Process> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
         let file = File::create(output)?;
@@ -46,7 +65,7 @@ impl Process {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let said = fs::read_to_string(output)?;
-            if let Some((address, admin)) = said.lines().find_map(listen) {
+            if let Some((address, admin)) = serves(&said) {
                 return Ok(Process { child, address, admin });
             }
             let ended = child.try_wait()?.is_some();
@@ -59,9 +78,10 @@ impl Process {
         }
     }
 
-    /// A meter for it.
+    /// A meter for it, with the workers that it has now.
     pub fn meter(&self) -> Meter {
-        Meter::of(self.child.id())
+        let id = self.child.id();
+        Meter { processes: family(id), ..Meter::of(id) }
     }
 
     /// Sends it a signal.
@@ -69,9 +89,7 @@ impl Process {
     /// # Errors
     /// If it is gone.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("the process has no id"))?;
-        Ok(kill_process(pid, signal)?)
+        Ok(kill_process(id(self.child.id())?, signal)?)
     }
 
     /// What it ended with, if it has ended.
@@ -90,8 +108,13 @@ impl Drop for Process {
         }
         let _ = self.signal(Signal::TERM);
         let deadline = Instant::now() + END_TIMEOUT;
+        let family = family(self.child.id());
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() > deadline {
+                // Workers outlive whoever is not asked.
+                for worker in family.into_iter().skip(1) {
+                    let _ = id(worker).and_then(|worker| Ok(kill_process(worker, Signal::KILL)?));
+                }
                 let _ = self.child.kill();
                 let _ = self.child.wait();
                 return;
@@ -101,18 +124,46 @@ impl Drop for Process {
     }
 }
 
-/// Reads a process's time and memory. Sampled often enough, it also counts
-/// threads that have ended, which `/proc` forgets.
+fn id(process: u32) -> io::Result<Pid> {
+    let id = i32::try_from(process).ok().and_then(Pid::from_raw);
+    id.ok_or_else(|| io::Error::other("the process has no id"))
+}
+
+/// A process and all that descend from it, itself first.
+fn family(process: u32) -> Vec<u32> {
+    let mut family = vec![process];
+    let Ok(entries) = fs::read_dir("/proc") else { return family };
+    let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let parent = |process: u32| -> Option<(u32, u32)> {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // The name, in brackets, may hold anything.
+        let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?;
+        Some((process, parent.parse().ok()?))
+    };
+    let parents: Vec<(u32, u32)> = entries.filter_map(number).filter_map(parent).collect();
+    let mut next = 0;
+    while let Some(&of) = family.get(next) {
+        next += 1;
+        let children = parents.iter().filter(|&&(child, parent)| parent == of && child != of);
+        family.extend(children.map(|&(child, _)| child));
+    }
+    family
+}
+
+/// Reads the time and memory of a process, or of one and its workers. Sampled
+/// often enough, it also counts threads that have ended, which `/proc`
+/// forgets.
+#[derive(Clone)]
 pub struct Meter {
-    pid: u32,
+    processes: Vec<u32>,
     threads: HashMap<u32, u64>,
     rss_max: u64,
 }
 
 impl Meter {
-    /// A meter for the process of that id.
-    pub fn of(pid: u32) -> Meter {
-        Meter { pid, threads: HashMap::new(), rss_max: 0 }
+    /// A meter for the process of that id alone.
+    pub fn of(process: u32) -> Meter {
+        Meter { processes: vec![process], threads: HashMap::new(), rss_max: 0 }
     }
 
     /// Samples, and gives the CPU time so far in nanoseconds.
@@ -120,27 +171,34 @@ impl Meter {
     /// # Errors
     /// If the process is gone.
     pub fn cpu(&mut self) -> io::Result<u64> {
-        for entry in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let entry = entry?;
-            let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            // A thread may end between the two.
-            let Ok(line) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
-            let ran = line.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0);
-            self.threads.insert(thread, ran);
+        for process in &self.processes {
+            for entry in fs::read_dir(format!("/proc/{process}/task"))? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                // A thread may end between the two.
+                let Ok(line) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
+                let ran = line.split(' ').next().and_then(|field| field.parse().ok());
+                self.threads.insert(thread, ran.unwrap_or(0));
+            }
         }
         self.rss()?;
         Ok(self.threads.values().sum())
     }
 
-    /// Resident memory now, in bytes.
+    /// Resident memory now, in bytes; what workers share counts for each.
     ///
     /// # Errors
     /// If the process is gone.
     pub fn rss(&mut self) -> io::Result<u64> {
-        let line = fs::read_to_string(format!("/proc/{}/statm", self.pid))?;
-        let pages: u64 = line.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+        let mut pages = 0;
+        for process in &self.processes {
+            let line = fs::read_to_string(format!("/proc/{process}/statm"))?;
+            let field = line.split(' ').nth(1).and_then(|field| field.parse::<u64>().ok());
+            pages += field.unwrap_or(0);
+        }
         let rss = pages * rustix::param::page_size() as u64;
         self.rss_max = self.rss_max.max(rss);
         Ok(rss)

@@ -1,36 +1,65 @@
 //! Publishers: each a thread with one keep-alive connection, one request at a
-//! time.
+//! time, in the dialect of the server.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::clock;
 use crate::http::{Answer, Connection};
 use crate::mark::{Mark, PUBLISHERS_MAX};
+use crate::nats;
 
 /// What is published.
 #[derive(Clone, Debug)]
 pub struct Publishing {
     /// The server.
     pub address: SocketAddr,
-    /// The path that takes events.
+    /// The path that takes events; of no meaning to NATS.
     pub path: String,
+    /// What stands around them.
+    pub dialect: Dialect,
     /// How many publishers, each with a connection of its own.
     pub publishers: usize,
     /// Events of each publisher.
     pub events: u64,
     /// Events a second of each publisher; flat out without it.
     pub rate: Option<f64>,
-    /// Lines of a request as NDJSON; one event a request as JSON without it.
+    /// Events of a request, where the dialect has such; one without it.
     pub batch: Option<u64>,
     /// Bytes of an event's data.
     pub bytes: usize,
     /// Subjects that each publisher's events go round; none at 0.
     pub subjects: u64,
+}
+
+/// How a server takes events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// The gateway's: an event with its type; batches as NDJSON.
+    #[default]
+    Streamgate,
+    /// A body is what subscribers get, always one event.
+    Plain,
+    /// Each line of a body is what subscribers get.
+    Lines,
+    /// JSON; of an array, each element is an event.
+    Array,
+    /// NATS's own protocol.
+    Nats,
+}
+
+/// A publisher's connection.
+enum Way {
+    Http(Connection),
+    Nats(nats::Connection),
 }
 
 /// Publishers at work.
@@ -51,10 +80,13 @@ impl Publishing {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..self.publishers).map(|publisher| {
             let (publishing, stop) = (self.clone(), stop.clone());
-            let connection = Connection::open(self.address)?;
+            let way = match self.dialect {
+                Dialect::Nats => Way::Nats(nats::Connection::open(self.address)?),
+                _ => Way::Http(Connection::open(self.address)?),
+            };
             std::thread::Builder::new()
                 .name(format!("publisher-{publisher}"))
-                .spawn(move || publishing.run(publisher, connection, &stop))
+                .spawn(move || publishing.run(publisher, way, &stop))
         });
         Ok(Publishers { threads: threads.collect::<io::Result<_>>()?, stop })
     }
@@ -64,18 +96,9 @@ impl Publishing {
         vec![self.events; self.publishers]
     }
 
-    fn run(
-        &self,
-        publisher: usize,
-        mut connection: Connection,
-        stop: &AtomicBool,
-    ) -> io::Result<String> {
+    fn run(&self, publisher: usize, mut way: Way, stop: &AtomicBool) -> io::Result<String> {
         let start = clock::now();
-        let lines = self.batch.unwrap_or(1);
-        let form = match self.batch {
-            Some(_) => "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n",
-            None => JSON,
-        };
+        let lines = if self.dialect == Dialect::Plain { 1 } else { self.batch.unwrap_or(1) };
         let (mut body, mut answer) = (Vec::new(), String::new());
         let mut sequence = 0;
         while sequence < self.events && !stop.load(Ordering::Relaxed) {
@@ -87,18 +110,51 @@ impl Publishing {
                 std::thread::sleep(Duration::from_nanos(wait));
             }
             let due = due.unwrap_or_else(clock::now);
-            body.clear();
-            for sequence in sequence..self.events.min(sequence + lines) {
-                let subject = sequence.checked_rem(self.subjects);
-                write_event(&mut body, Mark { publisher, sequence, due }, self.bytes, subject);
-                if self.batch.is_some() {
-                    body.push(b'\n');
-                }
-            }
-            answer = taken(connection.post(&self.path, form, &body)?)?;
-            sequence = self.events.min(sequence + lines);
+            let end = self.events.min(sequence + lines);
+            self.write(&mut body, publisher, sequence..end, due);
+            answer = match &mut way {
+                Way::Http(connection) => taken(connection.post(&self.path, self.form(), &body)?)?,
+                Way::Nats(connection) => connection.publish(&body).map(|()| String::new())?,
+            };
+            sequence = end;
+        }
+        if let Way::Nats(connection) = &mut way {
+            connection.flush()?;
         }
         Ok(answer)
+    }
+
+    fn form(&self) -> &'static str {
+        if self.dialect == Dialect::Streamgate && self.batch.is_some() { BATCH } else { JSON }
+    }
+
+    /// The body of a request, or what stands for it.
+    fn write(&self, body: &mut Vec<u8>, publisher: usize, sequences: Range<u64>, due: u64) {
+        body.clear();
+        for sequence in sequences {
+            let mark = Mark { publisher, sequence, due };
+            match self.dialect {
+                Dialect::Streamgate => {
+                    write_event(body, mark, self.bytes, sequence.checked_rem(self.subjects));
+                    if self.batch.is_some() {
+                        body.push(b'\n');
+                    }
+                }
+                Dialect::Plain => mark.write(body, self.bytes),
+                Dialect::Lines => {
+                    mark.write(body, self.bytes);
+                    body.push(b'\n');
+                }
+                Dialect::Array => {
+                    body.push(if body.is_empty() { b'[' } else { b',' });
+                    mark.write(body, self.bytes);
+                }
+                Dialect::Nats => nats::write(body, |data| mark.write(data, self.bytes)),
+            }
+        }
+        if self.dialect == Dialect::Array {
+            body.push(b']');
+        }
     }
 }
 
@@ -131,6 +187,8 @@ impl Drop for Publishers {
 /// The field that goes with one event.
 pub const JSON: &str = "Content-Type: application/json\r\n";
 
+const BATCH: &str = "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n";
+
 /// Appends an event as it is posted: its data is `bytes` long, its subject the
 /// publisher's of that number.
 pub fn write_event(out: &mut Vec<u8>, mark: Mark, bytes: usize, subject: Option<u64>) {
@@ -155,4 +213,36 @@ pub fn taken(answer: Answer) -> io::Result<String> {
         return Err(io::Error::other(format!("{status}: {body}")));
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dialect_has_its_own_body() {
+        let check = |dialect, batch, expected: &str| {
+            let publishing = Publishing {
+                address: ([127, 0, 0, 1], 1).into(),
+                path: "ticks".to_owned(),
+                dialect,
+                publishers: 1,
+                events: 2,
+                rate: None,
+                batch,
+                bytes: 0,
+                subjects: 0,
+            };
+            let mut body = Vec::new();
+            publishing.write(&mut body, 0, 0..2, 5);
+            let (a, b) = (r#"{"w":0,"s":0,"t":5,"p":""}"#, r#"{"w":0,"s":1,"t":5,"p":""}"#);
+            let expected = expected.replace("(a)", a).replace("(b)", b);
+            assert_eq!(String::from_utf8(body).unwrap(), expected, "{dialect:?}");
+        };
+        let ndjson = "{\"type\":\"tick\",\"data\":(a)}\n{\"type\":\"tick\",\"data\":(b)}\n";
+        check(Dialect::Streamgate, Some(2), ndjson);
+        check(Dialect::Lines, Some(2), "(a)\n(b)\n");
+        check(Dialect::Array, Some(2), "[(a),(b)]");
+        check(Dialect::Nats, Some(2), "PUB ticks 26\r\n(a)\r\nPUB ticks 26\r\n(b)\r\n");
+    }
 }

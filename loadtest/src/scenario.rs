@@ -1,10 +1,12 @@
 //! A scenario: what is done to which targets, and how often.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::compare::Comparison;
 use crate::proof::Trial;
 use crate::subscriber::Protocol;
 
@@ -17,6 +19,8 @@ pub enum File {
     Measurement(Scenario),
     /// It has a `[proof]`: bounds, that hold or do not.
     Proof(Trial),
+    /// It has a `[compare]`: figures of its own.
+    Comparison(Comparison),
 }
 
 /// A file that holds a measurement.
@@ -32,7 +36,8 @@ pub struct Scenario {
     #[serde(default = "benchmarks")]
     pub report: PathBuf,
     /// The targets, in the order of each round. `floor` among them is what
-    /// the others are compared with.
+    /// the others are compared with. One that does not speak the protocol is
+    /// measured over the first that it speaks.
     pub targets: Vec<String>,
     /// Rounds; each measures every target once.
     pub repeats: usize,
@@ -89,9 +94,10 @@ pub struct Load {
     pub rate: Option<f64>,
     /// Events, all publishers together.
     pub events: u64,
-    /// The same for the floor, where it would take too long.
-    pub floor_events: Option<u64>,
-    /// Lines of a request as NDJSON; an event a request without it.
+    /// The same for targets that would take too long, or too much memory.
+    #[serde(default)]
+    pub events_of: BTreeMap<String, u64>,
+    /// Events of a request, where a target takes several; one without it.
     pub batch: Option<u64>,
     /// How many publish.
     #[serde(default = "one")]
@@ -102,16 +108,17 @@ fn one() -> usize {
     1
 }
 
-fn benchmarks() -> PathBuf {
+/// Where figures are published.
+pub fn benchmarks() -> PathBuf {
     PathBuf::from("docs/benchmarks.md")
 }
 
 impl Load {
-    /// The load of a target: the floor's has its own number of events.
+    /// The load of a target, which may have its own number of events.
     #[must_use]
     pub fn of(&self, target: &str) -> Load {
-        let floor = self.floor_events.filter(|_| target == FLOOR);
-        Load { events: floor.unwrap_or(self.events), ..self.clone() }
+        let events = self.events_of.get(target).copied().unwrap_or(self.events);
+        Load { events, ..self.clone() }
     }
 }
 
@@ -131,6 +138,10 @@ impl File {
             let trial = Trial::read(name, table, is_short).map_err(|error| named(&error))?;
             return Ok(File::Proof(trial));
         }
+        if table.contains_key("compare") {
+            let comparison = Comparison::read(name, table, is_short);
+            return Ok(File::Comparison(comparison.map_err(|error| named(&error))?));
+        }
         let scenario: Scenario = toml::from_str(&text).map_err(|error| named(&error))?;
         let scenario = Scenario { name, ..scenario };
         Ok(File::Measurement(if is_short { scenario.shortened() } else { scenario }))
@@ -145,8 +156,9 @@ impl Scenario {
         self.repeats = 1;
         match &mut self.measure {
             Measure::Fanout(load) | Measure::Stalled { load, .. } => {
-                load.events = (load.events / 4).max(10);
-                load.floor_events = load.floor_events.map(|events| (events / 4).max(10));
+                for events in load.events_of.values_mut().chain([&mut load.events]) {
+                    *events = (*events / 4).max(10);
+                }
             }
             Measure::Idle { .. } | Measure::Reconnect { .. } => {}
         }

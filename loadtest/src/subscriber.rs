@@ -9,7 +9,8 @@ use serde::Deserialize;
 use socket2::{Domain, Socket, Type};
 
 use crate::clock;
-use crate::framing::{self, Chunks};
+use crate::framing::{self, Chunks, Payloads};
+use crate::nats::{self, Said};
 use crate::tally::{Farewell, Seen, Tally};
 
 /// Subscribers of one source address; the kernel lends about 28,000 ports to
@@ -22,6 +23,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of a response's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// Half an event of so many bytes stays where it is while it grows: one of
+/// megabytes would be copied with each read.
+const LONG_BYTES: usize = 64 * 1024;
+
 /// How events come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -32,6 +37,9 @@ pub enum Protocol {
     Ndjson,
     /// WebSocket.
     Ws,
+    /// NATS's own protocol in WebSocket's.
+    #[serde(skip)]
+    Nats,
 }
 
 impl Protocol {
@@ -40,7 +48,7 @@ impl Protocol {
         match self {
             Protocol::Sse => "SSE",
             Protocol::Ndjson => "NDJSON",
-            Protocol::Ws => "WebSocket",
+            Protocol::Ws | Protocol::Nats => "WebSocket",
         }
     }
 }
@@ -105,7 +113,7 @@ impl Subscription {
             Protocol::Sse => "Accept: text/event-stream\r\n",
             Protocol::Ndjson => "Accept: application/x-ndjson\r\n",
             // The key of RFC 6455 §1.3: who measures needs no other.
-            Protocol::Ws => {
+            Protocol::Ws | Protocol::Nats => {
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             }
@@ -150,7 +158,12 @@ pub enum Step {
 enum Stage {
     Head,
     Chunks(Chunks),
+    /// Events as they are, to the end of the connection.
+    Plain,
     Frames,
+    /// What frames hold is a stream itself; it begins when a subscription is
+    /// answered.
+    Nats(Payloads, bool),
 }
 
 /// One subscriber. What it holds between reads is half an event at most.
@@ -222,27 +235,50 @@ impl Subscriber {
             };
         };
         let head = std::mem::take(&mut self.rest);
-        self.stage = if self.protocol == Protocol::Ws && head.starts_with(b"HTTP/1.1 101") {
-            Stage::Frames
-        } else if self.protocol != Protocol::Ws && head.starts_with(b"HTTP/1.1 200") {
-            Stage::Chunks(Chunks::START)
-        } else {
-            return Err(refused(&head));
+        self.stage = match self.protocol {
+            Protocol::Ws if head.starts_with(b"HTTP/1.1 101") => Stage::Frames,
+            Protocol::Nats if head.starts_with(b"HTTP/1.1 101") => {
+                self.socket.write_all(&framing::control(2, &nats::subscribe()))?;
+                Stage::Nats(Payloads::START, false)
+            }
+            Protocol::Sse | Protocol::Ndjson if head.starts_with(b"HTTP/1.1 200") => {
+                let head = head[..end].to_ascii_lowercase();
+                let is_chunked = memmem::find(&head, b"\r\ntransfer-encoding: chunked").is_some();
+                if is_chunked { Stage::Chunks(Chunks::START) } else { Stage::Plain }
+            }
+            _ => return Err(refused(&head)),
         };
-        self.body(&head[end + 4..], text, tally)?;
-        Ok(Step::Opened)
+        let step = self.body(&head[end + 4..], text, tally)?;
+        Ok(if self.protocol == Protocol::Nats { step } else { Step::Opened })
     }
 
     fn body(&mut self, bytes: &[u8], text: &mut Vec<u8>, tally: &mut Tally) -> io::Result<Step> {
         let (now, before) = (clock::now(), tally.deliveries);
+        tally.bytes += bytes.len() as u64;
+        let is_long = self.rest.len() > LONG_BYTES;
+        let mut long = if is_long { std::mem::take(&mut self.rest) } else { Vec::new() };
         text.extend_from_slice(&self.rest);
-        let mut ended = false;
+        let text = if is_long { &mut long } else { text };
+        // What has been looked at has no end of an event.
+        let from = if is_long { text.len() } else { 0 };
+        let (mut ended, mut opened) = (false, false);
         let taken = match &mut self.stage {
             Stage::Head => 0,
             Stage::Chunks(chunks) => {
                 chunks.decode(bytes, text);
                 ended = *chunks == Chunks::End;
-                events(self.protocol, text, &mut self.seen, tally, now)
+                events(self.protocol, text, from, &mut self.seen, tally, now)
+            }
+            Stage::Plain => {
+                text.extend_from_slice(bytes);
+                events(self.protocol, text, from, &mut self.seen, tally, now)
+            }
+            Stage::Nats(payloads, is_open) => {
+                payloads.decode(bytes, text);
+                ended = *payloads == Payloads::End;
+                let (taken, pongs) = messages(&mut self.socket, text, &mut self.seen, tally, now)?;
+                opened = pongs > 0 && !std::mem::replace(is_open, true);
+                taken
             }
             Stage::Frames => {
                 text.extend_from_slice(bytes);
@@ -265,21 +301,57 @@ impl Subscriber {
             }
         };
         tally.reads += u64::from(tally.deliveries > before);
-        if taken < text.len() {
+        if is_long && taken == 0 {
+            self.rest = long;
+        } else if taken < text.len() {
             self.rest.clear();
             self.rest.extend_from_slice(&text[taken..]);
         } else if !self.rest.is_empty() {
             self.rest = Vec::new();
         }
         self.is_whole |= ended;
-        Ok(if ended { Step::Ended } else { Step::Went })
+        Ok(match (ended, opened) {
+            (true, _) => Step::Ended,
+            (false, true) => Step::Opened,
+            (false, false) => Step::Went,
+        })
     }
 }
 
-/// Checks the whole events in `text` and says how long they are.
-fn events(protocol: Protocol, text: &[u8], seen: &mut Seen, tally: &mut Tally, now: u64) -> usize {
+/// Checks the whole messages in `text`, and says how long they are and how
+/// many pongs are among them. Pings are answered.
+fn messages(
+    socket: &mut TcpStream,
+    text: &[u8],
+    seen: &mut Seen,
+    tally: &mut Tally,
+    now: u64,
+) -> io::Result<(usize, usize)> {
+    let (mut taken, mut pongs) = (0, 0);
+    while let Some((said, length)) = nats::next(&text[taken..]) {
+        match said {
+            Said::Message(payload) => tally.take(seen, payload, now),
+            Said::Pong => pongs += 1,
+            Said::Ping => socket.write_all(&framing::control(2, b"PONG\r\n"))?,
+            Said::Error(error) => return Err(nats::refused(error)),
+            Said::Other => {}
+        }
+        taken += length;
+    }
+    Ok((taken, pongs))
+}
+
+/// Checks the whole events in `text`, none of which ends before `from`, and
+/// says how long they are.
+fn events(
+    protocol: Protocol,
+    text: &[u8],
+    mut from: usize,
+    seen: &mut Seen,
+    tally: &mut Tally,
+    now: u64,
+) -> usize {
     let mut start = 0;
-    let mut from = 0;
     while let Some(at) = memchr::memchr(b'\n', &text[from..]) {
         let end = from + at;
         from = end + 1;
@@ -306,15 +378,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_event_may_end_behind_what_was_looked_at() {
+        let text = b"event: data\ndata:[{\"w\":0,\"s\":0,\"t\":0}]\n\nevent";
+        let end = text.len() - "event".len();
+        for from in [0, end - 2, end - 1] {
+            let (mut seen, mut tally) = (Seen::default(), Tally::new());
+            assert_eq!(events(Protocol::Sse, text, from, &mut seen, &mut tally, 1), end);
+            assert_eq!(tally.deliveries, 1, "from {from}");
+        }
+    }
+
+    #[test]
     fn events_are_whole_ones() {
         let text = b"retry: 1\nevent: stream-open\ndata: {}\n\nid: a-1\ndata: {\"w\":0,\"s\":0,\"t\":0}\n\nid: a";
         let (mut seen, mut tally) = (Seen::default(), Tally::new());
-        let taken = events(Protocol::Sse, text, &mut seen, &mut tally, 1);
+        let taken = events(Protocol::Sse, text, 0, &mut seen, &mut tally, 1);
         assert_eq!(&text[taken..], b"id: a");
         assert_eq!(tally.deliveries, 1);
         let text = b"{\"id\":\"a-1\",\"data\":{\"w\":0,\"s\":0,\"t\":0}}\n{\"id";
         let (mut seen, mut tally) = (Seen::default(), Tally::new());
-        assert_eq!(&text[events(Protocol::Ndjson, text, &mut seen, &mut tally, 1)..], b"{\"id");
+        assert_eq!(&text[events(Protocol::Ndjson, text, 0, &mut seen, &mut tally, 1)..], b"{\"id");
         assert_eq!(tally.deliveries, 1);
     }
 }

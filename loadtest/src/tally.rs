@@ -13,6 +13,8 @@ pub struct Tally {
     /// Reads that had events: fewer than deliveries where a server, or the
     /// generator, was behind.
     pub reads: u64,
+    /// Bytes of streams, of whole events or not.
+    pub bytes: u64,
     /// Events that were published and never came, or came behind later ones.
     pub lost: u64,
     /// Events that came again.
@@ -24,6 +26,8 @@ pub struct Tally {
     pub gaps: u64,
     /// Streams that ended before the run did.
     pub ended: u64,
+    /// Commands that were answered, over WebSocket.
+    pub answers: u64,
     /// From when an event was due to when it was read, in nanoseconds.
     pub latency: Histogram<u64>,
     /// Every mark that came, where somebody asked for them.
@@ -99,20 +103,44 @@ impl Seen {
 impl Tally {
     /// Nothing yet.
     pub fn new() -> Tally {
-        let (deliveries, reads, lost, repeated, disordered, gaps, ended) = (0, 0, 0, 0, 0, 0, 0);
-        let (latency, marks) = (latency::none(), None);
-        Tally { deliveries, reads, lost, repeated, disordered, gaps, ended, latency, marks }
+        Tally {
+            deliveries: 0,
+            reads: 0,
+            bytes: 0,
+            lost: 0,
+            repeated: 0,
+            disordered: 0,
+            gaps: 0,
+            ended: 0,
+            answers: 0,
+            latency: latency::none(),
+            marks: None,
+        }
     }
 
-    /// Checks one event, or whatever else a stream says.
+    /// Checks one event, or several that a server put into one, or whatever
+    /// else a stream says.
     pub fn take(&mut self, seen: &mut Seen, text: &[u8], now: u64) {
-        let Some(mark) = Mark::read(text) else {
+        let Some((mark, mut rest)) = Mark::next(text) else {
             if let Some(notice) = Notice::read(text) {
                 self.gaps += u64::from(notice.kind == "gap");
+                self.answers += u64::from(notice.kind == "response");
                 seen.hear(notice, now);
             }
             return;
         };
+        self.count(seen, mark, now);
+        if let Some(offset) = mark::offset(text) {
+            self.disordered += u64::from(offset <= seen.offset);
+            seen.offset = offset;
+        }
+        while let Some((mark, behind)) = Mark::next(rest) {
+            self.count(seen, mark, now);
+            rest = behind;
+        }
+    }
+
+    fn count(&mut self, seen: &mut Seen, mark: Mark, now: u64) {
         let Mark { publisher, sequence, due } = mark;
         self.deliveries += 1;
         self.latency.saturating_record(now.saturating_sub(due));
@@ -122,10 +150,6 @@ impl Tally {
         } else {
             self.lost += sequence - *next;
             *next = sequence + 1;
-        }
-        if let Some(offset) = mark::offset(text) {
-            self.disordered += u64::from(offset <= seen.offset);
-            seen.offset = offset;
         }
         if let Some(marks) = &mut self.marks {
             marks.push(mark);
@@ -174,6 +198,18 @@ mod tests {
         check(&[0, 1, 1, 2], 3, [0, 1, 1]);
         check(&[0, 2, 1], 3, [1, 1, 1]);
         check(&[], 3, [3, 0, 0]);
+    }
+
+    #[test]
+    fn several_events_in_one_are_told_apart() {
+        let (mut tally, mut seen) = (Tally::new(), Seen::default());
+        let mut text = b"event: data\ndata:[".to_vec();
+        for sequence in [0, 1, 3] {
+            Mark { publisher: 0, sequence, due: 0 }.write(&mut text, 64);
+            text.push(b',');
+        }
+        tally.take(&mut seen, &text, 5);
+        assert_eq!([tally.deliveries, tally.lost, tally.repeated], [3, 1, 0]);
     }
 
     #[test]

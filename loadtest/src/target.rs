@@ -2,30 +2,52 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::http::Connection;
 use crate::process::Process;
+use crate::publisher::{Dialect, JSON};
 use crate::subscriber::{Protocol, Subscription};
 
-/// A server as `targets.toml` names it.
+/// For a second port of a server whose first takes connections.
+const PORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server as `targets.toml` names it. In its command and its configuration
+/// `{loadtest}` is this program, `{dir}` a fresh folder that is removed in the
+/// end, `{peers}` the folder that peers are installed in, `{config}` the
+/// configuration, and `{port}` and `{publish_port}` are free ports. Without
+/// `{port}`, it says where it listens (see [`Process::start`]).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// The program and its arguments. `{loadtest}` is this program, `{dir}` a
-    /// fresh folder that is removed in the end.
-    pub command: Vec<String>,
-    /// The path that takes events by `POST`.
-    pub publish: String,
+    /// The version of a peer, for the report.
+    pub version: Option<String>,
+    /// Files that are there if a peer is installed. What has none is no peer.
+    #[serde(default)]
+    needs: Vec<PathBuf>,
+    /// The program and its arguments.
+    command: Vec<String>,
+    /// The file that its configuration is made of.
+    config: Option<PathBuf>,
+    /// The path to `PUT` before anything else, as JSON.
+    create: Option<String>,
+    /// How it takes events.
+    #[serde(default)]
+    dialect: Dialect,
+    /// The path that takes events by `POST`, if its dialect has paths.
+    #[serde(default)]
+    publish: String,
     /// The path of the events as SSE, if it has any.
-    pub sse: Option<String>,
+    sse: Option<String>,
     /// The path of the events as NDJSON, if it has any.
-    pub ndjson: Option<String>,
+    ndjson: Option<String>,
     /// The path of the events as WebSocket, if it has any.
-    pub ws: Option<String>,
+    ws: Option<String>,
 }
 
 /// A target that was started; it ends with this value.
@@ -33,6 +55,7 @@ pub struct Running {
     /// Its process.
     pub process: Process,
     target: Target,
+    publish_address: SocketAddr,
     _folder: TempDir,
 }
 
@@ -45,29 +68,121 @@ pub fn read(path: &Path) -> io::Result<BTreeMap<String, Target>> {
     toml::from_str(&text).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 
+/// The target of that name in the project's `targets.toml`.
+///
+/// # Errors
+/// If there is none.
+pub fn named(name: &str) -> io::Result<Target> {
+    let found = read(Path::new("loadtest/targets.toml"))?.remove(name);
+    found.ok_or_else(|| io::Error::other(format!("targets.toml has no {name:?}")))
+}
+
 impl Target {
+    /// Whether it is somebody else's server, which need not be installed.
+    pub fn is_peer(&self) -> bool {
+        !self.needs.is_empty()
+    }
+
+    /// Whether all is there that it needs.
+    pub fn is_installed(&self) -> bool {
+        self.needs.iter().all(|path| path.exists())
+    }
+
+    /// Whether events come from it over this protocol.
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        self.path(protocol).is_some()
+    }
+
     /// Starts it, in a folder of its own under `target/load`.
     ///
     /// # Errors
-    /// If it does not serve.
+    /// If it does not serve; `NotFound` if it is not installed.
     pub fn start(&self) -> io::Result<Running> {
+        if let Some(missing) = self.needs.iter().find(|path| !path.exists()) {
+            let what = format!("there is no {}", missing.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        }
         std::fs::create_dir_all("target/load")?;
-        let folder = TempDir::new_in("target/load")?;
+        let folder = TempDir::new_in(std::path::absolute("target/load")?)?;
         let this = std::env::current_exe()?;
-        let fill = |word: &String| {
-            word.replace("{loadtest}", &this.display().to_string())
+        let peers = std::path::absolute("target/peers")?;
+        let path = folder.path().join("config");
+        let (port, publish_port) = free_ports()?;
+        let fill = |text: &str| {
+            text.replace("{loadtest}", &this.display().to_string())
                 .replace("{dir}", &folder.path().display().to_string())
+                .replace("{peers}", &peers.display().to_string())
+                .replace("{config}", &path.display().to_string())
+                .replace("{port}", &port.to_string())
+                .replace("{publish_port}", &publish_port.to_string())
         };
-        let command: Vec<String> = self.command.iter().map(fill).collect();
-        let process = Process::start(&command, &folder.path().join("output"))?;
-        Ok(Running { process, target: self.clone(), _folder: folder })
+        let mut texts = self.command.clone();
+        if let Some(config) = &self.config {
+            let text = std::fs::read_to_string(config)?;
+            std::fs::write(&path, fill(&text))?;
+            texts.push(text);
+        }
+        let has = |blank: &str| texts.iter().any(|text| text.contains(blank));
+        let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let command: Vec<String> = self.command.iter().map(|word| fill(word)).collect();
+        let output = folder.path().join("output");
+        let process = if has("{port}") {
+            Process::start_on(address(port), &command, &output)?
+        } else {
+            Process::start(&command, &output)?
+        };
+        let is_apart = has("{publish_port}");
+        let publish_address = if is_apart { address(publish_port) } else { process.address };
+        let running = Running { process, target: self.clone(), publish_address, _folder: folder };
+        running.prepare()?;
+        Ok(running)
+    }
+
+    fn path(&self, protocol: Protocol) -> Option<&String> {
+        match protocol {
+            Protocol::Sse => self.sse.as_ref(),
+            Protocol::Ndjson => self.ndjson.as_ref(),
+            Protocol::Ws | Protocol::Nats => self.ws.as_ref(),
+        }
     }
 }
 
+/// Two ports that nobody has at the moment.
+fn free_ports() -> io::Result<(u16, u16)> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (bind()?, bind()?);
+    Ok((one.local_addr()?.port(), other.local_addr()?.port()))
+}
+
 impl Running {
-    /// Where it takes clients.
+    /// Waits for the port that takes events, and creates the stream.
+    fn prepare(&self) -> io::Result<()> {
+        let deadline = Instant::now() + PORT_TIMEOUT;
+        while let Err(error) = TcpStream::connect(self.publish_address) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let Some(path) = &self.target.create else { return Ok(()) };
+        let mut connection = Connection::open(self.publish_address)?;
+        let host = self.publish_address;
+        let request =
+            format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\n{JSON}Content-Length: 0\r\n\r\n");
+        connection.write(request.as_bytes())?;
+        let answer = connection.answer()?;
+        let refused = || io::Error::other(format!("{path}: {}: {}", answer.status, answer.body));
+        answer.is_success().then_some(()).ok_or_else(refused)
+    }
+
+    /// Where it takes subscribers.
     pub fn address(&self) -> SocketAddr {
         self.process.address
+    }
+
+    /// Where it takes events.
+    pub fn publish_address(&self) -> SocketAddr {
+        self.publish_address
     }
 
     /// The path that takes events.
@@ -75,19 +190,43 @@ impl Running {
         &self.target.publish
     }
 
-    /// How to subscribe to it.
+    /// How it takes them.
+    pub fn dialect(&self) -> Dialect {
+        self.target.dialect
+    }
+
+    /// How to subscribe to it: over this protocol, or the first that it speaks.
     ///
     /// # Errors
-    /// If it does not speak the protocol.
+    /// If it speaks none.
     pub fn subscription(&self, protocol: Protocol) -> io::Result<Subscription> {
-        let path = match protocol {
-            Protocol::Sse => &self.target.sse,
-            Protocol::Ndjson => &self.target.ndjson,
-            Protocol::Ws => &self.target.ws,
-        };
-        let path = path.clone().ok_or_else(|| {
-            io::Error::other(format!("the target has no path for {}", protocol.label()))
-        })?;
+        let others = [Protocol::Sse, Protocol::Ndjson, Protocol::Ws];
+        let find = |protocol| Some((protocol, self.target.path(protocol)?.clone()));
+        let found = [protocol].into_iter().chain(others).find_map(find);
+        let found = found.ok_or_else(|| io::Error::other("the target has no path of events"));
+        let (protocol, path) = found?;
+        let is_nats = protocol == Protocol::Ws && self.target.dialect == Dialect::Nats;
+        let protocol = if is_nats { Protocol::Nats } else { protocol };
         Ok(Subscription { address: self.address(), path, protocol, after: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_versions_are_those_that_are_installed() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let script = std::fs::read_to_string(folder.join("peers/install")).unwrap();
+        let targets = read(&folder.join("targets.toml")).unwrap();
+        let peers = targets.iter().filter(|(_, target)| target.is_peer());
+        for (name, target) in peers.clone() {
+            let version = target.version.as_deref().unwrap();
+            assert!(script.contains(&format!("={version}\n")), "{name} {version}");
+            let config = target.config.iter().map(|config| folder.join("..").join(config));
+            config.for_each(|config| assert!(config.exists(), "{name}: {}", config.display()));
+        }
+        assert_eq!(peers.count(), 4);
     }
 }

@@ -126,7 +126,7 @@ fn told(crowd: &Crowd, signalled: u64, spread: Duration, uneven_max: f64, findin
         let is_told = |stream: &&&Subscriber| is_told(stream);
         let told = of.iter().filter(is_told).count();
         let how = match protocol {
-            Protocol::Ws => "the close code 1012",
+            Protocol::Ws | Protocol::Nats => "the close code 1012",
             Protocol::Sse | Protocol::Ndjson => "`stream-close`, reason draining, and a whole end",
         };
         let what = format!("{} streams that got {how}", protocol.label());
@@ -171,7 +171,7 @@ fn told(crowd: &Crowd, signalled: u64, spread: Duration, uneven_max: f64, findin
 fn is_told(stream: &Subscriber) -> bool {
     let farewell = &stream.seen().farewell;
     match stream.protocol() {
-        Protocol::Ws => farewell.code == Some(1012),
+        Protocol::Ws | Protocol::Nats => farewell.code == Some(1012),
         Protocol::Sse | Protocol::Ndjson => {
             farewell.reason.as_deref() == Some("draining") && stream.is_whole()
         }

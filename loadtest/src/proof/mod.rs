@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 pub use self::findings::Findings;
+pub use self::settings::overlay;
 
 /// A scenario file that holds a proof.
 #[derive(Clone, Debug, Deserialize)]

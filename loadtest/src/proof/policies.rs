@@ -14,7 +14,7 @@ use crate::clock;
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::mark::Mark;
-use crate::publisher::{self, JSON, Publishing};
+use crate::publisher::{self, Dialect, JSON, Publishing};
 use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
 use crate::tally::Tally;
 
@@ -83,6 +83,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let publishing = Publishing {
         address: gateway.address(),
         path: format!("/events/{TICKS}"),
+        dialect: Dialect::Streamgate,
         publishers: settings.publishers,
         events: (settings.events - 1) / settings.publishers as u64,
         rate: Some(f64::from(settings.rate) / settings.publishers as f64),

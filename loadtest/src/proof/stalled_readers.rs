@@ -18,7 +18,7 @@ use crate::crowd::{self, Crowd};
 use crate::gateway::Gateway;
 use crate::latency;
 use crate::process::Meter;
-use crate::publisher::Publishing;
+use crate::publisher::{Dialect, Publishing};
 use crate::report::short;
 use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
 use crate::tally::Tally;
@@ -121,6 +121,7 @@ fn publishing(settings: &Settings, gateway: &Gateway, events: u64, is_warm_up: b
     Publishing {
         address: gateway.address(),
         path: format!("/events/{TICKS}"),
+        dialect: Dialect::Streamgate,
         publishers,
         events: events / publishers as u64,
         rate: (!is_warm_up).then(|| settings.rate / publishers as f64),

@@ -16,7 +16,7 @@ use crate::exposition::Exposition;
 use crate::feed::{Fed, Feed, Feeding, OnCut};
 use crate::gateway::Gateway;
 use crate::latency;
-use crate::publisher::Publishing;
+use crate::publisher::{Dialect, Publishing};
 use crate::report::short;
 use crate::subscriber::{Protocol, Subscriber};
 use crate::tally::Seen;
@@ -155,6 +155,7 @@ fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
     let missed = Publishing {
         address: gateway.address(),
         path: format!("/events/{TICKS}"),
+        dialect: Dialect::Streamgate,
         publishers: 1,
         events: settings.missed,
         rate: None,

@@ -30,7 +30,7 @@ pub fn subscription(gateway: &Gateway, topic: &str, protocol: Protocol) -> Subsc
     let path = match protocol {
         Protocol::Sse | Protocol::Ndjson => format!("/events/{topic}"),
         // Without a start a WebSocket is told no position.
-        Protocol::Ws => format!("/events/{topic}/ws?from=now"),
+        Protocol::Ws | Protocol::Nats => format!("/events/{topic}/ws?from=now"),
     };
     Subscription { address: gateway.address(), path, protocol, after: None }
 }

@@ -1,0 +1,133 @@
+//! Bare hyper: answers every request with the same ready head and body, and
+//! does nothing else. What a service on hyper costs at the least.
+
+use std::convert::Infallible;
+use std::fs;
+use std::future::ready;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, body::Incoming};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// It ends by itself, should nobody end it.
+const LIFETIME: Duration = Duration::from_mins(30);
+
+/// For the answer that is to be repeated.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An answer as it came, head and body.
+pub struct Answer(Vec<u8>);
+
+impl Answer {
+    /// What a server answers to a `GET`.
+    ///
+    /// # Errors
+    /// If it is no success, or has no length.
+    pub fn of(address: SocketAddr, path: &str) -> io::Result<Answer> {
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes)?;
+        let answer = Answer(bytes);
+        answer.parts()?;
+        Ok(answer)
+    }
+
+    /// Writes it to a file.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        fs::write(path, &self.0)
+    }
+
+    /// Its fields, less those that hyper makes or that are the connection's,
+    /// and its body.
+    ///
+    /// # Errors
+    /// If it is no success, or none of HTTP/1.1.
+    pub fn parts(&self) -> io::Result<(HeaderMap, Bytes)> {
+        let wrong = || io::Error::other(format!("{:?}", String::from_utf8_lossy(&self.0)));
+        let (mut reader, mut fields) = (BufReader::new(&self.0[..]), HeaderMap::new());
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if !line.starts_with("HTTP/1.1 200") {
+            return Err(wrong());
+        }
+        loop {
+            line.clear();
+            reader.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(io::Error::other)?;
+            let value = HeaderValue::from_str(value.trim()).map_err(io::Error::other)?;
+            if ![DATE, CONTENT_LENGTH, hyper::header::CONNECTION].contains(&name) {
+                fields.append(name, value);
+            }
+        }
+        let mut body = Vec::new();
+        reader.read_to_end(&mut body)?;
+        if body.is_empty() { Err(wrong()) } else { Ok((fields, body.into())) }
+    }
+}
+
+/// Serves the answer in a file on `address`, on as many threads as the machine
+/// has processors, until it is killed.
+///
+/// # Errors
+/// If the file holds no answer, or the address cannot be had.
+pub fn serve(address: SocketAddr, answer: &Path) -> io::Result<()> {
+    let parts = Arc::new(Answer(fs::read(answer)?).parts()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(address).await?;
+        println!(r#"{{"message":"serving","listen":"{}"}}"#, listener.local_addr()?);
+        match tokio::time::timeout(LIFETIME, accept(&listener, &parts)).await {
+            Ok(served) => served,
+            Err(_) => Ok(()),
+        }
+    })
+}
+
+async fn accept(listener: &TcpListener, parts: &Arc<(HeaderMap, Bytes)>) -> io::Result<()> {
+    loop {
+        let (socket, _) = listener.accept().await?;
+        socket.set_nodelay(true)?;
+        let parts = parts.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |_: Request<Incoming>| {
+                let mut response = Response::new(Full::new(parts.1.clone()));
+                *response.headers_mut() = parts.0.clone();
+                ready(Ok::<_, Infallible>(response))
+            });
+            // A client that goes is none of the server's matters.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let text = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ndate: now\r\n\
+            etag: \"a-1\"\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+        let (fields, body) = Answer(text.into()).parts().unwrap();
+        let names: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["content-type", "etag"]);
+        assert_eq!(&body[..], b"{}");
+        assert!(Answer(b"HTTP/1.1 404 Not Found\r\n\r\n{}".into()).parts().is_err());
+    }
+}

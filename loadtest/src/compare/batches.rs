@@ -1,0 +1,123 @@
+//! NDJSON batches, flat out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::http::Connection;
+use crate::publisher;
+
+/// How events are put together in a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// The gateway's: NDJSON, and an answer that counts what was written.
+    Ndjson,
+    /// A JSON array, and a status.
+    Array,
+}
+
+/// Who sends batches, and where to.
+#[derive(Clone, Debug)]
+pub struct Batches<'b> {
+    /// The server.
+    pub address: SocketAddr,
+    /// The path that takes them.
+    pub path: &'b str,
+    /// How many send, each over a connection of its own.
+    pub publishers: usize,
+    /// Lines of a request.
+    pub lines: u64,
+    /// How they are put together.
+    pub form: Form,
+}
+
+impl Batches<'_> {
+    /// Batches that fill a gateway's collection.
+    pub fn of_orders(address: SocketAddr) -> Batches<'static> {
+        Batches { address, path: "/orders", publishers: 2, lines: 5000, form: Form::Ndjson }
+    }
+
+    /// Sends a line for each of `numbers`, and waits until each is
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// If one is not.
+    pub fn send(
+        &self,
+        numbers: Range<u64>,
+        line: impl Fn(&mut Vec<u8>, u64) + Sync,
+    ) -> io::Result<()> {
+        let next = AtomicU64::new(numbers.start);
+        let (next, line) = (&next, &line);
+        std::thread::scope(|scope| {
+            let publish = || self.publish(next, numbers.end, line);
+            let threads: Vec<_> = (0..self.publishers).map(|_| scope.spawn(publish)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {
+                thread.join().map_err(|_| io::Error::other("a publisher panicked"))?
+            };
+            threads.into_iter().try_for_each(join)
+        })
+    }
+
+    fn publish(
+        &self,
+        next: &AtomicU64,
+        end: u64,
+        line: impl Fn(&mut Vec<u8>, u64),
+    ) -> io::Result<()> {
+        let mut connection = Connection::open(self.address)?;
+        let mut body = Vec::new();
+        loop {
+            let start = next.fetch_add(self.lines, Ordering::Relaxed);
+            let numbers = start..end.min(start.saturating_add(self.lines));
+            if numbers.is_empty() {
+                return Ok(());
+            }
+            let count = numbers.end - numbers.start;
+            body.clear();
+            for number in numbers {
+                body.push(self.form.before(body.is_empty()));
+                line(&mut body, number);
+            }
+            body.extend_from_slice(self.form.end());
+            let answer = connection.post(self.path, self.form.fields(), &body)?;
+            let said = publisher::taken(answer)?;
+            if !self.form.is_whole(&said, count) {
+                return Err(io::Error::other(format!("of {count} lines: {said}")));
+            }
+        }
+    }
+}
+
+impl Form {
+    fn fields(self) -> &'static str {
+        match self {
+            Form::Ndjson => "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n",
+            Form::Array => publisher::JSON,
+        }
+    }
+
+    /// What stands before an event; NDJSON may begin with an empty line.
+    fn before(self, is_first: bool) -> u8 {
+        match self {
+            Form::Ndjson => b'\n',
+            Form::Array if is_first => b'[',
+            Form::Array => b',',
+        }
+    }
+
+    fn end(self) -> &'static [u8] {
+        match self {
+            Form::Ndjson => b"\n",
+            Form::Array => b"]",
+        }
+    }
+
+    fn is_whole(self, said: &str, count: u64) -> bool {
+        match self {
+            Form::Ndjson => said.contains(&format!("\"written\":{count},")),
+            Form::Array => true,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! NDJSON batches flat out, and a count of what was acknowledged.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::{ControlFlow, Range};
+
+use serde::Deserialize;
+
+use super::batches::{Batches, Form};
+use super::ledger::Ledger;
+use super::table::{Column, Table, compared, plain};
+use super::usage::Usage;
+use super::{Course, lines, resource};
+use crate::mark::Mark;
+use crate::process::Meter;
+use crate::publisher;
+use crate::target;
+
+/// What is sent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What takes it.
+    into: Into,
+    /// How many events.
+    events: u64,
+    /// Bytes of an event's data, or of a resource.
+    bytes: usize,
+    /// How many send.
+    publishers: usize,
+    /// Lines of a batch.
+    batch: u64,
+    /// Targets of `targets.toml` that take a JSON array of events, beside the
+    /// gateway.
+    #[serde(default)]
+    targets: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Into {
+    Topic,
+    Collection,
+}
+
+const COLUMNS: &[Column] = &[
+    compared("events/s"),
+    compared("CPU µs per event"),
+    plain("MB/s"),
+    plain("generator µs"),
+    plain("RSS MiB"),
+];
+
+/// Measures.
+///
+/// # Errors
+/// If the gateway cannot be started, or refuses.
+pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+    let against = settings.targets.first().map(String::as_str);
+    let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "lost, repeated");
+    for round in 1..=course.repeats {
+        course.say(round);
+        for (name, gateway) in course.gateways()? {
+            let address = gateway.address();
+            let figures = settings.measure(address, &gateway.meter(), None)?;
+            let faults = settings.count(address)?;
+            table.add(name, against.or(course.other(name)), figures, faults);
+        }
+        for name in &settings.targets {
+            match target::named(name)?.start() {
+                Ok(running) => {
+                    let (address, path) = (running.publish_address(), running.publish());
+                    let meter = running.process.meter();
+                    let figures = settings.measure(address, &meter, Some(path))?;
+                    table.add(name, against, figures, 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    table.note(&format!("{name} is left out: it is not installed."));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(table)
+}
+
+impl Settings {
+    /// The warm-up, and what is measured.
+    fn all(&self) -> (Range<u64>, Range<u64>) {
+        let warm_up = self.events / 10;
+        (0..warm_up, warm_up..warm_up + self.events)
+    }
+
+    /// Sends all, to a gateway or to the path of a target that takes arrays,
+    /// and gives the figures.
+    fn measure(
+        &self,
+        address: SocketAddr,
+        meter: &Meter,
+        target: Option<&str>,
+    ) -> io::Result<Vec<f64>> {
+        let (warm_up, numbers) = self.all();
+        self.send(address, target, warm_up)?;
+        let ((), usage) = Usage::of(meter.clone(), || self.send(address, target, numbers))?;
+        let rate = usage.rate(self.events);
+        Ok(vec![
+            rate,
+            usage.cpu_each(self.events),
+            rate * self.bytes as f64 / 1e6,
+            usage.own_each(self.events),
+            usage.rss_max as f64 / 1_048_576.0,
+        ])
+    }
+
+    fn send(
+        &self,
+        address: SocketAddr,
+        target: Option<&str>,
+        numbers: Range<u64>,
+    ) -> io::Result<()> {
+        let (publishers, lines, bytes) = (self.publishers, self.batch, self.bytes);
+        let batches = |path, form| Batches { address, path, publishers, lines, form };
+        let mark = |number| Mark { publisher: 0, sequence: number, due: 0 };
+        match (target, self.into) {
+            (Some(path), _) => batches(path, Form::Array)
+                .send(numbers, |out, number| mark(number).write(out, bytes)),
+            (None, Into::Topic) => batches("/events/ticks", Form::Ndjson)
+                .send(numbers, |out, n| publisher::write_event(out, mark(n), bytes, None)),
+            (None, Into::Collection) => batches("/orders", Form::Ndjson)
+                .send(numbers, |out, number| resource(out, number, bytes)),
+        }
+    }
+
+    /// Reads the whole log and gives what is wrong with it.
+    fn count(&self, address: SocketAddr) -> io::Result<u64> {
+        let path = match self.into {
+            Into::Topic => "/events/ticks?from=earliest",
+            Into::Collection => "/orders/events?from=earliest",
+        };
+        let mut ledger = Ledger::new(0..self.all().1.end);
+        lines::read(address, path, |line| {
+            if let Some(mark) = Mark::read(line) {
+                ledger.take(mark.sequence);
+            }
+            if ledger.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(ledger.faults())
+    }
+}

@@ -1,0 +1,198 @@
+//! Comparisons: requests, batches, snapshots and resumes, each with figures of
+//! its own. A [measurement](crate::measure) is about deliveries to many; this
+//! is about everything else.
+//!
+//! A scenario file with a `[compare]` table is one. Its `[gateway]` table is
+//! the gateway's whole configuration, but for its addresses and its store;
+//! what stands under `[short]` takes the place of its namesakes in a short
+//! run.
+
+mod batches;
+mod get_one;
+mod ingest;
+mod ledger;
+mod lines;
+mod post_one;
+mod resume;
+mod server;
+mod snapshot;
+mod subscriptions;
+mod table;
+mod usage;
+mod wrk;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::gateway::{self, Gateway};
+use crate::proof::overlay;
+use crate::scenario;
+
+/// A scenario file that holds a comparison.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// Its name: the file's.
+    #[serde(skip)]
+    pub name: String,
+    /// What it shows, for the report.
+    about: String,
+    /// The file that its section goes to.
+    #[serde(default = "scenario::benchmarks")]
+    pub report: PathBuf,
+    /// Rounds; each measures everything once.
+    repeats: usize,
+    /// What is compared.
+    compare: Compare,
+    /// The gateway's configuration.
+    #[serde(default)]
+    gateway: toml::Table,
+    /// Whether this is the short form.
+    #[serde(skip)]
+    is_short: bool,
+}
+
+/// What is compared; each has a module of its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+enum Compare {
+    GetOne(get_one::Settings),
+    PostOne(post_one::Settings),
+    Ingest(ingest::Settings),
+    Snapshot(snapshot::Settings),
+    Resume(resume::Settings),
+    Subscriptions(subscriptions::Settings),
+}
+
+/// What came of a comparison.
+pub struct Outcome {
+    /// The section of a report.
+    pub section: String,
+    /// Whether nothing was lost, repeated or refused.
+    pub is_whole: bool,
+}
+
+/// How a comparison is run.
+struct Course<'c> {
+    name: &'c str,
+    repeats: usize,
+    config: &'c toml::Table,
+    programs: Vec<(&'static str, &'c Path)>,
+}
+
+impl Comparison {
+    /// Reads a scenario file's table; `is_short` puts its `[short]` over it.
+    ///
+    /// # Errors
+    /// If it is no comparison.
+    pub fn read(
+        name: String,
+        mut table: toml::Table,
+        is_short: bool,
+    ) -> Result<Comparison, toml::de::Error> {
+        if let Some(toml::Value::Table(short)) = table.remove("short")
+            && is_short
+        {
+            overlay(&mut table, short);
+        }
+        Ok(Comparison { name, is_short, ..table.try_into()? })
+    }
+
+    /// Runs it, with as many rounds as the file says where `repeats` does not,
+    /// and with another build of the gateway `beside` this one's.
+    ///
+    /// # Errors
+    /// If it cannot be carried to its end.
+    pub fn run(&self, repeats: Option<usize>, beside: Option<&Path>) -> io::Result<Outcome> {
+        let repeats = repeats.unwrap_or(self.repeats).max(1);
+        let mut programs = vec![("gateway", Path::new(gateway::PROGRAM))];
+        programs.extend(beside.map(|path| ("beside", path)));
+        let course = Course { name: &self.name, repeats, config: &self.gateway, programs };
+        let table = match &self.compare {
+            Compare::GetOne(settings) => get_one::run(settings, &course),
+            Compare::PostOne(settings) => post_one::run(settings, &course),
+            Compare::Ingest(settings) => ingest::run(settings, &course),
+            Compare::Snapshot(settings) => snapshot::run(settings, &course),
+            Compare::Resume(settings) => resume::run(settings, &course),
+            Compare::Subscriptions(settings) => subscriptions::run(settings, &course),
+        }?;
+        let short = if self.is_short { " --short" } else { "" };
+        let command = format!("loadtest run {}{short} --repeats {repeats}", self.name);
+        let section = table.section(&self.name, &self.about, &command);
+        Ok(Outcome { section, is_whole: table.is_whole() })
+    }
+}
+
+impl Course<'_> {
+    /// Starts a gateway of each build.
+    fn gateways(&self) -> io::Result<Vec<(&'static str, Gateway)>> {
+        let start = |&(name, program)| Ok((name, Gateway::of(program, self.config)?));
+        self.programs.iter().map(start).collect()
+    }
+
+    /// Says which round begins.
+    fn say(&self, round: usize) {
+        eprintln!("{}: round {round} of {}", self.name, self.repeats);
+    }
+
+    /// What this build is held against, where the other one is there.
+    fn other(&self, name: &str) -> Option<&'static str> {
+        let is_there = self.programs.len() > 1;
+        (is_there && name != "beside").then_some("beside")
+    }
+}
+
+/// Appends a resource of `bytes` bytes, made of what an order may have; `"s"`
+/// is its number.
+fn resource(out: &mut Vec<u8>, number: u64, bytes: usize) {
+    let (start, customer, sku) = (out.len(), number * 7919 % 50_000, number * 31 % 1000);
+    let state = ["CREATED", "PROCESSING", "SHIPPED"][(number % 3) as usize];
+    let text = format!(
+        "{{\"id\":\"r{number}\",\"status\":\"{state}\",\"customer\":\"customer-{customer}\",\
+         \"total\":{}.95,\"items\":[{{\"sku\":\"sku-{sku}\",\"quantity\":2}}],\
+         \"w\":0,\"s\":{number},\"t\":0,\"note\":\"",
+        number % 1000
+    );
+    out.extend_from_slice(text.as_bytes());
+    let end = start + bytes.saturating_sub(2);
+    out.resize(end.max(out.len()), b'x');
+    out.extend_from_slice(b"\"}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mark::Mark;
+
+    #[test]
+    fn every_comparison_reads_in_both_forms() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+        let mut comparisons = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let table: toml::Table = toml::from_str(&text).unwrap();
+            if !table.contains_key("compare") {
+                continue;
+            }
+            comparisons += 1;
+            for is_short in [false, true] {
+                let read = Comparison::read(String::new(), table.clone(), is_short);
+                assert!(read.is_ok(), "{}: {:?}", path.display(), read.err());
+            }
+        }
+        assert_eq!(comparisons, 7);
+    }
+
+    #[test]
+    fn a_resource_is_json_of_its_size_with_a_mark() {
+        let mut text = Vec::new();
+        resource(&mut text, 999_999, 250);
+        assert_eq!(text.len(), 250);
+        let read: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(read["id"], "r999999");
+        assert_eq!(Mark::read(&text), Some(Mark { publisher: 0, sequence: 999_999, due: 0 }));
+    }
+}

@@ -1,0 +1,133 @@
+//! One event a request, on disk before its answer: the gateway, and other
+//! servers that say the same of themselves.
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use memchr::memmem;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use super::server::{COLUMNS, Server};
+use super::table::Table;
+use super::{Course, lines};
+use crate::http::Connection;
+use crate::mark::Mark;
+use crate::publisher::{self, JSON};
+use crate::target;
+
+/// What is posted, and for how long.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Connections, each with one request at a time; one run each.
+    connections: Vec<u32>,
+    /// Connections of the warm-up, which takes a second.
+    warm_up: u32,
+    /// Bytes of a request's body.
+    bytes: usize,
+    /// Seconds of each run.
+    secs: u64,
+    /// Targets of `targets.toml` that take one event by `POST` too, beside the
+    /// gateway.
+    targets: Vec<String>,
+}
+
+const PATH: &str = "/events/ticks";
+
+/// Bytes of an event around its data.
+const AROUND: usize = r#"{"type":"tick","data":}"#.len();
+
+/// Measures.
+///
+/// # Errors
+/// If a server cannot be started, or wrk is not installed.
+pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+    let against = settings.targets.first().map(String::as_str);
+    let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "failed or lost");
+    let folder = TempDir::new_in("target/load")?;
+    let script = folder.path().join("post.lua");
+    fs::write(&script, post(settings.bytes))?;
+    let mut servers = Vec::new();
+    for (name, gateway) in course.gateways()? {
+        servers.push(Server::gateway(name, PATH, gateway));
+    }
+    let gateways = servers.len();
+    for name in &settings.targets {
+        match target::named(name)?.start() {
+            Ok(running) => servers.push(Server::target(name, running)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                table.note(&format!("{name} is left out: it is not installed."));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut acknowledged = vec![0; servers.len()];
+    for (server, acknowledged) in servers.iter().zip(&mut acknowledged) {
+        let load = server.load(settings.warm_up, Duration::from_secs(1), Some(&script));
+        *acknowledged += load.wrk()?.count;
+    }
+    for round in 1..=course.repeats {
+        course.say(round);
+        for &connections in &settings.connections {
+            for (server, acknowledged) in servers.iter().zip(&mut acknowledged) {
+                let time = Duration::from_secs(settings.secs);
+                let load = server.load(connections, time, Some(&script));
+                let row = |name: &str| format!("{name}, {connections}");
+                let base = against.or(course.other(&server.name)).map(row);
+                let name = row(&server.name);
+                let asked =
+                    server.measure(&mut table, &name, base.as_deref(), || load.wrk().map(Some))?;
+                *acknowledged += asked.unwrap_or(0);
+            }
+        }
+    }
+    for (server, acknowledged) in servers.iter().zip(acknowledged).take(gateways) {
+        let lost = acknowledged.saturating_sub(count(server)?);
+        table.fault(&format!("{}, {}", server.name, settings.connections[0]), lost);
+    }
+    Ok(table)
+}
+
+/// How many events the log holds.
+fn count(server: &Server) -> io::Result<u64> {
+    let last = br#"{"type":"last","data":{}}"#;
+    publisher::taken(Connection::open(server.address())?.post(PATH, JSON, last)?)?;
+    let mut count = 0;
+    lines::read(server.address(), &format!("{PATH}?from=earliest"), |line| {
+        count += u64::from(memmem::find(line, br#""type":"tick""#).is_some());
+        match memmem::find(line, br#""type":"last""#) {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        }
+    })?;
+    Ok(count)
+}
+
+/// wrk's script. It says the same each time, so that wrk makes the request
+/// once and none of its time is the script's.
+fn post(bytes: usize) -> String {
+    let mut body = Vec::new();
+    let mark = Mark { publisher: 0, sequence: 0, due: 0 };
+    publisher::write_event(&mut body, mark, bytes.saturating_sub(AROUND), None);
+    format!(
+        "wrk.method = \"POST\"\nwrk.headers[\"Content-Type\"] = \"application/json\"\n\
+         wrk.body = '{}'\n",
+        String::from_utf8_lossy(&body)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_posts_an_event_of_its_size() {
+        let script = post(300);
+        let body = script.split('\'').nth(1).unwrap();
+        assert_eq!(body.len(), 300);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["type"], "tick");
+    }
+}

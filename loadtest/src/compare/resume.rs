@@ -1,0 +1,128 @@
+//! Somebody comes back for one resource of a long log.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use memchr::memmem;
+use serde::Deserialize;
+
+use super::batches::Batches;
+use super::table::{Column, Table, compared, plain};
+use super::usage::{self, Usage};
+use super::{Course, resource};
+use crate::gateway::Gateway;
+use crate::http::Connection;
+use crate::latency;
+use crate::publisher::{self, JSON};
+
+/// What is resumed, and in what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Events of the long log.
+    events: u64,
+    /// Events of the short one.
+    few: u64,
+    /// Resources that are resumed, each once a round and log.
+    resumed: u64,
+    /// Bytes of a resource.
+    bytes: usize,
+}
+
+const COLUMNS: &[Column] =
+    &[compared("p50 ms"), compared("p99 ms"), plain("most ms"), compared("CPU µs per resume")];
+
+/// For an event that is there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Measures.
+///
+/// # Errors
+/// If the gateway cannot be started, or gives something else.
+pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+    let name = |events: u64| format!("{events} events");
+    let mut table = Table::new(COLUMNS, "short log", "failed");
+    let mut logs = Vec::new();
+    for events in [settings.events, settings.few] {
+        for (build, gateway) in course.gateways()? {
+            let start = settings.fill(&gateway, events)?;
+            usage::rest(gateway.meter())?;
+            let of = |events| format!("{build}, {}", name(events));
+            logs.push((of(events), of(settings.few), gateway, start));
+        }
+    }
+    for round in 1..=course.repeats {
+        course.say(round);
+        for (row, base, gateway, start) in &logs {
+            let (took, usage) = Usage::of(gateway.meter(), || {
+                let resume = |number| resume(gateway.address(), number, start);
+                (0..settings.resumed).map(resume).collect::<io::Result<Vec<Duration>>>()
+            })?;
+            let latency = latency::of(took.iter().map(|took| took.as_nanos() as u64));
+            let at = |quantile| latency::ms(&latency, quantile);
+            let figures = vec![at(0.5), at(0.99), at(1.0), usage.cpu_each(settings.resumed)];
+            table.add(row, Some(base), figures, 0);
+        }
+    }
+    Ok(table)
+}
+
+impl Settings {
+    /// Fills a log: first the resources that have another event at its end,
+    /// then all others. Gives the id that lies between the two.
+    fn fill(&self, gateway: &Gateway, events: u64) -> io::Result<String> {
+        let address = gateway.address();
+        let batches = Batches::of_orders(address);
+        let line = |out: &mut Vec<u8>, number| resource(out, number, self.bytes);
+        batches.send(0..self.resumed, line)?;
+        let mut connection = Connection::open(address)?;
+        let start = touch(&mut connection, 0)?;
+        batches.send(self.resumed..events.saturating_sub(self.resumed + 1), line)?;
+        for number in 0..self.resumed {
+            touch(&mut connection, number)?;
+        }
+        Ok(start)
+    }
+}
+
+/// Appends an event of a resource and gives its id.
+fn touch(connection: &mut Connection, number: u64) -> io::Result<String> {
+    let event = br#"{"type":"order-touched","data":{"touched":true}}"#;
+    let answer = connection.post(&format!("/orders/r{number}/events"), JSON, event)?;
+    let answer: serde_json::Value = serde_json::from_str(&publisher::taken(answer)?)?;
+    let id = answer.get("id").and_then(|id| id.as_str());
+    id.map(str::to_owned).ok_or_else(|| io::Error::other("the answer has no id"))
+}
+
+/// Asks for the events of a resource after `start`, and gives the time to the
+/// first of them.
+fn resume(address: SocketAddr, number: u64, start: &str) -> io::Result<Duration> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let request = format!(
+        "GET /orders/r{number}/events HTTP/1.1\r\nHost: {address}\r\n\
+         Accept: text/event-stream\r\nLast-Event-ID: {start}\r\n\r\n"
+    );
+    let begun = Instant::now();
+    socket.write_all(request.as_bytes())?;
+    let (mut bytes, mut said) = (vec![0; 16 * 1024], Vec::new());
+    let mut took = None;
+    loop {
+        let read = socket.read(&mut bytes)?;
+        said.extend_from_slice(&bytes[..read]);
+        if let Some(at) = memmem::find(&said, b"event: order-") {
+            let took = *took.get_or_insert_with(|| begun.elapsed());
+            if let Some(end) = memmem::find(&said[at..], b"\n\n") {
+                let event = String::from_utf8_lossy(&said[at..at + end]).into_owned();
+                let is_due = event.starts_with("event: order-touched\n")
+                    && event.contains(&format!("\"orderId\":\"r{number}\""));
+                return if is_due { Ok(took) } else { Err(io::Error::other(event)) };
+            }
+        }
+        if read == 0 {
+            return Err(io::Error::other(String::from_utf8_lossy(&said).into_owned()));
+        }
+    }
+}

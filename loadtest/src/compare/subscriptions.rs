@@ -1,0 +1,229 @@
+//! Many resources with one subscription each, and updates of random ones: an
+//! update must cost what it costs among few.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::batches::Batches;
+use super::ledger::Ledger;
+use super::table::{Column, Table, compared, plain};
+use super::usage::{self, Usage};
+use super::{Course, resource};
+use crate::clock::{self, Pace};
+use crate::crowd::Crowd;
+use crate::framing;
+use crate::gateway::Gateway;
+use crate::http::Connection;
+use crate::latency;
+use crate::mark::{Mark, PUBLISHERS_MAX};
+use crate::publisher::{self, JSON};
+use crate::subscriber::{Protocol, Subscription};
+use crate::tally::Tally;
+
+/// Who subscribes to how much, and what is updated.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Sockets of the many; the few have one.
+    sockets: u64,
+    /// Subscriptions of a socket, each to a resource of its own.
+    each: u64,
+    /// Updates a second, all publishers together.
+    rate: f64,
+    /// Updates of a round.
+    updates: u64,
+    /// How many update, each with one request at a time.
+    publishers: usize,
+    /// Bytes of a resource at first.
+    bytes: usize,
+}
+
+const COLUMNS: &[Column] = &[
+    compared("CPU µs per update"),
+    plain("updates/s"),
+    plain("p50 ms"),
+    compared("p99 ms"),
+    plain("RSS MiB"),
+];
+
+/// For all subscriptions, and for what is still to come behind the last update.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_mins(1);
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// For one round, beyond what its rate asks for.
+const ROUND_SLACK: Duration = Duration::from_mins(1);
+
+/// A gateway with its subscribers.
+struct Audience {
+    name: String,
+    gateway: Gateway,
+    crowd: Crowd,
+    resources: u64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// If the gateway cannot be started, or refuses.
+pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+    if settings.publishers > PUBLISHERS_MAX {
+        return Err(io::Error::other(format!("at most {PUBLISHERS_MAX} publishers")));
+    }
+    let name = |build: &str, sockets| format!("{build}, {} resources", sockets * settings.each);
+    let mut table = Table::new(COLUMNS, "few", "lost, repeated, gaps, cut");
+    let mut audiences = Vec::new();
+    for sockets in [settings.sockets, 1] {
+        for (build, gateway) in course.gateways()? {
+            let audience = settings.gather(name(build, sockets), gateway, sockets)?;
+            audiences.push((name(build, 1), audience));
+        }
+    }
+    let mut done = 0;
+    // The first round is the warm-up.
+    for round in 0..=course.repeats {
+        course.say(round);
+        let numbers = done..done + settings.updates;
+        done = numbers.end;
+        for (base, audience) in &mut audiences {
+            let (figures, faults) = settings.round(audience, numbers.clone())?;
+            if round > 0 {
+                table.add(&audience.name, Some(base), figures, faults);
+            }
+        }
+    }
+    Ok(table)
+}
+
+impl Settings {
+    /// Makes the resources, and subscribes to each.
+    fn gather(&self, name: String, gateway: Gateway, sockets: u64) -> io::Result<Audience> {
+        let (address, resources) = (gateway.address(), sockets * self.each);
+        let batches = Batches::of_orders(address);
+        batches.send(0..resources, |out, number| resource(out, number, self.bytes))?;
+        let (path, protocol) = ("/ws".to_owned(), Protocol::Ws);
+        let subscription = Subscription { address, path, protocol, after: None };
+        let mut crowd = Crowd::open(&subscription, sockets as usize)?;
+        for (socket, subscriber) in crowd.subscribers().iter().enumerate() {
+            let first = socket as u64 * self.each;
+            let commands = (first..first + self.each).flat_map(subscribe);
+            let commands: Vec<u8> = commands.collect();
+            subscriber.socket().write_all(&commands)?;
+        }
+        if !crowd.attend(SUBSCRIBE_TIMEOUT, |crowd| crowd.tally.answers >= resources)? {
+            let answers = crowd.tally.answers;
+            return Err(io::Error::other(format!("{answers} of {resources} were subscribed")));
+        }
+        usage::rest(gateway.meter())?;
+        Ok(Audience { name, gateway, crowd, resources })
+    }
+
+    /// Updates, and waits until all has come. Gives figures and faults.
+    fn round(&self, audience: &mut Audience, numbers: Range<u64>) -> io::Result<(Vec<f64>, u64)> {
+        let Audience { gateway, crowd, resources, .. } = audience;
+        let (address, resources, updates) = (gateway.address(), *resources, self.updates);
+        let ended = crowd.ended();
+        crowd.tally = Tally { marks: Some(Vec::new()), ..Tally::new() };
+        let limit = Duration::from_secs_f64(updates as f64 / self.rate) + ROUND_SLACK;
+        let (next, end) = (&AtomicU64::new(numbers.start), numbers.end);
+        let ((), usage) = Usage::of(gateway.meter(), || {
+            std::thread::scope(|scope| {
+                let publish =
+                    |publisher| move || self.publish(address, publisher, next, end, resources);
+                let threads: Vec<_> =
+                    (0..self.publishers).map(|n| scope.spawn(publish(n))).collect();
+                crowd.attend(limit, |crowd| {
+                    crowd.tally.deliveries >= updates
+                        || threads.iter().all(ScopedJoinHandle::is_finished)
+                })?;
+                for thread in threads {
+                    thread.join().map_err(|_| io::Error::other("a publisher panicked"))??;
+                }
+                crowd.attend(SILENCE_MAX, |crowd| crowd.tally.deliveries >= updates)?;
+                Ok(())
+            })
+        })?;
+        let tally = &crowd.tally;
+        let mut ledger = Ledger::new(numbers);
+        tally.marks.iter().flatten().for_each(|mark| ledger.take(mark.sequence));
+        let cut = (crowd.ended() - ended) as u64;
+        let figures = vec![
+            usage.cpu_each(updates),
+            usage.rate(updates),
+            latency::ms(&tally.latency, 0.5),
+            latency::ms(&tally.latency, 0.99),
+            usage.rss_max as f64 / 1_048_576.0,
+        ];
+        // The order is each subscription's own: a commit's events go out
+        // subscription by subscription.
+        Ok((figures, ledger.faults() + tally.gaps + cut))
+    }
+
+    fn publish(
+        &self,
+        address: SocketAddr,
+        publisher: usize,
+        next: &AtomicU64,
+        end: u64,
+        resources: u64,
+    ) -> io::Result<()> {
+        let mut connection = Connection::open(address)?;
+        let share = self.rate / self.publishers as f64;
+        // They take turns: all at once they would share one commit.
+        std::thread::sleep(Duration::from_secs_f64(publisher as f64 / self.rate));
+        let mut pace = Pace::new(share);
+        let mut body = Vec::new();
+        loop {
+            let due = pace.wait().min(clock::now());
+            let sequence = next.fetch_add(1, Ordering::Relaxed);
+            if sequence >= end {
+                return Ok(());
+            }
+            let path = format!("/orders/r{}/events", scattered(sequence) % resources);
+            body.clear();
+            publisher::write_event(&mut body, Mark { publisher, sequence, due }, 0, None);
+            publisher::taken(connection.post(&path, JSON, &body)?)?;
+        }
+    }
+}
+
+/// A command that subscribes to a resource, in a client's frame.
+fn subscribe(number: u64) -> Vec<u8> {
+    let command = format!(
+        r#"{{"id":"1","type":"command","data":{{"command":"subscribe","collection":"orders","resource":"r{number}"}}}}"#
+    );
+    framing::control(1, command.as_bytes())
+}
+
+/// A number that looks like chance and is the same in each run (splitmix64).
+fn scattered(number: u64) -> u64 {
+    let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_fits_a_short_frame() {
+        let frame = subscribe(999_999);
+        assert!(frame.len() < 6 + 125);
+        let command: serde_json::Value = serde_json::from_slice(&frame[6..]).unwrap();
+        assert_eq!(command["data"]["resource"], "r999999");
+    }
+
+    #[test]
+    fn chance_reaches_everybody() {
+        let mut met = [0_u32; 100];
+        (0..10_000).for_each(|number| met[(scattered(number) % 100) as usize] += 1);
+        assert!(met.iter().all(|&count| count > 50), "{met:?}");
+    }
+}

@@ -1,0 +1,163 @@
+//! Figures by row and round, as Markdown.
+
+use std::fmt::Write as _;
+
+use crate::report::{machine, spread};
+
+/// A column of a table.
+#[derive(Clone, Copy)]
+pub struct Column {
+    /// Its title, with the unit.
+    pub title: &'static str,
+    /// Whether it is also given as a ratio.
+    pub is_compared: bool,
+}
+
+/// A column with a ratio beside it.
+pub const fn compared(title: &'static str) -> Column {
+    Column { title, is_compared: true }
+}
+
+/// A column without one.
+pub const fn plain(title: &'static str) -> Column {
+    Column { title, is_compared: false }
+}
+
+/// Rows of figures.
+pub struct Table {
+    columns: &'static [Column],
+    /// What the ratios are of, for their heading.
+    against: String,
+    /// What must not happen, for the last heading.
+    faults: &'static str,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+struct Row {
+    name: String,
+    base: Option<String>,
+    rounds: Vec<Vec<f64>>,
+    faults: u64,
+}
+
+impl Table {
+    /// A table without rows. The last column counts `faults`.
+    pub fn new(columns: &'static [Column], against: &str, faults: &'static str) -> Table {
+        Table { columns, against: against.to_owned(), faults, rows: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Adds a round of the row `name`, whose ratios are of the row `base`; a
+    /// figure that is not there is not a number.
+    pub fn add(&mut self, name: &str, base: Option<&str>, figures: Vec<f64>, faults: u64) {
+        let at = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+            let (name, base) = (name.to_owned(), base.map(str::to_owned));
+            self.rows.push(Row { name, base, rounds: Vec::new(), faults: 0 });
+            self.rows.len() - 1
+        });
+        self.rows[at].rounds.push(figures);
+        self.rows[at].faults += faults;
+    }
+
+    /// Adds to the faults of a row that is there.
+    pub fn fault(&mut self, name: &str, faults: u64) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.name == name) {
+            row.faults += faults;
+        }
+    }
+
+    /// Adds a sentence below the table, once.
+    pub fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|known| known == note) {
+            self.notes.push(note.to_owned());
+        }
+    }
+
+    /// Whether there were no faults, and something was measured.
+    pub fn is_whole(&self) -> bool {
+        !self.rows.is_empty() && self.rows.iter().all(|row| row.faults == 0)
+    }
+
+    /// Heading, command, table.
+    pub fn section(&self, name: &str, about: &str, command: &str) -> String {
+        let rounds = self.rows.iter().map(|row| row.rounds.len()).max().unwrap_or(0);
+        let mut out = format!(
+            "## {name}\n\n{}\n\n{}. `{command}`: {rounds} rounds, each row once a round; medians, \
+             the least and the most in brackets.\n\n",
+            about.trim(),
+            machine()
+        );
+        let has_base = self.rows.iter().any(|row| row.base.is_some());
+        let mut heads = vec![String::new()];
+        for column in self.columns {
+            heads.push(column.title.to_owned());
+            if column.is_compared && has_base {
+                heads.push(format!("× {}", self.against));
+            }
+        }
+        heads.push(self.faults.to_owned());
+        let _ = writeln!(out, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
+        for row in &self.rows {
+            let _ = writeln!(out, "| {} |", self.cells(row, has_base).join(" | "));
+        }
+        for note in &self.notes {
+            let _ = write!(out, "\n{note}\n");
+        }
+        out
+    }
+
+    fn cells(&self, row: &Row, has_base: bool) -> Vec<String> {
+        let base = row.base.as_ref().and_then(|base| self.rows.iter().find(|r| r.name == *base));
+        let mut cells = vec![row.name.clone()];
+        for (at, column) in self.columns.iter().enumerate() {
+            let figure = |round: &Vec<f64>| round.get(at).copied().unwrap_or(f64::NAN);
+            cells.push(spread(row.rounds.iter().map(figure).collect()));
+            if !(column.is_compared && has_base) {
+                continue;
+            }
+            cells.push(base.map_or_else(String::new, |base| {
+                let pairs = row.rounds.iter().zip(&base.rounds);
+                spread(pairs.map(|(ours, theirs)| figure(ours) / figure(theirs)).collect())
+            }));
+        }
+        cells.push(row.faults.to_string());
+        cells
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_the_median_of_those_of_each_round() {
+        let mut table = Table::new(
+            const { &[compared("requests/s"), plain("p50 ms")] },
+            "bare hyper",
+            "failed",
+        );
+        for (ours, theirs) in [(90.0, 100.0), (40.0, 80.0), (70.0, 100.0)] {
+            table.add("gateway", Some("bare hyper"), vec![ours, f64::NAN], 0);
+            table.add("bare hyper", None, vec![theirs, 2.0], 0);
+        }
+        table.note("nginx is left out: it is not installed.");
+        let section = table.section("get-one", "one\n", "loadtest run get-one");
+        let expected = "| gateway | 70.0 (40.0–90.0) | 0.70 (0.50–0.90) | – | 0 |\n\
+             | bare hyper | 100 (80.0–100) |  | 2.00 (2.00–2.00) | 0 |\n\n\
+             nginx is left out: it is not installed.\n";
+        assert!(section.starts_with("## get-one\n\none\n\n"), "{section}");
+        assert!(section.contains("|  | requests/s | × bare hyper | p50 ms | failed |\n"));
+        assert!(section.ends_with(expected), "{section}");
+        assert!(table.is_whole());
+    }
+
+    #[test]
+    fn faults_are_summed() {
+        let mut table = Table::new(const { &[plain("MB/s")] }, "", "lost");
+        assert!(!table.is_whole(), "nothing was measured");
+        table.add("gateway", None, vec![1.0], 1);
+        table.add("gateway", None, vec![1.0], 2);
+        assert!(!table.is_whole());
+        assert!(table.section("a", "b", "c").ends_with("| gateway | 1.00 (1.00–1.00) | 3 |\n"));
+    }
+}

@@ -1,0 +1,104 @@
+//! What a server used while something was done to it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::process::Meter;
+
+/// Between two looks at the process.
+const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+
+/// A server that uses less of a processor than this has come to rest.
+const REST: f64 = 0.02;
+
+/// How long it must, and how long it is waited for.
+const REST_TIME: Duration = Duration::from_millis(500);
+const REST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Waits until a server has done what a load left it to do: a store merges its
+/// files behind the answers.
+///
+/// # Errors
+/// If it is gone.
+pub fn rest(mut meter: Meter) -> io::Result<()> {
+    let deadline = Instant::now() + REST_TIMEOUT;
+    let mut before = meter.cpu()?;
+    loop {
+        std::thread::sleep(REST_TIME);
+        let now = meter.cpu()?;
+        let used = Duration::from_nanos(now.saturating_sub(before));
+        if used < REST_TIME.mul_f64(REST) || Instant::now() > deadline {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// What one stretch of work used.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// How long it took.
+    pub wall: Duration,
+    /// The server's CPU time.
+    pub cpu: Duration,
+    /// CPU time of this process.
+    pub own: Duration,
+    /// Resident memory before it, in bytes.
+    pub rss_before: u64,
+    /// The most resident memory during it, in bytes.
+    pub rss_max: u64,
+}
+
+impl Usage {
+    /// Does `work` and gives what it gave, and what the server used.
+    ///
+    /// # Errors
+    /// What `work` says, or if the server is gone.
+    pub fn of<T>(mut meter: Meter, work: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Usage)> {
+        let mut own = Meter::of(std::process::id());
+        let (own_before, cpu_before) = (own.cpu()?, meter.cpu()?);
+        let rss_before = meter.rss()?;
+        let (begun, is_done) = (Instant::now(), AtomicBool::new(false));
+        let (given, wall, mut meter, mut own) = std::thread::scope(|scope| {
+            let sampler = scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    // Gone: what reads its figures in the end says so.
+                    let _ = (meter.cpu(), own.cpu());
+                    std::thread::sleep(SAMPLE_EVERY);
+                }
+                (meter, own)
+            });
+            let given = work();
+            let wall = begun.elapsed();
+            is_done.store(true, Ordering::Relaxed);
+            let joined = sampler.join().map_err(|_| io::Error::other("the sampler panicked"));
+            let (meter, own) = joined?;
+            Ok::<_, io::Error>((given?, wall, meter, own))
+        })?;
+        let cpu = Duration::from_nanos(meter.cpu()?.saturating_sub(cpu_before));
+        let own = Duration::from_nanos(own.cpu()?.saturating_sub(own_before));
+        let rss_max = meter.rss_max();
+        Ok((given, Usage { wall, cpu, own, rss_before, rss_max }))
+    }
+
+    /// So many of something, a second.
+    pub fn rate(&self, count: u64) -> f64 {
+        count as f64 / self.wall.as_secs_f64()
+    }
+
+    /// The server's CPU time of each of so many, in µs.
+    pub fn cpu_each(&self, count: u64) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / count as f64
+    }
+
+    /// This process's CPU time of each of so many, in µs.
+    pub fn own_each(&self, count: u64) -> f64 {
+        self.own.as_secs_f64() * 1e6 / count as f64
+    }
+
+    /// By how much resident memory grew at the most, in MiB.
+    pub fn growth(&self) -> f64 {
+        (self.rss_max - self.rss_before) as f64 / 1_048_576.0
+    }
+}

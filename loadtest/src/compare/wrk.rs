@@ -1,0 +1,174 @@
+//! Plain requests, by tools that others wrote: `wrk`, and `oha` where it is
+//! installed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// What a run of requests gave.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Requests {
+    /// Requests that were answered.
+    pub count: u64,
+    /// The same, a second.
+    pub rate: f64,
+    /// Half of them took no longer, in ms.
+    pub p50: f64,
+    /// 99 % of them took no longer, in ms.
+    pub p99: f64,
+    /// Requests that were cut, or answered by no success.
+    pub failed: u64,
+}
+
+/// Requests over keep-alive connections.
+pub struct Load<'l> {
+    /// The server.
+    pub address: SocketAddr,
+    /// The path.
+    pub path: &'l str,
+    /// Connections, each with one request at a time.
+    pub connections: u32,
+    /// How long.
+    pub time: Duration,
+    /// A script of wrk's, for anything but a `GET`.
+    pub script: Option<&'l Path>,
+}
+
+impl Load<'_> {
+    /// Has wrk do it, on one thread.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn wrk(&self) -> io::Result<Requests> {
+        let mut command = Command::new("wrk");
+        command.args(["--threads", "1", "--latency", "--timeout", "10s"]);
+        command.arg("--connections").arg(self.connections.to_string());
+        command.arg("--duration").arg(format!("{}s", self.time.as_secs().max(1)));
+        if let Some(script) = self.script {
+            command.arg("--script").arg(script);
+        }
+        let output = command.arg(self.url()).output();
+        let said = said("wrk", &output.map_err(|error| named("wrk", &error))?)?;
+        read_wrk(&said).ok_or_else(|| io::Error::other(format!("wrk: {said}")))
+    }
+
+    /// Has oha do it, if it is installed.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn oha(&self) -> io::Result<Option<Requests>> {
+        let mut command = Command::new("oha");
+        command.args(["--no-tui", "--output-format", "json"]);
+        command.arg("-c").arg(self.connections.to_string());
+        command.arg("-z").arg(format!("{}s", self.time.as_secs().max(1))).arg(self.url());
+        let output = match command.output() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            output => output?,
+        };
+        let said = said("oha", &output)?;
+        let read = read_oha(&said).ok_or_else(|| io::Error::other(format!("oha: {said}")))?;
+        Ok(Some(read))
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}{}", self.address, self.path)
+    }
+}
+
+fn named(program: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{program}: {error}"))
+}
+
+fn said(program: &str, output: &Output) -> io::Result<String> {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("{program}: {said}{error}")))
+}
+
+fn read_wrk(said: &str) -> Option<Requests> {
+    let after = |word: &str| said.lines().find_map(|line| line.trim().strip_prefix(word));
+    let count =
+        said.lines().find_map(|line| line.split_once(" requests in ")?.0.trim().parse().ok());
+    let errors = after("Socket errors:").unwrap_or_default();
+    let refused = after("Non-2xx or 3xx responses:").unwrap_or("0");
+    let numbers = |text: &str| {
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>()
+    };
+    Some(Requests {
+        count: count?,
+        rate: after("Requests/sec:")?.trim().parse().ok()?,
+        p50: ms(after("50%")?)?,
+        p99: ms(after("99%")?)?,
+        failed: numbers(errors) + numbers(refused),
+    })
+}
+
+/// wrk's durations: `850.00us`, `1.21ms`, `2.00s`, `1.10m`.
+fn ms(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let unit = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let number: f64 = text[..unit].parse().ok()?;
+    match &text[unit..] {
+        "us" => Some(number / 1e3),
+        "ms" => Some(number),
+        "s" => Some(number * 1e3),
+        "m" => Some(number * 6e4),
+        _ => None,
+    }
+}
+
+fn read_oha(said: &str) -> Option<Requests> {
+    let said: Value = serde_json::from_str(said).ok()?;
+    let counts = |name: &str| {
+        let counts = said.get(name).and_then(Value::as_object);
+        counts.into_iter().flatten().filter_map(|(key, n)| Some((key.clone(), n.as_u64()?)))
+    };
+    let count = counts("statusCodeDistribution").map(|(_, n)| n).sum();
+    let refused = counts("statusCodeDistribution").filter(|(code, _)| !code.starts_with('2'));
+    // Those that were under way when the time was up are none of the server's.
+    let cut = counts("errorDistribution").filter(|(error, _)| !error.contains("deadline"));
+    let quantile = |name: &str| said.get("latencyPercentiles")?.get(name)?.as_f64();
+    Some(Requests {
+        count,
+        rate: said.get("summary")?.get("requestsPerSec")?.as_f64()?,
+        p50: quantile("p50")? * 1e3,
+        p99: quantile("p99")? * 1e3,
+        failed: refused.chain(cut).map(|(_, n)| n).sum(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_wrk_says_is_read() {
+        let said = "Running 5s test @ http://127.0.0.1:8080/\n  1 threads and 64 connections\n  \
+            Thread Stats   Avg      Stdev     Max   +/- Stdev\n    Latency   1.04ms  1.10ms\n  \
+            Latency Distribution\n     50%  850.00us\n     75%    1.21ms\n     90%    2.01ms\n     \
+            99%    1.30s \n  326115 requests in 5.10s, 74.64MB read\n  \
+            Socket errors: connect 0, read 1, write 2, timeout 3\n  \
+            Non-2xx or 3xx responses: 4\nRequests/sec:  63946.04\nTransfer/sec:     14.64MB\n";
+        let (p50, p99) = (0.85, 1300.0);
+        let expected = Requests { count: 326_115, rate: 63_946.04, p50, p99, failed: 10 };
+        assert_eq!(read_wrk(said), Some(expected));
+        assert_eq!(read_wrk("unable to connect"), None);
+    }
+
+    #[test]
+    fn what_oha_says_is_read() {
+        let said = r#"{"summary":{"successRate":1.0,"requestsPerSec":5000.5},
+            "latencyPercentiles":{"p50":0.001,"p99":0.0125},
+            "statusCodeDistribution":{"200":24998,"500":2},
+            "errorDistribution":{"aborted due to deadline":64,"connection reset":1}}"#;
+        let expected = Requests { count: 25_000, rate: 5000.5, p50: 1.0, p99: 12.5, failed: 3 };
+        assert_eq!(read_oha(said), Some(expected));
+    }
+}
