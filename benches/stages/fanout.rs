@@ -43,7 +43,10 @@ pub fn fanout(criterion: &mut Criterion) {
     group.sampling_mode(SamplingMode::Flat);
     for (subscribers, events) in SHAPES {
         let folder = tempfile::tempdir().expect("a folder");
-        let audience = runtime.block_on(gather(folder.path(), subscribers));
+        let audience = {
+            let _entered = runtime.enter();
+            gather(folder.path(), subscribers)
+        };
         group.throughput(Throughput::Elements(subscribers * events));
         group.bench_function(format!("{events} to {subscribers} subscribers"), |bencher| {
             bencher.iter_custom(|commits| runtime.block_on(audience.deliver(events, commits)));
@@ -52,7 +55,7 @@ pub fn fanout(criterion: &mut Criterion) {
     group.finish();
 }
 
-async fn gather(path: &Path, count: u64) -> Audience {
+fn gather(path: &Path, count: u64) -> Audience {
     let engine = ground::open(path, Medium::Memory);
     let settings = Settings {
         heartbeat: Duration::from_hours(1),

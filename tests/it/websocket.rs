@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::support::client::{Speaks, Stream, post, request};
-use crate::support::frame::masked;
+use crate::support::frame::{Frames, masked};
 use crate::support::start;
 
 const JSON: &str = "content-type: application/json\r\n";
@@ -398,6 +398,39 @@ async fn fragments_and_pings_between_them_are_one_message() {
     socket.plain.drain(..7);
     let (_, _, text) = socket.next().await.unwrap();
     assert_eq!(text, r#"{"type":"response","data":{"command":"ping"}}"#);
+}
+
+/// The fan-out writes events by itself until the socket takes one in part; from
+/// then on the session does, and answers pings in between.
+#[tokio::test]
+async fn pongs_stand_between_whole_events_where_the_socket_is_full() {
+    const EVENTS: usize = 64;
+    let (_data, gateway) = start(&["limits.control_rate=0"]).await;
+    let mut socket = open(gateway.address, "/orders/ws").await;
+    let note = "x".repeat(8 * 1024);
+    for n in 0..EVENTS {
+        let body = format!(r#"{{"id":"order-{n}","note":"{note}"}}"#);
+        let answer = request(gateway.address, "POST", "/orders", JSON, body.as_bytes()).await;
+        assert_eq!(answer.status, 201);
+        socket.send(&masked(0x89, n.to_string().as_bytes())).await;
+    }
+    let (mut orders, mut pongs) = (Vec::new(), Vec::new());
+    while orders.len() < EVENTS || pongs.len() < EVENTS {
+        let Some((first, payload)) = Frames::next(&mut socket.plain) else {
+            assert!(socket.fill().await, "{} events, {} pongs", orders.len(), pongs.len());
+            continue;
+        };
+        match first {
+            0x81 => {
+                let event: Value = serde_json::from_slice(&payload).unwrap();
+                orders.push(event["data"]["subject"].as_str().unwrap().to_owned());
+            }
+            0x8a => pongs.push(String::from_utf8(payload).unwrap()),
+            other => panic!("a frame that begins with {other:#x}"),
+        }
+    }
+    assert_eq!(orders, (0..EVENTS).map(|n| format!("order-{n}")).collect::<Vec<_>>());
+    assert_eq!(pongs, (0..EVENTS).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
