@@ -153,3 +153,6 @@ impl Subscriber {
         state.half.take().map(|rest| *rest)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! One subscriber whose socket takes a part of an event: the rest is given to
+//! the writer before anything else.
+
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use super::*;
+use crate::event::EventType;
+use crate::hub::{
+    Ending, Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Subscriber, Turn,
+};
+use crate::log::{self, Engine, Log, Medium, Spec, Sync, Write};
+use crate::store::Retention;
+use crate::wire::json::Json;
+use crate::wire::{Filter, Kind};
+
+/// Smaller than a slice.
+const NOTE_BYTES: usize = 15_000;
+
+struct Socket(TcpStream);
+
+impl Port for Socket {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0).write(bytes)
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A live subscriber to a topic, the writer asleep.
+struct Bench {
+    _folder: tempfile::TempDir,
+    _hub: Hub,
+    engine: Engine,
+    log: Arc<Log>,
+    subscriber: Arc<Subscriber>,
+    client: TcpStream,
+    woken: Arc<Woken>,
+}
+
+impl Bench {
+    fn start() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = log::Settings {
+            path: folder.path().join("data"),
+            sync: Sync::Always,
+            tail_bytes: 1 << 20,
+            page_cache_bytes: 1 << 20,
+            catchup_concurrency: 1,
+            resource_bytes_max: 1 << 20,
+        };
+        let (name, retention) = ("ticks".to_owned(), Retention::default());
+        let spec = Spec { name, kind: Kind::Topic, retention, durability: Medium::Memory };
+        let engine = Engine::open(&settings, &[spec]).unwrap();
+        let log = engine.log("ticks").unwrap();
+        let settings = Settings {
+            heartbeat: Duration::from_hours(1),
+            ring_events: 16,
+            ring_bytes: 1 << 20,
+            stall_timeout: Duration::from_hours(1),
+            stream_idle_timeout: Duration::ZERO,
+            stream_lifetime: Duration::ZERO,
+        };
+        let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
+        let subscriber = hub.join(Protocol::Ndjson, &settings, 0).unwrap();
+        let interest = Interest {
+            scope: Scope::Whole,
+            filter: Filter::shared(Vec::new(), Vec::new()),
+            form: Form::Ndjson,
+            credit: None,
+            snapshot: false,
+            on_gap: OnGap::Event,
+            overflow: Overflow::Log,
+        };
+        subscriber.subscribe(&log, interest, None);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        subscriber.open_port(Arc::new(Socket(socket)));
+        let woken = Arc::default();
+        let bench = Bench { _folder: folder, _hub: hub, engine, log, subscriber, client, woken };
+        assert!(matches!(bench.next(), Next::Wait));
+        bench
+    }
+
+    fn next(&self) -> Next {
+        let waker = Waker::from(self.woken.clone());
+        let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
+        self.subscriber.next(&Context::from_waker(&waker), Turn::Ring, &mut hand, &mut room)
+    }
+
+    /// Publishes events until the socket has taken one in part.
+    async fn fill(&self) {
+        let document = format!(r#"{{"note":"{}"}}"#, "x".repeat(NOTE_BYTES));
+        let document = Json::parse(document.as_bytes()).unwrap();
+        while self.subscriber.state.lock().half.is_none() {
+            let write = Write::publish(None, EventType::new("tick").unwrap(), document.clone());
+            self.engine.append(&self.log, vec![write]).await.unwrap();
+            while self.queued() < self.log.head() {
+                tokio::task::yield_now().await;
+            }
+            assert!(self.subscriber.state.lock().ring.is_empty(), "a whole event before a part");
+        }
+        while !self.woken.0.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn queued(&self) -> Offset {
+        self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().queued
+    }
+
+    /// What the client has, with `rest` behind it, is whole lines.
+    fn check(mut self, rest: &[u8]) {
+        self.subscriber.leave();
+        let mut lines = Vec::new();
+        self.client.read_to_end(&mut lines).unwrap();
+        assert!(!lines.ends_with(b"\n"), "the fan-out wrote a part");
+        lines.extend_from_slice(rest);
+        let mut count = 0;
+        for line in lines.lines() {
+            let value: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            assert_eq!(value["data"]["note"].as_str().unwrap().len(), NOTE_BYTES);
+            count += 1;
+        }
+        assert_eq!(count, self.log.head().0);
+    }
+}
+
+#[tokio::test]
+async fn the_rest_comes_before_the_end() {
+    let bench = Bench::start();
+    bench.fill().await;
+    bench.subscriber.end(Ending::Drained);
+    let Next::Rest(rest) = bench.next() else { panic!("not the rest") };
+    assert!(matches!(bench.next(), Next::End(Ending::Drained, Some(_))));
+    bench.check(&rest);
+}
+
+#[tokio::test]
+async fn who_writes_unasked_gets_the_rest_first() {
+    let bench = Bench::start();
+    bench.fill().await;
+    let rest = bench.subscriber.claim().unwrap();
+    assert!(matches!(bench.next(), Next::Wait), "and not again");
+    bench.check(&rest);
+}
