@@ -106,6 +106,13 @@ macro_rules! name {
                 Ok(Self(bytes))
             }
 
+            /// The same name as a slice of `record`, from `at` on, if it stands
+            /// there.
+            pub fn within(&self, record: &Bytes, at: usize) -> Option<Self> {
+                let end = at + self.0.len();
+                (record.get(at..end)? == &*self.0).then(|| Self(record.slice(at..end)))
+            }
+
             /// The name as text.
             ///
             /// # Panics

@@ -203,24 +203,26 @@ impl Course {
         meta.number += 1;
         meta.time = event.time;
         meta.position.head = event.offset;
-        let stored = Stored::new(meta.id, meta.number, &event);
+        let stored = Stored::new(meta.id, meta.number, event);
+        let event = &stored.event;
         meta.position.events += 1;
         meta.position.bytes += stored.bytes();
         self.next = event.offset.next();
-        self.pending.push_back(stored);
-        self.touched = true;
         let document = match &outcome.next {
             Next::Set(document) => Some(document.clone()),
             Next::Keep | Next::Remove => None,
         };
-        Written {
+        let written = Written {
             offset: event.offset,
             time: event.time,
-            subject: event.subject,
+            subject: event.subject.clone(),
             created: outcome.created,
             document,
             replayed: false,
-        }
+        };
+        self.pending.push_back(stored);
+        self.touched = true;
+        written
     }
 
     fn change(

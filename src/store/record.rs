@@ -47,6 +47,24 @@ pub(super) fn event_bytes(event: &Event) -> usize {
     CHECKSUM_BYTES + 19 + event.kind.as_bytes().len() + subject + event.data.len()
 }
 
+/// The event that `record` was just made of, as slices of it: nothing is
+/// checked that was written this moment.
+///
+/// # Panics
+/// When it is another's record.
+pub(super) fn slices_of(event: Event, record: &Bytes) -> Event {
+    let kind_at = CHECKSUM_BYTES + 19;
+    let subject_at = kind_at + event.kind.as_bytes().len();
+    let data_at = record.len() - event.data.len();
+    let same = "the record is the event's";
+    Event {
+        kind: event.kind.within(record, kind_at).expect(same),
+        subject: event.subject.map(|it| it.within(record, subject_at).expect(same)),
+        data: record.slice(data_at..),
+        ..event
+    }
+}
+
 /// The event of a record, as slices of it; none when it is damaged.
 pub(super) fn decode_event(key: &[u8], record: Bytes) -> Option<Numbered> {
     let (_, offset) = key::event_of(key)?;
@@ -261,6 +279,9 @@ mod tests {
             let key = key::event(LogId(log), it.event.offset);
             let record = encode_event(&key, it.number, &it.event);
             prop_assert_eq!(record.len(), event_bytes(&it.event));
+            let slices = slices_of(it.event.clone(), &record);
+            prop_assert!(record.as_ptr_range().contains(&slices.kind.as_bytes().as_ptr()));
+            prop_assert_eq!(&slices, &it.event);
             let read = decode_event(&key, record.clone()).unwrap();
             prop_assert!(record.as_ptr_range().contains(&read.event.kind.as_bytes().as_ptr()));
             prop_assert_eq!(read, it);

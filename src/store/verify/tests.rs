@@ -34,7 +34,7 @@ fn sound(path: &Path) -> (Opened, Meta) {
     let mut meta = Meta::new(LogId(1), "orders".to_owned(), false, Epoch::from_bits(7));
     let mut changes = opened.writer.begin();
     for offset in 1..=EVENTS {
-        let stored = Stored::new(meta.id, offset, &event(offset));
+        let stored = Stored::new(meta.id, offset, event(offset));
         meta.position.bytes += stored.bytes();
         changes.put_event(meta.id, stored);
         let document = Bytes::from_static(b"{}");
@@ -87,13 +87,13 @@ fn each_damage_is_named() {
     check(|it, meta| it.trim_event(meta.id, Offset(EVENTS), None), &["ends with offset 19"]);
     check(
         |it, meta| {
-            let wrong = Stored::new(meta.id, 9, &all(5));
+            let wrong = Stored::new(meta.id, 9, all(5));
             it.put_event(meta.id, wrong);
         },
         &["missing between offsets 4 and 5"],
     );
     check(
-        |it, meta| it.put_event(meta.id, Stored::new(meta.id, 21, &all(21))),
+        |it, meta| it.put_event(meta.id, Stored::new(meta.id, 21, all(21))),
         &["offset 21 should not be there"],
     );
     check(|it, meta| it.remove_resource(meta.id, &subject(0)), &["r0 is not as its newest event"]);
@@ -107,15 +107,15 @@ fn each_damage_is_named() {
     check(
         |it, meta| {
             let other = Event { time: Timestamp(1), ..all(7) };
-            it.put_event(meta.id, Stored::new(meta.id, 7, &other));
+            it.put_event(meta.id, Stored::new(meta.id, 7, other));
         },
         &["time runs backwards at offset 7"],
     );
-    check(|it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, &all(1))), &["no log"]);
+    check(|it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, all(1))), &["no log"]);
     check(
         |it, meta| {
             let unindexed = Event { subject: Some(ResourceId::new("other").unwrap()), ..all(7) };
-            let mut stored = Stored::new(meta.id, 7, &unindexed);
+            let mut stored = Stored::new(meta.id, 7, unindexed);
             stored.event.subject = None;
             it.put_event(meta.id, stored);
         },
