@@ -198,6 +198,10 @@ impl Drop for Embedded {
 
 /// The writes in runs that one commit can take, each with its bytes.
 fn portions(writes: Vec<Write>) -> Vec<(Vec<Write>, usize)> {
+    let bytes = writes.iter().map(Write::bytes).sum();
+    if !writes.is_empty() && writes.len() <= COMMIT_WRITES && bytes <= COMMIT_BYTES {
+        return vec![(writes, bytes)];
+    }
     let mut portions: Vec<(Vec<Write>, usize)> = Vec::new();
     for write in writes {
         let bytes = write.bytes();

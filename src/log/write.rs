@@ -196,9 +196,9 @@ impl Write {
     /// When the patch is no object, would change or remove the id, or names
     /// another resource under `<resource>Id`.
     pub fn patch(origin: &Origin, subject: ResourceId, patch: &Json) -> Result<Write, BadWrite> {
-        check(origin, &subject, patch)?;
+        let has_key = check(origin, &subject, patch)?;
         check_id(&subject, patch)?;
-        let patch = unkeyed(origin, patch);
+        let patch = unkeyed(origin, patch, has_key);
         Ok(Write::on(subject, Change::Patch { patch }))
     }
 
@@ -219,7 +219,7 @@ impl Write {
         data: &Json,
         merge: bool,
     ) -> Result<Write, BadWrite> {
-        check(origin, &subject, data)?;
+        let has_key = check(origin, &subject, data)?;
         if let Kind::Collection { created, updated, deleted, .. } = &origin.kind
             && [created, updated, deleted].contains(&&kind)
         {
@@ -228,7 +228,7 @@ impl Write {
         if merge {
             check_id(&subject, data)?;
         }
-        let patch = merge.then(|| unkeyed(origin, data));
+        let patch = merge.then(|| unkeyed(origin, data, has_key));
         let data = keyed(origin, &subject, data.as_bytes(), &[]);
         Ok(Write::on(subject, Change::Event { kind, data, patch }))
     }
@@ -298,11 +298,11 @@ fn resource(
     subject: &ResourceId,
     document: &Json,
 ) -> Result<(Bytes, Bytes), BadWrite> {
-    check(origin, subject, document)?;
-    check_id(subject, document)?;
-    let text = unkeyed(origin, document);
+    let has_key = check(origin, subject, document)?;
+    let has_id = check_id(subject, document)?;
+    let text = unkeyed(origin, document, has_key);
     let data = keyed(origin, subject, &text, &["id"]);
-    if json::member(&text, "id").is_some() {
+    if has_id {
         return Ok((text, data));
     }
     let mut named = Vec::with_capacity(text.len() + subject.as_bytes().len() + 8);
@@ -312,29 +312,31 @@ fn resource(
 
 /// The object without the key, which is the events' and never a member of the
 /// resource: state that is rebuilt from events could not tell whether it is.
-fn unkeyed(origin: &Origin, object: &Json) -> Bytes {
-    match key(origin).filter(|key| json::member(object.as_bytes(), key).is_some()) {
+fn unkeyed(origin: &Origin, object: &Json, has_key: bool) -> Bytes {
+    match key(origin).filter(|_| has_key) {
         Some(key) => without(object.as_bytes(), key),
         None => object.clone().into_bytes(),
     }
 }
 
-/// An object that names no other resource under the key.
-fn check(origin: &Origin, subject: &ResourceId, object: &Json) -> Result<(), BadWrite> {
+/// An object that names no other resource under the key; tells whether it has
+/// the key.
+fn check(origin: &Origin, subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
     if !object.is_object() {
         return Err(BadWrite::NotAnObject);
     }
-    let Some(key) = key(origin) else { return Ok(()) };
+    let Some(key) = key(origin) else { return Ok(false) };
     match json::member(object.as_bytes(), key) {
         Some(value) if !is(value, subject) => Err(BadWrite::KeyDiffers(key.to_owned())),
-        _ => Ok(()),
+        found => Ok(found.is_some()),
     }
 }
 
-fn check_id(subject: &ResourceId, object: &Json) -> Result<(), BadWrite> {
+/// The same of the id.
+fn check_id(subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
     match json::member(object.as_bytes(), "id") {
         Some(value) if !is(value, subject) => Err(BadWrite::IdDiffers),
-        _ => Ok(()),
+        found => Ok(found.is_some()),
     }
 }
 
