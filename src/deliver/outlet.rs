@@ -59,6 +59,8 @@ impl Outlet {
                 Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(n) => {
                     self.rest.advance(n);
+                    let streams = pump.metrics().streams(pump.subscriber().protocol());
+                    streams.sent_bytes.increment(n as u64);
                     pump.subscriber().spoke();
                 }
                 Poll::Pending => {
