@@ -148,7 +148,11 @@ impl<C: Commands> Session<C> {
         if control > 0 && !self.control.take(control.into(), CONTROL_SAVED, moment) {
             self.close(Close::Policy, "too many control frames", "control-rate");
         }
-        self.unfinished = decoder.unfinished().then(|| self.unfinished.unwrap_or(now));
+        let before = self.unfinished;
+        self.unfinished = decoder.unfinished().then(|| before.unwrap_or(now));
+        if self.unfinished.is_some() != before.is_some() {
+            self.pump.subscriber().timed(self.unfinished.is_some());
+        }
         if !decoder.is_at_rest() {
             self.decoder = Some(Box::new(decoder));
         }
@@ -156,7 +160,7 @@ impl<C: Commands> Session<C> {
 
     /// A message that never ends holds memory and, with a ping now and then,
     /// outlives every other deadline. Looked at whenever the task is woken,
-    /// which a heartbeat does at the latest.
+    /// which every tick of the hub does as long as there is one.
     fn check_message_deadline(&mut self) {
         let now = self.pump.subscriber().now();
         if self.unfinished.is_some_and(|since| now - since > self.message_timeout_ms) {

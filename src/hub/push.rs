@@ -157,7 +157,7 @@ impl Subscriber {
         if quiet && state.blocked_since.is_none() {
             state.heartbeat_due = true;
         }
-        if state.heartbeat_due || state.ending.is_some() {
+        if state.heartbeat_due || state.ending.is_some() || state.timed {
             let waker = state.waker.take();
             drop(state);
             wake(waker);

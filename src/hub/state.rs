@@ -72,6 +72,8 @@ pub(super) struct State {
     /// The rest of what the fan-out wrote and the socket did not take. Seldom
     /// there, so behind a pointer.
     pub(super) half: Option<Box<Bytes>>,
+    /// The writer has a deadline of its own, for which every tick wakes it.
+    pub(super) timed: bool,
     /// The connection is gone; the shard forgets it at its next tick.
     pub(super) gone: bool,
     pub(super) heartbeat_due: bool,
@@ -101,6 +103,7 @@ impl State {
             ending: None,
             port: None,
             half: None,
+            timed: false,
             gone: false,
             heartbeat_due: false,
             writer: Writer::Busy,

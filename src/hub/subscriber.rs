@@ -152,14 +152,15 @@ impl Subscriber {
 
     /// The connection is over: nothing more is pushed, the index forgets it.
     pub fn leave(&self) {
-        let subscriptions = {
+        // The socket may be closed with its port, and not under the lock.
+        let (subscriptions, _port) = {
             let mut state = self.state.lock();
             if !std::mem::replace(&mut state.gone, true) {
                 self.shard.left(self.protocol);
             }
             state.ring = Ring::default();
-            (state.waker, state.port, state.half) = (None, None, None);
-            std::mem::take(&mut state.subscriptions)
+            (state.waker, state.half) = (None, None);
+            (std::mem::take(&mut state.subscriptions), state.port.take())
         };
         for gone in subscriptions.into_iter().flatten() {
             gone.lane.index.lock().remove(&gone.interest.scope, gone.place, gone.id);
@@ -299,6 +300,12 @@ impl Subscriber {
     pub fn heard(&self) {
         let now = self.shard.now();
         self.state.lock().active_at = now;
+    }
+
+    /// Whether the writer has a deadline of its own: then every tick wakes it,
+    /// since neither an event nor a heartbeat need come.
+    pub fn timed(&self, timed: bool) {
+        self.state.lock().timed = timed;
     }
 
     /// What conflating leaves out of the log up to `upto` has been told.

@@ -457,6 +457,25 @@ async fn a_message_that_never_ends_is_not_waited_for() {
     assert_eq!(closed.await.expect("the socket is closed"), "1008");
 }
 
+/// Events that come more often than heartbeats must not keep a half message.
+#[tokio::test]
+async fn a_message_that_never_ends_is_not_waited_for_between_events() {
+    let (_data, gateway) = start(&["limits.body_timeout=100ms"]).await;
+    let mut socket = open(gateway.address, "/orders/ws").await;
+    socket.send(&masked(0x01, b"{")).await;
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        for n in 0.. {
+            create(gateway.address, &format!("order-{n}")).await;
+            let (_, kind, text) = socket.next().await.expect("an event or a close frame");
+            if kind == "close" {
+                return text;
+            }
+        }
+        unreachable!("there is no last number")
+    });
+    assert_eq!(closed.await.expect("the socket is closed"), "1008");
+}
+
 #[tokio::test]
 async fn a_drain_closes_with_1012() {
     let (_data, gateway) = start(&["server.drain=300ms"]).await;
