@@ -35,7 +35,7 @@ pub trait Port: Send + Sync {
 /// The last slice that was cut from a round's batch: most of the visits of a
 /// round write the same.
 #[derive(Default)]
-pub(super) struct Cut(Option<(Form, Range<u32>, Slice)>);
+pub(super) struct Cut(Option<(Form, Range<u32>, Option<Slice>)>);
 
 /// Some of a batch in one piece.
 #[derive(Clone)]
@@ -51,16 +51,27 @@ impl Cut {
         if run.end - run.start < selection.len() {
             return None;
         }
-        let known = |(of, cut, _): &(Form, Range<u32>, Slice)| *of == form && *cut == run;
+        let known = |(of, cut, _): &(Form, Range<u32>, _)| *of == form && *cut == run;
         if !self.0.as_ref().is_some_and(known) {
-            let (bytes, events) = batch.encoded(form).slice(run.clone(), SLICE_BYTES);
-            if events < run.end - run.start || bytes.len() > SLICE_BYTES {
-                return None;
-            }
-            let through = batch.events()[run.end as usize - 1].offset;
-            self.0 = Some((form, run, Slice { bytes, through }));
+            let slice = Slice::of(batch, &run, form);
+            self.0 = Some((form, run, slice));
         }
-        self.0.as_ref().map(|(_, _, slice)| slice)
+        self.0.as_ref().and_then(|(_, _, slice)| slice.as_ref())
+    }
+}
+
+impl Slice {
+    fn of(batch: &Batch, run: &Range<u32>, form: Form) -> Option<Slice> {
+        let events = &batch.events()[run.start as usize..run.end as usize];
+        // Before anything is encoded: a connection's lock is held.
+        let least: usize = events.iter().map(|event| event.data.len()).sum();
+        if least > SLICE_BYTES {
+            return None;
+        }
+        let (bytes, count) = batch.encoded(form).slice(run.clone(), SLICE_BYTES);
+        let whole = count == run.end - run.start && bytes.len() <= SLICE_BYTES;
+        let through = events.last()?.offset;
+        whole.then_some(Slice { bytes, through })
     }
 }
 

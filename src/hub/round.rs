@@ -90,6 +90,7 @@ impl Round<'_> {
                 place = end;
             }
             self.visit(&mut found).await;
+            self.pause_if_due().await;
         }
     }
 
@@ -104,22 +105,23 @@ impl Round<'_> {
                 runs.entry(subject).or_default().push(position);
             }
         }
-        let mut found = Vec::new();
+        let (mut entries, mut found): (Vec<Entry>, _) = (Vec::new(), Vec::new());
         for (subject, positions) in runs {
             let selection = Selection::of(positions);
-            if let Some(entries) = self.lane.index.lock().by_subject.get(subject) {
-                for Entry { subscriber, subscription, filter } in entries {
-                    if !subscriber.is_live() {
-                        continue;
-                    }
-                    if let Some(selection) = filter.narrow(batch, &selection, fanned) {
-                        let (subscriber, subscription) = (subscriber.clone(), *subscription);
-                        found.push(Visited { subscriber, subscription, selection });
-                    }
-                }
+            if let Some(all) = self.lane.index.lock().by_subject.get(subject) {
+                entries.extend_from_slice(all);
             }
             self.cost += 1;
-            self.visit(&mut found).await;
+            for Entry { subscriber, subscription, filter } in entries.drain(..) {
+                self.cost += 1;
+                if subscriber.is_live()
+                    && let Some(selection) = filter.narrow(batch, &selection, fanned)
+                {
+                    found.push(Visited { subscriber, subscription, selection });
+                }
+                self.visit(&mut found).await;
+                self.pause_if_due().await;
+            }
         }
     }
 
@@ -128,10 +130,14 @@ impl Round<'_> {
             let visit = subscriber.push(subscription, self, selection);
             self.wakers.extend(visit.waker);
             self.cost += visit.cost;
-            if self.cost >= COST_AT_ONCE {
-                self.settle();
-                tokio::task::yield_now().await;
-            }
+            self.pause_if_due().await;
+        }
+    }
+
+    async fn pause_if_due(&mut self) {
+        if self.cost >= COST_AT_ONCE {
+            self.settle();
+            tokio::task::yield_now().await;
         }
     }
 
