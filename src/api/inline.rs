@@ -6,7 +6,7 @@
 //! disk itself is waited for is a thread the smaller evil. Nobody can tell
 //! which it will be, so this goes by what reads took lately.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// A read that takes longer has waited for the disk. Being put aside for
@@ -21,9 +21,14 @@ const SHARE: u64 = 4;
 const BURST: Duration = Duration::from_millis(100);
 
 /// Decides where a point read runs. It bounds what the runtime's threads lose
-/// to a disk: [`BURST`], then a [`SHARE`]th of one of them.
+/// to a disk: [`BURST`], then a [`SHARE`]th of one of them. A read is known to
+/// be slow only when it is over, so one thread always does none: a disk that
+/// hangs leaves it to the rest of the gateway.
 pub struct Inline {
     begun: Instant,
+    /// Reads under way, and how many there may be.
+    reading: AtomicUsize,
+    most: usize,
     /// Until when the slow reads so far use up their share, in microseconds
     /// since `begun`.
     spent_until: AtomicU64,
@@ -32,7 +37,13 @@ pub struct Inline {
 impl Inline {
     /// Nothing has been slow yet.
     pub fn new() -> Inline {
-        Inline { begun: Instant::now(), spent_until: AtomicU64::new(0) }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Inline {
+            begun: Instant::now(),
+            reading: AtomicUsize::new(0),
+            most: threads.saturating_sub(1),
+            spent_until: AtomicU64::new(0),
+        }
     }
 
     /// What `read` gives, run here; nothing, and it was not run, where reads
@@ -43,9 +54,24 @@ impl Inline {
         if !self.has_room(before) {
             return None;
         }
+        let _reading = self.begin()?;
         let result = read();
         self.took(before, self.begun.elapsed());
         Some(result)
+    }
+
+    /// Counts a read that begins, until what this gives is dropped; none where
+    /// there are as many as there may be.
+    fn begin(&self) -> Option<impl Drop> {
+        struct Reading<'a>(&'a AtomicUsize);
+        impl Drop for Reading<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let one_more = |reading| (reading < self.most).then_some(reading + 1);
+        let begun = self.reading.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        begun.ok().map(|_| Reading(&self.reading))
     }
 
     fn has_room(&self, now: Duration) -> bool {
@@ -87,6 +113,16 @@ mod tests {
         }
         let bound = Duration::from_secs(10) / SHARE as u32 + BURST + read;
         assert!(waited <= bound, "{waited:?} of 10 s");
+    }
+
+    #[test]
+    fn one_thread_is_left_where_reads_hang() {
+        let inline = Inline { most: 2, ..Inline::new() };
+        let hanging = (inline.begin(), inline.begin());
+        assert!(hanging.0.is_some() && hanging.1.is_some());
+        assert_eq!(inline.run(Instant::now(), || ()), None);
+        drop(hanging);
+        assert_eq!(inline.run(Instant::now(), || ()), Some(()));
     }
 
     #[test]

@@ -27,6 +27,8 @@ const SLACK_BYTES: usize = 4 * 1024;
 /// neither pins the store for the length of the collection nor keeps others
 /// from their turn: a third of a millisecond out of memory.
 const LOOKED_AT_MAX: usize = 512;
+/// The same in bytes, for large resources.
+const LOOKED_AT_BYTES_MAX: usize = 4 * STEP_BYTES;
 
 /// How many records go out at a time.
 pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
@@ -150,7 +152,7 @@ impl Reader {
         if self.records_max.is_none() {
             frames.open.reserve(STEP_BYTES + SLACK_BYTES);
         }
-        let mut looked_at = 0;
+        let (mut looked_at, mut looked_at_bytes) = (0, 0);
         let view = self.store.view();
         for entry in view.resources(self.log, self.after.as_ref()) {
             let found = entry.map_err(|error| Cut(error.to_string()))?;
@@ -159,7 +161,9 @@ impl Reader {
                 frames.push(self.form, document);
             }
             looked_at += 1;
-            if frames.bytes >= STEP_BYTES || looked_at == LOOKED_AT_MAX {
+            looked_at_bytes += document.len();
+            let enough = looked_at == LOOKED_AT_MAX || looked_at_bytes >= LOOKED_AT_BYTES_MAX;
+            if frames.bytes >= STEP_BYTES || enough {
                 self.after = Some(found.id().map_err(|error| Cut(error.to_string()))?);
                 return Ok(Some(frames.finish()));
             }
