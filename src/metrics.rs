@@ -280,8 +280,8 @@ impl Latency {
         let histogram = histogram();
         for (at, bucket) in self.buckets.iter().enumerate() {
             let count = bucket.count.swap(0, Ordering::Relaxed);
-            let nanos = bucket.nanos.swap(0, Ordering::Relaxed);
             if count > 0 {
+                let nanos = bucket.nanos.swap(0, Ordering::Relaxed);
                 // Their mean, so that the sum is right; kept in the bucket
                 // where a sample came between the two.
                 let least = at.checked_sub(1).map_or(0.0, |below| SECONDS[below].next_up());
