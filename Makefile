@@ -54,6 +54,7 @@ bench: compiler ## Measure each stage; every number stands beside its unit
 .PHONY: load
 load: compiler ## Load from outside, beside floor and peers; SCENARIO= one of loadtest/scenarios, in full
 	@$(call need,wrk,wrk)
+	@$(call need,slowhttptest,slowhttptest)
 	cargo build --release --locked --bin streamgate
 	cargo build --release --locked --package loadtest
 	target/release/loadtest run $(if $(SCENARIO),$(SCENARIO) --report,--short)

@@ -160,7 +160,8 @@ impl Scenario {
                     *events = (*events / 4).max(10);
                 }
             }
-            Measure::Idle { .. } | Measure::Reconnect { .. } => {}
+            Measure::Idle { connections, .. } => *connections = (*connections / 5).max(100),
+            Measure::Reconnect { .. } => {}
         }
         self
     }
