@@ -74,6 +74,18 @@ impl Socket for Plain {
     }
 }
 
+/// Reads what there is. Where that is less than there is room for the socket
+/// is empty: noted right away, as in [`send`].
+fn receive(socket: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    let mut read = 0;
+    let all = socket.try_io(Interest::READABLE, || {
+        read = socket.try_read(room)?;
+        let is_part = 0 < read && read < room.len();
+        if is_part { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    if read > 0 { Ok(read) } else { all.map(|()| 0) }
+}
+
 impl AsyncRead for Plain {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -82,7 +94,7 @@ impl AsyncRead for Plain {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buffer.initialize_unfilled()) {
+            match receive(&self.0, buffer.initialize_unfilled()) {
                 Ok(read) => {
                     buffer.advance(read);
                     return Poll::Ready(Ok(()));
