@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode};
 
 use super::body::Body;
 use super::limit::{Policy, Wait};
-use crate::event::{BadName, MalformedId, Offset};
+use crate::event::{BadName, EventId, MalformedId, Offset};
 use crate::log::{self, BadWrite, Refusal};
 use crate::wire::Origin;
 use crate::wire::problem::{Code, Problem};
@@ -92,9 +92,14 @@ pub fn gone(origin: &Origin, reason: &'static str, floor: Offset) -> Problem {
     Problem::new(Code::HistoryGone, detail).with("earliest", earliest).with("reason", reason)
 }
 
-/// 412.
-pub fn precondition_failed() -> Problem {
-    Problem::new(Code::PreconditionFailed, "the condition of the request does not hold")
+/// 412, with the resource's present tag where it is there.
+pub fn precondition_failed(present: Option<EventId>) -> Problem {
+    let problem =
+        Problem::new(Code::PreconditionFailed, "the condition of the request does not hold");
+    match present {
+        Some(id) => problem.with("etag", id.quoted()),
+        None => problem,
+    }
 }
 
 /// 413 for more than `bytes_max` bytes of `what`.
@@ -154,9 +159,8 @@ pub fn refused(refusal: &Refusal, origin: &Origin) -> Problem {
     match refusal {
         Refusal::Exists => Problem::new(Code::Exists, "the id is in use"),
         Refusal::NotFound => not_found("there is no such resource"),
-        Refusal::Precondition(None) => precondition_failed(),
-        Refusal::Precondition(Some(revision)) => {
-            precondition_failed().with("etag", format!("\"{}\"", origin.id(*revision)))
+        Refusal::Precondition(revision) => {
+            precondition_failed(revision.map(|revision| origin.id(revision)))
         }
         Refusal::TooLarge => Problem::new(
             Code::BodyTooLarge,

@@ -58,7 +58,7 @@ pub async fn get(
     let mut response = match condition::read(headers, origin.epoch, state.revision)? {
         Read::Send => respond::json(200, Body::Full(state.document)),
         Read::Unchanged => respond::empty(304),
-        Read::Failed => return Err(error::precondition_failed()),
+        Read::Failed => return Err(error::precondition_failed(Some(origin.id(state.revision)))),
     };
     respond::set_etag(&mut response, origin.id(state.revision));
     Ok(response)
