@@ -1,5 +1,5 @@
-//! Plain requests, by tools that others wrote: `wrk`, and `oha` where it is
-//! installed.
+//! Plain requests, by tools that others wrote: `wrk`, and `oha` where `make
+//! peers` has installed it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,6 +8,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
+
+/// Where `make peers` puts it.
+const OHA: &str = "target/peers/bin/oha";
 
 /// What a run of requests gave.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,7 +64,7 @@ impl Load<'_> {
     /// # Errors
     /// If it cannot be run.
     pub fn oha(&self) -> io::Result<Option<Requests>> {
-        let mut command = Command::new("oha");
+        let mut command = Command::new(OHA);
         command.args(["--no-tui", "--output-format", "json"]);
         command.arg("-c").arg(self.connections.to_string());
         command.arg("-z").arg(format!("{}s", self.time.as_secs().max(1))).arg(self.url());
