@@ -18,11 +18,16 @@ use crate::wire::{Batch, Origin};
 
 /// Offsets of a page.
 const PAGE_OFFSETS: u64 = 256;
-/// Resources of a page: nobody shares it, so only what it costs to begin one
-/// counts, and what it holds.
-const PAGE_RESOURCES: usize = 1024;
 /// Bytes of data past which a page is halved.
 const PAGE_BYTES: usize = 1024 * 1024;
+/// Most resources read at a time.
+const RESOURCES_MAX: usize = 1024;
+/// Most bytes of them, unless one alone has more. Nobody shares them, so each
+/// slow reader of a snapshot holds as much: four writes, which is what makes
+/// the way to a blocking thread worth its cost.
+const RESOURCES_BYTES_MAX: usize = 256 * 1024;
+/// What a resource takes there beside its document.
+const RESOURCE_BYTES: usize = 128;
 /// What an entry of the cache costs beside its events.
 const SLOT_BYTES: usize = 256;
 
@@ -165,7 +170,8 @@ impl Pages {
         self.read(log.store(), move |view| view.resource(id, &subject)).await
     }
 
-    /// Some resources after `after`.
+    /// Some resources after `after`: as many as [`RESOURCES_BYTES_MAX`] takes,
+    /// at least one.
     pub(super) async fn resources(
         &self,
         log: &Log,
@@ -175,13 +181,13 @@ impl Pages {
         self.read(log.store(), move |view| {
             let mut found = Vec::new();
             let mut bytes = 0;
-            for resource in view.resources(id, after.as_ref()).take(PAGE_RESOURCES) {
+            for resource in view.resources(id, after.as_ref()).take(RESOURCES_MAX) {
                 let resource = resource?;
-                bytes += resource.state.document.len();
-                found.push((resource.id()?, resource.state));
-                if bytes > PAGE_BYTES {
+                bytes += RESOURCE_BYTES + resource.state.document.len();
+                if bytes > RESOURCES_BYTES_MAX && !found.is_empty() {
                     break;
                 }
+                found.push((resource.id()?, resource.state));
             }
             Ok(found)
         })

@@ -201,7 +201,8 @@ impl Log {
     }
 
     /// Some resources of the collection after `after`, by id, as they are
-    /// now: at most 256, or about 1 MiB. None when there are no more.
+    /// now: at most 1,024 in 256 KiB, or one that is larger. None when there
+    /// are no more.
     ///
     /// # Errors
     /// [`Error::Store`] when the disk cannot be read.

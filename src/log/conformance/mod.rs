@@ -181,6 +181,7 @@ macro_rules! conformance {
             resources::one_of_many_rivals_wins
             resources::a_repeat_is_answered_and_not_done
             resources::a_restart_changes_nothing
+            resources::what_is_read_at_a_time_is_bounded
             events::tail_and_pages_agree
             events::retention_keeps_the_newest
             events::retention_by_age_trims_in_time

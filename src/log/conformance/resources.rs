@@ -164,3 +164,32 @@ pub(super) async fn a_restart_changes_nothing(open: Open) {
     let next = one(&engine, log, create(log, "new", "{}")).await.unwrap();
     assert_eq!(next.offset, before[0].2.next());
 }
+
+/// A snapshot is read a little at a time, however large its resources are;
+/// one that is larger than that comes alone.
+pub(super) async fn what_is_read_at_a_time_is_bounded(open: Open) {
+    const BYTES_MAX: usize = 256 * 1024;
+    let fixture = Fixture::new(open);
+    let engine = fixture.open();
+    let log = &engine.log("orders").unwrap();
+    let sizes = |n: usize| if n == 25 { 2 * BYTES_MAX } else { 10_000 };
+    let write = |n| put(log, &format!("r{n:02}"), &json_of(sizes(n)));
+    engine.append(log, (0..50).map(write).collect()).await.unwrap();
+    let (mut ids, mut reads) = (Vec::new(), 0);
+    loop {
+        let some = log.resources(ids.last().cloned()).await.unwrap();
+        if some.is_empty() {
+            break;
+        }
+        let bytes: usize = some.iter().map(|(_, state)| state.document.len()).sum();
+        assert!(bytes <= BYTES_MAX || some.len() == 1, "{} resources of {bytes} bytes", some.len());
+        ids.extend(some.into_iter().map(|(id, _)| id));
+        reads += 1;
+    }
+    assert_eq!(ids, (0..50).map(|n| id(&format!("r{n:02}"))).collect::<Vec<_>>());
+    assert_eq!(reads, 3, "25 that fit into one, the large one, and the rest");
+}
+
+fn json_of(bytes: usize) -> String {
+    format!(r#"{{"note":"{}"}}"#, "x".repeat(bytes))
+}
