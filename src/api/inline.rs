@@ -6,6 +6,8 @@
 //! disk itself is waited for is a thread the smaller evil. Nobody can tell
 //! which it will be, so this goes by what reads took lately.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,16 @@ pub struct Inline {
     spent_until: AtomicU64,
 }
 
+/// A read has panicked; the panic hook has told with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panicked;
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a read panicked on the task that asked")
+    }
+}
+
 impl Inline {
     /// Nothing has been slow yet.
     pub fn new() -> Inline {
@@ -48,14 +60,16 @@ impl Inline {
 
     /// What `read` gives, run here; nothing, and it was not run, where reads
     /// have been slow: it belongs on a blocking thread then. `before` is just
-    /// before it.
-    pub fn run<T>(&self, before: Instant, read: impl FnOnce() -> T) -> Option<T> {
+    /// before it. A panic ends the read alone, as it does on a thread, and not
+    /// the connection; what `read` owned or borrowed is not to be used again.
+    pub fn run<T>(&self, before: Instant, read: impl FnOnce() -> T) -> Option<Result<T, Panicked>> {
         let before = before.saturating_duration_since(self.begun);
         if !self.has_room(before) {
             return None;
         }
         let _reading = self.begin()?;
-        let result = read();
+        // What it shares with others is the store, as it does on a thread.
+        let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| Panicked);
         self.took(before, self.begun.elapsed());
         Some(result)
     }
@@ -122,7 +136,18 @@ mod tests {
         assert!(hanging.0.is_some() && hanging.1.is_some());
         assert_eq!(inline.run(Instant::now(), || ()), None);
         drop(hanging);
-        assert_eq!(inline.run(Instant::now(), || ()), Some(()));
+        assert_eq!(inline.run(Instant::now(), || ()), Some(Ok(())));
+    }
+
+    #[test]
+    fn a_panic_is_the_reads_alone() {
+        let inline = Inline { most: 1, ..Inline::new() };
+        for _ in 0..2 {
+            let read = inline.run(Instant::now(), || panic!("a defect"));
+            let problem = crate::api::joined::<()>(read.unwrap()).unwrap_err();
+            assert_eq!(problem.status(), 500, "as where a thread read it");
+        }
+        assert_eq!(inline.run(Instant::now(), || ()), Some(Ok(())));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod snapshot;
 mod tests;
 
 use std::borrow::Borrow;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,7 +42,6 @@ use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, Version};
 use tokio::sync::Semaphore;
-use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
 
 use crate::deliver::{self, Flow, Handover};
@@ -455,13 +455,13 @@ async fn socket(
     session::upgrade(api, request, Some(target)).await
 }
 
-/// What a blocking read gave.
+/// What a read gave, on a thread or on the task that asked.
 ///
 /// # Errors
 /// 500 when it panicked.
-fn joined<T>(joined: Result<T, JoinError>) -> Result<T, Problem> {
-    joined.map_err(|join| {
-        tracing::error!(error = %join, "a read panicked");
+fn joined<T>(read: Result<T, impl Display>) -> Result<T, Problem> {
+    read.map_err(|error| {
+        tracing::error!(%error, "a read panicked");
         error::internal()
     })
 }

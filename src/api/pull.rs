@@ -1,6 +1,7 @@
 //! A collection on its way to one client, read from the store step by step.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -132,11 +133,14 @@ impl Pull {
             return None;
         };
         self.had_turn = true;
-        let Some(frames) = self.steps.inline.run(Instant::now(), &mut source) else {
-            self.next = Next::Reading(queue(source, self.steps.threads.clone()));
-            return None;
-        };
-        Some((source, frames))
+        match self.steps.inline.run(Instant::now(), &mut source) {
+            Some(Ok(frames)) => Some((source, frames)),
+            Some(Err(panicked)) => Some(broken(&panicked)),
+            None => {
+                self.next = Next::Reading(queue(source, self.steps.threads.clone()));
+                None
+            }
+        }
     }
 }
 
@@ -158,11 +162,13 @@ fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
             let frames = source();
             (source, frames)
         });
-        read.await.unwrap_or_else(|join| {
-            let ended: Source = Box::new(|| Ok(None));
-            (ended, Err(Cut(join.to_string())))
-        })
+        read.await.unwrap_or_else(|join| broken(&join))
     })
+}
+
+/// A step that panicked, and its source with it.
+fn broken(why: &dyn Display) -> Step {
+    (Box::new(|| Ok(None)), Err(Cut(why.to_string())))
 }
 
 #[cfg(test)]
@@ -224,10 +230,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_step_that_panics_on_a_thread_cuts_the_body() {
-        let source: Source = Box::new(|| panic!("a defect"));
-        let mut body = Body::Pull(Pull::new(Vec::new(), source, steps()));
-        assert!(body.frame().await.unwrap().is_err());
+    async fn a_step_that_panics_cuts_the_body() {
+        for (mut body, _other) in bodies(|| Box::new(|| panic!("a defect"))) {
+            assert!(body.frame().await.unwrap().is_err());
+            assert!(body.frame().await.is_none());
+        }
     }
 
     #[test]

@@ -45,8 +45,8 @@ pub async fn get(
     query.finish()?;
     negotiate::accept(headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
-    let state = if let Some(state) = api.inline.run(begun, || store.resource(log, &id)) {
-        state
+    let state = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
+        super::joined(read)?
     } else {
         let store = store.clone();
         super::joined(tokio::task::spawn_blocking(move || store.resource(log, &id)).await)?
