@@ -15,6 +15,8 @@ mod pump;
 mod reading;
 mod scratch;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod websocket;
 

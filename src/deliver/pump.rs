@@ -106,8 +106,13 @@ impl Pump {
         &self.metrics
     }
 
-    /// Speaks `form` from here on, also what waits.
+    /// Speaks `form` from here on, also what waits in the ring.
     pub fn reform(&mut self, form: Form) {
+        // What was said before and waits is in the old form. The fan-out would
+        // write in the new one, so it keeps off until that is out.
+        if let Some(rest) = self.subscriber.claim() {
+            self.waiting.push_front(rest);
+        }
         self.notices.reform(form);
         self.subscriber.reform(form);
     }

@@ -1,0 +1,202 @@
+//! A pump and its outlet on a socket that the fan-out writes to as well.
+
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::outlet::{Outlet, with_hand};
+use super::pump::Filled;
+use super::{End, HeartbeatFormat, Pace, Pump, Settings};
+use crate::event::EventType;
+use crate::hub::{self, Hub, Interest, OnGap, Overflow, Scope, SubscriptionId};
+use crate::log::{self, Engine, Log, Medium, Spec, Sync, Write};
+use crate::metrics::{Metrics, Protocol};
+use crate::store::Retention;
+use crate::wire::json::Json;
+use crate::wire::{Filter, Form, Kind};
+use wire::Wire;
+
+/// The topics that there are.
+const TOPICS: [&str; 2] = ["one", "two"];
+
+/// A hub over an engine with [`TOPICS`].
+struct Bench {
+    _folder: TempDir,
+    engine: Engine,
+    hub: Hub,
+    rings: hub::Settings,
+    metrics: Arc<Metrics>,
+}
+
+impl Bench {
+    /// In a runtime, on which the fan-out takes turns with the test.
+    fn start() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = log::Settings {
+            path: folder.path().join("data"),
+            sync: Sync::Never,
+            // Little, so that what waits is read back from the disk.
+            tail_bytes: 4 << 10,
+            page_cache_bytes: 1 << 20,
+            catchup_concurrency: 1,
+            resource_bytes_max: 1 << 20,
+        };
+        let specs = TOPICS.map(|name| Spec {
+            name: name.to_owned(),
+            kind: Kind::Topic,
+            retention: Retention::default(),
+            durability: Medium::Disk,
+        });
+        let engine = Engine::open(&settings, &specs).unwrap();
+        let hour = Duration::from_hours(1);
+        let rings = hub::Settings {
+            heartbeat: hour,
+            ring_events: 6,
+            ring_bytes: 1 << 16,
+            stall_timeout: hour,
+            stream_idle_timeout: Duration::ZERO,
+            stream_lifetime: Duration::ZERO,
+        };
+        let metrics = Arc::new(Metrics::new());
+        let hub = Hub::start(&rings, &engine, &metrics, 1);
+        Bench { _folder: folder, engine, hub, rings, metrics }
+    }
+
+    fn log(&self, topic: usize) -> Arc<Log> {
+        self.engine.log(TOPICS[topic]).unwrap()
+    }
+
+    /// A connection without subscriptions.
+    fn connect(&self) -> Writer {
+        let second = Duration::from_secs(1);
+        let settings = Settings {
+            retry: second..2 * second,
+            heartbeat_format: HeartbeatFormat::Event,
+            message_bytes_max: 1 << 16,
+            pace: Pace::default(),
+            message_timeout: second,
+            control_rate: 0,
+        };
+        let subscriber = self.hub.join(Protocol::WebSocket, &self.rings, 0).unwrap();
+        let metrics = self.metrics.clone();
+        let pump = Pump::new(subscriber, Arc::new(settings), metrics, Form::Envelope, None);
+        let socket = Wire::default();
+        pump.open_port(Arc::new(socket.clone()));
+        let (outlet, woken) = (Outlet::default(), Arc::default());
+        Writer { pump, outlet, socket, woken, end: None }
+    }
+}
+
+fn tick(kind: &str, n: u64, size: usize) -> Write {
+    let document = format!(r#"{{"n":{n},"fill":"{}"}}"#, "x".repeat(size));
+    let document = Json::parse(document.as_bytes()).unwrap();
+    Write::publish(None, EventType::new(kind).unwrap(), document)
+}
+
+/// What wakes a writer.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A connection's task, as a stream and a session have it, polled by hand.
+struct Writer {
+    pump: Pump,
+    outlet: Outlet,
+    socket: Wire,
+    woken: Arc<Woken>,
+    end: Option<End>,
+}
+
+impl Writer {
+    fn subscribe(
+        &self,
+        log: &Arc<Log>,
+        filter: &Arc<Filter>,
+        credit: Option<u64>,
+    ) -> SubscriptionId {
+        let interest = Interest {
+            scope: Scope::Whole,
+            filter: filter.clone(),
+            form: Form::Envelope,
+            credit,
+            snapshot: false,
+            on_gap: OnGap::Event,
+            overflow: Overflow::Log,
+        };
+        self.pump.subscriber().subscribe(log, interest, None).0
+    }
+
+    /// Says something with a number, in the form of the moment.
+    fn say(&mut self, n: u64) {
+        let frame = self.pump.notices().response(None, format!(r#"{{"said":{n}}}"#).as_bytes());
+        self.pump.say(frame);
+    }
+
+    /// Polls the task if it was woken; tells whether it was.
+    fn turn(&mut self) -> bool {
+        let woken = self.woken.0.swap(false, Ordering::SeqCst);
+        if woken {
+            self.poll();
+        }
+        woken
+    }
+
+    fn poll(&mut self) {
+        let waker = Waker::from(self.woken.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let Writer { pump, outlet, socket, end, .. } = self;
+        let polled: Poll<std::io::Result<End>> = with_hand(|hand| {
+            loop {
+                ready!(outlet.poll_open(cx, socket, pump))?;
+                if let Some(end) = *end {
+                    return Poll::Ready(Ok(end));
+                }
+                match ready!(pump.poll_fill(cx, hand)) {
+                    Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
+                    Filled::Rest(rest) => outlet.finish(rest),
+                    Filled::End(last) => *end = Some(last),
+                }
+            }
+        });
+        if polled.is_pending() {
+            pump.subscriber().watch(cx);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_said_comes_before_an_event_in_another_form() {
+    let bench = Bench::start();
+    let (log, all) = (bench.log(0), Filter::shared(Vec::new(), Vec::new()));
+    let mut writer = bench.connect();
+    writer.subscribe(&log, &all, None);
+    writer.poll();
+    writer.socket.give(1 << 16);
+    bench.engine.append(&log, vec![tick("wanted", 1, 0)]).await.unwrap();
+    while writer.socket.taken().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    writer.say(1);
+    writer.pump.reform(Form::Bare);
+    bench.engine.append(&log, vec![tick("wanted", 2, 0)]).await.unwrap();
+    // The fan-out's turn, before the writer's.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    writer.poll();
+    while wire::messages(&writer.socket.taken()).len() < 3 {
+        tokio::task::yield_now().await;
+        writer.turn();
+    }
+    let messages = wire::messages(&writer.socket.taken());
+    let kinds: Vec<_> = messages.iter().map(|message| message["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["event", "response", "update"]);
+}

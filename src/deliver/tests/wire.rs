@@ -1,0 +1,142 @@
+//! A socket in memory that its writer and the fan-out share, and what a client
+//! finds in its bytes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
+
+use crate::deliver::outlet::Socket;
+use crate::hub::Port;
+
+/// One end of it; the other is [`Wire::taken`].
+#[derive(Clone, Default)]
+pub(super) struct Wire(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    taken: Vec<u8>,
+    /// Bytes that it takes before its client has to read.
+    room: usize,
+    is_broken: bool,
+    /// The writer has met its end. As with tokio's note of a socket, the
+    /// fan-out neither asks for this nor sets it.
+    is_noted: bool,
+    writer: Option<Waker>,
+}
+
+impl State {
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let count = bytes.len().min(self.room);
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.taken.extend_from_slice(&bytes[..count]);
+        self.room -= count;
+        Ok(count)
+    }
+}
+
+impl Wire {
+    /// The client reads so much.
+    pub(super) fn give(&self, room: usize) {
+        let mut state = self.0.lock();
+        state.room += room;
+        state.is_noted = false;
+        wake(&mut state);
+    }
+
+    pub(super) fn cut(&self) {
+        let mut state = self.0.lock();
+        state.is_broken = true;
+        wake(&mut state);
+    }
+
+    /// All that came.
+    pub(super) fn taken(&self) -> Vec<u8> {
+        self.0.lock().taken.clone()
+    }
+}
+
+fn wake(state: &mut State) {
+    if let Some(writer) = state.writer.take() {
+        writer.wake();
+    }
+}
+
+impl Port for Wire {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().take(bytes)
+    }
+}
+
+impl Socket for Wire {
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.lock();
+        if !state.is_noted || state.is_broken {
+            return Poll::Ready(Ok(()));
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.0.lock();
+        let taken = state.take(bytes);
+        state.is_noted = !matches!(taken, Ok(all) if all == bytes.len());
+        match taken {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                state.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            taken => Poll::Ready(taken),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.poll_write(cx, &all)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The messages in what a server sent (RFC 6455 §5.2), all but one that is
+/// there in part.
+pub(super) fn messages(mut bytes: &[u8]) -> Vec<serde_json::Value> {
+    let mut found = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        assert_eq!(*first, 0x81, "a text frame begins where the last one ended");
+        let (length, rest) = match (*second, rest) {
+            (126, [a, b, rest @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), rest),
+            (126, _) => break,
+            (length, rest) => (usize::from(length), rest),
+        };
+        let Some((payload, behind)) = rest.split_at_checked(length) else { break };
+        found.push(serde_json::from_slice(payload).expect("a frame is whole JSON"));
+        bytes = behind;
+    }
+    found
+}
