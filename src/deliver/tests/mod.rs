@@ -1,5 +1,6 @@
 //! A pump and its outlet on a socket that the fan-out writes to as well.
 
+mod interleaved;
 mod wire;
 
 use std::sync::Arc;
