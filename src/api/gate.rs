@@ -238,8 +238,8 @@ impl Api {
     ///
     /// # Errors
     /// 429, counted, when it publishes more than it may.
-    pub(super) fn may_publish(&self, client: Option<&Client>) -> Result<(), Problem> {
-        let (Some(buckets), Some(client)) = (&self.publishing, client) else { return Ok(()) };
+    pub(super) fn may_publish(&self, client: Client) -> Result<(), Problem> {
+        let Some(buckets) = &self.publishing else { return Ok(()) };
         buckets.take(client.address).map_err(|wait| {
             self.metrics.refused(wait.policy.reason());
             error::too_often(wait)
@@ -251,8 +251,8 @@ impl Api {
     ///
     /// # Cancel safety
     /// Safe: what was taken is lost.
-    pub(super) async fn publish_in_time(&self, client: Option<Client>, count: u32) -> u32 {
-        let (Some(buckets), Some(client)) = (&self.publishing, client) else { return count };
+    pub(super) async fn publish_in_time(&self, client: Client, count: u32) -> u32 {
+        let Some(buckets) = &self.publishing else { return count };
         loop {
             match buckets.take_some(client.address, count) {
                 Ok(taken) => return taken,

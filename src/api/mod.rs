@@ -30,7 +30,6 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Borrow;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -255,18 +254,18 @@ impl Api {
 }
 
 /// A request that is not answered yet, as long as this lives.
-pub struct Unanswered<A: Borrow<Arc<Api>> = Arc<Api>>(A);
+pub struct Unanswered(Arc<Api>);
 
-impl<A: Borrow<Arc<Api>>> Unanswered<A> {
-    fn new(api: A) -> Unanswered<A> {
-        api.borrow().process.requests.fetch_add(1, Ordering::Relaxed);
-        Unanswered(api)
+impl Unanswered {
+    fn new(api: &Arc<Api>) -> Unanswered {
+        api.process.requests.fetch_add(1, Ordering::Relaxed);
+        Unanswered(api.clone())
     }
 }
 
-impl<A: Borrow<Arc<Api>>> Drop for Unanswered<A> {
+impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.borrow().process.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.process.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -416,7 +415,8 @@ async fn dispatch(
         Route::Resource(collection, id) => match method {
             Method::PUT => resource::put(api, &mut ask, body, &collection, id).await,
             Method::PATCH => resource::patch(api, &mut ask, body, &collection, id).await,
-            _ => resource::delete(api, &mut ask, &collection, id).await,
+            Method::DELETE => resource::delete(api, &mut ask, &collection, id).await,
+            _ => unreachable!("a read is answered before, and the route takes no other method"),
         },
         Route::ResourceEvents(collection, id) if post => {
             event::post_to_resource(api, &mut ask, body, &collection, id).await
@@ -438,7 +438,7 @@ async fn dispatch(
         Route::TopicSocket(topic) => socket(api, ask, body, Events::of_topic(&topic)).await,
         Route::Socket => {
             let request = Request::from_parts(ask.head, body);
-            session::upgrade(api, request, None).await
+            session::upgrade(api, request, ask.client, None).await
         }
     }
 }
@@ -452,7 +452,7 @@ async fn socket(
     ask.query.refuse(&["batchSize"])?;
     let target = events.target(api, &mut ask)?;
     let request = Request::from_parts(ask.head, body);
-    session::upgrade(api, request, Some(target)).await
+    session::upgrade(api, request, ask.client, Some(target)).await
 }
 
 /// What a read gave, on a thread or on the task that asked.

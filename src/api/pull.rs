@@ -30,7 +30,11 @@ pub struct Steps {
     inline: Arc<Inline>,
     /// Bodies whose steps are read where they are written: who is alone pays
     /// for no second thread. A thousand that did so would stand before
-    /// everybody else in the runtime's queues.
+    /// everybody else in the runtime's queues, so a body has its permit to its
+    /// end, not for a step: a step takes no permit away from another, since no
+    /// more run at once than there are threads. Who is slow with one leaves
+    /// the others to threads, which costs them some time and never their turn,
+    /// until it is through or cut for taking nothing.
     alone: Arc<Semaphore>,
     /// Steps of all others that are read at once: a thousand clients that ask
     /// for a collection must not put a thousand threads between everybody else
@@ -52,7 +56,7 @@ pub struct Pull {
     steps: Arc<Steps>,
     ready: VecDeque<Bytes>,
     next: Next,
-    /// Says that steps are read on the task that writes them.
+    /// Says that steps are read on the task that writes them; kept to the end.
     alone: Option<OwnedSemaphorePermit>,
     /// One was, since others had their turn.
     had_turn: bool,

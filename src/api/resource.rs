@@ -234,7 +234,7 @@ async fn append(
     log: &Arc<Log>,
     write: Write,
 ) -> Result<Written, Problem> {
-    api.may_publish(Some(&ask.client))?;
+    api.may_publish(ask.client)?;
     let answers = api.engine.append(log, vec![write]).await;
     let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
     answer

@@ -233,7 +233,8 @@ async fn serve_http2(
                 handover = Some(Handover::new(Arc::new((answering.clone(), session))));
                 over = Some(ended);
             }
-            // A batch says that its client is alive while it sends.
+            // What of the answer is not written yet; a batch also says there that
+            // its client is alive while it sends.
             let flow = Arc::new(Flow::default());
             let via = Via { peer, handover, flow: Some(flow.clone()) };
             begins(flow.clone());

@@ -78,7 +78,7 @@ pub async fn batch(
             flow: ask.flow.clone(),
             lines: Lines::new(settings.body_bytes_max),
             sender,
-            client: Some(ask.client),
+            client: ask.client,
             allowance: 0,
             minimal,
             ended: false,
@@ -93,8 +93,7 @@ pub async fn batch(
             let _ = run.run().await;
         }
     });
-    let mut response =
-        respond::form(200, Form::Ndjson, Body::Answers(body, Unanswered::new(api.clone())));
+    let mut response = respond::form(200, Form::Ndjson, Body::Answers(body, Unanswered::new(api)));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -168,7 +167,7 @@ struct Run {
     lines: Lines,
     sender: Sender,
     /// Whose batch it is.
-    client: Option<Client>,
+    client: Client,
     /// Events that it may publish before it has to wait.
     allowance: u32,
     minimal: bool,

@@ -29,7 +29,7 @@ struct State {
     api: Arc<Api>,
     subscriber: Arc<Subscriber>,
     /// Whose socket it is, as far as addresses tell.
-    client: Option<Client>,
+    client: Client,
     /// What the path names.
     path: Option<Target>,
     held: Mutex<Vec<Held>>,
@@ -70,7 +70,7 @@ impl Core {
     pub(super) fn new(
         api: Arc<Api>,
         subscriber: Arc<Subscriber>,
-        client: Option<Client>,
+        client: Client,
         path: Option<Target>,
     ) -> Core {
         Core(Arc::new(State {
@@ -296,7 +296,7 @@ impl Core {
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
         let merge = message.flag("merge")?.unwrap_or(true);
         let write = write(&target, kind, data, merge)?;
-        self.0.api.newest().may_publish(self.0.client.as_ref())?;
+        self.0.api.newest().may_publish(self.0.client)?;
         let appended = self.0.api.engine.append(&target.log, vec![write]).await;
         let mut results = appended.map_err(|error| error::unavailable(&error))?;
         let origin = target.log.origin();

@@ -25,8 +25,8 @@ use commands::Core;
 /// The subprotocol that a browser may name beside its token.
 const SUBPROTOCOL: &str = "streamgate.v1";
 
-/// Takes the connection over for a session; `target` is what its path names,
-/// none on `/ws`.
+/// Takes a `client`'s connection over for a session; `target` is what its path
+/// names, none on `/ws`.
 ///
 /// # Errors
 /// When the request is no WebSocket handshake (RFC 6455 §4.2), comes from
@@ -37,6 +37,7 @@ const SUBPROTOCOL: &str = "streamgate.v1";
 pub async fn upgrade(
     api: &Arc<Api>,
     mut request: Request<Incoming>,
+    client: Client,
     target: Option<Target>,
 ) -> Result<Response<Body>, Problem> {
     check_origin(&request)?;
@@ -51,7 +52,7 @@ pub async fn upgrade(
         None => None,
     };
     let admitted = api.admit(Protocol::WebSocket, request.extensions())?;
-    let (pump, core) = begin(api, admitted, request.extensions().get().copied(), target, beginning);
+    let (pump, core) = begin(api, admitted, client, target, beginning);
     let handover = request.extensions().get::<Arc<Handover>>().cloned();
     let upgrading = hyper::upgrade::on(&mut request);
     api.tasks.spawn(run(api.clone(), upgrading, pump, core, handover));
@@ -104,7 +105,7 @@ fn offers_subprotocol(request: &Request<Incoming>) -> bool {
 fn begin(
     api: &Arc<Api>,
     admitted: Admitted,
-    client: Option<Client>,
+    client: Client,
     target: Option<Target>,
     beginning: Option<Beginning>,
 ) -> (Pump, Core) {
