@@ -7,16 +7,19 @@
 //! number of subscribers (law 3 of `docs/architecture.md`; the bench fails
 //! otherwise); 0.25 µs a delivery of an event alone to 10,000 subscribers, both
 //! sides of the ring included; 0.01 µs of one that comes in a run of 100, since
-//! a run is one push. `cargo bench --bench stages -- fanout`
+//! a run is one push. To ports that cost nothing, while their writers
+//! sleep, an event alone has the same budget. `cargo bench --bench stages -- fanout`
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use streamgate::hub::{
-    Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Slice, Subscriber, Turn,
+    Hub, Interest, Next, OnGap, Overflow, Port, Room, Scope, Settings, Slice, Subscriber, Turn,
 };
 use streamgate::log::{Engine, Log, Medium};
 use streamgate::metrics::{Metrics, Protocol};
@@ -27,6 +30,21 @@ use super::ground;
 
 /// Subscribers, and events of one commit.
 const SHAPES: [(u64, u64); 2] = [(10_000, 1), (1000, 100)];
+
+/// Where the fan-out writes for a writer that sleeps; counts what it takes.
+#[derive(Default)]
+struct Sink {
+    writes: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Port for Sink {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.writes.fetch_add(1, Ordering::Release);
+        Ok(bytes.len())
+    }
+}
 
 /// A hub with its subscribers.
 struct Audience {
@@ -51,6 +69,14 @@ pub fn fanout(criterion: &mut Criterion) {
         group.bench_function(format!("{events} to {subscribers} subscribers"), |bencher| {
             bencher.iter_custom(|commits| runtime.block_on(audience.deliver(events, commits)));
         });
+        // More is in no single slice, and left to the writers.
+        if events == 1 {
+            let sink = audience.open_ports();
+            group.bench_function(format!("{events} to {subscribers} open ports"), |bencher| {
+                let deliver = |commits| audience.deliver_to(&sink, commits);
+                bencher.iter_custom(|commits| runtime.block_on(deliver(commits)));
+            });
+        }
     }
     group.finish();
 }
@@ -88,6 +114,35 @@ fn gather(path: &Path, count: u64) -> Audience {
 }
 
 impl Audience {
+    /// Every writer goes to sleep on a port.
+    fn open_ports(&self) -> Arc<Sink> {
+        let sink = Arc::<Sink>::default();
+        for subscriber in &self.subscribers {
+            subscriber.open_port(sink.clone());
+            assert_eq!(drain(subscriber), 0, "it has all there is");
+        }
+        sink
+    }
+
+    /// How long it takes until so many commits of an event are at all ports.
+    async fn deliver_to(&self, sink: &Sink, commits: u64) -> Duration {
+        let (writes, bytes) = (&sink.writes, &sink.bytes);
+        let mut took = Duration::ZERO;
+        for n in 0..commits {
+            let due = writes.load(Ordering::Acquire) + self.subscribers.len() as u64;
+            let before = bytes.load(Ordering::Relaxed);
+            let begun = Instant::now();
+            self.engine.append(&self.log, vec![ground::tick(n)]).await.expect("the log takes it");
+            while writes.load(Ordering::Acquire) < due {
+                tokio::task::yield_now().await;
+            }
+            took += begun.elapsed();
+            let each = bytes.load(Ordering::Relaxed) - before;
+            assert_eq!(each % self.subscribers.len() as u64, 0, "the same to each");
+        }
+        took
+    }
+
     /// How long it takes until all have all of so many commits.
     async fn deliver(&self, events: u64, commits: u64) -> Duration {
         let origin = self.log.origin();
