@@ -107,7 +107,8 @@ impl Target {
         let this = std::env::current_exe()?;
         let peers = std::path::absolute("target/peers")?;
         let path = folder.path().join("config");
-        let (port, publish_port) = free_ports()?;
+        let held = [free_port()?, free_port()?];
+        let [port, publish_port] = [held[0].local_addr()?.port(), held[1].local_addr()?.port()];
         let fill = |text: &str| {
             text.replace("{loadtest}", &this.display().to_string())
                 .replace("{dir}", &folder.path().display().to_string())
@@ -126,6 +127,8 @@ impl Target {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let command: Vec<String> = self.command.iter().map(|word| fill(word)).collect();
         let output = folder.path().join("output");
+        // Until here, so that nobody else on this machine is given them.
+        drop(held);
         let process = if has("{port}") {
             Process::start_on(address(port), &command, &output)?
         } else {
@@ -147,11 +150,9 @@ impl Target {
     }
 }
 
-/// Two ports that nobody has at the moment.
-fn free_ports() -> io::Result<(u16, u16)> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let (one, other) = (bind()?, bind()?);
-    Ok((one.local_addr()?.port(), other.local_addr()?.port()))
+/// A port that nobody else has as long as this lives.
+fn free_port() -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }
 
 impl Running {
