@@ -28,7 +28,7 @@ impl Plain {
 }
 
 impl Port for TcpStream {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         // Past tokio's note of whether the socket is writable, which lies in
         // memory that is cold here: one that is full answers the same.
         SockRef::from(self).send(bytes)

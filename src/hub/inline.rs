@@ -29,7 +29,7 @@ pub trait Port: Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] where it takes nothing; any other where it
     /// is broken, which its writer will meet as well.
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
 /// The last slice that was cut from a round's batch: most of the visits of a
@@ -131,7 +131,7 @@ impl Subscriber {
         let form = subscription.interest.form;
         let Some(slice) = round.cut.of(round.batch, selection, form) else { return false };
         // A broken socket is left to the writer, whose it is.
-        let Ok(written @ 1..) = port.try_write(&slice.bytes) else { return false };
+        let Ok(written @ 1..) = port.write_now(&slice.bytes) else { return false };
         let events = u64::from(selection.len());
         subscription.taken = slice.through;
         subscription.queued = round.batch.end();

@@ -71,7 +71,7 @@ fn wake(state: &mut State) {
 }
 
 impl Port for Wire {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().take(bytes)
     }
 }

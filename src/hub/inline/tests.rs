@@ -23,7 +23,7 @@ const NOTE_BYTES: usize = 15_000;
 struct Socket(TcpStream);
 
 impl Port for Socket {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         (&self.0).write(bytes)
     }
 }
