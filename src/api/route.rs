@@ -124,7 +124,7 @@ pub fn route(
     let allowed = match *method {
         Method::OPTIONS => return Err(Miss::Options(allow)),
         Method::CONNECT => extended && route.is_socket(),
-        _ => allow.split(", ").any(|allowed| allowed == method.as_str()),
+        _ => allow.split(',').any(|allowed| allowed.trim_ascii_start() == method.as_str()),
     };
     if allowed { Ok(Found { route, prefix }) } else { Err(Miss::Method(allow)) }
 }
