@@ -10,6 +10,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bodies below this go out in one write with their head.
 const JOINED_BYTES: usize = 16 * 1024;
 
+/// A socket that sends at once, and fails where an answer does not come.
+///
+/// # Errors
+/// What the kernel says.
+pub fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    Ok(socket)
+}
+
 /// A keep-alive connection.
 pub struct Connection {
     address: SocketAddr,
@@ -42,10 +54,7 @@ impl Connection {
     /// # Errors
     /// What the kernel says.
     pub fn open(address: SocketAddr) -> io::Result<Connection> {
-        let socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let socket = dial(address)?;
         let reader = BufReader::new(socket.try_clone()?);
         Ok(Connection { address, socket, reader, has_begun: false })
     }

@@ -4,12 +4,10 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use memchr::memmem;
 
-/// For the answer to what was published.
-const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+use crate::http;
 
 /// What a client says first: no answer to each operation.
 const CONNECT: &str = "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
@@ -44,10 +42,7 @@ impl Connection {
     /// # Errors
     /// What the kernel says, or the server.
     pub fn open(address: SocketAddr) -> io::Result<Connection> {
-        let socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let socket = http::dial(address)?;
         let mut connection = Connection { reader: BufReader::new(socket.try_clone()?), socket };
         connection.publish(CONNECT.as_bytes())?;
         connection.flush()?;

@@ -166,3 +166,15 @@ impl Scenario {
         self
     }
 }
+
+/// The scenarios that have the section `key`, by their files' names.
+#[cfg(test)]
+pub fn with(key: &str) -> Vec<(String, toml::Table)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let read = files.map(|path| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path.display().to_string(), toml::from_str::<toml::Table>(&text).unwrap())
+    });
+    read.filter(|(_, table)| table.contains_key(key)).collect()
+}

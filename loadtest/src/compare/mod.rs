@@ -165,25 +165,18 @@ fn resource(out: &mut Vec<u8>, number: u64, bytes: usize) {
 mod tests {
     use super::*;
     use crate::mark::Mark;
+    use crate::scenario;
 
     #[test]
     fn every_comparison_reads_in_both_forms() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
-        let mut comparisons = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap();
-            let table: toml::Table = toml::from_str(&text).unwrap();
-            if !table.contains_key("compare") {
-                continue;
-            }
-            comparisons += 1;
+        let comparisons = scenario::with("compare");
+        for (name, table) in &comparisons {
             for is_short in [false, true] {
-                let read = Comparison::read(String::new(), table.clone(), is_short);
-                assert!(read.is_ok(), "{}: {:?}", path.display(), read.err());
+                let read = Comparison::read(name.clone(), table.clone(), is_short);
+                assert!(read.is_ok(), "{name}: {:?}", read.err());
             }
         }
-        assert_eq!(comparisons, 7);
+        assert_eq!(comparisons.len(), 7);
     }
 
     #[test]

@@ -106,24 +106,17 @@ impl Trial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario;
 
     #[test]
     fn every_proof_reads_in_both_forms() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
-        let mut proofs = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap();
-            let table: toml::Table = toml::from_str(&text).unwrap();
-            if !table.contains_key("proof") {
-                continue;
-            }
-            proofs += 1;
+        let proofs = scenario::with("proof");
+        for (name, table) in &proofs {
             for is_short in [false, true] {
-                let trial = Trial::read(String::new(), table.clone(), is_short);
-                assert!(trial.is_ok(), "{}: {:?}", path.display(), trial.err());
+                let trial = Trial::read(name.clone(), table.clone(), is_short);
+                assert!(trial.is_ok(), "{name}: {:?}", trial.err());
             }
         }
-        assert_eq!(proofs, 6);
+        assert_eq!(proofs.len(), 6);
     }
 }

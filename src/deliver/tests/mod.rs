@@ -189,9 +189,13 @@ async fn what_was_said_comes_before_an_event_in_another_form() {
     }
     writer.say(1);
     writer.pump.reform(Form::Bare);
+    writer.woken.0.store(false, Ordering::SeqCst);
+    let before = writer.socket.taken().len();
     bench.engine.append(&log, vec![tick("wanted", 2, 0)]).await.unwrap();
-    // The fan-out's turn, before the writer's.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // The fan-out's turn, before the writer's: it wakes it, or writes itself.
+    while !writer.woken.0.load(Ordering::SeqCst) && writer.socket.taken().len() == before {
+        tokio::task::yield_now().await;
+    }
     writer.poll();
     while wire::messages(&writer.socket.taken()).len() < 3 {
         tokio::task::yield_now().await;
