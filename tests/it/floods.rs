@@ -12,7 +12,7 @@ use crate::support::http2::{
     ACK, CONTINUATION, Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY,
     RST_STREAM, SETTINGS, frame, head,
 };
-use crate::support::{Running, start};
+use crate::support::{Running, start, until};
 
 /// Frames of a flood, far more than a connection may send.
 const FLOOD: usize = 200_000;
@@ -231,7 +231,11 @@ async fn floods_on_a_websocket_close_it() {
         assert_eq!(closed_under(gateway.address, &flood).await, 1008, "{what}");
         alive(&gateway).await;
     }
-    let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
     let line = r#"streamgate_connections_closed_total{protocol="ws",reason="control-rate"} 3"#;
-    assert!(metrics.text().contains(line), "{}", metrics.text());
+    // A moment after the close has been read.
+    until(async || {
+        let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
+        metrics.text().contains(line)
+    })
+    .await;
 }

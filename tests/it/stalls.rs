@@ -46,9 +46,14 @@ async fn goes_on(gateway: &Running, connection: &mut Connection, stream: u32) {
     assert!(String::from_utf8(event.payload).unwrap().contains("checked"));
 }
 
+/// Waits until the metrics have a line: it may come a moment after what the
+/// client has seen.
 async fn count(gateway: &Running, line: &str) {
-    let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
-    assert!(metrics.text().contains(line), "no {line} in {}", metrics.text());
+    let counted = async || {
+        let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
+        metrics.text().contains(line)
+    };
+    until(counted).await;
 }
 
 #[tokio::test]
