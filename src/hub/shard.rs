@@ -156,6 +156,12 @@ impl Shard {
         lanes.entry(log.id()).or_insert_with(|| Arc::new(Lane::new(log.clone()))).clone()
     }
 
+    /// The lanes whose logs have gone on.
+    fn behind(&self) -> Vec<Arc<Lane>> {
+        let lanes = self.lanes.lock();
+        lanes.values().filter(|lane| lane.fanned() < lane.log.head()).cloned().collect()
+    }
+
     pub(super) fn drain(&self, spread: Duration) {
         let drain = Drain { from: self.now(), spread: spread.as_millis() as u64 };
         let mut members = self.members.lock();
@@ -178,17 +184,19 @@ impl Shard {
     }
 }
 
-/// Brings every lane to its log's head, for ever. The lanes take turns, so
-/// that a log that is written without a pause does not hold up the others.
+/// Brings every lane to its log's head, for ever. The lanes take turns, those
+/// made meanwhile too, so that a log that is written without a pause does not
+/// hold up the others.
 async fn fan_out(shard: Arc<Shard>) {
     loop {
         shard.progress.notified().await;
-        let lanes: Vec<Arc<Lane>> = shard.lanes.lock().values().cloned().collect();
-        while lanes.iter().any(|lane| lane.fanned() < lane.log.head()) {
-            for lane in &lanes {
-                if lane.fanned() < lane.log.head() {
-                    advance(&shard, lane).await;
-                }
+        loop {
+            let behind = shard.behind();
+            if behind.is_empty() {
+                break;
+            }
+            for lane in behind {
+                advance(&shard, &lane).await;
             }
         }
     }
@@ -244,3 +252,6 @@ async fn tick(shard: Arc<Shard>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

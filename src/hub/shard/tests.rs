@@ -1,0 +1,125 @@
+//! One shard whose runtime has one thread, so that the test and the fan-out
+//! take turns: whatever the fan-out does without a yield, nobody comes between.
+
+use std::task::Waker;
+
+use super::*;
+use crate::event::EventType;
+use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, Turn};
+use crate::log::{self, Medium, Spec, Sync, Write};
+use crate::store::Retention;
+use crate::wire::json::Json;
+use crate::wire::{Filter, Form, Kind};
+
+struct Bench {
+    _folder: tempfile::TempDir,
+    engine: Engine,
+    hub: Hub,
+    settings: Settings,
+}
+
+impl Bench {
+    /// With two topics in memory, and rings that hold all that comes.
+    fn start() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log::Settings {
+            path: folder.path().join("data"),
+            sync: Sync::Never,
+            tail_bytes: 64 << 20,
+            page_cache_bytes: 1 << 20,
+            catchup_concurrency: 1,
+            resource_bytes_max: 1 << 20,
+        };
+        let spec = |name: &str| {
+            let (name, retention) = (name.to_owned(), Retention::default());
+            Spec { name, kind: Kind::Topic, retention, durability: Medium::Memory }
+        };
+        let engine = Engine::open(&log, &["busy", "new"].map(spec)).unwrap();
+        let settings = Settings {
+            heartbeat: Duration::from_hours(1),
+            ring_events: 1 << 20,
+            ring_bytes: 1 << 30,
+            stall_timeout: Duration::from_hours(1),
+            stream_idle_timeout: Duration::ZERO,
+            stream_lifetime: Duration::ZERO,
+        };
+        let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
+        Bench { _folder: folder, engine, hub, settings }
+    }
+
+    /// A subscriber to a topic, live.
+    fn subscribe(&self, topic: &str, filter: Arc<Filter>) -> Arc<Subscriber> {
+        let subscriber = self.hub.join(Protocol::Sse, &self.settings, 0).unwrap();
+        let interest = Interest {
+            scope: Scope::Whole,
+            filter,
+            form: Form::SseChunked,
+            credit: None,
+            snapshot: false,
+            on_gap: OnGap::Event,
+            overflow: Overflow::Log,
+        };
+        subscriber.subscribe(&self.engine.log(topic).unwrap(), interest, None);
+        let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
+        let cx = std::task::Context::from_waker(Waker::noop());
+        assert!(matches!(subscriber.next(&cx, Turn::Ring, &mut hand, &mut room), Next::Wait));
+        subscriber
+    }
+
+    /// Publishes events as one commit, without a turn for the fan-out.
+    fn publish(&self, topic: &str, count: usize) {
+        let log = self.engine.log(topic).unwrap();
+        let data = Json::parse(b"1").unwrap();
+        let write = || Write::publish(None, EventType::new("tick").unwrap(), data.clone());
+        let writes = (0..count).map(|_| write()).collect();
+        let append = || {
+            let aside = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            aside.block_on(self.engine.append(&log, writes)).unwrap();
+        };
+        std::thread::scope(|scope| scope.spawn(append).join().unwrap());
+    }
+}
+
+fn everything() -> Arc<Filter> {
+    Filter::shared(Vec::new(), Vec::new())
+}
+
+#[tokio::test]
+async fn a_log_that_is_always_behind_leaves_a_new_one_its_turn() {
+    let bench = Bench::start();
+    // More than are visited between two yields.
+    let _busy: Vec<_> = (0..=COST_AT_ONCE).map(|_| bench.subscribe("busy", everything())).collect();
+    bench.publish("busy", 1);
+    tokio::task::yield_now().await;
+    // Nobody has followed it before, and the fan-out is under way.
+    let subscriber = bench.subscribe("new", everything());
+    bench.publish("new", 1);
+    for _ in 0..100 {
+        bench.publish("busy", 1);
+        tokio::task::yield_now().await;
+        if !subscriber.state.lock().ring.is_empty() {
+            return;
+        }
+    }
+    panic!("the new log has not had its turn");
+}
+
+#[tokio::test]
+async fn filters_that_want_nothing_leave_others_their_turn() {
+    const FILTERS: usize = 32;
+    let bench = Bench::start();
+    let other = || Filter::shared(vec![EventType::new("other").unwrap()], Vec::new());
+    let _picky: Vec<_> = (0..FILTERS).map(|_| bench.subscribe("busy", other())).collect();
+    let last = bench.subscribe("busy", everything());
+    bench.publish("busy", 4096);
+    let mut turns = 0;
+    while last.state.lock().ring.is_empty() {
+        assert!(turns < 10_000, "nothing comes");
+        tokio::task::yield_now().await;
+        turns += 1;
+    }
+    assert!(
+        turns >= FILTERS,
+        "{turns} turns while {FILTERS} filters looked at a whole commit each"
+    );
+}
