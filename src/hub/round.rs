@@ -17,6 +17,9 @@ use crate::wire::{Batch, Filter, Selection};
 /// others on its thread wait for up to half a millisecond.
 pub(super) const COST_AT_ONCE: usize = 256;
 
+/// Events that a filter looks at in the time of a visit.
+const EVENTS_A_VISIT: usize = 8;
+
 /// A batch on its way to the subscribers of a lane (delivery, push).
 pub(super) struct Round<'a> {
     shard: &'a Shard,
@@ -75,19 +78,21 @@ impl Round<'_> {
                 if place >= index.whole.len() {
                     return;
                 }
+                let begun = place;
                 let end = index.whole.len().min(place + COST_AT_ONCE);
-                for entry in index.whole[place..end].iter().flatten() {
-                    if !entry.subscriber.is_live() {
+                while place < end && self.cost + memo.cost < COST_AT_ONCE {
+                    let entry = &index.whole[place];
+                    place += 1;
+                    let Some(entry) = entry.as_ref().filter(|it| it.subscriber.is_live()) else {
                         continue;
-                    }
+                    };
                     if let Some(selection) = memo.select(&entry.filter, self.batch, self.fanned) {
                         let Entry { subscriber, subscription, .. } = entry;
                         let (subscriber, subscription) = (subscriber.clone(), *subscription);
                         found.push(Visited { subscriber, subscription, selection });
                     }
                 }
-                self.cost += (end - place) / 8;
-                place = end;
+                self.cost += (place - begun) / 8 + std::mem::take(&mut memo.cost);
             }
             self.visit(&mut found).await;
             self.pause_if_due().await;
@@ -112,8 +117,9 @@ impl Round<'_> {
                 entries.extend_from_slice(all);
             }
             self.cost += 1;
+            let asked = selection.len() as usize / EVENTS_A_VISIT;
             for Entry { subscriber, subscription, filter } in entries.drain(..) {
-                self.cost += 1;
+                self.cost += 1 + if filter.is_open() { 0 } else { asked };
                 if subscriber.is_live()
                     && let Some(selection) = filter.narrow(batch, &selection, fanned)
                 {
@@ -152,7 +158,11 @@ impl Round<'_> {
 /// What the filters of one batch's visits came to. Most subscribers share
 /// one, and the rest come in runs of the same.
 #[derive(Default)]
-struct Memo(Vec<(Arc<Filter>, Option<Selection>)>);
+struct Memo {
+    known: Vec<(Arc<Filter>, Option<Selection>)>,
+    /// Of the filters that were asked, in visits: the lane is locked meanwhile.
+    cost: usize,
+}
 
 impl Memo {
     /// Filters remembered at a time: a search among more costs as much as
@@ -160,14 +170,15 @@ impl Memo {
     const LENGTH: usize = 8;
 
     fn select(&mut self, filter: &Arc<Filter>, batch: &Batch, after: Offset) -> Option<Selection> {
-        if let Some((_, known)) = self.0.iter().find(|(known, _)| Arc::ptr_eq(known, filter)) {
+        if let Some((_, known)) = self.known.iter().find(|(known, _)| Arc::ptr_eq(known, filter)) {
             return known.clone();
         }
         let selection = filter.select(batch, after);
-        if self.0.len() == Self::LENGTH {
-            self.0.remove(0);
+        self.cost += batch.events().len() / EVENTS_A_VISIT;
+        if self.known.len() == Self::LENGTH {
+            self.known.remove(0);
         }
-        self.0.push((filter.clone(), selection.clone()));
+        self.known.push((filter.clone(), selection.clone()));
         selection
     }
 }
