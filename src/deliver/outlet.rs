@@ -93,7 +93,12 @@ impl Outlet {
         writable
     }
 
+    /// The socket takes nothing, or the task has had its turn, which tokio
+    /// tells in the same way: then it is asked again at once.
     fn block(&mut self, pump: &mut Pump) {
+        if !tokio::task::coop::has_budget_remaining() {
+            return;
+        }
         self.blocked = true;
         pump.subscriber().blocked();
         pump.release();
