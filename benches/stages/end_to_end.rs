@@ -4,7 +4,7 @@
 //! Unit: time a request, the client's share included. Budget: 0.08 ms for one
 //! resource, of which loopback and its two wake-ups are half; 0.5 ms for an
 //! event that is on disk before its answer, and no more until it has come out
-//! of a subscriber's socket, since that is woken while the answer is written.
+//! of a subscriber's socket, which is written to while the answer is.
 //! `cargo bench --bench stages -- end_to_end`
 
 use std::io::{Read as _, Write as _};

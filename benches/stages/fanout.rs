@@ -28,6 +28,9 @@ use tokio::runtime::Runtime;
 
 use super::ground;
 
+/// For one commit to come to all.
+const DEADLINE: Duration = Duration::from_mins(1);
+
 /// Subscribers, and events of one commit.
 const SHAPES: [(u64, u64); 2] = [(10_000, 1), (1000, 100)];
 
@@ -134,6 +137,7 @@ impl Audience {
             let begun = Instant::now();
             self.engine.append(&self.log, vec![ground::tick(n)]).await.expect("the log takes it");
             while writes.load(Ordering::Acquire) < due {
+                assert!(begun.elapsed() < DEADLINE, "an event has not come to all");
                 tokio::task::yield_now().await;
             }
             took += begun.elapsed();
@@ -155,6 +159,7 @@ impl Audience {
             for subscriber in &self.subscribers {
                 let mut came = 0;
                 while came < events {
+                    assert!(begun.elapsed() < DEADLINE, "{came} of {events} have come");
                     match drain(subscriber) {
                         0 => tokio::task::yield_now().await,
                         more => came += u64::from(more),

@@ -1,5 +1,6 @@
 //! Snapshots: the pages of a collection of 100,000 resources of 256 bytes,
-//! read from the store one after the other, as `/{c}/stream` reads them.
+//! read from the store one after the other, as a snapshot that is followed
+//! reads them.
 //!
 //! Unit: time for all of them, and resources a second. Budget: 0.5 µs a
 //! resource, which is 500 MB/s, so that the store is not what holds up a

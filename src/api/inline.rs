@@ -1,7 +1,7 @@
 //! Point reads on the task that asks.
 //!
-//! Handing a read to a blocking thread costs two wake-ups of a thread, four
-//! times what the whole of a request costs without. A point read comes out of
+//! Handing a read to a blocking thread costs two wake-ups of a thread, nearly
+//! twice what the whole of a request costs without. A point read comes out of
 //! memory, or out of the system's page cache, in microseconds; only where the
 //! disk itself is waited for is a thread the smaller evil. Nobody can tell
 //! which it will be, so this goes by what reads took lately.

@@ -1,5 +1,5 @@
 //! Writing to a socket from the fan-out itself: while a connection's writer
-//! sleeps with nothing half out, waking it costs as much as its write.
+//! sleeps with nothing half out, waking it costs a third of its write again.
 
 use std::io;
 use std::ops::Range;
@@ -63,7 +63,7 @@ impl Cut {
 impl Slice {
     fn of(batch: &Batch, run: &Range<u32>, form: Form) -> Option<Slice> {
         let events = &batch.events()[run.start as usize..run.end as usize];
-        // Before anything is encoded: a connection's lock is held.
+        // What is too long in its data alone need not be looked at encoded.
         let least: usize = events.iter().map(|event| event.data.len()).sum();
         if least > SLICE_BYTES {
             return None;
