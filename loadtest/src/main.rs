@@ -75,7 +75,7 @@ enum Verb {
 struct Run {
     /// Names of files in loadtest/scenarios; all without any.
     scenarios: Vec<String>,
-    /// One round, a quarter of the events; of a proof its short form.
+    /// One round, fewer events or connections; of a proof its short form.
     #[arg(long)]
     short: bool,
     /// Series, in place of the scenario's; a proof has none.
@@ -114,7 +114,10 @@ impl Run {
         let folder = Path::new("loadtest/scenarios");
         let mut names = self.scenarios.clone();
         if names.is_empty() {
-            for entry in std::fs::read_dir(folder)? {
+            for entry in std::fs::read_dir(folder).map_err(|error| {
+                let hint = "run it in the project's folder";
+                io::Error::new(error.kind(), format!("{}: {error}; {hint}", folder.display()))
+            })? {
                 let name = entry?.file_name().to_string_lossy().into_owned();
                 names.extend(name.strip_suffix(".toml").map(str::to_owned));
             }
@@ -141,6 +144,7 @@ impl Run {
     /// Whether every event of the gateway's and the floor's came once and in
     /// order. A peer may lose, fail, or not be there, which is told.
     fn measure(&self, scenario: &Scenario) -> io::Result<bool> {
+        refuse("--beside", self.beside.is_some(), &scenario.name, "a [compare]")?;
         let repeats = self.repeats.unwrap_or(scenario.repeats).max(1);
         let targets = target::read(Path::new("loadtest/targets.toml"))?;
         let (mut all, mut left_out) = (Vec::new(), Vec::new());
@@ -155,7 +159,11 @@ impl Run {
             }
         }
         if all.is_empty() {
-            eprintln!("{}: none of its targets", scenario.name);
+            let (name, known) = (&scenario.name, scenario.targets.join(", "));
+            if left_out.is_empty() {
+                return Err(io::Error::other(format!("{name} has the targets {known}")));
+            }
+            eprintln!("{name}: left out, not installed: {}; see make peers", left_out.join(", "));
             return Ok(true);
         }
         for round in 1..=repeats {
@@ -192,6 +200,8 @@ impl Run {
     /// Whether every bound holds. A proof that cannot be carried to its end
     /// proves nothing, and keeps none of the others from being tried.
     fn prove(&self, trial: &Trial) -> io::Result<bool> {
+        refuse("--beside", self.beside.is_some(), &trial.name, "a [compare]")?;
+        refuse("--targets", !self.targets.is_empty(), &trial.name, "a [measure]")?;
         eprintln!("{}", trial.name);
         let findings = match trial.run() {
             Ok(findings) => findings,
@@ -206,6 +216,7 @@ impl Run {
 
     /// Whether nothing was lost, repeated or refused.
     fn compare(&self, comparison: &Comparison) -> io::Result<bool> {
+        refuse("--targets", !self.targets.is_empty(), &comparison.name, "a [measure]")?;
         let outcome = comparison.run(self.repeats, self.beside.as_deref())?;
         self.publish(&comparison.report, &outcome.section)?;
         Ok(outcome.is_whole)
@@ -218,6 +229,12 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Refuses a flag that a scenario would not heed.
+fn refuse(flag: &str, given: bool, name: &str, of: &str) -> io::Result<()> {
+    let refused = || io::Error::other(format!("{flag} is for scenarios with {of}, not {name}"));
+    if given { Err(refused()) } else { Ok(()) }
 }
 
 /// Takes as many descriptors as the system gives, for this process and those

@@ -144,20 +144,23 @@ fn phase(running: &Running, load: &Load, subscribers: usize) -> io::Result<Phase
     let (cpu, generator) = (meter.cpu()?, own.cpu()?);
     let begun = Instant::now();
     let publishers = publishing.start()?;
-    attend(&mut crowd, &mut meter, expected, || publishers.is_done())?;
+    if !attend(&mut crowd, &mut meter, expected, || publishers.is_done())? {
+        publishers.stop();
+    }
     let wall = begun.elapsed();
     let (cpu, generator) = (meter.cpu()? - cpu, own.cpu()? - generator);
     publishers.finish()?;
     Ok(Phase { cpu, generator, wall, rss_max: meter.rss_max(), tally: crowd.close(&totals) })
 }
 
-/// Reads until all has come that was `expected`, or nothing comes any more.
+/// Reads until all has come that was `expected`, or nothing comes any more;
+/// whether it did.
 fn attend(
     crowd: &mut Crowd,
     meter: &mut Meter,
     expected: u64,
     is_published: impl Fn() -> bool,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let begun = Instant::now();
     let (mut sampled, mut came, mut last) = (begun, 0, begun);
     while crowd.tally.deliveries < expected || !is_published() {
@@ -171,10 +174,10 @@ fn attend(
             (came, last) = (crowd.tally.bytes, now);
         }
         if now - last > SILENCE_MAX || now - begun > PHASE_MAX {
-            break;
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn fanned(part: &'static str, load: &Load, base: &Phase, run: Phase) -> Sample {

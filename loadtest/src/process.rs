@@ -64,11 +64,13 @@ impl Process {
             .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let said = fs::read_to_string(output)?;
+            // A child is there: nothing may end this but what ends it too.
+            let said = fs::read(output).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
             if let Some((address, admin)) = serves(&said) {
                 return Ok(Process { child, address, admin });
             }
-            let ended = child.try_wait()?.is_some();
+            let ended = !matches!(child.try_wait(), Ok(None));
             if ended || Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();

@@ -164,6 +164,11 @@ impl Publishers {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
+    /// Has them end after what they are at.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Waits for them and gives the last answer of each.
     ///
     /// # Errors
@@ -180,7 +185,7 @@ impl Publishers {
 
 impl Drop for Publishers {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop();
     }
 }
 

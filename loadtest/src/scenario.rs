@@ -149,7 +149,7 @@ impl File {
 }
 
 impl Scenario {
-    /// The same in a tenth of the time: enough to see that it works, not to
+    /// One round of a quarter of it: enough to see that it works, not to
     /// publish.
     #[must_use]
     fn shortened(mut self) -> Scenario {

@@ -64,7 +64,8 @@ pub struct Running {
 /// # Errors
 /// If it cannot be read or is not one.
 pub fn read(path: &Path) -> io::Result<BTreeMap<String, Target>> {
-    let text = std::fs::read_to_string(path)?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 

@@ -47,6 +47,7 @@ const AROUND: usize = r#"{"type":"tick","data":}"#.len();
 pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
     let against = settings.targets.first().map(String::as_str);
     let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "failed or lost");
+    fs::create_dir_all("target/load")?;
     let folder = TempDir::new_in("target/load")?;
     let script = folder.path().join("post.lua");
     fs::write(&script, post(settings.bytes))?;

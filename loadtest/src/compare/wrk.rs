@@ -55,7 +55,8 @@ impl Load<'_> {
             command.arg("--script").arg(script);
         }
         let output = command.arg(self.url()).output();
-        let said = said("wrk", &output.map_err(|error| named("wrk", &error))?)?;
+        let said =
+            said("wrk", &output.map_err(|error| named("wrk (apt-get install wrk)", &error))?)?;
         read_wrk(&said).ok_or_else(|| io::Error::other(format!("wrk: {said}")))
     }
 

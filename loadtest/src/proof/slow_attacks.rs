@@ -308,7 +308,7 @@ impl Drop for Somebody {
 
 /// A client that behaves: one keep-alive connection, a request at a time.
 struct Probe {
-    thread: JoinHandle<Probed>,
+    thread: Option<JoinHandle<Probed>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -338,12 +338,20 @@ impl Probe {
             probed
         };
         let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(run)?;
-        Ok(Probe { thread, stop })
+        Ok(Probe { thread: Some(thread), stop })
     }
 
-    fn finish(self) -> io::Result<Probed> {
+    fn finish(mut self) -> io::Result<Probed> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| io::Error::other("the good client panicked"))
+        let done = self.thread.take().map_or_else(|| Ok(Probed::default()), JoinHandle::join);
+        done.map_err(|_| io::Error::other("the good client panicked"))
+    }
+}
+
+impl Drop for Probe {
+    /// An attack that failed must not leave it asking beside what comes next.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
