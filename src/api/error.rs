@@ -73,7 +73,13 @@ pub fn not_acceptable(available: Vec<&str>) -> Problem {
 
 /// 408: the body came too slowly.
 pub fn slow_body() -> Problem {
-    Problem::new(Code::RequestTimeout, "the next bytes of the body did not come in time")
+    let detail = "the body did not come in time, or slower than limits.body_rate";
+    Problem::new(Code::RequestTimeout, detail)
+}
+
+/// 431: a head has more fields than so many.
+pub fn too_many_fields(most: usize) -> Problem {
+    Problem::new(Code::HeadTooLarge, format!("the head has more than {most} fields"))
 }
 
 /// 409: the same key is being written.

@@ -12,11 +12,18 @@ use crate::wire::problem::Problem;
 /// agree on, far below the head's own limit.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 
+/// Most fields of a head: what hyper takes on HTTP/1, where it refuses more by
+/// itself.
+const FIELDS_MAX: usize = 100;
+
 /// What must hold of every request.
 ///
 /// # Errors
-/// 400, 414 or 417.
+/// 400, 414, 417 or 431.
 pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
+    if request.headers().len() > FIELDS_MAX {
+        return Err(error::too_many_fields(FIELDS_MAX));
+    }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > TARGET_BYTES_MAX {
         return Err(error::uri_too_long(TARGET_BYTES_MAX));

@@ -1,17 +1,15 @@
 //! What happens past a limit: told, counted, and nobody else's matter.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Empty;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::client::{PATIENCE, Speaks, Stream, request};
-use crate::support::{Running, start, until};
+use crate::support::{Running, http2, start, until};
 
 #[tokio::test]
 async fn a_client_past_its_rate_is_told_when_to_come_back() {
@@ -90,7 +88,7 @@ async fn past_the_cap_a_connection_is_read_once_and_refused_in_its_protocol() {
     told_to_come_back(&gateway, "/problems/overloaded").await;
     let socket = Stream::open(gateway.address, "/orders/ws", Speaks::WebSocket, "").await;
     assert_eq!(socket.status, 503);
-    let (mut sender, connection) = handshake(gateway.address).await;
+    let (mut sender, connection) = http2::client(gateway.address).await;
     let connection = tokio::spawn(connection);
     let ask = hyper::Request::get("http://g/orders").body(Empty::<Bytes>::new()).unwrap();
     let answer = timeout(PATIENCE, sender.send_request(ask)).await.unwrap().unwrap();
@@ -144,7 +142,7 @@ async fn each_protocol_has_a_cap_of_its_own() {
 #[tokio::test]
 async fn an_http2_connection_has_no_more_streams_than_it_may() {
     let (_data, gateway) = start(&["limits.http2_streams=2"]).await;
-    let (mut sender, connection) = handshake(gateway.address).await;
+    let (mut sender, connection) = http2::client(gateway.address).await;
     tokio::spawn(connection);
     let mut open = Vec::new();
     for _ in 0..2 {
@@ -187,15 +185,6 @@ async fn short_of_memory_no_stream_begins_and_the_open_ones_go_on() {
         Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await.status == 200
     })
     .await;
-}
-
-/// An HTTP/2 connection with prior knowledge.
-async fn handshake(
-    address: SocketAddr,
-) -> (hyper::client::conn::http2::SendRequest<Empty<Bytes>>, impl Future<Output = hyper::Result<()>>)
-{
-    let socket = TcpStream::connect(address).await.unwrap();
-    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap()
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod deadlines;
 mod delivery;
 mod floods;
+mod http2;
 mod limits;
 mod overflow;
 mod process;

@@ -6,10 +6,10 @@ mod message;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use hyper::header::{HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 use hyper::http::uri::Authority;
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{Method, Request, Response, Uri};
+use hyper::{Method, Request, Response, Uri, Version};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::body::Body;
@@ -61,16 +61,22 @@ pub async fn upgrade(
 
 /// The answer to a handshake: 101, or 200 on HTTP/2 (RFC 8441 §5).
 fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
+    let refused =
+        |why: &str| Problem::new(Code::UpgradeRequired, format!("this path is a WebSocket: {why}"));
     if *request.method() == Method::CONNECT {
-        return Ok(respond::empty(200));
+        let version = request.headers().get(SEC_WEBSOCKET_VERSION);
+        let is_known = version.is_some_and(|version| version == "13");
+        let why = "Sec-WebSocket-Version must be 13";
+        return if is_known { Ok(respond::empty(200)) } else { Err(refused(why)) };
+    }
+    if request.version() == Version::HTTP_2 {
+        return Err(refused("on HTTP/2 it is asked for by an extended CONNECT (RFC 8441)"));
     }
     let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    let accepted = create_response(&copy).map_err(|why| {
-        Problem::new(Code::UpgradeRequired, format!("this path is a WebSocket: {why}"))
-    })?;
+    let accepted = create_response(&copy).map_err(|why| refused(&why.to_string()))?;
     Ok(accepted.map(|()| Body::Empty))
 }
 

@@ -2,11 +2,23 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::client::PATIENCE;
+
+/// A client's connection with prior knowledge, not by hand.
+pub async fn client(
+    address: SocketAddr,
+) -> (SendRequest<Empty<Bytes>>, impl Future<Output = hyper::Result<()>>) {
+    let socket = TcpStream::connect(address).await.unwrap();
+    handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap()
+}
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

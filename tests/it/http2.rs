@@ -1,0 +1,44 @@
+//! What is said otherwise over HTTP/2 than over HTTP/1.1, and means the same.
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use tokio::time::timeout;
+
+use crate::support::client::PATIENCE;
+use crate::support::{http2, start};
+
+#[tokio::test]
+async fn on_http2_the_handshake_is_that_of_rfc_8441() {
+    let (_data, gateway) = start(&[]).await;
+    let (mut sender, connection) = http2::client(gateway.address).await;
+    tokio::spawn(connection);
+    let mut status = async |ask: hyper::http::request::Builder| {
+        let ask = ask.uri("http://g/ws").body(Empty::<Bytes>::new()).unwrap();
+        timeout(PATIENCE, sender.send_request(ask)).await.unwrap().unwrap().status().as_u16()
+    };
+    let connect = || {
+        let websocket = hyper::ext::Protocol::from_static("websocket");
+        hyper::Request::builder().method("CONNECT").extension(websocket)
+    };
+    let version = "sec-websocket-version";
+    // First, since a client may not connect so before it has the settings.
+    assert_eq!(status(hyper::Request::builder().header(version, "13")).await, 426);
+    assert_eq!(status(connect().header(version, "13")).await, 200);
+    assert_eq!(status(connect().header(version, "8")).await, 426);
+    assert_eq!(status(connect()).await, 426);
+}
+
+#[tokio::test]
+async fn a_head_has_no_more_fields_than_it_may() {
+    let (_data, gateway) = start(&[]).await;
+    let (mut sender, connection) = http2::client(gateway.address).await;
+    tokio::spawn(connection);
+    for (fields, status) in [(100, 200), (101, 431)] {
+        let mut ask = hyper::Request::get("http://g/orders");
+        for n in 0..fields {
+            ask = ask.header(format!("x-{n}"), "1");
+        }
+        let answer = sender.send_request(ask.body(Empty::<Bytes>::new()).unwrap());
+        assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), status);
+    }
+}
