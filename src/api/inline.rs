@@ -26,8 +26,8 @@ const BURST: Duration = Duration::from_millis(100);
 /// to a disk: [`BURST`], then a [`SHARE`]th of one of them. A read is known to
 /// be slow only when it is over, so of several threads one always does none: a
 /// disk that hangs leaves it to the rest of the gateway. Where there is one it
-/// reads too: three times the requests, every day, are worth more than what goes
-/// on beside a disk that hangs.
+/// reads too: nearly three times the requests, every day, are worth more than
+/// what goes on beside a disk that hangs.
 pub struct Inline {
     begun: Instant,
     /// Reads under way, and how many there may be.

@@ -1,7 +1,6 @@
 //! Streams of events as a client's socket sees them (`docs/protocol.md#streams`).
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::support::client::{Answer, Speaks, Stream, post, raw, request};
 use crate::support::{start, until};
@@ -393,16 +392,7 @@ async fn a_reader_that_stands_still_is_cut_after_the_stall_timeout() {
     let closed = |text: &str| {
         text.contains(r#"streamgate_connections_closed_total{protocol="sse",reason="stalled"} 1"#)
     };
-    let metrics = async {
-        loop {
-            let answer = request(gateway.admin, "GET", "/metrics", "", b"").await;
-            if closed(answer.text()) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), metrics).await.expect("the reader is cut");
+    until(async || closed(request(gateway.admin, "GET", "/metrics", "", b"").await.text())).await;
     while stream.fill().await {}
     assert!(!stream.ended(), "a cut body has no last chunk");
 }
