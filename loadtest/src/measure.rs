@@ -120,6 +120,7 @@ fn publishing(running: &Running, load: &Load) -> Publishing {
         path: running.publish().to_owned(),
         dialect: running.dialect(),
         publishers,
+        first: 0,
         events: load.events / publishers as u64,
         rate: load.rate.map(|rate| rate / publishers as f64),
         batch: load.batch,

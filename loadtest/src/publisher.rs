@@ -27,6 +27,8 @@ pub struct Publishing {
     pub dialect: Dialect,
     /// How many publishers, each with a connection of its own.
     pub publishers: usize,
+    /// The sequence that each publisher begins with, where it goes on.
+    pub first: u64,
     /// Events of each publisher.
     pub events: u64,
     /// Events a second of each publisher; flat out without it.
@@ -91,26 +93,27 @@ impl Publishing {
         Ok(Publishers { threads: threads.collect::<io::Result<_>>()?, stop })
     }
 
-    /// What each publisher has published in the end.
+    /// What each publisher has published in the end, with what went before.
     pub fn totals(&self) -> Vec<u64> {
-        vec![self.events; self.publishers]
+        vec![self.first + self.events; self.publishers]
     }
 
     fn run(&self, publisher: usize, mut way: Way, stop: &AtomicBool) -> io::Result<String> {
         let start = clock::now();
         let lines = if self.dialect == Dialect::Plain { 1 } else { self.batch.unwrap_or(1) };
         let (mut body, mut answer) = (Vec::new(), String::new());
-        let mut sequence = 0;
-        while sequence < self.events && !stop.load(Ordering::Relaxed) {
+        let (mut sequence, last) = (self.first, self.first + self.events);
+        while sequence < last && !stop.load(Ordering::Relaxed) {
             // Publishers take turns: all at once they would be one batch.
             let turn = publisher as f64 / self.publishers as f64;
-            let offset = |rate: f64| Duration::from_secs_f64((sequence as f64 + turn) / rate);
+            let offset =
+                |rate: f64| Duration::from_secs_f64(((sequence - self.first) as f64 + turn) / rate);
             let due = self.rate.map(|rate| start + offset(rate).as_nanos() as u64);
             if let Some(wait) = due.and_then(|due| due.checked_sub(clock::now())) {
                 std::thread::sleep(Duration::from_nanos(wait));
             }
             let due = due.unwrap_or_else(clock::now);
-            let end = self.events.min(sequence + lines);
+            let end = last.min(sequence + lines);
             self.write(&mut body, publisher, sequence..end, due);
             answer = match &mut way {
                 Way::Http(connection) => taken(connection.post(&self.path, self.form(), &body)?)?,
@@ -232,6 +235,7 @@ mod tests {
                 path: "ticks".to_owned(),
                 dialect,
                 publishers: 1,
+                first: 0,
                 events: 2,
                 rate: None,
                 batch,

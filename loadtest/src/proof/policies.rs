@@ -85,6 +85,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
         path: format!("/events/{TICKS}"),
         dialect: Dialect::Streamgate,
         publishers: settings.publishers,
+        first: 0,
         events: (settings.events - 1) / settings.publishers as u64,
         rate: Some(f64::from(settings.rate) / settings.publishers as f64),
         batch: None,

@@ -1,12 +1,14 @@
 //! Readers that never read, beside live ones: what they cost the gateway and
-//! the kernel, whether the live ones notice, and whether each of them gets
-//! everything once it reads again or comes back.
+//! the kernel, whether the live ones notice once they stand still, and whether
+//! each of them gets everything once it reads again or comes back.
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use serde::Deserialize;
 use socket2::SockRef;
 use toml::Table;
@@ -36,7 +38,11 @@ pub struct Settings {
     publishers: usize,
     /// Bytes of an event's data.
     bytes: usize,
-    /// Events of a phase, of all publishers.
+    /// Events that a phase begins with, of all publishers: enough that nothing
+    /// more goes into the socket of a reader that does not read. Until then it
+    /// is a live reader, to the gateway and to the kernel, and costs as one.
+    filling: u64,
+    /// Events of a phase behind these, of all publishers.
     events: u64,
     /// Each is a phase without the stalled readers and one beside them.
     rounds: usize,
@@ -64,9 +70,15 @@ const READING_BYTES: usize = 256 * 1024;
 /// of its pages.
 const WARM_READERS: usize = 4;
 
+/// For the gateway to say that all stalled readers stand still.
+const FILL_MAX: Duration = Duration::from_secs(10);
+
 /// One phase.
 struct Phase {
+    /// Its latency is that of the events behind the filling ones.
     tally: Tally,
+    /// That of the filling ones.
+    filling: Histogram<u64>,
     /// CPU of the gateway, in nanoseconds.
     cpu: u64,
     rss: Level,
@@ -100,10 +112,10 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let mut rounds = Vec::new();
     for round in 1..=settings.rounds {
         eprintln!("  round {round} of {}", settings.rounds);
-        let without = phase(settings, &gateway, Watch::start(&gateway)?)?;
+        let without = phase(settings, &gateway, Watch::start(&gateway)?, 0)?;
         let watch = Watch::start(&gateway)?;
         let readers = stall(settings, &gateway)?;
-        let beside = phase(settings, &gateway, watch)?;
+        let beside = phase(settings, &gateway, watch, settings.stalled)?;
         if round == settings.rounds {
             resume(settings, &gateway, &epoch, readers, &mut findings)?;
         } else {
@@ -116,16 +128,18 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     Ok(findings)
 }
 
-fn publishing(settings: &Settings, gateway: &Gateway, events: u64, is_warm_up: bool) -> Publishing {
-    let publishers = if is_warm_up { 1 } else { settings.publishers };
+/// The events of a phase, behind those that fill the sockets.
+fn publishing(settings: &Settings, gateway: &Gateway) -> Publishing {
+    let publishers = settings.publishers as u64;
     Publishing {
         address: gateway.address(),
         path: format!("/events/{TICKS}"),
         dialect: Dialect::Streamgate,
-        publishers,
-        events: events / publishers as u64,
-        rate: (!is_warm_up).then(|| settings.rate / publishers as f64),
-        batch: is_warm_up.then_some(500),
+        publishers: settings.publishers,
+        first: settings.filling / publishers,
+        events: settings.events / publishers,
+        rate: Some(settings.rate / publishers as f64),
+        batch: None,
         bytes: settings.bytes,
         subjects: 0,
     }
@@ -134,7 +148,14 @@ fn publishing(settings: &Settings, gateway: &Gateway, events: u64, is_warm_up: b
 /// Fills the newest events in memory and the cache of pages, which are there
 /// with and without stalled readers and would be taken for theirs.
 fn warm_up(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
-    let publishing = publishing(settings, gateway, settings.warm_up, true);
+    let publishing = Publishing {
+        publishers: 1,
+        first: 0,
+        events: settings.warm_up,
+        rate: None,
+        batch: Some(500),
+        ..publishing(settings, gateway)
+    };
     publishing.start()?.finish()?;
     let path = format!("/events/{TICKS}?from=earliest");
     let subscription = Subscription { path, ..live(gateway) };
@@ -156,17 +177,28 @@ fn stall(settings: &Settings, gateway: &Gateway) -> io::Result<Vec<TcpStream>> {
     Ok(readers)
 }
 
-fn phase(settings: &Settings, gateway: &Gateway, mut watch: Watch) -> io::Result<Phase> {
+fn phase(
+    settings: &Settings,
+    gateway: &Gateway,
+    mut watch: Watch,
+    stalled: usize,
+) -> io::Result<Phase> {
     let mut crowd = Crowd::open(&live(gateway), settings.live)?;
-    let publishing = publishing(settings, gateway, settings.events, false);
+    let publishing = publishing(settings, gateway);
     let totals = publishing.totals();
-    let expected = totals.iter().sum::<u64>() * settings.live as u64;
-    let publishers = publishing.start()?;
-    crowd.attend(CATCH_UP_MAX, |crowd| {
-        watch.look();
-        publishers.is_done() && crowd.tally.deliveries >= expected
-    })?;
-    publishers.finish()?;
+    let fill = Publishing { first: 0, events: publishing.first, ..publishing.clone() };
+    publish(&fill, &mut crowd, &mut watch)?;
+    let parked =
+        || Ok::<_, io::Error>(gateway.metrics()?.count("streamgate_subscribers_parked", &[]));
+    let deadline = Instant::now() + FILL_MAX;
+    while parked()? != Some(stalled as u64) {
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("not {stalled} readers stand still")));
+        }
+        crowd.attend(LOOK_EVERY, |_| false)?;
+    }
+    let filling = mem::replace(&mut crowd.tally.latency, latency::none());
+    publish(&publishing, &mut crowd, &mut watch)?;
     let settled = Instant::now() + SETTLE;
     crowd.attend(SETTLE, |_| {
         watch.look();
@@ -174,7 +206,18 @@ fn phase(settings: &Settings, gateway: &Gateway, mut watch: Watch) -> io::Result
     })?;
     let cpu = watch.meter.cpu()? - watch.cpu;
     let (rss, kernel) = watch.end()?;
-    Ok(Phase { tally: crowd.close(&totals), cpu, rss, kernel })
+    Ok(Phase { tally: crowd.close(&totals), filling, cpu, rss, kernel })
+}
+
+/// Publishes, and reads until all of the crowd have everything.
+fn publish(publishing: &Publishing, crowd: &mut Crowd, watch: &mut Watch) -> io::Result<()> {
+    let expected = publishing.totals().iter().sum::<u64>() * crowd.len() as u64;
+    let publishers = publishing.start()?;
+    crowd.attend(CATCH_UP_MAX, |crowd| {
+        watch.look();
+        publishers.is_done() && crowd.tally.deliveries >= expected
+    })?;
+    publishers.finish().map(|_| ())
 }
 
 /// Half of the readers read on. The others read what has reached them, are
@@ -187,7 +230,7 @@ fn resume(
     findings: &mut Findings,
 ) -> io::Result<()> {
     let (count, begun) = (readers.len(), Instant::now());
-    let totals = publishing(settings, gateway, settings.events, false).totals();
+    let totals = publishing(settings, gateway).totals();
     let (mut early, mut scratch) = (Tally::new(), Scratch::new());
     let mut readers = readers.into_iter();
     let subscription = live(gateway);
@@ -238,7 +281,7 @@ fn resume(
 fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findings) {
     let p99 = |phase: &Phase| latency::ms(&phase.tally.latency, 0.99);
     findings.at_most(
-        "p99 of the live readers beside them, times that without",
+        "p99 of the live readers beside them once they stand still, times that without",
         median(rounds.iter().map(|(without, beside)| p99(beside) / p99(without))),
         settings.p99_times_max,
         "",
@@ -276,11 +319,10 @@ fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findi
                 let mib = |bytes: u64| short(bytes as f64 / 1_048_576.0);
                 format!("{} → {}, {}", mib(level.start), mib(level.peak), mib(level.settled))
             };
-            cells.push(format!(
-                "{}, {}",
-                short(latency::ms(&phase.tally.latency, 0.5)),
-                short(p99(phase))
-            ));
+            for latency in [&phase.filling, &phase.tally.latency] {
+                let quantile = |quantile| short(latency::ms(latency, quantile));
+                cells.push(format!("{}, {}", quantile(0.5), quantile(0.99)));
+            }
             cells.push(short(phase.cpu as f64 / 1e9));
             cells.push(mib(phase.rss));
             cells.push(mib(phase.kernel));
@@ -290,11 +332,13 @@ fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findi
     let rows: Vec<Vec<String>> = rounds.iter().enumerate().map(row).collect();
     let heads = [
         "round",
-        "without: p50, p99 ms",
+        "without: filling, p50, p99 ms",
+        "then",
         "CPU s",
         "RSS MiB: start → peak, settled",
         "TCP MiB, the same",
-        "beside: p50, p99 ms",
+        "beside: filling, p50, p99 ms",
+        "then",
         "CPU s",
         "RSS MiB",
         "TCP MiB",

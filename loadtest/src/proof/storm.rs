@@ -157,6 +157,7 @@ fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
         path: format!("/events/{TICKS}"),
         dialect: Dialect::Streamgate,
         publishers: 1,
+        first: 0,
         events: settings.missed,
         rate: None,
         batch: Some(settings.missed),
