@@ -12,6 +12,9 @@ use serde_json::Value;
 /// Where `make peers` puts it.
 const OHA: &str = "target/peers/bin/oha";
 
+/// For a tool to connect, and to end, beyond the time it was told.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What a run of requests gave.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Requests {
@@ -47,16 +50,14 @@ impl Load<'_> {
     /// # Errors
     /// If it cannot be run.
     pub fn wrk(&self) -> io::Result<Requests> {
-        let mut command = Command::new("wrk");
+        let mut command = self.bounded("wrk");
         command.args(["--threads", "1", "--latency", "--timeout", "10s"]);
         command.arg("--connections").arg(self.connections.to_string());
         command.arg("--duration").arg(format!("{}s", self.time.as_secs().max(1)));
         if let Some(script) = self.script {
             command.arg("--script").arg(script);
         }
-        let output = command.arg(self.url()).output();
-        let said =
-            said("wrk", &output.map_err(|error| named("wrk (apt-get install wrk)", &error))?)?;
+        let said = said("wrk", &command.arg(self.url()).output()?)?;
         read_wrk(&said).ok_or_else(|| io::Error::other(format!("wrk: {said}")))
     }
 
@@ -65,26 +66,29 @@ impl Load<'_> {
     /// # Errors
     /// If it cannot be run.
     pub fn oha(&self) -> io::Result<Option<Requests>> {
-        let mut command = Command::new(OHA);
+        if !Path::new(OHA).exists() {
+            return Ok(None);
+        }
+        let mut command = self.bounded(OHA);
         command.args(["--no-tui", "--output-format", "json"]);
         command.arg("-c").arg(self.connections.to_string());
         command.arg("-z").arg(format!("{}s", self.time.as_secs().max(1))).arg(self.url());
-        let output = match command.output() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            output => output?,
-        };
-        let said = said("oha", &output)?;
+        let said = said("oha", &command.output()?)?;
         let read = read_oha(&said).ok_or_else(|| io::Error::other(format!("oha: {said}")))?;
         Ok(Some(read))
+    }
+
+    /// A tool that is ended when it takes much longer than it was told to.
+    fn bounded(&self, program: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.arg("--kill-after=5").arg((self.time + PATIENCE).as_secs().to_string());
+        command.arg(program);
+        command
     }
 
     fn url(&self) -> String {
         format!("http://{}{}", self.address, self.path)
     }
-}
-
-fn named(program: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{program}: {error}"))
 }
 
 fn said(program: &str, output: &Output) -> io::Result<String> {
@@ -93,7 +97,8 @@ fn said(program: &str, output: &Output) -> io::Result<String> {
         return Ok(said);
     }
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(io::Error::other(format!("{program}: {said}{error}")))
+    // 124 is from `timeout`: it was not done in time.
+    Err(io::Error::other(format!("{program}: {}: {said}{error}", output.status)))
 }
 
 fn read_wrk(said: &str) -> Option<Requests> {
