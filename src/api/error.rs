@@ -25,6 +25,11 @@ pub fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(Code::MalformedRequest, detail)
 }
 
+/// 501 for an extended CONNECT to anything but a WebSocket.
+pub fn no_such_protocol() -> Problem {
+    Problem::new(Code::NotImplemented, "a CONNECT is taken with the :protocol websocket alone")
+}
+
 /// 400 naming a parameter of the query.
 pub fn parameter(name: &str, why: &str) -> Problem {
     Problem::new(Code::BadParameter, format!("parameter {name:?}: {why}")).with("parameter", name)

@@ -40,10 +40,27 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
                 "Host must be a name or an address, with or without port",
             ));
         }
+        // RFC 9113 §8.3.1: whoever stands in between may have gone by the one,
+        // and the gateway by the other.
+        (Some(host), None)
+            if request.version() == Version::HTTP_2
+                && request.uri().authority().is_some_and(|asked| !is_same(host, asked)) =>
+        {
+            return Err(error::malformed("Host is not what :authority says"));
+        }
         _ => {}
     }
     let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if headers.get_all(EXPECT).iter().all(met) { Ok(()) } else { Err(error::expectation()) }
+}
+
+/// Whether both are of one name. A port that one of them leaves out is the
+/// scheme's, which is another one where TLS ends before the gateway.
+fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
+    Authority::try_from(host.as_bytes()).is_ok_and(|host| {
+        let ports = host.port_u16().zip(authority.port_u16());
+        host.host().eq_ignore_ascii_case(authority.host()) && ports.is_none_or(|(a, b)| a == b)
+    })
 }
 
 fn is_host(value: &[u8]) -> bool {

@@ -372,9 +372,12 @@ fn find(
         return Err(Miss::Options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
     let protocol = request.extensions().get::<Protocol>();
-    let extended = protocol.is_some_and(|protocol| protocol.as_str() == "websocket");
+    if protocol.is_some_and(|protocol| protocol.as_str() != "websocket") {
+        // RFC 9220 §3, which says for all of HTTP what RFC 8441 left out.
+        return Err(error::no_such_protocol().into());
+    }
     let path = request.uri().path();
-    let found = route::route(&api.catalog, request.method(), extended, path)?;
+    let found = route::route(&api.catalog, request.method(), protocol.is_some(), path)?;
     *label = found.route.label();
     Ok((found, Query::parse(request.uri().query())?))
 }

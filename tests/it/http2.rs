@@ -26,6 +26,26 @@ async fn on_http2_the_handshake_is_that_of_rfc_8441() {
     assert_eq!(status(connect().header(version, "13")).await, 200);
     assert_eq!(status(connect().header(version, "8")).await, 426);
     assert_eq!(status(connect()).await, 426);
+    let other = hyper::ext::Protocol::from_static("connect-udp");
+    assert_eq!(status(hyper::Request::builder().method("CONNECT").extension(other)).await, 501);
+}
+
+#[tokio::test]
+async fn host_may_say_what_authority_says_and_nothing_else() {
+    let (_data, gateway) = start(&[]).await;
+    let (mut sender, connection) = http2::client(gateway.address).await;
+    tokio::spawn(connection);
+    for (host, authority, status) in [
+        ("g", "g", 200),
+        ("G", "g", 200),
+        ("g", "g:443", 200),
+        ("h", "g", 400),
+        ("g:80", "g:443", 400),
+    ] {
+        let ask = hyper::Request::get(format!("http://{authority}/orders")).header("host", host);
+        let answer = sender.send_request(ask.body(Empty::<Bytes>::new()).unwrap());
+        assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), status, "{host}");
+    }
 }
 
 #[tokio::test]
