@@ -59,6 +59,22 @@ pub struct Settings {
     pub stream_lifetime: Duration,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// Rings of so many events and bytes, and nothing that is due within a test.
+    pub(crate) fn of_rings(ring_events: usize, ring_bytes: usize) -> Settings {
+        let hour = Duration::from_hours(1);
+        Settings {
+            heartbeat: hour,
+            ring_events,
+            ring_bytes,
+            stall_timeout: hour,
+            stream_idle_timeout: Duration::ZERO,
+            stream_lifetime: Duration::ZERO,
+        }
+    }
+}
+
 /// Why the gateway ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {

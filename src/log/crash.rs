@@ -10,10 +10,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::conformance::{
-    Fixture, collection, create, id, json, one, publish, read, read_of, topic,
-};
-use super::{Engine, Error, Medium, Settings, Sync, Write};
+use super::conformance::{Fixture, collection, create, id, json, one, publish, read, read_of};
+use super::{Engine, Error, Medium, Settings, Spec, Sync, Write};
 use crate::event::Offset;
 use crate::store;
 
@@ -96,8 +94,8 @@ async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
         let mut fixture = Fixture::new(Engine::open);
         fixture.settings.sync = sync;
         let engine = fixture.open();
-        fixture.specs.push(topic("alerts", Medium::Disk));
-        fixture.specs.push(topic("ticks", Medium::Memory));
+        fixture.specs.push(Spec::topic("alerts", Medium::Disk));
+        fixture.specs.push(Spec::topic("ticks", Medium::Memory));
         assert!(engine.reconfigure(&fixture.specs, 1 << 20).await.unwrap().is_empty());
         let (_folder, copied) = copy(&fixture.settings);
         let killed = Engine::open(&copied, &fixture.specs).unwrap();
@@ -128,7 +126,7 @@ async fn a_poisoned_log_leaves_memory_alone() {
     assert!(news.floor() > Offset::ZERO, "and its bounds hold");
     let mut specs = fixture.specs.clone();
     specs[1].retention.age = Duration::from_millis(1);
-    specs.push(topic("ticks", Medium::Memory));
+    specs.push(Spec::topic("ticks", Medium::Memory));
     assert!(engine.reconfigure(&specs, 1 << 20).await.unwrap().is_empty());
     let ticks = engine.log("ticks").unwrap();
     one(&engine, &ticks, publish("3")).await.unwrap();

@@ -56,6 +56,21 @@ pub struct Settings {
     pub resource_bytes_max: usize,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// Of a store of a test's own in `folder`, with more memory than a test fills.
+    pub(crate) fn within(folder: &std::path::Path) -> Settings {
+        Settings {
+            path: folder.join("data"),
+            sync: Sync::Never,
+            tail_bytes: 64 << 20,
+            page_cache_bytes: 16 << 20,
+            catchup_concurrency: 4,
+            resource_bytes_max: 1 << 20,
+        }
+    }
+}
+
 /// When data is on disk relative to its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sync {
@@ -97,6 +112,13 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// A topic that keeps everything.
+    #[cfg(test)]
+    pub(crate) fn topic(name: &str, durability: Medium) -> Spec {
+        let retention = Retention::default();
+        Spec { name: name.to_owned(), kind: Kind::Topic, retention, durability }
+    }
+
     fn is_topic(&self) -> bool {
         matches!(self.kind, Kind::Topic)
     }

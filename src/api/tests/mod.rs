@@ -28,7 +28,7 @@ use super::{
 use crate::deliver::{self, HeartbeatFormat};
 use crate::event::{EventType, Offset};
 use crate::hub::{self, Hub, Overflow};
-use crate::log::{self, Engine, Medium, Sync};
+use crate::log::{self, Engine, Medium};
 use crate::metrics::Metrics;
 use crate::store::Retention;
 
@@ -122,21 +122,13 @@ impl Gateway {
     async fn with(settings: Settings) -> Gateway {
         let folder = tempfile::tempdir().unwrap();
         let engine = log::Settings {
-            path: folder.path().join("data"),
-            sync: Sync::Never,
-            tail_bytes: 16 << 20,
-            page_cache_bytes: 16 << 20,
-            catchup_concurrency: 4,
             resource_bytes_max: settings.body_bytes_max,
+            ..log::Settings::within(folder.path())
         };
         let engine = Arc::new(Engine::open(&engine, &settings.specs().unwrap()).unwrap());
         let hub = hub::Settings {
-            heartbeat: Duration::from_secs(15),
-            ring_events: 64,
-            ring_bytes: 1 << 16,
-            stream_idle_timeout: Duration::ZERO,
-            stream_lifetime: Duration::ZERO,
             stall_timeout: settings.stall_timeout,
+            ..hub::Settings::of_rings(64, 1 << 16)
         };
         let deliver = deliver::Settings {
             retry: Duration::from_secs(2)..Duration::from_secs(5),

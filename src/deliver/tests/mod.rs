@@ -15,11 +15,10 @@ use super::pump::Filled;
 use super::{End, HeartbeatFormat, Pace, Pump, Settings};
 use crate::event::EventType;
 use crate::hub::{self, Hub, Interest, OnGap, Overflow, Scope, SubscriptionId};
-use crate::log::{self, Engine, Log, Medium, Spec, Sync, Write};
+use crate::log::{self, Engine, Log, Medium, Spec, Write};
 use crate::metrics::{Metrics, Protocol};
-use crate::store::Retention;
 use crate::wire::json::Json;
-use crate::wire::{Filter, Form, Kind};
+use crate::wire::{Filter, Form};
 use wire::Wire;
 
 /// The topics that there are.
@@ -39,30 +38,15 @@ impl Bench {
     fn start() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let settings = log::Settings {
-            path: folder.path().join("data"),
-            sync: Sync::Never,
-            // Little, so that what waits is read back from the disk.
+            // Little, so that what waits is read back from the disk, and by
+            // one at a time.
             tail_bytes: 4 << 10,
-            page_cache_bytes: 1 << 20,
             catchup_concurrency: 1,
-            resource_bytes_max: 1 << 20,
+            ..log::Settings::within(folder.path())
         };
-        let specs = TOPICS.map(|name| Spec {
-            name: name.to_owned(),
-            kind: Kind::Topic,
-            retention: Retention::default(),
-            durability: Medium::Disk,
-        });
+        let specs = TOPICS.map(|name| Spec::topic(name, Medium::Disk));
         let engine = Engine::open(&settings, &specs).unwrap();
-        let hour = Duration::from_hours(1);
-        let rings = hub::Settings {
-            heartbeat: hour,
-            ring_events: 6,
-            ring_bytes: 1 << 16,
-            stall_timeout: hour,
-            stream_idle_timeout: Duration::ZERO,
-            stream_lifetime: Duration::ZERO,
-        };
+        let rings = hub::Settings::of_rings(6, 1 << 16);
         let metrics = Arc::new(Metrics::new());
         let hub = Hub::start(&rings, &engine, &metrics, 1);
         Bench { _folder: folder, engine, hub, rings, metrics }

@@ -5,17 +5,15 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
-use std::time::Duration;
 
 use super::*;
 use crate::event::EventType;
 use crate::hub::{
     Ending, Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Subscriber, Turn,
 };
-use crate::log::{self, Engine, Log, Medium, Spec, Sync, Write};
-use crate::store::Retention;
+use crate::log::{self, Engine, Log, Medium, Spec, Write};
+use crate::wire::Filter;
 use crate::wire::json::Json;
-use crate::wire::{Filter, Kind};
 
 /// Smaller than a slice.
 const NOTE_BYTES: usize = 15_000;
@@ -51,26 +49,10 @@ struct Bench {
 impl Bench {
     fn start() -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let settings = log::Settings {
-            path: folder.path().join("data"),
-            sync: Sync::Always,
-            tail_bytes: 1 << 20,
-            page_cache_bytes: 1 << 20,
-            catchup_concurrency: 1,
-            resource_bytes_max: 1 << 20,
-        };
-        let (name, retention) = ("ticks".to_owned(), Retention::default());
-        let spec = Spec { name, kind: Kind::Topic, retention, durability: Medium::Memory };
-        let engine = Engine::open(&settings, &[spec]).unwrap();
+        let spec = Spec::topic("ticks", Medium::Memory);
+        let engine = Engine::open(&log::Settings::within(folder.path()), &[spec]).unwrap();
         let log = engine.log("ticks").unwrap();
-        let settings = Settings {
-            heartbeat: Duration::from_hours(1),
-            ring_events: 16,
-            ring_bytes: 1 << 20,
-            stall_timeout: Duration::from_hours(1),
-            stream_idle_timeout: Duration::ZERO,
-            stream_lifetime: Duration::ZERO,
-        };
+        let settings = Settings::of_rings(16, 1 << 20);
         let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
         let subscriber = hub.join(Protocol::Ndjson, &settings, 0).unwrap();
         let interest = Interest {

@@ -6,10 +6,9 @@ use std::task::Waker;
 use super::*;
 use crate::event::EventType;
 use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, Turn};
-use crate::log::{self, Medium, Spec, Sync, Write};
-use crate::store::Retention;
+use crate::log::{self, Medium, Spec, Write};
 use crate::wire::json::Json;
-use crate::wire::{Filter, Form, Kind};
+use crate::wire::{Filter, Form};
 
 struct Bench {
     _folder: tempfile::TempDir,
@@ -22,27 +21,9 @@ impl Bench {
     /// With two topics in memory, and rings that hold all that comes.
     fn start() -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let log = log::Settings {
-            path: folder.path().join("data"),
-            sync: Sync::Never,
-            tail_bytes: 64 << 20,
-            page_cache_bytes: 1 << 20,
-            catchup_concurrency: 1,
-            resource_bytes_max: 1 << 20,
-        };
-        let spec = |name: &str| {
-            let (name, retention) = (name.to_owned(), Retention::default());
-            Spec { name, kind: Kind::Topic, retention, durability: Medium::Memory }
-        };
-        let engine = Engine::open(&log, &["busy", "new"].map(spec)).unwrap();
-        let settings = Settings {
-            heartbeat: Duration::from_hours(1),
-            ring_events: 1 << 20,
-            ring_bytes: 1 << 30,
-            stall_timeout: Duration::from_hours(1),
-            stream_idle_timeout: Duration::ZERO,
-            stream_lifetime: Duration::ZERO,
-        };
+        let specs = ["busy", "new"].map(|name| Spec::topic(name, Medium::Memory));
+        let engine = Engine::open(&log::Settings::within(folder.path()), &specs).unwrap();
+        let settings = Settings::of_rings(1 << 20, 1 << 30);
         let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
         Bench { _folder: folder, engine, hub, settings }
     }

@@ -34,15 +34,8 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) fn new(open: Open) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            path: folder.path().join("data"),
-            sync: Sync::Always,
-            tail_bytes: 16 << 20,
-            page_cache_bytes: 16 << 20,
-            catchup_concurrency: 4,
-            resource_bytes_max: 1 << 20,
-        };
-        let specs = vec![collection("orders", "order"), topic("news", Medium::Disk)];
+        let settings = Settings { sync: Sync::Always, ..Settings::within(folder.path()) };
+        let specs = vec![collection("orders", "order"), Spec::topic("news", Medium::Disk)];
         Fixture { _folder: folder, settings, specs, open }
     }
 
@@ -67,11 +60,6 @@ impl Fixture {
 pub(super) fn collection(name: &str, resource: &str) -> Spec {
     let kind = Kind::collection(resource).unwrap();
     Spec { name: name.to_owned(), kind, retention: Retention::default(), durability: Medium::Disk }
-}
-
-pub(super) fn topic(name: &str, durability: Medium) -> Spec {
-    let retention = Retention::default();
-    Spec { name: name.to_owned(), kind: Kind::Topic, retention, durability }
 }
 
 pub(super) fn id(text: &str) -> ResourceId {

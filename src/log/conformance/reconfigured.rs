@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Fixture, Open, collection, futures_all, id, json, offsets, one, publish, put, read, topic,
-    until,
+    Fixture, Open, collection, futures_all, id, json, offsets, one, publish, put, read, until,
 };
 use crate::event::Offset;
 use crate::log::{Engine, Error, Medium, Refusal, Spec, Write};
@@ -30,9 +29,9 @@ fn keeping(mut spec: Spec, events: u64) -> Spec {
 pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
     let mut fixture = Fixture::new(open);
     let engine = fixture.open();
-    fixture.specs.insert(0, topic("alerts", Medium::Disk));
+    fixture.specs.insert(0, Spec::topic("alerts", Medium::Disk));
     fixture.specs.push(collection("carts", "cart"));
-    fixture.specs.push(topic("ticks", Medium::Memory));
+    fixture.specs.push(Spec::topic("ticks", Medium::Memory));
     assert_eq!(reconfigure(&engine, &fixture.specs).await, Vec::<String>::new());
     assert_eq!(names(&engine), ["alerts", "orders", "news", "carts", "ticks"]);
     let logs = engine.logs();
@@ -66,16 +65,16 @@ pub(super) async fn retention_changes_while_it_runs(open: Open) {
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         engine.append(log, (0..5000).map(|n| publish(&n.to_string())).collect()).await.unwrap();
-        let specs = [keeping(topic("news", medium), 10), collection("orders", "order")];
+        let specs = [keeping(Spec::topic("news", medium), 10), collection("orders", "order")];
         assert!(reconfigure(&engine, &specs).await.is_empty());
         until(|| log.position().unwrap().events == 10).await;
         assert_eq!(log.floor(), Offset(4990));
         assert_eq!(read(log, log.floor()).await.len(), 10);
-        reconfigure(&engine, &[keeping(topic("news", medium), 12)]).await;
+        reconfigure(&engine, &[keeping(Spec::topic("news", medium), 12)]).await;
         engine.append(log, (0..5).map(|n| publish(&n.to_string())).collect()).await.unwrap();
         assert_eq!(offsets(&read(log, log.floor()).await), (4994..=5005).collect::<Vec<_>>());
         let age = Duration::from_millis(1);
-        let mut aged = topic("news", medium);
+        let mut aged = Spec::topic("news", medium);
         aged.retention.age = age;
         reconfigure(&engine, &[aged]).await;
         until(|| log.position().unwrap().events == 0).await;
@@ -127,9 +126,9 @@ pub(super) async fn what_needs_a_restart_is_named_and_left(open: Open) {
     let engine = fixture.open();
     let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
     let specs = [
-        keeping(topic("news", Medium::Memory), 1),
+        keeping(Spec::topic("news", Medium::Memory), 1),
         keeping(collection("orders", "purchase"), 1),
-        topic("ticks", Medium::Memory),
+        Spec::topic("ticks", Medium::Memory),
     ];
     assert_eq!(reconfigure(&engine, &specs).await, ["news", "orders"]);
     for n in 0..3 {
@@ -175,7 +174,7 @@ pub(super) async fn writes_go_on_meanwhile(open: Open) {
         async move {
             for n in 0..CHANGES {
                 let mut specs = specs.clone();
-                specs.push(topic(&format!("t{n}"), Medium::Disk));
+                specs.push(Spec::topic(&format!("t{n}"), Medium::Disk));
                 specs[1].retention.events = if n.is_multiple_of(2) { 100_000 } else { 0 };
                 assert!(reconfigure(&engine, &specs).await.is_empty());
                 let log = engine.log(&format!("t{n}")).unwrap();
@@ -213,7 +212,7 @@ pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
     engine.close();
-    let refused = engine.reconfigure(&[topic("alerts", Medium::Disk)], BYTES_MAX).await;
+    let refused = engine.reconfigure(&[Spec::topic("alerts", Medium::Disk)], BYTES_MAX).await;
     assert!(matches!(refused, Err(Error::Closed)));
     assert_eq!(names(&engine), ["orders", "news"]);
 }
