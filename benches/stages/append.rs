@@ -4,7 +4,7 @@
 //! of batches, time a call. Budget: one write alone in 0.4 ms, of which the
 //! disk's sync is half; 100,000 events a second of 256 writers, since they
 //! share a sync, so that the store is not what holds up 256 connections;
-//! 250,000 a second in calls of 1,000 to a topic, and 150,000 to a collection,
+//! 250,000 a second in calls of 1,000 to a topic, and 100,000 to a collection,
 //! whose resources are new. The disk is that of the system's temporary folder.
 //! `cargo bench --bench stages -- append`
 
