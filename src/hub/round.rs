@@ -43,8 +43,9 @@ struct Visited {
     selection: Selection,
 }
 
-/// Goes the round of a batch, unless the lane is past it.
-pub(super) async fn go(shard: &Shard, lane: &Lane, batch: &Arc<Batch>) {
+/// Goes the round of a batch, unless the lane is past it. `cost` is what was
+/// done since the last yield, here and in rounds before.
+pub(super) async fn go(shard: &Shard, lane: &Lane, batch: &Arc<Batch>, cost: &mut usize) {
     let fanned = lane.fanned();
     if batch.end() <= fanned {
         return;
@@ -59,12 +60,14 @@ pub(super) async fn go(shard: &Shard, lane: &Lane, batch: &Arc<Batch>) {
         cut: Cut::default(),
         tally: Tally::default(),
         wakers: Vec::new(),
-        cost: 0,
+        cost: *cost + 1,
     };
     round.visit_whole().await;
     round.visit_subjects().await;
     round.settle();
     lane.finish(batch.end());
+    round.pause_if_due().await;
+    *cost = round.cost;
 }
 
 impl Round<'_> {
@@ -143,13 +146,13 @@ impl Round<'_> {
     async fn pause_if_due(&mut self) {
         if self.cost >= COST_AT_ONCE {
             self.settle();
+            self.cost = 0;
             tokio::task::yield_now().await;
         }
     }
 
     /// Wakes and counts what the visits since the last time have come to.
     fn settle(&mut self) {
-        self.cost = 0;
         self.wakers.drain(..).for_each(Waker::wake);
         self.tally.fold(self.shard.metrics(), self.batch.committed());
     }

@@ -188,6 +188,7 @@ impl Shard {
 /// made meanwhile too, so that a log that is written without a pause does not
 /// hold up the others.
 async fn fan_out(shard: Arc<Shard>) {
+    let mut cost = 0;
     loop {
         shard.progress.notified().await;
         loop {
@@ -196,18 +197,19 @@ async fn fan_out(shard: Arc<Shard>) {
                 break;
             }
             for lane in behind {
-                advance(&shard, &lane).await;
+                advance(&shard, &lane, &mut cost).await;
             }
         }
     }
 }
 
-/// Fans out what memory holds of a log beyond the lane's place.
-async fn advance(shard: &Shard, lane: &Lane) {
+/// Fans out what memory holds of a log beyond the lane's place. Yields as its
+/// rounds' `cost` goes.
+async fn advance(shard: &Shard, lane: &Lane, cost: &mut usize) {
     match lane.log.tail(lane.fanned()) {
         Some(batches) => {
             for batch in batches {
-                round::go(shard, lane, &batch).await;
+                round::go(shard, lane, &batch, cost).await;
             }
         }
         None => park_all(lane).await,
