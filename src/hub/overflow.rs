@@ -103,10 +103,9 @@ impl State {
         self.ring.forget(id);
     }
 
-    /// Drops the front run of a subscription that holds a batch which the
-    /// log's tail no longer does, and tells of it later.
-    pub(super) fn drop_front(&mut self, id: SubscriptionId) {
-        let change = self.ring.drop_front_run();
+    /// Drops the oldest run of a subscription, and tells of it later.
+    pub(super) fn drop_run(&mut self, id: SubscriptionId) {
+        let change = self.ring.drop_run(id);
         if let Some(subscription) = self.subscription(id) {
             subscription.waiting = subscription.waiting.saturating_add_signed(change);
         }

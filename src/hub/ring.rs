@@ -67,16 +67,6 @@ impl Ring {
         self.events > bounds.events || self.bytes > bounds.bytes
     }
 
-    /// Whose the oldest run is, and where its batch ends; none where the
-    /// writer may have it in its hand.
-    pub(super) fn front(&self) -> Option<(SubscriptionId, Offset)> {
-        let run = self.items().skip(self.in_hand).find_map(|item| match item {
-            Item::Run(run) => Some(run),
-            Item::Lost(_) => None,
-        })?;
-        Some((run.subscription, run.batch.end()))
-    }
-
     pub(super) fn push(&mut self, run: Run) {
         self.events += run.events();
         self.bytes += run.bytes();
@@ -256,26 +246,49 @@ impl Ring {
         dropped.cast_signed()
     }
 
-    /// Drops the front run that is not in the writer's hand; gives by how much
-    /// its subscription's items grew.
-    pub(super) fn drop_front_run(&mut self) -> i64 {
-        const ALL: Bounds = Bounds { events: u64::MAX, bytes: u64::MAX };
-        let is_run = |item: &Item| matches!(item, Item::Run(_));
-        let Some(place) = self.items().skip(self.in_hand).position(is_run) else { return 0 };
-        let place = place + self.in_hand;
-        let Some(Item::Run(run)) = self.items().nth(place) else { return 0 };
-        let mut lost = Lost::new(run.subscription);
-        let mut change = -self.drop_at(place, ALL, u64::MAX, &mut lost);
-        // A mark just before it takes it up.
-        let before = place.checked_sub(1).filter(|&before| before >= self.in_hand);
-        let before = before.filter(|&before| {
-            let item = self.items().nth(before);
-            matches!(item, Some(Item::Lost(it)) if it.subscription == lost.subscription)
-        });
-        if let Some(before) = before {
-            change -= self.drop_at(before, ALL, u64::MAX, &mut lost);
+    /// Whose run, of those not in the writer's hand, is of a batch that, by
+    /// where it ends, is not held any more. Of each of `count` subscriptions
+    /// its oldest run alone is asked for: its runs are in its log's order.
+    pub(super) fn evicted(
+        &self,
+        count: usize,
+        is_held: impl Fn(SubscriptionId, Offset) -> bool,
+    ) -> Option<SubscriptionId> {
+        let mut held = Vec::new();
+        for item in self.items().skip(self.in_hand) {
+            let Item::Run(run) = item else { continue };
+            let id = run.subscription;
+            if held.contains(&id) {
+                continue;
+            }
+            if !is_held(id, run.batch.end()) {
+                return Some(id);
+            }
+            held.push(id);
+            if held.len() == count {
+                break;
+            }
         }
-        change + self.mark(Some(before.unwrap_or(place)), lost)
+        None
+    }
+
+    /// Drops the oldest run of a subscription that is not in the writer's
+    /// hand; gives by how much its items grew. Its marks before and behind
+    /// that run become one with the run's own.
+    pub(super) fn drop_run(&mut self, id: SubscriptionId) -> i64 {
+        const ALL: Bounds = Bounds { events: u64::MAX, bytes: u64::MAX };
+        let mut lost = Lost::new(id);
+        let (mut first, mut change, mut is_dropped) = (None, 0, false);
+        while let Some(place) = self.oldest_of(id, first) {
+            let is_run = matches!(self.items.get(place), Some(Item::Run(_)));
+            if is_run && is_dropped {
+                break;
+            }
+            is_dropped |= is_run;
+            first.get_or_insert(place);
+            change -= self.drop_at(place, ALL, u64::MAX, &mut lost);
+        }
+        change + self.mark(first, lost)
     }
 
     /// Leaves in the runs of a subscription what is `kept` of each, takes its

@@ -203,22 +203,22 @@ impl State {
     /// its policy is to drop, goes without. Tells whether any did either.
     pub(super) fn release_evicted(&mut self) -> bool {
         let mut released = false;
-        while let Some((id, end)) = self.ring.front() {
-            let slot = self.subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
-            let Some(subscription) = slot.filter(|subscription| subscription.id == id) else {
-                self.ring.forget(id);
-                continue;
-            };
-            if subscription.lane.log.holds(end) {
-                return released;
-            }
+        while let Some(id) = self.evicted() {
             released = true;
-            match subscription.interest.overflow {
-                Overflow::DropOldest | Overflow::DropNewest => self.drop_front(id),
-                Overflow::Log | Overflow::Conflate | Overflow::Disconnect => self.park(id),
+            match self.subscription(id).map(|subscription| subscription.interest.overflow) {
+                Some(Overflow::DropOldest | Overflow::DropNewest) => self.drop_run(id),
+                Some(Overflow::Log | Overflow::Conflate | Overflow::Disconnect) => self.park(id),
+                None => self.ring.forget(id),
             }
         }
         released
+    }
+
+    fn evicted(&self) -> Option<SubscriptionId> {
+        self.ring.evicted(self.subscriptions.len(), |id, end| {
+            let slot = self.subscriptions.get(id.slot as usize).and_then(Option::as_ref);
+            slot.is_some_and(|slot| slot.id == id && slot.lane.log.holds(end))
+        })
     }
 
     /// The position of the only subscription; none if there are several, or

@@ -21,6 +21,8 @@ enum Step {
     Peek { events: u32 },
     /// Of what it has in its hand, so many slices go out, and the rest not.
     Write { slices: usize },
+    /// The log's tail has no batch of a subscription any more.
+    Evict(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -29,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..2usize, events).prop_map(|(whose, events)| Step::Push(whose, events)),
         3 => (1..12u32).prop_map(|events| Step::Peek { events }),
         3 => (0..4usize).prop_map(|slices| Step::Write { slices }),
+        1 => (0..2usize).prop_map(Step::Evict),
     ]
 }
 
@@ -145,7 +148,9 @@ impl Bench {
     }
 
     fn peek(&mut self, events: u32) {
+        // What the socket did not take is let go before anything else is shown.
         self.hand.clear();
+        self.ring.settle();
         while let Some(lost) = self.ring.take_lost() {
             let side = self.sides.iter_mut().find(|side| side.id == lost.subscription).unwrap();
             side.told += lost.count;
@@ -167,10 +172,26 @@ impl Bench {
         }
     }
 
+    fn evict(&mut self, whose: usize) {
+        let Bench { ring, sides, hand, .. } = self;
+        let side = &mut sides[whose];
+        while let Some(id) = ring.evicted(2, |id, _| id != side.id) {
+            assert_eq!(id, side.id);
+            if side.policy == Overflow::Conflate {
+                ring.forget(id);
+                hand.retain(|slice| slice.subscription != id);
+                side.read_log();
+            } else {
+                side.waiting += ring.drop_run(id);
+            }
+        }
+    }
+
     fn check(&self) {
         let events = self.ring.events();
-        // The newest event of each may stand beside what others have there.
-        assert!(events <= BOUNDS.events + 2, "{events} events in the ring");
+        // The newest event of each may stand beside what others have there, and
+        // one more beside those while all of them are in the writer's hand.
+        assert!(events <= BOUNDS.events + 4, "{events} events in the ring");
         let items = self.ring.len() as u64;
         assert!(items <= 2 * events + 2, "{items} items for {events} events");
         for side in &self.sides {
@@ -208,6 +229,7 @@ proptest! {
                 Step::Push(whose, events) => bench.push(whose, &events),
                 Step::Peek { events } => bench.peek(events),
                 Step::Write { slices } => bench.write(slices),
+                Step::Evict(whose) => bench.evict(whose),
             }
             bench.check();
         }

@@ -22,7 +22,8 @@ impl Bench {
     fn start() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let specs = ["busy", "new"].map(|name| Spec::topic(name, Medium::Memory));
-        let engine = Engine::open(&log::Settings::within(folder.path()), &specs).unwrap();
+        let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
+        let engine = Engine::open(&log, &specs).unwrap();
         let settings = Settings::of_rings(1 << 20, 1 << 30);
         let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
         Bench { _folder: folder, engine, hub, settings }
@@ -31,6 +32,12 @@ impl Bench {
     /// A subscriber to a topic, live.
     fn subscribe(&self, topic: &str, filter: Arc<Filter>) -> Arc<Subscriber> {
         let subscriber = self.hub.join(Protocol::Sse, &self.settings, 0).unwrap();
+        self.follow(&subscriber, topic, filter);
+        subscriber
+    }
+
+    /// Subscribes to one more topic, live.
+    fn follow(&self, subscriber: &Arc<Subscriber>, topic: &str, filter: Arc<Filter>) {
         let interest = Interest {
             scope: Scope::Whole,
             filter,
@@ -44,7 +51,6 @@ impl Bench {
         let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
         let cx = std::task::Context::from_waker(Waker::noop());
         assert!(matches!(subscriber.next(&cx, Turn::Ring, &mut hand, &mut room), Next::Wait));
-        subscriber
     }
 
     /// Publishes events as one commit, without a turn for the fan-out.
@@ -83,6 +89,47 @@ async fn a_log_that_is_always_behind_leaves_a_new_one_its_turn() {
         }
     }
     panic!("the new log has not had its turn");
+}
+
+#[tokio::test]
+async fn many_small_rounds_leave_others_their_turn() {
+    const COMMITS: usize = COST_AT_ONCE;
+    let bench = Bench::start();
+    let subscribers = [(); 4].map(|()| bench.subscribe("busy", everything()));
+    for _ in 0..COMMITS {
+        bench.publish("busy", 1);
+    }
+    tokio::task::yield_now().await;
+    let came = || subscribers[0].state.lock().ring.events() as usize;
+    assert!(came() < COMMITS, "all in one turn");
+    while came() < COMMITS {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_log_lets_go_does_not_stay_behind_what_it_keeps() {
+    let bench = Bench::start();
+    let subscriber = bench.subscribe("new", everything());
+    bench.follow(&subscriber, "busy", everything());
+    let waiting = || subscriber.state.lock().ring.events();
+    bench.publish("new", 1);
+    while waiting() < 1 {
+        tokio::task::yield_now().await;
+    }
+    bench.publish("busy", 1);
+    while waiting() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!subscriber.state.lock().release_evicted());
+    let (busy, new) = (bench.engine.log("busy").unwrap(), bench.engine.log("new").unwrap());
+    let head = busy.head();
+    while busy.holds(head) {
+        bench.publish("busy", 1 << 10);
+    }
+    assert!(new.holds(new.head()));
+    assert!(subscriber.state.lock().release_evicted());
+    assert_eq!(waiting(), 1, "of the log that keeps it");
 }
 
 #[tokio::test]
