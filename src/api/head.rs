@@ -57,9 +57,16 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
 /// Whether both are of one name. A port that one of them leaves out is the
 /// scheme's, which is another one where TLS ends before the gateway.
 fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
+    /// As it is written, be it a number of a port or not.
+    fn port(authority: &Authority) -> &str {
+        let text = authority.as_str();
+        let text = text.rsplit_once('@').map_or(text, |(_, text)| text);
+        text.strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')).unwrap_or("")
+    }
     Authority::try_from(host.as_bytes()).is_ok_and(|host| {
-        let ports = host.port_u16().zip(authority.port_u16());
-        host.host().eq_ignore_ascii_case(authority.host()) && ports.is_none_or(|(a, b)| a == b)
+        let (port, other) = (port(&host), port(authority));
+        let is_same_port = port == other || port.is_empty() || other.is_empty();
+        host.host().eq_ignore_ascii_case(authority.host()) && is_same_port
     })
 }
 

@@ -41,6 +41,7 @@ async fn host_may_say_what_authority_says_and_nothing_else() {
         ("g", "g:443", 200),
         ("h", "g", 400),
         ("g:80", "g:443", 400),
+        ("g:99999", "g:443", 400),
     ] {
         let ask = hyper::Request::get(format!("http://{authority}/orders")).header("host", host);
         let answer = sender.send_request(ask.body(Empty::<Bytes>::new()).unwrap());
