@@ -159,7 +159,7 @@ impl Outlet {
         pump.wrote(&hand[..count]);
     }
 
-    /// Writes and forgets: the rest, then `last`, then the end of the stream.
+    /// Writes what is half out, then the end of the stream.
     pub(super) fn poll_finish<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
@@ -175,8 +175,9 @@ impl Outlet {
         shut
     }
 
-    /// Takes over what another has put out half, before anything else is written.
-    pub(super) fn finish(&mut self, rest: Bytes) {
+    /// Takes over what another has put out half, to be written before anything
+    /// else. Nothing may be half out here.
+    pub(super) fn take_over(&mut self, rest: Bytes) {
         self.rest = rest;
     }
 

@@ -127,7 +127,8 @@ impl Pump {
         &mut self.notices
     }
 
-    /// Puts a ready frame before everything that is not written yet.
+    /// Has a ready frame written before events, behind those that were said
+    /// before it.
     pub fn say(&mut self, frame: Bytes) {
         self.waiting.push_back(frame);
     }

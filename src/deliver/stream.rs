@@ -68,7 +68,7 @@ impl Stream {
                 ready!(outlet.poll_open(cx, socket, pump))?;
                 match ready!(pump.poll_fill(cx, hand)) {
                     Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
-                    Filled::Rest(rest) => outlet.finish(rest),
+                    Filled::Rest(rest) => outlet.take_over(rest),
                     Filled::End(end) => return Poll::Ready(Ok(end)),
                 }
             }

@@ -262,7 +262,7 @@ impl<C: Commands> Session<C> {
                 }
                 match ready!(pump.poll_fill(cx, hand)) {
                     Filled::Write => ready!(outlet.poll_hand(cx, transport, pump, hand))?,
-                    Filled::Rest(rest) => outlet.finish(rest),
+                    Filled::Rest(rest) => outlet.take_over(rest),
                     Filled::End(end) => return Poll::Ready(Ok::<_, io::Error>(Some(end))),
                 }
             }

@@ -163,8 +163,9 @@ impl Hub {
         Some(shard.join(id, protocol, settings))
     }
 
-    /// Ends every stream, each at a random moment within `spread`, and every
-    /// one that comes later at once.
+    /// Ends every stream, each at a random moment within `spread` from now, and
+    /// of those that come later each at such a moment too, or at once where it
+    /// is past.
     pub fn drain(&self, spread: Duration) {
         for shard in &self.shards {
             shard.drain(spread);

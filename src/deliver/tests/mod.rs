@@ -148,7 +148,7 @@ impl Writer {
                 }
                 match ready!(pump.poll_fill(cx, hand)) {
                     Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
-                    Filled::Rest(rest) => outlet.finish(rest),
+                    Filled::Rest(rest) => outlet.take_over(rest),
                     Filled::End(last) => *end = Some(last),
                 }
             }
