@@ -183,14 +183,21 @@ impl Crowd {
     }
 }
 
-/// Receive buffer of a stalled reader, in bytes: the least that the kernel
-/// rounds to.
+/// Receive buffer that a stalled reader asks for, in bytes; Linux makes it
+/// twice as large, for what it keeps beside the data.
 const STALLED_RECEIVE_BYTES: usize = 4096;
 
 /// Opens `count` subscriptions that nobody ever reads.
 ///
 /// # Errors
-/// If one cannot be connected.
+/// If one cannot be connected, or they take longer than a minute.
 pub fn stalled(subscription: &Subscription, count: usize) -> io::Result<Vec<TcpStream>> {
-    (0..count).map(|index| subscription.ask(index, Some(STALLED_RECEIVE_BYTES))).collect()
+    let deadline = Instant::now() + OPEN_TIMEOUT;
+    let ask = |index| {
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("{index} of {count} could connect in time")));
+        }
+        subscription.ask(index, Some(STALLED_RECEIVE_BYTES))
+    };
+    (0..count).map(ask).collect()
 }

@@ -4,7 +4,10 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// For the answer to one request.
+/// For a connection over loopback.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For the next bytes of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Bodies below this go out in one write with their head.
@@ -15,7 +18,7 @@ const JOINED_BYTES: usize = 16 * 1024;
 /// # Errors
 /// What the kernel says.
 pub fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect(address)?;
+    let socket = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;

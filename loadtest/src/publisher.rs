@@ -80,17 +80,20 @@ impl Publishing {
             return Err(io::Error::other(format!("at most {PUBLISHERS_MAX} publishers")));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let threads = (0..self.publishers).map(|publisher| {
-            let (publishing, stop) = (self.clone(), stop.clone());
+        // Dropped, it stops those that were started before one that cannot be.
+        let mut publishers = Publishers { threads: Vec::new(), stop };
+        for publisher in 0..self.publishers {
+            let (publishing, stop) = (self.clone(), publishers.stop.clone());
             let way = match self.dialect {
                 Dialect::Nats => Way::Nats(nats::Connection::open(self.address)?),
                 _ => Way::Http(Connection::open(self.address)?),
             };
-            std::thread::Builder::new()
+            let thread = std::thread::Builder::new()
                 .name(format!("publisher-{publisher}"))
-                .spawn(move || publishing.run(publisher, way, &stop))
-        });
-        Ok(Publishers { threads: threads.collect::<io::Result<_>>()?, stop })
+                .spawn(move || publishing.run(publisher, way, &stop))?;
+            publishers.threads.push(thread);
+        }
+        Ok(publishers)
     }
 
     /// What each publisher has published in the end, with what went before.
@@ -162,7 +165,7 @@ impl Publishing {
 }
 
 impl Publishers {
-    /// Whether all have published what they were to.
+    /// Whether all have ended, with what they were to publish or with a fault.
     pub fn is_done(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }

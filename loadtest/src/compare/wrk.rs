@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -48,7 +48,7 @@ impl Load<'_> {
     /// Has wrk do it, on one thread.
     ///
     /// # Errors
-    /// If it cannot be run.
+    /// If it is missing, ends badly or not in time, or cannot be understood.
     pub fn wrk(&self) -> io::Result<Requests> {
         let mut command = self.bounded("wrk");
         command.args(["--threads", "1", "--latency", "--timeout", "10s"]);
@@ -57,14 +57,14 @@ impl Load<'_> {
         if let Some(script) = self.script {
             command.arg("--script").arg(script);
         }
-        let said = said("wrk", &command.arg(self.url()).output()?)?;
+        let said = said("wrk", command.arg(self.url()))?;
         read_wrk(&said).ok_or_else(|| io::Error::other(format!("wrk: {said}")))
     }
 
     /// Has oha do it, if it is installed.
     ///
     /// # Errors
-    /// If it cannot be run.
+    /// If it ends badly or not in time, or cannot be understood.
     pub fn oha(&self) -> io::Result<Option<Requests>> {
         if !Path::new(OHA).exists() {
             return Ok(None);
@@ -73,7 +73,7 @@ impl Load<'_> {
         command.args(["--no-tui", "--output-format", "json"]);
         command.arg("-c").arg(self.connections.to_string());
         command.arg("-z").arg(format!("{}s", self.time.as_secs().max(1))).arg(self.url());
-        let said = said("oha", &command.output()?)?;
+        let said = said("oha", &mut command)?;
         let read = read_oha(&said).ok_or_else(|| io::Error::other(format!("oha: {said}")))?;
         Ok(Some(read))
     }
@@ -81,7 +81,9 @@ impl Load<'_> {
     /// A tool that is ended when it takes much longer than it was told to.
     fn bounded(&self, program: &str) -> Command {
         let mut command = Command::new("timeout");
-        command.arg("--kill-after=5").arg((self.time + PATIENCE).as_secs().to_string());
+        // In the foreground: an interrupt of ours is one of the tool's too.
+        command.args(["--foreground", "--kill-after=5"]);
+        command.arg((self.time + PATIENCE).as_secs().to_string());
         command.arg(program);
         command
     }
@@ -91,14 +93,20 @@ impl Load<'_> {
     }
 }
 
-fn said(program: &str, output: &Output) -> io::Result<String> {
+fn said(program: &str, command: &mut Command) -> io::Result<String> {
+    let output = command.output().map_err(|error| {
+        io::Error::new(error.kind(), format!("timeout, of Debian's coreutils: {error}"))
+    })?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(said);
     }
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    // 124 is from `timeout`: it was not done in time.
-    Err(io::Error::other(format!("{program}: {}: {said}{error}", output.status)))
+    Err(io::Error::other(match output.status.code() {
+        Some(127) => format!("{program} is missing: {error}"),
+        Some(124 | 137) | None => format!("{program} was not done in time: {said}{error}"),
+        Some(code) => format!("{program} ended with {code}: {said}{error}"),
+    }))
 }
 
 fn read_wrk(said: &str) -> Option<Requests> {

@@ -155,8 +155,8 @@ fn told(crowd: &Crowd, signalled: u64, spread: Duration, uneven_max: f64, findin
         "",
     );
     let elsewhere = |stream: &&Subscriber| {
-        let position = stream.seen().farewell.position;
-        position.is_some_and(|position| position != stream.seen().offset())
+        let seen = stream.seen();
+        seen.farewell.position != Some(seen.offset())
     };
     let elsewhere = streams.iter().filter(elsewhere).count();
     findings.exactly("streams whose last position was not their last event", elsewhere as u64, 0);

@@ -37,9 +37,12 @@ pub struct Settings {
     slower: u64,
 }
 
-/// Receive buffer of a slow reader: the least that the kernel rounds to, so
-/// that it is slow for the gateway and not for the kernel.
+/// Receive buffer that a slow reader asks for: little, so that it is slow for
+/// the gateway and not for the kernel.
 const SLOW_BYTES: usize = 4096;
+
+/// For all events to be published.
+const PUBLISHING_MAX: Duration = Duration::from_mins(2);
 
 /// Receive buffer of a reader that has become quick.
 const QUICK_BYTES: usize = 256 * 1024;
@@ -97,6 +100,9 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let publishers = publishing.start()?;
     let mut scratch = Scratch::of(settings.step_bytes());
     while !publishers.is_done() {
+        if begun.elapsed() > PUBLISHING_MAX {
+            return Err(io::Error::other("the publishers were not done in time"));
+        }
         for reader in &mut readers {
             reader.read(&mut scratch)?;
         }

@@ -49,6 +49,8 @@ pub struct Settings {
     /// Events that fill the gateway's caches before anything is measured.
     warm_up: u64,
     p99_times_max: f64,
+    /// Milliseconds that 99 % of what the live ones get may take meanwhile.
+    filling_ms_max: f64,
     rss_bytes_max: u64,
     kernel_bytes_max: u64,
 }
@@ -188,17 +190,22 @@ fn phase(
     let totals = publishing.totals();
     let fill = Publishing { first: 0, events: publishing.first, ..publishing.clone() };
     publish(&fill, &mut crowd, &mut watch)?;
-    let parked =
-        || Ok::<_, io::Error>(gateway.metrics()?.count("streamgate_subscribers_parked", &[]));
     let deadline = Instant::now() + FILL_MAX;
-    while parked()? != Some(stalled as u64) {
+    while standing(gateway)? != stalled as u64 {
         if Instant::now() > deadline {
             return Err(io::Error::other(format!("not {stalled} readers stand still")));
         }
-        crowd.attend(LOOK_EVERY, |_| false)?;
+        crowd.attend(LOOK_EVERY, |_| {
+            watch.look();
+            false
+        })?;
     }
     let filling = mem::replace(&mut crowd.tally.latency, latency::none());
     publish(&publishing, &mut crowd, &mut watch)?;
+    let still = standing(gateway)?;
+    if still != stalled as u64 {
+        return Err(io::Error::other(format!("{still} of {stalled} readers stood to the end")));
+    }
     let settled = Instant::now() + SETTLE;
     crowd.attend(SETTLE, |_| {
         watch.look();
@@ -209,15 +216,29 @@ fn phase(
     Ok(Phase { tally: crowd.close(&totals), filling, cpu, rss, kernel })
 }
 
-/// Publishes, and reads until all of the crowd have everything.
+/// How many readers the gateway does not write to as events come.
+fn standing(gateway: &Gateway) -> io::Result<u64> {
+    Ok(gateway.metrics()?.count("streamgate_subscribers_parked", &[]).unwrap_or(0))
+}
+
+/// Publishes, and reads until all of the crowd have everything; what did not
+/// come then is lost.
 fn publish(publishing: &Publishing, crowd: &mut Crowd, watch: &mut Watch) -> io::Result<()> {
     let expected = publishing.totals().iter().sum::<u64>() * crowd.len() as u64;
     let publishers = publishing.start()?;
+    let done = crowd.attend(CATCH_UP_MAX, |_| {
+        watch.look();
+        publishers.is_done()
+    })?;
+    if !done {
+        return Err(io::Error::other("the publishers were not done in time"));
+    }
+    publishers.finish()?;
     crowd.attend(CATCH_UP_MAX, |crowd| {
         watch.look();
-        publishers.is_done() && crowd.tally.deliveries >= expected
+        crowd.tally.deliveries >= expected
     })?;
-    publishers.finish().map(|_| ())
+    Ok(())
 }
 
 /// Half of the readers read on. The others read what has reached them, are
@@ -243,8 +264,13 @@ fn resume(
         }
         // A few reads, and no more: the gateway fills the socket as it empties.
         for _ in 0..3 {
-            if reader.read(&mut scratch, &mut early)? == Step::Idle {
-                break;
+            match reader.read(&mut scratch, &mut early)? {
+                Step::Opened | Step::Went => {}
+                Step::Idle => break,
+                Step::Ended => {
+                    early.ended += 1;
+                    break;
+                }
             }
         }
         let seen = reader.seen().clone();
@@ -286,6 +312,12 @@ fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findi
         settings.p99_times_max,
         "",
     );
+    findings.at_most(
+        "p99 of the live readers while the sockets of the others fill",
+        median(rounds.iter().map(|(_, beside)| latency::ms(&beside.filling, 0.99))),
+        settings.filling_ms_max,
+        "ms",
+    );
     let each = |what: fn(&Phase) -> Level, end: fn(&Level) -> u64| {
         let grown = |phase: &Phase| {
             let level = what(phase);
@@ -312,6 +344,10 @@ fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findi
         .map(|phase| phase.tally.faults().iter().sum::<u64>())
         .sum();
     findings.exactly("events that a live reader lost or got twice, gaps, cuts", faults, 0);
+    tabulate(rounds, findings);
+}
+
+fn tabulate(rounds: &[(Phase, Phase)], findings: &mut Findings) {
     let row = |(index, (without, beside)): (usize, &(Phase, Phase))| {
         let mut cells = vec![(index + 1).to_string()];
         for phase in [without, beside] {
