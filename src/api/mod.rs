@@ -440,6 +440,7 @@ async fn dispatch(
         }
         Route::TopicSocket(topic) => socket(api, ask, body, Events::of_topic(&topic)).await,
         Route::Socket => {
+            ask.query.finish()?;
             let request = Request::from_parts(ask.head, body);
             session::upgrade(api, request, ask.client, None).await
         }

@@ -149,7 +149,7 @@ impl Query {
 fn misplaced(name: &str) -> Problem {
     error::parameter(
         name,
-        &format!("it does not apply to this form of the answer; {ESCAPE}{name}= is the filter"),
+        &format!("it does not apply here; where filters are taken, {ESCAPE}{name}= is one"),
     )
 }
 

@@ -1,6 +1,7 @@
 //! The gateway from outside: real sockets on free ports, a real disk, bytes
 //! asserted. One binary, so that it is linked once.
 
+mod commands;
 mod deadlines;
 mod delivery;
 mod floods;

@@ -11,20 +11,20 @@ use crate::support::start;
 
 const JSON: &str = "content-type: application/json\r\n";
 
-async fn create(address: SocketAddr, id: &str) -> String {
+pub(super) async fn create(address: SocketAddr, id: &str) -> String {
     let body = format!(r#"{{"id":"{id}","status":"NEW"}}"#);
     let answer = request(address, "POST", "/orders", JSON, body.as_bytes()).await;
     assert_eq!(answer.status, 201);
     answer.header("etag").unwrap().trim_matches('"').to_owned()
 }
 
-async fn open(address: SocketAddr, target: &str) -> Stream {
+pub(super) async fn open(address: SocketAddr, target: &str) -> Stream {
     let stream = Stream::open(address, target, Speaks::WebSocket, "").await;
     assert_eq!(stream.status, 101, "{}", stream.head);
     stream
 }
 
-async fn message(stream: &mut Stream) -> Value {
+pub(super) async fn message(stream: &mut Stream) -> Value {
     let (_, kind, text) = stream.next().await.expect("a message");
     assert_eq!(kind, "", "closed with {text}");
     serde_json::from_str(&text).unwrap()
@@ -39,13 +39,13 @@ async fn close(stream: &mut Stream) -> String {
     }
 }
 
-fn command(id: &str, data: &Value) -> String {
+pub(super) fn command(id: &str, data: &Value) -> String {
     json!({"id": id, "type": "command", "timestamp": "2024-07-15T14:32:22Z", "data": data})
         .to_string()
 }
 
 /// Sends a command and gives its response's or error's `data`.
-async fn ask(stream: &mut Stream, id: &str, data: Value) -> Value {
+pub(super) async fn ask(stream: &mut Stream, id: &str, data: Value) -> Value {
     stream.say(&command(id, &data)).await;
     let answer = message(stream).await;
     assert_eq!(answer["id"], id, "{answer}");
@@ -301,67 +301,6 @@ async fn nothing_follows_the_answer_to_unsubscribe() {
     ask(&mut socket, "3", json!({"command": "ping"})).await;
     ask(&mut socket, "4", subscribe).await;
     assert_eq!(message(&mut socket).await["id"], first, "it starts where it was asked to");
-}
-
-#[tokio::test]
-async fn malformed_input_is_answered_and_the_connection_lives_on() {
-    let (_data, gateway) = start(&[]).await;
-    create(gateway.address, "order-1").await;
-    let mut socket = open(gateway.address, "/orders/order-1/ws").await;
-    let long = "x".repeat(200);
-    let resource =
-        command("1", &json!({"command": "subscribe", "collection": "orders", "resource": long}));
-    for (text, problem) in [
-        ("{", "/problems/malformed-json"),
-        ("[]", "/problems/bad-body"),
-        ("{}", "/problems/missing-field"),
-        (r#"{"type":"command"}"#, "/problems/missing-field"),
-        (r#"{"type":"command","data":{}}"#, "/problems/missing-field"),
-        (r#"{"type":"command","data":{"command":7}}"#, "/problems/missing-field"),
-        (r#"{"type":"command","data":{"command":"dance"}}"#, "/problems/unknown-command"),
-        (r#"{"type":"command","data":{"command":"auth"}}"#, "/problems/unknown-command"),
-        (r#"{"type":"command","data":{"command":"request"}}"#, "/problems/missing-field"),
-        (r#"{"type":"command","data":{"command":"publish","data":{}}}"#, "/problems/missing-field"),
-        (
-            r#"{"type":"command","data":{"command":"publish","type":"a\nb","data":{}}}"#,
-            "/problems/bad-name",
-        ),
-        (
-            r#"{"type":"command","data":{"command":"publish","type":"gap","data":{}}}"#,
-            "/problems/bad-name",
-        ),
-        (
-            r#"{"type":"command","data":{"command":"publish","type":"order-created","data":{}}}"#,
-            "/problems/bad-body",
-        ),
-        (
-            r#"{"type":"command","data":{"command":"publish","type":"a","data":[]}}"#,
-            "/problems/bad-body",
-        ),
-        (
-            r#"{"type":"command","data":{"command":"subscribe","topic":"nothing"}}"#,
-            "/problems/unknown-collection",
-        ),
-        (
-            r#"{"type":"command","data":{"command":"subscribe","topic":"audit","from":"yesterday"}}"#,
-            "/problems/bad-parameter",
-        ),
-        (
-            r#"{"type":"command","data":{"command":"subscribe","topic":"audit","window":0}}"#,
-            "/problems/bad-body",
-        ),
-        (
-            r#"{"type":"command","data":{"command":"get-status","resource":"order-9"}}"#,
-            "/problems/not-found",
-        ),
-        (resource.as_str(), "/problems/bad-name"),
-    ] {
-        socket.say(text).await;
-        let answer = message(&mut socket).await;
-        assert_eq!(answer["type"], "error", "{text}: {answer}");
-        assert_eq!(answer["data"]["type"], problem, "{text}: {answer}");
-    }
-    assert_eq!(ask(&mut socket, "9", json!({"command": "ping"})).await["command"], "ping");
 }
 
 #[tokio::test]

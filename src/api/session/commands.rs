@@ -21,6 +21,29 @@ use crate::wire::{Filter, Form, Kind};
 /// Subscriptions of one socket; past it a client opens another.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 
+/// Every command, with the fields that it may have.
+const COMMANDS: [(&str, &[&str]); 6] = [
+    ("get-status", &["topic", "collection", "resource"]),
+    (
+        "subscribe",
+        &[
+            "topic",
+            "collection",
+            "resource",
+            "from",
+            "types",
+            "onGap",
+            "overflow",
+            "snapshot",
+            "window",
+        ],
+    ),
+    ("unsubscribe", &["topic", "collection", "resource"]),
+    ("request", &["topic", "collection", "resource", "n"]),
+    ("publish", &["topic", "collection", "resource", "type", "data", "merge"]),
+    ("ping", &[]),
+];
+
 /// A session's side of the commands.
 #[derive(Clone)]
 pub struct Core(Arc<State>);
@@ -117,18 +140,20 @@ impl Core {
     }
 
     async fn carry_out(&self, message: &Message) -> Result<Vec<Say>, Problem> {
-        match message.command.as_str() {
+        let known = COMMANDS.iter().find(|(name, _)| *name == message.command);
+        let Some((name, fields)) = known else {
+            let (other, known) = (&message.command, COMMANDS.map(|(name, _)| name).join(", "));
+            let detail = format!("there is no command {other:?}; there are {known}");
+            return Err(Problem::new(Code::UnknownCommand, detail).with("command", other.as_str()));
+        };
+        message.only(fields)?;
+        match *name {
             "get-status" => self.status(message).await,
             "subscribe" => self.subscribe(message).await,
             "unsubscribe" => self.unsubscribe(message),
             "request" => self.request(message),
             "publish" => self.publish(message).await,
-            "ping" => Ok(vec![respond(message, br#"{"command":"ping"}"#.to_vec())]),
-            other => {
-                let known = "get-status, subscribe, unsubscribe, request, publish, ping";
-                let detail = format!("there is no command {other:?}; there are {known}");
-                Err(Problem::new(Code::UnknownCommand, detail).with("command", other))
-            }
+            _ => Ok(vec![respond(message, br#"{"command":"ping"}"#.to_vec())]),
         }
     }
 
@@ -231,6 +256,9 @@ impl Core {
         if snapshot && matches!(target.log.origin().kind, Kind::Topic) {
             return Err(wrong("snapshot", "left out: a topic has no resources"));
         }
+        if snapshot && from.is_some() && !resumed {
+            return Err(wrong("from", "an event id, or left out, where a snapshot is asked for"));
+        }
         if self.0.held.lock().iter().any(|held| held.overlaps(&target)) {
             return Err(Problem::new(
                 Code::OverlappingSubscription,
@@ -294,8 +322,11 @@ impl Core {
             EventType::new(&kind).map_err(|why| error::bad_name("the field \"type\"", why))?;
         let data = message.raw("data").ok_or_else(|| missing("data", "it is the event's data"))?;
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
-        let merge = message.flag("merge")?.unwrap_or(true);
-        let write = write(&target, kind, data, merge)?;
+        let merge = message.flag("merge")?;
+        if merge.is_some() && matches!(target.log.origin().kind, Kind::Topic) {
+            return Err(wrong("merge", "left out: a topic has no resources"));
+        }
+        let write = write(&target, kind, data, merge.unwrap_or(true))?;
         self.0.api.newest().may_publish(self.0.client)?;
         let appended = self.0.api.engine.append(&target.log, vec![write]).await;
         let mut results = appended.map_err(|error| error::unavailable(&error))?;

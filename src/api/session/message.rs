@@ -41,9 +41,11 @@ impl Message {
             return Ok(Message { id, bare: true, command, fields: whole });
         }
         let parse = || {
-            let kind = json::member(whole.as_bytes(), "type").and_then(json::string);
-            if kind.as_deref() != Some("command") {
-                return Err(missing("type", "a client's messages are of type \"command\""));
+            let kind = json::member(whole.as_bytes(), "type");
+            let why = "\"command\", as all of a client's messages are";
+            let kind = kind.ok_or_else(|| missing("type", &format!("it is {why}")))?;
+            if json::string(kind).as_deref() != Some("command") {
+                return Err(wrong("type", why));
             }
             let data = json::member(whole.as_bytes(), "data")
                 .filter(|data| data.first() == Some(&b'{'))
@@ -55,6 +57,26 @@ impl Message {
             Ok((command, fields)) => Ok(Message { id, bare: false, command, fields }),
             Err(problem) => Err((id, problem)),
         }
+    }
+
+    /// That it has no field but these: one that is passed over could be the
+    /// place that a client means to come back to.
+    ///
+    /// # Errors
+    /// Naming the first other one.
+    pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        const ENVELOPE: [&str; 3] = ["id", "type", "timestamp"];
+        for (name, _) in json::members(self.fields.as_bytes()) {
+            let name = json::string(name).unwrap_or_default();
+            let is_envelope = self.bare && ENVELOPE.contains(&name.as_ref());
+            if name != "command" && !is_envelope && !known.contains(&name.as_ref()) {
+                let Message { command, .. } = self;
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let detail = format!("{command} has no field {name:?}; there are {known}");
+                return Err(Problem::new(Code::BadBody, detail).with("field", name.as_ref()));
+            }
+        }
+        Ok(())
     }
 
     /// A field as it came, compact JSON.

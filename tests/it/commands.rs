@@ -1,0 +1,111 @@
+//! What a session's commands may say, and what they are told
+//! (`docs/protocol.md#websocket`).
+
+use serde_json::json;
+
+use crate::support::client::{Speaks, Stream};
+use crate::support::start;
+use crate::websocket::{ask, command, create, message, open};
+
+#[tokio::test]
+async fn malformed_input_is_answered_and_the_connection_lives_on() {
+    let (_data, gateway) = start(&[]).await;
+    create(gateway.address, "order-1").await;
+    let mut socket = open(gateway.address, "/orders/order-1/ws").await;
+    let long = "x".repeat(200);
+    let resource =
+        command("1", &json!({"command": "subscribe", "collection": "orders", "resource": long}));
+    for (text, problem) in [
+        ("{", "/problems/malformed-json"),
+        ("[]", "/problems/bad-body"),
+        ("{}", "/problems/missing-field"),
+        (r#"{"type":"command"}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{}}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{"command":7}}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{"command":"dance"}}"#, "/problems/unknown-command"),
+        (r#"{"type":"command","data":{"command":"auth"}}"#, "/problems/unknown-command"),
+        (r#"{"type":"command","data":{"command":"request"}}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{"command":"publish","data":{}}}"#, "/problems/missing-field"),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"a\nb","data":{}}}"#,
+            "/problems/bad-name",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"gap","data":{}}}"#,
+            "/problems/bad-name",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"order-created","data":{}}}"#,
+            "/problems/bad-body",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"publish","type":"a","data":[]}}"#,
+            "/problems/bad-body",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"subscribe","topic":"nothing"}}"#,
+            "/problems/unknown-collection",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"subscribe","topic":"audit","from":"yesterday"}}"#,
+            "/problems/bad-parameter",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"subscribe","topic":"audit","window":0}}"#,
+            "/problems/bad-body",
+        ),
+        (
+            r#"{"type":"command","data":{"command":"get-status","resource":"order-9"}}"#,
+            "/problems/not-found",
+        ),
+        (resource.as_str(), "/problems/bad-name"),
+    ] {
+        socket.say(text).await;
+        let answer = message(&mut socket).await;
+        assert_eq!(answer["type"], "error", "{text}: {answer}");
+        assert_eq!(answer["data"]["type"], problem, "{text}: {answer}");
+    }
+    assert_eq!(ask(&mut socket, "9", json!({"command": "ping"})).await["command"], "ping");
+}
+
+#[tokio::test]
+async fn a_field_that_a_command_does_not_have_is_named() {
+    let (_data, gateway) = start(&[]).await;
+    let mut socket = open(gateway.address, "/ws").await;
+    for (field, data) in [
+        ("lastEventId", json!({"command": "subscribe", "topic": "audit", "lastEventId": "a-1"})),
+        ("status", json!({"command": "subscribe", "collection": "orders", "status": "NEW"})),
+        (
+            "from",
+            json!({"command": "subscribe", "collection": "orders", "snapshot": true, "from": "now"}),
+        ),
+        ("from", json!({"command": "unsubscribe", "topic": "audit", "from": "now"})),
+        ("subject", json!({"command": "publish", "topic": "audit", "subject": "a", "data": 1})),
+        (
+            "merge",
+            json!({"command": "publish", "topic": "audit", "type": "a", "data": 1, "merge": true}),
+        ),
+        ("n", json!({"command": "ping", "n": 1})),
+    ] {
+        let answer = ask(&mut socket, "1", data).await;
+        assert_eq!(answer["type"], "/problems/bad-body", "{answer}");
+        assert_eq!(answer["field"], field, "{answer}");
+    }
+    socket.say(r#"{"type":"event","data":{"command":"ping"}}"#).await;
+    let answer = message(&mut socket).await;
+    assert_eq!(answer["data"]["type"], "/problems/bad-body", "there, and wrong: {answer}");
+    // A bare message is its own envelope.
+    socket.say(r#"{"id":"2","timestamp":"","command":"ping","n":1}"#).await;
+    assert_eq!(message(&mut socket).await["data"]["field"], "n");
+    socket.say(r#"{"id":"3","type":"command","timestamp":"","command":"ping"}"#).await;
+    assert_eq!(message(&mut socket).await["type"], "response");
+}
+
+#[tokio::test]
+async fn a_path_that_names_nothing_has_no_parameters() {
+    let (_data, gateway) = start(&[]).await;
+    for target in ["/ws?from=earliest", "/ws?types=a", "/ws?x=1"] {
+        let stream = Stream::open(gateway.address, target, Speaks::WebSocket, "").await;
+        assert_eq!(stream.status, 400, "{target}");
+    }
+}
