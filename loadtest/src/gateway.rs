@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::exposition::Exposition;
+use crate::folder;
 use crate::http::Connection;
 use crate::process::{Meter, Process};
 
@@ -44,8 +45,7 @@ impl Gateway {
     /// # Errors
     /// If it does not serve; with what it says.
     pub fn of(program: &Path, config: &toml::Table) -> io::Result<Gateway> {
-        fs::create_dir_all("target/load")?;
-        let folder = TempDir::new_in("target/load")?;
+        let folder = folder::temporary()?;
         let text = toml::to_string(config).map_err(io::Error::other)?;
         fs::write(folder.path().join("gateway.toml"), text)?;
         let process = run(program, &folder, 0, "127.0.0.1:0", "127.0.0.1:0")?;

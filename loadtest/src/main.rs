@@ -12,6 +12,7 @@ mod crowd;
 mod exposition;
 mod feed;
 mod floor;
+mod folder;
 mod framing;
 mod gateway;
 mod http;
@@ -31,6 +32,7 @@ mod target;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -78,18 +80,19 @@ struct Run {
     /// One round, fewer events or connections; of a proof its short form.
     #[arg(long)]
     short: bool,
-    /// Series, in place of the scenario's; a proof has none.
-    #[arg(long)]
-    repeats: Option<usize>,
-    /// Of the targets of each scenario, only these.
-    #[arg(long, value_delimiter = ',')]
+    /// Series, in place of the scenarios' own; a proof has none.
+    #[arg(long, requires = "scenarios")]
+    repeats: Option<NonZeroUsize>,
+    /// Of the targets of each scenario, only these; for those with a `[measure]`.
+    #[arg(long, value_delimiter = ',', requires = "scenarios")]
     targets: Vec<String>,
-    /// Another build of the gateway, to be measured beside this one where a
-    /// scenario has a `[compare]`.
-    #[arg(long)]
+    /// Another build of the gateway, to be measured beside this one; for
+    /// scenarios with a `[compare]`.
+    #[arg(long, requires = "scenarios")]
     beside: Option<PathBuf>,
-    /// Puts each section into the file that its scenario names.
-    #[arg(long)]
+    /// Puts each section into the file that its scenario names, in place of
+    /// the one that is there.
+    #[arg(long, conflicts_with = "short")]
     report: bool,
 }
 
@@ -111,21 +114,18 @@ fn main() -> ExitCode {
 impl Run {
     fn all(&self) -> io::Result<()> {
         raise_descriptors()?;
-        let folder = Path::new("loadtest/scenarios");
-        let mut names = self.scenarios.clone();
-        if names.is_empty() {
-            for entry in std::fs::read_dir(folder).map_err(|error| {
-                let hint = "run it in the project's folder";
-                io::Error::new(error.kind(), format!("{}: {error}; {hint}", folder.display()))
-            })? {
-                let name = entry?.file_name().to_string_lossy().into_owned();
-                names.extend(name.strip_suffix(".toml").map(str::to_owned));
-            }
-            names.sort();
+        let known = scenario::names()?;
+        let unknown = |name: &&String| !known.contains(name);
+        if let Some(unknown) = self.scenarios.iter().find(unknown) {
+            let known = known.join(", ");
+            let why = format!("there is no scenario {unknown:?}; there are {known}");
+            return Err(io::Error::other(why));
         }
+        let names = if self.scenarios.is_empty() { known } else { self.scenarios.clone() };
+        let _lock = folder::claim()?;
         let mut unsound = Vec::new();
         for name in names {
-            let sound = match File::read(&folder.join(format!("{name}.toml")), self.short)? {
+            let sound = match File::read(&scenario::path(&name), self.short)? {
                 File::Measurement(scenario) => self.measure(&scenario)?,
                 File::Proof(trial) => self.prove(&trial)?,
                 File::Comparison(comparison) => self.compare(&comparison)?,
@@ -138,14 +138,22 @@ impl Run {
             return Ok(());
         }
         let names = unsound.join(", ");
-        Err(io::Error::other(format!("an event was lost or repeated, or a bound broken: {names}")))
+        Err(io::Error::other(format!(
+            "an event was lost or repeated, a bound broken, or a proof not carried out: {names}"
+        )))
     }
 
     /// Whether every event of the gateway's and the floor's came once and in
     /// order. A peer may lose, fail, or not be there, which is told.
     fn measure(&self, scenario: &Scenario) -> io::Result<bool> {
         refuse("--beside", self.beside.is_some(), &scenario.name, "a [compare]")?;
-        let repeats = self.repeats.unwrap_or(scenario.repeats).max(1);
+        let repeats = self.repeats.map_or(scenario.repeats, NonZeroUsize::get);
+        let known = &scenario.targets;
+        if let Some(unknown) = self.targets.iter().find(|name| !known.contains(name)) {
+            let (name, known) = (&scenario.name, known.join(", "));
+            let why = format!("{name} has no target {unknown:?}; it has {known}");
+            return Err(io::Error::other(why));
+        }
         let targets = target::read(Path::new("loadtest/targets.toml"))?;
         let (mut all, mut left_out) = (Vec::new(), Vec::new());
         for name in scenario.targets.iter().filter(|name| self.wants(name)) {
@@ -159,12 +167,9 @@ impl Run {
             }
         }
         if all.is_empty() {
-            let (name, known) = (&scenario.name, scenario.targets.join(", "));
-            if left_out.is_empty() {
-                return Err(io::Error::other(format!("{name} has the targets {known}")));
-            }
-            eprintln!("{name}: left out, not installed: {}; see make peers", left_out.join(", "));
-            return Ok(true);
+            let (name, left_out) = (&scenario.name, left_out.join(", "));
+            let why = format!("{name}: not installed: {left_out}; see make peers");
+            return Err(io::Error::other(why));
         }
         for round in 1..=repeats {
             for (target, rounds) in &mut all {
@@ -202,6 +207,7 @@ impl Run {
     fn prove(&self, trial: &Trial) -> io::Result<bool> {
         refuse("--beside", self.beside.is_some(), &trial.name, "a [compare]")?;
         refuse("--targets", !self.targets.is_empty(), &trial.name, "a [measure]")?;
+        refuse("--repeats", self.repeats.is_some(), &trial.name, "a [measure] or [compare]")?;
         eprintln!("{}", trial.name);
         let findings = match trial.run() {
             Ok(findings) => findings,
@@ -217,7 +223,8 @@ impl Run {
     /// Whether nothing was lost, repeated or refused.
     fn compare(&self, comparison: &Comparison) -> io::Result<bool> {
         refuse("--targets", !self.targets.is_empty(), &comparison.name, "a [measure]")?;
-        let outcome = comparison.run(self.repeats, self.beside.as_deref())?;
+        let outcome =
+            comparison.run(self.repeats.map(NonZeroUsize::get), self.beside.as_deref())?;
         self.publish(&comparison.report, &outcome.section)?;
         Ok(outcome.is_whole)
     }

@@ -31,7 +31,8 @@ impl Process {
     /// `output`, is a JSON object with the address as `listen`.
     ///
     /// # Errors
-    /// If it cannot be run, ends, or says nothing in 10 seconds.
+    /// `NotFound` if there is no such program; any other if it ends or says
+    /// nothing in 10 seconds.
     pub fn start(command: &[String], output: &Path) -> io::Result<Process> {
         Process::run(command, output, |said| said.lines().find_map(listen))
     }
@@ -40,7 +41,8 @@ impl Process {
     /// it was told and does not say.
     ///
     /// # Errors
-    /// If it cannot be run, ends, or takes none in 10 seconds.
+    /// `NotFound` if there is no such program; any other if it ends or takes
+    /// none in 10 seconds.
     pub fn start_on(address: SocketAddr, command: &[String], output: &Path) -> io::Result<Process> {
         Process::run(command, output, |_| {
             TcpStream::connect(address).is_ok().then_some((address, None))
@@ -52,16 +54,18 @@ impl Process {
         output: &Path,
         serves: impl Fn(&str) -> Option<(SocketAddr, Option<SocketAddr>)>,
     ) -> io::Result<Process> {
-        let (program, arguments) =
-            command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
+        let program = command.first().ok_or_else(|| io::Error::other("the command is empty"))?;
         let file = File::create(output)?;
-        let mut child = Command::new(program)
-            .args(arguments)
+        // By setpriv, of Debian's util-linux: whatever ends this process ends
+        // what it has started.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .args(command)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+            .map_err(|error| io::Error::new(error.kind(), format!("setpriv: {error}")))?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             // A child is there: nothing may end this but what ends it too.
@@ -70,10 +74,16 @@ impl Process {
             if let Some((address, admin)) = serves(&said) {
                 return Ok(Process { child, address, admin });
             }
-            let ended = !matches!(child.try_wait(), Ok(None));
-            if ended || Instant::now() > deadline {
+            let ended = child.try_wait();
+            if !matches!(ended, Ok(None)) || Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
+                // As every program says that runs another.
+                if ended.is_ok_and(|it| it.and_then(|it| it.code()) == Some(127)) {
+                    let hint = "`make load` builds the gateway, `make peers` installs others";
+                    let why = format!("there is no {program}; {hint}");
+                    return Err(io::Error::new(io::ErrorKind::NotFound, why));
+                }
                 return Err(io::Error::other(format!("{program} does not serve: {said}")));
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -13,6 +13,31 @@ use crate::subscriber::Protocol;
 /// The target that others are compared with.
 pub const FLOOR: &str = "floor";
 
+const FOLDER: &str = "loadtest/scenarios";
+
+/// The names of all there are, in order.
+///
+/// # Errors
+/// If they are not there: they are found from the project's folder.
+pub fn names() -> io::Result<Vec<String>> {
+    let entries = std::fs::read_dir(FOLDER).map_err(|error| {
+        let hint = "run it in the project's folder";
+        io::Error::new(error.kind(), format!("{FOLDER}: {error}; {hint}"))
+    })?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".toml").map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Where the scenario of that name is.
+pub fn path(name: &str) -> PathBuf {
+    Path::new(FOLDER).join(format!("{name}.toml"))
+}
+
 /// A file of `loadtest/scenarios`.
 pub enum File {
     /// It has a `[measure]`: numbers, to be compared.

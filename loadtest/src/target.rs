@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::folder;
 use crate::http::Connection;
 use crate::process::Process;
 use crate::publisher::{Dialect, JSON};
@@ -103,8 +104,7 @@ impl Target {
             let what = format!("there is no {}", missing.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, what));
         }
-        std::fs::create_dir_all("target/load")?;
-        let folder = TempDir::new_in(std::path::absolute("target/load")?)?;
+        let folder = folder::temporary()?;
         let this = std::env::current_exe()?;
         let peers = std::path::absolute("target/peers")?;
         let path = folder.path().join("config");

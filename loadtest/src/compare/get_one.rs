@@ -9,12 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tempfile::TempDir;
 
 use super::server::{COLUMNS, Server};
 use super::table::Table;
 use super::{Course, resource};
 use crate::bare::Answer;
+use crate::folder;
 use crate::http::Connection;
 use crate::process::Process;
 use crate::publisher::{self, JSON};
@@ -50,7 +50,7 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
         publisher::taken(posted)?;
         servers.push(Server::gateway(name, PATH, gateway));
     }
-    let folder = TempDir::new_in("target/load")?;
+    let folder = folder::temporary()?;
     let answer = Answer::of(servers[0].address(), PATH)?;
     servers.push(Server::process(BARE, PATH, bare(folder.path(), &answer)?));
     match nginx(folder.path(), &answer) {

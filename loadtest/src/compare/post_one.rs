@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use memchr::memmem;
 use serde::Deserialize;
-use tempfile::TempDir;
 
 use super::server::{COLUMNS, Server};
 use super::table::Table;
 use super::{Course, lines};
+use crate::folder;
 use crate::http::Connection;
 use crate::mark::Mark;
 use crate::publisher::{self, JSON};
@@ -47,8 +47,7 @@ const AROUND: usize = r#"{"type":"tick","data":}"#.len();
 pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
     let against = settings.targets.first().map(String::as_str);
     let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "failed or lost");
-    fs::create_dir_all("target/load")?;
-    let folder = TempDir::new_in("target/load")?;
+    let folder = folder::temporary()?;
     let script = folder.path().join("post.lua");
     fs::write(&script, post(settings.bytes))?;
     let mut servers = Vec::new();
