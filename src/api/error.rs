@@ -207,9 +207,9 @@ pub fn store(error: crate::store::Error) -> Problem {
 
 /// A problem as an answer; `path` is the request's.
 pub fn answer(problem: &Problem, path: &str) -> Response<Body> {
-    let mut response = Response::new(Body::Full(
-        problem.to_json((path.len() <= INSTANCE_BYTES_MAX).then_some(path)),
-    ));
+    // A CONNECT to another host has no path.
+    let instance = (1..=INSTANCE_BYTES_MAX).contains(&path.len()).then_some(path);
+    let mut response = Response::new(Body::Full(problem.to_json(instance)));
     *response.status_mut() =
         StatusCode::from_u16(problem.status()).expect("every code has a status of HTTP");
     let headers = response.headers_mut();

@@ -28,30 +28,41 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
     if target > TARGET_BYTES_MAX {
         return Err(error::uri_too_long(TARGET_BYTES_MAX));
     }
-    let headers = request.headers();
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) if request.version() == Version::HTTP_11 => {
-            return Err(error::malformed("the request has no Host"));
-        }
-        (_, Some(_)) => return Err(error::malformed("Host is given twice")),
-        (Some(host), None) if !is_host(host.as_bytes()) => {
-            return Err(error::malformed(
-                "Host must be a name or an address, with or without port",
-            ));
-        }
-        // RFC 9113 §8.3.1: whoever stands in between may have gone by the one,
-        // and the gateway by the other.
-        (Some(host), None)
-            if request.version() == Version::HTTP_2
-                && request.uri().authority().is_some_and(|asked| !is_same(host, asked)) =>
-        {
-            return Err(error::malformed("Host is not what :authority says"));
-        }
-        _ => {}
-    }
+    check_host(request)?;
     let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if headers.get_all(EXPECT).iter().all(met) { Ok(()) } else { Err(error::expectation()) }
+    if request.headers().get_all(EXPECT).iter().all(met) {
+        Ok(())
+    } else {
+        Err(error::expectation())
+    }
+}
+
+/// Who is asked: by `Host` on HTTP/1.1 (RFC 9112 §3.2), by `:authority` or, as
+/// whoever translates for a client of HTTP/1 may have it, by `Host` on HTTP/2
+/// (RFC 9113 §8.3.1); and by one name, since whoever stands in between may have
+/// gone by the one, and the gateway by the other.
+fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(error::malformed("Host is given twice")),
+        (host, None) => host,
+    };
+    if host.is_some_and(|host| !is_host(host.as_bytes())) {
+        return Err(error::malformed("Host must be a name or an address, with or without port"));
+    }
+    match (request.version(), host, request.uri().authority()) {
+        (Version::HTTP_11, None, _) => Err(error::malformed("the request has no Host")),
+        (Version::HTTP_2, None, None) => {
+            Err(error::malformed("the request has neither :authority nor Host"))
+        }
+        (Version::HTTP_2, _, Some(asked)) if !is_host(asked.as_str().as_bytes()) => {
+            Err(error::malformed(":authority must be a name or an address, and perhaps a port"))
+        }
+        (Version::HTTP_2, Some(host), Some(asked)) if !is_same(host, asked) => {
+            Err(error::malformed("Host is not what :authority says"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether both are of one name. A port that one of them leaves out is the
@@ -60,7 +71,6 @@ fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
     /// As it is written, be it a number of a port or not.
     fn port(authority: &Authority) -> &str {
         let text = authority.as_str();
-        let text = text.rsplit_once('@').map_or(text, |(_, text)| text);
         text.strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')).unwrap_or("")
     }
     Authority::try_from(host.as_bytes()).is_ok_and(|host| {

@@ -36,6 +36,7 @@ async fn host_may_say_what_authority_says_and_nothing_else() {
     let (mut sender, connection) = http2::client(gateway.address).await;
     tokio::spawn(connection);
     for (host, authority, status) in [
+        ("g", "u@g", 400),
         ("g", "g", 200),
         ("G", "g", 200),
         ("g", "g:443", 200),
