@@ -256,6 +256,7 @@ pub(super) fn check_newest(view: &View, meta: &Meta, bytes: u64) -> Result<(), E
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -275,14 +276,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let _opened = Store::open(&folder.path().join("data")).unwrap();
         assert_eq!(own(), before);
-        let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
-        let stats =
-            threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
-        let stats: Vec<String> = stats.collect();
-        let all = stats.iter().filter_map(|stat| niceness(stat));
-        let workers = all.filter(|(name, _)| *name == "fjall:worker").map(|(_, nice)| nice);
-        let workers: Vec<i32> = workers.collect();
-        assert!(workers.len() >= WORKERS, "{workers:?}");
+        let workers = || {
+            let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+            let stats = threads.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
+            let worker = |stat: String| {
+                niceness(&stat).filter(|(name, _)| *name == "fjall:worker").map(|(_, nice)| nice)
+            };
+            stats.filter_map(worker).collect::<Vec<i32>>()
+        };
+        // A thread has its name once it runs.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while workers().len() < WORKERS {
+            assert!(Instant::now() < deadline, "{:?}", workers());
+            thread::yield_now();
+        }
+        let workers = workers();
         assert!(workers.iter().all(|&nice| nice == (before + NICE).min(19)), "{workers:?}");
     }
 }
