@@ -21,27 +21,32 @@ use crate::wire::{Filter, Form, Kind};
 /// Subscriptions of one socket; past it a client opens another.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 
-/// Every command, with the fields that it may have.
-const COMMANDS: [(&str, &[&str]); 6] = [
-    ("get-status", &["topic", "collection", "resource"]),
+/// What a client may ask.
+#[derive(Clone, Copy)]
+enum Verb {
+    Status,
+    Subscribe,
+    Unsubscribe,
+    Request,
+    Publish,
+    Ping,
+}
+
+/// The fields that say what a command is about.
+const TARGET: &[&str] = &["topic", "collection", "resource"];
+
+/// Every command by its name, with the fields that it may have.
+const COMMANDS: [(&str, Verb, [&[&str]; 2]); 6] = [
+    ("get-status", Verb::Status, [TARGET, &[]]),
     (
         "subscribe",
-        &[
-            "topic",
-            "collection",
-            "resource",
-            "from",
-            "types",
-            "onGap",
-            "overflow",
-            "snapshot",
-            "window",
-        ],
+        Verb::Subscribe,
+        [TARGET, &["from", "types", "onGap", "overflow", "snapshot", "window"]],
     ),
-    ("unsubscribe", &["topic", "collection", "resource"]),
-    ("request", &["topic", "collection", "resource", "n"]),
-    ("publish", &["topic", "collection", "resource", "type", "data", "merge"]),
-    ("ping", &[]),
+    ("unsubscribe", Verb::Unsubscribe, [TARGET, &[]]),
+    ("request", Verb::Request, [TARGET, &["n"]]),
+    ("publish", Verb::Publish, [TARGET, &["type", "data", "merge"]]),
+    ("ping", Verb::Ping, [&[], &[]]),
 ];
 
 /// A session's side of the commands.
@@ -140,20 +145,20 @@ impl Core {
     }
 
     async fn carry_out(&self, message: &Message) -> Result<Vec<Say>, Problem> {
-        let known = COMMANDS.iter().find(|(name, _)| *name == message.command);
-        let Some((name, fields)) = known else {
-            let (other, known) = (&message.command, COMMANDS.map(|(name, _)| name).join(", "));
+        let known = COMMANDS.iter().find(|(name, ..)| *name == message.command);
+        let Some((_, verb, fields)) = known else {
+            let (other, known) = (&message.command, COMMANDS.map(|(name, ..)| name).join(", "));
             let detail = format!("there is no command {other:?}; there are {known}");
             return Err(Problem::new(Code::UnknownCommand, detail).with("command", other.as_str()));
         };
-        message.only(fields)?;
-        match *name {
-            "get-status" => self.status(message).await,
-            "subscribe" => self.subscribe(message).await,
-            "unsubscribe" => self.unsubscribe(message),
-            "request" => self.request(message),
-            "publish" => self.publish(message).await,
-            _ => Ok(vec![respond(message, br#"{"command":"ping"}"#.to_vec())]),
+        message.only(&fields.concat())?;
+        match verb {
+            Verb::Status => self.status(message).await,
+            Verb::Subscribe => self.subscribe(message).await,
+            Verb::Unsubscribe => self.unsubscribe(message),
+            Verb::Request => self.request(message),
+            Verb::Publish => self.publish(message).await,
+            Verb::Ping => Ok(vec![respond(message, br#"{"command":"ping"}"#.to_vec())]),
         }
     }
 
