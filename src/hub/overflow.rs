@@ -102,14 +102,6 @@ impl State {
         }
         self.ring.forget(id);
     }
-
-    /// Drops the oldest run of a subscription, and tells of it later.
-    pub(super) fn drop_run(&mut self, id: SubscriptionId) {
-        let change = self.ring.drop_run(id);
-        if let Some(subscription) = self.subscription(id) {
-            subscription.waiting = subscription.waiting.saturating_add_signed(change);
-        }
-    }
 }
 
 /// Each gives by how much the subscription's items in the ring grow: events,

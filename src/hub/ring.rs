@@ -1,7 +1,7 @@
 //! What waits for one connection's writer: runs of shared batches, and marks
 //! where an overflow policy took something away.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::overflow::Bounds;
 use super::run::{Lost, Room, Run, Slice};
@@ -246,45 +246,46 @@ impl Ring {
         dropped.cast_signed()
     }
 
-    /// Whose run, of those not in the writer's hand, is of a batch that, by
-    /// where it ends, is not held any more. Of each of `count` subscriptions
-    /// its oldest run alone is asked for: its runs are in its log's order.
+    /// The subscriptions, of `count`, with runs that are not in the writer's
+    /// hand and of batches that, by where they end, are not held any more. Of
+    /// each its oldest run alone is asked for: its runs are in its log's order.
     pub(super) fn evicted(
         &self,
         count: usize,
         is_held: impl Fn(SubscriptionId, Offset) -> bool,
-    ) -> Option<SubscriptionId> {
-        let mut held = Vec::new();
+    ) -> Vec<SubscriptionId> {
+        let (mut asked, mut evicted) = (HashSet::new(), Vec::new());
         for item in self.items().skip(self.in_hand) {
-            let Item::Run(run) = item else { continue };
-            let id = run.subscription;
-            if held.contains(&id) {
-                continue;
-            }
-            if !is_held(id, run.batch.end()) {
-                return Some(id);
-            }
-            held.push(id);
-            if held.len() == count {
+            if asked.len() == count {
                 break;
+            }
+            if let Item::Run(run) = item
+                && asked.insert(run.subscription)
+                && !is_held(run.subscription, run.batch.end())
+            {
+                evicted.push(run.subscription);
             }
         }
-        None
+        evicted
     }
 
-    /// Drops the oldest run of a subscription that is not in the writer's
-    /// hand; gives by how much its items grew. Its marks before and behind
-    /// that run become one with the run's own.
-    pub(super) fn drop_run(&mut self, id: SubscriptionId) -> i64 {
+    /// Drops the runs of a subscription, out of the writer's hand, up to the
+    /// first that is held; gives by how much its items grew. Marks between
+    /// them become one.
+    pub(super) fn drop_evicted(
+        &mut self,
+        id: SubscriptionId,
+        is_held: impl Fn(Offset) -> bool,
+    ) -> i64 {
         const ALL: Bounds = Bounds { events: u64::MAX, bytes: u64::MAX };
         let mut lost = Lost::new(id);
-        let (mut first, mut change, mut is_dropped) = (None, 0, false);
+        let (mut first, mut change) = (None, 0);
         while let Some(place) = self.oldest_of(id, first) {
-            let is_run = matches!(self.items.get(place), Some(Item::Run(_)));
-            if is_run && is_dropped {
+            if let Some(Item::Run(run)) = self.items.get(place)
+                && is_held(run.batch.end())
+            {
                 break;
             }
-            is_dropped |= is_run;
             first.get_or_insert(place);
             change -= self.drop_at(place, ALL, u64::MAX, &mut lost);
         }

@@ -202,23 +202,28 @@ impl State {
     /// subscription reads them back when its client gets to them, or, where
     /// its policy is to drop, goes without. Tells whether any did either.
     pub(super) fn release_evicted(&mut self) -> bool {
-        let mut released = false;
-        while let Some(id) = self.evicted() {
-            released = true;
-            match self.subscription(id).map(|subscription| subscription.interest.overflow) {
-                Some(Overflow::DropOldest | Overflow::DropNewest) => self.drop_run(id),
-                Some(Overflow::Log | Overflow::Conflate | Overflow::Disconnect) => self.park(id),
-                None => self.ring.forget(id),
-            }
-        }
-        released
-    }
-
-    fn evicted(&self) -> Option<SubscriptionId> {
-        self.ring.evicted(self.subscriptions.len(), |id, end| {
+        let evicted = self.ring.evicted(self.subscriptions.len(), |id, end| {
             let slot = self.subscriptions.get(id.slot as usize).and_then(Option::as_ref);
             slot.is_some_and(|slot| slot.id == id && slot.lane.log.holds(end))
-        })
+        });
+        for &id in &evicted {
+            let State { ring, subscriptions, .. } = self;
+            let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
+            let Some(subscription) = slot.filter(|subscription| subscription.id == id) else {
+                ring.forget(id);
+                continue;
+            };
+            match subscription.interest.overflow {
+                // Told later, by a mark.
+                Overflow::DropOldest | Overflow::DropNewest => {
+                    let log = &subscription.lane.log;
+                    let change = ring.drop_evicted(id, |end| log.holds(end));
+                    subscription.waiting = subscription.waiting.saturating_add_signed(change);
+                }
+                Overflow::Log | Overflow::Conflate | Overflow::Disconnect => self.park(id),
+            }
+        }
+        !evicted.is_empty()
     }
 
     /// The position of the only subscription; none if there are several, or
