@@ -78,8 +78,9 @@ impl Process {
             if !matches!(ended, Ok(None)) || Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
-                // As every program says that runs another.
-                if ended.is_ok_and(|it| it.and_then(|it| it.code()) == Some(127)) {
+                let code = ended.ok().flatten().and_then(|it| it.code());
+                // A dynamic loader ends with the same, where a library is missing.
+                if code == Some(127) && said.starts_with("setpriv:") {
                     let hint = "`make load` builds the gateway, `make peers` installs others";
                     let why = format!("there is no {program}; {hint}");
                     return Err(io::Error::new(io::ErrorKind::NotFound, why));
