@@ -38,7 +38,8 @@ const WORKERS: usize = 3;
 /// up everybody. 256 connections with an event a request, over eight rounds:
 /// 48,300 a second for 45,800 at 0, `loadtest run ingest-collection` 1.05 × as
 /// fast. Not more: beside a process that takes every processor they would stand
-/// still, and writes with them once there is too much to merge.
+/// still, and writes with them once there is too much to merge. Reading journals
+/// back at a start is as nice: a thread without privileges cannot go back.
 const NICE: i32 = 10;
 /// Blocks kept in memory, indices and filters of tables among them; pages have
 /// a cache of their own above. A scan fills it: a new process grows by that much
