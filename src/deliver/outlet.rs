@@ -115,7 +115,7 @@ impl Outlet {
     ) -> Poll<io::Result<()>> {
         // One slice is the usual case of a live stream, and send(2) costs the
         // kernel less than writev(2) of one: 8.8 against 10.0 µs a delivery in
-        // one interleaved run (docs/benchmarks.md, fanout-1000x100).
+        // one interleaved run (docs/tuning.md, fanout-1000x100).
         let wrote = if let [only] = hand.as_slice() {
             Pin::new(socket).poll_write(cx, &only.bytes)
         } else {
