@@ -14,7 +14,7 @@ mod id;
 mod network;
 
 pub use id::{Epoch, EventId, LogId, MalformedId, Offset};
-pub use network::{BadNetwork, Network};
+pub use network::{InvalidNetwork, network_contains, parse_network};
 
 /// Longest resource id and event type, in bytes (`docs/protocol.md#names`).
 pub const NAME_BYTES_MAX: usize = 128;

@@ -1,18 +1,15 @@
-//! Randomness for jitter and names; nothing secret comes from here.
+//! Random numbers for jitter. Secrets must not come from here.
 
-use uuid::Uuid;
+use std::ops::Range;
+use std::time::Duration;
 
-/// 64 random bits.
-pub fn bits() -> u64 {
-    Uuid::new_v4().as_u64_pair().1 << 2 | Uuid::new_v4().as_u64_pair().0 >> 62
-}
-
-/// A number in `0.0..1.0`.
+/// Returns a number in `0.0..1.0`.
 pub fn unit() -> f64 {
-    (bits() >> 11) as f64 / (1u64 << 53) as f64
+    fastrand::f64()
 }
 
-/// A duration drawn evenly from `range`.
-pub fn within(range: &std::ops::Range<std::time::Duration>) -> std::time::Duration {
-    range.start + (range.end.saturating_sub(range.start)).mul_f64(unit())
+/// Returns a duration drawn evenly from `range`; its start if the range is
+/// empty.
+pub fn within(range: &Range<Duration>) -> Duration {
+    range.start + range.end.saturating_sub(range.start).mul_f64(unit())
 }

@@ -7,14 +7,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use libfuzzer_sys::fuzz_target;
-use streamgate::event::Network;
+use streamgate::event::parse_network;
 use streamgate::wire::forwarded::{Field, client};
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 fuzz_target!(|input: &[u8]| {
-    let parse = |text: &str| text.parse::<Network>().expect("it is a network");
+    let parse = |text: &str| parse_network(text).expect("it is a network");
     let (everybody, proxies) = ([parse("0.0.0.0/0"), parse("::/0")], [parse("10.0.0.0/8")]);
     let lines = || input.split(|&byte| byte == 0);
     let words: [(Field, &[u8]); 3] = [

@@ -4,15 +4,16 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use hyper::header::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
 
-use crate::event::Network;
+use crate::event::network_contains;
 use crate::wire::forwarded::{self, Field};
 
 /// The proxies that are believed when they say whom they speak for.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     /// Where they are (`server.proxies`).
-    pub networks: Vec<Network>,
+    pub networks: Vec<IpNet>,
     /// The field of a request that they name its client in; none if they do
     /// not (`server.forwarded`).
     pub field: Option<Field>,
@@ -41,7 +42,7 @@ pub struct Client {
 impl Proxies {
     /// Whether what is at this address is believed.
     pub fn contain(&self, address: IpAddr) -> bool {
-        self.networks.iter().any(|network| network.contains(address))
+        self.networks.iter().any(|network| network_contains(network, address))
     }
 
     /// Whose request with these fields over a connection of `peer` is.

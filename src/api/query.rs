@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use super::error;
 use crate::wire::Field;
 use crate::wire::problem::Problem;
@@ -26,6 +28,10 @@ const PARAMETERS: [&str; 14] = [
     "merge",
     "window",
 ];
+
+/// The bytes that are percent-encoded in a query that the gateway writes: all
+/// but the unreserved ones (RFC 3986 §2.3).
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Before the name of a member that has a parameter's name.
 const ESCAPE: &str = "field.";
@@ -161,9 +167,9 @@ pub fn append_fields(fields: &[Field], out: &mut String) {
         if PARAMETERS.contains(&name.as_str()) || name.starts_with(ESCAPE) {
             out.push_str(ESCAPE);
         }
-        encode(name, out);
+        out.extend(utf8_percent_encode(name, ENCODED));
         out.push('=');
-        encode(value, out);
+        out.extend(utf8_percent_encode(value, ENCODED));
     }
 }
 
@@ -190,37 +196,22 @@ impl fmt::Display for Undecodable {
 /// # Errors
 /// When it is not percent-encoded UTF-8.
 pub fn decode(text: &str, plus: bool) -> Result<Cow<'_, str>, Undecodable> {
-    if !text.bytes().any(|b| b == b'%' || (plus && b == b'+')) {
+    let bytes = text.as_bytes();
+    let is_decoded = |byte: &u8| *byte == b'%' || (plus && *byte == b'+');
+    if !bytes.iter().any(is_decoded) {
         return Ok(Cow::Borrowed(text));
     }
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'%' => {
-                let mut digit = || {
-                    let byte = bytes.next().ok_or(Undecodable::Percent)?;
-                    char::from(byte).to_digit(16).ok_or(Undecodable::Percent)
-                };
-                (digit()? << 4 | digit()?) as u8
-            }
-            b'+' if plus => b' ',
-            other => other,
-        });
+    // The library leaves a `%` without two digits as it is.
+    let mut escapes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%');
+    let is_whole = |at: usize| {
+        bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !escapes.all(|(at, _)| is_whole(at)) {
+        return Err(Undecodable::Percent);
     }
-    String::from_utf8(out).map(Cow::Owned).map_err(|_| Undecodable::Utf8)
-}
-
-/// Appends `text` percent-encoded for a query's name or value.
-fn encode(text: &str, out: &mut String) {
-    use std::fmt::Write as _;
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            write!(out, "%{byte:02X}").expect("a String takes every write");
-        }
-    }
+    let spaced = if plus { text.replace('+', " ") } else { text.to_owned() };
+    let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| Undecodable::Utf8)?;
+    Ok(Cow::Owned(decoded.into_owned()))
 }
 
 #[cfg(test)]

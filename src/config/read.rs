@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Config;
 use super::names::{self, Names};
 use super::section::{Section, Zero};
+use crate::event::parse_network;
 use crate::hub::Overflow;
 use crate::metrics::Protocol;
 use crate::store::Retention;
@@ -193,7 +194,7 @@ fn proxy_keys(s: &mut Section<'_, '_>) -> (server::ProxyProtocol, api::Proxies) 
     let listed = s.texts("proxies");
     let mut networks = Vec::new();
     for (place, text) in &listed {
-        match text.parse() {
+        match parse_network(text) {
             Ok(network) => networks.push(network),
             Err(why) => s.fault_at(place, "proxies", format!("{text:?} is no network: {why}")),
         }

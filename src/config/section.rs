@@ -352,7 +352,7 @@ fn suggestion(key: &str, known: &[String]) -> String {
         .iter()
         .map(|path| {
             let (its_table, its_word) = path.split_at(last(path));
-            (distance(word, its_word), its_table != table, path)
+            (strsim::levenshtein(word, its_word), its_table != table, path)
         })
         .min()
         .filter(|(distance, ..)| distance * 3 <= word.chars().count().max(3));
@@ -364,19 +364,4 @@ fn suggestion(key: &str, known: &[String]) -> String {
     siblings.sort_unstable();
     siblings.dedup();
     format!("known here: {}", siblings.join(", "))
-}
-
-/// How many letters to add, drop or change to get from one word to the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

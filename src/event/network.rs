@@ -1,117 +1,82 @@
-//! Networks, as configurations name them.
+//! IP networks, as a configuration names them.
+//!
+//! [`IpNet`] has no opinion about IPv4-mapped IPv6 addresses
+//! (`::ffff:192.0.2.1`), which a socket for both versions reports for an IPv4
+//! client. Here such an address is the IPv4 address, in the text of a network
+//! and in a lookup.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
-/// The addresses that begin with the same bits, as in `10.0.0.0/8` or
-/// `2001:db8::/32`; one address where there is no prefix.
-///
-/// An IPv4 address in IPv6's clothes (`::ffff:192.0.2.1`, as a socket for both
-/// gives it) is the IPv4 address, in a network's text and in what is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// Zero behind the prefix.
-    first: IpAddr,
-    /// How many bits are the same; at most the address's own.
-    prefix: u32,
-}
+use ipnet::IpNet;
 
-/// Why a text is not a network.
+/// The prefix length up to which an IPv6 network holds more than the
+/// IPv4-mapped addresses (RFC 4291 §2.5.5.2).
+const MAPPED_PREFIX: u8 = 96;
+
+/// Why a text does not name a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadNetwork {
-    /// What is before the slash is no address.
+pub enum InvalidNetwork {
+    /// The part before the slash is not an IP address.
     Address,
-    /// What is behind the slash is no number up to this one.
-    Prefix(u32),
-    /// Bits are set behind the prefix. This network has the same prefix
-    /// without them.
-    HostBits(Network),
+    /// The part after the slash is not a number from 0 to this one.
+    Prefix(u8),
+    /// The address has bits behind the prefix. This network has the same
+    /// prefix without these bits.
+    HostBits(IpNet),
 }
 
-impl Network {
-    /// Whether the address is one of its.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let (ours, width) = bits(self.first);
-        let (theirs, their_width) = bits(address.to_canonical());
-        width == their_width && cut(ours ^ theirs, width - self.prefix) == 0
-    }
+/// Returns the network that `text` names: an address and a prefix length, as
+/// in `10.0.0.0/8` or `2001:db8::/32`, or one address.
+///
+/// # Errors
+/// [`InvalidNetwork`], which says what to write instead.
+pub fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().map_err(|_| InvalidNetwork::Address)?;
+    let most = IpNet::from(address).max_prefix_len();
+    let prefix = match prefix {
+        None => most,
+        Some(text) => prefix_length(text, most).ok_or(InvalidNetwork::Prefix(most))?,
+    };
+    let network = match address.to_canonical() {
+        four @ IpAddr::V4(_) if address.is_ipv6() && prefix >= MAPPED_PREFIX => {
+            IpNet::new(four, prefix - MAPPED_PREFIX)
+        }
+        _ => IpNet::new(address, prefix),
+    };
+    let network = network.map_err(|_| InvalidNetwork::Prefix(most))?;
+    let truncated = network.trunc();
+    if truncated == network { Ok(network) } else { Err(InvalidNetwork::HostBits(truncated)) }
 }
 
-impl FromStr for Network {
-    type Err = BadNetwork;
-
-    fn from_str(text: &str) -> Result<Network, BadNetwork> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| BadNetwork::Address)?;
-        let (_, width) = bits(address);
-        let prefix = match prefix {
-            None => width,
-            Some(text) => {
-                number(text).filter(|prefix| *prefix <= width).ok_or(BadNetwork::Prefix(width))?
-            }
-        };
-        let (address, prefix) = match address.to_canonical() {
-            // The 96 bits before a mapped address are those that map it.
-            four @ IpAddr::V4(_) if width == 128 && prefix >= 96 => (four, prefix - 96),
-            _ => (address, prefix),
-        };
-        let network = Network { first: first(address, prefix), prefix };
-        if network.first == address { Ok(network) } else { Err(BadNetwork::HostBits(network)) }
-    }
+/// Returns whether `network` holds `address`.
+pub fn network_contains(network: &IpNet, address: IpAddr) -> bool {
+    network.contains(&address.to_canonical())
 }
 
-/// The address's bits, and how many there are.
-fn bits(address: IpAddr) -> (u128, u32) {
-    match address {
-        IpAddr::V4(four) => (four.to_bits().into(), 32),
-        IpAddr::V6(six) => (six.to_bits(), 128),
-    }
-}
-
-/// The bits without the last `host` of them, of which there may be all.
-fn cut(bits: u128, host: u32) -> u128 {
-    bits.checked_shr(host).unwrap_or(0)
-}
-
-/// The address with zeroes behind the prefix.
-fn first(address: IpAddr, prefix: u32) -> IpAddr {
-    let (bits, width) = bits(address);
-    let first = cut(bits, width - prefix).checked_shl(width - prefix).unwrap_or(0);
-    match address {
-        IpAddr::V4(_) => IpAddr::V4((first as u32).into()),
-        IpAddr::V6(_) => IpAddr::V6(first.into()),
-    }
-}
-
-/// A number as people write prefixes: one to three digits.
-fn number(text: &str) -> Option<u32> {
+/// Returns the number of one to three digits in `text`, if it is at most
+/// `most`. `u8::from_str` alone would also take `+8`.
+fn prefix_length(text: &str, most: u8) -> Option<u8> {
     let digits = (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { text.parse().ok() } else { None }
+    let prefix = if digits { text.parse().ok() } else { None };
+    prefix.filter(|prefix| *prefix <= most)
 }
 
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.first, self.prefix)
-    }
-}
-
-impl fmt::Display for BadNetwork {
+impl fmt::Display for InvalidNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadNetwork::Address => {
-                write!(
-                    f,
-                    "write an address with or without a prefix, as in \"10.0.0.0/8\" or \"::1\""
-                )
+            InvalidNetwork::Address => write!(
+                f,
+                "write an address with or without a prefix, as in \"10.0.0.0/8\" or \"::1\""
+            ),
+            InvalidNetwork::Prefix(most) => {
+                write!(f, "its prefix is not a number from 0 to {most}")
             }
-            BadNetwork::Prefix(longest) => {
-                write!(f, "its prefix is not a number from 0 to {longest}")
-            }
-            BadNetwork::HostBits(network) => write!(
+            InvalidNetwork::HostBits(network) => write!(
                 f,
                 "bits are set behind its prefix; write \"{network}\", or the address without a prefix"
             ),
@@ -119,7 +84,7 @@ impl fmt::Display for BadNetwork {
     }
 }
 
-impl std::error::Error for BadNetwork {}
+impl std::error::Error for InvalidNetwork {}
 
 #[cfg(test)]
 mod tests {
@@ -127,12 +92,16 @@ mod tests {
 
     use super::*;
 
-    fn network(text: &str) -> Network {
-        text.parse().unwrap_or_else(|why| panic!("{text}: {why}"))
+    fn network(text: &str) -> IpNet {
+        parse_network(text).unwrap_or_else(|why| panic!("{text}: {why}"))
+    }
+
+    fn contains(network: &IpNet, address: &str) -> bool {
+        network_contains(network, address.parse().unwrap())
     }
 
     #[test]
-    fn a_network_has_the_addresses_that_begin_like_it() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         for (text, within, without) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("10.0.0.0/8", "::ffff:10.1.2.3", "::10.1.2.3"),
@@ -147,14 +116,14 @@ mod tests {
             ("::ffff:192.0.2.1", "192.0.2.1", "192.0.2.2"),
             ("::ffff:0:0/96", "255.0.0.1", "::1"),
         ] {
-            assert!(network(text).contains(within.parse().unwrap()), "{text} has {within}");
-            assert!(!network(text).contains(without.parse().unwrap()), "{text} has no {without}");
+            assert!(contains(&network(text), within), "{text} contains {within}");
+            assert!(!contains(&network(text), without), "{text} does not contain {without}");
         }
     }
 
     #[test]
-    fn a_text_that_is_none_says_why() {
-        use BadNetwork::{Address, HostBits, Prefix};
+    fn an_error_says_why_a_text_names_no_network() {
+        use InvalidNetwork::{Address, HostBits, Prefix};
         for (text, why) in [
             ("", Address),
             ("/8", Address),
@@ -177,26 +146,17 @@ mod tests {
             ("0.0.0.1/0", HostBits(network("0.0.0.0/0"))),
             ("::1/0", HostBits(network("::/0"))),
         ] {
-            assert_eq!(text.parse::<Network>(), Err(why), "{text}");
+            assert_eq!(parse_network(text), Err(why), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(text in "[0-9a-f:./%]{0,24}") {
-            if let Ok(network) = text.parse::<Network>() {
-                prop_assert!(network.contains(network.first));
-                prop_assert_eq!(network.to_string().parse(), Ok(network));
+        fn no_text_makes_the_parser_panic(text in "[0-9a-f:./%]{0,24}") {
+            if let Ok(network) = parse_network(&text) {
+                prop_assert!(network_contains(&network, network.network()));
+                prop_assert_eq!(parse_network(&network.to_string()), Ok(network));
             }
-        }
-
-        #[test]
-        fn what_a_network_has_begins_with_its_bits(a: u128, b: u128, prefix in 0u32..=128) {
-            let (a, b) = (IpAddr::V6(a.into()), IpAddr::V6(b.into()));
-            prop_assume!(a.to_canonical() == a && b.to_canonical() == b);
-            let network = Network { first: first(a, prefix), prefix };
-            prop_assert!(network.contains(a));
-            prop_assert_eq!(network.contains(b), first(b, prefix) == network.first);
         }
     }
 }

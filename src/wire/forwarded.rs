@@ -11,7 +11,9 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::event::Network;
+use ipnet::IpNet;
+
+use crate::event::network_contains;
 
 /// The field in which proxies name whom they were asked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +44,11 @@ pub fn client<'a>(
     field: Field,
     lines: impl DoubleEndedIterator<Item = &'a [u8]>,
     peer: IpAddr,
-    proxies: &[Network],
+    proxies: &[IpNet],
 ) -> IpAddr {
     let mut address = peer.to_canonical();
     let mut hops = lines.rev().flat_map(|line| Hops { field, rest: Some(line) });
-    while proxies.iter().any(|network| network.contains(address)) {
+    while proxies.iter().any(|network| network_contains(network, address)) {
         match hops.next() {
             Some(Some(hop)) => address = hop.to_canonical(),
             Some(None) | None => break,
@@ -184,7 +186,7 @@ mod tests {
 
     const PEER: &str = "10.0.0.1";
 
-    fn proxies() -> Vec<Network> {
+    fn proxies() -> Vec<IpNet> {
         ["10.0.0.0/8", "2001:db8:5::/48"].map(|text| text.parse().unwrap()).to_vec()
     }
 
@@ -351,7 +353,7 @@ mod tests {
 
         #[test]
         fn no_line_is_too_strange(lines: Vec<Vec<u8>>, text in "[for=\"\\\\,;:\\[\\]_0-9.]{0,60}") {
-            let everybody: [Network; 2] = ["0.0.0.0/0", "::/0"].map(|text| text.parse().unwrap());
+            let everybody: [IpNet; 2] = ["0.0.0.0/0", "::/0"].map(|text| text.parse().unwrap());
             for field in [Field::XForwardedFor, Field::Forwarded] {
                 let lines = lines.iter().map(Vec::as_slice).chain([text.as_bytes()]);
                 client(field, lines, PEER.parse().unwrap(), &everybody);
