@@ -6,6 +6,7 @@
 //! rest of one slice and a cursor, and lets everything else go.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -46,6 +47,11 @@ pub struct Pump {
     pacer: Option<Box<Pacer>>,
     heartbeats: u32,
     pub(super) end: Option<End>,
+    /// A command is under way, and the end waits for its answer.
+    answering: bool,
+    /// The hub's time at which the end was decided, and one millisecond: in
+    /// eight bytes, since each session holds it.
+    ending_since: Option<NonZeroU64>,
     /// Counts the stream as somebody's, as long as it lives.
     share: Option<Box<dyn Send + Sync>>,
     reason: &'static str,
@@ -77,6 +83,8 @@ impl Pump {
             pacer,
             heartbeats: 0,
             end: None,
+            answering: false,
+            ending_since: None,
             share: None,
             reason: "client",
         }
@@ -133,6 +141,49 @@ impl Pump {
         self.waiting.push_back(frame);
     }
 
+    /// The client has sent a command. Returns false if the stream is about to
+    /// end: the command must not be carried out.
+    pub(super) fn heard(&mut self) -> bool {
+        if !self.subscriber.heard() {
+            self.begin_ending();
+        }
+        !self.is_ending()
+    }
+
+    /// Whether the end has been decided: no command begins from then on.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending_since.is_some() || self.end.is_some()
+    }
+
+    /// Sets whether a command is under way. Its answer goes out before the
+    /// end, which waits for it until the deadline of
+    /// [`Subscriber::answer_due`].
+    pub(super) fn set_answering(&mut self, answering: bool) {
+        self.answering = answering;
+    }
+
+    /// Whether the answer of the command under way can still go out.
+    pub(super) fn is_answering(&self) -> bool {
+        self.answering
+    }
+
+    fn begin_ending(&mut self) -> u64 {
+        let since = self.ending_since.get_or_insert_with(|| {
+            // From here on every tick wakes the task, for the deadline.
+            self.subscriber.timed(true);
+            NonZeroU64::MIN.saturating_add(self.subscriber.now())
+        });
+        since.get()
+    }
+
+    /// Whether the end has to wait for an answer. Past the deadline the answer
+    /// is given up.
+    fn waits_for_answer(&mut self) -> bool {
+        let since = self.begin_ending();
+        self.answering &= self.subscriber.now() < self.subscriber.answer_due(since);
+        self.answering
+    }
+
     /// How many heartbeats there were.
     pub fn heartbeats(&self) -> u32 {
         self.heartbeats
@@ -155,6 +206,9 @@ impl Pump {
                 return Poll::Ready(Filled::Write);
             }
             if let Some(end) = self.end {
+                if self.waits_for_answer() {
+                    return Poll::Pending;
+                }
                 return Poll::Ready(Filled::End(end));
             }
             let mut room = Room::for_write(self.batch_size);
@@ -185,6 +239,7 @@ impl Pump {
                 Next::Snapshot(reading) => self.begin_resources(&reading),
                 Next::Lost(reading, lost) => self.say_lost(&reading, lost.count, lost.to),
                 Next::Heartbeat(position) => self.say_heartbeat(position),
+                Next::End(..) if self.waits_for_answer() => return Poll::Pending,
                 Next::End(ending, position) => self.farewell(ending, position),
             }
         }

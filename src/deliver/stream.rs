@@ -80,7 +80,7 @@ impl Stream {
     /// Ends at once where the hub asks for it although a frame may be half
     /// out; otherwise the task is woken by whatever comes.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.pump.subscriber().watch(cx) {
+        match self.pump.subscriber().watch(cx, false) {
             Some(ending) => {
                 self.pump.ends(End::Ending(ending).reason());
                 Poll::Ready(())

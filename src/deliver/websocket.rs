@@ -58,7 +58,8 @@ pub type Reaction = Pin<Box<dyn Future<Output = Vec<Say>> + Send>>;
 /// Who understands what a client sends.
 pub trait Commands: Send + Unpin {
     /// Starts to carry out one text message. The next is given when this one
-    /// is done, so commands of a socket take effect in order.
+    /// is done, so commands of a socket take effect in order. The reaction may
+    /// be dropped before its end: what it has written stays, unanswered.
     fn command(&mut self, text: String) -> Reaction;
 }
 
@@ -162,6 +163,10 @@ impl<C: Commands> Session<C> {
     /// outlives every other deadline. Looked at whenever the task is woken,
     /// which every tick of the hub does as long as there is one.
     fn check_message_deadline(&mut self) {
+        // Meanwhile nothing is read, so the rest may be here.
+        if self.running.is_some() {
+            return;
+        }
         let now = self.pump.subscriber().now();
         if self.unfinished.is_some_and(|since| now - since > self.message_timeout_ms) {
             self.close(Close::Policy, "a message took too long", "client-error");
@@ -173,12 +178,21 @@ impl<C: Commands> Session<C> {
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if let Some(running) = &mut self.running {
+                if !self.pump.is_answering() {
+                    // Its answer is too late: the close has been said.
+                    self.running = None;
+                    continue;
+                }
                 let said = ready!(running.as_mut().poll(cx));
                 self.running = None;
+                self.pump.set_answering(false);
                 for say in said {
                     self.say(say);
                 }
-            } else if !matches!(self.state, State::Open) || self.is_held_back() {
+            } else if !matches!(self.state, State::Open)
+                || self.pump.is_ending()
+                || self.is_held_back()
+            {
                 return Poll::Pending;
             } else if let Some(incoming) = self.inbox.pop_front() {
                 self.react(incoming);
@@ -208,8 +222,10 @@ impl<C: Commands> Session<C> {
     fn react(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Text(text) => {
-                self.pump.subscriber().heard();
-                self.running = Some(self.commands.command(text));
+                if self.pump.heard() {
+                    self.pump.set_answering(true);
+                    self.running = Some(self.commands.command(text));
+                }
             }
             Incoming::Binary(_) => self.close(Close::NotText, "send text", "client-error"),
             Incoming::Ping(payload) => self.pump.say(websocket::pong(&payload)),
@@ -300,7 +316,7 @@ impl<C: Commands> Session<C> {
     /// Ends at once where the hub asks for it although a frame may be half
     /// out; otherwise the task is woken by whatever comes.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.pump.subscriber().watch(cx) {
+        match self.pump.subscriber().watch(cx, self.pump.is_answering()) {
             Some(ending) => {
                 self.pump.ends(End::Ending(ending).reason());
                 Poll::Ready(())

@@ -165,10 +165,11 @@ impl Hub {
 
     /// Ends every stream, each at a random moment within `spread` from now, and
     /// of those that come later each at such a moment too, or at once where it
-    /// is past.
-    pub fn drain(&self, spread: Duration) {
+    /// is past. An end waits for the answer to a command under way for at most
+    /// `answers` from now.
+    pub fn drain(&self, spread: Duration, answers: Duration) {
         for shard in &self.shards {
-            shard.drain(spread);
+            shard.drain(spread, answers);
         }
     }
 

@@ -40,6 +40,9 @@ pub(super) struct Shard {
     /// Milliseconds since `started`, as of the last tick: nothing on the hot
     /// path asks the clock.
     now: AtomicU64,
+    /// Until when a drain waits for the answers to commands under way, in
+    /// milliseconds since `started`; `u64::MAX` where there is no drain.
+    answers_due: AtomicU64,
 }
 
 #[derive(Default)]
@@ -94,6 +97,7 @@ impl Shard {
             progress: Arc::new(Notify::new()),
             started: Instant::now(),
             now: AtomicU64::new(0),
+            answers_due: AtomicU64::new(u64::MAX),
         });
         engine.observe(shard.progress.clone());
         tasks.spawn(fan_out(shard.clone()));
@@ -162,7 +166,16 @@ impl Shard {
         lanes.values().filter(|lane| lane.fanned() < lane.log.head()).cloned().collect()
     }
 
-    pub(super) fn drain(&self, spread: Duration) {
+    pub(super) fn answer_due(&self, since: u64) -> u64 {
+        match self.answers_due.load(Ordering::Relaxed) {
+            u64::MAX => since + self.settings.read().stall_timeout.as_millis() as u64,
+            due => due,
+        }
+    }
+
+    pub(super) fn drain(&self, spread: Duration, answers: Duration) {
+        let answers_due = self.now() + answers.as_millis() as u64;
+        self.answers_due.store(answers_due, Ordering::Relaxed);
         let drain = Drain { from: self.now(), spread: spread.as_millis() as u64 };
         let mut members = self.members.lock();
         members.drain = Some(drain);

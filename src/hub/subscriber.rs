@@ -235,12 +235,17 @@ impl Subscriber {
         self.live.store(state.is_live(), Ordering::SeqCst);
     }
 
-    /// For a writer that waits for its socket or for a read: whether the
-    /// connection must end although a frame may be half out. If not, the task
-    /// of `cx` is woken by whatever comes.
-    pub fn watch(&self, cx: &Context<'_>) -> Option<Ending> {
+    /// For a writer that waits for its socket, for a read or, where it is
+    /// `answering`, for a command: whether the connection must end although a
+    /// frame may be half out. If not, the task of `cx` is woken by whatever
+    /// comes. A connection that is `answering` is not idle.
+    pub fn watch(&self, cx: &Context<'_>, answering: bool) -> Option<Ending> {
         let mut state = self.state.lock();
-        if let Some(ending) = state.ending.filter(|ending| ending.is_urgent()) {
+        let is_urgent = |ending: &Ending| match ending {
+            Ending::Idle => !answering,
+            ending => ending.is_urgent(),
+        };
+        if let Some(ending) = state.ending.filter(is_urgent) {
             return Some(ending);
         }
         state.sleep(cx);
@@ -296,10 +301,20 @@ impl Subscriber {
         self.state.lock().blocked_since = None;
     }
 
-    /// The client has said something.
-    pub fn heard(&self) {
+    /// The client has sent a command. Returns false if the connection is about
+    /// to end: the command must not be carried out.
+    pub fn heard(&self) -> bool {
         let now = self.shard.now();
-        self.state.lock().active_at = now;
+        let mut state = self.state.lock();
+        state.active_at = now;
+        state.ending.is_none()
+    }
+
+    /// The hub's time until which an end that was decided at `since` waits for
+    /// the answer to a command under way: the drain's deadline for answers, or
+    /// `since` and the stall timeout where there is no drain.
+    pub fn answer_due(&self, since: u64) -> u64 {
+        self.shard.answer_due(since)
     }
 
     /// Whether the writer has a deadline of its own: then every tick wakes it,

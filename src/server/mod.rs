@@ -176,6 +176,10 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// for the slowest of them and for writes in flight.
 const DRAIN_SPREAD: f64 = 2.0 / 3.0;
 
+/// Of the drain's time, how long a WebSocket's close waits for the answer to a
+/// command under way; the rest is for the close.
+const DRAIN_ANSWERS: f64 = 5.0 / 6.0;
+
 impl Gateway {
     /// Opens the store, binds both addresses and serves, on the current tokio
     /// runtime.
@@ -255,7 +259,7 @@ impl Gateway {
         api.drain();
         shared.draining.cancel();
         let spread = drain.mul_f64(DRAIN_SPREAD);
-        api.hub.drain(spread);
+        api.hub.drain(spread, drain.mul_f64(DRAIN_ANSWERS));
         let streams_gone = async {
             while api.hub.open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;

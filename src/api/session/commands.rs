@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::message::{Message, missing, wrong};
 use crate::api::start::{Asked, From, chosen_overflow, parse_from};
 use crate::api::subscribe::{Beginning, Target};
-use crate::api::{Api, Client, error};
+use crate::api::{Api, Client, Unanswered, error};
 use crate::deliver::{Commands, Reaction, Say};
 use crate::event::{EventType, LogId, ResourceId};
 use crate::hub::{OnGap, Subscriber, SubscriptionId};
@@ -332,6 +332,7 @@ impl Core {
             return Err(wrong("merge", "left out: a topic has no resources"));
         }
         let write = write(&target, kind, data, merge.unwrap_or(true))?;
+        let _unanswered = Unanswered::new(&self.0.api);
         self.0.api.newest().may_publish(self.0.client)?;
         let appended = self.0.api.engine.append(&target.log, vec![write]).await;
         let mut results = appended.map_err(|error| error::unavailable(&error))?;

@@ -1,5 +1,6 @@
 //! A pump and its outlet on a socket that the fan-out writes to as well.
 
+mod ending;
 mod interleaved;
 mod wire;
 
@@ -58,22 +59,25 @@ impl Bench {
 
     /// A connection without subscriptions.
     fn connect(&self) -> Writer {
-        let second = Duration::from_secs(1);
-        let settings = Settings {
-            retry: second..2 * second,
-            heartbeat_format: HeartbeatFormat::Event,
-            message_bytes_max: 1 << 16,
-            pace: Pace::default(),
-            message_timeout: second,
-            control_rate: 0,
-        };
         let subscriber = self.hub.join(Protocol::WebSocket, &self.rings, 0).unwrap();
         let metrics = self.metrics.clone();
-        let pump = Pump::new(subscriber, Arc::new(settings), metrics, Form::Envelope, None);
+        let pump = Pump::new(subscriber, Arc::new(settings()), metrics, Form::Envelope, None);
         let socket = Wire::default();
         pump.open_port(Arc::new(socket.clone()));
         let (outlet, woken) = (Outlet::default(), Arc::default());
         Writer { pump, outlet, socket, woken, end: None }
+    }
+}
+
+fn settings() -> Settings {
+    let second = Duration::from_secs(1);
+    Settings {
+        retry: second..2 * second,
+        heartbeat_format: HeartbeatFormat::Event,
+        message_bytes_max: 1 << 16,
+        pace: Pace::default(),
+        message_timeout: second,
+        control_rate: 0,
     }
 }
 
@@ -154,7 +158,7 @@ impl Writer {
             }
         });
         if polled.is_pending() {
-            pump.subscriber().watch(cx);
+            pump.subscriber().watch(cx, false);
         }
     }
 }

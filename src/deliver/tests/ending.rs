@@ -1,0 +1,195 @@
+//! A session that ends while a command is under way.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::deliver::{Commands, Reaction, Say, Session, Transport};
+use crate::hub::{Ending, Subscriber};
+
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A command that the test answers.
+type UnderWay = (String, oneshot::Sender<Vec<Say>>);
+
+/// Hands each command to the test.
+struct ByHand(mpsc::UnboundedSender<UnderWay>);
+
+impl Commands for ByHand {
+    fn command(&mut self, text: String) -> Reaction {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.0.send((text, answer));
+        Box::pin(async move { answered.await.unwrap_or_default() })
+    }
+}
+
+/// A session on a real socket, and its client.
+struct Case {
+    client: TcpStream,
+    subscriber: Arc<Subscriber>,
+    commands: mpsc::UnboundedReceiver<UnderWay>,
+    session: JoinHandle<()>,
+}
+
+impl Case {
+    /// Starts a session whose client has sent the commands `first` and
+    /// `second`.
+    async fn start(bench: &Bench) -> Case {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let Writer { pump, .. } = bench.connect();
+        let subscriber = pump.subscriber().clone();
+        let (sender, commands) = mpsc::unbounded_channel();
+        let (transport, by_hand) = (Transport::plain(socket), ByHand(sender));
+        let session = Session::new(transport, pump, by_hand, &settings(), &[], None);
+        let session = tokio::spawn(session);
+        let frames: Vec<u8> = ["first", "second"].into_iter().flat_map(frame).collect();
+        client.write_all(&frames).await.unwrap();
+        Case { client, subscriber, commands, session }
+    }
+
+    async fn command(&mut self) -> UnderWay {
+        timeout(PATIENCE, self.commands.recv()).await.expect("a command in time").unwrap()
+    }
+
+    /// Waits until the hub has ticked twice, so that whatever is due is done.
+    async fn ticks(&self) {
+        for _ in 0..2 {
+            let before = self.subscriber.now();
+            while self.subscriber.now() == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    /// All that comes until the gateway closes: each message's type, and the
+    /// code of each close frame.
+    async fn rest(mut self) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let reading = async {
+            // The client's end of the socket stays open until the close frame.
+            while kinds(&bytes).last().is_none_or(|kind| kind.parse::<u16>().is_err()) {
+                assert!(self.client.read_buf(&mut bytes).await.unwrap() > 0, "{:?}", kinds(&bytes));
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("a close frame in time");
+        self.client.shutdown().await.unwrap();
+        let reading = self.client.read_to_end(&mut bytes);
+        timeout(PATIENCE, reading).await.expect("an end in time").unwrap();
+        timeout(PATIENCE, self.session).await.expect("an end in time").unwrap();
+        assert!(self.commands.try_recv().is_err(), "a command behind the end is not carried out");
+        kinds(&bytes)
+    }
+}
+
+/// A client's text frame (RFC 6455 §5.2), masked with zeros.
+fn frame(text: &str) -> Vec<u8> {
+    let length = 0x80 | text.len() as u8;
+    [&[0x81, length, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+/// What kind each whole frame is: a control message's own type, a message's
+/// type, or a close frame's code.
+fn kinds(mut bytes: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        let (length, rest) = match (*second, rest) {
+            (126, [a, b, rest @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), rest),
+            (126, _) => break,
+            (length, rest) => (usize::from(length), rest),
+        };
+        let Some((payload, behind)) = rest.split_at_checked(length) else { break };
+        bytes = behind;
+        if *first == 0x88 {
+            found.push(u16::from_be_bytes([payload[0], payload[1]]).to_string());
+            continue;
+        }
+        assert_eq!(*first, 0x81);
+        let message: serde_json::Value = serde_json::from_slice(payload).unwrap();
+        let kind = match &message["type"] {
+            kind if kind == "control" => &message["data"]["type"],
+            kind => kind,
+        };
+        found.push(kind.as_str().unwrap().to_owned());
+    }
+    found
+}
+
+/// Every reason for which the gateway ends a session in order, and its code.
+const ORDERLY: [(Ending, &str); 4] = [
+    (Ending::Drained, "1012"),
+    (Ending::Lifetime, "1012"),
+    (Ending::Overflow, "1013"),
+    (Ending::Idle, "4408"),
+];
+
+#[tokio::test]
+async fn an_end_waits_for_the_answer_to_the_command_under_way() {
+    for (ending, code) in ORDERLY {
+        let bench = Bench::start();
+        let mut case = Case::start(&bench).await;
+        let (text, answer) = case.command().await;
+        assert_eq!(text, "first");
+        case.subscriber.end(ending);
+        case.ticks().await;
+        let early = case.client.try_read(&mut [0; 64]);
+        assert!(early.is_err(), "{ending:?}: nothing goes out before the answer: {early:?}");
+        answer.send(vec![Say::Response(None, b"{}".to_vec())]).expect("the answer is waited for");
+        assert_eq!(case.rest().await, ["response", "stream-close", code], "{ending:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_waits_for_an_answer_no_longer_than_the_stall_timeout() {
+    for (ending, code) in ORDERLY {
+        let bench = Bench::start();
+        let stall_timeout = Duration::from_millis(100);
+        bench.hub.reconfigure(&hub::Settings { stall_timeout, ..bench.rings.clone() });
+        let mut case = Case::start(&bench).await;
+        let (_, answer) = case.command().await;
+        case.subscriber.end(ending);
+        assert_eq!(case.rest().await, ["stream-close", code], "{ending:?}");
+        assert!(answer.is_closed(), "{ending:?}: the answer is not waited for any more");
+    }
+}
+
+#[tokio::test]
+async fn an_end_waits_for_an_answer_no_longer_than_the_drain() {
+    let bench = Bench::start();
+    let mut case = Case::start(&bench).await;
+    let (_, answer) = case.command().await;
+    case.subscriber.end(Ending::Lifetime);
+    case.ticks().await;
+    assert!(!answer.is_closed(), "the stall timeout is an hour");
+    bench.hub.drain(Duration::ZERO, Duration::from_millis(100));
+    assert_eq!(case.rest().await, ["stream-close", "1012"]);
+    assert!(answer.is_closed());
+}
+
+/// A socket that takes nothing can be answered nothing.
+#[tokio::test]
+async fn a_stalled_socket_is_cut_with_its_command_under_way() {
+    let bench = Bench::start();
+    let mut case = Case::start(&bench).await;
+    let (_, answer) = case.command().await;
+    case.subscriber.end(Ending::Stalled);
+    timeout(PATIENCE, &mut case.session).await.expect("an end in time").unwrap();
+    assert!(answer.is_closed());
+}
+
+#[tokio::test]
+async fn no_command_begins_behind_a_close_that_is_half_out() {
+    let bench = Bench::start();
+    let mut writer = bench.connect();
+    assert!(writer.pump.heard());
+    writer.pump.subscriber().end(Ending::Drained);
+    writer.socket.give(20);
+    writer.poll();
+    assert_eq!(writer.socket.taken().len(), 20, "a part of the close");
+    assert!(!writer.pump.heard());
+}
