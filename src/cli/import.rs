@@ -6,6 +6,7 @@ mod input;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -41,6 +42,9 @@ pub(super) struct Options {
     /// Gives up after so many failures in a row.
     #[arg(long, value_name = "N", default_value_t = 20)]
     retries: u32,
+    /// Longest wait for the answer to the oldest line without one.
+    #[arg(skip = batch::SILENCE)]
+    silence: Duration,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -77,7 +81,7 @@ async fn import(
     } else if let Some(collection) = &options.collection {
         client::escape(collection, &mut path);
     }
-    let mut batch = Batch::new(input, progress);
+    let mut batch = Batch::new(input, options.silence, progress);
     let mut backoff = Backoff::new(options.retries);
     loop {
         match batch.wait().await {

@@ -9,8 +9,9 @@ use http_body_util::Empty;
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
-use super::client::{self, Answer, Backoff, Connection, Error, Lines, Target};
+use super::client::{self, Answer, Backoff, Connection, Error, Lines, Silence, Target};
 use super::exit::{Exit, Failure};
 use crate::event::EventId;
 
@@ -44,7 +45,8 @@ pub(super) struct Options {
     /// Gives up after so many failures to connect in a row; without it, never.
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
-    /// Connects again when nothing, not even a heartbeat, came for so long.
+    /// Connects again when no whole line, not even a heartbeat, came for so long.
+    /// A long line may take longer while its bytes keep coming.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     silence: u64,
 }
@@ -171,13 +173,21 @@ impl<W: Write> Tail<'_, W> {
             _ => return Err(answer.refusal().await.into()),
         }
         let mut lines = Lines::default();
+        let mut silent = Silence::new(silence);
         loop {
-            let chunk = tokio::time::timeout(silence, answer.chunk()).await;
+            // A server that always has a byte ready would never let the timer
+            // have its turn.
+            if silent.due() <= Instant::now() {
+                return Err(Error::Silence(silence).into());
+            }
+            let chunk = tokio::time::timeout_at(silent.due(), answer.chunk()).await;
             let chunk = chunk.map_err(|_| Error::Silence(silence))?.ok_or(Error::Ended)??;
+            silent.came(chunk.len(), false);
             if !lines.push(&chunk) {
                 return Err(Error::Ended.into());
             }
             while let Some(line) = lines.next() {
+                silent.came(0, true);
                 self.heard = true;
                 if self.line(&line).map_err(End::Output)? {
                     return Ok(());

@@ -3,6 +3,7 @@
 
 mod backoff;
 mod lines;
+mod silence;
 #[cfg(test)]
 pub(super) mod script;
 
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 
 pub(super) use backoff::Backoff;
 pub(super) use lines::Lines;
+pub(super) use silence::Silence;
 
 use super::exit::{Exit, Failure};
 
@@ -226,7 +228,7 @@ pub(super) enum Error {
     Http(hyper::Error),
     /// The answer ended before what it is for was done.
     Ended,
-    /// Nothing came for this long.
+    /// No whole line came for this long.
     Silence(Duration),
     /// The gateway says no.
     Refused {
@@ -270,7 +272,9 @@ impl fmt::Display for Error {
             Error::Request(error) => write!(f, "{error}"),
             Error::Http(error) => write!(f, "connection lost: {error}"),
             Error::Ended => write!(f, "the gateway ended the connection"),
-            Error::Silence(time) => write!(f, "nothing came for {} s", time.as_secs()),
+            Error::Silence(time) => {
+                write!(f, "the gateway sent no whole line for {} s", time.as_secs())
+            }
             Error::Refused { status, problem, .. } => {
                 let problem = problem.to_string();
                 if problem.is_empty() {

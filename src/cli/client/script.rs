@@ -103,6 +103,16 @@ impl Peer {
         self.say(&format!("{:x}\r\n{text}\r\n", text.len()));
     }
 
+    /// Says `piece` as a chunk every 20 ms until the client has gone.
+    pub(in crate::cli) fn drip(&mut self, piece: &str) {
+        let started = Instant::now();
+        let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
+        while self.stream.write_all(chunk.as_bytes()).is_ok() {
+            assert!(started.elapsed() < DEADLINE, "the client waits for ever");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Says a whole answer with a problem.
     pub(in crate::cli) fn refuse(&mut self, status: &str, headers: &str, problem: &str) {
         let length = problem.len();

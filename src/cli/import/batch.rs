@@ -14,6 +14,7 @@ use hyper::body::{Body, Frame};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::input::{Input, Line};
 use crate::cli::client::{self, Answer, Error, Lines, Problem, Target};
@@ -22,8 +23,10 @@ use crate::cli::client::{self, Answer, Error, Lines, Problem, Target};
 /// gateway's and the kernel's buffers, and here for a cut.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
-/// Longest wait for an answer while lines are without one.
-const SILENCE: Duration = Duration::from_mins(1);
+/// Longest wait for the answer to the oldest line without one. Nothing but
+/// that answer puts the deadline off: neither bytes of an answer that is not
+/// whole, nor more lines to send.
+pub(super) const SILENCE: Duration = Duration::from_mins(1);
 
 /// Longest wait for the end of an answer that has all its lines.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -86,12 +89,14 @@ pub(super) struct Batch<'a> {
     /// Lines that the gateway could not take just now, and why the last.
     deferred: Vec<Line>,
     deferral: Option<Error>,
+    silence: Duration,
     tally: Tally,
     progress: &'a ProgressBar,
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(input: Input, progress: &'a ProgressBar) -> Batch<'a> {
+    /// A batch that waits at most `silence` for the answer to its oldest line.
+    pub(super) fn new(input: Input, silence: Duration, progress: &'a ProgressBar) -> Batch<'a> {
         Batch {
             input,
             ended: false,
@@ -99,6 +104,7 @@ impl<'a> Batch<'a> {
             pending_bytes: 0,
             deferred: Vec::new(),
             deferral: None,
+            silence,
             tally: Tally::default(),
             progress,
         }
@@ -166,14 +172,11 @@ impl<'a> Batch<'a> {
         let mut head = pin!(target.send(request));
         let mut answer: Option<Answer> = None;
         let mut lines = Lines::default();
+        let mut wait = None;
         loop {
             let last = self.ended || !self.deferred.is_empty();
             let closing = last && self.pending.is_empty();
-            let due = match (closing, self.pending.is_empty()) {
-                (true, _) => Some(CLOSING),
-                (false, false) => Some(SILENCE),
-                (false, true) => None,
-            };
+            wait = self.wait_for(last, wait);
             if last && outbox.is_none() {
                 sender = None;
             }
@@ -192,7 +195,7 @@ impl<'a> Batch<'a> {
                     self.take_in(read);
                     outbox = joined(&self.pending, first);
                 }
-                received = receive(&mut head, answer.as_mut(), due) => {
+                received = receive(&mut head, answer.as_mut(), wait) => {
                     if closing && matches!(received, Ok(Received::End) | Err(_)) {
                         return Ok(());
                     }
@@ -209,6 +212,18 @@ impl<'a> Batch<'a> {
                 }
             }
         }
+    }
+
+    /// What is waited for after `before`, which goes on if it is the same:
+    /// the answer to the oldest line, or the end behind the `last` answer.
+    fn wait_for(&self, last: bool, before: Option<Wait>) -> Option<Wait> {
+        let (line, most) = match self.pending.front() {
+            Some(line) => (Some(line.number), self.silence),
+            None if last => (None, CLOSING),
+            None => return None,
+        };
+        let same = before.filter(|before| before.line == line);
+        same.or_else(|| Some(Wait { line, most, due: Instant::now() + most }))
     }
 
     fn take_in(&mut self, lines: Option<Vec<Line>>) {
@@ -289,11 +304,20 @@ enum Received {
     End,
 }
 
-/// The next thing that the gateway says, within the deadline where one is due.
+/// A wait for one answer, however many bytes of it have come.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// The line whose answer it is; none for the end.
+    line: Option<u64>,
+    most: Duration,
+    due: Instant,
+}
+
+/// The next thing that the gateway says, within the deadline of `wait`.
 async fn receive(
     head: &mut Pin<&mut impl Future<Output = Result<Answer, Error>>>,
     answer: Option<&mut Answer>,
-    due: Option<Duration>,
+    wait: Option<Wait>,
 ) -> Result<Received, Error> {
     let receiving = async {
         match answer {
@@ -304,9 +328,15 @@ async fn receive(
             },
         }
     };
-    match due {
+    match wait {
         None => receiving.await,
-        Some(due) => tokio::time::timeout(due, receiving).await.unwrap_or(Err(Error::Silence(due))),
+        // A server that always has a byte ready would never let the timer have
+        // its turn.
+        Some(wait) if wait.due <= Instant::now() => Err(Error::Silence(wait.most)),
+        Some(wait) => {
+            let received = tokio::time::timeout_at(wait.due, receiving).await;
+            received.unwrap_or(Err(Error::Silence(wait.most)))
+        }
     }
 }
 

@@ -220,6 +220,69 @@ async fn cuts_in_a_row_without_an_answer_stop_it() {
     assert!(stopped.unwrap().starts_with("connection lost: "));
 }
 
+/// Neither blank lines nor the bytes of half an answer are an answer.
+#[tokio::test]
+async fn a_line_is_answered_in_time_however_many_bytes_come() {
+    for piece in ["\n", " "] {
+        let dripping = move |peer: &mut Peer| {
+            peer.head();
+            peer.until(ABC);
+            peer.accept();
+            peer.chunk(CREATED);
+            peer.drip(piece);
+        };
+        let rest = |peer: &mut Peer| {
+            peer.head();
+            assert_eq!(peer.until("0\r\n\r\n"), format!("16\r\n{B}{C}\r\n0\r\n\r\n"));
+            peer.accept();
+            peer.chunk(&CREATED.repeat(2));
+            peer.say("0\r\n\r\n");
+        };
+        let mut options = options(&["orders", "-", "--retries", "3"]);
+        options.silence = Duration::from_secs(1);
+        let steps: Vec<Step> = vec![Box::new(dripping), Box::new(rest)];
+        let (tally, stopped) =
+            import_input(&options, Input::new(ABC.as_bytes(), None), steps).await;
+        assert_eq!((tally.created, stopped), (3, None), "{piece:?}");
+    }
+}
+
+/// Lines that are still being read from the input do not put the deadline off.
+#[tokio::test]
+async fn more_lines_to_send_do_not_put_an_answer_off() {
+    let (mut pipe, reader) = tokio::io::duplex(1024);
+    let silent = |peer: &mut Peer| {
+        peer.head();
+        peer.until(A);
+        peer.gone();
+    };
+    let writing = tokio::spawn(async move {
+        while pipe.write_all(A.as_bytes()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut options = options(&["orders", "-", "--retries", "0"]);
+    options.silence = Duration::from_secs(1);
+    let importing = import_input(&options, Input::new(reader, None), vec![Box::new(silent)]);
+    let (_, stopped) = tokio::time::timeout(Duration::from_secs(20), importing).await.unwrap();
+    writing.await.unwrap();
+    assert_eq!(stopped.as_deref(), Some("the gateway sent no whole line for 1 s"));
+}
+
+/// The end of an answer that has all its lines is not waited for long.
+#[tokio::test]
+async fn an_answer_without_an_end_is_whole_with_its_last_line() {
+    let dripping = |peer: &mut Peer| {
+        peer.head();
+        peer.until("0\r\n\r\n");
+        peer.accept();
+        peer.chunk(CREATED);
+        peer.drip("\n");
+    };
+    let (tally, stopped) = import_text(A, vec![Box::new(dripping)]).await;
+    assert_eq!((tally.created, stopped), (1, None));
+}
+
 #[tokio::test]
 async fn an_empty_file_needs_no_gateway() {
     let (tally, stopped) = import_text(" \n\n", Vec::new()).await;

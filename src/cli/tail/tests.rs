@@ -171,6 +171,47 @@ async fn a_silent_connection_is_made_again() {
     assert_eq!(printed, Ok(event(6)));
 }
 
+#[tokio::test]
+async fn bytes_without_a_whole_line_are_silence() {
+    for piece in ["x", "\n"] {
+        let dripping = move |peer: &mut Peer| {
+            peer.head();
+            peer.accept();
+            peer.drip(piece);
+        };
+        let lively = |peer: &mut Peer| {
+            peer.head();
+            peer.accept();
+            peer.chunk(&event(6));
+            peer.gone();
+        };
+        let arguments = ["orders", "--silence", "1", "--count", "1", "--retries", "2"];
+        let printed = tail(&arguments, vec![Box::new(dripping), Box::new(lively)]).await;
+        assert_eq!(printed, Ok(event(6)), "{piece:?}");
+    }
+}
+
+/// At five times the rate that is asked for, for twice the silence.
+#[tokio::test]
+async fn a_long_line_may_take_longer_than_the_silence() {
+    let long = "x".repeat(10_000);
+    let line = format!("{{\"id\":\"k3f9x2ab-6\",\"type\":\"a\",\"data\":\"{long}\"}}\n");
+    let slow = {
+        let line = line.clone();
+        move |peer: &mut Peer| {
+            peer.head();
+            peer.accept();
+            for piece in line.as_bytes().chunks(100) {
+                peer.chunk(str::from_utf8(piece).unwrap());
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            peer.gone();
+        }
+    };
+    let arguments = ["orders", "--silence", "1", "--count", "1"];
+    assert_eq!(tail(&arguments, vec![Box::new(slow)]).await, Ok(line));
+}
+
 /// A reader that has gone.
 struct Gone;
 
