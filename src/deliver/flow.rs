@@ -8,8 +8,8 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Flow {
     /// Something went out, or came in, since the last look.
     moved: AtomicBool,
     stalled: AtomicBool,
+    /// A task looks whether it stalls.
+    watched: AtomicBool,
     /// Who waits until all is written.
     writer: Mutex<Option<Waker>>,
 }
@@ -45,9 +47,37 @@ impl Flow {
         self.moved.store(true, Ordering::Release);
     }
 
+    /// Watches a stream from outside of its task. Returns true once nothing of
+    /// what waits has moved for `stall_timeout`, by up to a quarter later, and
+    /// false once the stream is over.
+    ///
+    /// # Cancel safety
+    /// Safe: it then begins anew.
+    pub async fn stalls(flow: Weak<Flow>, stall_timeout: Duration) -> bool {
+        let mut patience = Patience::new(stall_timeout);
+        loop {
+            tokio::time::sleep(stall_timeout / LOOKS).await;
+            let Some(flow) = flow.upgrade() else { return false };
+            if patience.look(&flow) {
+                flow.stalled.store(true, Ordering::Release);
+                return true;
+            }
+        }
+    }
+
     /// Whether the stream was cut for taking nothing.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire)
+    }
+
+    /// Whether a task looks whether the stream stalls.
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Sets whether a task looks whether the stream stalls.
+    pub fn set_watched(&self, watched: bool) {
+        self.watched.store(watched, Ordering::Release);
     }
 
     /// Ready once every piece is written.
@@ -206,6 +236,18 @@ mod tests {
         let _piece = flow.piece(Bytes::from_static(b"waits"));
         poll_fn(|cx| patience.poll_stalled(cx, &flow)).await;
         assert!(flow.is_stalled());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_watched_from_outside_until_it_is_over() {
+        let flow = Arc::new(Flow::default());
+        let stall_timeout = Duration::from_millis(20);
+        let piece = flow.piece(Bytes::from_static(b"waits"));
+        assert!(Flow::stalls(Arc::downgrade(&flow), stall_timeout).await);
+        assert!(flow.is_stalled());
+        let weak = Arc::downgrade(&flow);
+        drop((piece, flow));
+        assert!(!Flow::stalls(weak, stall_timeout).await);
     }
 
     #[tokio::test]

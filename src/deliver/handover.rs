@@ -26,8 +26,10 @@ use tokio::time::{Instant, Sleep};
 
 use super::CONTROL_SAVED;
 use super::bucket::Bucket;
+use super::end::End;
 use super::pump::Pump;
 use super::scratch::with_scratch;
+use crate::hub::Ending;
 use crate::metrics::Metrics;
 use crate::wire::http2::Frames;
 
@@ -44,6 +46,8 @@ pub struct Handover {
     stage: AtomicU8,
     departure: Mutex<Option<Departure>>,
     requests: Requests,
+    /// hyper has written something since the last look, with a stream planned.
+    wrote: AtomicBool,
     /// What is being answered is bulk.
     bulk: AtomicBool,
     /// Makes the connection count as open; goes with whoever has the socket.
@@ -71,8 +75,8 @@ impl Handover {
     pub fn new(open: Arc<dyn Send + Sync>) -> Arc<Handover> {
         let (stage, departure) = (AtomicU8::new(0), Mutex::new(None));
         let requests = Requests::default();
-        let bulk = AtomicBool::new(false);
-        Arc::new(Handover { stage, departure, requests, bulk, open })
+        let (wrote, bulk) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Handover { stage, departure, requests, wrote, bulk, open })
     }
 
     /// Makes the connection count as open, for who has its socket from here on.
@@ -119,6 +123,37 @@ impl Handover {
     /// The stream, once hyper has nothing left to write.
     pub fn take(&self) -> Option<Departure> {
         (self.stage.load(Ordering::Acquire) == FLUSHED).then(|| self.departure.lock().take())?
+    }
+
+    /// Ready once hyper has written nothing of a planned stream's head, and of
+    /// what comes before it, for `stall_timeout`, by up to as long again later.
+    /// That holds whether hyper's socket is full or hyper does not flush.
+    /// `timer` is the caller's, and none at first.
+    pub fn poll_unflushed(
+        &self,
+        cx: &mut Context<'_>,
+        timer: &mut Option<Pin<Box<Sleep>>>,
+        stall_timeout: Duration,
+    ) -> Poll<()> {
+        if !self.is_planned() {
+            return Poll::Pending;
+        }
+        loop {
+            let due = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall_timeout)));
+            ready!(due.as_mut().poll(cx));
+            *timer = None;
+            if !self.wrote.swap(false, Ordering::AcqRel) {
+                break;
+            }
+        }
+        if let Some(departure) = &mut *self.departure.lock() {
+            departure.pump.ends(End::Ending(Ending::Stalled).reason());
+        }
+        Poll::Ready(())
+    }
+
+    fn is_planned(&self) -> bool {
+        self.stage.load(Ordering::Acquire) >= PLANNED
     }
 
     fn advance(&self, from: u8, to: u8) {
@@ -320,6 +355,9 @@ impl Wire {
         wrote: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
+            if self.handover.is_planned() {
+                self.handover.wrote.store(true, Ordering::Release);
+            }
             self.stall = None;
             return wrote;
         }
@@ -372,6 +410,8 @@ impl Write for Wire {
 
     /// hyper flushes its I/O only when its own buffer is empty, so the first
     /// flush after the head was encoded comes behind the head.
+    /// `tests/it/hyper_internals.rs` pins that; a head that is not flushed has
+    /// a deadline ([`Handover::poll_unflushed`]).
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
         if matches!(flushed, Poll::Ready(Ok(()))) {

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::listener::Open;
-use super::stream::{Outgoing, Streams, begins, upgrades};
+use super::stream::{Outgoing, Streams};
 use super::{FRESH, Shared, peer, refusal};
 use crate::api::body::{Body, Cut};
 use crate::api::{self, Peer, Via};
@@ -154,7 +154,7 @@ async fn serve_http1(
         .with_upgrades();
     let mut idle = pin!(handover.idle(settings.idle_timeout, IDLE_LOOKS));
     let mut closed = pin!(closed(shared, &handover));
-    let (mut watched, mut told) = (false, false);
+    let (mut watched, mut told, mut unflushed) = (false, false, None);
     let departure = std::future::poll_fn(|cx| {
         let closing = shared.is_closing.load(Ordering::Acquire);
         if closing && !told && handover.has_begun() {
@@ -174,7 +174,9 @@ async fn serve_http1(
             Poll::Ready(done) => Poll::Ready(done.map(|()| None)),
             Poll::Pending => match handover.take() {
                 Some(departure) => Poll::Ready(Ok(Some(departure))),
-                None => Poll::Pending,
+                None => handover
+                    .poll_unflushed(cx, &mut unflushed, settings.stall_timeout)
+                    .map(|()| Ok(None)),
             },
         }
     })
@@ -222,9 +224,11 @@ async fn serve_http2(
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
     let whole = Handover::new(open.clone());
+    let streams = Streams::new(shared.tasks.clone(), settings.stall_timeout);
     let service = {
-        let (shared, whole) = (shared.clone(), whole.clone());
+        let (shared, whole, streams) = (shared.clone(), whole.clone(), streams.clone());
         service_fn(move |request: Request<Incoming>| {
+            let streams = streams.clone();
             let (shared, answering) = (shared.clone(), Arc::new(whole.begin()));
             let (mut over, mut handover) = (None, None);
             if *request.method() == Method::CONNECT {
@@ -237,19 +241,20 @@ async fn serve_http2(
             // its client is alive while it sends.
             let flow = Arc::new(Flow::default());
             let via = Via { peer, handover, flow: Some(flow.clone()) };
-            begins(flow.clone());
             async move {
+                streams.begins(&flow);
                 let answer = api::handle(&shared.gate.current(), request, via).await;
                 if let Some(over) = over.filter(|_| answer.status().is_success()) {
-                    upgrades(over);
+                    streams.upgrades(over);
                 }
-                Ok::<_, Infallible>(answer.map(|body| Outgoing::new(body, flow, answering)))
+                Ok::<_, Infallible>(
+                    answer.map(|body| Outgoing::new(body, flow, streams, answering)),
+                )
             }
         })
     };
-    let streams = Streams { tasks: shared.tasks.clone(), stall_timeout: settings.stall_timeout };
     let mut connection = pin!(
-        http2::Builder::new(streams)
+        http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.http2_streams_max)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
@@ -268,6 +273,7 @@ async fn serve_http2(
         // GOAWAY: who wants another stream connects elsewhere, or here again.
         () = drained(shared, &whole) => {}
         () = whole.idle(settings.idle_timeout, 1) => {}
+        () = streams.cut() => return Ok(()),
         () = none_by(head_due, &whole) => {
             shared.metrics.refused("no-request");
             return Ok(());
@@ -279,6 +285,7 @@ async fn serve_http2(
         served = connection.as_mut() => served,
         () = whole.idle(settings.idle_timeout, 1) => Ok(()),
         () = closed(shared, &whole) => Ok(()),
+        () = streams.cut() => Ok(()),
     }
 }
 

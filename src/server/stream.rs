@@ -12,45 +12,101 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::body::{Body, Cut};
 use crate::deliver::{Answering, Flow, Patience, Piece};
 
 thread_local! {
-    /// Whose task hyper is about to start. It calls the service, or takes a
-    /// session's answer from it, and within the same call hands the task to
-    /// its executor; so what stands here is that task's, whatever other
-    /// threads do.
-    static NEXT: Cell<Option<Life>> = const { Cell::new(None) };
+    /// What the task finds out that is polled on this thread; none while no
+    /// task of a stream is. So nothing that is left here by one task can be
+    /// taken for another's.
+    static POLLED: Cell<Option<Found>> = const { Cell::new(None) };
 }
 
-/// How long a task of hyper's may go on.
-enum Life {
-    /// A request and its answer: while the answer moves.
-    Answer(Arc<Flow>),
-    /// What a WebSocket has said, on its way out: while the session lives,
-    /// and a stall timeout longer.
-    Session(oneshot::Receiver<()>),
-}
-
-/// Says that the next task is the stream's whose answer goes through `flow`.
-pub(super) fn begins(flow: Arc<Flow>) {
-    NEXT.set(Some(Life::Answer(flow)));
-}
-
-/// Says that the next task writes for a session, which is over once the other
-/// end of `over` is dropped.
-pub(super) fn upgrades(over: oneshot::Receiver<()>) {
-    NEXT.set(Some(Life::Session(over)));
+/// What a poll of a stream's task has shown.
+#[derive(Default)]
+struct Found {
+    /// What the stream's answer goes through.
+    flow: Option<Arc<Flow>>,
+    /// The session whose writer hyper is about to start: over once the other
+    /// end is dropped.
+    over: Option<oneshot::Receiver<()>>,
 }
 
 /// Runs hyper's tasks for one connection's streams as the gateway's own.
+///
+/// Three things about hyper are not in its documentation;
+/// `tests/it/hyper_internals.rs` pins each. A stream's service is called and its answer's body is read
+/// within a task that hyper gives to this executor. That task's future lives
+/// as long as anything of the body waits for window. A session's writer is
+/// started within the poll that answers its CONNECT. Should a hyper behave
+/// otherwise, what stalls still ends, but with its whole connection.
 #[derive(Clone)]
-pub(super) struct Streams {
+pub(super) struct Streams(Arc<Guard>);
+
+struct Guard {
     /// What a drain waits for.
-    pub(super) tasks: TaskTracker,
-    pub(super) stall_timeout: Duration,
+    tasks: TaskTracker,
+    stall_timeout: Duration,
+    /// Ends the connection: a stream stalls that cannot be ended by itself.
+    cut: CancellationToken,
+}
+
+impl Streams {
+    pub(super) fn new(tasks: TaskTracker, stall_timeout: Duration) -> Streams {
+        Streams(Arc::new(Guard { tasks, stall_timeout, cut: CancellationToken::new() }))
+    }
+
+    /// Tells the task of a stream that its answer goes through `flow`. To be
+    /// called first thing within the service's future.
+    pub(super) fn begins(&self, flow: &Arc<Flow>) {
+        if flow.is_watched() {
+            return;
+        }
+        flow.set_watched(true);
+        match POLLED.take() {
+            Some(found) => POLLED.set(Some(Found { flow: Some(flow.clone()), ..found })),
+            None => self.watch_from_outside(flow),
+        }
+    }
+
+    /// Tells that the service's future is about to end with an answer behind
+    /// which hyper starts a writer for a session. The session is over once the
+    /// other end of `over` is dropped.
+    pub(super) fn upgrades(&self, over: oneshot::Receiver<()>) {
+        match POLLED.take() {
+            Some(found) => POLLED.set(Some(Found { over: Some(over), ..found })),
+            None => self.end_behind(over),
+        }
+    }
+
+    /// Ready once the connection must end for a stream that stalls.
+    pub(super) async fn cut(&self) {
+        self.0.cut.cancelled().await;
+    }
+
+    /// No task of the stream is known that could be dropped.
+    fn watch_from_outside(&self, flow: &Arc<Flow>) {
+        tracing::warn!("a stream is served outside of its task; it ends with its connection");
+        let (guard, flow) = (self.0.clone(), Arc::downgrade(flow));
+        self.0.tasks.spawn(async move {
+            if Flow::stalls(flow, guard.stall_timeout).await {
+                guard.cut.cancel();
+            }
+        });
+    }
+
+    /// The session's writer is not known, nor whether it ends with the session.
+    fn end_behind(&self, over: oneshot::Receiver<()>) {
+        tracing::warn!("a session's writer is not known; its connection ends with it");
+        let guard = self.0.clone();
+        self.0.tasks.spawn(async move {
+            left_alone(over, guard.stall_timeout).await;
+            guard.cut.cancel();
+        });
+    }
 }
 
 impl<F> Executor<F> for Streams
@@ -58,31 +114,44 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let stall_timeout = self.stall_timeout;
-        match NEXT.take() {
-            Some(Life::Answer(flow)) => {
-                self.tasks.spawn(while_it_moves(task, flow, stall_timeout));
-            }
-            Some(Life::Session(over)) => {
-                self.tasks.spawn(while_it_lives(task, over, stall_timeout));
-            }
-            None => {
-                self.tasks.spawn(task);
-            }
-        }
+        let guard = &self.0;
+        let mut polled = POLLED.take();
+        let over = polled.as_mut().and_then(|found| found.over.take());
+        POLLED.set(polled);
+        match over {
+            Some(over) => guard.tasks.spawn(while_it_lives(task, over, guard.stall_timeout)),
+            None => guard.tasks.spawn(while_it_moves(task, self.clone())),
+        };
     }
 }
 
 /// Polls a stream to its end, or until its client takes nothing of the answer
-/// for `stall_timeout`. Dropped before its end, h2 resets it with CANCEL.
-async fn while_it_moves(task: impl Future<Output = ()>, flow: Arc<Flow>, stall_timeout: Duration) {
+/// for the stall timeout. Dropped before its end, h2 resets it with CANCEL.
+async fn while_it_moves(task: impl Future<Output = ()>, streams: Streams) {
     let mut task = pin!(task);
-    let mut patience = Patience::new(stall_timeout);
-    poll_fn(|cx| match task.as_mut().poll(cx) {
-        Poll::Ready(()) => Poll::Ready(()),
-        Poll::Pending => patience.poll_stalled(cx, &flow),
+    let mut patience = Patience::new(streams.0.stall_timeout);
+    let mut flow: Option<Arc<Flow>> = None;
+    poll_fn(|cx| {
+        POLLED.set(Some(Found::default()));
+        let polled = task.as_mut().poll(cx);
+        let found = POLLED.take().unwrap_or_default();
+        if let Some(found) = found.flow {
+            flow = Some(found);
+        }
+        if let Some(over) = found.over {
+            streams.end_behind(over);
+        }
+        match &flow {
+            _ if polled.is_ready() => polled,
+            Some(flow) => patience.poll_stalled(cx, flow),
+            None => Poll::Pending,
+        }
     })
     .await;
+    if let Some(flow) = flow {
+        // What of the answer is left is another task's, which will find it.
+        flow.set_watched(false);
+    }
 }
 
 /// hyper's writer for a session waits for window without looking whether the
@@ -92,28 +161,36 @@ async fn while_it_lives(
     over: oneshot::Receiver<()>,
     stall_timeout: Duration,
 ) {
-    let left_alone = async {
-        let _ = over.await;
-        tokio::time::sleep(stall_timeout).await;
-    };
     tokio::select! {
         () = task => {}
-        () = left_alone => {}
+        () = left_alone(over, stall_timeout) => {}
     }
+}
+
+/// Ends a stall timeout behind a session.
+async fn left_alone(over: oneshot::Receiver<()>, stall_timeout: Duration) {
+    let _ = over.await;
+    tokio::time::sleep(stall_timeout).await;
 }
 
 /// An answer's body on its way through `flow`.
 pub(super) struct Outgoing {
     body: Body,
     flow: Arc<Flow>,
+    streams: Streams,
     /// The last byte of a body whose end is known before.
     last: Option<Bytes>,
     _answering: Arc<Answering>,
 }
 
 impl Outgoing {
-    pub(super) fn new(body: Body, flow: Arc<Flow>, answering: Arc<Answering>) -> Outgoing {
-        Outgoing { body, flow, last: None, _answering: answering }
+    pub(super) fn new(
+        body: Body,
+        flow: Arc<Flow>,
+        streams: Streams,
+        answering: Arc<Answering>,
+    ) -> Outgoing {
+        Outgoing { body, flow, streams, last: None, _answering: answering }
     }
 }
 
@@ -132,6 +209,7 @@ impl HttpBody for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
         let this = &mut *self;
+        this.streams.begins(&this.flow);
         if let Some(last) = this.last.take() {
             return Poll::Ready(Some(Ok(Frame::data(this.flow.piece(last)))));
         }
@@ -163,5 +241,109 @@ impl Drop for Outgoing {
         if self.flow.is_stalled() {
             self.body.stalled();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALL_TIMEOUT: Duration = Duration::from_millis(40);
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn streams() -> Streams {
+        Streams::new(TaskTracker::new(), STALL_TIMEOUT)
+    }
+
+    /// Waits until `streams` end their connection.
+    async fn is_cut(streams: &Streams) {
+        tokio::time::timeout(PATIENCE, streams.cut()).await.expect("the connection ends");
+    }
+
+    #[tokio::test]
+    async fn a_stalled_stream_ends_by_itself() {
+        let (streams, flow) = (streams(), Arc::new(Flow::default()));
+        let piece = flow.piece(Bytes::from_static(b"waits"));
+        let task = {
+            let (streams, flow) = (streams.clone(), flow.clone());
+            async move {
+                streams.begins(&flow);
+                std::future::pending::<()>().await;
+            }
+        };
+        streams.execute(task);
+        streams.0.tasks.close();
+        tokio::time::timeout(PATIENCE, streams.0.tasks.wait()).await.expect("the task ends");
+        assert!(flow.is_stalled());
+        assert!(!streams.0.cut.is_cancelled(), "the connection goes on");
+        drop(piece);
+    }
+
+    #[tokio::test]
+    async fn a_stalled_stream_without_a_task_ends_with_its_connection() {
+        let (streams, flow) = (streams(), Arc::new(Flow::default()));
+        let piece = flow.piece(Bytes::from_static(b"waits"));
+        streams.begins(&flow);
+        is_cut(&streams).await;
+        assert!(flow.is_stalled());
+        drop(piece);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_a_task_of_its_own_ends_by_itself() {
+        let (streams, flow) = (streams(), Arc::new(Flow::default()));
+        let begins = || {
+            let (streams, flow) = (streams.clone(), flow.clone());
+            async move { streams.begins(&flow) }
+        };
+        streams.execute(begins());
+        while flow.is_watched() || Arc::strong_count(&flow) > 1 {
+            tokio::task::yield_now().await;
+        }
+        let piece = flow.piece(Bytes::from_static(b"waits"));
+        let begins = begins();
+        streams.execute(async move {
+            begins.await;
+            std::future::pending::<()>().await;
+        });
+        streams.0.tasks.close();
+        tokio::time::timeout(PATIENCE, streams.0.tasks.wait()).await.expect("the task ends");
+        assert!(flow.is_stalled() && !streams.0.cut.is_cancelled());
+        drop(piece);
+    }
+
+    #[tokio::test]
+    async fn a_sessions_writer_ends_a_stall_timeout_behind_the_session() {
+        let streams = streams();
+        let (session, over) = oneshot::channel::<()>();
+        let task = {
+            let streams = streams.clone();
+            async move {
+                streams.upgrades(over);
+                streams.execute(std::future::pending());
+            }
+        };
+        streams.execute(task);
+        drop(session);
+        streams.0.tasks.close();
+        tokio::time::timeout(PATIENCE, streams.0.tasks.wait()).await.expect("the writer ends");
+        assert!(!streams.0.cut.is_cancelled(), "the connection goes on");
+    }
+
+    #[tokio::test]
+    async fn a_sessions_writer_that_is_not_known_ends_with_its_connection() {
+        let (within, outside) = (streams(), streams());
+        let (session, over) = oneshot::channel::<()>();
+        drop(session);
+        let task = {
+            let streams = within.clone();
+            async move { streams.upgrades(over) }
+        };
+        within.execute(task);
+        is_cut(&within).await;
+        let (session, over) = oneshot::channel::<()>();
+        drop(session);
+        outside.upgrades(over);
+        is_cut(&outside).await;
     }
 }

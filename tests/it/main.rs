@@ -6,6 +6,7 @@ mod deadlines;
 mod delivery;
 mod floods;
 mod http2;
+mod hyper_internals;
 mod in_flight;
 mod limits;
 mod overflow;

@@ -1,6 +1,7 @@
 //! A pump and its outlet on a socket that the fan-out writes to as well.
 
 mod ending;
+mod handover;
 mod interleaved;
 mod wire;
 
