@@ -364,23 +364,20 @@ fn describe() {
 
 /// What `/proc` says of this process; what cannot be read is left out.
 fn process() {
-    /// Linux reports CPU time in hundredths of a second on every
-    /// architecture (`USER_HZ`, `proc(5)`).
-    const TICKS_PER_SECOND: u64 = 100;
-    const PAGE_BYTES: f64 = 4096.0;
     let word =
         |text: &str, n: usize| text.split_whitespace().nth(n).and_then(|w| w.parse::<u64>().ok());
     if let Ok(statm) = std::fs::read_to_string("/proc/self/statm")
         && let Some(pages) = word(&statm, 1)
     {
-        ::metrics::gauge!("process_resident_memory_bytes").set(pages as f64 * PAGE_BYTES);
+        let bytes = pages * rustix::param::page_size() as u64;
+        ::metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
     }
     if let Ok(stat) = std::fs::read_to_string("/proc/self/stat")
         && let Some((_, fields)) = stat.rsplit_once(')')
         && let (Some(user), Some(system)) = (word(fields, 11), word(fields, 12))
     {
-        ::metrics::counter!("process_cpu_seconds_total")
-            .absolute((user + system) / TICKS_PER_SECOND);
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        ::metrics::counter!("process_cpu_seconds_total").absolute((user + system) / ticks);
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
         ::metrics::gauge!("process_open_fds").set(open.count() as f64);
