@@ -46,14 +46,12 @@ pub async fn get(
     negotiate::accept(headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
     let state = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
-        super::joined(read)?
+        super::joined(read)?.map_err(error::store)?
     } else {
-        let store = store.clone();
-        super::joined(tokio::task::spawn_blocking(move || store.resource(log, &id)).await)?
+        let state = collection.log.resource(&id).await;
+        state.map_err(|error| error::unavailable(&error))?
     };
-    let state = state
-        .map_err(error::store)?
-        .ok_or_else(|| error::not_found("there is no such resource"))?;
+    let state = state.ok_or_else(|| error::not_found("there is no such resource"))?;
     let origin = collection.log.origin();
     let mut response = match condition::read(headers, origin.epoch, state.revision)? {
         Read::Send => respond::json(200, Body::Full(state.document)),

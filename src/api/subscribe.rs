@@ -138,9 +138,7 @@ impl Target {
             Some(From::Earliest) => Ok(at(log.floor())),
             Some(From::After(id)) => self.after(id).await,
             Some(From::At(time)) => {
-                let log = log.clone();
-                let found = tokio::task::spawn_blocking(move || log.before(time)).await;
-                let found = found.map_err(|_| error::internal())?;
+                let found = log.find_before(time).await;
                 let (start, whole) = found.map_err(|error| error::unavailable(&error))?;
                 if whole {
                     return Ok(at(start));

@@ -50,7 +50,8 @@ pub struct Settings {
     pub tail_bytes: usize,
     /// Memory for encoded pages read back, in bytes.
     pub page_cache_bytes: usize,
-    /// How many pages are read from disk at a time.
+    /// How many pages, and other things on blocking threads, are read from disk
+    /// at a time.
     pub catchup_concurrency: usize,
     /// Largest resource a merge may grow to, in bytes.
     pub resource_bytes_max: usize,

@@ -251,14 +251,28 @@ impl Pages {
         store: &Store,
         read: impl FnOnce(View) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
         let store = store.clone();
+        Ok(self.on_thread(move || read(store.view())).await??)
+    }
+
+    /// Runs `read` on a blocking thread, with a permit that goes with it.
+    pub(super) async fn on_thread<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
         let reading = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            read(store.view())
+            read()
         });
-        let done = reading.await.map_err(|error| store::Error::Io(std::io::Error::other(error)))?;
-        Ok(done?)
+        Ok(reading.await.map_err(|error| store::Error::Io(std::io::Error::other(error)))?)
+    }
+
+    /// Takes all permits, so that no read begins while the result lives.
+    #[cfg(test)]
+    pub(super) fn take_permits(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = self.permits.available_permits() as u32;
+        self.permits.clone().try_acquire_many_owned(all).expect("nobody else reads")
     }
 }
 

@@ -234,6 +234,19 @@ impl Log {
         Ok((view.before(self.id, time)?, whole))
     }
 
+    /// [`Log::before`] on a blocking thread, with one of the permits that pages
+    /// are read with.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the disk cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: a read under way is finished for nobody.
+    pub async fn find_before(self: &Arc<Self>, time: Timestamp) -> Result<(Offset, bool), Error> {
+        let log = self.clone();
+        self.pages.on_thread(move || log.before(time)).await?
+    }
+
     /// Its place at this moment. Blocks on the disk, if it is there.
     ///
     /// # Errors
@@ -243,6 +256,13 @@ impl Log {
             Medium::Disk => self.store.view().position(self.id)?,
             Medium::Memory => self.tail.lock().place,
         })
+    }
+
+    /// Takes all permits that reads on blocking threads need, until the result
+    /// is dropped.
+    #[cfg(test)]
+    pub(crate) fn take_permits(&self) -> tokio::sync::OwnedSemaphorePermit {
+        self.pages.take_permits()
     }
 
     pub(super) fn store(&self) -> &Store {

@@ -5,6 +5,7 @@ mod admin;
 mod batches;
 mod events;
 mod pages;
+mod reads;
 mod refusals;
 mod resources;
 mod snapshots;
