@@ -16,5 +16,6 @@ pub mod log;
 pub mod store;
 pub mod wire;
 pub mod event;
+pub mod supervisor;
 pub mod metrics;
 mod random;

@@ -181,6 +181,13 @@ impl Metrics {
         });
     }
 
+    /// `n` supervised tasks of one kind have failed; `task` is of a closed set.
+    pub fn tasks_failed(&self, task: &'static str, n: u64) {
+        ::metrics::with_local_recorder(&self.recorder, || {
+            ::metrics::counter!("streamgate_tasks_failed_total", "task" => task).increment(n);
+        });
+    }
+
     /// A client was told that `n` events were dropped by an overflow `policy`,
     /// of a closed set.
     pub fn dropped(&self, policy: &'static str, n: u64) {
@@ -350,6 +357,10 @@ fn describe() {
         "streamgate_commit_duration_seconds",
         Unit::Seconds,
         "One group commit, its sync included"
+    );
+    describe_counter!(
+        "streamgate_tasks_failed_total",
+        "Supervised tasks that have ended or panicked, by task"
     );
     describe_gauge!("streamgate_log_events", "Events that a log keeps");
     describe_gauge!("streamgate_log_bytes", Unit::Bytes, "Bytes of events that a log keeps");

@@ -23,6 +23,7 @@ use streamgate::hub::{
 };
 use streamgate::log::{Engine, Log, Medium};
 use streamgate::metrics::{Metrics, Protocol};
+use streamgate::supervisor::Supervisor;
 use streamgate::wire::{Filter, Form};
 use tokio::runtime::Runtime;
 
@@ -55,6 +56,7 @@ struct Audience {
     log: Arc<Log>,
     subscribers: Vec<Arc<Subscriber>>,
     _hub: Hub,
+    _supervisor: Supervisor,
 }
 
 /// See the head of this file.
@@ -94,7 +96,9 @@ fn gather(path: &Path, count: u64) -> Audience {
         stream_lifetime: Duration::ZERO,
         stall_timeout: Duration::from_hours(1),
     };
-    let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 2);
+    let metrics = Arc::new(Metrics::new());
+    let supervisor = Supervisor::new(metrics.clone());
+    let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 2);
     let log = engine.log("ticks").expect("it is configured");
     let filter = Arc::new(Filter::default());
     let subscribe = |_| {
@@ -113,7 +117,7 @@ fn gather(path: &Path, count: u64) -> Audience {
         subscriber
     };
     let subscribers = (0..count).map(subscribe).collect();
-    Audience { engine, log, subscribers, _hub: hub }
+    Audience { engine, log, subscribers, _hub: hub, _supervisor: supervisor }
 }
 
 impl Audience {

@@ -33,7 +33,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     runtime.block_on(gateway(config, &options.source))
 }
 
-/// Serves until a signal has ended it: the first in order, the second at once.
+/// Serves until a signal or the failure of a supervised task has ended it in
+/// order, or a further signal at once.
 async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::because(Exit::Runtime, &error))?;
     let gateway = Gateway::start(setup(config)).await?;
@@ -42,17 +43,12 @@ async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
         admin_listen = %gateway.admin_address(),
         "serving",
     );
-    while signals.next().await == Asked::Reload {
-        // With a disk that hangs, a reload may never end; the process must.
-        let asked = tokio::select! {
-            () = reload(&gateway, source) => Asked::Reload,
-            () = signals.end() => Asked::End,
-        };
-        if asked == Asked::End {
-            break;
+    tokio::select! {
+        () = serve(&gateway, &mut signals, source) => {
+            tracing::info!("draining; a second signal ends at once");
         }
+        _ = gateway.failed() => tracing::info!("draining after a failure; a signal ends at once"),
     }
-    tracing::info!("draining; a second signal ends at once");
     let again = async {
         while signals.next().await == Asked::Reload {
             tracing::warn!("SIGHUP is ignored while draining");
@@ -61,6 +57,20 @@ async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
     tokio::select! {
         drained = gateway.drain() => Ok(drained?),
         () = again => Err(Failure::new(Exit::Runtime, "ended by a second signal")),
+    }
+}
+
+/// Reloads on SIGHUP, until a signal asks for the end.
+async fn serve(gateway: &Gateway, signals: &mut Signals, source: &Source) {
+    while signals.next().await == Asked::Reload {
+        // With a disk that hangs, a reload may never end; the process must.
+        let asked = tokio::select! {
+            () = reload(gateway, source) => Asked::Reload,
+            () = signals.end() => Asked::End,
+        };
+        if asked == Asked::End {
+            return;
+        }
     }
 }
 
@@ -139,9 +149,10 @@ impl From<server::Error> for Failure {
         let exit = match &error {
             server::Error::Store(_) => Exit::Store,
             server::Error::Unanswered => Exit::Drain,
-            server::Error::Listen(..) | server::Error::Catalog(_) | server::Error::Log(_) => {
-                Exit::Runtime
-            }
+            server::Error::Listen(..)
+            | server::Error::Catalog(_)
+            | server::Error::Log(_)
+            | server::Error::Task(_) => Exit::Runtime,
         };
         Failure::because(exit, &error)
     }

@@ -30,10 +30,9 @@ pub use state::{Next, Turn};
 pub use subscriber::Subscriber;
 pub use subscription::{Interest, OnGap, Reading, SubscriptionId};
 
-use tokio::task::JoinSet;
-
 use crate::log::Engine;
 use crate::metrics::{Metrics, Protocol};
+use crate::supervisor::Supervisor;
 use shard::{Counts, Shard};
 
 /// How subscribers are served.
@@ -107,28 +106,26 @@ pub struct Hub {
     connections: AtomicU64,
     open: Arc<Counts>,
     tight: Arc<AtomicBool>,
-    /// Aborted with the hub.
-    _tasks: JoinSet<()>,
 }
 
 impl Hub {
     /// Starts `shards` fan-out tasks that observe `engine` on the current
-    /// tokio runtime, where they run as long as the hub lives.
+    /// tokio runtime, and as many ticks. `supervisor` owns them.
     pub fn start(
         settings: &Settings,
         engine: &Engine,
         metrics: &Arc<Metrics>,
+        supervisor: &Supervisor,
         shards: usize,
     ) -> Hub {
-        let mut tasks = JoinSet::new();
         let settings = Arc::new(settings.clone());
         let (open, tight) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
-        let mut shard = || {
+        let shard = || {
             let (settings, tight, open) = (settings.clone(), tight.clone(), open.clone());
-            Shard::start(settings, tight, open, engine, metrics.clone(), &mut tasks)
+            Shard::start(settings, tight, open, engine, metrics.clone(), supervisor)
         };
         let shards = (0..shards).map(|_| shard()).collect();
-        Hub { shards, connections: AtomicU64::new(0), open, tight, _tasks: tasks }
+        Hub { shards, connections: AtomicU64::new(0), open, tight }
     }
 
     /// Takes other settings for what is a matter of time, at the next tick.

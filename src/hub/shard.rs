@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use super::lane::{Entry, Lane};
 use super::overflow::Bounds;
@@ -18,6 +17,7 @@ use super::{Ending, Settings};
 use crate::event::LogId;
 use crate::log::{Engine, Log};
 use crate::metrics::{Metrics, Protocol};
+use crate::supervisor::{Supervisor, Task};
 
 /// A heartbeat comes after 75 to 100 % of its interval: a broadcast aligns the
 /// silence of ten thousand connections, and what a tick finds due comes at
@@ -85,7 +85,7 @@ impl Shard {
         open: Arc<Counts>,
         engine: &Engine,
         metrics: Arc<Metrics>,
-        tasks: &mut JoinSet<()>,
+        supervisor: &Supervisor,
     ) -> Arc<Shard> {
         let shard = Arc::new(Shard {
             settings: RwLock::new(settings),
@@ -100,8 +100,8 @@ impl Shard {
             answers_due: AtomicU64::new(u64::MAX),
         });
         engine.observe(shard.progress.clone());
-        tasks.spawn(fan_out(shard.clone()));
-        tasks.spawn(tick(shard.clone()));
+        supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
+        supervisor.spawn(Task::Tick, tick(shard.clone()));
         shard
     }
 

@@ -18,6 +18,7 @@ use super::roster::{self, Roster};
 use super::{Error, Medium, Settings, Spec, Sync};
 use crate::event::{LogId, Timestamp};
 use crate::store::{self, Durability, Writer};
+use crate::supervisor::{Task, fault_point};
 
 /// How often age, expiry and the mark are looked after.
 const TICK: Duration = Duration::from_secs(1);
@@ -79,7 +80,6 @@ impl Committer {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(%error, "the committer has no timer");
-                self.shared.poisoned.store(true, Ordering::Release);
                 return;
             }
         };
@@ -265,6 +265,7 @@ impl Committer {
         let elapsed = self.ticked.elapsed() >= TICK;
         if elapsed {
             self.ticked = Instant::now();
+            fault_point(Task::Committer);
         }
         let looked_after = self.look_after_memory(elapsed).and_then(|()| {
             if self.is_poisoned() {

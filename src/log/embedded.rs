@@ -1,8 +1,8 @@
 //! The embedded engine: one committer for all logs, group commit.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 
 use ::metrics::Histogram;
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +16,7 @@ use super::roster::{self, Roster};
 use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, Written};
 use crate::event::LogId;
 use crate::store::{self, Store};
+use crate::supervisor::{Cause, Thread};
 
 /// Requests that wait for the committer.
 const QUEUE_REQUESTS: usize = 16 * 1024;
@@ -34,7 +35,7 @@ pub struct Embedded {
     changes: mpsc::Sender<Reconfiguration>,
     room: Arc<Semaphore>,
     pub(super) shared: Arc<Shared>,
-    committer: Mutex<Option<JoinHandle<()>>>,
+    committer: Thread,
 }
 
 pub(super) type Answer = Result<Vec<Result<Written, Refusal>>, Error>;
@@ -114,10 +115,8 @@ impl Embedded {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
         let committer = Committer::new(settings, writer, roster, courses, shared.clone());
-        let committer = std::thread::Builder::new()
-            .name("committer".to_owned())
-            .spawn(move || committer.run(requests, reconfigurations))?;
-        let committer = Mutex::new(Some(committer));
+        let committer =
+            Thread::spawn("committer", move || committer.run(requests, reconfigurations))?;
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));
         Ok(Embedded { store, queue, changes, room, shared, committer })
     }
@@ -181,12 +180,20 @@ impl Embedded {
         self.shared.commits.get_or_init(|| histogram);
     }
 
+    pub(super) fn failed(&self) -> impl Future<Output = Cause> + Send + use<> {
+        let (ended, closing) = (self.committer.ended(), self.shared.closing.clone());
+        async move {
+            let cause = ended.await;
+            if cause == Cause::Returned && closing.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+            cause
+        }
+    }
+
     pub(super) fn close(&self) {
         self.shared.closing.cancel();
-        if let Some(committer) = self.committer.lock().take() {
-            // It has told its panic already.
-            let _ = committer.join();
-        }
+        self.committer.join();
     }
 }
 

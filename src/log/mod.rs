@@ -25,6 +25,7 @@ mod tail;
 mod write;
 
 use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub use tail::{Log, Page};
 pub use write::{BadWrite, Change, IdempotencyKey, Precondition, Refusal, Write, Written};
 
 use crate::store::{self, Retention, Store};
+use crate::supervisor::Cause;
 use crate::wire::Kind;
 
 /// What an engine needs to know to open.
@@ -241,6 +243,14 @@ impl Engine {
     pub fn time_commits(&self, histogram: Histogram) {
         match self {
             Engine::Embedded(engine) => engine.time_commits(histogram),
+        }
+    }
+
+    /// Resolves when the engine's thread has panicked, or has returned although
+    /// the engine was not closed. The future does not keep the engine open.
+    pub fn failed(&self) -> impl Future<Output = Cause> + Send + use<> {
+        match self {
+            Engine::Embedded(engine) => engine.failed(),
         }
     }
 

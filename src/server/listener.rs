@@ -130,8 +130,12 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
         ready: {
             let shared = shared.clone();
             Box::new(move || {
-                let ready = shared.ready.load(Ordering::Relaxed);
-                if ready { Ok(()) } else { Err("draining".to_owned()) }
+                let draining = shared.draining.is_cancelled();
+                match shared.failures.any() {
+                    Some(failure) => Err(failure.to_string()),
+                    None if draining => Err("draining".to_owned()),
+                    None => Ok(()),
+                }
             })
         },
     });

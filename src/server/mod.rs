@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +24,7 @@ use crate::api::{self, Api, Gate};
 use crate::hub::{self, Hub};
 use crate::log::{self, Engine};
 use crate::metrics::Metrics;
+use crate::supervisor::{Failure, Failures, Supervisor, Task};
 use crate::{deliver, store};
 
 /// Where the gateway listens and what its connections may take.
@@ -94,8 +94,8 @@ pub struct Gateway {
     shared: Arc<Shared>,
     address: SocketAddr,
     admin_address: SocketAddr,
-    /// Accept loops and upkeep; aborted with the gateway.
-    background: JoinSet<()>,
+    /// Owns the tasks that live as long as the gateway; aborts them with it.
+    supervisor: Supervisor,
 }
 
 /// What connections share.
@@ -105,6 +105,8 @@ struct Shared {
     engine: log::Settings,
     gate: Gate,
     metrics: Arc<Metrics>,
+    /// Supervised tasks that have failed.
+    failures: Arc<Failures>,
     /// Connections, streams and sessions.
     tasks: TaskTracker,
     /// The drain has begun.
@@ -114,7 +116,6 @@ struct Shared {
     /// Set before `closing` is cancelled: a look at the token takes a lock
     /// that all connections share.
     is_closing: AtomicBool,
-    ready: AtomicBool,
     connections: AtomicUsize,
     /// Connections past the cap that wait for their refusal.
     surplus: AtomicUsize,
@@ -141,6 +142,8 @@ pub enum Error {
     Catalog(api::NoLog),
     /// The engine cannot make a log.
     Log(log::Error),
+    /// A task that lives as long as the gateway has failed.
+    Task(Failure),
     /// Writes were still unanswered when the drain's time was up.
     Unanswered,
 }
@@ -152,6 +155,7 @@ impl fmt::Display for Error {
             Error::Listen(address, _) => write!(f, "cannot listen on {address}"),
             Error::Catalog(error) => write!(f, "{error}"),
             Error::Log(error) => write!(f, "{error}"),
+            Error::Task(failure) => write!(f, "{failure}"),
             Error::Unanswered => write!(f, "the drain's time was up with requests unanswered"),
         }
     }
@@ -163,7 +167,7 @@ impl std::error::Error for Error {
             Error::Store(error) => std::error::Error::source(error),
             Error::Listen(_, error) => Some(error),
             Error::Log(error) => std::error::Error::source(error),
-            Error::Catalog(_) | Error::Unanswered => None,
+            Error::Catalog(_) | Error::Task(_) | Error::Unanswered => None,
         }
     }
 }
@@ -207,7 +211,9 @@ impl Gateway {
             admin.local_addr().map_err(|error| Error::Listen(settings.admin_listen, error))?;
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
         let rings = hub.clone();
-        let hub = Hub::start(&hub, &engine, &metrics, shards);
+        let supervisor = Supervisor::new(metrics.clone());
+        supervisor.watch(Task::Committer, engine.failed());
+        let hub = Hub::start(&hub, &engine, &metrics, &supervisor, shards);
         let api =
             Api::new(api, deliver, rings, engine, hub, metrics.clone()).map_err(Error::Catalog)?;
         let tasks = api.tasks.clone();
@@ -216,21 +222,20 @@ impl Gateway {
             engine: log,
             gate: Gate::new(api),
             metrics,
+            failures: supervisor.failures().clone(),
             tasks,
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
-            ready: AtomicBool::new(true),
             connections: AtomicUsize::new(0),
             surplus: AtomicUsize::new(0),
             by_address: Mutex::default(),
         });
-        let mut background = JoinSet::new();
-        background.spawn(listener::accept_clients(shared.clone(), clients));
-        background.spawn(listener::accept_admin(shared.clone(), admin));
-        background.spawn(upkeep(shared.metrics.clone()));
-        background.spawn(memory::watch(shared.clone()));
-        Ok(Gateway { shared, address, admin_address, background })
+        supervisor.spawn(Task::AcceptClients, listener::accept_clients(shared.clone(), clients));
+        supervisor.spawn(Task::AcceptAdmin, listener::accept_admin(shared.clone(), admin));
+        supervisor.spawn(Task::Upkeep, upkeep(shared.metrics.clone()));
+        supervisor.spawn(Task::MemoryWatch, memory::watch(shared.clone()));
+        Ok(Gateway { shared, address, admin_address, supervisor })
     }
 
     /// Where clients connect; the port that was bound, where 0 was asked for.
@@ -243,19 +248,28 @@ impl Gateway {
         self.admin_address
     }
 
+    /// Resolves when a task that lives as long as the gateway has failed: then
+    /// the gateway is to be drained, and the process to end.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn failed(&self) -> Failure {
+        self.shared.failures.first().await
+    }
+
     /// Ends in order: not ready any more, streams told and closed one by one,
     /// requests in flight answered, the log synced.
     ///
     /// # Errors
+    /// [`Error::Task`] when a task has failed, before the drain or in it; then
     /// [`Error::Unanswered`] when the drain's time was up first.
     ///
     /// # Cancel safety
     /// Dropping it ends everything at once; what was answered is durable.
-    pub async fn drain(mut self) -> Result<(), Error> {
+    pub async fn drain(self) -> Result<(), Error> {
         let shared = self.shared.clone();
         let (drain, api) = (shared.settings().drain, shared.gate.current());
         let deadline = tokio::time::Instant::now() + drain;
-        shared.ready.store(false, Ordering::Relaxed);
         api.drain();
         shared.draining.cancel();
         let spread = drain.mul_f64(DRAIN_SPREAD);
@@ -277,9 +291,12 @@ impl Gateway {
         shared.closing.cancel();
         shared.tasks.close();
         let drained = tokio::time::timeout_at(deadline, shared.tasks.wait()).await;
-        self.background.shutdown().await;
+        self.supervisor.stop().await;
         let engine = api.engine.clone();
         let _ = tokio::task::spawn_blocking(move || engine.close()).await;
+        if let Some(failure) = shared.failures.any() {
+            return Err(Error::Task(failure));
+        }
         if drained.is_err() && api.requests_open() > 0 {
             return Err(Error::Unanswered);
         }

@@ -10,6 +10,7 @@ mod hyper_internals;
 mod in_flight;
 mod limits;
 mod overflow;
+mod panics;
 mod process;
 mod proxies;
 mod memory_topics;

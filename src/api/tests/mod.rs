@@ -32,6 +32,7 @@ use crate::hub::{self, Hub, Overflow};
 use crate::log::{self, Engine, Medium};
 use crate::metrics::Metrics;
 use crate::store::Retention;
+use crate::supervisor::Supervisor;
 
 /// Longest wait for an answer; a test that meets it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,6 +42,7 @@ struct Gateway {
     api: Arc<Api>,
     address: SocketAddr,
     serving: JoinHandle<()>,
+    _supervisor: Supervisor,
     _folder: TempDir,
 }
 
@@ -141,12 +143,13 @@ impl Gateway {
         };
         let metrics = Arc::new(Metrics::new());
         let rings = hub.clone();
-        let hub = Hub::start(&hub, &engine, &metrics, 1);
+        let supervisor = Supervisor::new(metrics.clone());
+        let hub = Hub::start(&hub, &engine, &metrics, &supervisor, 1);
         let api = Arc::new(Api::new(settings, deliver, rings, engine, hub, metrics).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(Arc::clone(&api), listener));
-        Gateway { api, address, serving, _folder: folder }
+        Gateway { api, address, serving, _supervisor: supervisor, _folder: folder }
     }
 
     async fn connect(&self) -> TcpStream {

@@ -19,6 +19,7 @@ use crate::event::EventType;
 use crate::hub::{self, Hub, Interest, OnGap, Overflow, Scope, SubscriptionId};
 use crate::log::{self, Engine, Log, Medium, Spec, Write};
 use crate::metrics::{Metrics, Protocol};
+use crate::supervisor::Supervisor;
 use crate::wire::json::Json;
 use crate::wire::{Filter, Form};
 use wire::Wire;
@@ -31,6 +32,7 @@ struct Bench {
     _folder: TempDir,
     engine: Engine,
     hub: Hub,
+    _supervisor: Supervisor,
     rings: hub::Settings,
     metrics: Arc<Metrics>,
 }
@@ -50,8 +52,9 @@ impl Bench {
         let engine = Engine::open(&settings, &specs).unwrap();
         let rings = hub::Settings::of_rings(6, 1 << 16);
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::start(&rings, &engine, &metrics, 1);
-        Bench { _folder: folder, engine, hub, rings, metrics }
+        let supervisor = Supervisor::new(metrics.clone());
+        let hub = Hub::start(&rings, &engine, &metrics, &supervisor, 1);
+        Bench { _folder: folder, engine, hub, _supervisor: supervisor, rings, metrics }
     }
 
     fn log(&self, topic: usize) -> Arc<Log> {

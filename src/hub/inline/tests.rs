@@ -12,6 +12,7 @@ use crate::hub::{
     Ending, Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Subscriber, Turn,
 };
 use crate::log::{self, Engine, Log, Medium, Spec, Write};
+use crate::supervisor::Supervisor;
 use crate::wire::Filter;
 use crate::wire::json::Json;
 
@@ -39,6 +40,7 @@ impl Wake for Woken {
 struct Bench {
     _folder: tempfile::TempDir,
     _hub: Hub,
+    _supervisor: Supervisor,
     engine: Engine,
     log: Arc<Log>,
     subscriber: Arc<Subscriber>,
@@ -53,7 +55,9 @@ impl Bench {
         let engine = Engine::open(&log::Settings::within(folder.path()), &[spec]).unwrap();
         let log = engine.log("ticks").unwrap();
         let settings = Settings::of_rings(16, 1 << 20);
-        let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
+        let metrics = Arc::new(Metrics::new());
+        let supervisor = Supervisor::new(metrics.clone());
+        let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
         let subscriber = hub.join(Protocol::Ndjson, &settings, 0).unwrap();
         let interest = Interest {
             scope: Scope::Whole,
@@ -71,7 +75,16 @@ impl Bench {
         socket.set_nonblocking(true).unwrap();
         subscriber.open_port(Arc::new(Socket(socket)));
         let woken = Arc::default();
-        let bench = Bench { _folder: folder, _hub: hub, engine, log, subscriber, client, woken };
+        let bench = Bench {
+            _folder: folder,
+            _hub: hub,
+            _supervisor: supervisor,
+            engine,
+            log,
+            subscriber,
+            client,
+            woken,
+        };
         assert!(matches!(bench.next(), Next::Wait));
         bench
     }

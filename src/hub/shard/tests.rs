@@ -14,6 +14,7 @@ struct Bench {
     _folder: tempfile::TempDir,
     engine: Engine,
     hub: Hub,
+    _supervisor: Supervisor,
     settings: Settings,
 }
 
@@ -25,8 +26,10 @@ impl Bench {
         let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
         let engine = Engine::open(&log, &specs).unwrap();
         let settings = Settings::of_rings(1 << 20, 1 << 30);
-        let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
-        Bench { _folder: folder, engine, hub, settings }
+        let metrics = Arc::new(Metrics::new());
+        let supervisor = Supervisor::new(metrics.clone());
+        let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+        Bench { _folder: folder, engine, hub, _supervisor: supervisor, settings }
     }
 
     /// A subscriber to a topic, live.

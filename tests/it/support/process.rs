@@ -27,10 +27,21 @@ pub struct Process {
 impl Process {
     /// Serves the configuration `text`, on free ports and a fresh store.
     pub fn start(text: &str) -> Process {
+        Process::start_by(&[], &[], text)
+    }
+
+    /// The same, with variables of the environment, and started by a command
+    /// that takes another command as its last arguments and executes it. In
+    /// `$FOLDER` is the folder that the store's folder, `store`, lies in.
+    pub fn start_by(command: &[&str], variables: &[(&str, &Path)], text: &str) -> Process {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         std::fs::write(&file, text).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+        let words = [command, &[env!("CARGO_BIN_EXE_streamgate")]].concat();
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
+            .env("FOLDER", folder.path())
+            .envs(variables.iter().copied())
             .args(["serve", "--log-format", "json", "--config"])
             .arg(&file)
             .args(["--set", "server.listen=127.0.0.1:0"])

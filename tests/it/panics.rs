@@ -1,0 +1,128 @@
+//! A task that lives as long as the gateway panics: the gateway drains and ends
+//! with code 1. The panics are asked for by files, which only builds with debug
+//! assertions look for (`supervisor::fault_point`).
+#![cfg(debug_assertions)]
+
+use std::fs::File;
+use std::net::SocketAddr;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::client::{PATIENCE, Speaks, Stream, request};
+use crate::support::process::Process;
+
+fn start(drain: &str) -> (TempDir, Process) {
+    let faults = tempfile::tempdir().unwrap();
+    let text = format!("[server]\ndrain = \"{drain}\"\n[[collections]]\nname = \"orders\"\n");
+    let variables = [("STREAMGATE_FAULT_FOLDER", faults.path())];
+    let process = Process::start_by(&[], &variables, &text);
+    (faults, process)
+}
+
+/// A request whose handler waits for the body: the drain waits for it.
+async fn unfinished(address: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = "POST /orders HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n\
+                content-length: 2\r\nexpect: 100-continue\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut line = [0; 12];
+    timeout(PATIENCE, socket.read_exact(&mut line)).await.unwrap().unwrap();
+    assert_eq!(&line, b"HTTP/1.1 100");
+    socket
+}
+
+/// Sends the rest of the request; the status of the answer.
+async fn finish(mut socket: TcpStream) -> u16 {
+    socket.write_all(b"{}").await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    let at = text.find("HTTP/1.1 ").expect("a status line behind the rest of the interim answer");
+    text[at + 9..at + 12].parse().unwrap()
+}
+
+/// `task` panics when something happens that it works at. `/readyz` names it,
+/// and the request that is open is answered with `status`.
+async fn panics(task: &str, status: u16, happens: impl AsyncFnOnce(&Process)) {
+    let (faults, mut process) = start("20s");
+    let open = unfinished(process.address).await;
+    File::create(faults.path().join(task)).unwrap();
+    happens(&process).await;
+    process.logs("a supervised task has failed").await;
+    process.logs("it panicked: a test asked for this panic").await;
+    process.logs("draining after a failure").await;
+    if task == "accept-admin" {
+        assert!(TcpStream::connect(process.admin).await.is_err(), "its socket is closed");
+    } else {
+        let ready = request(process.admin, "GET", "/readyz", "", b"").await;
+        assert_eq!(ready.status, 503);
+        assert!(ready.text().contains(&format!("the task {task} has failed")), "{}", ready.text());
+        let metrics = request(process.admin, "GET", "/metrics", "", b"").await;
+        let name = format!("streamgate_tasks_failed_total{{task=\"{task}\"}} ");
+        let count = metrics.text().lines().find_map(|line| line.strip_prefix(&name));
+        assert_ne!(count, Some("0"));
+        assert!(count.is_some(), "no {name} in {}", metrics.text());
+    }
+    assert_eq!(finish(open).await, status);
+    assert_eq!(process.ended().await.code(), Some(1));
+    process.logs(&format!("streamgate: the task {task} has failed: it panicked")).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_fan_out_task_ends_the_process() {
+    panics("fan-out", 201, async |process| {
+        let json = "content-type: application/json\r\n";
+        let answer = request(process.address, "POST", "/orders", json, b"{}").await;
+        assert_eq!(answer.status, 201);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_tick_task_ends_the_process() {
+    panics("tick", 201, async |_| {}).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_accept_loop_of_clients_ends_the_process() {
+    panics("accept-clients", 201, async |process| {
+        let _ = TcpStream::connect(process.address).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_accept_loop_of_operators_ends_the_process() {
+    panics("accept-admin", 201, async |process| {
+        let _ = TcpStream::connect(process.admin).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_upkeep_of_metrics_ends_the_process() {
+    panics("upkeep", 201, async |_| {}).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_memory_watch_ends_the_process() {
+    panics("memory-watch", 201, async |_| {}).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_committer_ends_the_process() {
+    panics("committer", 503, async |_| {}).await;
+}
+
+/// The ticks end the streams of a drain, so nothing ends this one's.
+#[tokio::test]
+async fn a_drain_without_ticks_ends_by_its_deadline() {
+    let (faults, mut process) = start("1s");
+    let mut stream = Stream::open(process.address, "/orders/events", Speaks::Sse, "").await;
+    assert_eq!(stream.next().await.unwrap().1, "stream-open");
+    File::create(faults.path().join("tick")).unwrap();
+    assert_eq!(process.ended().await.code(), Some(1));
+}
