@@ -107,6 +107,8 @@ pub struct Metrics {
     pub sockets: Gauge,
     /// `streamgate_commit_duration_seconds`
     pub commit: Histogram,
+    /// `streamgate_log_writable`
+    pub log_writable: Gauge,
 }
 
 impl Metrics {
@@ -138,6 +140,7 @@ impl Metrics {
         let received_bytes = ::metrics::counter!("streamgate_received_bytes_total");
         let sockets = ::metrics::gauge!("streamgate_tcp_connections_open");
         let commit = ::metrics::histogram!("streamgate_commit_duration_seconds");
+        let log_writable = ::metrics::gauge!("streamgate_log_writable");
         drop(registering);
         Metrics {
             recorder,
@@ -150,6 +153,7 @@ impl Metrics {
             received_bytes,
             sockets,
             commit,
+            log_writable,
         }
     }
 
@@ -358,6 +362,7 @@ fn describe() {
         Unit::Seconds,
         "One group commit, its sync included"
     );
+    describe_gauge!("streamgate_log_writable", "1 while writes are taken, 0 while none are");
     describe_counter!(
         "streamgate_tasks_failed_total",
         "Supervised tasks that have ended or panicked, by task"

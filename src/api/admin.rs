@@ -2,17 +2,41 @@
 
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
+use serde::Serialize;
 
 use super::body::Body;
 use super::{error, respond};
+use crate::log::WriteState;
 use crate::wire::Form;
 
 /// What the operators' listener serves.
 pub struct Admin {
     /// The metrics in Prometheus' text format.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Whether the gateway should be sent clients; if not, why.
-    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Whether the gateway should be sent clients.
+    pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+}
+
+/// The answer to `/readyz`: each component with its state
+/// (`docs/operations.md#readiness`).
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Readiness {
+    /// Whether clients should be sent here: the status is 200 then, else 503.
+    pub ready: bool,
+    /// Whether the drain has begun.
+    pub draining: bool,
+    /// Whether the logs on disk take writes.
+    pub log: &'static str,
+    /// Whether the log's thread runs.
+    pub engine: &'static str,
+    /// Whether connections are accepted.
+    pub listener: &'static str,
+    /// Whether events are pushed to subscribers.
+    pub hub: &'static str,
+    /// How near the process's memory is to its bound.
+    pub memory: &'static str,
+    /// Whether metrics are folded.
+    pub metrics: &'static str,
 }
 
 impl super::Api {
@@ -29,6 +53,8 @@ impl super::Api {
         let (parked, lag) = self.hub.census();
         self.metrics.parked.set(parked as f64);
         self.metrics.lag.set(lag as f64);
+        let writable = self.engine.write_state() == WriteState::Writable;
+        self.metrics.log_writable.set(f64::from(u8::from(writable)));
         // Of two logs of one name, the one that is served is first and has the
         // last word.
         for log in logs.iter().rev() {
@@ -58,10 +84,7 @@ pub fn handle<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
     let answer: fn(&Admin) -> Response<Body> = match path {
         "/metrics" => |admin| text(200, "text/plain; version=0.0.4", (admin.metrics)()),
         "/livez" => |_| text(200, "text/plain; charset=utf-8", "ok\n".to_owned()),
-        "/readyz" => |admin| match (admin.ready)() {
-            Ok(()) => text(200, "text/plain; charset=utf-8", "ok\n".to_owned()),
-            Err(why) => text(503, "text/plain; charset=utf-8", format!("{why}\n")),
-        },
+        "/readyz" => |admin| ready(&(admin.readiness)()),
         _ => return error::answer(&error::not_found("there is no such path"), path),
     };
     match *request.method() {
@@ -74,6 +97,14 @@ pub fn handle<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
         }
         _ => error::method_not_allowed(ALLOWED, path),
     }
+}
+
+/// # Panics
+/// Never: a [`Readiness`] is an object of strings and booleans.
+fn ready(readiness: &Readiness) -> Response<Body> {
+    let status = if readiness.ready { 200 } else { 503 };
+    let json = serde_json::to_string(readiness).expect("it is JSON");
+    text(status, "application/json", json + "\n")
 }
 
 fn text(status: u16, media_type: &'static str, text: String) -> Response<Body> {

@@ -170,6 +170,11 @@ impl Api {
         self.process.crowded.store(crowded, Ordering::Relaxed);
     }
 
+    /// Whether no stream begins, since memory is near its bound.
+    pub fn is_crowded(&self) -> bool {
+        self.process.crowded.load(Ordering::Relaxed)
+    }
+
     /// Room for one more stream of a protocol, for a request with these
     /// extensions.
     ///
@@ -185,7 +190,7 @@ impl Api {
             self.metrics.refused("draining");
             return Err(Problem::new(Code::Draining, "the gateway is going; connect again"));
         }
-        if self.process.crowded.load(Ordering::Relaxed) {
+        if self.is_crowded() {
             self.metrics.refused("memory");
             let detail = "the gateway is short of memory; connect again later";
             return Err(Problem::new(Code::Overloaded, detail));

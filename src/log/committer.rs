@@ -83,6 +83,7 @@ impl Committer {
                 return;
             }
         };
+        self.has_room();
         runtime.block_on(async {
             let closing = self.shared.closing.clone();
             loop {
@@ -266,6 +267,8 @@ impl Committer {
         if elapsed {
             self.ticked = Instant::now();
             fault_point(Task::Committer);
+            // Also while nobody writes: `/readyz` names the state of the disk.
+            self.has_room();
         }
         let looked_after = self.look_after_memory(elapsed).and_then(|()| {
             if self.is_poisoned() {
@@ -306,6 +309,7 @@ impl Committer {
             self.write(work)?;
         }
         if elapsed {
+            self.writer.check()?;
             self.writer.sync_mark()?;
         }
         Ok(())
@@ -377,11 +381,22 @@ impl Committer {
         }
     }
 
+    /// Whether the disk has the reserve free. Keeps the result for
+    /// [`WriteState`](super::WriteState), and logs a change of it.
     fn has_room(&self) -> bool {
         let Ok(disk) = rustix::fs::statvfs(self.writer.store().path()) else { return true };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
-        free >= RESERVE_BYTES.min(total / RESERVE_PART)
+        let reserve = RESERVE_BYTES.min(total / RESERVE_PART);
+        let full = free < reserve;
+        if self.shared.full.swap(full, Ordering::Relaxed) != full {
+            if full {
+                tracing::warn!(free, reserve, "the disk is full; writes are refused");
+            } else {
+                tracing::info!(free, reserve, "the disk has room; writes are taken again");
+            }
+        }
+        !full
     }
 
     /// A clean stop: all is synced, and no offset stays reserved.

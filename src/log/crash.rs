@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::conformance::{Fixture, collection, create, id, json, one, publish, read, read_of};
-use super::{Engine, Error, Medium, Settings, Spec, Sync, Write};
+use super::{Engine, Error, Medium, Settings, Spec, Sync, Write, WriteState};
 use crate::event::Offset;
 use crate::store;
 
@@ -117,7 +117,9 @@ async fn a_poisoned_log_leaves_memory_alone() {
     let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
     one(&engine, &news, publish("1")).await.unwrap();
     let Engine::Embedded(embedded) = &engine;
+    assert_eq!(engine.write_state(), WriteState::Writable);
     embedded.shared.poisoned.store(true, Ordering::Release);
+    assert_eq!(engine.write_state(), WriteState::SyncFailed);
     let refused = engine.append(&orders, vec![create(&orders, "a", "{}")]).await;
     assert!(matches!(refused, Err(Error::Poisoned)));
     for _ in 0..200 {
@@ -142,6 +144,41 @@ async fn a_poisoned_log_leaves_memory_alone() {
     assert!(engine.log("carts").is_none());
     one(&engine, &ticks, publish("4")).await.unwrap();
     assert_eq!(ticks.floor(), Offset::ZERO, "its retention is as it was");
+}
+
+/// The folders that fjall keeps tables in.
+fn table_folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let folders = entries.filter(|path| path.is_dir());
+    let within = |path: PathBuf| {
+        if path.ends_with("tables") { vec![path] } else { table_folders(&path) }
+    };
+    folders.flat_map(within).collect()
+}
+
+/// A thread of fjall's cannot write a table, and nobody writes to the log.
+#[tokio::test]
+async fn a_thread_of_the_store_that_fails_makes_the_logs_read_only() {
+    let fixture = Fixture::new(Engine::open);
+    let engine = fixture.open();
+    let news = engine.log("news").unwrap();
+    let folders = table_folders(&fixture.settings.path);
+    assert!(!folders.is_empty());
+    for folder in folders {
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    let event = || publish(&format!("{:?}", "x".repeat(1 << 20)));
+    // Together more than are kept in memory before a table is written.
+    for _ in 0..2 {
+        engine.append(&news, (0..5).map(|_| event()).collect()).await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while engine.write_state() != WriteState::SyncFailed {
+        assert!(tokio::time::Instant::now() < deadline, "nobody notices");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = engine.append(&news, vec![publish("1")]).await;
+    assert!(matches!(refused, Err(Error::Poisoned)));
 }
 
 type Harm = fn(&File, u64);

@@ -13,7 +13,7 @@ use super::committer::Committer;
 use super::course::Course;
 use super::pages::Pages;
 use super::roster::{self, Roster};
-use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, Written};
+use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, WriteState, Written};
 use crate::event::LogId;
 use crate::store::{self, Store};
 use crate::supervisor::{Cause, Thread};
@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub(super) observers: Mutex<Vec<Arc<Notify>>>,
     pub(super) closing: CancellationToken,
     pub(super) poisoned: AtomicBool,
+    /// The disk has less free space than the reserve: writes are refused.
+    pub(super) full: AtomicBool,
     pub(super) commits: OnceLock<Histogram>,
 }
 
@@ -178,6 +180,18 @@ impl Embedded {
 
     pub(super) fn time_commits(&self, histogram: Histogram) {
         self.shared.commits.get_or_init(|| histogram);
+    }
+
+    pub(super) fn write_state(&self) -> WriteState {
+        if self.committer.has_ended() {
+            WriteState::Ended
+        } else if self.shared.poisoned.load(Ordering::Acquire) {
+            WriteState::SyncFailed
+        } else if self.shared.full.load(Ordering::Relaxed) {
+            WriteState::DiskFull
+        } else {
+            WriteState::Writable
+        }
     }
 
     pub(super) fn failed(&self) -> impl Future<Output = Cause> + Send + use<> {

@@ -131,6 +131,33 @@ impl Spec {
     }
 }
 
+/// Whether the logs on disk take writes. Topics in memory take events in every
+/// state but [`WriteState::Ended`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteState {
+    /// They do.
+    Writable,
+    /// The disk has too little free space. Reads go on, and writes do when
+    /// there is room.
+    DiskFull,
+    /// A sync or a commit has failed: [`Error::Poisoned`].
+    SyncFailed,
+    /// The committer has ended.
+    Ended,
+}
+
+impl WriteState {
+    /// The state as `/readyz` names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WriteState::Writable => "writable",
+            WriteState::DiskFull => "disk full",
+            WriteState::SyncFailed => "read-only after a failed sync",
+            WriteState::Ended => "read-only after the committer ended",
+        }
+    }
+}
+
 /// A closed set of engines, so that a call is a jump and not a boxed future.
 pub enum Engine {
     /// The log on this machine's disk.
@@ -243,6 +270,14 @@ impl Engine {
     pub fn time_commits(&self, histogram: Histogram) {
         match self {
             Engine::Embedded(engine) => engine.time_commits(histogram),
+        }
+    }
+
+    /// Whether the logs on disk take writes. The free space of the disk is
+    /// compared once a second, and before each commit.
+    pub fn write_state(&self) -> WriteState {
+        match self {
+            Engine::Embedded(engine) => engine.write_state(),
         }
     }
 

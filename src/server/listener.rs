@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::descriptors::Acceptor;
-use super::{Shared, connection, refusal};
+use super::{Shared, connection, readiness, refusal};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, Full};
 use crate::deliver::{Handover, NOTSENT_LOWAT, Wire};
@@ -127,16 +127,9 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
             let shared = shared.clone();
             Box::new(move || shared.gate.current().render_metrics())
         },
-        ready: {
+        readiness: {
             let shared = shared.clone();
-            Box::new(move || {
-                let draining = shared.draining.is_cancelled();
-                match shared.failures.any() {
-                    Some(failure) => Err(failure.to_string()),
-                    None if draining => Err("draining".to_owned()),
-                    None => Ok(()),
-                }
-            })
+            Box::new(move || readiness::of(&shared))
         },
     });
     let mut acceptor = Acceptor::with_spare(listener);

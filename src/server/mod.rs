@@ -5,6 +5,7 @@ mod descriptors;
 mod listener;
 mod memory;
 mod peer;
+mod readiness;
 mod refusal;
 mod reload;
 mod stream;

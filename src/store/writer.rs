@@ -118,6 +118,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Returns an error if the store takes no more commits: if a write failed,
+    /// or a thread of fjall's, which flush and merge tables, has failed or
+    /// panicked. Such a thread tells nobody else before the next commit.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; then every later commit fails.
+    pub fn check(&self) -> Result<(), Error> {
+        Ok(self.store.files().database.persist(PersistMode::Buffer)?)
+    }
+
     /// Brings the mark to the disk.
     ///
     /// # Errors

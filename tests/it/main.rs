@@ -13,6 +13,7 @@ mod overflow;
 mod panics;
 mod process;
 mod proxies;
+mod readiness;
 mod memory_topics;
 mod stalls;
 mod streams;

@@ -44,9 +44,9 @@ async fn finish(mut socket: TcpStream) -> u16 {
     text[at + 9..at + 12].parse().unwrap()
 }
 
-/// `task` panics when something happens that it works at. `/readyz` names it,
-/// and the request that is open is answered with `status`.
-async fn panics(task: &str, status: u16, happens: impl AsyncFnOnce(&Process)) {
+/// `task` panics when something happens that it works at. `/readyz` names the
+/// `component`, and the request that is open is answered with `status`.
+async fn panics(task: &str, component: &str, status: u16, happens: impl AsyncFnOnce(&Process)) {
     let (faults, mut process) = start("20s");
     let open = unfinished(process.address).await;
     File::create(faults.path().join(task)).unwrap();
@@ -58,13 +58,17 @@ async fn panics(task: &str, status: u16, happens: impl AsyncFnOnce(&Process)) {
         assert!(TcpStream::connect(process.admin).await.is_err(), "its socket is closed");
     } else {
         let ready = request(process.admin, "GET", "/readyz", "", b"").await;
-        assert_eq!(ready.status, 503);
-        assert!(ready.text().contains(&format!("the task {task} has failed")), "{}", ready.text());
+        let components = ready.json();
+        assert_eq!((ready.status, &components["ready"]), (503, &false.into()), "{components}");
+        let failed = components.as_object().unwrap().iter().filter(|it| *it.1 == "failed");
+        assert_eq!(failed.map(|it| it.0.as_str()).collect::<Vec<_>>(), [component]);
         let metrics = request(process.admin, "GET", "/metrics", "", b"").await;
         let name = format!("streamgate_tasks_failed_total{{task=\"{task}\"}} ");
         let count = metrics.text().lines().find_map(|line| line.strip_prefix(&name));
         assert_ne!(count, Some("0"));
         assert!(count.is_some(), "no {name} in {}", metrics.text());
+        let writable = u8::from(task != "committer");
+        assert!(metrics.text().contains(&format!("\nstreamgate_log_writable {writable}\n")));
     }
     assert_eq!(finish(open).await, status);
     assert_eq!(process.ended().await.code(), Some(1));
@@ -73,7 +77,7 @@ async fn panics(task: &str, status: u16, happens: impl AsyncFnOnce(&Process)) {
 
 #[tokio::test]
 async fn a_panic_in_a_fan_out_task_ends_the_process() {
-    panics("fan-out", 201, async |process| {
+    panics("fan-out", "hub", 201, async |process| {
         let json = "content-type: application/json\r\n";
         let answer = request(process.address, "POST", "/orders", json, b"{}").await;
         assert_eq!(answer.status, 201);
@@ -83,12 +87,12 @@ async fn a_panic_in_a_fan_out_task_ends_the_process() {
 
 #[tokio::test]
 async fn a_panic_in_a_tick_task_ends_the_process() {
-    panics("tick", 201, async |_| {}).await;
+    panics("tick", "hub", 201, async |_| {}).await;
 }
 
 #[tokio::test]
 async fn a_panic_in_the_accept_loop_of_clients_ends_the_process() {
-    panics("accept-clients", 201, async |process| {
+    panics("accept-clients", "listener", 201, async |process| {
         let _ = TcpStream::connect(process.address).await;
     })
     .await;
@@ -96,7 +100,7 @@ async fn a_panic_in_the_accept_loop_of_clients_ends_the_process() {
 
 #[tokio::test]
 async fn a_panic_in_the_accept_loop_of_operators_ends_the_process() {
-    panics("accept-admin", 201, async |process| {
+    panics("accept-admin", "listener", 201, async |process| {
         let _ = TcpStream::connect(process.admin).await;
     })
     .await;
@@ -104,17 +108,17 @@ async fn a_panic_in_the_accept_loop_of_operators_ends_the_process() {
 
 #[tokio::test]
 async fn a_panic_in_the_upkeep_of_metrics_ends_the_process() {
-    panics("upkeep", 201, async |_| {}).await;
+    panics("upkeep", "metrics", 201, async |_| {}).await;
 }
 
 #[tokio::test]
 async fn a_panic_in_the_memory_watch_ends_the_process() {
-    panics("memory-watch", 201, async |_| {}).await;
+    panics("memory-watch", "memory", 201, async |_| {}).await;
 }
 
 #[tokio::test]
 async fn a_panic_in_the_committer_ends_the_process() {
-    panics("committer", 503, async |_| {}).await;
+    panics("committer", "engine", 503, async |_| {}).await;
 }
 
 /// The ticks end the streams of a drain, so nothing ends this one's.

@@ -143,7 +143,8 @@ async fn a_drain_turns_streams_away_and_answers_requests() {
             .await;
     assert_eq!(answer.status, 201);
     let ready = request(process.admin, "GET", "/readyz", "", b"").await;
-    assert_eq!((ready.status, ready.text()), (503, "draining\n"));
+    assert_eq!((ready.status, ready.json()["draining"].as_bool()), (503, Some(true)));
+    assert_eq!(ready.json()["ready"], false);
     let mut late = Stream::open(process.address, "/orders/events", Speaks::Sse, "").await;
     assert_eq!(late.status, 200, "an EventSource would never come back from a 503");
     let (_, event, data) = late.next().await.unwrap();

@@ -21,7 +21,7 @@ pub struct Process {
     pub file: PathBuf,
     /// What it has logged so far.
     log: Arc<Mutex<String>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Process {
@@ -68,11 +68,19 @@ impl Process {
             }
         });
         let (address, admin) = addresses.recv_timeout(PATIENCE).expect("it serves");
-        Process { child, address, admin, file, log, _folder: folder }
+        Process { child, address, admin, file, log, folder }
     }
 
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// The store's folder as the process sees it, also where it has a mount
+    /// namespace of its own.
+    pub fn store(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid().as_raw_nonzero()));
+        let store = self.folder.path().join("store");
+        root.join(store.strip_prefix("/").unwrap_or(&store))
     }
 
     pub fn signal(&self, signal: Signal) {

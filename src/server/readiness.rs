@@ -1,0 +1,34 @@
+//! Whether the gateway should be sent clients, and which component says no.
+
+use super::Shared;
+use crate::api::admin::Readiness;
+use crate::log::WriteState;
+use crate::supervisor::Task;
+
+const RUNNING: &str = "running";
+const FAILED: &str = "failed";
+
+/// The readiness at this moment.
+pub(super) fn of(shared: &Shared) -> Readiness {
+    let api = shared.gate.current();
+    let failed = |tasks: &[Task]| tasks.iter().any(|task| shared.failures.has(*task));
+    let state = |tasks: &[Task]| if failed(tasks) { FAILED } else { RUNNING };
+    let log = api.engine.write_state();
+    let draining = shared.draining.is_cancelled();
+    // With a full disk reads and streams go on, so clients are still sent here.
+    let takes_writes = matches!(log, WriteState::Writable | WriteState::DiskFull);
+    Readiness {
+        ready: takes_writes && !draining && !failed(&Task::ALL),
+        draining,
+        log: log.as_str(),
+        engine: state(&[Task::Committer]),
+        listener: state(&[Task::AcceptClients, Task::AcceptAdmin]),
+        hub: state(&[Task::FanOut, Task::Tick]),
+        memory: match failed(&[Task::MemoryWatch]) {
+            true => FAILED,
+            false if api.is_crowded() => "short",
+            false => "enough",
+        },
+        metrics: state(&[Task::Upkeep]),
+    }
+}
