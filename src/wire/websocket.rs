@@ -10,21 +10,17 @@
 //! What the server sends is unmasked and never fragmented: one encoding serves
 //! every socket.
 
+mod header;
+
 use std::fmt;
-use std::io::Cursor;
 
 use bytes::Bytes;
-use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::close::Close;
+use header::{Control, Data, FrameType, HEADER_BYTES_MAX, Header};
 
 /// Longest payload of a control frame (RFC 6455 §5.5).
 const CONTROL_BYTES_MAX: usize = 125;
-
-/// Longest header of a client's frame (RFC 6455 §5.2): two bytes, eight of
-/// length, four of mask.
-const HEADER_BYTES_MAX: usize = 14;
 
 /// What a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +209,7 @@ impl Decoder {
             let mut frame = match self.frame.take() {
                 Some(frame) => frame,
                 None => match self.header(input)? {
-                    Some((header, length)) => self.begin(&header, length, limits)?,
+                    Some(header) => self.begin(&header, limits)?,
                     None => return Ok(None),
                 },
             };
@@ -233,44 +229,38 @@ impl Decoder {
         }
     }
 
-    /// The next frame's header and its payload's length, once it is whole.
-    fn header(&mut self, input: &mut &[u8]) -> Result<Option<(FrameHeader, u64)>, Violation> {
+    /// Returns the next frame's header once all of it has arrived.
+    fn header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, Violation> {
         let held = usize::from(self.header_len);
         let wanted = input.len().min(HEADER_BYTES_MAX - held);
         self.header[held..held + wanted].copy_from_slice(&input[..wanted]);
-        let mut cursor = Cursor::new(&self.header[..held + wanted]);
-        let parsed =
-            FrameHeader::parse(&mut cursor).map_err(|_| Violation::protocol("reserved opcode"))?;
-        let Some((header, length)) = parsed else {
+        let Some(header) = Header::parse(&self.header[..held + wanted]) else {
             self.header_len += wanted as u8;
             *input = &input[wanted..];
             return Ok(None);
         };
-        let header_bytes = cursor.position() as usize;
         self.header_len = 0;
-        *input = &input[header_bytes - held..];
-        // RFC 6455 §5.2: the shortest form of the length, below 2^63.
-        if header_bytes != header.len(length) || length > i64::MAX as u64 {
+        *input = &input[header.payload_at - held..];
+        if header.frame_type == FrameType::Reserved {
+            return Err(Violation::protocol("reserved opcode"));
+        }
+        if !header.is_length_minimal() {
             return Err(Violation::protocol("length in a wrong form"));
         }
-        Ok(Some((header, length)))
+        Ok(Some(header))
     }
 
     /// What a header begins, once it is allowed to.
-    fn begin(
-        &mut self,
-        header: &FrameHeader,
-        length: u64,
-        limits: Limits,
-    ) -> Result<Frame, Violation> {
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+    fn begin(&mut self, header: &Header, limits: Limits) -> Result<Frame, Violation> {
+        let length = header.length;
+        if header.reserved_bits {
             return Err(Violation::protocol("reserved bit without an extension"));
         }
         let Some(mask) = header.mask else {
             return Err(Violation::protocol("unmasked frame"));
         };
-        let kind = match header.opcode {
-            OpCode::Control(control) => {
+        let kind = match header.frame_type {
+            FrameType::Control(control) => {
                 if !header.is_final {
                     return Err(Violation::protocol("fragmented control frame"));
                 }
@@ -280,12 +270,13 @@ impl Decoder {
                 self.control_frames += 1;
                 Kind::Control(control)
             }
-            OpCode::Data(data) => {
+            FrameType::Data(data) => {
                 self.fragment(data, length, limits)?;
-                let whole = data != Data::Continue && header.is_final;
+                let whole = data != Data::Continuation && header.is_final;
                 self.control_frames += u32::from(length == 0 && !whole);
                 Kind::Data { last: header.is_final }
             }
+            FrameType::Reserved => return Err(Violation::protocol("reserved opcode")),
         };
         Ok(Frame { kind, left: length as usize, mask })
     }
@@ -293,14 +284,13 @@ impl Decoder {
     /// Counts a data frame into the message that it starts or goes on with.
     fn fragment(&mut self, data: Data, length: u64, limits: Limits) -> Result<(), Violation> {
         match (data, &self.message) {
-            (Data::Continue, None) => {
+            (Data::Continuation, None) => {
                 return Err(Violation::protocol("continuation of nothing"));
             }
             (Data::Text | Data::Binary, Some(_)) => {
                 return Err(Violation::protocol("new message within a fragmented one"));
             }
-            (Data::Continue, Some(_)) | (Data::Text | Data::Binary, None) => {}
-            (Data::Reserved(_), _) => return Err(Violation::protocol("reserved opcode")),
+            (Data::Continuation, Some(_)) | (Data::Text | Data::Binary, None) => {}
         }
         let message = self.message.get_or_insert_default();
         message.text |= data == Data::Text;
@@ -351,7 +341,6 @@ impl Decoder {
             Control::Ping => Ok(Some(Incoming::Ping(payload))),
             Control::Pong => Ok(Some(Incoming::Pong(payload))),
             Control::Close => closing(&payload).map(Some),
-            Control::Reserved(_) => Err(Violation::protocol("reserved opcode")),
         }
     }
 }

@@ -1,6 +1,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame as ForeignFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{
+    Control as ForeignControl, Data as ForeignData, OpCode,
+};
 
 use super::*;
 
@@ -294,17 +297,17 @@ fn foreign_frames() -> impl Strategy<Value = Vec<u8>> {
         (0usize..1010).prop_map(|n| vec![b'x'; n]),
     ];
     let opcode = prop_oneof![
-        4 => Just(OpCode::Data(Data::Text)),
-        4 => Just(OpCode::Data(Data::Continue)),
-        1 => Just(OpCode::Data(Data::Binary)),
-        2 => Just(OpCode::Control(Control::Ping)),
-        1 => Just(OpCode::Control(Control::Pong)),
-        1 => Just(OpCode::Control(Control::Close)),
+        4 => Just(OpCode::Data(ForeignData::Text)),
+        4 => Just(OpCode::Data(ForeignData::Continue)),
+        1 => Just(OpCode::Data(ForeignData::Binary)),
+        2 => Just(OpCode::Control(ForeignControl::Ping)),
+        1 => Just(OpCode::Control(ForeignControl::Pong)),
+        1 => Just(OpCode::Control(ForeignControl::Close)),
         1 => (0u8..16).prop_map(OpCode::from),
     ];
     let frame = (opcode, any::<bool>(), payload, any::<[u8; 4]>(), 0..40).prop_map(
         |(opcode, is_final, payload, mask, quirk)| {
-            let mut frame = ForeignFrame::message(payload, OpCode::Data(Data::Text), true);
+            let mut frame = ForeignFrame::message(payload, OpCode::Data(ForeignData::Text), true);
             let header = frame.header_mut();
             header.opcode = opcode;
             header.is_final = is_final || matches!(opcode, OpCode::Control(_)) && quirk > 1;

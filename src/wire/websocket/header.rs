@@ -1,0 +1,158 @@
+//! The header of a WebSocket frame (RFC 6455 §5.2).
+
+/// Longest header of a client's frame: two bytes, eight of length, four of
+/// mask.
+pub(super) const HEADER_BYTES_MAX: usize = 14;
+
+/// A frame's header as it stands on the wire. Which combinations of fields are
+/// allowed is the decoder's decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Whether the frame ends its message.
+    pub(super) is_final: bool,
+    /// Whether one of the three reserved bits is set.
+    pub(super) reserved_bits: bool,
+    /// What the opcode says the frame is.
+    pub(super) frame_type: FrameType,
+    /// The mask of the payload, if it is masked.
+    pub(super) mask: Option<[u8; 4]>,
+    /// Bytes of the payload.
+    pub(super) length: u64,
+    /// Where the payload begins: the bytes of the header.
+    pub(super) payload_at: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FrameType {
+    Data(Data),
+    Control(Control),
+    Reserved,
+}
+
+/// Frames that carry a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    Continuation,
+    Text,
+    Binary,
+}
+
+/// Frames that may come between the fragments of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    Close,
+    Ping,
+    Pong,
+}
+
+impl FrameType {
+    fn of(first: u8) -> FrameType {
+        match first & 0x0f {
+            0x0 => FrameType::Data(Data::Continuation),
+            0x1 => FrameType::Data(Data::Text),
+            0x2 => FrameType::Data(Data::Binary),
+            0x8 => FrameType::Control(Control::Close),
+            0x9 => FrameType::Control(Control::Ping),
+            0xa => FrameType::Control(Control::Pong),
+            _ => FrameType::Reserved,
+        }
+    }
+}
+
+impl Header {
+    /// Reads the header at the start of `input`. Returns `None` until all of
+    /// the header has arrived.
+    pub(super) fn parse(input: &[u8]) -> Option<Header> {
+        let (&[first, second], mut rest) = input.split_first_chunk()?;
+        let length = match second & 0x7f {
+            126 => u64::from(u16::from_be_bytes(take(&mut rest)?)),
+            127 => u64::from_be_bytes(take(&mut rest)?),
+            short => u64::from(short),
+        };
+        let mask = if second & 0x80 == 0 { None } else { Some(take(&mut rest)?) };
+        Some(Header {
+            is_final: first & 0x80 != 0,
+            reserved_bits: first & 0x70 != 0,
+            frame_type: FrameType::of(first),
+            mask,
+            length,
+            payload_at: input.len() - rest.len(),
+        })
+    }
+
+    /// Whether the length stands in its shortest form and is below 2^63, as
+    /// the section demands.
+    pub(super) fn is_length_minimal(&self) -> bool {
+        let length_bytes = match self.length {
+            0..=125 => 0,
+            126..=0xffff => 2,
+            _ => 8,
+        };
+        let mask_bytes = if self.mask.is_some() { 4 } else { 0 };
+        self.payload_at == 2 + length_bytes + mask_bytes && i64::try_from(self.length).is_ok()
+    }
+}
+
+fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = input.split_first_chunk()?;
+    *input = rest;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+    use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding as foreign;
+
+    use super::*;
+
+    fn frame_type(opcode: foreign::OpCode) -> FrameType {
+        match opcode {
+            foreign::OpCode::Data(foreign::Data::Continue) => FrameType::Data(Data::Continuation),
+            foreign::OpCode::Data(foreign::Data::Text) => FrameType::Data(Data::Text),
+            foreign::OpCode::Data(foreign::Data::Binary) => FrameType::Data(Data::Binary),
+            foreign::OpCode::Control(foreign::Control::Close) => FrameType::Control(Control::Close),
+            foreign::OpCode::Control(foreign::Control::Ping) => FrameType::Control(Control::Ping),
+            foreign::OpCode::Control(foreign::Control::Pong) => FrameType::Control(Control::Pong),
+            _ => FrameType::Reserved,
+        }
+    }
+
+    proptest! {
+        /// tungstenite's parser fails on a reserved opcode.
+        #[test]
+        fn the_parser_reads_what_tungstenite_reads(
+            first: u8,
+            second: u8,
+            rest in proptest::collection::vec(any::<u8>(), 0..13),
+        ) {
+            let input = [&[first, second], rest.as_slice()].concat();
+            for end in 0..=input.len() {
+                let input = &input[..end];
+                let mut cursor = Cursor::new(input);
+                let own = Header::parse(input);
+                match FrameHeader::parse(&mut cursor) {
+                    Ok(None) => prop_assert_eq!(own, None),
+                    Err(_) => prop_assert_eq!(own.map(|it| it.frame_type), Some(FrameType::Reserved)),
+                    Ok(Some((header, length))) => {
+                        let own = own.unwrap();
+                        let header_bytes = cursor.position() as usize;
+                        let minimal = header_bytes == header.len(length) && length >> 63 == 0;
+                        prop_assert_eq!(own.is_length_minimal(), minimal);
+                        prop_assert_eq!(own, Header {
+                            is_final: header.is_final,
+                            reserved_bits: header.rsv1 || header.rsv2 || header.rsv3,
+                            frame_type: frame_type(header.opcode),
+                            mask: header.mask,
+                            length,
+                            payload_at: header_bytes,
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
