@@ -284,11 +284,15 @@ impl Log {
         self.floor.store(floor.0, Ordering::Release);
     }
 
-    /// Shows a committed batch; tells the memory it takes.
+    /// Shows a committed batch; tells the memory it takes. The head moves under
+    /// the tail's lock: whoever finds the batch in the tail can read the log up
+    /// to its end. Otherwise a subscription that the fan-out is ahead of would
+    /// ask for an empty page over and over until the head has moved.
     pub(super) fn publish(&self, batch: Arc<Batch>) -> usize {
         let (bytes, end) = (footprint(batch.events()), batch.end());
         self.appended.fetch_add(batch.events().len() as u64, Ordering::Relaxed);
-        self.tail.lock().batches.push_back(Held { batch, bytes });
+        let mut tail = self.tail.lock();
+        tail.batches.push_back(Held { batch, bytes });
         self.head.store(end.0, Ordering::Release);
         bytes
     }
