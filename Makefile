@@ -35,6 +35,7 @@ run: compiler ## Build the gateway and serve config.toml
 .PHONY: test
 test: compiler ## Run every test, the clients that others wrote included
 	cargo test --locked --workspace
+	cargo test --locked --features shuttle --lib hub::schedules
 	@if test -e tests/clients/run; then \
 		$(call need,python3,python3); \
 		STREAMGATE=target/debug/streamgate tests/clients/run; \
@@ -44,6 +45,7 @@ test: compiler ## Run every test, the clients that others wrote included
 lint: compiler $(DENY) ## Format, clippy, docs, and the rules for dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --features shuttle --lib --tests -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	$(DENY) --locked check bans licenses sources
 

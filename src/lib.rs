@@ -19,3 +19,4 @@ pub mod event;
 pub mod supervisor;
 pub mod metrics;
 mod random;
+mod sync;

@@ -31,6 +31,8 @@ pub use gap::{Gap, Reason};
 pub use handover::{Answering, Departure, Handover, NOTSENT_LOWAT, PendingBody, Wire};
 pub use notices::Notices;
 pub use pace::Pace;
+#[cfg(all(test, feature = "shuttle"))]
+pub use pump::Filled;
 pub use pump::Pump;
 pub use stream::Stream;
 pub use transport::Transport;

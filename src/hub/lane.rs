@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 
 use super::subscriber::Subscriber;
 use super::subscription::SubscriptionId;
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
+use crate::sync::{AtomicU64, Mutex};
 use crate::wire::Filter;
 
 /// A log as one shard fans it out.

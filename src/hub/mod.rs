@@ -13,6 +13,8 @@ mod push;
 mod ring;
 mod round;
 mod run;
+#[cfg(all(test, feature = "shuttle"))]
+mod schedules;
 mod shard;
 mod state;
 mod subscriber;

@@ -15,7 +15,8 @@ use crate::wire::{Batch, Filter, Selection};
 /// What a round may cost between two yields to the runtime, in visits that do
 /// nothing but push, of about 100 ns each. With 64 [writes](super::inline::COST)
 /// others on its thread wait for up to half a millisecond.
-pub(super) const COST_AT_ONCE: usize = 256;
+/// Under shuttle a round pauses after each visit or two.
+pub(super) const COST_AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 256 };
 
 /// Events that a filter looks at in the time of a visit.
 const EVENTS_A_VISIT: usize = 8;

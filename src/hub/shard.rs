@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use super::lane::{Entry, Lane};
@@ -18,6 +18,7 @@ use crate::event::LogId;
 use crate::log::{Engine, Log};
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::{Supervisor, Task};
+use crate::sync::Mutex;
 
 /// A heartbeat comes after 75 to 100 % of its interval: a broadcast aligns the
 /// silence of ten thousand connections, and what a tick finds due comes at
@@ -35,7 +36,7 @@ pub(super) struct Shard {
     metrics: Arc<Metrics>,
     lanes: Mutex<HashMap<LogId, Arc<Lane>>>,
     members: Mutex<Members>,
-    progress: Arc<Notify>,
+    pub(super) progress: Arc<Notify>,
     started: Instant,
     /// Milliseconds since `started`, as of the last tick: nothing on the hot
     /// path asks the clock.
@@ -87,7 +88,21 @@ impl Shard {
         metrics: Arc<Metrics>,
         supervisor: &Supervisor,
     ) -> Arc<Shard> {
-        let shard = Arc::new(Shard {
+        let shard = Arc::new(Shard::new(settings, tight, open, metrics));
+        engine.observe(shard.progress.clone());
+        supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
+        supervisor.spawn(Task::Tick, tick(shard.clone()));
+        shard
+    }
+
+    /// Makes a shard without subscribers, whose tasks do not run yet.
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        tight: Arc<AtomicBool>,
+        open: Arc<Counts>,
+        metrics: Arc<Metrics>,
+    ) -> Shard {
+        Shard {
             settings: RwLock::new(settings),
             tight,
             open,
@@ -98,11 +113,7 @@ impl Shard {
             started: Instant::now(),
             now: AtomicU64::new(0),
             answers_due: AtomicU64::new(u64::MAX),
-        });
-        engine.observe(shard.progress.clone());
-        supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
-        supervisor.spawn(Task::Tick, tick(shard.clone()));
-        shard
+        }
     }
 
     pub(super) fn reconfigure(&self, settings: &Arc<Settings>) {
@@ -161,7 +172,7 @@ impl Shard {
     }
 
     /// The lanes whose logs have gone on.
-    fn behind(&self) -> Vec<Arc<Lane>> {
+    pub(super) fn behind(&self) -> Vec<Arc<Lane>> {
         let lanes = self.lanes.lock();
         lanes.values().filter(|lane| lane.fanned() < lane.log.head()).cloned().collect()
     }
@@ -200,7 +211,7 @@ impl Shard {
 /// Brings every lane to its log's head, for ever. The lanes take turns, those
 /// made meanwhile too, so that a log that is written without a pause does not
 /// hold up the others.
-async fn fan_out(shard: Arc<Shard>) {
+pub(super) async fn fan_out(shard: Arc<Shard>) {
     let mut cost = 0;
     loop {
         shard.progress.notified().await;

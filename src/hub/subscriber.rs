@@ -3,10 +3,8 @@
 //! repeats nothing; the comments here say which line is which step.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
-
-use parking_lot::Mutex;
 
 use super::Ending;
 use super::lane::Entry;
@@ -19,6 +17,7 @@ use super::subscription::{Interest, Mode, Reading, Subscription, SubscriptionId}
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::metrics::Protocol;
+use crate::sync::{AtomicBool, Mutex};
 use crate::wire::Form;
 
 /// One client connection: what it subscribes to and what waits to be written.

@@ -19,6 +19,8 @@ mod embedded;
 mod memory;
 mod pages;
 mod roster;
+#[cfg(all(test, feature = "shuttle"))]
+mod scheduled;
 #[cfg(test)]
 mod shown;
 mod tail;

@@ -14,6 +14,7 @@ use super::tail::{Log, Page, footprint};
 use super::{Error, Medium, store};
 use crate::event::{Event, LogId, Offset, ResourceId};
 use crate::store::{Position, State, Store, View};
+use crate::sync::unblock;
 use crate::wire::{Batch, Origin};
 
 /// Offsets of a page.
@@ -261,7 +262,7 @@ impl Pages {
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = unblock(move || {
             let _permit = permit;
             read()
         });

@@ -3,14 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 
 use super::pages::{Pages, Span};
 use super::{Error, Medium};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{Meta, Position, State, Store};
+use crate::sync::{AtomicU64, Mutex};
 use crate::wire::{Batch, Origin};
 
 /// A batch of the tail at least this large is given out as a page: it is

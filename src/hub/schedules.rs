@@ -1,0 +1,480 @@
+//! The join of catch-up and live fan-out, in every order that shuttle finds
+//! (`docs/architecture.md#delivery`).
+//!
+//! A committer, the fan-out, subscribers with their writers and a ticker run
+//! as threads of shuttle. The code is the gateway's: log, lane, pass, ring,
+//! subscriber and pump. Only the socket, the commit and the clock are the
+//! test's. shuttle's memory is sequentially consistent, so these tests show
+//! nothing about weaker orderings.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool as Flag, AtomicU64 as Counter, Ordering};
+use std::sync::{Arc, Mutex as Cell};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use shuttle::rand::Rng as _;
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use tempfile::TempDir;
+
+use super::shard::{Counts, Shard, fan_out};
+use super::{Ending, Interest, OnGap, Overflow, Port, Scope, Settings, Slice, Subscriber};
+use crate::deliver::{self, Filled, HeartbeatFormat, Pace, Pump};
+use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
+use crate::log::Log;
+use crate::metrics::{Metrics, Protocol};
+use crate::store::{Durability, Meta, Store, Stored};
+use crate::wire::{Batch, Filter, Form, Kind, Origin};
+
+/// Events of each batch, by their resource.
+const BATCHES: [&[&str]; 5] = [&["a"], &["b", "a"], &["a"], &["b"], &["a", "b", "a"]];
+
+/// A moment of the shard's clock at which a heartbeat is due.
+const LATE: u64 = 3_600_000;
+
+/// What all schedules share: nothing in it is scheduled.
+struct Ground {
+    _folder: TempDir,
+    store: Store,
+    meta: Meta,
+    origin: Arc<Origin>,
+    metrics: Arc<Metrics>,
+    streams: Arc<deliver::Settings>,
+}
+
+impl Ground {
+    /// Writes all events to a store, from where they are read once the log has
+    /// shown them.
+    fn new() -> Arc<Ground> {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = Store::open(&folder.path().join("store")).unwrap();
+        let mut writer = opened.writer;
+        let name = "orders".to_owned();
+        let empty = Meta::new(LogId(1), name.clone(), false, Epoch::from_bits(1));
+        let mut changes = writer.begin();
+        for event in events() {
+            let number = event.offset.0;
+            changes.put_event(empty.id, Stored::new(empty.id, number, event));
+        }
+        let mut full = empty.clone();
+        full.position.head = Offset(events().len() as u64);
+        full.number = full.position.head.0;
+        changes.put_meta(&full);
+        writer.commit(changes, Durability::Buffered).unwrap();
+        let second = Duration::from_secs(1);
+        let streams = deliver::Settings {
+            retry: second..2 * second,
+            heartbeat_format: HeartbeatFormat::Event,
+            message_bytes_max: 1 << 16,
+            pace: Pace::default(),
+            message_timeout: second,
+            control_rate: 0,
+        };
+        Arc::new(Ground {
+            _folder: folder,
+            store: opened.store,
+            origin: Arc::new(Origin::new(name, empty.epoch, Kind::collection("order").unwrap())),
+            meta: empty,
+            metrics: Arc::new(Metrics::new()),
+            streams: Arc::new(streams),
+        })
+    }
+}
+
+fn events() -> Vec<Event> {
+    let subjects = BATCHES.iter().copied().flatten();
+    let event = |(n, subject): (u64, &&str)| Event {
+        offset: Offset(n),
+        time: Timestamp(0),
+        kind: EventType::new("order-seen").unwrap(),
+        subject: Some(ResourceId::new(subject).unwrap()),
+        merge: true,
+        data: format!(r#"{{"n":{n}}}"#).into(),
+    };
+    (1..).zip(subjects).map(event).collect()
+}
+
+/// What one schedule runs.
+#[derive(Clone)]
+struct Plan {
+    batches: usize,
+    ring_events: usize,
+    /// One each, on connections of their own.
+    subscribers: Vec<Follow>,
+    /// Whether batches leave the tail in memory.
+    evicts: bool,
+    /// How often the ticker finds heartbeats due, and may end a connection.
+    ticks: u64,
+    /// Whether sockets refuse and cut writes at random.
+    erratic: bool,
+}
+
+#[derive(Clone)]
+struct Follow {
+    /// One resource, or all of them.
+    subject: Option<&'static str>,
+    /// The offset to start after; the log's end if there is none.
+    start: Option<u64>,
+    /// Whether the fan-out may write to the socket.
+    port: bool,
+    /// The connection ends behind so many events, and another one goes on
+    /// after the last id.
+    leaves_after: Option<usize>,
+}
+
+/// What a client has read.
+#[derive(Clone, Default)]
+struct Socket {
+    read: Arc<Cell<Vec<u8>>>,
+    erratic: bool,
+}
+
+impl Socket {
+    fn write(&self, bytes: &[u8]) {
+        self.read.lock().unwrap().extend_from_slice(bytes);
+    }
+
+    /// Checks that the events are the first of `expected`, and that no other
+    /// id is ahead of them. Returns how many there are, and the last id.
+    fn check(&self, expected: &[u64]) -> (usize, Option<u64>) {
+        let read = self.read.lock().unwrap();
+        let text = str::from_utf8(&read).unwrap();
+        let (mut seen, mut last) = (0, None);
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            let line: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|_| panic!("torn: {text}"));
+            let id = line["id"].as_str().map(|id| id.rsplit_once('-').unwrap().1.parse().unwrap());
+            if line["type"] == "order-seen" {
+                assert_eq!(id, expected.get(seen).copied(), "of {expected:?} in\n{text}");
+                seen += 1;
+            } else if let Some(id) = id {
+                let next = expected.get(seen).copied().unwrap_or(u64::MAX);
+                assert!(id < next, "the id {id} is ahead of the event {next} in\n{text}");
+            }
+            last = id.or(last);
+        }
+        (seen, last)
+    }
+}
+
+impl Port for Socket {
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = if self.erratic && one_in(3) { bytes.len() / 2 } else { bytes.len() };
+        if self.erratic && one_in(4) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.write(&bytes[..taken]);
+        Ok(taken)
+    }
+}
+
+fn one_in(n: u32) -> bool {
+    shuttle::rand::thread_rng().gen_ratio(1, n)
+}
+
+/// The threads' common state.
+struct Model {
+    ground: Arc<Ground>,
+    plan: Plan,
+    settings: Settings,
+    counts: Arc<Counts>,
+    shard: Arc<Shard>,
+    log: Arc<Log>,
+    connections: Counter,
+    subscribers: Cell<Vec<Arc<Subscriber>>>,
+    /// All batches are committed.
+    committed: Flag,
+    /// The fan-out has nothing left: what a writer has not got now is lost.
+    idle: Flag,
+    waiting: Cell<Vec<Waker>>,
+}
+
+impl Model {
+    fn new(ground: Arc<Ground>, plan: Plan) -> Arc<Model> {
+        let settings = Settings {
+            heartbeat: Duration::from_secs(1),
+            stall_timeout: Duration::from_hours(24),
+            ..Settings::of_rings(plan.ring_events, 1 << 20)
+        };
+        let counts = Arc::<Counts>::default();
+        let metrics = ground.metrics.clone();
+        let shard = Shard::new(Arc::new(settings.clone()), Arc::default(), counts.clone(), metrics);
+        let log = Log::scheduled(&ground.meta, ground.origin.clone(), ground.store.clone());
+        Arc::new(Model {
+            ground,
+            plan,
+            settings,
+            counts,
+            shard: Arc::new(shard),
+            log,
+            connections: Counter::default(),
+            subscribers: Cell::default(),
+            committed: Flag::default(),
+            idle: Flag::default(),
+            waiting: Cell::default(),
+        })
+    }
+
+    /// Publishes one batch after the other and tells the shard, as the
+    /// committer does.
+    fn commit(&self) {
+        let mut events = events().into_iter();
+        for subjects in BATCHES.iter().take(self.plan.batches) {
+            let events = events.by_ref().take(subjects.len()).collect();
+            let batch = Batch::new(self.ground.origin.clone(), events, None);
+            self.log.show(Arc::new(batch));
+            if self.plan.evicts && one_in(2) {
+                self.log.evict_oldest();
+            }
+            self.shard.progress.notify_one();
+        }
+        self.committed.store(true, Ordering::SeqCst);
+        self.shard.progress.notify_one();
+    }
+
+    /// The fan-out's task, until it has fanned out all that is committed.
+    fn fan_out(&self) {
+        let mut task = pin!(fan_out(self.shard.clone()));
+        shuttle::future::block_on(std::future::poll_fn(|cx| {
+            assert!(task.as_mut().poll(cx).is_pending());
+            let ends = self.committed.load(Ordering::SeqCst) && self.shard.behind().is_empty();
+            if ends { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        self.idle.store(true, Ordering::SeqCst);
+        self.waiting.lock().unwrap().drain(..).for_each(Waker::wake);
+    }
+
+    fn tick(&self) {
+        for n in 1..=self.plan.ticks {
+            let members = self.subscribers.lock().unwrap().clone();
+            for subscriber in members {
+                subscriber.tick(n * LATE, &self.settings);
+                if one_in(4) {
+                    subscriber.end(Ending::Drained);
+                }
+            }
+            shuttle::thread::yield_now();
+        }
+    }
+
+    /// A client that follows the log, over as many connections as it takes.
+    fn follow(&self, follow: &Follow) {
+        let wanted: Vec<u64> = {
+            let all = BATCHES.iter().take(self.plan.batches).map(|batch| batch.len()).sum();
+            let events = events().into_iter().take(all);
+            let wants = |event: &Event| {
+                follow
+                    .subject
+                    .is_none_or(|subject| event.subject.as_ref().unwrap().as_str() == subject)
+            };
+            events.filter(wants).map(|event| event.offset.0).collect()
+        };
+        let after =
+            |start: u64| wanted.iter().copied().filter(|&it| it > start).collect::<Vec<_>>();
+        let (mut start, mut leaves_after) = (follow.start.map(Offset), follow.leaves_after);
+        loop {
+            let mut writer = Writer::connect(self, follow, start);
+            let expected = after(writer.start.0);
+            let leaves = leaves_after.take();
+            let poll = |cx: &mut Context<'_>| writer.poll(self, cx, &expected, leaves);
+            let over = shuttle::future::block_on(std::future::poll_fn(poll));
+            let (seen, last) = writer.socket.check(&expected);
+            match over {
+                Over::Connection => start = Some(last.map_or(writer.start, Offset)),
+                Over::Log => {
+                    assert_eq!(seen, expected.len(), "lost: {:?}", &expected[seen..]);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What a writer has come to the end of.
+enum Over {
+    /// The client goes on with another connection, after the last id.
+    Connection,
+    /// Nothing more comes.
+    Log,
+}
+
+/// A connection's task.
+struct Writer {
+    pump: Pump,
+    socket: Socket,
+    start: Offset,
+}
+
+impl Writer {
+    fn connect(model: &Model, follow: &Follow, start: Option<Offset>) -> Writer {
+        let protocol = Protocol::Ndjson;
+        model.counts.of(protocol).fetch_add(1, Ordering::Relaxed);
+        let id = model.connections.fetch_add(1, Ordering::Relaxed);
+        let subscriber = model.shard.join(id, protocol, &model.settings);
+        model.subscribers.lock().unwrap().push(subscriber.clone());
+        let streams = model.ground.streams.clone();
+        let pump = Pump::new(
+            subscriber.clone(),
+            streams,
+            model.ground.metrics.clone(),
+            Form::Ndjson,
+            None,
+        );
+        let socket = Socket { erratic: model.plan.erratic, ..Socket::default() };
+        if follow.port {
+            subscriber.open_port(Arc::new(socket.clone()));
+        }
+        let scope = match follow.subject {
+            Some(subject) => Scope::Subject(ResourceId::new(subject).unwrap()),
+            None => Scope::Whole,
+        };
+        let interest = Interest {
+            scope,
+            filter: Filter::shared(Vec::new(), Vec::new()),
+            form: Form::Ndjson,
+            credit: None,
+            snapshot: false,
+            on_gap: OnGap::Event,
+            overflow: Overflow::Log,
+        };
+        let (_, start) = subscriber.subscribe(&model.log, interest, start);
+        Writer { pump, socket, start }
+    }
+
+    /// Writes until all of `expected` is written and the fan-out has nothing
+    /// left, or so many events as the client stays for.
+    fn poll(
+        &mut self,
+        model: &Model,
+        cx: &mut Context<'_>,
+        expected: &[u64],
+        leaves: Option<usize>,
+    ) -> Poll<Over> {
+        loop {
+            if leaves.is_some_and(|count| self.socket.check(expected).0 >= count) {
+                return Poll::Ready(Over::Connection);
+            }
+            let idle = model.idle.load(Ordering::SeqCst);
+            let mut hand: Vec<Slice> = Vec::new();
+            match self.pump.poll_fill(cx, &mut hand) {
+                Poll::Pending if idle => return Poll::Ready(Over::Log),
+                Poll::Pending => {
+                    let mut waiting = model.waiting.lock().unwrap();
+                    if model.idle.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                    waiting.push(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Poll::Ready(Filled::Rest(rest)) => self.socket.write(&rest),
+                Poll::Ready(Filled::Write) => self.write(&hand),
+                Poll::Ready(Filled::End(_)) => return Poll::Ready(Over::Connection),
+            }
+        }
+    }
+
+    /// Writes some slices, as far as the socket takes them.
+    fn write(&mut self, hand: &[Slice]) {
+        let mut taken = hand.len();
+        if self.socket.erratic && one_in(4) {
+            taken = shuttle::rand::thread_rng().gen_range(0..taken);
+        }
+        if taken == 0 {
+            self.pump.subscriber().blocked();
+            self.pump.release();
+            shuttle::thread::yield_now();
+            self.pump.subscriber().unblocked();
+            return;
+        }
+        for slice in &hand[..taken] {
+            self.socket.write(&slice.bytes);
+        }
+        self.pump.wrote(&hand[..taken]);
+    }
+}
+
+fn explore(scheduler: impl Scheduler + 'static, plan: Plan) {
+    let mut config = shuttle::Config::new();
+    // A test's debug build takes more than shuttle's 32 KiB.
+    config.stack_size = 256 * 1024;
+    config.silence_warnings = true;
+    let ground = Ground::new();
+    let begun = Arc::<Counter>::default();
+    let counted = begun.clone();
+    let run = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let model = Model::new(ground.clone(), plan.clone());
+        let mut threads = Vec::new();
+        let mut spawn = |run: Box<dyn FnOnce(&Model) + Send>| {
+            let model = model.clone();
+            threads.push(shuttle::thread::spawn(move || run(&model)));
+        };
+        spawn(Box::new(Model::commit));
+        spawn(Box::new(Model::fan_out));
+        for follow in plan.subscribers.clone() {
+            spawn(Box::new(move |model| model.follow(&follow)));
+        }
+        spawn(Box::new(Model::tick));
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    };
+    let runner = shuttle::Runner::new(scheduler, config);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runner.run(run))) {
+        eprintln!("failed in schedule {}", begun.load(Ordering::Relaxed));
+        resume_unwind(panic);
+    }
+}
+
+const EVERYTHING: Follow =
+    Follow { subject: None, start: Some(0), port: false, leaves_after: None };
+
+fn crowd() -> Plan {
+    Plan {
+        batches: BATCHES.len(),
+        ring_events: 2,
+        subscribers: vec![
+            EVERYTHING,
+            Follow { start: None, port: true, ..EVERYTHING },
+            Follow { subject: Some("a"), leaves_after: Some(1), ..EVERYTHING },
+        ],
+        evicts: true,
+        ticks: 2,
+        erratic: true,
+    }
+}
+
+/// One subscriber that joins beside few commits.
+fn pair(follow: Follow) -> Plan {
+    Plan {
+        batches: 2,
+        ring_events: 8,
+        subscribers: vec![follow],
+        evicts: false,
+        ticks: 0,
+        erratic: false,
+    }
+}
+
+#[test]
+fn every_subscriber_gets_every_event_once_in_random_schedules() {
+    explore(RandomScheduler::new(2000), crowd());
+}
+
+#[test]
+fn every_subscriber_gets_every_event_once_with_few_preemptions() {
+    explore(PctScheduler::new(4, 2000), crowd());
+}
+
+#[test]
+fn one_subscriber_joins_beside_two_commits() {
+    for port in [false, true] {
+        for start in [None, Some(0)] {
+            let follow = Follow { start, port, ..EVERYTHING };
+            explore(RandomScheduler::new(1000), pair(follow.clone()));
+            explore(PctScheduler::new(3, 1000), pair(follow));
+        }
+    }
+}
