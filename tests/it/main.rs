@@ -16,6 +16,7 @@ mod proxies;
 mod readiness;
 mod memory_topics;
 mod stalls;
+mod store_fixture;
 mod streams;
 mod tidy;
 mod support;

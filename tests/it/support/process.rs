@@ -35,6 +35,16 @@ impl Process {
     /// `$FOLDER` is the folder that the store's folder, `store`, lies in.
     pub fn start_by(command: &[&str], variables: &[(&str, &Path)], text: &str) -> Process {
         let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        Process::start_in(folder, text, &store)
+    }
+
+    /// Serves the configuration `text`, on free ports and the store in a folder.
+    pub fn start_on(text: &str, store: &Path) -> Process {
+        Process::start_in(tempfile::tempdir().unwrap(), text, store)
+    }
+
+    fn start_in(folder: TempDir, text: &str, store: &Path) -> Process {
         let file = folder.path().join("config.toml");
         std::fs::write(&file, text).unwrap();
         let words = [command, &[env!("CARGO_BIN_EXE_streamgate")]].concat();
@@ -46,7 +56,7 @@ impl Process {
             .arg(&file)
             .args(["--set", "server.listen=127.0.0.1:0"])
             .args(["--set", "server.admin_listen=127.0.0.1:0", "--set"])
-            .arg(format!("storage.path={}", folder.path().join("store").display()))
+            .arg(format!("storage.path={}", store.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
