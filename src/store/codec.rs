@@ -3,19 +3,80 @@
 //! The checksum covers the key too: a record that is found under another key
 //! than it was written to is as wrong as one with a flipped bit. Why not leave
 //! it to fjall: it cuts a damaged journal off without a word.
+//!
+//! Each kind of record has a version. A record of version 1 begins with its
+//! checksum. A record of a later version begins with the complement of its
+//! checksum, and one byte with the version follows, which the checksum covers.
+//! Records from before there were versions are therefore of version 1.
 
 use bytes::{Buf as _, Bytes};
 
 pub(super) const CHECKSUM_BYTES: usize = 4;
 
-/// A record with its checksum in front. `body` appends about `capacity` bytes.
+/// The version of records that have no byte for it.
+const UNMARKED: u8 = 1;
+
+/// Why a record cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// Its checksum or its content is wrong.
+    Damaged,
+    /// It has this version, which only a later build knows.
+    Newer(u8),
+}
+
+/// Makes a record of version 1. `body` appends about `capacity` bytes.
 pub(super) fn seal(key: &[u8], capacity: usize, body: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut record = Vec::with_capacity(CHECKSUM_BYTES + capacity);
+    seal_version(key, UNMARKED, capacity, body)
+}
+
+/// Makes a record of a version of its kind.
+pub(super) fn seal_version(
+    key: &[u8],
+    version: u8,
+    capacity: usize,
+    body: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    let is_marked = version > UNMARKED;
+    // Exact, or `Bytes` would allocate once more.
+    let mut record = Vec::with_capacity(CHECKSUM_BYTES + usize::from(is_marked) + capacity);
     record.extend_from_slice(&[0; CHECKSUM_BYTES]);
+    if is_marked {
+        record.push(version);
+    }
     body(&mut record);
     let checksum = checksum(key, &record[CHECKSUM_BYTES..]);
-    record[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_be_bytes());
+    let first = if is_marked { !checksum } else { checksum };
+    record[..CHECKSUM_BYTES].copy_from_slice(&first.to_be_bytes());
     record.into()
+}
+
+/// Reads a record of a kind whose newest version is `newest`: `fields` takes
+/// the record of a version apart.
+///
+/// # Errors
+/// [`Unreadable::Damaged`] if the checksum is wrong or `fields` returns `None`,
+/// [`Unreadable::Newer`] if the version is above `newest`.
+pub(super) fn read<T>(
+    key: &[u8],
+    record: Bytes,
+    newest: u8,
+    fields: impl FnOnce(u8, Fields) -> Option<T>,
+) -> Result<T, Unreadable> {
+    let mut rest = Fields(record);
+    let first = u32::from_be_bytes(rest.array().ok_or(Unreadable::Damaged)?);
+    let checksum = checksum(key, &rest.0);
+    let version = if first == checksum {
+        UNMARKED
+    } else if first == !checksum {
+        rest.u8().ok_or(Unreadable::Damaged)?
+    } else {
+        return Err(Unreadable::Damaged);
+    };
+    if version > newest {
+        return Err(Unreadable::Newer(version));
+    }
+    fields(version, rest).ok_or(Unreadable::Damaged)
 }
 
 /// The fields of a record; none when its checksum is wrong.
@@ -62,5 +123,39 @@ impl Fields {
 
     pub(super) fn rest(self) -> Bytes {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"key";
+
+    fn read_up_to(newest: u8, record: &Bytes) -> Result<(u8, Bytes), Unreadable> {
+        read(KEY, record.clone(), newest, |version, fields| Some((version, fields.rest())))
+    }
+
+    #[test]
+    fn a_record_tells_its_version() {
+        for version in 1..=u8::MAX {
+            let record = seal_version(KEY, version, 4, |out| out.extend_from_slice(b"body"));
+            let read = (version, Bytes::from_static(b"body"));
+            assert_eq!(read_up_to(version, &record), Ok(read.clone()));
+            assert_eq!(read_up_to(u8::MAX, &record), Ok(read));
+            assert_eq!(read_up_to(version - 1, &record), Err(Unreadable::Newer(version)));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_never_makes_another_version() {
+        for version in [1, 2] {
+            let record = seal_version(KEY, version, 4, |out| out.extend_from_slice(b"body"));
+            for bit in 0..record.len() * 8 {
+                let mut flipped = record.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(read_up_to(2, &flipped.into()), Err(Unreadable::Damaged), "{bit}");
+            }
+        }
     }
 }

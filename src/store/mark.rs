@@ -11,13 +11,16 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::codec::{seal, unseal};
+use super::codec::{read, seal};
 
 /// Two slots, written in turn, each in a sector of its own: a torn write
 /// leaves the other one whole.
 const SLOT_BYTES: u64 = 512;
 const RECORD_BYTES: usize = 12;
 const KEY: &[u8] = b"streamgate mark 1";
+/// The version of a slot. A slot of a newer one counts as unreadable: the
+/// store's header has refused the store before.
+const VERSION: u8 = 1;
 
 /// The open file.
 pub(super) struct Mark {
@@ -64,7 +67,7 @@ impl Mark {
 fn slot(file: &File, at: u64) -> Option<u64> {
     let mut record = [0; RECORD_BYTES];
     file.read_exact_at(&mut record, at).ok()?;
-    unseal(KEY, record.to_vec().into())?.u64()
+    read(KEY, record.to_vec().into(), VERSION, |_, mut fields| fields.u64()).ok()
 }
 
 #[cfg(test)]

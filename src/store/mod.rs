@@ -1,6 +1,6 @@
 //! On disk: events, latest states, indexes and marks, on fjall.
 //!
-//! A folder holds fjall's own `db/` and the file `mark`. There are two
+//! A folder holds fjall's own `db/`, the file `mark` and the header `format`. There are two
 //! keyspaces: `log` with the events, `state` with everything else; which keys
 //! and values stands in `key` and `record`. One [`Writer`] changes them, a
 //! [`Transaction`] at a time, each atomic and numbered; anybody reads, through
@@ -13,6 +13,7 @@
 //! these, [`verify`] all of it.
 
 mod codec;
+mod format;
 mod key;
 mod mark;
 mod open;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::event::{LogId, Offset, Timestamp};
+use codec::Unreadable;
 
 pub use open::Opened;
 pub use record::{Answer, Meta};
@@ -82,6 +84,9 @@ pub enum Error {
     Io(std::io::Error),
     /// What was acknowledged is missing, or a record fails its checksum.
     Damaged(String),
+    /// A later version of streamgate wrote it, in a format that this one does
+    /// not know.
+    Newer(String),
 }
 
 impl fmt::Display for Error {
@@ -90,6 +95,11 @@ impl fmt::Display for Error {
             Error::Locked(path) => write!(f, "{} is in use by another process", path.display()),
             Error::Io(_) => write!(f, "the store's files cannot be used"),
             Error::Damaged(what) => write!(f, "the store is damaged: {what}"),
+            Error::Newer(what) => write!(
+                f,
+                "a later version of streamgate wrote the store: {what}; run that version, or \
+                 restore a copy from before"
+            ),
         }
     }
 }
@@ -124,6 +134,16 @@ impl From<fjall::Error> for Error {
 /// What to do about damage.
 const ADVICE: &str =
     "run `streamgate verify` to see what is left, then restore a copy of the store";
+
+/// Returns the error for a record that cannot be read.
+fn unreadable(why: Unreadable, what: impl fmt::Display, log: LogId) -> Error {
+    match why {
+        Unreadable::Damaged => damaged(what, log),
+        Unreadable::Newer(version) => {
+            Error::Newer(format!("{what} of log {} has version {version}", log.0))
+        }
+    }
+}
 
 fn damaged(what: impl fmt::Display, log: LogId) -> Error {
     Error::Damaged(format!("{what} of log {} cannot be read; {ADVICE}", log.0))

@@ -9,6 +9,7 @@ use std::thread;
 use fjall::config::BlockSizePolicy;
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 
+use super::format::{self, FORMAT};
 use super::mark::Mark;
 use super::record::{Meta, Numbered};
 use super::view::{Files, Store, View};
@@ -63,8 +64,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`] when the folder cannot be used, or when what it holds is
-    /// damaged or ends before what was acknowledged.
+    /// damaged, ends before what was acknowledged, or has a newer format.
     pub fn open(path: &Path) -> Result<Opened, Error> {
+        let format = format::check(path)?;
+        let is_new = !path.join("db").is_dir();
         let journals = journals(&path.join("db"))?;
         let store = open_files(path)?;
         let (mark, marked) = open_mark(path)?;
@@ -84,6 +87,9 @@ impl Store {
         // alone. fjall reads them back without a sync, and from here on they
         // are shown and count as synced.
         store.files().database.persist(PersistMode::SyncData)?;
+        if is_new || format < FORMAT {
+            format::write(path)?;
+        }
         let writer = Writer::new(store.clone(), mark, commit);
         Ok(Opened { store, writer, metas })
     }

@@ -7,12 +7,21 @@
 //! - answer: `body [32], offset u64, time i64, flags u8, length of subject u8,
 //!   subject, document`
 //! - commit: `number u64`
+//!
+//! Each kind is of version 1. Who changes the fields of a kind raises its
+//! version, keeps reading the older ones, and raises `format::FORMAT`.
 
 use bytes::Bytes;
 
-use super::codec::{CHECKSUM_BYTES, seal, unseal};
+use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, unseal};
 use super::{Position, State, key};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
+
+/// The newest version of each kind that this build reads.
+const EVENT_VERSION: u8 = 1;
+const RESOURCE_VERSION: u8 = 1;
+const ANSWER_VERSION: u8 = 1;
+const COMMIT_VERSION: u8 = 1;
 
 const MERGE: u8 = 1;
 const SUBJECT: u8 = 2;
@@ -65,10 +74,13 @@ pub(super) fn slices_of(event: Event, record: &Bytes) -> Event {
     }
 }
 
-/// The event of a record, as slices of it; none when it is damaged.
-pub(super) fn decode_event(key: &[u8], record: Bytes) -> Option<Numbered> {
+/// Returns the event of a record, as slices of the record.
+pub(super) fn decode_event(key: &[u8], record: Bytes) -> Result<Numbered, Unreadable> {
+    read(key, record, EVENT_VERSION, |_, fields| event_fields(key, fields))
+}
+
+fn event_fields(key: &[u8], mut fields: Fields) -> Option<Numbered> {
     let (_, offset) = key::event_of(key)?;
-    let mut fields = unseal(key, record)?;
     let number = fields.u64()?;
     let time = Timestamp(fields.i64()?);
     let flags = fields.u8()?;
@@ -91,9 +103,10 @@ pub(super) fn encode_state(key: &[u8], state: &State) -> Bytes {
     })
 }
 
-pub(super) fn decode_state(key: &[u8], record: Bytes) -> Option<State> {
-    let mut fields = unseal(key, record)?;
-    Some(State { revision: Offset(fields.u64()?), document: fields.rest() })
+pub(super) fn decode_state(key: &[u8], record: Bytes) -> Result<State, Unreadable> {
+    read(key, record, RESOURCE_VERSION, |_, mut fields| {
+        Some(State { revision: Offset(fields.u64()?), document: fields.rest() })
+    })
 }
 
 /// A log as its last commit left it.
@@ -199,8 +212,11 @@ pub(super) fn encode_answer(key: &[u8], answer: &Answer) -> Bytes {
     })
 }
 
-pub(super) fn decode_answer(key: &[u8], record: Bytes) -> Option<Answer> {
-    let mut fields = unseal(key, record)?;
+pub(super) fn decode_answer(key: &[u8], record: Bytes) -> Result<Answer, Unreadable> {
+    read(key, record, ANSWER_VERSION, |_, fields| answer_fields(fields))
+}
+
+fn answer_fields(mut fields: Fields) -> Option<Answer> {
     let body = fields.array()?;
     let offset = Offset(fields.u64()?);
     let time = Timestamp(fields.i64()?);
@@ -220,8 +236,8 @@ pub(super) fn encode_commit(number: u64) -> Bytes {
     seal(&key::COMMIT, 8, |out| out.extend_from_slice(&number.to_be_bytes()))
 }
 
-pub(super) fn decode_commit(record: Bytes) -> Option<u64> {
-    unseal(&key::COMMIT, record)?.u64()
+pub(super) fn decode_commit(record: Bytes) -> Result<u64, Unreadable> {
+    read(&key::COMMIT, record, COMMIT_VERSION, |_, mut fields| fields.u64())
 }
 
 fn flag(bit: u8, set: bool) -> u8 {
@@ -273,6 +289,50 @@ mod tests {
         }
     }
 
+    /// If this fails, records are written in another format: raise the version
+    /// of the kind and `format::FORMAT`, and go on reading the old one.
+    #[test]
+    fn records_have_the_bytes_of_format_1() {
+        let subject = Some(ResourceId::new("order-1").unwrap());
+        let key = key::event(LogId(1), Offset(2));
+        let event = Event {
+            offset: Offset(2),
+            time: Timestamp(3),
+            kind: EventType::new("order-paid").unwrap(),
+            subject: subject.clone(),
+            merge: true,
+            data: Bytes::from_static(b"{}"),
+        };
+        let document = Bytes::from_static(b"[4]");
+        let state = State { revision: Offset(5), document: document.clone() };
+        let (offset, time, created) = (Offset(6), Timestamp(7), true);
+        let document = Some(document);
+        let answer = Answer { body: [8; 32], offset, time, subject, created, document };
+        let records = [
+            encode_event(&key, 9, &event),
+            encode_state(&key, &state),
+            encode_answer(&key, &answer),
+            encode_commit(10),
+        ];
+        let bytes = |hex: &str| {
+            let digits = hex.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap());
+            digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect::<Bytes>()
+        };
+        let due = [
+            concat!(
+                "28a0dcc600000000000000090000000000000003030a076f726465722d706169",
+                "646f726465722d317b7d"
+            ),
+            "023b6e4000000000000000055b345d",
+            concat!(
+                "6b62c02508080808080808080808080808080808080808080808080808080808",
+                "08080808000000000000000600000000000000070e076f726465722d315b345d"
+            ),
+            "06dcfdb0000000000000000a",
+        ];
+        assert_eq!(records, due.map(bytes));
+    }
+
     proptest! {
         #[test]
         fn an_event_reads_back_as_slices_of_its_record(log: u32, it in numbered()) {
@@ -293,10 +353,10 @@ mod tests {
             let under = key::meta(meta.id);
             prop_assert_eq!(decode_meta(&under, encode_meta(&under, &meta)), Some(meta));
             let under = key::answer(&hash);
-            prop_assert_eq!(decode_answer(&under, encode_answer(&under, &answer)), Some(answer));
-            prop_assert_eq!(decode_commit(encode_commit(commit)), Some(commit));
+            prop_assert_eq!(decode_answer(&under, encode_answer(&under, &answer)), Ok(answer));
+            prop_assert_eq!(decode_commit(encode_commit(commit)), Ok(commit));
             let state = State { revision: Offset(commit), document };
-            prop_assert_eq!(decode_state(&under, encode_state(&under, &state)), Some(state));
+            prop_assert_eq!(decode_state(&under, encode_state(&under, &state)), Ok(state));
         }
 
         #[test]
@@ -305,10 +365,10 @@ mod tests {
             let key = key::event(LogId(1), it.event.offset);
             let record = encode_event(&key, it.number, &it.event);
             let other = key::event(LogId(2), it.event.offset);
-            prop_assert_eq!(decode_event(&other, record.clone()), None);
+            prop_assert_eq!(decode_event(&other, record.clone()), Err(Unreadable::Damaged));
             let mut changed = record.to_vec();
             *at.get_mut(&mut changed) ^= change;
-            prop_assert_eq!(decode_event(&key, changed.into()), None);
+            prop_assert_eq!(decode_event(&key, changed.into()), Err(Unreadable::Damaged));
         }
 
         #[test]

@@ -1,14 +1,16 @@
 //! Reading everything, to name any damage.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
 
+use super::codec::Unreadable;
 use super::open::{check_mark, open_files, open_mark};
 use super::record::{self, Meta};
 use super::view::{Space, View};
-use super::{Error, Position, key};
+use super::{Error, Position, format, key, unreadable};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
 /// Damages that are named one by one; a broken table would fill the screen.
@@ -44,14 +46,22 @@ pub struct LogReport {
 /// with the number of records read and how many there should be.
 ///
 /// # Errors
-/// [`Error`] when it does not even open.
+/// [`Error`] when it does not even open, or a later version of streamgate wrote
+/// any of it.
 pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     if !path.join("db").is_dir() {
         return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, "there is no store")));
     }
+    let header = match format::check(path) {
+        Err(Error::Damaged(what)) => Some(what),
+        checked => checked.map(|_| None)?,
+    };
     let store = open_files(path)?;
     let view = store.view();
     let mut check = Check { view, report: Report::default(), done: 0, total: 0, progress };
+    if let Some(what) = header {
+        check.damage(what);
+    }
     check.commits(path);
     let metas = check.metas()?;
     check.total = metas.iter().map(|it| 2 * it.position.events + it.position.resources).sum();
@@ -194,7 +204,9 @@ impl<F: FnMut(u64, u64)> Check<F> {
             if offset <= meta.position.floor || offset > meta.position.head {
                 self.damage(format!("{name}: an event at offset {offset} should not be there"));
             }
-            let Some(numbered) = record::decode_event(&key, value.into()) else {
+            let numbered = record::decode_event(&key, value.into());
+            let what = format_args!("the event at offset {offset}");
+            let Some(numbered) = undamaged(numbered, what, id)? else {
                 self.damage(format!("{name}: the event at offset {offset} fails its checksum"));
                 tally.number += 1;
                 continue;
@@ -286,7 +298,9 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let (key, value) = guard.into_inner()?;
             let id = key::subject_of(&key).map(|(_, id)| String::from_utf8_lossy(id).into_owned());
             let id = id.unwrap_or_default();
-            let Some(state) = record::decode_state(&key, value.into()) else {
+            let state = record::decode_state(&key, value.into());
+            let what = format_args!("the resource {id}");
+            let Some(state) = undamaged(state, what, meta.id)? else {
                 self.damage(format!("{name}: the resource {id} fails its checksum"));
                 continue;
             };
@@ -311,7 +325,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
         let mut answers = HashSet::new();
         for guard in self.view.range(Space::State, range) {
             let (key, value) = guard.into_inner()?;
-            if record::decode_answer(&key, value.into()).is_none() {
+            let answer = record::decode_answer(&key, value.into());
+            if undamaged(answer, "an answer", LogId(0))?.is_none() {
                 self.damage("an answer to an idempotent write fails its checksum".to_owned());
             }
             answers.insert(key[1..].to_vec());
@@ -327,6 +342,22 @@ impl<F: FnMut(u64, u64)> Check<F> {
             self.damage(format!("{count} answers to idempotent writes have no expiry"));
         }
         Ok(())
+    }
+}
+
+/// Returns what was read, or `None` if the record is damaged.
+///
+/// # Errors
+/// [`Error::Newer`] if only a later version of streamgate reads the record.
+fn undamaged<T>(
+    read: Result<T, Unreadable>,
+    what: impl fmt::Display,
+    log: LogId,
+) -> Result<Option<T>, Error> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Unreadable::Damaged) => Ok(None),
+        Err(newer @ Unreadable::Newer(_)) => Err(unreadable(newer, what, log)),
     }
 }
 

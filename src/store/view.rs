@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
 
 use super::record::{self, Answer, Meta, Numbered};
-use super::{Error, Position, State, damaged, key};
+use super::{Error, Position, State, damaged, key, unreadable};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
 /// The open store. Cheap to clone; reads block on the disk.
@@ -87,7 +87,7 @@ impl Store {
         let key = key::answer(hash);
         let Some(value) = self.0.state.get(key)? else { return Ok(None) };
         let answer = record::decode_answer(&key, value.into());
-        answer.map(Some).ok_or_else(|| damaged("an answer", LogId(0)))
+        answer.map(Some).map_err(|why| unreadable(why, "an answer", LogId(0)))
     }
 
     /// Answers that are to be forgotten by `now`, at most `count`, oldest
@@ -142,7 +142,7 @@ impl View {
             return Ok(0);
         };
         let commit = record::decode_commit(value.into());
-        commit.ok_or_else(|| damaged("the commit number", LogId(0)))
+        commit.map_err(|why| unreadable(why, "the commit number", LogId(0)))
     }
 
     /// A resource at this moment.
@@ -169,8 +169,9 @@ impl View {
         let end = Bound::Excluded(range.end.to_vec());
         self.range(Space::State, (start, end)).map(move |guard| {
             let (key, value) = guard.into_inner()?;
+            let what = || format!("the resource {}", key_text(&key));
             let state = record::decode_state(&key, value.into())
-                .ok_or_else(|| damaged(format_args!("the resource {}", key_text(&key)), log))?;
+                .map_err(|why| unreadable(why, what(), log))?;
             Ok(Found { log, key, state })
         })
     }
@@ -247,7 +248,7 @@ impl View {
         let Some(value) = self.snapshot.get(&self.files.log, key)? else { return Ok(None) };
         let numbered = record::decode_event(&key, value.into());
         let what = format_args!("the event at offset {offset}");
-        numbered.map(|it| Some(it.event)).ok_or_else(|| damaged(what, log))
+        numbered.map(|it| Some(it.event)).map_err(|why| unreadable(why, what, log))
     }
 
     pub(super) fn is_indexed(
@@ -294,9 +295,9 @@ pub(super) enum Space {
 fn decode_event(log: LogId, guard: Guard) -> Result<(u64, Numbered), Error> {
     let (key, value) = guard.into_inner()?;
     let bytes = (key.len() + value.len()) as u64;
-    let numbered = record::decode_event(&key, value.into()).ok_or_else(|| {
+    let numbered = record::decode_event(&key, value.into()).map_err(|why| {
         let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
-        damaged(format_args!("the event at offset {offset}"), log)
+        unreadable(why, format_args!("the event at offset {offset}"), log)
     })?;
     Ok((bytes, numbered))
 }
@@ -314,5 +315,5 @@ fn decode_state(
     value: fjall::Slice,
 ) -> Result<State, Error> {
     record::decode_state(key, value.into())
-        .ok_or_else(|| damaged(format_args!("the resource {id}"), log))
+        .map_err(|why| unreadable(why, format_args!("the resource {id}"), log))
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::event::EventType;
 use crate::store::open::check_newest;
-use crate::store::{Durability, Opened, State, Store, Stored, Transaction};
+use crate::store::{Durability, Opened, State, Store, Stored, Transaction, codec};
 
 const EVENTS: u64 = 20;
 
@@ -146,4 +146,33 @@ fn where_there_is_no_store_none_is_made() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(verify(folder.path(), |_, _| {}), Err(Error::Io(_))));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_record_of_a_later_version_is_no_damage_but_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (opened, meta) = sound(folder.path());
+    let (key, state) = (key::event(meta.id, Offset(4)), key::resource(meta.id, &subject(1)));
+    let later = |key: &[u8]| codec::seal_version(key, 2, 4, |out| out.extend_from_slice(b"what"));
+    let why = |error: Option<Error>| match error {
+        Some(Error::Newer(why)) => why,
+        other => panic!("{other:?}"),
+    };
+
+    let files = opened.store.files();
+    let was = files.state.get(&state).unwrap().unwrap();
+    files.state.insert(&state, later(&state)).unwrap();
+    let resource = "the resource r1 of log 1 has version 2";
+    let read = opened.store.resource(meta.id, &subject(1));
+    assert_eq!(why(read.err()), resource);
+    let read = opened.store.view().resources(meta.id, None).find_map(Result::err);
+    assert_eq!(why(read), resource);
+    files.state.insert(&state, was).unwrap();
+
+    files.log.insert(key, later(&key)).unwrap();
+    let event = "the event at offset 4 of log 1 has version 2";
+    let read = opened.store.view().events(meta.id, Offset::ZERO).find_map(Result::err);
+    assert_eq!(why(read), event);
+    drop(opened);
+    assert_eq!(why(verify(folder.path(), |_, _| {}).err()), event);
 }
