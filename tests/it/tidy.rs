@@ -1,5 +1,8 @@
 //! The laws of `docs/architecture.md#laws` that a program can look for.
 
+mod crates;
+mod cycles;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -81,8 +84,9 @@ fn code(path: &Path) -> String {
     out
 }
 
-/// Whether a file is a module that only tests have: `#[cfg(test)] mod name;`
-/// in the file above it, or below such a one.
+/// Whether a file is a module that only tests have: `#[cfg(test)] mod name;`,
+/// or a `cfg` of all of `test` and something else, in the file above it, or
+/// below such a one.
 fn is_test_only(path: &Path) -> bool {
     let mut path = path.to_owned();
     while path.components().count() > 2 {
@@ -97,7 +101,8 @@ fn is_test_only(path: &Path) -> bool {
             let mut lines = parent.lines();
             while let Some(line) = lines.next() {
                 let module = format!("mod {name};");
-                if line.trim() == "#[cfg(test)]"
+                let line = line.trim();
+                if (line == "#[cfg(test)]" || line.starts_with("#[cfg(all(test,"))
                     && lines.next().is_some_and(|l| l.ends_with(&module))
                 {
                     return true;
