@@ -27,24 +27,30 @@ pub struct Process {
 impl Process {
     /// Serves the configuration `text`, on free ports and a fresh store.
     pub fn start(text: &str) -> Process {
-        Process::start_by(&[], &[], text)
+        Process::start_with(text, None, &[], &[])
     }
 
     /// The same, with variables of the environment, and started by a command
     /// that takes another command as its last arguments and executes it. In
     /// `$FOLDER` is the folder that the store's folder, `store`, lies in.
     pub fn start_by(command: &[&str], variables: &[(&str, &Path)], text: &str) -> Process {
-        let folder = tempfile::tempdir().unwrap();
-        let store = folder.path().join("store");
-        Process::start_in(folder, text, &store)
+        Process::start_with(text, None, command, variables)
     }
 
-    /// Serves the configuration `text`, on free ports and the store in a folder.
+    /// Serves the configuration `text`, on free ports and the store in the
+    /// folder `store`.
     pub fn start_on(text: &str, store: &Path) -> Process {
-        Process::start_in(tempfile::tempdir().unwrap(), text, store)
+        Process::start_with(text, Some(store), &[], &[])
     }
 
-    fn start_in(folder: TempDir, text: &str, store: &Path) -> Process {
+    fn start_with(
+        text: &str,
+        store: Option<&Path>,
+        command: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> Process {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store.map_or_else(|| folder.path().join("store"), Path::to_owned);
         let file = folder.path().join("config.toml");
         std::fs::write(&file, text).unwrap();
         let words = [command, &[env!("CARGO_BIN_EXE_streamgate")]].concat();
