@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::clock::Clock;
 use super::course::{Course, Work};
 use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Reconfiguration, Request, Shared};
 use super::roster::{self, Roster};
@@ -39,6 +40,7 @@ pub(super) struct Committer {
     roster: Roster,
     courses: Vec<Course>,
     shared: Arc<Shared>,
+    clock: Clock,
     /// Expiries before this have been dealt with.
     forgotten: Timestamp,
     ticked: Instant,
@@ -50,9 +52,13 @@ impl Committer {
         settings: &Settings,
         writer: Writer,
         roster: Roster,
-        courses: Vec<Course>,
+        mut courses: Vec<Course>,
         shared: Arc<Shared>,
+        clock: Clock,
     ) -> Committer {
+        for course in &mut courses {
+            course.begin(clock.read());
+        }
         let now = Instant::now();
         Committer {
             sync: settings.sync,
@@ -62,6 +68,7 @@ impl Committer {
             roster,
             courses,
             shared,
+            clock,
             forgotten: Timestamp(0),
             ticked: now,
             synced: now,
@@ -150,7 +157,7 @@ impl Committer {
 
     fn commit_to(&mut self, medium: Medium, requests: Vec<Request>) {
         let begun = Instant::now();
-        let mut work = Work::new(self.writer.begin(), Timestamp::now());
+        let mut work = Work::new(self.writer.begin(), self.clock.read());
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
             // The room is given back when its writes no longer take any.
@@ -280,7 +287,7 @@ impl Committer {
 
     fn look_after_memory(&mut self, elapsed: bool) -> Result<(), store::Error> {
         if elapsed || self.is_behind() {
-            let work = Work::new(self.writer.begin(), Timestamp::now());
+            let work = Work::new(self.writer.begin(), self.clock.read());
             for course in of(&mut self.courses, Medium::Memory) {
                 course.age(work.now())?;
             }
@@ -297,7 +304,7 @@ impl Committer {
             self.writer.sync()?;
         }
         if elapsed || self.is_behind() {
-            let mut work = Work::new(self.writer.begin(), Timestamp::now());
+            let mut work = Work::new(self.writer.begin(), self.clock.read());
             for course in of(&mut self.courses, Medium::Disk) {
                 course.age(work.now())?;
             }
@@ -319,7 +326,7 @@ impl Committer {
     ) -> Result<Vec<String>, Error> {
         let known = |spec: &&Spec| self.courses.iter().any(|course| course.is(spec));
         let (known, new): (Vec<_>, Vec<_>) = specs.iter().partition(known);
-        let (courses, made) = self.roster.open(&new)?;
+        let (mut courses, made) = self.roster.open(&new)?;
         if !made.is_empty() {
             if self.is_poisoned() {
                 return Err(Error::Poisoned);
@@ -333,6 +340,9 @@ impl Committer {
             })?;
         }
         self.roster.add(made);
+        for course in &mut courses {
+            course.begin(self.clock.read());
+        }
         self.courses.extend(courses);
         self.resource_bytes_max = resource_bytes_max;
         let mut others = Vec::new();
@@ -359,7 +369,7 @@ impl Committer {
 
     /// Forgets answers whose time has come.
     fn forget(&mut self, work: &mut Work, count: usize) -> Result<(), store::Error> {
-        let expired = self.writer.store().expired(self.forgotten, work.now(), count)?;
+        let expired = self.writer.store().expired(self.forgotten, work.now().wall, count)?;
         let Some((last, _)) = expired.last() else { return Ok(()) };
         self.forgotten = *last;
         for (expiry, hash) in &expired {

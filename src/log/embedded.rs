@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Clock;
 use super::committer::Committer;
 use super::course::Course;
 use super::pages::Pages;
@@ -102,7 +103,11 @@ impl Queued {
 }
 
 impl Embedded {
-    pub(super) fn open(settings: &Settings, specs: &[Spec]) -> Result<Embedded, store::Error> {
+    pub(super) fn open(
+        settings: &Settings,
+        specs: &[Spec],
+        clock: Clock,
+    ) -> Result<Embedded, store::Error> {
         let store::Opened { store, mut writer, metas } = Store::open(&settings.path)?;
         let pages = Arc::new(Pages::new(settings.page_cache_bytes, settings.catchup_concurrency));
         let mut roster = Roster::new(store.clone(), pages, metas);
@@ -113,7 +118,7 @@ impl Embedded {
         *shared.logs.write() = courses.iter().map(Course::log).cloned().collect();
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
-        let committer = Committer::new(settings, writer, roster, courses, shared.clone());
+        let committer = Committer::new(settings, writer, roster, courses, shared.clone(), clock);
         let committer = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run(requests, reconfigurations))?;

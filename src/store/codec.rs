@@ -43,6 +43,11 @@ impl Fields {
         Some(array)
     }
 
+    /// The next byte, which stays to be read.
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }

@@ -29,6 +29,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::event::{LogId, Offset, Timestamp};
+use record::Unreadable;
 
 pub use open::Opened;
 pub use record::{Answer, Meta};
@@ -73,6 +74,14 @@ pub struct Position {
     pub resources: u64,
 }
 
+impl Position {
+    /// Whether every event after `step` that is at or after `time` is still
+    /// kept. From `step` on, time never decreases.
+    pub fn keeps_since(&self, step: Offset, time: Timestamp) -> bool {
+        self.floor <= step || time > self.floor_time
+    }
+}
+
 /// Why the store cannot be opened or read. Every message says what to do.
 #[derive(Debug)]
 pub enum Error {
@@ -82,6 +91,9 @@ pub enum Error {
     Io(std::io::Error),
     /// What was acknowledged is missing, or a record fails its checksum.
     Damaged(String),
+    /// A later version of streamgate wrote it, in a format that this one does
+    /// not know.
+    Newer(String),
 }
 
 impl fmt::Display for Error {
@@ -90,6 +102,11 @@ impl fmt::Display for Error {
             Error::Locked(path) => write!(f, "{} is in use by another process", path.display()),
             Error::Io(_) => write!(f, "the store's files cannot be used"),
             Error::Damaged(what) => write!(f, "the store is damaged: {what}"),
+            Error::Newer(what) => write!(
+                f,
+                "a later version of streamgate wrote the store: {what}; run that version, or \
+                 restore a copy from before"
+            ),
         }
     }
 }
@@ -124,6 +141,14 @@ impl From<fjall::Error> for Error {
 /// What to do about damage.
 const ADVICE: &str =
     "run `streamgate verify` to see what is left, then restore a copy of the store";
+
+/// Why the meta of a log cannot be read.
+fn unreadable_meta(why: Unreadable, log: LogId) -> Error {
+    match why {
+        Unreadable::Damaged => damaged("the meta", log),
+        Unreadable::Newer(format) => Error::Newer(format!("the meta of a log has format {format}")),
+    }
+}
 
 fn damaged(what: impl fmt::Display, log: LogId) -> Error {
     Error::Damaged(format!("{what} of log {} cannot be read; {ADVICE}", log.0))

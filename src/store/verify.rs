@@ -6,9 +6,9 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::open::{check_mark, open_files, open_mark};
-use super::record::{self, Meta};
+use super::record::{self, Meta, Unreadable};
 use super::view::{Space, View};
-use super::{Error, Position, key};
+use super::{Error, Position, key, unreadable_meta};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
 /// Damages that are named one by one; a broken table would fill the screen.
@@ -118,8 +118,11 @@ impl<F: FnMut(u64, u64)> Check<F> {
         for guard in self.view.range(Space::State, range) {
             let (key, value) = guard.into_inner()?;
             match record::decode_meta(&key, value.into()) {
-                Some(meta) => metas.push(meta),
-                None => self.damage(format!("the meta of the log with key {key:?} is damaged")),
+                Ok(meta) => metas.push(meta),
+                Err(why @ Unreadable::Newer(_)) => return Err(unreadable_meta(why, LogId(0))),
+                Err(Unreadable::Damaged) => {
+                    self.damage(format!("the meta of the log with key {key:?} is damaged"));
+                }
             }
         }
         Ok(metas)
@@ -206,7 +209,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
                      {found} where {due} is due)"
                 ));
             }
-            if numbered.event.time < tally.time {
+            if numbered.event.time < tally.time && !meta.may_step(last, offset) {
                 self.damage(format!("{name}: time runs backwards at offset {offset}"));
             }
             tally.number = numbered.number;

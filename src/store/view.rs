@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
 
 use super::record::{self, Answer, Meta, Numbered};
-use super::{Error, Position, State, damaged, key};
+use super::{Error, Position, State, damaged, key, unreadable_meta};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
 /// The open store. Cheap to clone; reads block on the disk.
@@ -117,12 +117,15 @@ impl View {
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
     pub fn position(&self, log: LogId) -> Result<Position, Error> {
+        Ok(self.meta(log)?.position)
+    }
+
+    fn meta(&self, log: LogId) -> Result<Meta, Error> {
         let key = key::meta(log);
         let Some(value) = self.snapshot.get(&self.files.state, key)? else {
             return Err(damaged("the meta", log));
         };
-        let meta = record::decode_meta(&key, value.into());
-        meta.map(|meta| meta.position).ok_or_else(|| damaged("the meta", log))
+        record::decode_meta(&key, value.into()).map_err(|why| unreadable_meta(why, log))
     }
 
     /// All logs, by number.
@@ -131,7 +134,7 @@ impl View {
         for guard in self.snapshot.range(&self.files.state, key::METAS) {
             let (key, value) = guard.into_inner()?;
             let meta = record::decode_meta(&key, value.into());
-            metas.push(meta.ok_or_else(|| damaged("the meta", LogId(0)))?);
+            metas.push(meta.map_err(|why| unreadable_meta(why, LogId(0)))?);
         }
         Ok(metas)
     }
@@ -222,15 +225,18 @@ impl View {
         })
     }
 
-    /// The position just before the first event at or after `time`.
+    /// The position just before the first event at or after `time`, and
+    /// whether every such event is still kept. Where the log's time stepped
+    /// back, events up to the last step are not considered.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or a record is damaged.
-    pub fn before(&self, log: LogId, time: Timestamp) -> Result<Offset, Error> {
-        let position = self.position(log)?;
-        // All events up to `low` are earlier; the first one after `high`, if
-        // there is any, is not.
-        let (mut low, mut high) = (position.floor, position.head);
+    pub fn before(&self, log: LogId, time: Timestamp) -> Result<(Offset, bool), Error> {
+        let meta = self.meta(log)?;
+        let (position, step) = (&meta.position, meta.last_step());
+        // Of the events after the step, all up to `low` are earlier; the first
+        // one after `high`, if there is any, is not.
+        let (mut low, mut high) = (position.floor.max(step), position.head);
         while low < high {
             let middle = Offset(low.0 + (high.0 - low.0) / 2);
             match self.events(log, middle).next().transpose()? {
@@ -238,7 +244,7 @@ impl View {
                 _ => high = middle,
             }
         }
-        Ok(low)
+        Ok((low, position.keeps_since(step, time)))
     }
 
     /// The event at `offset`.

@@ -7,6 +7,7 @@ use super::{
     Fixture, Open, collection, futures_all, id, json, offsets, one, publish, put, read, until,
 };
 use crate::event::Offset;
+use crate::log::clock::Clock;
 use crate::log::{Engine, Error, Medium, Refusal, Spec, Write};
 use crate::store::Retention;
 
@@ -110,7 +111,7 @@ pub(super) async fn a_log_from_before_is_found_again(open: Open) {
     engine.append(&log, (0..300).map(|n| publish(&n.to_string())).collect()).await.unwrap();
     let (origin, events) = (log.origin().clone(), read(&log, Offset::ZERO).await);
     drop((log, engine));
-    let engine = open(&fixture.settings, &fixture.specs[..1]).unwrap();
+    let engine = open(&fixture.settings, &fixture.specs[..1], Clock::system()).unwrap();
     assert_eq!(names(&engine), ["orders"]);
     assert!(engine.log("news").is_none());
     reconfigure(&engine, &fixture.specs).await;
