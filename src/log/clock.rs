@@ -14,11 +14,16 @@ const LEAD_MAX: Duration = Duration::from_secs(10);
 /// How long the newest event is further ahead than that before the log's time
 /// steps back: a clock that is wrong for a moment must not make a step.
 const STEP_AFTER: Duration = Duration::from_mins(10);
+/// How long nothing expires after a start by whose clock everything would: time
+/// to correct a clock that is ahead.
+pub(super) const START_WAIT: Duration = Duration::from_mins(10);
 
 /// The clocks of one run of the engine.
 #[derive(Clone)]
 pub(super) struct Clock {
     source: Source,
+    /// The wall clock when the run began.
+    started: Timestamp,
 }
 
 #[derive(Clone)]
@@ -37,12 +42,16 @@ pub(super) struct ClockReading {
     pub(super) wall: Timestamp,
     /// The monotonic time since the run began.
     pub(super) elapsed: Duration,
+    /// The time by which events and answers expire: the wall clock, but never
+    /// ahead of the monotonic clock counted from the wall clock's time at the
+    /// start. A wall clock that jumps forward therefore expires nothing.
+    pub(super) expiry: Timestamp,
 }
 
 impl Clock {
     /// The machine's clocks, from now on.
     pub(super) fn system() -> Clock {
-        Clock { source: Source::System(Instant::now()) }
+        Clock { source: Source::System(Instant::now()), started: Timestamp::now() }
     }
 
     /// Both clocks now.
@@ -55,7 +64,8 @@ impl Clock {
                 (wall, monotonic.saturating_sub(*began))
             }
         };
-        ClockReading { wall, elapsed }
+        let expiry = wall.min(later(self.started, elapsed));
+        ClockReading { wall, elapsed, expiry }
     }
 }
 
@@ -128,8 +138,8 @@ impl TestClock {
 
     /// The clock of a run that begins now.
     pub(super) fn start(&self) -> Clock {
-        let (_, monotonic) = *self.0.now.lock();
-        Clock { source: Source::Test(self.clone(), monotonic) }
+        let (started, monotonic) = *self.0.now.lock();
+        Clock { source: Source::Test(self.clone(), monotonic), started }
     }
 
     /// Moves both clocks forward.

@@ -12,20 +12,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::answers::{Expiries, FORGOTTEN_ANSWERS};
 use super::clock::Clock;
 use super::course::{Course, Work};
 use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Reconfiguration, Request, Shared};
 use super::roster::{self, Roster};
 use super::{Error, Medium, Settings, Spec, Sync};
-use crate::event::{LogId, Timestamp};
+use crate::event::LogId;
 use crate::store::{self, Durability, Writer};
 
 /// How often age, expiry and the mark are looked after.
 const TICK: Duration = Duration::from_secs(1);
 /// Offsets that are reserved at once where commits are not synced.
 const RESERVED_OFFSETS: u64 = 65_536;
-/// Answers forgotten in a commit beside twice those it adds.
-const FORGOTTEN_ANSWERS: usize = 1024;
 /// Free space below which writes are refused, and the part of a small disk:
 /// fjall cannot go on after a write that found no room, and what it does in
 /// the background needs some.
@@ -41,8 +40,7 @@ pub(super) struct Committer {
     courses: Vec<Course>,
     shared: Arc<Shared>,
     clock: Clock,
-    /// Expiries before this have been dealt with.
-    forgotten: Timestamp,
+    expiries: Expiries,
     ticked: Instant,
     synced: Instant,
 }
@@ -56,8 +54,9 @@ impl Committer {
         shared: Arc<Shared>,
         clock: Clock,
     ) -> Committer {
+        let read = clock.read();
         for course in &mut courses {
-            course.begin(clock.read());
+            course.begin(read);
         }
         let now = Instant::now();
         Committer {
@@ -69,7 +68,7 @@ impl Committer {
             courses,
             shared,
             clock,
-            forgotten: Timestamp(0),
+            expiries: Expiries::default(),
             ticked: now,
             synced: now,
         }
@@ -216,7 +215,7 @@ impl Committer {
         };
         let forget = 2 * work.answers() + FORGOTTEN_ANSWERS;
         if work.answers() > 0 {
-            self.forget(&mut work, forget)?;
+            self.expiries.forget(self.writer.store(), &mut work, forget)?;
         }
         let mut shown = Vec::new();
         for (place, course) in self.courses.iter_mut().enumerate() {
@@ -308,7 +307,7 @@ impl Committer {
             for course in of(&mut self.courses, Medium::Disk) {
                 course.age(work.now())?;
             }
-            self.forget(&mut work, FORGOTTEN_ANSWERS)?;
+            self.expiries.forget(self.writer.store(), &mut work, FORGOTTEN_ANSWERS)?;
             self.write(work)?;
         }
         if elapsed {
@@ -340,8 +339,9 @@ impl Committer {
             })?;
         }
         self.roster.add(made);
+        let read = self.clock.read();
         for course in &mut courses {
-            course.begin(self.clock.read());
+            course.begin(read);
         }
         self.courses.extend(courses);
         self.resource_bytes_max = resource_bytes_max;
@@ -365,17 +365,6 @@ impl Committer {
         let mut courses: Vec<&Course> = self.courses.iter().collect();
         courses.sort_by_key(|course| named(course).unwrap_or(specs.len()));
         *self.shared.logs.write() = courses.into_iter().map(Course::log).cloned().collect();
-    }
-
-    /// Forgets answers whose time has come.
-    fn forget(&mut self, work: &mut Work, count: usize) -> Result<(), store::Error> {
-        let expired = self.writer.store().expired(self.forgotten, work.now().wall, count)?;
-        let Some((last, _)) = expired.last() else { return Ok(()) };
-        self.forgotten = *last;
-        for (expiry, hash) in &expired {
-            work.forget(hash, *expiry);
-        }
-        Ok(())
     }
 
     /// Refuses all later writes.

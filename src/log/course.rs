@@ -6,15 +6,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::answers::expiry;
 use super::apply::{Next, Outcome, apply};
-use super::clock::{ClockReading, Lead, Step, later};
+use super::clock::{ClockReading, Lead, Step};
 use super::{Change, IdempotencyKey, Log, Medium, Refusal, Spec, Write, Written};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{self, Answer, Meta, Retention, State, Store, Stored, Transaction};
 use crate::wire::{Batch, Kind};
+use retention::Cutoff;
 
-/// How long an answer is kept for its idempotency key.
-const ANSWER_KEPT: Duration = Duration::from_hours(24);
 /// Newest events that a log has in memory from the start, and their bytes: at
 /// least the page that is still growing, which is not cached.
 const PRELOAD_EVENTS: usize = 256;
@@ -33,10 +33,12 @@ pub(super) struct Course {
     touched: bool,
     /// Whether more is to be trimmed than one commit may.
     behind: bool,
-    /// Events older than this are trimmed.
-    cutoff: Option<Timestamp>,
-    /// Time of the oldest event kept, if it has been looked up.
-    oldest: Option<Timestamp>,
+    /// The age at which events are trimmed, in the commit at work.
+    cutoff: Option<Cutoff>,
+    /// The oldest event kept and its time, if it has been looked up.
+    oldest: Option<(Offset, Timestamp)>,
+    /// The monotonic time before which nothing is trimmed by age.
+    waits_until: Option<Duration>,
     /// How long the log's time has been ahead of the clock.
     lead: Lead,
     /// A step back of the log's time in the commit at work.
@@ -79,7 +81,7 @@ impl Work {
                 None => self.changes.remove_resource(*log, id),
             }
         }
-        let expiry = later(self.now.wall, ANSWER_KEPT);
+        let expiry = expiry(self.now);
         for (hash, answer) in &self.answers {
             self.changes.put_answer(hash, answer, expiry);
         }
@@ -119,6 +121,7 @@ impl Course {
             behind: false,
             cutoff: None,
             oldest: None,
+            waits_until: None,
             lead: Lead::default(),
             stepped: None,
             tail_bytes,

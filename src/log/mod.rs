@@ -8,6 +8,7 @@
 //! log's tail, already shared and encoded at most once. A topic may ask for no
 //! more than that tail ([`Medium::Memory`]).
 
+mod answers;
 mod apply;
 mod clock;
 mod committer;

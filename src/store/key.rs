@@ -17,6 +17,7 @@ use crate::event::{LogId, Offset, ResourceId, Timestamp};
 
 pub(super) const COMMIT: [u8; 1] = [0];
 pub(super) const METAS: Range<[u8; 1]> = [1]..[2];
+pub(super) const EXPIRIES: Range<[u8; 1]> = [5]..[6];
 pub(super) const RESOURCES: u8 = 2;
 pub(super) const INDEX: u8 = 3;
 pub(super) const EVENT_BYTES: usize = 12;

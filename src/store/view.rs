@@ -90,6 +90,16 @@ impl Store {
         answer.map(Some).ok_or_else(|| damaged("an answer", LogId(0)))
     }
 
+    /// When the last of all answers is to be forgotten; none if there is none.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read.
+    pub fn newest_expiry(&self) -> Result<Option<Timestamp>, Error> {
+        let newest = self.0.database.snapshot().range(&self.0.state, key::EXPIRIES).next_back();
+        let Some(guard) = newest else { return Ok(None) };
+        Ok(key::expiry_of(&guard.key()?).map(|(expiry, _)| expiry))
+    }
+
     /// Answers that are to be forgotten by `now`, at most `count`, oldest
     /// first and none older than `from`.
     ///

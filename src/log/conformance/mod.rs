@@ -189,6 +189,10 @@ macro_rules! conformance {
             clock::a_log_that_nobody_writes_is_watched
             clock::a_clock_that_is_a_little_behind_makes_no_step
             clock::a_restart_keeps_the_step_and_begins_the_ten_minutes_anew
+            clock::events_ahead_of_the_clock_age_with_the_next_that_is_not
+            clock::a_wall_clock_that_jumps_forward_expires_nothing
+            clock::a_start_that_would_expire_a_whole_log_waits
+            clock::answers_last_a_day_by_both_clocks
             events::a_follower_misses_and_repeats_nothing
             events::observers_are_told_and_closing_refuses
             memory::nothing_of_a_topic_in_memory_is_on_disk
