@@ -18,7 +18,6 @@ use super::course::{Course, Work};
 use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Reconfiguration, Request, Shared};
 use super::roster::{self, Roster};
 use super::{Error, Medium, Settings, Spec, Sync};
-use crate::event::LogId;
 use crate::store::{self, Durability, Writer};
 
 /// How often age, expiry and the mark are looked after.
@@ -160,8 +159,8 @@ impl Committer {
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
             // The room is given back when its writes no longer take any.
-            let Request { log, writes, answer, _room: room, .. } = request;
-            let result = self.decide(&mut work, log, &writes);
+            let result = self.decide(&mut work, &request);
+            let Request { answer, _room: room, .. } = request;
             answers.push((answer, result.map_err(Error::Store), room));
         }
         let written = match medium {
@@ -194,16 +193,15 @@ impl Committer {
     fn decide(
         &mut self,
         work: &mut Work,
-        log: LogId,
-        writes: &[super::Write],
+        request: &Request,
     ) -> Result<Vec<Result<super::Written, super::Refusal>>, store::Error> {
-        let course = self.courses.iter_mut().find(|course| course.log().id() == log);
+        let course = self.courses.iter_mut().find(|course| course.log().id() == request.log);
         let Some(course) = course else {
-            let why = format!("log {} is not one of this engine", log.0);
+            let why = format!("{} is not a log of this engine", request.origin.name);
             return Err(store::Error::Io(std::io::Error::other(why)));
         };
         let bytes_max = self.resource_bytes_max;
-        writes.iter().map(|write| course.decide(work, write, bytes_max)).collect()
+        request.writes.iter().map(|write| course.decide(work, write, bytes_max)).collect()
     }
 
     /// Makes durable, then shows. Trims in the same commit what the new events

@@ -17,6 +17,7 @@ use super::roster::{self, Roster};
 use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, Written};
 use crate::event::LogId;
 use crate::store::{self, Store};
+use crate::wire::Origin;
 
 /// Requests that wait for the committer.
 const QUEUE_REQUESTS: usize = 16 * 1024;
@@ -43,6 +44,8 @@ pub(super) type Answer = Result<Vec<Result<Written, Refusal>>, Error>;
 /// Writes on their way to the committer.
 pub(super) struct Request {
     pub(super) log: LogId,
+    /// Its name, for an error.
+    pub(super) origin: Arc<Origin>,
     pub(super) medium: Medium,
     pub(super) writes: Vec<Write>,
     pub(super) bytes: usize,
@@ -152,14 +155,14 @@ impl Embedded {
         if self.shared.closing.is_cancelled() {
             return Err(Error::Closed);
         }
-        let (log, medium) = (log.id(), log.medium());
+        let (origin, log, medium) = (log.origin().clone(), log.id(), log.medium());
         if medium == Medium::Disk && self.shared.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
         let room = self.room.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
         let room = room.await.map_err(|_| Error::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request { log, medium, writes, bytes, answer, _room: room };
+        let request = Request { log, origin, medium, writes, bytes, answer, _room: room };
         self.queue.send(request).await.map_err(|_| self.shared.ended())?;
         Ok(answered)
     }

@@ -37,6 +37,11 @@ pub(super) fn event_of(key: &[u8]) -> Option<(LogId, Offset)> {
     Some((LogId(u32::from_be_bytes(*log)), Offset(offset)))
 }
 
+/// The log of a meta's key.
+pub(super) fn meta_of(key: &[u8]) -> Option<LogId> {
+    Some(LogId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?)))
+}
+
 pub(super) fn meta(log: LogId) -> [u8; 5] {
     log_prefix(*METAS.start.first().expect("it has one byte"), log)
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::event::{LogId, Offset, Timestamp};
+use crate::event::{Offset, Timestamp};
 use record::Unreadable;
 
 pub use open::Opened;
@@ -142,14 +142,24 @@ impl From<fjall::Error> for Error {
 const ADVICE: &str =
     "run `streamgate verify` to see what is left, then restore a copy of the store";
 
-/// Why the meta of a log cannot be read.
-fn unreadable_meta(why: Unreadable, log: LogId) -> Error {
-    match why {
-        Unreadable::Damaged => damaged("the meta", log),
-        Unreadable::Newer(format) => Error::Newer(format!("the meta of a log has format {format}")),
+/// What an error calls the meta with this key. A log's name is in its meta, so
+/// that of a damaged one has a number only.
+fn meta_text(key: &[u8]) -> String {
+    match key::meta_of(key) {
+        Some(log) => format!("the metadata of the log with number {}", log.0),
+        None => "the metadata of a log".to_owned(),
     }
 }
 
-fn damaged(what: impl fmt::Display, log: LogId) -> Error {
-    Error::Damaged(format!("{what} of log {} cannot be read; {ADVICE}", log.0))
+/// The error of a meta that cannot be read.
+fn unreadable_meta(why: Unreadable, key: &[u8]) -> Error {
+    let meta = meta_text(key);
+    match why {
+        Unreadable::Damaged => damaged(meta),
+        Unreadable::Newer(format) => Error::Newer(format!("{meta} has format {format}")),
+    }
+}
+
+fn damaged(what: impl fmt::Display) -> Error {
+    Error::Damaged(format!("{what} cannot be read; {ADVICE}"))
 }

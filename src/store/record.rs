@@ -221,7 +221,7 @@ pub(super) fn decode_meta(key: &[u8], record: Bytes) -> Result<Meta, Unreadable>
 }
 
 fn meta_fields(key: &[u8], format: u8, mut fields: Fields) -> Option<Meta> {
-    let id = LogId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?));
+    let id = key::meta_of(key)?;
     let epoch = str::from_utf8(&fields.array::<8>()?).ok()?.parse().ok()?;
     let topic = fields.u8()? != 0;
     let position = Position {

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::open::{check_mark, open_files, open_mark};
 use super::record::{self, Meta, Unreadable};
 use super::view::{Space, View};
-use super::{Error, Position, key, unreadable_meta};
+use super::{Error, Position, key, meta_text, unreadable_meta};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
 /// Damages that are named one by one; a broken table would fill the screen.
@@ -119,10 +119,10 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let (key, value) = guard.into_inner()?;
             match record::decode_meta(&key, value.into()) {
                 Ok(meta) => metas.push(meta),
-                Err(why @ Unreadable::Newer(_)) => return Err(unreadable_meta(why, LogId(0))),
                 Err(Unreadable::Damaged) => {
-                    self.damage(format!("the meta of the log with key {key:?} is damaged"));
+                    self.damage(format!("{} fails its checksum", meta_text(&key)));
                 }
+                Err(why) => return Err(unreadable_meta(why, &key)),
             }
         }
         Ok(metas)
@@ -137,7 +137,15 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let range = (Bound::Included(edge(start)), Bound::Excluded(edge(end)));
             if let Some(guard) = self.view.range(Space::Log, range).next() {
                 let key = guard.key()?;
-                self.damage(format!("an event with key {key:?} belongs to no log"));
+                let Some((log, offset)) = key::event_of(&key) else {
+                    self.damage(format!("the key {key:?} is not that of an event"));
+                    continue;
+                };
+                self.damage(format!(
+                    "the event at offset {offset} has the log number {}, which no collection and \
+                     no topic has",
+                    log.0
+                ));
             }
         }
         Ok(())

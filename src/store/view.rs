@@ -1,12 +1,13 @@
 //! Reading.
 
+use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
 
-use super::record::{self, Answer, Meta, Numbered};
+use super::record::{self, Answer, Meta, Numbered, Unreadable};
 use super::{Error, Position, State, damaged, key, unreadable_meta};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
@@ -36,16 +37,40 @@ pub struct Found {
     pub state: State,
 }
 
-impl Found {
-    /// Its id. Not every scan needs that of every resource, and it takes a
-    /// check of each character.
-    ///
-    /// # Errors
-    /// [`Error`] when the key is damaged.
-    pub fn id(&self) -> Result<ResourceId, Error> {
-        key::subject_of(&self.key)
-            .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
-            .ok_or_else(|| damaged("a resource's key", self.log))
+impl Files {
+    /// The error of `what`, which belongs to a log: it names the collection or
+    /// topic, unless the meta is damaged as well.
+    fn damaged(&self, what: impl fmt::Display, log: LogId) -> Error {
+        let key = key::meta(log);
+        let meta = self.state.get(key).ok().flatten();
+        match meta.map(|value| record::decode_meta(&key, value.into())) {
+            Some(Ok(Meta { topic: true, name, .. })) => {
+                damaged(format!("{what} of the topic {name}"))
+            }
+            Some(Ok(Meta { name, .. })) => damaged(format!("{what} of the collection {name}")),
+            _ => damaged(format!("{what} of the log with number {}", log.0)),
+        }
+    }
+
+    fn decode_state(
+        &self,
+        log: LogId,
+        id: &ResourceId,
+        key: &[u8],
+        value: fjall::Slice,
+    ) -> Result<State, Error> {
+        record::decode_state(key, value.into())
+            .ok_or_else(|| self.damaged(format_args!("the resource {id}"), log))
+    }
+
+    fn decode_event(&self, log: LogId, guard: Guard) -> Result<(u64, Numbered), Error> {
+        let (key, value) = guard.into_inner()?;
+        let bytes = (key.len() + value.len()) as u64;
+        let numbered = record::decode_event(&key, value.into()).ok_or_else(|| {
+            let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
+            self.damaged(format_args!("the event at offset {offset}"), log)
+        })?;
+        Ok((bytes, numbered))
     }
 }
 
@@ -75,7 +100,7 @@ impl Store {
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
-        decode_state(log, id, &key, value).map(Some)
+        self.0.decode_state(log, id, &key, value).map(Some)
     }
 
     /// What the idempotent write with this key hash was answered, if it is
@@ -87,7 +112,7 @@ impl Store {
         let key = key::answer(hash);
         let Some(value) = self.0.state.get(key)? else { return Ok(None) };
         let answer = record::decode_answer(&key, value.into());
-        answer.map(Some).ok_or_else(|| damaged("an answer", LogId(0)))
+        answer.map(Some).ok_or_else(|| damaged("the answer to an idempotent write"))
     }
 
     /// When the last of all answers is to be forgotten; none if there is none.
@@ -133,9 +158,9 @@ impl View {
     fn meta(&self, log: LogId) -> Result<Meta, Error> {
         let key = key::meta(log);
         let Some(value) = self.snapshot.get(&self.files.state, key)? else {
-            return Err(damaged("the meta", log));
+            return Err(unreadable_meta(Unreadable::Damaged, &key));
         };
-        record::decode_meta(&key, value.into()).map_err(|why| unreadable_meta(why, log))
+        record::decode_meta(&key, value.into()).map_err(|why| unreadable_meta(why, &key))
     }
 
     /// All logs, by number.
@@ -144,7 +169,7 @@ impl View {
         for guard in self.snapshot.range(&self.files.state, key::METAS) {
             let (key, value) = guard.into_inner()?;
             let meta = record::decode_meta(&key, value.into());
-            metas.push(meta.map_err(|why| unreadable_meta(why, LogId(0)))?);
+            metas.push(meta.map_err(|why| unreadable_meta(why, &key))?);
         }
         Ok(metas)
     }
@@ -155,7 +180,7 @@ impl View {
             return Ok(0);
         };
         let commit = record::decode_commit(value.into());
-        commit.ok_or_else(|| damaged("the commit number", LogId(0)))
+        commit.ok_or_else(|| damaged("the number of the last commit"))
     }
 
     /// A resource at this moment.
@@ -165,7 +190,18 @@ impl View {
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.snapshot.get(&self.files.state, &key)? else { return Ok(None) };
-        decode_state(log, id, &key, value).map(Some)
+        self.files.decode_state(log, id, &key, value).map(Some)
+    }
+
+    /// The id of a resource that a scan has met. Not every scan needs that of
+    /// every resource, and it takes a check of each character.
+    ///
+    /// # Errors
+    /// [`Error`] when the key is damaged.
+    pub fn id_of(&self, found: &Found) -> Result<ResourceId, Error> {
+        key::subject_of(&found.key)
+            .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
+            .ok_or_else(|| self.files.damaged("the key of a resource", found.log))
     }
 
     /// All resources after `after`, by id.
@@ -180,10 +216,12 @@ impl View {
             None => Bound::Included(range.start.to_vec()),
         };
         let end = Bound::Excluded(range.end.to_vec());
+        let files = Arc::clone(&self.files);
         self.range(Space::State, (start, end)).map(move |guard| {
             let (key, value) = guard.into_inner()?;
-            let state = record::decode_state(&key, value.into())
-                .ok_or_else(|| damaged(format_args!("the resource {}", key_text(&key)), log))?;
+            let state = record::decode_state(&key, value.into()).ok_or_else(|| {
+                files.damaged(format_args!("the resource {}", key_text(&key)), log)
+            })?;
             Ok(Found { log, key, state })
         })
     }
@@ -215,7 +253,8 @@ impl View {
     ) -> impl DoubleEndedIterator<Item = Result<(u64, Numbered), Error>> + use<> {
         let start = Bound::Excluded(key::event(log, after));
         let end = Bound::Included(key::event(log, Offset(u64::MAX)));
-        self.range(Space::Log, (start, end)).map(move |guard| decode_event(log, guard))
+        let files = Arc::clone(&self.files);
+        self.range(Space::Log, (start, end)).map(move |guard| files.decode_event(log, guard))
     }
 
     /// All kept events of one resource after `after`, in order, through its index.
@@ -231,7 +270,7 @@ impl View {
         self.range(Space::State, (start, end)).map(move |guard| {
             let offset = key::indexed(&guard.key()?).unwrap_or_default();
             let what = format_args!("the event at offset {offset}");
-            view.event(log, offset)?.ok_or_else(|| damaged(what, log))
+            view.event(log, offset)?.ok_or_else(|| view.files.damaged(what, log))
         })
     }
 
@@ -263,7 +302,7 @@ impl View {
         let Some(value) = self.snapshot.get(&self.files.log, key)? else { return Ok(None) };
         let numbered = record::decode_event(&key, value.into());
         let what = format_args!("the event at offset {offset}");
-        numbered.map(|it| Some(it.event)).ok_or_else(|| damaged(what, log))
+        numbered.map(|it| Some(it.event)).ok_or_else(|| self.files.damaged(what, log))
     }
 
     pub(super) fn is_indexed(
@@ -307,28 +346,11 @@ pub(super) enum Space {
     State,
 }
 
-fn decode_event(log: LogId, guard: Guard) -> Result<(u64, Numbered), Error> {
-    let (key, value) = guard.into_inner()?;
-    let bytes = (key.len() + value.len()) as u64;
-    let numbered = record::decode_event(&key, value.into()).ok_or_else(|| {
-        let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
-        damaged(format_args!("the event at offset {offset}"), log)
-    })?;
-    Ok((bytes, numbered))
-}
-
 /// The id in a resource's key, however damaged.
 fn key_text(key: &[u8]) -> String {
     let id = key::subject_of(key).map_or(key, |(_, id)| id);
     String::from_utf8_lossy(id).into_owned()
 }
 
-fn decode_state(
-    log: LogId,
-    id: &ResourceId,
-    key: &[u8],
-    value: fjall::Slice,
-) -> Result<State, Error> {
-    record::decode_state(key, value.into())
-        .ok_or_else(|| damaged(format_args!("the resource {id}"), log))
-}
+#[cfg(test)]
+mod tests;

@@ -211,6 +211,7 @@ macro_rules! conformance {
             reconfigured::the_largest_resource_changes
             reconfigured::writes_go_on_meanwhile
             reconfigured::a_closed_engine_changes_nothing
+            reconfigured::a_log_of_another_engine_is_refused_by_its_name
         );
     };
 }

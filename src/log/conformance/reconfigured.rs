@@ -217,3 +217,17 @@ pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
     assert!(matches!(refused, Err(Error::Closed)));
     assert_eq!(names(&engine), ["orders", "news"]);
 }
+
+/// Its number says nothing to anybody.
+pub(super) async fn a_log_of_another_engine_is_refused_by_its_name(open: Open) {
+    let fixture = Fixture::new(open);
+    let mut other = Fixture::new(open);
+    other.specs.push(Spec::topic("alerts", Medium::Disk));
+    let (engine, others) = (fixture.open(), other.open());
+    let alerts = others.log("alerts").unwrap();
+    let Err(Error::Store(error)) = engine.append(&alerts, vec![publish("1")]).await else {
+        panic!("it was taken");
+    };
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "alerts is not a log of this engine");
+}

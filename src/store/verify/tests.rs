@@ -111,7 +111,10 @@ fn each_damage_is_named() {
         },
         &["time runs backwards at offset 7"],
     );
-    check(|it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, all(1))), &["no log"]);
+    check(
+        |it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, all(1))),
+        &["offset 1 has the log number 9, which no collection"],
+    );
     check(
         |it, meta| {
             let unindexed = Event { subject: Some(ResourceId::new("other").unwrap()), ..all(7) };
