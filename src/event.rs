@@ -192,7 +192,8 @@ impl FromStr for Timestamp {
 pub struct Event {
     /// Its place in its log; strictly increasing, not promised dense.
     pub offset: Offset,
-    /// When it was committed; never decreasing within a log.
+    /// When it was committed. Never decreasing within a log, except after a
+    /// corrected clock (`docs/protocol.md#names`).
     pub time: Timestamp,
     /// What happened.
     pub kind: EventType,

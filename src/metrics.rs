@@ -327,6 +327,10 @@ fn describe() {
         "From a request's head to its answer's head"
     );
     describe_counter!("streamgate_events_appended_total", "Events committed, by log");
+    describe_counter!(
+        "streamgate_clock_steps_total",
+        "Times that a log's time stepped back after a clock that was ahead, by log"
+    );
     describe_counter!("streamgate_events_delivered_total", "Events written to subscribers");
     describe_counter!(
         "streamgate_events_replayed_total",

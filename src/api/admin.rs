@@ -72,6 +72,8 @@ impl super::Api {
             }
             let appended = ("log", name.to_owned());
             self.metrics.counted("streamgate_events_appended_total", appended, log.appended());
+            let stepped = ("log", name.to_owned());
+            self.metrics.counted("streamgate_clock_steps_total", stepped, log.clock_steps());
         }
         self.metrics.render()
     }

@@ -158,7 +158,7 @@ impl Reader {
                 let found = entry?;
                 if fields.iter().all(|field| field.matches(&found.state.document)) {
                     if total == place.skip() {
-                        before = previous.as_ref().map(store::Found::id).transpose()?;
+                        before = previous.as_ref().map(|found| view.id_of(found)).transpose()?;
                     }
                     total += 1;
                 }

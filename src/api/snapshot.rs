@@ -164,7 +164,8 @@ impl Reader {
             looked_at_bytes += document.len();
             let enough = looked_at == LOOKED_AT_MAX || looked_at_bytes >= LOOKED_AT_BYTES_MAX;
             if frames.bytes >= STEP_BYTES || enough {
-                self.after = Some(found.id().map_err(|error| Cut(error.to_string()))?);
+                let id = view.id_of(&found).map_err(|error| Cut(error.to_string()))?;
+                self.after = Some(id);
                 return Ok(Some(frames.finish()));
             }
         }

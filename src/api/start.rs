@@ -20,7 +20,8 @@ pub enum From {
     Now,
     /// After this one.
     After(EventId),
-    /// At the first event at or after this time.
+    /// At the first event at or after this time, of those after the last step
+    /// back of the log's time.
     At(Timestamp),
 }
 

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::answers::{Expiries, FORGOTTEN_ANSWERS};
+use super::clock::Clock;
 use super::course::{Course, Work};
 use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Reconfiguration, Request, Shared};
 use super::roster::{self, Roster};
 use super::{Error, Medium, Settings, Spec, Sync};
-use crate::event::{LogId, Timestamp};
 use crate::store::{self, Durability, Writer};
 use crate::supervisor::{Task, fault_point};
 
@@ -24,8 +25,6 @@ use crate::supervisor::{Task, fault_point};
 const TICK: Duration = Duration::from_secs(1);
 /// Offsets that are reserved at once where commits are not synced.
 const RESERVED_OFFSETS: u64 = 65_536;
-/// Answers forgotten in a commit beside twice those it adds.
-const FORGOTTEN_ANSWERS: usize = 1024;
 /// Free space below which writes are refused, and the part of a small disk:
 /// fjall cannot go on after a write that found no room, and what it does in
 /// the background needs some.
@@ -40,8 +39,8 @@ pub(super) struct Committer {
     roster: Roster,
     courses: Vec<Course>,
     shared: Arc<Shared>,
-    /// Expiries before this have been dealt with.
-    forgotten: Timestamp,
+    clock: Clock,
+    expiries: Expiries,
     ticked: Instant,
     synced: Instant,
 }
@@ -51,9 +50,14 @@ impl Committer {
         settings: &Settings,
         writer: Writer,
         roster: Roster,
-        courses: Vec<Course>,
+        mut courses: Vec<Course>,
         shared: Arc<Shared>,
+        clock: Clock,
     ) -> Committer {
+        let read = clock.read();
+        for course in &mut courses {
+            course.begin(read);
+        }
         let now = Instant::now();
         Committer {
             sync: settings.sync,
@@ -63,7 +67,8 @@ impl Committer {
             roster,
             courses,
             shared,
-            forgotten: Timestamp(0),
+            clock,
+            expiries: Expiries::default(),
             ticked: now,
             synced: now,
         }
@@ -151,12 +156,12 @@ impl Committer {
 
     fn commit_to(&mut self, medium: Medium, requests: Vec<Request>) {
         let begun = Instant::now();
-        let mut work = Work::new(self.writer.begin(), Timestamp::now());
+        let mut work = Work::new(self.writer.begin(), self.clock.read());
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
             // The room is given back when its writes no longer take any.
-            let Request { log, writes, answer, _room: room, .. } = request;
-            let result = self.decide(&mut work, log, &writes);
+            let result = self.decide(&mut work, &request);
+            let Request { answer, _room: room, .. } = request;
             answers.push((answer, result.map_err(Error::Store), room));
         }
         let written = match medium {
@@ -189,16 +194,15 @@ impl Committer {
     fn decide(
         &mut self,
         work: &mut Work,
-        log: LogId,
-        writes: &[super::Write],
+        request: &Request,
     ) -> Result<Vec<Result<super::Written, super::Refusal>>, store::Error> {
-        let course = self.courses.iter_mut().find(|course| course.log().id() == log);
+        let course = self.courses.iter_mut().find(|course| course.log().id() == request.log);
         let Some(course) = course else {
-            let why = format!("log {} is not one of this engine", log.0);
+            let why = format!("{} is not a log of this engine", request.origin.name);
             return Err(store::Error::Io(std::io::Error::other(why)));
         };
         let bytes_max = self.resource_bytes_max;
-        writes.iter().map(|write| course.decide(work, write, bytes_max)).collect()
+        request.writes.iter().map(|write| course.decide(work, write, bytes_max)).collect()
     }
 
     /// Makes durable, then shows. Trims in the same commit what the new events
@@ -210,7 +214,7 @@ impl Committer {
         };
         let forget = 2 * work.answers() + FORGOTTEN_ANSWERS;
         if work.answers() > 0 {
-            self.forget(&mut work, forget)?;
+            self.expiries.forget(self.writer.store(), &mut work, forget)?;
         }
         let mut shown = Vec::new();
         for (place, course) in self.courses.iter_mut().enumerate() {
@@ -284,7 +288,7 @@ impl Committer {
 
     fn look_after_memory(&mut self, elapsed: bool) -> Result<(), store::Error> {
         if elapsed || self.is_behind() {
-            let work = Work::new(self.writer.begin(), Timestamp::now());
+            let work = Work::new(self.writer.begin(), self.clock.read());
             for course in of(&mut self.courses, Medium::Memory) {
                 course.age(work.now())?;
             }
@@ -301,11 +305,11 @@ impl Committer {
             self.writer.sync()?;
         }
         if elapsed || self.is_behind() {
-            let mut work = Work::new(self.writer.begin(), Timestamp::now());
+            let mut work = Work::new(self.writer.begin(), self.clock.read());
             for course in of(&mut self.courses, Medium::Disk) {
                 course.age(work.now())?;
             }
-            self.forget(&mut work, FORGOTTEN_ANSWERS)?;
+            self.expiries.forget(self.writer.store(), &mut work, FORGOTTEN_ANSWERS)?;
             self.write(work)?;
         }
         if elapsed {
@@ -324,7 +328,7 @@ impl Committer {
     ) -> Result<Vec<String>, Error> {
         let known = |spec: &&Spec| self.courses.iter().any(|course| course.is(spec));
         let (known, new): (Vec<_>, Vec<_>) = specs.iter().partition(known);
-        let (courses, made) = self.roster.open(&new)?;
+        let (mut courses, made) = self.roster.open(&new)?;
         if !made.is_empty() {
             if self.is_poisoned() {
                 return Err(Error::Poisoned);
@@ -338,6 +342,10 @@ impl Committer {
             })?;
         }
         self.roster.add(made);
+        let read = self.clock.read();
+        for course in &mut courses {
+            course.begin(read);
+        }
         self.courses.extend(courses);
         self.resource_bytes_max = resource_bytes_max;
         let mut others = Vec::new();
@@ -360,17 +368,6 @@ impl Committer {
         let mut courses: Vec<&Course> = self.courses.iter().collect();
         courses.sort_by_key(|course| named(course).unwrap_or(specs.len()));
         *self.shared.logs.write() = courses.into_iter().map(Course::log).cloned().collect();
-    }
-
-    /// Forgets answers whose time has come.
-    fn forget(&mut self, work: &mut Work, count: usize) -> Result<(), store::Error> {
-        let expired = self.writer.store().expired(self.forgotten, work.now(), count)?;
-        let Some((last, _)) = expired.last() else { return Ok(()) };
-        self.forgotten = *last;
-        for (expiry, hash) in &expired {
-            work.forget(hash, *expiry);
-        }
-        Ok(())
     }
 
     /// Refuses all later writes.

@@ -1,19 +1,20 @@
 //! What the committer knows of one log: where it goes on, and what it keeps.
 
+mod retention;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::answers::expiry;
 use super::apply::{Next, Outcome, apply};
+use super::clock::{ClockReading, Lead, Step};
 use super::{Change, IdempotencyKey, Log, Medium, Refusal, Spec, Write, Written};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{self, Answer, Meta, Retention, State, Store, Stored, Transaction};
 use crate::wire::{Batch, Kind};
+use retention::Cutoff;
 
-/// How long an answer is kept for its idempotency key.
-const ANSWER_KEPT: Duration = Duration::from_hours(24);
-/// Events trimmed in a commit beside twice those it adds.
-const TRIMMED_EVENTS: usize = 1024;
 /// Newest events that a log has in memory from the start, and their bytes: at
 /// least the page that is still growing, which is not cached.
 const PRELOAD_EVENTS: usize = 256;
@@ -32,10 +33,16 @@ pub(super) struct Course {
     touched: bool,
     /// Whether more is to be trimmed than one commit may.
     behind: bool,
-    /// Events older than this are trimmed.
-    cutoff: Option<Timestamp>,
-    /// Time of the oldest event kept, if it has been looked up.
-    oldest: Option<Timestamp>,
+    /// The age at which events are trimmed, in the commit at work.
+    cutoff: Option<Cutoff>,
+    /// The oldest event kept and its time, if it has been looked up.
+    oldest: Option<(Offset, Timestamp)>,
+    /// The monotonic time before which nothing is trimmed by age.
+    waits_until: Option<Duration>,
+    /// How long the log's time has been ahead of the clock.
+    lead: Lead,
+    /// A step back of the log's time in the commit at work.
+    stepped: Option<Step>,
     /// Memory of the log's tail.
     pub(super) tail_bytes: usize,
 }
@@ -43,18 +50,18 @@ pub(super) struct Course {
 /// The commit at work, for all logs.
 pub(super) struct Work {
     changes: Transaction,
-    now: Timestamp,
+    now: ClockReading,
     /// Resources as the writes so far leave them.
     states: HashMap<(LogId, ResourceId), Option<State>>,
     answers: HashMap<[u8; 32], Answer>,
 }
 
 impl Work {
-    pub(super) fn new(changes: Transaction, now: Timestamp) -> Work {
+    pub(super) fn new(changes: Transaction, now: ClockReading) -> Work {
         Work { changes, now, states: HashMap::new(), answers: HashMap::new() }
     }
 
-    pub(super) fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> ClockReading {
         self.now
     }
 
@@ -74,7 +81,7 @@ impl Work {
                 None => self.changes.remove_resource(*log, id),
             }
         }
-        let expiry = Timestamp(self.now.0 + ANSWER_KEPT.as_millis() as i64);
+        let expiry = expiry(self.now);
         for (hash, answer) in &self.answers {
             self.changes.put_answer(hash, answer, expiry);
         }
@@ -114,6 +121,9 @@ impl Course {
             behind: false,
             cutoff: None,
             oldest: None,
+            waits_until: None,
+            lead: Lead::default(),
+            stepped: None,
             tail_bytes,
         };
         course.behind = course.is_too_much();
@@ -189,12 +199,25 @@ impl Course {
         Ok(Ok(written))
     }
 
+    /// The time of the next event: the clock's, and never before the newest
+    /// event's but for a step back.
+    fn date(&mut self, now: ClockReading) -> Timestamp {
+        let newest = self.meta.time;
+        if !self.lead.observe(newest, now) {
+            return now.wall.max(newest);
+        }
+        self.meta.step();
+        self.stepped = Some(Step { after: self.meta.position.head, from: newest, to: now.wall });
+        now.wall
+    }
+
     /// Makes the event.
-    fn add(&mut self, now: Timestamp, write: &Write, outcome: &Outcome) -> Written {
+    fn add(&mut self, now: ClockReading, write: &Write, outcome: &Outcome) -> Written {
+        let time = self.date(now);
         let meta = &mut self.meta;
         let event = Event {
             offset: self.next,
-            time: now.max(meta.time),
+            time,
             kind: outcome.kind.clone(),
             subject: write.subject.clone(),
             merge: outcome.merge,
@@ -264,26 +287,6 @@ impl Course {
         }
     }
 
-    /// Looks for events that are too old.
-    pub(super) fn age(&mut self, now: Timestamp) -> Result<(), store::Error> {
-        if self.behind {
-            self.touched = true;
-        }
-        if self.retention.age.is_zero() || self.meta.position.events == 0 {
-            return Ok(());
-        }
-        if self.oldest.is_none() {
-            self.oldest = self.kept(1).next().transpose()?.map(|(_, event)| event.time);
-        }
-        let age = i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX);
-        let cutoff = Timestamp(now.0.saturating_sub(age));
-        if self.oldest.is_some_and(|oldest| oldest < cutoff) {
-            self.cutoff = Some(cutoff);
-            self.touched = true;
-        }
-        Ok(())
-    }
-
     /// Puts the log's part into the commit: its events but for those that
     /// retention takes at once, its trims, its meta. Gives the events to show.
     /// Of a log in memory nothing is put anywhere.
@@ -313,7 +316,18 @@ impl Course {
     pub(super) fn show(&mut self, events: Vec<Event>, committed: Instant) {
         if !events.is_empty() {
             let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
-            self.tail_bytes += self.log.publish(Arc::new(batch));
+            self.tail_bytes += self.log.publish(Arc::new(batch), self.meta.last_step());
+        }
+        if let Some(Step { after, from, to }) = self.stepped.take() {
+            self.log.count_clock_step();
+            tracing::warn!(
+                log = self.meta.name,
+                after = %self.log.origin().id(after),
+                %from,
+                %to,
+                "the newest event was dated ahead of the clock for ten minutes; the log's time \
+                 steps back"
+            );
         }
         self.raise_floor();
     }
@@ -337,12 +351,12 @@ impl Course {
     pub(super) fn evict(&mut self, shown: Duration) -> bool {
         let Some((batch, count)) = self.log.oldest(shown) else { return false };
         if self.log.medium() == Medium::Memory {
-            let position = &mut self.meta.position;
-            let first = (batch.position_after(position.floor) as usize).min(count);
+            let meta = &mut self.meta;
+            let first = (batch.position_after(meta.position.floor) as usize).min(count);
             for event in &batch.events()[first..count] {
-                position.events -= 1;
-                position.bytes -= Stored::bytes_of(event);
-                (position.floor, position.floor_time) = (event.offset, event.time);
+                meta.position.events -= 1;
+                meta.position.bytes -= Stored::bytes_of(event);
+                meta.raise_floor(event.offset, event.time);
             }
             self.oldest = None;
             // Before the events go, as everywhere.
@@ -350,89 +364,6 @@ impl Course {
         }
         self.tail_bytes -= self.log.forget(count);
         true
-    }
-
-    /// What it keeps, oldest first, with the bytes of each; of what is only in
-    /// memory, no more than `most` have to come.
-    fn kept(&self, most: u64) -> Box<dyn Iterator<Item = Result<(u64, Event), store::Error>>> {
-        let floor = self.meta.position.floor;
-        if self.log.medium() == Medium::Disk {
-            return Box::new(self.log.store().view().sized(self.meta.id, floor));
-        }
-        let (_, batches) = self.log.recall(floor, most);
-        let events = batches.into_iter().flat_map(|batch| batch.events().to_vec());
-        let events = events.filter(move |event| event.offset > floor);
-        Box::new(events.map(|event| Ok((Stored::bytes_of(&event), event))))
-    }
-
-    fn trim(&mut self, changes: &mut Transaction) -> Result<(), store::Error> {
-        let id = self.meta.id;
-        let mut most = 2 * self.pending.len() + TRIMMED_EVENTS;
-        let mut stored = self.meta.position.events - self.pending.len() as u64;
-        let mut kept = None;
-        self.behind = false;
-        while self.is_over() {
-            if most == 0 {
-                self.behind = true;
-                break;
-            }
-            most -= 1;
-            let (offset, time, bytes) = if stored > 0 {
-                stored -= 1;
-                let kept = kept.get_or_insert_with(|| self.kept(self.over(most as u64 + 1)));
-                let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.short()))?;
-                if self.cutoff.is_some_and(|cutoff| event.time >= cutoff) && !self.is_too_much() {
-                    self.oldest = Some(event.time);
-                    break;
-                }
-                if self.log.medium() == Medium::Disk {
-                    changes.trim_event(id, event.offset, event.subject.as_ref());
-                }
-                (event.offset, event.time, bytes)
-            } else {
-                self.cutoff = None;
-                if !self.is_too_much() {
-                    break;
-                }
-                let Some(stored) = self.pending.pop_front() else { break };
-                (stored.event.offset, stored.event.time, stored.bytes())
-            };
-            let position = &mut self.meta.position;
-            position.events -= 1;
-            position.bytes -= bytes;
-            position.floor = offset;
-            position.floor_time = time;
-            self.oldest = None;
-        }
-        Ok(())
-    }
-
-    /// How many events may go at most: of a log that is bounded by its count
-    /// alone no more are looked at than there are too many.
-    fn over(&self, most: u64) -> u64 {
-        if self.retention.events == 0 || self.retention.bytes > 0 || self.cutoff.is_some() {
-            return most;
-        }
-        most.min(self.meta.position.events.saturating_sub(self.retention.events).max(1))
-    }
-
-    fn short(&self) -> store::Error {
-        let (name, stored) = (&self.meta.name, self.meta.position.events);
-        store::Error::Damaged(format!(
-            "{name} has fewer than the {stored} events it counts; run `streamgate verify`"
-        ))
-    }
-
-    fn is_over(&self) -> bool {
-        self.is_too_much() || (self.cutoff.is_some() && self.meta.position.events > 0)
-    }
-
-    /// By count or bytes; the newest event is kept, however large.
-    fn is_too_much(&self) -> bool {
-        let (bounds, at) = (&self.retention, &self.meta.position);
-        let events = bounds.events > 0 && at.events > bounds.events;
-        let bytes = bounds.bytes > 0 && at.bytes > bounds.bytes;
-        at.events > 1 && (events || bytes)
     }
 }
 

@@ -77,7 +77,7 @@ fn refusal(fixture: &Fixture, settings: &Settings) -> String {
 
 #[tokio::test]
 async fn what_was_acknowledged_survives_a_kill() {
-    let fixture = Fixture::new(Engine::open);
+    let fixture = Fixture::new(Engine::open_at);
     let engine = filled(&fixture).await;
     let (_folder, copied) = copy(&fixture.settings);
     let killed = Engine::open(&copied, &fixture.specs).unwrap();
@@ -91,7 +91,7 @@ async fn what_was_acknowledged_survives_a_kill() {
 #[tokio::test]
 async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
     for sync in [Sync::Always, Sync::Interval(Duration::from_hours(1)), Sync::Never] {
-        let mut fixture = Fixture::new(Engine::open);
+        let mut fixture = Fixture::new(Engine::open_at);
         fixture.settings.sync = sync;
         let engine = fixture.open();
         fixture.specs.push(Spec::topic("alerts", Medium::Disk));
@@ -111,7 +111,7 @@ async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
 /// What needs no disk goes on; what does is refused, and nothing of it done.
 #[tokio::test]
 async fn a_poisoned_log_leaves_memory_alone() {
-    let mut fixture = Fixture::new(Engine::open).on(Medium::Memory);
+    let mut fixture = Fixture::new(Engine::open_at).on(Medium::Memory);
     fixture.settings.tail_bytes = 32 << 10;
     let engine = fixture.open();
     let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
@@ -159,7 +159,7 @@ fn table_folders(folder: &Path) -> Vec<PathBuf> {
 /// A thread of fjall's cannot write a table, and nobody writes to the log.
 #[tokio::test]
 async fn a_thread_of_the_store_that_fails_makes_the_logs_read_only() {
-    let fixture = Fixture::new(Engine::open);
+    let fixture = Fixture::new(Engine::open_at);
     let engine = fixture.open();
     let news = engine.log("news").unwrap();
     let folders = table_folders(&fixture.settings.path);
@@ -196,7 +196,7 @@ const HARMS: [(&str, Harm); 4] = [
 
 #[tokio::test]
 async fn a_damaged_journal_is_refused_each_time() {
-    let fixture = Fixture::new(Engine::open);
+    let fixture = Fixture::new(Engine::open_at);
     let _engine = filled(&fixture).await;
     let (_, end) = journal(&fixture.settings);
     assert!(end > 16 * BLOCK as u64);
@@ -214,7 +214,7 @@ async fn a_damaged_journal_is_refused_each_time() {
 
 #[tokio::test]
 async fn a_loss_is_named_and_can_be_accepted() {
-    let fixture = Fixture::new(Engine::open);
+    let fixture = Fixture::new(Engine::open_at);
     let _engine = filled(&fixture).await;
     let (_folder, copied) = copy(&fixture.settings);
     let (path, end) = journal(&copied);
@@ -233,7 +233,7 @@ async fn a_loss_is_named_and_can_be_accepted() {
 
 #[tokio::test]
 async fn a_store_is_open_once() {
-    let fixture = Fixture::new(Engine::open);
+    let fixture = Fixture::new(Engine::open_at);
     let _engine = fixture.open();
     let second = Engine::open(&fixture.settings, &fixture.specs);
     assert!(matches!(second, Err(store::Error::Locked(_))));
@@ -242,7 +242,7 @@ async fn a_store_is_open_once() {
 #[tokio::test]
 async fn an_unclean_stop_without_syncs_skips_what_may_have_been_issued() {
     for sync in [Sync::Interval(Duration::from_millis(5)), Sync::Never] {
-        let mut fixture = Fixture::new(Engine::open);
+        let mut fixture = Fixture::new(Engine::open_at);
         fixture.settings.sync = sync;
         let engine = fixture.open();
         let log = engine.log("orders").unwrap();
@@ -272,7 +272,7 @@ async fn an_unclean_stop_without_syncs_skips_what_may_have_been_issued() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_have_fixed_boundaries_and_are_read_once() {
-    let mut fixture = Fixture::new(Engine::open);
+    let mut fixture = Fixture::new(Engine::open_at);
     fixture.settings.tail_bytes = 0;
     let engine = fixture.open();
     let log = engine.log("news").unwrap().clone();
@@ -298,7 +298,7 @@ async fn pages_have_fixed_boundaries_and_are_read_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_events_make_small_pages() {
-    let mut fixture = Fixture::new(Engine::open);
+    let mut fixture = Fixture::new(Engine::open_at);
     fixture.settings.tail_bytes = 0;
     let engine = fixture.open();
     let log = &engine.log("news").unwrap();
@@ -320,7 +320,7 @@ async fn large_events_make_small_pages() {
 
 #[tokio::test]
 async fn one_resources_replay_is_paged() {
-    let fixture = Fixture::new(Engine::open);
+    let fixture = Fixture::new(Engine::open_at);
     let engine = fixture.open();
     let log = &engine.log("orders").unwrap();
     let patch = |n: usize| {

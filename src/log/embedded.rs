@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Clock;
 use super::committer::Committer;
 use super::course::Course;
 use super::pages::Pages;
@@ -17,6 +18,7 @@ use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, WriteState, Writ
 use crate::event::LogId;
 use crate::store::{self, Store};
 use crate::supervisor::{Cause, Thread};
+use crate::wire::Origin;
 
 /// Requests that wait for the committer.
 const QUEUE_REQUESTS: usize = 16 * 1024;
@@ -43,6 +45,8 @@ pub(super) type Answer = Result<Vec<Result<Written, Refusal>>, Error>;
 /// Writes on their way to the committer.
 pub(super) struct Request {
     pub(super) log: LogId,
+    /// Its name, for an error.
+    pub(super) origin: Arc<Origin>,
     pub(super) medium: Medium,
     pub(super) writes: Vec<Write>,
     pub(super) bytes: usize,
@@ -105,7 +109,11 @@ impl Queued {
 }
 
 impl Embedded {
-    pub(super) fn open(settings: &Settings, specs: &[Spec]) -> Result<Embedded, store::Error> {
+    pub(super) fn open(
+        settings: &Settings,
+        specs: &[Spec],
+        clock: Clock,
+    ) -> Result<Embedded, store::Error> {
         let store::Opened { store, mut writer, metas } = Store::open(&settings.path)?;
         let pages = Arc::new(Pages::new(settings.page_cache_bytes, settings.catchup_concurrency));
         let mut roster = Roster::new(store.clone(), pages, metas);
@@ -116,7 +124,7 @@ impl Embedded {
         *shared.logs.write() = courses.iter().map(Course::log).cloned().collect();
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
-        let committer = Committer::new(settings, writer, roster, courses, shared.clone());
+        let committer = Committer::new(settings, writer, roster, courses, shared.clone(), clock);
         let committer =
             Thread::spawn("committer", move || committer.run(requests, reconfigurations))?;
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));
@@ -148,14 +156,14 @@ impl Embedded {
         if self.shared.closing.is_cancelled() {
             return Err(Error::Closed);
         }
-        let (log, medium) = (log.id(), log.medium());
+        let (origin, log, medium) = (log.origin().clone(), log.id(), log.medium());
         if medium == Medium::Disk && self.shared.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
         let room = self.room.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
         let room = room.await.map_err(|_| Error::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request { log, medium, writes, bytes, answer, _room: room };
+        let request = Request { log, origin, medium, writes, bytes, answer, _room: room };
         self.queue.send(request).await.map_err(|_| self.shared.ended())?;
         Ok(answered)
     }

@@ -90,9 +90,9 @@ impl Log {
     /// [`Log::before`] of a log in memory.
     pub(super) fn recall_before(&self, time: Timestamp) -> (Offset, bool) {
         let tail = self.tail.lock();
-        let place = tail.place;
-        let whole = place.floor == Offset::ZERO || time > place.floor_time;
-        let earlier = |event: &Event| event.time < time;
+        let (place, step) = (tail.place, tail.step);
+        let whole = place.keeps_since(step, time);
+        let earlier = |event: &Event| event.offset <= step || event.time < time;
         let n =
             tail.batches.partition_point(|held| held.batch.events().last().is_some_and(earlier));
         let found = match tail.batches.get(n) {

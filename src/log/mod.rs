@@ -8,7 +8,9 @@
 //! log's tail, already shared and encoded at most once. A topic may ask for no
 //! more than that tail ([`Medium::Memory`]).
 
+mod answers;
 mod apply;
+mod clock;
 mod committer;
 #[cfg(test)]
 mod conformance;
@@ -174,7 +176,18 @@ impl Engine {
     /// [`store::Error`] when the directory cannot be used, or when what it
     /// holds is damaged or ends before what was acknowledged.
     pub fn open(settings: &Settings, specs: &[Spec]) -> Result<Engine, store::Error> {
-        Ok(Engine::Embedded(embedded::Embedded::open(settings, specs)?))
+        let clock = clock::Clock::system();
+        Ok(Engine::Embedded(embedded::Embedded::open(settings, specs, clock)?))
+    }
+
+    /// Opens the embedded engine with a clock of a test's own.
+    #[cfg(test)]
+    fn open_at(
+        settings: &Settings,
+        specs: &[Spec],
+        clock: clock::Clock,
+    ) -> Result<Engine, store::Error> {
+        Ok(Engine::Embedded(embedded::Embedded::open(settings, specs, clock)?))
     }
 
     /// The log of the collection or topic `name`; of the two that there may be

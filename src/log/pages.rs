@@ -188,7 +188,7 @@ impl Pages {
                 if bytes > RESOURCES_BYTES_MAX && !found.is_empty() {
                     break;
                 }
-                found.push((resource.id()?, resource.state));
+                found.push((view.id_of(&resource)?, resource.state));
             }
             Ok(found)
         })

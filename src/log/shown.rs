@@ -10,7 +10,7 @@ use crate::event::Offset;
 use crate::store::Retention;
 
 fn keeping(events: u64) -> Fixture {
-    Fixture::new(Engine::open).keeping(Retention { events, ..Retention::default() })
+    Fixture::new(Engine::open_at).keeping(Retention { events, ..Retention::default() })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,7 +78,7 @@ async fn a_page_tells_each_gap_and_no_other() {
 /// Between a reader's look at the floor and its look at the tail.
 #[tokio::test]
 async fn a_page_from_memory_tells_what_went_while_it_was_read() {
-    let mut fixture = Fixture::new(Engine::open).on(Medium::Memory);
+    let mut fixture = Fixture::new(Engine::open_at).on(Medium::Memory);
     fixture.settings.tail_bytes = 64 << 10;
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
@@ -105,7 +105,7 @@ async fn a_page_from_memory_tells_what_went_while_it_was_read() {
 /// have to read it back.
 #[tokio::test]
 async fn the_newest_batch_is_in_memory_for_a_while() {
-    let mut fixture = Fixture::new(Engine::open);
+    let mut fixture = Fixture::new(Engine::open_at);
     fixture.settings.tail_bytes = 0;
     let engine = fixture.open();
     let logs = engine.logs();
@@ -131,7 +131,7 @@ async fn the_newest_batch_is_in_memory_for_a_while() {
 /// Whoever asks for the answers first.
 #[tokio::test]
 async fn writes_are_done_in_the_order_they_were_queued() {
-    let fixture = Fixture::new(Engine::open);
+    let fixture = Fixture::new(Engine::open_at);
     let engine = fixture.open();
     let log = &engine.log("orders").unwrap();
     let mut queued = Vec::new();

@@ -25,6 +25,7 @@ pub struct Log {
     head: AtomicU64,
     floor: AtomicU64,
     appended: AtomicU64,
+    clock_steps: AtomicU64,
     pub(super) tail: Mutex<Tail>,
     store: Store,
     pages: Arc<Pages>,
@@ -36,6 +37,9 @@ pub(super) struct Tail {
     pub(super) batches: VecDeque<Held>,
     /// Of a log in memory alone, the place that it would have in the store.
     pub(super) place: Position,
+    /// The newest event before the last step back of the log's time, as far as
+    /// this process has seen one: a log in memory is searched from there on.
+    pub(super) step: Offset,
 }
 
 pub(super) struct Held {
@@ -67,7 +71,8 @@ impl Log {
         pages: Arc<Pages>,
     ) -> Log {
         let Position { head, floor, .. } = meta.position;
-        let tail = Tail { from: head, batches: VecDeque::new(), place: meta.position };
+        let tail =
+            Tail { from: head, batches: VecDeque::new(), place: meta.position, step: Offset::ZERO };
         Log {
             id: meta.id,
             origin,
@@ -75,6 +80,7 @@ impl Log {
             head: AtomicU64::new(head.0),
             floor: AtomicU64::new(floor.0),
             appended: AtomicU64::new(0),
+            clock_steps: AtomicU64::new(0),
             tail: Mutex::new(tail),
             store,
             pages,
@@ -106,6 +112,12 @@ impl Log {
     /// Events appended since the process started.
     pub fn appended(&self) -> u64 {
         self.appended.load(Ordering::Relaxed)
+    }
+
+    /// The number of times that the log's time stepped back since the process
+    /// started, because the clock had been ahead.
+    pub fn clock_steps(&self) -> u64 {
+        self.clock_steps.load(Ordering::Relaxed)
     }
 
     /// Whether memory still holds the batch that ends at `end`.
@@ -219,7 +231,10 @@ impl Log {
     }
 
     /// The position just before the first event at or after `time`, and
-    /// whether every such event is still kept. Blocks on the disk, if it is there.
+    /// whether every such event is still kept. Where the log's time stepped
+    /// back, only the events after the last step are considered: before it,
+    /// times may be those of a clock that was ahead. Blocks on the disk, if the
+    /// log is there.
     ///
     /// # Errors
     /// [`Error::Store`] when the disk cannot be read.
@@ -227,10 +242,7 @@ impl Log {
         if self.medium == Medium::Memory {
             return Ok(self.recall_before(time));
         }
-        let view = self.store.view();
-        let position = view.position(self.id)?;
-        let whole = position.floor == Offset::ZERO || time > position.floor_time;
-        Ok((view.before(self.id, time)?, whole))
+        Ok(self.store.view().before(self.id, time)?)
     }
 
     /// [`Log::before`] on a blocking thread, with one of the permits that pages
@@ -283,14 +295,24 @@ impl Log {
         self.floor.store(floor.0, Ordering::Release);
     }
 
-    /// Shows a committed batch; tells the memory it takes. The head moves under
-    /// the tail's lock: whoever finds the batch in the tail can read the log up
-    /// to its end. Otherwise a subscription that the fan-out is ahead of would
-    /// ask for an empty page over and over until the head has moved.
-    pub(super) fn publish(&self, batch: Arc<Batch>) -> usize {
+    /// Counts a step back of the log's time.
+    pub(super) fn count_clock_step(&self) {
+        self.clock_steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds a committed batch to the tail and moves the head to the end of the
+    /// batch. `step` is where the log's time last stepped back. Returns the
+    /// memory that the batch takes, in bytes.
+    ///
+    /// The head moves under the lock of the tail: a reader that finds the batch
+    /// in the tail can read the log up to the end of the batch. Otherwise a
+    /// subscription that the fan-out is ahead of would ask for empty pages in a
+    /// loop until the head has moved.
+    pub(super) fn publish(&self, batch: Arc<Batch>, step: Offset) -> usize {
         let (bytes, end) = (footprint(batch.events()), batch.end());
         self.appended.fetch_add(batch.events().len() as u64, Ordering::Relaxed);
         let mut tail = self.tail.lock();
+        tail.step = step;
         tail.batches.push_back(Held { batch, bytes });
         self.head.store(end.0, Ordering::Release);
         bytes

@@ -79,13 +79,6 @@ pub(super) fn read<T>(
     fields(version, rest).ok_or(Unreadable::Damaged)
 }
 
-/// The fields of a record; none when its checksum is wrong.
-pub(super) fn unseal(key: &[u8], record: Bytes) -> Option<Fields> {
-    let mut fields = Fields(record);
-    let expected = u32::from_be_bytes(fields.array()?);
-    (checksum(key, &fields.0) == expected).then_some(fields)
-}
-
 fn checksum(key: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);

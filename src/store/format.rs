@@ -16,7 +16,7 @@ use super::codec::{Fields, Unreadable, read, seal};
 /// The format that this build writes, and the newest that it reads. Raise it
 /// whenever a key changes or the version of a record kind is raised (`record`),
 /// and add a fixture of the last release to `tests/fixtures`.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// The format of a store without a header.
 const WITHOUT_HEADER: u32 = 1;
@@ -96,13 +96,14 @@ mod tests {
     use crate::store::{Store, verify};
 
     #[test]
-    fn a_new_store_has_a_header_and_one_of_format_1_needs_none() {
+    fn a_store_without_a_header_opens_and_gets_one() {
         let folder = tempfile::tempdir().unwrap();
         drop(Store::open(folder.path()).unwrap());
         assert_eq!(check(folder.path()).unwrap(), FORMAT);
         fs::remove_file(folder.path().join("format")).unwrap();
-        drop(Store::open(folder.path()).unwrap());
         assert_eq!(check(folder.path()).unwrap(), WITHOUT_HEADER);
+        drop(Store::open(folder.path()).unwrap());
+        assert_eq!(check(folder.path()).unwrap(), FORMAT);
         assert_eq!(verify(folder.path(), |_, _| {}).unwrap().damage, Vec::<String>::new());
     }
 

@@ -17,6 +17,7 @@ use crate::event::{LogId, Offset, ResourceId, Timestamp};
 
 pub(super) const COMMIT: [u8; 1] = [0];
 pub(super) const METAS: Range<[u8; 1]> = [1]..[2];
+pub(super) const EXPIRIES: Range<[u8; 1]> = [5]..[6];
 pub(super) const RESOURCES: u8 = 2;
 pub(super) const INDEX: u8 = 3;
 pub(super) const EVENT_BYTES: usize = 12;
@@ -34,6 +35,11 @@ pub(super) fn event_of(key: &[u8]) -> Option<(LogId, Offset)> {
     let (log, offset) = key.split_first_chunk()?;
     let offset = u64::from_be_bytes(offset.try_into().ok()?);
     Some((LogId(u32::from_be_bytes(*log)), Offset(offset)))
+}
+
+/// The log of a meta's key.
+pub(super) fn meta_of(key: &[u8]) -> Option<LogId> {
+    Some(LogId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?)))
 }
 
 pub(super) fn meta(log: LogId) -> [u8; 5] {

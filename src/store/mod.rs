@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::event::{LogId, Offset, Timestamp};
+use crate::event::{Offset, Timestamp};
 use codec::Unreadable;
 
 pub use open::Opened;
@@ -73,6 +73,14 @@ pub struct Position {
     pub bytes: u64,
     /// How many resources the collection has.
     pub resources: u64,
+}
+
+impl Position {
+    /// Whether every event after `step` that is at or after `time` is still
+    /// kept. From `step` on, time never decreases.
+    pub fn keeps_since(&self, step: Offset, time: Timestamp) -> bool {
+        self.floor <= step || time > self.floor_time
+    }
 }
 
 /// Why the store cannot be opened or read. Every message says what to do.
@@ -135,16 +143,23 @@ impl From<fjall::Error> for Error {
 const ADVICE: &str =
     "run `streamgate verify` to see what is left, then restore a copy of the store";
 
-/// Returns the error for a record that cannot be read.
-fn unreadable(why: Unreadable, what: impl fmt::Display, log: LogId) -> Error {
-    match why {
-        Unreadable::Damaged => damaged(what, log),
-        Unreadable::Newer(version) => {
-            Error::Newer(format!("{what} of log {} has version {version}", log.0))
-        }
+/// Returns what an error calls the metadata with this key. The name of a log is
+/// in its metadata, so damaged metadata has only a number.
+fn meta_text(key: &[u8]) -> String {
+    match key::meta_of(key) {
+        Some(log) => format!("the metadata of the log with number {}", log.0),
+        None => "the metadata of a log".to_owned(),
     }
 }
 
-fn damaged(what: impl fmt::Display, log: LogId) -> Error {
-    Error::Damaged(format!("{what} of log {} cannot be read; {ADVICE}", log.0))
+/// Returns the error for a record that cannot be read.
+fn unreadable(why: Unreadable, what: impl fmt::Display) -> Error {
+    match why {
+        Unreadable::Damaged => damaged(what),
+        Unreadable::Newer(version) => Error::Newer(format!("{what} has version {version}")),
+    }
+}
+
+fn damaged(what: impl fmt::Display) -> Error {
+    Error::Damaged(format!("{what} cannot be read; {ADVICE}"))
 }

@@ -3,17 +3,23 @@
 //! - event: `number u64, time i64, flags u8, lengths of type and subject u8,
 //!   type, subject, data`; the number counts a log's events without a hole
 //! - resource: `revision u64, document`
-//! - meta: see [`Meta`]
+//! - metadata of a log, version 1: `epoch [8], topic u8`, then `head, floor,
+//!   events, bytes, resources u64, floor time i64, number u64, time i64,
+//!   reserved u64`, then the name; version 2: the same up to `reserved`, then
+//!   `count u8`, `count` times a step `u64`, then the name
 //! - answer: `body [32], offset u64, time i64, flags u8, length of subject u8,
 //!   subject, document`
 //! - commit: `number u64`
 //!
-//! Each kind is of version 1. Who changes the fields of a kind raises its
-//! version, keeps reading the older ones, and raises `format::FORMAT`.
+//! Events, resources, answers and commits have version 1. Metadata of a log
+//! whose time never stepped back has version 1, so that builds which know no
+//! steps open it; otherwise it has version 2. A change to the fields of a kind
+//! raises its version and `format::FORMAT`, and the older versions stay
+//! readable.
 
 use bytes::Bytes;
 
-use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, unseal};
+use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, seal_version};
 use super::{Position, State, key};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 
@@ -22,11 +28,17 @@ const EVENT_VERSION: u8 = 1;
 const RESOURCE_VERSION: u8 = 1;
 const ANSWER_VERSION: u8 = 1;
 const COMMIT_VERSION: u8 = 1;
+const META_VERSION: u8 = 2;
+/// The version of metadata without steps.
+const META_WITHOUT_STEPS: u8 = 1;
 
 const MERGE: u8 = 1;
 const SUBJECT: u8 = 2;
 const CREATED: u8 = 4;
 const DOCUMENT: u8 = 8;
+
+/// The most steps that a meta keeps: each commit to the log writes all of them.
+const STEPS_MAX: usize = 32;
 
 /// An event with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,19 +142,50 @@ pub struct Meta {
     /// show it, since they were not synced. No more than `head` after a clean
     /// stop, and always so when every commit is synced.
     pub reserved: Offset,
+    /// Where the log's time stepped back, oldest first: the offset of the
+    /// newest event before each step. Between two steps time never decreases.
+    pub steps: Vec<Offset>,
 }
 
 impl Meta {
     /// A log without events.
     pub fn new(id: LogId, name: String, topic: bool, epoch: Epoch) -> Meta {
-        let (position, time, reserved) = Default::default();
-        Meta { id, name, topic, epoch, position, number: 0, time, reserved }
+        let (position, time, reserved, steps) = Default::default();
+        Meta { id, name, topic, epoch, position, number: 0, time, reserved, steps }
+    }
+
+    /// The newest event before the last step back of the log's time, or 0 if
+    /// there was none. The events after it are in the order of their times.
+    pub fn last_step(&self) -> Offset {
+        self.steps.last().copied().unwrap_or_default()
+    }
+
+    /// Notes that the event after the newest one has an earlier time.
+    pub fn step(&mut self) {
+        if self.steps.len() == STEPS_MAX {
+            self.steps.remove(0);
+        }
+        self.steps.push(self.position.head);
+    }
+
+    /// Moves the floor up to a trimmed event. Steps below it are of no use.
+    pub fn raise_floor(&mut self, offset: Offset, time: Timestamp) {
+        (self.position.floor, self.position.floor_time) = (offset, time);
+        self.steps.retain(|&step| step >= offset);
+    }
+
+    /// Whether time may decrease from the event at `before` to the next one,
+    /// at `after`. Of more than [`STEPS_MAX`] steps the oldest are unknown.
+    pub(super) fn may_step(&self, before: Offset, after: Offset) -> bool {
+        let unknown = self.steps.len() == STEPS_MAX && after <= self.steps[0];
+        unknown || self.steps.iter().any(|&step| before <= step && step < after)
     }
 }
 
 pub(super) fn encode_meta(key: &[u8], meta: &Meta) -> Bytes {
     let at = &meta.position;
-    seal(key, 90 + meta.name.len(), |out| {
+    let version = if meta.steps.is_empty() { META_WITHOUT_STEPS } else { META_VERSION };
+    seal_version(key, version, 91 + 8 * meta.steps.len() + meta.name.len(), |out| {
         out.extend_from_slice(meta.epoch.as_str().as_bytes());
         out.push(u8::from(meta.topic));
         for number in [at.head.0, at.floor.0, at.events, at.bytes, at.resources] {
@@ -152,13 +195,22 @@ pub(super) fn encode_meta(key: &[u8], meta: &Meta) -> Bytes {
         out.extend_from_slice(&meta.number.to_be_bytes());
         out.extend_from_slice(&meta.time.0.to_be_bytes());
         out.extend_from_slice(&meta.reserved.0.to_be_bytes());
+        if version > META_WITHOUT_STEPS {
+            out.push(meta.steps.len() as u8);
+        }
+        for step in &meta.steps {
+            out.extend_from_slice(&step.0.to_be_bytes());
+        }
         out.extend_from_slice(meta.name.as_bytes());
     })
 }
 
-pub(super) fn decode_meta(key: &[u8], record: Bytes) -> Option<Meta> {
-    let id = LogId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?));
-    let mut fields = unseal(key, record)?;
+pub(super) fn decode_meta(key: &[u8], record: Bytes) -> Result<Meta, Unreadable> {
+    read(key, record, META_VERSION, |version, fields| meta_fields(key, version, fields))
+}
+
+fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<Meta> {
+    let id = key::meta_of(key)?;
     let epoch = str::from_utf8(&fields.array::<8>()?).ok()?.parse().ok()?;
     let topic = fields.u8()? != 0;
     let position = Position {
@@ -172,8 +224,10 @@ pub(super) fn decode_meta(key: &[u8], record: Bytes) -> Option<Meta> {
     let number = fields.u64()?;
     let time = Timestamp(fields.i64()?);
     let reserved = Offset(fields.u64()?);
+    let count = if version > META_WITHOUT_STEPS { fields.u8()? } else { 0 };
+    let steps = (0..count).map(|_| fields.u64().map(Offset)).collect::<Option<_>>()?;
     let name = String::from_utf8(fields.rest().into()).ok()?;
-    Some(Meta { id, name, topic, epoch, position, number, time, reserved })
+    Some(Meta { id, name, topic, epoch, position, number, time, reserved, steps })
 }
 
 /// What an idempotent write was answered.
@@ -272,13 +326,15 @@ mod tests {
 
     prop_compose! {
         fn meta()(id: u32, name in "[a-z-]{0,40}", topic: bool, epoch: u64, n: [u64; 7],
-            times: [i64; 2]) -> Meta {
+            times: [i64; 2], steps in proptest::collection::vec(any::<u64>(), 0..=STEPS_MAX))
+            -> Meta {
             let position = Position {
                 head: Offset(n[0]), floor: Offset(n[1]), floor_time: Timestamp(times[0]),
                 events: n[2], bytes: n[3], resources: n[4],
             };
             Meta { id: LogId(id), name, topic, epoch: Epoch::from_bits(epoch), position,
-                number: n[5], time: Timestamp(times[1]), reserved: Offset(n[6]) }
+                number: n[5], time: Timestamp(times[1]), reserved: Offset(n[6]),
+                steps: steps.into_iter().map(Offset).collect() }
         }
     }
 
@@ -333,6 +389,76 @@ mod tests {
         assert_eq!(records, due.map(bytes));
     }
 
+    /// A meta as builds wrote it that knew no steps.
+    const VERSION_1: &str = "95238dff\
+        3030303030303037\
+        01\
+        0000000000000009000000000000000400000000000000050000000000000123\
+        0000000000000002\
+        0000019b76daa800\
+        0000000000000008\
+        0000019b76daabe8\
+        000000000001000a\
+        6f7264657273";
+
+    fn bytes_of(hex: &str) -> Bytes {
+        let digits = hex.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap());
+        digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+    }
+
+    fn without_steps() -> Meta {
+        let mut meta = Meta::new(LogId(3), "orders".to_owned(), true, Epoch::from_bits(7));
+        meta.position = Position {
+            head: Offset(9),
+            floor: Offset(4),
+            floor_time: Timestamp(1_767_225_600_000),
+            events: 5,
+            bytes: 0x123,
+            resources: 2,
+        };
+        (meta.number, meta.time) = (8, Timestamp(1_767_225_601_000));
+        meta.reserved = Offset(65_546);
+        meta
+    }
+
+    #[test]
+    fn metadata_without_steps_is_written_as_in_version_1() {
+        let key = key::meta(LogId(3));
+        assert_eq!(decode_meta(&key, bytes_of(VERSION_1)), Ok(without_steps()));
+        assert_eq!(encode_meta(&key, &without_steps()), bytes_of(VERSION_1));
+        let stepped = Meta { steps: vec![Offset(6)], ..without_steps() };
+        let record = encode_meta(&key, &stepped);
+        assert_eq!(record[CHECKSUM_BYTES], META_VERSION);
+        assert_eq!(decode_meta(&key, record), Ok(stepped));
+    }
+
+    #[test]
+    fn metadata_of_a_later_version_is_not_reported_as_damaged() {
+        let key = key::meta(LogId(3));
+        let later = seal_version(&key, META_VERSION + 1, 0, |out| out.extend_from_slice(&[1, 2]));
+        assert_eq!(decode_meta(&key, later), Err(Unreadable::Newer(META_VERSION + 1)));
+        let damaged = seal_version(&key, META_VERSION, 0, |out| out.extend_from_slice(&[1, 2]));
+        assert_eq!(decode_meta(&key, damaged), Err(Unreadable::Damaged));
+    }
+
+    #[test]
+    fn a_meta_keeps_the_newest_steps_above_the_floor() {
+        let mut meta = without_steps();
+        for head in 10..100 {
+            meta.position.head = Offset(head);
+            meta.step();
+        }
+        let newest: Vec<Offset> = (68..100).map(Offset).collect();
+        assert_eq!((meta.steps.as_slice(), meta.last_step()), (&newest[..], Offset(99)));
+        assert!(meta.may_step(Offset(20), Offset(21)), "it may have been forgotten");
+        meta.raise_floor(Offset(98), Timestamp(1));
+        assert_eq!(meta.steps, [Offset(98), Offset(99)]);
+        assert!(meta.may_step(Offset(97), Offset(99)) && meta.may_step(Offset(99), Offset(105)));
+        assert!(!meta.may_step(Offset(20), Offset(21)) && !meta.may_step(Offset(100), Offset(101)));
+        meta.raise_floor(Offset(100), Timestamp(1));
+        assert_eq!((meta.steps.len(), meta.last_step()), (0, Offset::ZERO));
+    }
+
     proptest! {
         #[test]
         fn an_event_reads_back_as_slices_of_its_record(log: u32, it in numbered()) {
@@ -351,7 +477,7 @@ mod tests {
         fn other_records_read_back(meta in meta(), answer in answer(), hash: [u8; 32],
             commit: u64, document in bytes()) {
             let under = key::meta(meta.id);
-            prop_assert_eq!(decode_meta(&under, encode_meta(&under, &meta)), Some(meta));
+            prop_assert_eq!(decode_meta(&under, encode_meta(&under, &meta)), Ok(meta));
             let under = key::answer(&hash);
             prop_assert_eq!(decode_answer(&under, encode_answer(&under, &answer)), Ok(answer));
             prop_assert_eq!(decode_commit(encode_commit(commit)), Ok(commit));

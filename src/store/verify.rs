@@ -10,7 +10,7 @@ use super::codec::Unreadable;
 use super::open::{check_mark, open_files, open_mark};
 use super::record::{self, Meta};
 use super::view::{Space, View};
-use super::{Error, Position, format, key, unreadable};
+use super::{Error, Position, format, key, meta_text, unreadable};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
 /// Damages that are named one by one; a broken table would fill the screen.
@@ -128,8 +128,11 @@ impl<F: FnMut(u64, u64)> Check<F> {
         for guard in self.view.range(Space::State, range) {
             let (key, value) = guard.into_inner()?;
             match record::decode_meta(&key, value.into()) {
-                Some(meta) => metas.push(meta),
-                None => self.damage(format!("the meta of the log with key {key:?} is damaged")),
+                Ok(meta) => metas.push(meta),
+                Err(Unreadable::Damaged) => {
+                    self.damage(format!("{} fails its checksum", meta_text(&key)));
+                }
+                Err(why) => return Err(unreadable(why, meta_text(&key))),
             }
         }
         Ok(metas)
@@ -144,7 +147,15 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let range = (Bound::Included(edge(start)), Bound::Excluded(edge(end)));
             if let Some(guard) = self.view.range(Space::Log, range).next() {
                 let key = guard.key()?;
-                self.damage(format!("an event with key {key:?} belongs to no log"));
+                let Some((log, offset)) = key::event_of(&key) else {
+                    self.damage(format!("the key {key:?} is not that of an event"));
+                    continue;
+                };
+                self.damage(format!(
+                    "the event at offset {offset} has the log number {}, which no collection and \
+                     no topic has",
+                    log.0
+                ));
             }
         }
         Ok(())
@@ -205,8 +216,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
                 self.damage(format!("{name}: an event at offset {offset} should not be there"));
             }
             let numbered = record::decode_event(&key, value.into());
-            let what = format_args!("the event at offset {offset}");
-            let Some(numbered) = undamaged(numbered, what, id)? else {
+            let what = format_args!("the event at offset {offset} of {name}");
+            let Some(numbered) = undamaged(numbered, what)? else {
                 self.damage(format!("{name}: the event at offset {offset} fails its checksum"));
                 tally.number += 1;
                 continue;
@@ -218,7 +229,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
                      {found} where {due} is due)"
                 ));
             }
-            if numbered.event.time < tally.time {
+            if numbered.event.time < tally.time && !meta.may_step(last, offset) {
                 self.damage(format!("{name}: time runs backwards at offset {offset}"));
             }
             tally.number = numbered.number;
@@ -299,8 +310,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let id = key::subject_of(&key).map(|(_, id)| String::from_utf8_lossy(id).into_owned());
             let id = id.unwrap_or_default();
             let state = record::decode_state(&key, value.into());
-            let what = format_args!("the resource {id}");
-            let Some(state) = undamaged(state, what, meta.id)? else {
+            let what = format_args!("the resource {id} of {name}");
+            let Some(state) = undamaged(state, what)? else {
                 self.damage(format!("{name}: the resource {id} fails its checksum"));
                 continue;
             };
@@ -326,7 +337,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         for guard in self.view.range(Space::State, range) {
             let (key, value) = guard.into_inner()?;
             let answer = record::decode_answer(&key, value.into());
-            if undamaged(answer, "an answer", LogId(0))?.is_none() {
+            if undamaged(answer, "the answer to an idempotent write")?.is_none() {
                 self.damage("an answer to an idempotent write fails its checksum".to_owned());
             }
             answers.insert(key[1..].to_vec());
@@ -349,15 +360,11 @@ impl<F: FnMut(u64, u64)> Check<F> {
 ///
 /// # Errors
 /// [`Error::Newer`] if only a later version of streamgate reads the record.
-fn undamaged<T>(
-    read: Result<T, Unreadable>,
-    what: impl fmt::Display,
-    log: LogId,
-) -> Result<Option<T>, Error> {
+fn undamaged<T>(read: Result<T, Unreadable>, what: impl fmt::Display) -> Result<Option<T>, Error> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(Unreadable::Damaged) => Ok(None),
-        Err(newer @ Unreadable::Newer(_)) => Err(unreadable(newer, what, log)),
+        Err(newer @ Unreadable::Newer(_)) => Err(unreadable(newer, what)),
     }
 }
 

@@ -1,13 +1,15 @@
 //! Reading.
 
+use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
 
+use super::codec::Unreadable;
 use super::record::{self, Answer, Meta, Numbered};
-use super::{Error, Position, State, damaged, key, unreadable};
+use super::{Error, Position, State, key, meta_text, unreadable};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
 /// The open store. Cheap to clone; reads block on the disk.
@@ -36,16 +38,44 @@ pub struct Found {
     pub state: State,
 }
 
-impl Found {
-    /// Its id. Not every scan needs that of every resource, and it takes a
-    /// check of each character.
-    ///
-    /// # Errors
-    /// [`Error`] when the key is damaged.
-    pub fn id(&self) -> Result<ResourceId, Error> {
-        key::subject_of(&self.key)
-            .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
-            .ok_or_else(|| damaged("a resource's key", self.log))
+impl Files {
+    /// Returns the error for a record that cannot be read. `what` belongs to
+    /// `log`. The error names the collection or topic, unless the metadata of
+    /// the log cannot be read either.
+    fn unreadable(&self, why: Unreadable, what: impl fmt::Display, log: LogId) -> Error {
+        let key = key::meta(log);
+        let meta = self.state.get(key).ok().flatten();
+        let owner = match meta.map(|value| record::decode_meta(&key, value.into())) {
+            Some(Ok(Meta { topic: true, name, .. })) => format!("the topic {name}"),
+            Some(Ok(Meta { name, .. })) => format!("the collection {name}"),
+            _ => format!("the log with number {}", log.0),
+        };
+        unreadable(why, format_args!("{what} of {owner}"))
+    }
+
+    fn damaged(&self, what: impl fmt::Display, log: LogId) -> Error {
+        self.unreadable(Unreadable::Damaged, what, log)
+    }
+
+    fn decode_state(
+        &self,
+        log: LogId,
+        id: &ResourceId,
+        key: &[u8],
+        value: fjall::Slice,
+    ) -> Result<State, Error> {
+        record::decode_state(key, value.into())
+            .map_err(|why| self.unreadable(why, format_args!("the resource {id}"), log))
+    }
+
+    fn decode_event(&self, log: LogId, guard: Guard) -> Result<(u64, Numbered), Error> {
+        let (key, value) = guard.into_inner()?;
+        let bytes = (key.len() + value.len()) as u64;
+        let numbered = record::decode_event(&key, value.into()).map_err(|why| {
+            let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
+            self.unreadable(why, format_args!("the event at offset {offset}"), log)
+        })?;
+        Ok((bytes, numbered))
     }
 }
 
@@ -75,7 +105,7 @@ impl Store {
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
-        decode_state(log, id, &key, value).map(Some)
+        self.0.decode_state(log, id, &key, value).map(Some)
     }
 
     /// What the idempotent write with this key hash was answered, if it is
@@ -87,7 +117,17 @@ impl Store {
         let key = key::answer(hash);
         let Some(value) = self.0.state.get(key)? else { return Ok(None) };
         let answer = record::decode_answer(&key, value.into());
-        answer.map(Some).map_err(|why| unreadable(why, "an answer", LogId(0)))
+        answer.map(Some).map_err(|why| unreadable(why, "the answer to an idempotent write"))
+    }
+
+    /// When the last of all answers is to be forgotten; none if there is none.
+    ///
+    /// # Errors
+    /// [`Error`] when the disk cannot be read.
+    pub fn newest_expiry(&self) -> Result<Option<Timestamp>, Error> {
+        let newest = self.0.database.snapshot().range(&self.0.state, key::EXPIRIES).next_back();
+        let Some(guard) = newest else { return Ok(None) };
+        Ok(key::expiry_of(&guard.key()?).map(|(expiry, _)| expiry))
     }
 
     /// Answers that are to be forgotten by `now`, at most `count`, oldest
@@ -117,12 +157,15 @@ impl View {
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
     pub fn position(&self, log: LogId) -> Result<Position, Error> {
+        Ok(self.meta(log)?.position)
+    }
+
+    fn meta(&self, log: LogId) -> Result<Meta, Error> {
         let key = key::meta(log);
         let Some(value) = self.snapshot.get(&self.files.state, key)? else {
-            return Err(damaged("the meta", log));
+            return Err(unreadable(Unreadable::Damaged, meta_text(&key)));
         };
-        let meta = record::decode_meta(&key, value.into());
-        meta.map(|meta| meta.position).ok_or_else(|| damaged("the meta", log))
+        record::decode_meta(&key, value.into()).map_err(|why| unreadable(why, meta_text(&key)))
     }
 
     /// All logs, by number.
@@ -131,7 +174,7 @@ impl View {
         for guard in self.snapshot.range(&self.files.state, key::METAS) {
             let (key, value) = guard.into_inner()?;
             let meta = record::decode_meta(&key, value.into());
-            metas.push(meta.ok_or_else(|| damaged("the meta", LogId(0)))?);
+            metas.push(meta.map_err(|why| unreadable(why, meta_text(&key)))?);
         }
         Ok(metas)
     }
@@ -142,7 +185,7 @@ impl View {
             return Ok(0);
         };
         let commit = record::decode_commit(value.into());
-        commit.map_err(|why| unreadable(why, "the commit number", LogId(0)))
+        commit.map_err(|why| unreadable(why, "the number of the last commit"))
     }
 
     /// A resource at this moment.
@@ -152,7 +195,18 @@ impl View {
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.snapshot.get(&self.files.state, &key)? else { return Ok(None) };
-        decode_state(log, id, &key, value).map(Some)
+        self.files.decode_state(log, id, &key, value).map(Some)
+    }
+
+    /// The id of a resource that a scan has met. Not every scan needs that of
+    /// every resource, and it takes a check of each character.
+    ///
+    /// # Errors
+    /// [`Error`] when the key is damaged.
+    pub fn id_of(&self, found: &Found) -> Result<ResourceId, Error> {
+        key::subject_of(&found.key)
+            .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
+            .ok_or_else(|| self.files.damaged("the key of a resource", found.log))
     }
 
     /// All resources after `after`, by id.
@@ -167,11 +221,12 @@ impl View {
             None => Bound::Included(range.start.to_vec()),
         };
         let end = Bound::Excluded(range.end.to_vec());
+        let files = Arc::clone(&self.files);
         self.range(Space::State, (start, end)).map(move |guard| {
             let (key, value) = guard.into_inner()?;
             let what = || format!("the resource {}", key_text(&key));
             let state = record::decode_state(&key, value.into())
-                .map_err(|why| unreadable(why, what(), log))?;
+                .map_err(|why| files.unreadable(why, what(), log))?;
             Ok(Found { log, key, state })
         })
     }
@@ -203,7 +258,8 @@ impl View {
     ) -> impl DoubleEndedIterator<Item = Result<(u64, Numbered), Error>> + use<> {
         let start = Bound::Excluded(key::event(log, after));
         let end = Bound::Included(key::event(log, Offset(u64::MAX)));
-        self.range(Space::Log, (start, end)).map(move |guard| decode_event(log, guard))
+        let files = Arc::clone(&self.files);
+        self.range(Space::Log, (start, end)).map(move |guard| files.decode_event(log, guard))
     }
 
     /// All kept events of one resource after `after`, in order, through its index.
@@ -219,19 +275,22 @@ impl View {
         self.range(Space::State, (start, end)).map(move |guard| {
             let offset = key::indexed(&guard.key()?).unwrap_or_default();
             let what = format_args!("the event at offset {offset}");
-            view.event(log, offset)?.ok_or_else(|| damaged(what, log))
+            view.event(log, offset)?.ok_or_else(|| view.files.damaged(what, log))
         })
     }
 
-    /// The position just before the first event at or after `time`.
+    /// The position just before the first event at or after `time`, and
+    /// whether every such event is still kept. Where the log's time stepped
+    /// back, events up to the last step are not considered.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or a record is damaged.
-    pub fn before(&self, log: LogId, time: Timestamp) -> Result<Offset, Error> {
-        let position = self.position(log)?;
-        // All events up to `low` are earlier; the first one after `high`, if
-        // there is any, is not.
-        let (mut low, mut high) = (position.floor, position.head);
+    pub fn before(&self, log: LogId, time: Timestamp) -> Result<(Offset, bool), Error> {
+        let meta = self.meta(log)?;
+        let (position, step) = (&meta.position, meta.last_step());
+        // Of the events after the step, all up to `low` are earlier; the first
+        // one after `high`, if there is any, is not.
+        let (mut low, mut high) = (position.floor.max(step), position.head);
         while low < high {
             let middle = Offset(low.0 + (high.0 - low.0) / 2);
             match self.events(log, middle).next().transpose()? {
@@ -239,7 +298,7 @@ impl View {
                 _ => high = middle,
             }
         }
-        Ok(low)
+        Ok((low, position.keeps_since(step, time)))
     }
 
     /// The event at `offset`.
@@ -248,7 +307,7 @@ impl View {
         let Some(value) = self.snapshot.get(&self.files.log, key)? else { return Ok(None) };
         let numbered = record::decode_event(&key, value.into());
         let what = format_args!("the event at offset {offset}");
-        numbered.map(|it| Some(it.event)).map_err(|why| unreadable(why, what, log))
+        numbered.map(|it| Some(it.event)).map_err(|why| self.files.unreadable(why, what, log))
     }
 
     pub(super) fn is_indexed(
@@ -292,28 +351,11 @@ pub(super) enum Space {
     State,
 }
 
-fn decode_event(log: LogId, guard: Guard) -> Result<(u64, Numbered), Error> {
-    let (key, value) = guard.into_inner()?;
-    let bytes = (key.len() + value.len()) as u64;
-    let numbered = record::decode_event(&key, value.into()).map_err(|why| {
-        let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
-        unreadable(why, format_args!("the event at offset {offset}"), log)
-    })?;
-    Ok((bytes, numbered))
-}
-
 /// The id in a resource's key, however damaged.
 fn key_text(key: &[u8]) -> String {
     let id = key::subject_of(key).map_or(key, |(_, id)| id);
     String::from_utf8_lossy(id).into_owned()
 }
 
-fn decode_state(
-    log: LogId,
-    id: &ResourceId,
-    key: &[u8],
-    value: fjall::Slice,
-) -> Result<State, Error> {
-    record::decode_state(key, value.into())
-        .map_err(|why| unreadable(why, format_args!("the resource {id}"), log))
-}
+#[cfg(test)]
+mod tests;

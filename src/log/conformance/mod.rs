@@ -1,6 +1,7 @@
 //! What every engine must do: one suite, run against each of them, and for
 //! each medium that a log may be on.
 
+mod clock;
 mod events;
 mod memory;
 mod reconfigured;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::clock::{Clock, TestClock};
 use super::{Engine, Log, Medium, Refusal, Settings, Spec, Sync, Write, Written};
 use crate::event::{Event, EventType, Offset, ResourceId};
 use crate::store::{self, Retention};
@@ -18,7 +20,7 @@ use crate::wire::Kind;
 use crate::wire::json::Json;
 
 /// How the suite opens an engine on a store, again and again.
-pub(super) type Open = fn(&Settings, &[Spec]) -> Result<Engine, store::Error>;
+pub(super) type Open = fn(&Settings, &[Spec], Clock) -> Result<Engine, store::Error>;
 
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +31,8 @@ pub(super) struct Fixture {
     pub(super) settings: Settings,
     pub(super) specs: Vec<Spec>,
     open: Open,
+    /// The machine's if there is none.
+    clock: Option<TestClock>,
 }
 
 impl Fixture {
@@ -36,7 +40,7 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { sync: Sync::Always, ..Settings::within(folder.path()) };
         let specs = vec![collection("orders", "order"), Spec::topic("news", Medium::Disk)];
-        Fixture { _folder: folder, settings, specs, open }
+        Fixture { _folder: folder, settings, specs, open, clock: None }
     }
 
     /// With the topic on `medium`.
@@ -52,8 +56,15 @@ impl Fixture {
         self
     }
 
+    /// With the clocks of a test.
+    pub(super) fn at(mut self, clock: &TestClock) -> Fixture {
+        self.clock = Some(clock.clone());
+        self
+    }
+
     pub(super) fn open(&self) -> Engine {
-        (self.open)(&self.settings, &self.specs).unwrap()
+        let clock = self.clock.as_ref().map_or_else(Clock::system, TestClock::start);
+        (self.open)(&self.settings, &self.specs, clock).unwrap()
     }
 }
 
@@ -174,6 +185,14 @@ macro_rules! conformance {
             events::retention_keeps_the_newest
             events::retention_by_age_trims_in_time
             events::times_are_found
+            clock::a_corrected_clock_is_taken_after_ten_minutes
+            clock::a_log_that_nobody_writes_is_watched
+            clock::a_clock_that_is_a_little_behind_makes_no_step
+            clock::a_restart_keeps_the_step_and_begins_the_ten_minutes_anew
+            clock::events_ahead_of_the_clock_age_with_the_next_that_is_not
+            clock::a_wall_clock_that_jumps_forward_expires_nothing
+            clock::a_start_that_would_expire_a_whole_log_waits
+            clock::answers_last_a_day_by_both_clocks
             events::a_follower_misses_and_repeats_nothing
             events::observers_are_told_and_closing_refuses
             memory::nothing_of_a_topic_in_memory_is_on_disk
@@ -192,6 +211,7 @@ macro_rules! conformance {
             reconfigured::the_largest_resource_changes
             reconfigured::writes_go_on_meanwhile
             reconfigured::a_closed_engine_changes_nothing
+            reconfigured::a_log_of_another_engine_is_refused_by_its_name
         );
     };
 }
@@ -199,5 +219,5 @@ macro_rules! conformance {
 mod embedded {
     use crate::log::Engine;
 
-    conformance!(Engine::open);
+    conformance!(Engine::open_at);
 }

@@ -7,6 +7,7 @@ use super::{
     Fixture, Open, collection, futures_all, id, json, offsets, one, publish, put, read, until,
 };
 use crate::event::Offset;
+use crate::log::clock::Clock;
 use crate::log::{Engine, Error, Medium, Refusal, Spec, Write};
 use crate::store::Retention;
 
@@ -110,7 +111,7 @@ pub(super) async fn a_log_from_before_is_found_again(open: Open) {
     engine.append(&log, (0..300).map(|n| publish(&n.to_string())).collect()).await.unwrap();
     let (origin, events) = (log.origin().clone(), read(&log, Offset::ZERO).await);
     drop((log, engine));
-    let engine = open(&fixture.settings, &fixture.specs[..1]).unwrap();
+    let engine = open(&fixture.settings, &fixture.specs[..1], Clock::system()).unwrap();
     assert_eq!(names(&engine), ["orders"]);
     assert!(engine.log("news").is_none());
     reconfigure(&engine, &fixture.specs).await;
@@ -215,4 +216,18 @@ pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
     let refused = engine.reconfigure(&[Spec::topic("alerts", Medium::Disk)], BYTES_MAX).await;
     assert!(matches!(refused, Err(Error::Closed)));
     assert_eq!(names(&engine), ["orders", "news"]);
+}
+
+/// Its number says nothing to anybody.
+pub(super) async fn a_log_of_another_engine_is_refused_by_its_name(open: Open) {
+    let fixture = Fixture::new(open);
+    let mut other = Fixture::new(open);
+    other.specs.push(Spec::topic("alerts", Medium::Disk));
+    let (engine, others) = (fixture.open(), other.open());
+    let alerts = others.log("alerts").unwrap();
+    let Err(Error::Store(error)) = engine.append(&alerts, vec![publish("1")]).await else {
+        panic!("it was taken");
+    };
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "alerts is not a log of this engine");
 }

@@ -137,7 +137,7 @@ pub(super) async fn a_restart_changes_nothing(open: Open) {
                 let resources: Vec<_> = view
                     .resources(log.id(), None)
                     .map(Result::unwrap)
-                    .map(|found| (found.id().unwrap(), found.state))
+                    .map(|found| (view.id_of(&found).unwrap(), found.state))
                     .collect();
                 let events: Vec<_> =
                     view.events(log.id(), Offset::ZERO).map(Result::unwrap).collect();

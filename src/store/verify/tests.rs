@@ -111,7 +111,10 @@ fn each_damage_is_named() {
         },
         &["time runs backwards at offset 7"],
     );
-    check(|it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, all(1))), &["no log"]);
+    check(
+        |it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, all(1))),
+        &["offset 1 has the log number 9, which no collection"],
+    );
     check(
         |it, meta| {
             let unindexed = Event { subject: Some(ResourceId::new("other").unwrap()), ..all(7) };
@@ -162,7 +165,7 @@ fn a_record_of_a_later_version_is_no_damage_but_refused() {
     let files = opened.store.files();
     let was = files.state.get(&state).unwrap().unwrap();
     files.state.insert(&state, later(&state)).unwrap();
-    let resource = "the resource r1 of log 1 has version 2";
+    let resource = "the resource r1 of the collection orders has version 2";
     let read = opened.store.resource(meta.id, &subject(1));
     assert_eq!(why(read.err()), resource);
     let read = opened.store.view().resources(meta.id, None).find_map(Result::err);
@@ -170,9 +173,10 @@ fn a_record_of_a_later_version_is_no_damage_but_refused() {
     files.state.insert(&state, was).unwrap();
 
     files.log.insert(key, later(&key)).unwrap();
-    let event = "the event at offset 4 of log 1 has version 2";
+    let event = "the event at offset 4 of the collection orders has version 2";
     let read = opened.store.view().events(meta.id, Offset::ZERO).find_map(Result::err);
     assert_eq!(why(read), event);
     drop(opened);
+    let event = "the event at offset 4 of orders has version 2";
     assert_eq!(why(verify(folder.path(), |_, _| {}).err()), event);
 }
