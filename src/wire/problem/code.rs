@@ -1,323 +1,148 @@
-//! The one table of error codes.
+//! The table of problem codes (`docs/protocol.md#problem-codes`).
 
-/// Everything that a client is told went wrong. Adding one makes each table
-/// below ask for its row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Code {
-    /// The request is not HTTP, or not one that makes sense.
-    MalformedRequest,
-    /// The body or message is not acceptable JSON.
-    MalformedJson,
-    /// An event id, cursor or `ETag` is none of ours.
-    MalformedId,
-    /// A query parameter or a header has no such value.
-    BadParameter,
-    /// A resource id or event type breaks the rules for names.
-    BadName,
-    /// The body is JSON, but not what this request takes.
-    BadBody,
-    /// No credential, or one that does not count (any more).
-    Unauthorized,
-    /// The credential does not allow it.
-    Forbidden,
-    /// There is no such resource, path or operation.
-    NotFound,
-    /// There is no such collection or topic.
-    UnknownCollection,
-    /// The path does not take this method.
-    MethodNotAllowed,
-    /// The path has none of the forms asked for.
-    NotAcceptable,
-    /// The request did not arrive in time.
-    RequestTimeout,
-    /// There is such a resource already.
-    Exists,
-    /// The first request with this idempotency key has not ended.
-    InProgress,
-    /// The position asked for is no longer kept, or of another log.
-    HistoryGone,
-    /// `If-Match` or `If-None-Match` does not hold.
-    PreconditionFailed,
-    /// The body, line or message is longer than the limit.
-    BodyTooLarge,
-    /// The request target is longer than the limit.
-    UriTooLong,
-    /// The body is of a type that is not taken here.
-    UnsupportedMediaType,
-    /// `Expect` asks for something other than `100-continue`.
-    ExpectationFailed,
-    /// The idempotency key was used for another request.
-    KeyReused,
-    /// The write must say which version it replaces.
-    PreconditionRequired,
-    /// The path speaks WebSocket and the request is no handshake for it.
-    UpgradeRequired,
-    /// The client is past its rate or its cap.
-    TooManyRequests,
-    /// The head is longer, or has more fields, than the limit.
-    HeadTooLarge,
-    /// A fault of the gateway's own.
-    Internal,
-    /// HTTP has it; the gateway does not.
-    NotImplemented,
-    /// The gateway is past one of its limits for all clients together.
-    Overloaded,
-    /// The gateway is about to stop, and takes nothing new.
-    Draining,
-    /// The store cannot be written or did not answer in time.
-    Unavailable,
-    /// The store has no room.
-    DiskFull,
-    /// A WebSocket command that there is not.
-    UnknownCommand,
-    /// A WebSocket command without a field that it needs.
-    MissingField,
-    /// A WebSocket subscription to what another one on it has already.
-    OverlappingSubscription,
+/// Defines [`Code`], [`ALL`] and the facts of each code from one row a code.
+/// A row that lacks a column does not compile.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $code:ident: $status:literal, $retryable:ident, $committed:ident,
+        $slug:literal, $title:literal;)*) => {
+        /// A kind of problem that the gateway reports to clients.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $($(#[$doc])* $code,)*
+        }
+
+        /// All codes, in the order of their discriminants.
+        pub const ALL: [Code; ROWS.len()] = [$(Code::$code),*];
+
+        /// The facts of each code, indexed by its discriminant.
+        const ROWS: &[Row] = &[$(Row {
+            status: $status,
+            retryable: codes!(@bool $retryable),
+            may_have_committed: codes!(@bool $committed),
+            slug: $slug,
+            title: $title,
+        }),*];
+    };
+    (@bool yes) => { true };
+    (@bool no) => { false };
 }
 
-/// How many codes there are.
-const COUNT: usize = Code::OverlappingSubscription as usize + 1;
+/// The facts of one code.
+struct Row {
+    status: u16,
+    retryable: bool,
+    may_have_committed: bool,
+    slug: &'static str,
+    title: &'static str,
+}
 
-/// All codes, in the order of their discriminants.
-pub const ALL: [Code; COUNT] = [
-    Code::MalformedRequest,
-    Code::MalformedJson,
-    Code::MalformedId,
-    Code::BadParameter,
-    Code::BadName,
-    Code::BadBody,
-    Code::Unauthorized,
-    Code::Forbidden,
-    Code::NotFound,
-    Code::UnknownCollection,
-    Code::MethodNotAllowed,
-    Code::NotAcceptable,
-    Code::RequestTimeout,
-    Code::Exists,
-    Code::InProgress,
-    Code::HistoryGone,
-    Code::PreconditionFailed,
-    Code::BodyTooLarge,
-    Code::UriTooLong,
-    Code::UnsupportedMediaType,
-    Code::ExpectationFailed,
-    Code::KeyReused,
-    Code::PreconditionRequired,
-    Code::UpgradeRequired,
-    Code::TooManyRequests,
-    Code::HeadTooLarge,
-    Code::Internal,
-    Code::NotImplemented,
-    Code::Overloaded,
-    Code::Draining,
-    Code::Unavailable,
-    Code::DiskFull,
-    Code::UnknownCommand,
-    Code::MissingField,
-    Code::OverlappingSubscription,
-];
+// Columns: status, retryable, may have committed, slug, title.
+codes! {
+    /// The request is malformed.
+    MalformedRequest: 400, no, no, "malformed-request", "Malformed request";
+    /// The body or message is not JSON, or is JSON that the gateway does not accept.
+    MalformedJson: 400, no, no, "malformed-json", "Malformed JSON";
+    /// The text is not an event id of this gateway.
+    MalformedId: 400, no, no, "malformed-id", "Malformed event id";
+    /// A query parameter or a header has an invalid value.
+    BadParameter: 400, no, no, "bad-parameter", "Invalid parameter";
+    /// A resource id or an event type breaks the rules for names.
+    BadName: 400, no, no, "bad-name", "Invalid name";
+    /// The body is JSON, but not of the form that the path accepts.
+    BadBody: 400, no, no, "bad-body", "Invalid body";
+    /// There is no valid credential.
+    Unauthorized: 401, no, no, "unauthorized", "Credential missing or not valid";
+    /// The credential does not allow the request.
+    Forbidden: 403, no, no, "forbidden", "Not allowed";
+    /// The resource, path or operation does not exist.
+    NotFound: 404, no, no, "not-found", "Not found";
+    /// The collection or topic does not exist.
+    UnknownCollection: 404, no, no, "unknown-collection", "Unknown collection or topic";
+    /// The path does not support the method.
+    MethodNotAllowed: 405, no, no, "method-not-allowed", "Method not allowed";
+    /// The path has none of the requested media types.
+    NotAcceptable: 406, no, no, "not-acceptable", "Not acceptable";
+    /// The request did not arrive in time.
+    RequestTimeout: 408, yes, no, "request-timeout", "Request timeout";
+    /// The resource exists already.
+    Exists: 409, no, no, "exists", "Exists already";
+    /// The first request with this idempotency key is still in progress.
+    InProgress: 409, yes, no, "in-progress", "First request still in progress";
+    /// The events after the position are no longer kept, or the position belongs to another log.
+    HistoryGone: 410, no, no, "history-gone", "History no longer available";
+    /// The condition in `If-Match` or `If-None-Match` is false.
+    PreconditionFailed: 412, no, no, "precondition-failed", "Precondition failed";
+    /// The body, line or message is larger than the limit.
+    BodyTooLarge: 413, no, no, "body-too-large", "Body too large";
+    /// The request target is longer than the limit.
+    UriTooLong: 414, no, no, "uri-too-long", "URI too long";
+    /// The path does not accept the media type of the body.
+    UnsupportedMediaType: 415, no, no, "unsupported-media-type", "Unsupported media type";
+    /// `Expect` has a value other than `100-continue`.
+    ExpectationFailed: 417, no, no, "expectation-failed", "Expectation failed";
+    /// The idempotency key was used with another request.
+    KeyReused: 422, no, no, "key-reused", "Idempotency key used for another request";
+    /// The write must name the version that it replaces.
+    PreconditionRequired: 428, no, no, "precondition-required", "Precondition required";
+    /// The path is a WebSocket, and the request is not a WebSocket handshake.
+    UpgradeRequired: 426, no, no, "upgrade-required", "Upgrade required";
+    /// The client is above a rate or a cap.
+    TooManyRequests: 429, yes, no, "too-many-requests", "Too many requests";
+    /// The head is larger than the limit or has too many fields.
+    HeadTooLarge: 431, no, no, "head-too-large", "Head too large";
+    /// A defect of the gateway.
+    Internal: 500, yes, yes, "internal", "Internal error";
+    /// A feature of HTTP that the gateway does not have.
+    NotImplemented: 501, no, no, "not-implemented", "Not implemented";
+    /// A limit for all clients together is reached.
+    Overloaded: 503, yes, no, "overloaded", "Overloaded";
+    /// The gateway is about to stop and accepts no new work.
+    Draining: 503, yes, no, "draining", "Draining";
+    /// The store cannot be written, or did not answer in time.
+    Unavailable: 503, yes, yes, "unavailable", "Store unavailable";
+    /// The store has no space left.
+    DiskFull: 507, yes, no, "disk-full", "Disk full";
+    /// The WebSocket command does not exist.
+    UnknownCommand: 400, no, no, "unknown-command", "Unknown command";
+    /// The WebSocket command lacks a required field.
+    MissingField: 400, no, no, "missing-field", "Missing field";
+    /// Another subscription on the WebSocket covers some of the same events.
+    OverlappingSubscription: 409, no, no, "overlapping-subscription", "Overlapping subscription";
+}
 
 impl Code {
-    /// The HTTP status; on a WebSocket, a member of the `error` all the same.
+    fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
+
+    /// Returns the HTTP status. On a WebSocket the status is a member of the
+    /// `error` message.
     pub fn status(self) -> u16 {
-        match self {
-            Code::MalformedRequest
-            | Code::MalformedJson
-            | Code::MalformedId
-            | Code::BadParameter
-            | Code::BadName
-            | Code::BadBody
-            | Code::UnknownCommand
-            | Code::MissingField => 400,
-            Code::Unauthorized => 401,
-            Code::Forbidden => 403,
-            Code::NotFound | Code::UnknownCollection => 404,
-            Code::MethodNotAllowed => 405,
-            Code::NotAcceptable => 406,
-            Code::RequestTimeout => 408,
-            Code::Exists | Code::InProgress | Code::OverlappingSubscription => 409,
-            Code::HistoryGone => 410,
-            Code::PreconditionFailed => 412,
-            Code::BodyTooLarge => 413,
-            Code::UriTooLong => 414,
-            Code::UnsupportedMediaType => 415,
-            Code::ExpectationFailed => 417,
-            Code::KeyReused => 422,
-            Code::UpgradeRequired => 426,
-            Code::PreconditionRequired => 428,
-            Code::TooManyRequests => 429,
-            Code::HeadTooLarge => 431,
-            Code::Internal => 500,
-            Code::NotImplemented => 501,
-            Code::Overloaded | Code::Draining | Code::Unavailable => 503,
-            Code::DiskFull => 507,
-        }
+        self.row().status
     }
 
-    /// The last segment of the problem's `type`, for programs to compare.
+    /// Returns the last segment of the problem's `type`. Programs compare it.
     pub fn slug(self) -> &'static str {
-        match self {
-            Code::MalformedRequest => "malformed-request",
-            Code::MalformedJson => "malformed-json",
-            Code::MalformedId => "malformed-id",
-            Code::BadParameter => "bad-parameter",
-            Code::BadName => "bad-name",
-            Code::BadBody => "bad-body",
-            Code::Unauthorized => "unauthorized",
-            Code::Forbidden => "forbidden",
-            Code::NotFound => "not-found",
-            Code::UnknownCollection => "unknown-collection",
-            Code::MethodNotAllowed => "method-not-allowed",
-            Code::NotAcceptable => "not-acceptable",
-            Code::RequestTimeout => "request-timeout",
-            Code::Exists => "exists",
-            Code::InProgress => "in-progress",
-            Code::HistoryGone => "history-gone",
-            Code::PreconditionFailed => "precondition-failed",
-            Code::BodyTooLarge => "body-too-large",
-            Code::UriTooLong => "uri-too-long",
-            Code::UnsupportedMediaType => "unsupported-media-type",
-            Code::ExpectationFailed => "expectation-failed",
-            Code::KeyReused => "key-reused",
-            Code::PreconditionRequired => "precondition-required",
-            Code::UpgradeRequired => "upgrade-required",
-            Code::TooManyRequests => "too-many-requests",
-            Code::HeadTooLarge => "head-too-large",
-            Code::Internal => "internal",
-            Code::NotImplemented => "not-implemented",
-            Code::Overloaded => "overloaded",
-            Code::Draining => "draining",
-            Code::Unavailable => "unavailable",
-            Code::DiskFull => "disk-full",
-            Code::UnknownCommand => "unknown-command",
-            Code::MissingField => "missing-field",
-            Code::OverlappingSubscription => "overlapping-subscription",
-        }
+        self.row().slug
     }
 
-    /// The kind of problem in a few words, the same each time (RFC 9457 §3.1.3).
+    /// Returns the title, which is the same for every problem with this code
+    /// (RFC 9457 §3.1.3).
     pub fn title(self) -> &'static str {
-        match self {
-            Code::MalformedRequest => "Malformed request",
-            Code::MalformedJson => "Malformed JSON",
-            Code::MalformedId => "Malformed event id",
-            Code::BadParameter => "Bad parameter",
-            Code::BadName => "Bad name",
-            Code::BadBody => "Bad body",
-            Code::Unauthorized => "Credential missing or not valid",
-            Code::Forbidden => "Not allowed",
-            Code::NotFound => "Not found",
-            Code::UnknownCollection => "No such collection or topic",
-            Code::MethodNotAllowed => "Method not allowed",
-            Code::NotAcceptable => "No such form",
-            Code::RequestTimeout => "Request took too long to arrive",
-            Code::Exists => "Exists already",
-            Code::InProgress => "First request still in progress",
-            Code::HistoryGone => "History is gone",
-            Code::PreconditionFailed => "Precondition failed",
-            Code::BodyTooLarge => "Body too large",
-            Code::UriTooLong => "URI too long",
-            Code::UnsupportedMediaType => "Unsupported media type",
-            Code::ExpectationFailed => "Expectation failed",
-            Code::KeyReused => "Idempotency key used for another request",
-            Code::PreconditionRequired => "Precondition required",
-            Code::UpgradeRequired => "Upgrade required",
-            Code::TooManyRequests => "Too many requests",
-            Code::HeadTooLarge => "Head too large",
-            Code::Internal => "Internal error",
-            Code::NotImplemented => "Not implemented",
-            Code::Overloaded => "Overloaded",
-            Code::Draining => "About to stop",
-            Code::Unavailable => "Store not available",
-            Code::DiskFull => "Disk full",
-            Code::UnknownCommand => "Unknown command",
-            Code::MissingField => "Missing field",
-            Code::OverlappingSubscription => "Overlapping subscription",
-        }
+        self.row().title
     }
 
-    /// Whether the same request may succeed later, without its client having
-    /// changed anything: time or the operator cures it.
+    /// Returns whether the same request can succeed later without a change by
+    /// the client. The cause ends with time or by an action of the operator.
     pub fn retryable(self) -> bool {
-        match self {
-            Code::RequestTimeout
-            | Code::InProgress
-            | Code::TooManyRequests
-            | Code::Internal
-            | Code::Overloaded
-            | Code::Draining
-            | Code::Unavailable
-            | Code::DiskFull => true,
-            Code::MalformedRequest
-            | Code::MalformedJson
-            | Code::MalformedId
-            | Code::BadParameter
-            | Code::BadName
-            | Code::BadBody
-            | Code::Unauthorized
-            | Code::Forbidden
-            | Code::NotFound
-            | Code::UnknownCollection
-            | Code::MethodNotAllowed
-            | Code::NotAcceptable
-            | Code::Exists
-            | Code::HistoryGone
-            | Code::PreconditionFailed
-            | Code::BodyTooLarge
-            | Code::UriTooLong
-            | Code::UnsupportedMediaType
-            | Code::ExpectationFailed
-            | Code::KeyReused
-            | Code::PreconditionRequired
-            | Code::UpgradeRequired
-            | Code::HeadTooLarge
-            | Code::NotImplemented
-            | Code::UnknownCommand
-            | Code::MissingField
-            | Code::OverlappingSubscription => false,
-        }
+        self.row().retryable
     }
 
-    /// Whether the write that was refused may have been written after all, so
-    /// that only an idempotency key or a precondition makes its repeat safe.
+    /// Returns whether the rejected write may have been committed in spite of
+    /// the error. If so, only an idempotency key or a precondition makes a
+    /// repeated write safe.
     pub fn wrote(self) -> bool {
-        match self {
-            Code::Internal | Code::Unavailable => true,
-            Code::MalformedRequest
-            | Code::MalformedJson
-            | Code::MalformedId
-            | Code::BadParameter
-            | Code::BadName
-            | Code::BadBody
-            | Code::Unauthorized
-            | Code::Forbidden
-            | Code::NotFound
-            | Code::UnknownCollection
-            | Code::MethodNotAllowed
-            | Code::NotAcceptable
-            | Code::RequestTimeout
-            | Code::Exists
-            | Code::InProgress
-            | Code::HistoryGone
-            | Code::PreconditionFailed
-            | Code::BodyTooLarge
-            | Code::UriTooLong
-            | Code::UnsupportedMediaType
-            | Code::ExpectationFailed
-            | Code::KeyReused
-            | Code::PreconditionRequired
-            | Code::UpgradeRequired
-            | Code::TooManyRequests
-            | Code::HeadTooLarge
-            | Code::NotImplemented
-            | Code::Overloaded
-            | Code::Draining
-            | Code::DiskFull
-            | Code::UnknownCommand
-            | Code::MissingField
-            | Code::OverlappingSubscription => false,
-        }
+        self.row().may_have_committed
     }
 }
 
@@ -326,9 +151,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_whole_and_each_slug_is_the_codes_own_name() {
-        for (i, code) in ALL.into_iter().enumerate() {
-            assert_eq!(code as usize, i);
+    fn each_slug_is_the_name_of_its_code_in_kebab_case() {
+        for code in ALL {
             let mut kebab = String::new();
             for (i, c) in format!("{code:?}").char_indices() {
                 if c.is_ascii_uppercase() && i > 0 {
@@ -341,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn whether_to_repeat_fits_the_status() {
+    fn a_code_is_retryable_if_and_only_if_its_status_is_temporary() {
         for code in ALL {
             let status = code.status();
             assert!((400..600).contains(&status), "{code:?}");
             assert!(!code.title().is_empty() && !code.title().ends_with('.'), "{code:?}");
-            let cured_by_time = matches!(status, 408 | 429 | 500 | 503 | 507);
-            assert_eq!(code.retryable(), cured_by_time || code == Code::InProgress, "{code:?}");
-            assert!(!code.wrote() || status >= 500, "{code:?}: a refused write wrote nothing");
+            let temporary = matches!(status, 408 | 429 | 500 | 503 | 507);
+            assert_eq!(code.retryable(), temporary || code == Code::InProgress, "{code:?}");
+            assert!(!code.wrote() || status >= 500, "{code:?}: a 4xx means nothing was committed");
         }
     }
 }
