@@ -137,4 +137,14 @@ impl Catalog {
     pub fn topic(&self, name: &str) -> Option<&Topic> {
         self.topics.get(name)
     }
+
+    /// Returns the names of all collections, in no order.
+    pub fn collection_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.collections.keys().map(String::as_str)
+    }
+
+    /// Returns the names of all topics, in no order.
+    pub fn topic_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.topics.keys().map(String::as_str)
+    }
 }

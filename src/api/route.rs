@@ -7,8 +7,11 @@ use hyper::Method;
 use super::catalog::{Catalog, Collection, Topic};
 use super::error;
 use super::query::decode;
-use crate::event::ResourceId;
+use crate::event::{NAME_BYTES_MAX, ResourceId};
 use crate::wire::problem::Problem;
+
+/// The largest number of names that are compared for a suggestion.
+const SUGGESTED_FROM_MAX: usize = 1000;
 
 /// What a path names (`docs/protocol.md#paths`).
 pub enum Route {
@@ -169,20 +172,78 @@ fn unknown_path() -> Problem {
     error::not_found("there is no such path")
 }
 
-fn collection(catalog: &Catalog, name: &str) -> Result<Collection, Problem> {
-    catalog
-        .collection(name)
-        .cloned()
-        .ok_or_else(|| error::unknown(format!("there is no collection {name:?}")))
+/// Returns the collection `name`.
+///
+/// # Errors
+/// 404, with the nearest name of a collection if one is similar.
+pub(super) fn collection(catalog: &Catalog, name: &str) -> Result<Collection, Problem> {
+    let found = catalog.collection(name).cloned();
+    found.ok_or_else(|| unknown("collection", name, catalog.collection_names()))
 }
 
-fn topic(catalog: &Catalog, name: &str) -> Result<Topic, Problem> {
-    catalog
-        .topic(name)
-        .cloned()
-        .ok_or_else(|| error::unknown(format!("there is no topic {name:?}")))
+/// Returns the topic `name`.
+///
+/// # Errors
+/// 404, with the nearest name of a topic if one is similar.
+pub(super) fn topic(catalog: &Catalog, name: &str) -> Result<Topic, Problem> {
+    let found = catalog.topic(name).cloned();
+    found.ok_or_else(|| unknown("topic", name, catalog.topic_names()))
+}
+
+fn unknown<'a>(kind: &str, name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Problem {
+    let detail = format!("no {kind} named {name:?}");
+    error::unknown(match nearest(name, known) {
+        Some(nearest) => format!("{detail}; did you mean {nearest:?}?"),
+        None => detail,
+    })
+}
+
+/// Returns the name in `known` that is nearest to `name`, if at most a third
+/// of the characters of `name` differ.
+///
+/// Every request for an unknown name runs this search. Two limits keep the
+/// search cheaper than the rest of the request: a name longer than any valid
+/// name has no suggestion, and neither has a catalog with more than
+/// [`SUGGESTED_FROM_MAX`] names.
+fn nearest<'a>(name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > NAME_BYTES_MAX || known.len() > SUGGESTED_FROM_MAX {
+        return None;
+    }
+    let most = name.chars().count() / 3;
+    known
+        .filter(|known| known.len().abs_diff(name.len()) <= 4 * most)
+        .map(|known| (strsim::levenshtein(name, known), known))
+        .filter(|&(distance, _)| distance <= most)
+        .min()
+        .map(|(_, known)| known)
 }
 
 fn resource_id(text: &str) -> Result<ResourceId, Problem> {
     ResourceId::new(text).map_err(|why| error::bad_name(&format!("the id {text:?}"), why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suggestion_is_the_nearest_similar_name() {
+        let known = ["orders", "order-updates", "carts", "a"];
+        for (name, expected) in [
+            ("orderz", Some("orders")),
+            ("Orders", Some("orders")),
+            ("order", Some("orders")),
+            ("cart", Some("carts")),
+            ("order_update", Some("order-updates")),
+            ("örders", Some("orders")),
+            ("b", None),
+            ("", None),
+            ("invoices", None),
+            (&"x".repeat(NAME_BYTES_MAX + 1), None),
+        ] {
+            assert_eq!(nearest(name, known.into_iter()), expected, "{name}");
+        }
+        let many: Vec<String> = (0..=SUGGESTED_FROM_MAX).map(|n| format!("orders-{n}")).collect();
+        assert_eq!(nearest("orders-x", many.iter().map(String::as_str)), None);
+    }
 }

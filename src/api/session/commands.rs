@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::message::{Message, missing, wrong};
 use crate::api::start::{Asked, From, chosen_overflow, parse_from};
 use crate::api::subscribe::{Beginning, Target};
-use crate::api::{Api, Client, Unanswered, error};
+use crate::api::{Api, Client, Unanswered, error, route};
 use crate::deliver::{Commands, Reaction, Say};
 use crate::event::{EventType, LogId, ResourceId};
 use crate::hub::{OnGap, Subscriber, SubscriptionId};
@@ -179,16 +179,12 @@ impl Core {
                 return Err(wrong("topic", "left out where a collection is named"));
             }
             (Some(name), None, _) => {
-                let topic = catalog
-                    .topic(&name)
-                    .ok_or_else(|| error::unknown(format!("there is no topic {name:?}")))?;
-                (topic.log.clone(), Some(name), topic.types.to_vec(), topic.overflow)
+                let topic = route::topic(catalog, &name)?;
+                (topic.log, Some(name), topic.types.to_vec(), topic.overflow)
             }
             (None, Some(name), _) => {
-                let found = catalog
-                    .collection(&name)
-                    .ok_or_else(|| error::unknown(format!("there is no collection {name:?}")))?;
-                (found.log.clone(), None, Vec::new(), found.overflow)
+                let found = route::collection(catalog, &name)?;
+                (found.log, None, Vec::new(), found.overflow)
             }
             (None, None, Some(path)) => {
                 let scope = scope.or_else(|| path.scope.clone());

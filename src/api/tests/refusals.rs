@@ -64,6 +64,20 @@ async fn paths_that_name_nothing() {
 }
 
 #[tokio::test]
+async fn an_unknown_name_is_answered_with_the_nearest_known_name() {
+    let gateway = Gateway::start().await;
+    for (line, detail) in [
+        ("GET /orderz", r#"no collection named "orderz"; did you mean "orders"?"#),
+        ("GET /invoices", r#"no collection named "invoices""#),
+        ("GET /events/new", r#"no topic named "new"; did you mean "news"?"#),
+        ("GET /events/orders", r#"no topic named "orders""#),
+    ] {
+        let reply = gateway.call(line, "", "").await;
+        assert_eq!(reply.json()["detail"], detail, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn methods_that_a_path_does_not_take() {
     let gateway = Gateway::start().await;
     for (line, allow) in [

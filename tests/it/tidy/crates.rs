@@ -19,7 +19,7 @@ const USES: [(&str, &str); 14] = [
     ("server", "bytes hyper hyper_util parking_lot rustix socket2 tokio tokio_util tracing"),
     (
         "api",
-        "bytes http_body_util hyper parking_lot serde_json sha2 \
+        "bytes http_body_util hyper parking_lot serde_json sha2 strsim \
          tokio tokio_tungstenite tokio_util tracing uuid",
     ),
     ("deliver", "bytes hyper hyper_util parking_lot socket2 tokio tracing"),
