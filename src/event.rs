@@ -1,9 +1,8 @@
-//! The words of the domain: names, positions, events and filters.
+//! The types of the domain: names, event ids, timestamps, events and networks.
 //!
-//! Everything here is a value that cannot be wrong once it exists: the
-//! constructors are the only place where a name, an id or a position is
-//! checked, so no layer above checks it again. The rules are those of
-//! `docs/protocol.md#names`.
+//! A value of these types is always valid. The constructors check names and
+//! ids, so the layers above do not check them again. `docs/protocol.md#names`
+//! has the rules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,41 +15,44 @@ mod network;
 pub use id::{Epoch, EventId, LogId, MalformedId, Offset};
 pub use network::{InvalidNetwork, network_contains, parse_network};
 
-/// Longest resource id and event type, in bytes (`docs/protocol.md#names`).
+/// The largest length of a resource id or an event type, in bytes
+/// (`docs/protocol.md#names`).
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// Resource ids that the path table needs for itself (`docs/protocol.md#names`).
+/// The resource ids that are reserved for path segments
+/// (`docs/protocol.md#names`).
 const RESERVED_IDS: [&str; 5] = [".", "..", "stream", "events", "ws"];
 
-/// Event types that the gateway itself sends (`docs/protocol.md#names`).
+/// The event types that are reserved for messages of the gateway
+/// (`docs/protocol.md#names`).
 const RESERVED_TYPES: [&str; 5] = ["heartbeat", "gap", "error", "open", "credential-expired"];
 
-/// Names that no collection or topic may take (`docs/protocol.md#names`).
+/// The names that a collection or topic cannot have (`docs/protocol.md#names`).
 pub const RESERVED_NAMES: [&str; 8] =
     ["events", "operations", "ws", "v1", "problems", "tickets", "connections", "webhooks"];
 
-/// Why a text is not a name.
+/// The reason why a text is not a valid name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadName {
-    /// It has no character.
+    /// The text is empty.
     Empty,
-    /// It is longer than [`NAME_BYTES_MAX`].
+    /// The text is longer than [`NAME_BYTES_MAX`].
     TooLong,
-    /// It has a character outside `[A-Za-z0-9._~:-]`.
+    /// The text has this character, which is not in `[A-Za-z0-9._~:-]`.
     Character(char),
-    /// The gateway keeps this one for itself.
+    /// The name is reserved for the gateway.
     Reserved,
 }
 
 impl fmt::Display for BadName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadName::Empty => write!(f, "it is empty"),
-            BadName::TooLong => write!(f, "it is longer than {NAME_BYTES_MAX} bytes"),
+            BadName::Empty => write!(f, "a name must not be empty"),
+            BadName::TooLong => write!(f, "a name must not be longer than {NAME_BYTES_MAX} bytes"),
             BadName::Character(c) => {
                 write!(f, "{c:?} is not one of A-Z a-z 0-9 . _ ~ : -")
             }
-            BadName::Reserved => write!(f, "it is reserved"),
+            BadName::Reserved => write!(f, "the name is reserved; use another name"),
         }
     }
 }
@@ -71,8 +73,8 @@ fn check_characters(text: &str) -> Result<(), BadName> {
     }
 }
 
-/// Defines a checked name over shared bytes, so that a name read from the
-/// store is a slice of its record and a clone copies nothing.
+/// Defines a type for valid names that holds shared bytes. A name that is read
+/// from the store is a slice of its record. A clone does not copy the bytes.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $reserved:expr) => {
         $(#[$doc])*
@@ -80,10 +82,11 @@ macro_rules! name {
         pub struct $name(Bytes);
 
         impl $name {
-            /// Takes a name from outside.
+            /// Returns the name in `text`, which comes from a client or the
+            /// configuration.
             ///
             /// # Errors
-            /// Says why the text is not one.
+            /// The reason why the text is not a valid name.
             pub fn new(text: &str) -> Result<Self, BadName> {
                 check_characters(text)?;
                 let reserved: fn(&str) -> bool = $reserved;
@@ -93,12 +96,12 @@ macro_rules! name {
                 Ok(Self(Bytes::copy_from_slice(text.as_bytes())))
             }
 
-            /// Takes a name that the gateway made itself or that was checked
-            /// when it was stored, reserved ones included.
+            /// Returns the name in `bytes`, which come from the gateway or the
+            /// store. Reserved names are accepted.
             ///
             /// # Errors
-            /// Says why the bytes are not one, which for a stored record
-            /// means damage.
+            /// The reason why the bytes are not a name. For a stored record
+            /// this means that the record is damaged.
             pub fn from_stored(bytes: Bytes) -> Result<Self, BadName> {
                 let text = str::from_utf8(&bytes)
                     .map_err(|_| BadName::Character(char::REPLACEMENT_CHARACTER))?;
@@ -106,22 +109,22 @@ macro_rules! name {
                 Ok(Self(bytes))
             }
 
-            /// The same name as a slice of `record`, from `at` on, if it stands
-            /// there.
+            /// Returns the same name as a slice of `record`, or `None` if the
+            /// bytes of `record` from `at` on are not this name.
             pub fn within(&self, record: &Bytes, at: usize) -> Option<Self> {
                 let end = at + self.0.len();
                 (record.get(at..end)? == &*self.0).then(|| Self(record.slice(at..end)))
             }
 
-            /// The name as text.
+            /// Returns the name as text.
             ///
             /// # Panics
-            /// Never: every constructor admits ASCII only.
+            /// Never: every constructor accepts only ASCII.
             pub fn as_str(&self) -> &str {
-                str::from_utf8(&self.0).expect("every constructor admits ASCII only")
+                str::from_utf8(&self.0).expect("every constructor accepts only ASCII")
             }
 
-            /// The name's bytes.
+            /// Returns the bytes of the name.
             pub fn as_bytes(&self) -> &[u8] {
                 &self.0
             }
@@ -142,15 +145,16 @@ macro_rules! name {
 }
 
 name!(
-    /// The id of a resource, and so the `subject` of its events: 1 to 128 of
-    /// `[A-Za-z0-9._~:-]`, not one of the path table's own segments.
+    /// The id of a resource, which is also the `subject` of its events. It has
+    /// 1 to 128 characters of `[A-Za-z0-9._~:-]` and is not a reserved path
+    /// segment.
     ResourceId,
     |text| RESERVED_IDS.contains(&text)
 );
 
 name!(
-    /// The type of an event: 1 to 128 of `[A-Za-z0-9._~:-]`. CR and LF can
-    /// therefore never reach an SSE `event:` line.
+    /// The type of an event. It has 1 to 128 characters of
+    /// `[A-Za-z0-9._~:-]`, so it cannot put CR or LF into an SSE `event:` line.
     EventType,
     |text| {
         RESERVED_TYPES.contains(&text)
@@ -159,50 +163,52 @@ name!(
     }
 );
 
-/// A moment in milliseconds since the Unix epoch, UTC.
+/// A time in milliseconds since the Unix epoch, in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The wall clock's now.
+    /// Returns the time of the wall clock.
     pub fn now() -> Timestamp {
         Timestamp(jiff::Timestamp::now().as_millisecond())
     }
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 with milliseconds, always 24 characters within the years 0 to 9999.
+    /// Writes the time as RFC 3339 with milliseconds. For the years 0 to 9999
+    /// the text has always 24 characters.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX);
-        write!(f, "{moment:.3}")
+        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX);
+        write!(f, "{time:.3}")
     }
 }
 
 impl FromStr for Timestamp {
     type Err = jiff::Error;
 
-    /// Reads an RFC 3339 time; what is finer than a millisecond is cut off.
+    /// Reads an RFC 3339 time. Digits after the milliseconds are dropped.
     fn from_str(text: &str) -> Result<Timestamp, jiff::Error> {
         Ok(Timestamp(text.parse::<jiff::Timestamp>()?.as_millisecond()))
     }
 }
 
-/// One immutable fact in a log.
+/// An immutable record of one fact in a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its place in its log; strictly increasing, not promised dense.
+    /// The offset in the log. Offsets strictly increase, but not always by one.
     pub offset: Offset,
-    /// When it was committed. Never decreasing within a log, except after a
-    /// corrected clock (`docs/protocol.md#names`).
+    /// The time of the commit. It never decreases within a log, except after a
+    /// corrected clock (`docs/protocol.md#event-time`).
     pub time: Timestamp,
-    /// What happened.
+    /// The type of the event.
     pub kind: EventType,
-    /// The resource it happened to; none in a topic where none was given.
+    /// The resource that the event is about. An event of a topic can be without
+    /// a subject.
     pub subject: Option<ResourceId>,
-    /// False where the data was not merged into the resource, so that a
-    /// follower rebuilding state must not merge it either.
+    /// Whether the data was merged into the resource. A follower that rebuilds
+    /// the state of the resource must merge exactly the events with `true`.
     pub merge: bool,
-    /// Compact JSON on one line (see `wire::json`).
+    /// The data: compact JSON on one line (see `wire::json`).
     pub data: Bytes,
 }
 
@@ -211,11 +217,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_admit_exactly_the_protocols_characters() {
-        for good in ["a", "order-1", "A.b_c~d:e-9", &"x".repeat(128)] {
-            assert_eq!(ResourceId::new(good).unwrap().as_str(), good);
+    fn a_name_accepts_exactly_the_characters_of_the_protocol() {
+        for valid in ["a", "order-1", "A.b_c~d:e-9", &"x".repeat(128)] {
+            assert_eq!(ResourceId::new(valid).unwrap().as_str(), valid);
         }
-        for (bad, why) in [
+        for (invalid, reason) in [
             ("", BadName::Empty),
             (&"x".repeat(129), BadName::TooLong),
             ("a/b", BadName::Character('/')),
@@ -224,15 +230,15 @@ mod tests {
             ("..", BadName::Reserved),
             ("ws", BadName::Reserved),
         ] {
-            assert_eq!(ResourceId::new(bad), Err(why), "{bad:?}");
+            assert_eq!(ResourceId::new(invalid), Err(reason), "{invalid:?}");
         }
-        for bad in ["gap", "stream-open", "snapshot", "snapshots"] {
-            assert_eq!(EventType::new(bad), Err(BadName::Reserved), "{bad:?}");
+        for reserved in ["gap", "stream-open", "snapshot", "snapshots"] {
+            assert_eq!(EventType::new(reserved), Err(BadName::Reserved), "{reserved:?}");
         }
     }
 
     #[test]
-    fn a_timestamp_is_rfc_3339_with_milliseconds() {
+    fn a_timestamp_is_written_as_rfc_3339_with_milliseconds() {
         let text = "2024-07-15T14:32:22.250Z";
         let time: Timestamp = text.parse().unwrap();
         assert_eq!(time.to_string(), text);

@@ -1,21 +1,23 @@
-//! Positions: epoch, offset, and the two together as an event id.
+//! Positions in a log: the epoch, the offset, and the event id that joins them.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A log's number within one store, given when the log is first opened.
+/// The number of a log within one store. The store assigns the number when the
+/// log is first opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(pub u32);
 
-/// A place in a log. Events start at 1; 0 is the place before everything.
+/// A position in a log. The first event has an offset of at least 1. Offset 0
+/// is the position before every event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(pub u64);
 
 impl Offset {
-    /// The place before every event.
+    /// The position before every event.
     pub const ZERO: Offset = Offset(0);
 
-    /// The next place in a log.
+    /// Returns the next offset.
     #[must_use]
     pub fn next(self) -> Offset {
         Offset(self.0 + 1)
@@ -28,21 +30,23 @@ impl fmt::Display for Offset {
     }
 }
 
-/// The identity of a log: 8 characters of base32. A log that is made anew
-/// gets another, so that an id of the old one cannot be taken for its own.
+/// The identity of a log: 8 characters of base32. A log that is created again
+/// has a new epoch, so the new log rejects the event ids of the old one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch([u8; 8]);
 
-/// Crockford's alphabet in lower case: no `i`, `l`, `o`, `u` to misread.
+/// Crockford's base32 alphabet in lower case. It lacks `i`, `l`, `o` and `u`,
+/// which a reader can confuse with other characters.
 const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 impl Epoch {
-    /// An epoch from 40 random bits; the upper 24 bits of `bits` are not used.
+    /// Returns the epoch for the lower 40 bits of `bits`, which must be random.
+    /// The upper 24 bits are ignored.
     pub fn from_bits(bits: u64) -> Epoch {
         Epoch(std::array::from_fn(|i| BASE32[(bits >> (35 - 5 * i)) as usize & 31]))
     }
 
-    /// The epoch as text.
+    /// Returns the epoch as text.
     ///
     /// # Panics
     /// Never: the alphabet is ASCII.
@@ -72,12 +76,12 @@ impl FromStr for Epoch {
     }
 }
 
-/// `<epoch>-<offset>`: the one id that an event, a cursor and an ETag share.
+/// An event id, `<epoch>-<offset>`. Events, cursors and entity tags use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventId {
-    /// Whose offset it is.
+    /// The identity of the log.
     pub epoch: Epoch,
-    /// The place in that log.
+    /// The position in this log.
     pub offset: Offset,
 }
 
@@ -88,9 +92,9 @@ impl fmt::Display for EventId {
 }
 
 impl EventId {
-    /// Returns the id in double quotes, as an entity tag has it. Each response
-    /// with a resource has one, so the id is written without `fmt`, whose cost
-    /// shows there.
+    /// Returns the id in double quotes, which is the syntax of an entity tag.
+    /// Every response with a resource has an entity tag, and there the cost of
+    /// `fmt` is measurable, so this function does not use `fmt`.
     pub fn quoted(&self) -> String {
         let mut buffer = itoa::Buffer::new();
         let digits = buffer.format(self.offset.0);
@@ -104,7 +108,7 @@ impl EventId {
     }
 }
 
-/// A text that is no event id of any log.
+/// The error for a text that is not an event id of any log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedId;
 
@@ -112,7 +116,7 @@ impl fmt::Display for MalformedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "an event id is 8 characters of base32, a hyphen and an offset, as in k3f9x2ab-42"
+            "an event id has 8 characters of base32, a hyphen and an offset, for example k3f9x2ab-42"
         )
     }
 }
@@ -122,8 +126,8 @@ impl std::error::Error for MalformedId {}
 impl FromStr for EventId {
     type Err = MalformedId;
 
-    /// Reads exactly what `Display` writes: one id has one spelling, so ids
-    /// can be compared as text by those who hold them.
+    /// Reads an id in exactly the form that `Display` writes. An id has only
+    /// one spelling, so clients can compare ids as text.
     fn from_str(text: &str) -> Result<EventId, MalformedId> {
         let (epoch, offset) = text.split_once('-').ok_or(MalformedId)?;
         let canonical = offset == "0" || !offset.starts_with('0');
@@ -144,14 +148,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_reads_back_as_it_was_written(bits: u64, offset: u64) {
+        fn an_id_is_read_back_as_it_was_written(bits: u64, offset: u64) {
             let id = EventId { epoch: Epoch::from_bits(bits), offset: Offset(offset) };
             prop_assert_eq!(id.to_string().parse(), Ok(id));
             prop_assert_eq!(id.quoted(), format!("\"{id}\""));
         }
 
         #[test]
-        fn any_other_text_is_refused_or_its_own_spelling(text in "[0-9a-z-]{0,24}") {
+        fn a_text_that_is_read_as_an_id_is_the_spelling_of_this_id(text in "[0-9a-z-]{0,24}") {
             if let Ok(id) = text.parse::<EventId>() {
                 prop_assert_eq!(id.to_string(), text);
             }
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn second_spellings_are_malformed() {
+    fn another_spelling_of_an_id_is_rejected() {
         for text in [
             "",
             "-",

@@ -1,36 +1,36 @@
-//! IP networks, as a configuration names them.
+//! IP networks in the configuration.
 //!
-//! [`IpNet`] has no opinion about IPv4-mapped IPv6 addresses
-//! (`::ffff:192.0.2.1`), which a socket for both versions reports for an IPv4
-//! client. Here such an address is the IPv4 address, in the text of a network
-//! and in a lookup.
+//! A socket for both IP versions reports an IPv4 client as an IPv4-mapped IPv6
+//! address (`::ffff:192.0.2.1`). [`IpNet`] treats this as an IPv6 address. The
+//! functions here treat it as the IPv4 address, in the text of a network and in
+//! a lookup.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The prefix length up to which an IPv6 network holds more than the
+/// The prefix length of the network `::ffff:0:0/96`, which holds exactly the
 /// IPv4-mapped addresses (RFC 4291 §2.5.5.2).
 const MAPPED_PREFIX: u8 = 96;
 
-/// Why a text does not name a network.
+/// The reason why a text is not a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidNetwork {
     /// The part before the slash is not an IP address.
     Address,
-    /// The part after the slash is not a number from 0 to this one.
+    /// The part after the slash is not a number from 0 to this number.
     Prefix(u8),
-    /// The address has bits behind the prefix. This network has the same
-    /// prefix without these bits.
+    /// The address has set bits after the prefix. This network has the same
+    /// prefix, and those bits are zero.
     HostBits(IpNet),
 }
 
-/// Returns the network that `text` names: an address and a prefix length, as
-/// in `10.0.0.0/8` or `2001:db8::/32`, or one address.
+/// Returns the network in `text`. The text is an address and a prefix length,
+/// for example `10.0.0.0/8` or `2001:db8::/32`, or a single address.
 ///
 /// # Errors
-/// [`InvalidNetwork`], which says what to write instead.
+/// [`InvalidNetwork`], whose text says what to write instead.
 pub fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
@@ -53,13 +53,13 @@ pub fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
     if truncated == network { Ok(network) } else { Err(InvalidNetwork::HostBits(truncated)) }
 }
 
-/// Returns whether `network` holds `address`.
+/// Returns whether `network` contains `address`.
 pub fn network_contains(network: &IpNet, address: IpAddr) -> bool {
     network.contains(&address.to_canonical())
 }
 
-/// Returns the number of one to three digits in `text`, if it is at most
-/// `most`. `u8::from_str` alone would also take `+8`.
+/// Returns the number in `text`, or `None` if `text` is not one to three digits
+/// or the number is greater than `most`. `u8::from_str` alone also accepts `+8`.
 fn prefix_length(text: &str, most: u8) -> Option<u8> {
     let digits = (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     let prefix = if digits { text.parse().ok() } else { None };
@@ -71,14 +71,14 @@ impl fmt::Display for InvalidNetwork {
         match self {
             InvalidNetwork::Address => write!(
                 f,
-                "write an address with or without a prefix, as in \"10.0.0.0/8\" or \"::1\""
+                "write an address with or without a prefix, for example \"10.0.0.0/8\" or \"::1\""
             ),
             InvalidNetwork::Prefix(most) => {
-                write!(f, "its prefix is not a number from 0 to {most}")
+                write!(f, "the prefix length must be a number from 0 to {most}")
             }
             InvalidNetwork::HostBits(network) => write!(
                 f,
-                "bits are set behind its prefix; write \"{network}\", or the address without a prefix"
+                "bits after the prefix are set; write \"{network}\", or the address without a prefix"
             ),
         }
     }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn network(text: &str) -> IpNet {
-        parse_network(text).unwrap_or_else(|why| panic!("{text}: {why}"))
+        parse_network(text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn contains(network: &IpNet, address: &str) -> bool {
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_network_contains_the_addresses_with_its_prefix() {
-        for (text, within, without) in [
+        for (text, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("10.0.0.0/8", "::ffff:10.1.2.3", "::10.1.2.3"),
             ("192.0.2.7", "192.0.2.7", "192.0.2.6"),
@@ -116,15 +116,15 @@ mod tests {
             ("::ffff:192.0.2.1", "192.0.2.1", "192.0.2.2"),
             ("::ffff:0:0/96", "255.0.0.1", "::1"),
         ] {
-            assert!(contains(&network(text), within), "{text} contains {within}");
-            assert!(!contains(&network(text), without), "{text} does not contain {without}");
+            assert!(contains(&network(text), inside), "{text} contains {inside}");
+            assert!(!contains(&network(text), outside), "{text} does not contain {outside}");
         }
     }
 
     #[test]
-    fn an_error_says_why_a_text_names_no_network() {
+    fn an_error_says_why_a_text_is_not_a_network() {
         use InvalidNetwork::{Address, HostBits, Prefix};
-        for (text, why) in [
+        for (text, reason) in [
             ("", Address),
             ("/8", Address),
             ("proxy.internal", Address),
@@ -146,13 +146,13 @@ mod tests {
             ("0.0.0.1/0", HostBits(network("0.0.0.0/0"))),
             ("::1/0", HostBits(network("::/0"))),
         ] {
-            assert_eq!(parse_network(text), Err(why), "{text}");
+            assert_eq!(parse_network(text), Err(reason), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic(text in "[0-9a-f:./%]{0,24}") {
+        fn the_parser_never_panics(text in "[0-9a-f:./%]{0,24}") {
             if let Ok(network) = parse_network(&text) {
                 prop_assert!(network_contains(&network, network.network()));
                 prop_assert_eq!(parse_network(&network.to_string()), Ok(network));

@@ -130,9 +130,9 @@ const FAULTS_OF_KEYS: &[(&str, &[&str])] = &[
     (
         "[server]\nproxies = [\n  \"10.0.0.0/8\",\n  \"10.1.2.3/8\",\n  \"proxy.internal\",\n  \"::1/129\"]\n",
         &[
-            "config.toml:4: server.proxies: \"10.1.2.3/8\" is no network: bits are set behind its prefix; write \"10.0.0.0/8\", or the address without a prefix",
-            "config.toml:5: server.proxies: \"proxy.internal\" is no network: write an address with or without a prefix, as in \"10.0.0.0/8\" or \"::1\"",
-            "config.toml:6: server.proxies: \"::1/129\" is no network: its prefix is not a number from 0 to 128",
+            "config.toml:4: server.proxies: \"10.1.2.3/8\" is no network: bits after the prefix are set; write \"10.0.0.0/8\", or the address without a prefix",
+            "config.toml:5: server.proxies: \"proxy.internal\" is no network: write an address with or without a prefix, for example \"10.0.0.0/8\" or \"::1\"",
+            "config.toml:6: server.proxies: \"::1/129\" is no network: the prefix length must be a number from 0 to 128",
         ],
     ),
     (
@@ -172,8 +172,8 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
     (
         "[[collections]]\nname = \"events\"\n\n[[topics]]\nname = \"ws\"\n",
         &[
-            "config.toml:2: collections.name: \"events\" is no name of a collection: it is reserved",
-            "config.toml:5: topics.name: \"ws\" is no name of a topic: it is reserved",
+            "config.toml:2: collections.name: \"events\" is no name of a collection: the name is reserved; use another name",
+            "config.toml:5: topics.name: \"ws\" is no name of a topic: the name is reserved; use another name",
         ],
     ),
     (
@@ -194,7 +194,7 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
     (
         "[[topics]]\nname = \"t\"\ncollection = \"orders\"\ntypes = [\n  \"a\",\n  \"gap\",\n  \"b c\",\n]\n",
         &[
-            "config.toml:6: topics.types: \"gap\" is no event type: it is reserved",
+            "config.toml:6: topics.types: \"gap\" is no event type: the name is reserved; use another name",
             "config.toml:7: topics.types: \"b c\" is no event type: ' ' is not one of A-Z a-z 0-9 . _ ~ : -",
         ],
     ),
@@ -228,7 +228,7 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
     (
         "[[collections]]\nname = \"shots\"\nresource = \"snapshot\"\n",
         &[
-            "config.toml:3: collections.resource: \"snapshot\" makes no event types such as \"order-created\": it is reserved",
+            "config.toml:3: collections.resource: \"snapshot\" makes no event types such as \"order-created\": the name is reserved; use another name",
         ],
     ),
     (
