@@ -1,10 +1,10 @@
-//! streamgate puts collections of JSON resources and streams of events on the
-//! web: REST pages, NDJSON, Server-Sent Events and WebSocket, live and
-//! resumable from a durable log.
+//! streamgate serves collections of JSON resources and streams of events over
+//! HTTP: as REST pages, NDJSON, Server-Sent Events and WebSocket. Clients
+//! receive events live, and can resume a stream from a durable log.
 //!
-//! A request goes down these modules, an event comes up, nothing turns back;
-//! imports point down the order below (`docs/architecture.md`, law 7, held
-//! by `tests/it/tidy.rs`).
+//! A request passes the modules from top to bottom, and an event passes them
+//! from bottom to top. A module imports only modules that are listed below it
+//! (law 7 in `docs/architecture.md`). `tests/it/tidy.rs` checks this.
 
 pub mod cli;
 pub mod config;

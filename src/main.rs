@@ -1,9 +1,10 @@
-//! The `streamgate` binary; what it does is in the library's `cli`.
+//! The `streamgate` binary. The module `cli` of the library has its code.
 
 use std::process::ExitCode;
 
-/// Many small allocations of many threads at once, which the system's
-/// allocator serves more slowly and keeps more memory for.
+/// The allocator of the process. Many threads make many small allocations at
+/// the same time. For these the allocator of the C library is slower and uses
+/// more memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
