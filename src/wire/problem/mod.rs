@@ -1,6 +1,6 @@
-//! What went wrong, told the same way on every protocol: one table of codes,
-//! and the object of RFC 9457 that is the body of an HTTP error, the data of an
-//! SSE `error` event and the content of a WebSocket `error`.
+//! Problems: one table of codes, and the problem object of RFC 9457. The object
+//! is the same on every protocol: the body of an HTTP error, the data of an SSE
+//! `error` event, and the data of a WebSocket `error` message.
 //!
 //! See `docs/protocol.md#errors`.
 
@@ -15,10 +15,11 @@ mod code;
 
 pub use code::{ALL, Code};
 
-/// The members that every problem has; none of its own may take their names.
+/// The names of the standard members. An additional member cannot have one of
+/// these names.
 const STANDARD: [&str; 5] = ["type", "title", "status", "detail", "instance"];
 
-/// One thing that went wrong (RFC 9457).
+/// One error that the gateway reports to a client (RFC 9457).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     code: Code,
@@ -27,12 +28,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem; `detail` tells a person what is wrong and what to do next.
+    /// Returns a problem. `detail` tells a person what is wrong and what to do.
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
         Problem { code, detail: detail.into(), members: Vec::new() }
     }
 
-    /// Adds a member of its own, or replaces it.
+    /// Adds the additional member `name`, or replaces its value.
     ///
     /// # Panics
     /// In debug builds, if `name` is one of the standard members.
@@ -44,28 +45,29 @@ impl Problem {
         self
     }
 
-    /// A member of its own.
+    /// Returns the value of the additional member `name`.
     pub fn member(&self, name: &str) -> Option<&Value> {
         self.members.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
-    /// What kind of problem it is.
+    /// Returns the problem code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> u16 {
         self.code.status()
     }
 
-    /// What is wrong, for a person.
+    /// Returns the text for a person.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The object as compact JSON: `type`, `title`, `status`, `detail`, then
-    /// `instance` (the request's path) where there is one, then its own members.
+    /// Returns the object as compact JSON: `type`, `title`, `status`, `detail`,
+    /// then `instance` if there is one, then the additional members. `instance`
+    /// is the path of the request.
     pub fn to_json(&self, instance: Option<&str>) -> Bytes {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(br#"{"type":"/problems/"#);
@@ -100,7 +102,8 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 impl From<Malformed> for Problem {
-    /// Names the byte, in the detail and as `position`.
+    /// Returns a problem that names the position of the invalid byte, in the
+    /// detail and in the member `position`.
     fn from(malformed: Malformed) -> Problem {
         Problem::new(Code::MalformedJson, malformed.to_string())
             .with("position", malformed.position)
@@ -117,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_the_object_of_its_rfc() {
+    fn a_problem_is_written_as_the_object_of_rfc_9457() {
         check(
-            &Problem::new(Code::NotFound, "there is no order o1"),
+            &Problem::new(Code::NotFound, "no order named o1"),
             None,
-            r#"{"type":"/problems/not-found","title":"Not found","status":404,"detail":"there is no order o1"}"#,
+            r#"{"type":"/problems/not-found","title":"Not found","status":404,"detail":"no order named o1"}"#,
         );
         check(
             &Problem::new(Code::TooManyRequests, "wait \"2\" s\n")
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_json_is_a_problem_that_names_the_byte() {
+    fn the_problem_of_malformed_json_names_the_byte() {
         let malformed = json::Json::parse(b"[1,]").unwrap_err();
         check(
             &malformed.into(),
@@ -151,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_an_error_for_the_log() {
+    fn a_problem_is_displayed_as_its_code_and_detail() {
         let problem = Problem::new(Code::DiskFull, "less than 64 MiB are free");
         assert_eq!(problem.to_string(), "disk-full: less than 64 MiB are free");
     }
 
     #[test]
     #[should_panic(expected = "status is a standard member")]
-    fn a_standard_member_cannot_be_given_twice() {
+    fn an_additional_member_cannot_have_the_name_of_a_standard_member() {
         let _ = Problem::new(Code::Internal, "").with("status", 200);
     }
 }
