@@ -1,4 +1,4 @@
-//! A run of events and its wire forms, each made at most once.
+//! Batches of events. A batch is encoded at most once in each wire format.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -10,14 +10,14 @@ use super::encode::{self, Form};
 use super::origin::Origin;
 use crate::event::{Event, Offset};
 
-/// Size at which an encoded block is closed, in bytes. A subscriber that
-/// stands still in the middle of a block keeps the whole of it in memory
-/// (`docs/architecture.md#delivery`), so blocks stay small; one event larger
-/// than this is a block of its own.
+/// The size in bytes from which on an encoded block is complete. A stalled
+/// subscriber in the middle of a block keeps the whole block in memory
+/// (`docs/architecture.md#delivery`), so blocks stay small. A single event can
+/// make a block larger than this size.
 const BLOCK_BYTES: usize = 64 * 1024;
 
-/// Consecutive events of one log, as they were committed together or read as
-/// one page. Shared by all subscribers; rings hold references to it.
+/// Consecutive events of one log that were committed together or read as one
+/// page. All subscribers share the batch, and their rings hold references to it.
 #[derive(Debug)]
 pub struct Batch {
     origin: Arc<Origin>,
@@ -26,33 +26,37 @@ pub struct Batch {
     forms: [OnceLock<Encoded>; Form::COUNT],
 }
 
-/// Which events of a batch a subscription wants, as positions in it.
+/// The events of a batch that match a subscription, as positions in the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// A run without holes.
+    /// Consecutive positions.
     Run(Range<u32>),
-    /// Single positions, ascending; shared by all subscribers of one filter.
+    /// Single positions in ascending order. All subscribers with the same filter
+    /// share the list.
     Picks(Arc<[u32]>),
 }
 
-/// One wire form of all events of a batch.
+/// All events of a batch, encoded in one wire format.
 #[derive(Debug)]
 pub struct Encoded {
     blocks: Box<[Block]>,
-    /// Where each event ends, counted through all blocks.
+    /// The end of each event, as a number of bytes from the start of the first
+    /// block.
     ends: Box<[u64]>,
 }
 
 #[derive(Debug)]
 struct Block {
-    /// Where the block starts, in the counting of `ends`.
+    /// The start of the block, as a number of bytes from the start of the first
+    /// block.
     start: u64,
     bytes: Bytes,
 }
 
 impl Batch {
-    /// A batch of `events`, ascending in offset, all of `origin`'s log.
-    /// `committed` is the moment they became durable, where it is known.
+    /// Returns a batch of `events`, which all belong to the log `origin` and
+    /// have ascending offsets. `committed` is the time at which they became
+    /// durable, if known.
     pub fn new(origin: Arc<Origin>, events: Vec<Event>, committed: Option<Instant>) -> Batch {
         Batch {
             origin,
@@ -62,34 +66,36 @@ impl Batch {
         }
     }
 
-    /// The log they belong to.
+    /// Returns the identity of the log that the events belong to.
     pub fn origin(&self) -> &Arc<Origin> {
         &self.origin
     }
 
-    /// The events, ascending in offset.
+    /// Returns the events, with ascending offsets.
     pub fn events(&self) -> &[Event] {
         &self.events
     }
 
-    /// The offset of the last event; zero when there is none.
+    /// Returns the offset of the last event, or zero if the batch is empty.
     pub fn end(&self) -> Offset {
         self.events.last().map_or(Offset::ZERO, |event| event.offset)
     }
 
-    /// When the events became durable; none for a page read back.
+    /// Returns the time at which the events became durable. A page that was
+    /// read from the store has `None`.
     pub fn committed(&self) -> Option<Instant> {
         self.committed
     }
 
-    /// The position of the first event after `offset`; the number of events
-    /// when there is none.
+    /// Returns the position of the first event after `offset`. If there is no
+    /// such event, returns the number of events.
     pub fn position_after(&self, offset: Offset) -> u32 {
         self.events.partition_point(|event| event.offset <= offset) as u32
     }
 
-    /// The batch in `form`, made now if nobody asked before. A second asker
-    /// on another thread waits for the first.
+    /// Returns the batch in the wire format `form`. The first call for a wire
+    /// format encodes the batch. A call on another thread waits until this is
+    /// done.
     pub fn encoded(&self, form: Form) -> &Encoded {
         self.forms[form as usize].get_or_init(|| {
             self.origin.encoded(form, self.events.len() as u64);
@@ -97,8 +103,8 @@ impl Batch {
         })
     }
 
-    /// Appends one event as the JSON object of an NDJSON line, without the
-    /// line's end: for pages.
+    /// Appends one event as the JSON object of an NDJSON line, without the line
+    /// feed. JSON pages consist of these objects.
     pub fn object(&self, position: u32, out: &mut Vec<u8>) {
         encode::object(out, &self.origin, &self.events[position as usize]);
     }
@@ -109,20 +115,20 @@ impl Encoded {
         let mut blocks = Vec::new();
         let mut ends = Vec::with_capacity(events.len());
         let mut start = 0;
-        let mut open = Vec::new();
+        let mut growing = Vec::new();
         for event in events {
-            encode::event(&mut open, form, origin, event);
-            ends.push(start + open.len() as u64);
-            if open.len() >= BLOCK_BYTES {
-                let bytes = Bytes::from(std::mem::take(&mut open));
+            encode::event(&mut growing, form, origin, event);
+            ends.push(start + growing.len() as u64);
+            if growing.len() >= BLOCK_BYTES {
+                let bytes = Bytes::from(std::mem::take(&mut growing));
                 let length = bytes.len() as u64;
                 blocks.push(Block { start, bytes });
                 start += length;
             }
         }
-        if !open.is_empty() {
-            open.shrink_to_fit();
-            blocks.push(Block { start, bytes: open.into() });
+        if !growing.is_empty() {
+            growing.shrink_to_fit();
+            blocks.push(Block { start, bytes: growing.into() });
         }
         Encoded { blocks: blocks.into(), ends: ends.into() }
     }
@@ -135,13 +141,13 @@ impl Encoded {
         at(positions.start)..at(positions.end)
     }
 
-    /// Bytes of the events at `positions`.
+    /// Returns the size of the events at `positions`, in bytes.
     pub fn bytes_of(&self, positions: &Range<u32>) -> u64 {
         let range = self.range(positions);
         range.end - range.start
     }
 
-    /// Bytes of the selected events.
+    /// Returns the size of the selected events, in bytes.
     pub fn selected_bytes(&self, selection: &Selection) -> u64 {
         match selection {
             Selection::Run(run) => self.bytes_of(run),
@@ -149,12 +155,13 @@ impl Encoded {
         }
     }
 
-    /// A slice that starts with the event at `positions.start` and holds as
-    /// many whole events of `positions` as lie in one block and in
-    /// `bytes_max`, at least one; and how many these are. Copies nothing.
+    /// Returns a slice that starts with the event at `positions.start`, and the
+    /// number of events in it. The slice has as many complete events of
+    /// `positions` as fit into one block and into `bytes_max`, and at least one
+    /// event. The bytes are not copied.
     ///
     /// # Panics
-    /// When `positions` is empty or beyond the batch.
+    /// If `positions` is empty or exceeds the batch.
     pub fn slice(&self, positions: Range<u32>, bytes_max: usize) -> (Bytes, u32) {
         let first = self.range(&(positions.start..positions.start + 1));
         let block = &self.blocks[self.blocks.partition_point(|b| b.start <= first.start) - 1];
@@ -168,7 +175,7 @@ impl Encoded {
 }
 
 impl Selection {
-    /// Of ascending positions.
+    /// Returns the selection of `positions`, which must be ascending.
     pub fn of(positions: Vec<u32>) -> Selection {
         let (Some(&first), Some(&last)) = (positions.first(), positions.last()) else {
             return Selection::Run(0..0);
@@ -180,7 +187,7 @@ impl Selection {
         }
     }
 
-    /// How many events it has.
+    /// Returns the number of selected events.
     pub fn len(&self) -> u32 {
         match self {
             Selection::Run(run) => run.end - run.start,
@@ -188,12 +195,12 @@ impl Selection {
         }
     }
 
-    /// Whether it has none.
+    /// Returns whether no event is selected.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The position of its `n`-th event.
+    /// Returns the position of the `n`-th selected event, counted from 0.
     pub fn position(&self, n: u32) -> u32 {
         match self {
             Selection::Run(run) => run.start + n,
@@ -201,7 +208,8 @@ impl Selection {
         }
     }
 
-    /// The run of neighbouring positions that starts with its `n`-th event.
+    /// Returns the consecutive positions from the `n`-th selected event on,
+    /// counted from 0. The range ends before the first gap.
     pub fn run_from(&self, n: u32) -> Range<u32> {
         match self {
             Selection::Run(run) => run.start + n..run.end,

@@ -1,45 +1,44 @@
-//! Why a WebSocket ends: the one table of close codes
-//! (`docs/protocol.md#websocket`).
+//! The table of WebSocket close codes (`docs/protocol.md#websocket`).
 
 use std::fmt;
 
 /// A close code that the gateway sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Close {
-    /// Nothing is left to say, or the client closed first.
+    /// The stream is complete, or the client closed first.
     Done,
-    /// A frame, or a run of frames, that RFC 6455 forbids.
+    /// The client sent a frame or a sequence of frames that RFC 6455 forbids.
     Protocol,
-    /// A binary message where text is due.
+    /// The client sent a binary message. Only text messages are accepted.
     NotText,
-    /// Text that is not UTF-8.
+    /// The client sent text that is not UTF-8.
     NotUtf8,
-    /// A rule of the gateway's own that no other code names.
+    /// The client broke a rule of the gateway that has no other code.
     Policy,
-    /// A message over its limit.
+    /// The client sent a message that is larger than the limit.
     TooBig,
-    /// The gateway failed.
+    /// The gateway has a defect.
     Internal,
-    /// This process is going away. Not 1001: some clients take that for a
-    /// stream that is complete.
+    /// The process is about to stop. The code is not 1001, because some clients
+    /// take 1001 to mean that the stream is complete.
     Draining,
-    /// Too much to do.
+    /// The gateway has too much load.
     Overloaded,
-    /// No credential, or one that has ended.
+    /// The credential is missing or has expired.
     CredentialExpired,
-    /// A good credential that does not allow this.
+    /// The credential is valid, but does not allow the request.
     Forbidden,
-    /// Silent for too long, or a ping without its pong.
+    /// The client sent nothing for too long, or did not answer a ping.
     Idle,
-    /// The log no longer holds what was asked for, and the subscription was
-    /// to fail then (`onGap=error`).
+    /// The log no longer has the requested events, and the subscription has
+    /// `onGap=error`.
     HistoryGone,
-    /// More requests than the client's rate allows.
+    /// The client sent more requests than its rate allows.
     RateExceeded,
 }
 
 impl Close {
-    /// All of them, by code.
+    /// All close codes, in ascending order.
     pub const ALL: [Close; 14] = [
         Close::Done,
         Close::Protocol,
@@ -57,25 +56,26 @@ impl Close {
         Close::RateExceeded,
     ];
 
-    /// The number on the wire (RFC 6455 §7.4; 4000 and above are ours).
+    /// Returns the number on the wire (RFC 6455 §7.4). The codes from 4000 on
+    /// are specific to the gateway.
     pub fn code(self) -> u16 {
         self.row().0
     }
 
-    /// The reason on the wire where there is no better one, lower case and
-    /// short enough to serve as a metric's label too.
+    /// Returns the default reason on the wire. It is lower case and short
+    /// enough for a label of a metric.
     pub fn reason(self) -> &'static str {
         self.row().1
     }
 
-    /// Whether a client that changes nothing may come back, after a pause,
-    /// with the id it has seen last. Where not, the same connection would end
-    /// the same way.
+    /// Returns whether the client should connect again without a change, after
+    /// a pause and with the last id that it received. If false, such a
+    /// connection would be closed for the same reason.
     pub fn reconnect(self) -> bool {
         self.row().2
     }
 
-    /// Code, reason, reconnect.
+    /// Returns the code, the reason, and whether to reconnect.
     fn row(self) -> (u16, &'static str, bool) {
         match self {
             Close::Done => (1000, "done", false),
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_is_whole_and_by_code() {
+    fn the_list_has_every_close_code_in_ascending_order() {
         let codes: Vec<u16> = Close::ALL.iter().map(|close| close.code()).collect();
         assert!(codes.is_sorted_by(|a, b| a < b), "{codes:?}");
         assert_eq!(
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_short_and_different() {
+    fn each_reason_is_short_and_unique() {
         let mut reasons: Vec<&str> = Close::ALL.iter().map(|close| close.reason()).collect();
         assert!(reasons.iter().all(|reason| reason.len() <= 40));
         reasons.sort_unstable();

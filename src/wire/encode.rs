@@ -1,8 +1,8 @@
-//! One event in each wire form.
+//! The encoding of one event in each wire format.
 //!
-//! Names, ids and times hold no character that JSON or SSE would have to
-//! escape (their constructors see to that), and data is compact JSON on one
-//! line, so encoding is concatenation.
+//! Encoding is concatenation. The constructors of names, ids and times accept
+//! no character that JSON or SSE must escape, and the data is compact JSON on
+//! one line.
 
 use std::io::Write as _;
 
@@ -10,21 +10,22 @@ use super::origin::{Kind, Origin};
 use super::websocket::{Opcode, frame_header};
 use crate::event::Event;
 
-/// A wire form: a format, and for a stream over HTTP/1.1 its chunk framing,
-/// so that one encoding can be written to every socket as it is.
+/// A wire format: an event format with its framing. For HTTP/1.1 the framing is
+/// an HTTP chunk. One encoding can therefore be written unchanged to every
+/// socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// `id`, `event`, `data` block.
+    /// A block of Server-Sent Events with `id`, `event` and `data`.
     Sse,
-    /// The same as one HTTP/1.1 chunk.
+    /// The block of [`Form::Sse`] as one HTTP/1.1 chunk.
     SseChunked,
-    /// One line of `{"id","type","subject","time","data"}`.
+    /// A line with the JSON object `{"id","type","subject","time","data"}`.
     Ndjson,
-    /// The same as one HTTP/1.1 chunk.
+    /// The line of [`Form::Ndjson`] as one HTTP/1.1 chunk.
     NdjsonChunked,
-    /// One line of CloudEvents 1.0 JSON.
+    /// A line of CloudEvents 1.0 JSON.
     CloudEvents,
-    /// The same as one HTTP/1.1 chunk.
+    /// The line of [`Form::CloudEvents`] as one HTTP/1.1 chunk.
     CloudEventsChunked,
     /// A WebSocket text frame with the standard envelope.
     Envelope,
@@ -33,10 +34,10 @@ pub enum Form {
 }
 
 impl Form {
-    /// How many there are.
+    /// The number of wire formats.
     pub const COUNT: usize = 8;
 
-    /// All of them, in the order of their discriminants.
+    /// All wire formats, in the order of their discriminants.
     pub const ALL: [Form; Form::COUNT] = [
         Form::Sse,
         Form::SseChunked,
@@ -48,7 +49,8 @@ impl Form {
         Form::Bare,
     ];
 
-    /// The same format with HTTP/1.1 chunk framing; WebSocket forms have none.
+    /// Returns the wire format with the same event format and HTTP/1.1 chunk
+    /// framing. A WebSocket format is returned unchanged.
     #[must_use]
     pub fn chunked(self) -> Form {
         match self {
@@ -59,7 +61,7 @@ impl Form {
         }
     }
 
-    /// The format's name in metrics.
+    /// Returns the value of the label in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Form::Sse | Form::SseChunked => "sse",
@@ -71,7 +73,7 @@ impl Form {
     }
 }
 
-/// Appends `event` in the given form.
+/// Appends `event` in the wire format `form`.
 pub(super) fn event(out: &mut Vec<u8>, form: Form, origin: &Origin, event: &Event) {
     match form {
         Form::Sse => sse(out, origin, event),
@@ -89,13 +91,14 @@ pub(super) fn event(out: &mut Vec<u8>, form: Form, origin: &Origin, event: &Even
     }
 }
 
-/// Bytes before a chunk's payload: four hexadecimal digits, or eight where a
-/// payload needs them, then CR LF. RFC 9112 §7.1 allows leading zeros, and a
-/// fixed width lets the payload be written in place.
+/// The number of hexadecimal digits of a chunk size. A larger payload gets more
+/// digits. With a fixed width the payload is written in place, before its size
+/// is known. RFC 9112 §7.1 allows leading zeros.
 const CHUNK_DIGITS: usize = 4;
 
-/// Appends what `payload` appends as one HTTP/1.1 chunk (RFC 9112 §7.1).
-/// Without payload nothing is appended: an empty chunk would end the body.
+/// Appends the bytes that `payload` appends, as one HTTP/1.1 chunk
+/// (RFC 9112 §7.1). If `payload` appends nothing, this function appends
+/// nothing, because an empty chunk ends the body.
 pub fn chunk(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(b"0000\r\n");
@@ -126,9 +129,9 @@ fn ndjson(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
     out.push(b'\n');
 }
 
-/// Appends the JSON object that an NDJSON line and an entry of a JSON page
-/// share: `{"id","type","subject","time","data"}`, with `"merge": false`
-/// where the data was not merged.
+/// Appends the JSON object of an event: `{"id","type","subject","time","data"}`,
+/// with `"merge": false` if the data was not merged. NDJSON lines and the
+/// entries of a JSON page have this object.
 pub(super) fn object(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
     put(out, format_args!(r#"{{"id":"{}","type":"{}""#, origin.id(event.offset), event.kind));
     subject(out, event);
@@ -153,7 +156,7 @@ fn cloud_event(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
     );
     subject(out, event);
     put(out, format_args!(r#","time":"{}","datacontenttype":"application/json""#, event.time));
-    // An extension attribute: the same flag in the form that has no other place.
+    // The flag `merge` is an extension attribute of CloudEvents.
     data(out, event);
     out.extend_from_slice(b"}\n");
 }
@@ -192,9 +195,9 @@ fn data(out: &mut Vec<u8>, event: &Event) {
     out.extend_from_slice(&event.data);
 }
 
-/// Appends what `payload` appends as one unmasked, final text frame
-/// (RFC 6455 §5.2: a server's frames are not masked, so one encoding serves
-/// every socket).
+/// Appends the bytes that `payload` appends, as one unmasked and final text
+/// frame. A server does not mask its frames (RFC 6455 §5.1), so the same bytes
+/// can be sent on every WebSocket.
 pub(super) fn text_frame(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
     let mut body = Vec::new();
     payload(&mut body);
@@ -203,5 +206,5 @@ pub(super) fn text_frame(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) 
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a Vec takes every write");
+    out.write_fmt(text).expect("a write to a Vec never fails");
 }

@@ -1,4 +1,4 @@
-//! Which events a subscription wants.
+//! Filters: which events a subscription receives.
 
 use std::sync::{Arc, LazyLock};
 
@@ -6,27 +6,28 @@ use super::batch::{Batch, Selection};
 use super::json;
 use crate::event::{Event, EventType, Offset};
 
-/// Wants an event when its type is one of `types` (any, if there are none)
-/// and its data has every one of `fields`.
+/// A filter by event type and by fields of the data. An event matches if its
+/// type is in `types` and its data matches every condition in `fields`. An empty
+/// list of types matches every type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     types: Box<[EventType]>,
     fields: Box<[Field]>,
 }
 
-/// A top-level member that must have a value: compared as a string's content
-/// or as the JSON text of any other scalar.
+/// A condition on a top-level member of the data. A string is compared by its
+/// content, and any other scalar by its JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// The member's name.
+    /// The name of the member.
     pub name: String,
-    /// What its text must be.
+    /// The required value.
     pub value: String,
 }
 
 impl Field {
-    /// Whether the object has the member with the value; never where the
-    /// member is itself an object or array.
+    /// Returns whether the member of `object` has the required value. A member
+    /// that is an object or an array never matches.
     pub fn matches(&self, object: &[u8]) -> bool {
         json::member(object, &self.name)
             .and_then(json::scalar_text)
@@ -35,39 +36,42 @@ impl Field {
 }
 
 impl Filter {
-    /// A filter by type and by fields; empty lists want everything.
+    /// Returns a filter by types and fields. An empty list matches everything.
     pub fn new(types: Vec<EventType>, fields: Vec<Field>) -> Filter {
         Filter { types: types.into(), fields: fields.into() }
     }
 
-    /// The same for who shares it. All that want everything share one: it is
-    /// asked once a batch, and held once.
+    /// Returns a filter by types and fields in an [`Arc`]. All filters that
+    /// match every event are the same [`Arc`]: it is evaluated once for each
+    /// batch and is in memory once.
     pub fn shared(types: Vec<EventType>, fields: Vec<Field>) -> Arc<Filter> {
         static OPEN: LazyLock<Arc<Filter>> = LazyLock::new(Arc::default);
         let filter = Filter::new(types, fields);
         if filter.is_open() { OPEN.clone() } else { Arc::new(filter) }
     }
 
-    /// The same for these types alone; none where one of them is not among
-    /// its own, since a filter without types would let everything through.
+    /// Returns this filter restricted to `types`. Returns `None` if this filter
+    /// excludes one of `types`, or if `types` is empty, because a filter without
+    /// types matches every type.
     pub fn with_types(&self, types: Vec<EventType>) -> Option<Filter> {
-        let own = |kind: &EventType| self.types.is_empty() || self.types.contains(kind);
-        let all = !types.is_empty() && types.iter().all(own);
-        all.then(|| Filter { types: types.into(), fields: self.fields.clone() })
+        let included = |kind: &EventType| self.types.is_empty() || self.types.contains(kind);
+        let valid = !types.is_empty() && types.iter().all(included);
+        valid.then(|| Filter { types: types.into(), fields: self.fields.clone() })
     }
 
-    /// Whether it wants every event.
+    /// Returns whether the filter matches every event.
     pub fn is_open(&self) -> bool {
         self.types.is_empty() && self.fields.is_empty()
     }
 
-    /// Whether it wants this event.
+    /// Returns whether the filter matches `event`.
     pub fn wants(&self, event: &Event) -> bool {
         (self.types.is_empty() || self.types.contains(&event.kind))
             && self.fields.iter().all(|field| field.matches(&event.data))
     }
 
-    /// The events of `batch` after `after` that it wants; none if there are none.
+    /// Returns the matching events of `batch` after the offset `after`, or `None`
+    /// if there are none.
     pub fn select(&self, batch: &Batch, after: Offset) -> Option<Selection> {
         let first = batch.position_after(after);
         let end = batch.events().len() as u32;
@@ -77,15 +81,16 @@ impl Filter {
         self.narrow(batch, &Selection::Run(first..end), after)
     }
 
-    /// What it wants of a selection, after `after`; none if there is nothing.
+    /// Returns the matching events of the selection `of` after the offset
+    /// `after`, or `None` if there are none.
     pub fn narrow(&self, batch: &Batch, of: &Selection, after: Offset) -> Option<Selection> {
         let first = batch.position_after(after);
         if self.is_open() && first <= of.position(0) {
             return Some(of.clone());
         }
         let positions = (0..of.len()).map(|n| of.position(n)).filter(|&position| position >= first);
-        let wanted: Vec<u32> =
+        let matching: Vec<u32> =
             positions.filter(|&position| self.wants(&batch.events()[position as usize])).collect();
-        (!wanted.is_empty()).then(|| Selection::of(wanted))
+        (!matching.is_empty()).then(|| Selection::of(matching))
     }
 }

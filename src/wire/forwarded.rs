@@ -1,12 +1,12 @@
-//! Whom a request comes from, by what proxies have written into its fields:
-//! `X-Forwarded-For`, and `Forwarded` (RFC 7239).
+//! The client address of a request, from the header fields `X-Forwarded-For`
+//! and `Forwarded` (RFC 7239).
 //!
-//! Each proxy writes the address that it was asked from behind what is there
-//! already. A client can write such a field as well, so the list is read from
-//! its end: the hop before a believed proxy is what that proxy has seen, and
-//! the first hop that is no believed proxy is the client. Nothing to the left
-//! of it is looked at; whatever a client writes cannot move where the next
-//! proxy's word begins.
+//! Each proxy appends the address from which it received the request to the end
+//! of the list. A client can send such a field too, so the list is read from its
+//! end. The element that a trusted proxy appended is the address that this proxy
+//! saw. The first address that does not belong to a trusted proxy is the client.
+//! Elements to the left of it are ignored. No text of a client can change where
+//! the element of the next proxy begins.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -15,17 +15,18 @@ use ipnet::IpNet;
 
 use crate::event::network_contains;
 
-/// The field in which proxies name whom they were asked by.
+/// The header field in which proxies name the address of their client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// A list of addresses.
+    /// `X-Forwarded-For`: a list of addresses.
     XForwardedFor,
-    /// RFC 7239: lists of pairs, of which `for` counts.
+    /// `Forwarded` (RFC 7239): a list of elements with pairs. The pair `for` has
+    /// the address.
     Forwarded,
 }
 
 impl Field {
-    /// Its name, in lower case.
+    /// Returns the name of the field in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Field::XForwardedFor => "x-forwarded-for",
@@ -34,12 +35,15 @@ impl Field {
     }
 }
 
-/// The address that a request comes from: the last hop that is not one of
-/// `proxies`, beginning with the connection's `peer`; where all are, the
-/// first. `lines` are the field's, in their order.
+/// Returns the client address of a request. `lines` are the lines of the header
+/// field in their order. The search starts at `peer`, the other end of the
+/// connection, and continues from the last hop to the first. It returns the
+/// first address that is not in `proxies`. If all addresses are in `proxies`, it
+/// returns the first hop of the list.
 ///
-/// Where a believed proxy names none (`unknown`, `_hidden`, nonsense, nothing),
-/// its own address counts. What it costs is bounded by the head's length.
+/// If a trusted proxy names no valid address (`unknown`, `_hidden`, an invalid
+/// text or no element), the function returns the address of this proxy. The size
+/// of the request head limits the cost.
 pub fn client<'a>(
     field: Field,
     lines: impl DoubleEndedIterator<Item = &'a [u8]>,
@@ -57,7 +61,8 @@ pub fn client<'a>(
     address
 }
 
-/// The hops of one line, the last one first; none where one names no address.
+/// An iterator over the hops of one line, from the last to the first. An item is
+/// `None` if the hop has no valid address.
 struct Hops<'a> {
     field: Field,
     rest: Option<&'a [u8]>,
@@ -76,14 +81,14 @@ impl Iterator for Hops<'_> {
         self.rest = comma.map(|comma| &line[..comma]);
         Some(match self.field {
             Field::XForwardedFor => address(element.trim_ascii()),
-            Field::Forwarded => named(element),
+            Field::Forwarded => for_address(element),
         })
     }
 }
 
-/// The last comma that is not within quotes. Going from the end, a quote that
-/// is met outside of any ends a string, and the next one that is not escaped
-/// begins it.
+/// Returns the position of the last comma outside of quoted strings. The scan
+/// goes from right to left. A quote outside of a string is the end of a string.
+/// The next quote to the left that is not escaped is the start of this string.
 fn last_comma(line: &[u8]) -> Option<usize> {
     let mut quoted = false;
     for (at, &byte) in line.iter().enumerate().rev() {
@@ -96,14 +101,15 @@ fn last_comma(line: &[u8]) -> Option<usize> {
     None
 }
 
-/// Whether what is at `at` has an odd number of backslashes before it.
+/// Returns whether an odd number of backslashes precedes the byte at `at`.
 fn is_escaped(line: &[u8], at: usize) -> bool {
     line[..at].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
-/// The address that an element of `Forwarded` has as its `for` (RFC 7239 §4);
-/// none where any of it is malformed, or there is none, or more than one.
-fn named(element: &[u8]) -> Option<IpAddr> {
+/// Returns the address in the pair `for` of a `Forwarded` element
+/// (RFC 7239 §4). Returns `None` if the element is malformed, or if it does not
+/// have exactly one pair `for`.
+fn for_address(element: &[u8]) -> Option<IpAddr> {
     let mut rest = element.trim_ascii();
     let mut found = None;
     loop {
@@ -124,8 +130,9 @@ fn named(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The value that a text begins with, and what is behind it. Addresses that
-/// should have been quoted are taken without.
+/// Returns the value at the start of `text`, and the rest of `text`. RFC 7239
+/// requires quotes around some addresses; such an address is accepted without
+/// quotes too.
 fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         let plain = |byte: &u8| is_token(*byte) || b"[]:".contains(byte);
@@ -136,7 +143,7 @@ fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     if quoted[end] == b'"' {
         return Some((Cow::Borrowed(&quoted[..end]), &quoted[end + 1..]));
     }
-    // A backslash makes the next byte an ordinary one (RFC 9110 §5.6.4).
+    // A backslash escapes the next byte (RFC 9110 §5.6.4).
     let mut plain = Vec::new();
     let mut bytes = quoted.iter();
     loop {
@@ -148,13 +155,13 @@ fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Returns whether `byte` is allowed in a token (RFC 9110 §5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// An address, which in IPv6 may stand in brackets, and behind it perhaps a
-/// port, of IPv6 then behind brackets.
+/// Returns the address in `text`. A port can follow the address. An IPv6 address
+/// can have brackets, and needs them before a port.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?;
     if let Ok(address) = text.parse() {
@@ -162,18 +169,19 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     }
     if let Some(text) = text.strip_prefix('[') {
         let (address, port) = text.split_once(']')?;
-        let good = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-        return address.parse().ok().filter(|_| good).map(IpAddr::V6);
+        let valid = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return address.parse().ok().filter(|_| valid).map(IpAddr::V6);
     }
     let (address, port) = text.split_once(':')?;
     address.parse().ok().filter(|_| is_port(port)).map(IpAddr::V4)
 }
 
-/// A number, or an identifier in place of it (RFC 7239 §6).
+/// Returns whether `text` is a port: a number or an obfuscated identifier
+/// (RFC 7239 §6).
 fn is_port(text: &str) -> bool {
-    let hidden = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let obfuscated = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     match text.strip_prefix('_') {
-        Some(name) => !name.is_empty() && name.bytes().all(hidden),
+        Some(name) => !name.is_empty() && name.bytes().all(obfuscated),
         None => (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()),
     }
 }
@@ -190,16 +198,16 @@ mod tests {
         ["10.0.0.0/8", "2001:db8:5::/48"].map(|text| text.parse().unwrap()).to_vec()
     }
 
-    fn seen(field: Field, lines: &[&str], peer: &str) -> String {
+    fn client_of(field: Field, lines: &[&str], peer: &str) -> String {
         let lines = lines.iter().map(|line| line.as_bytes());
         client(field, lines, peer.parse().unwrap(), &proxies()).to_string()
     }
 
     fn check(field: Field, lines: &[&str], expected: &str) {
-        assert_eq!(seen(field, lines, PEER), expected, "{lines:?}");
+        assert_eq!(client_of(field, lines, PEER), expected, "{lines:?}");
     }
 
-    /// How an address may stand in either field.
+    /// The accepted spellings of an address, in both fields.
     const SPELLINGS: [(&str, &str); 9] = [
         ("192.0.2.1", "192.0.2.1"),
         ("192.0.2.1:8080", "192.0.2.1"),
@@ -212,8 +220,8 @@ mod tests {
         ("0.0.0.0", "0.0.0.0"),
     ];
 
-    /// What names nobody in either field.
-    const NOBODY: [&str; 17] = [
+    /// Texts that are not a valid address, in both fields.
+    const INVALID: [&str; 17] = [
         "unknown",
         "_hidden",
         "_",
@@ -234,7 +242,7 @@ mod tests {
     ];
 
     #[test]
-    fn addresses_are_read_as_proxies_write_them() {
+    fn every_usual_spelling_of_an_address_is_accepted() {
         for (text, expected) in SPELLINGS {
             check(Field::XForwardedFor, &[text], expected);
             check(Field::Forwarded, &[&format!("for={text}")], expected);
@@ -243,27 +251,27 @@ mod tests {
     }
 
     #[test]
-    fn where_a_proxy_names_nobody_it_counts_itself() {
-        for nobody in
-            NOBODY.into_iter().chain(["", " ", "\u{e9}", "\"192.0.2.1\"", "1.2.3.4 5.6.7.8"])
+    fn a_proxy_that_names_no_valid_address_is_the_client() {
+        for invalid in
+            INVALID.into_iter().chain(["", " ", "\u{e9}", "\"192.0.2.1\"", "1.2.3.4 5.6.7.8"])
         {
-            check(Field::XForwardedFor, &[nobody], PEER);
-            check(Field::XForwardedFor, &[&format!("192.0.2.9, {nobody}")], PEER);
-            check(Field::XForwardedFor, &["192.0.2.9", nobody], PEER);
-            check(Field::XForwardedFor, &[&format!("192.0.2.9,{nobody}, 10.0.0.2")], "10.0.0.2");
+            check(Field::XForwardedFor, &[invalid], PEER);
+            check(Field::XForwardedFor, &[&format!("192.0.2.9, {invalid}")], PEER);
+            check(Field::XForwardedFor, &["192.0.2.9", invalid], PEER);
+            check(Field::XForwardedFor, &[&format!("192.0.2.9,{invalid}, 10.0.0.2")], "10.0.0.2");
         }
-        for nobody in NOBODY {
+        for invalid in INVALID {
             for quote in ["", "\""] {
-                let nobody = format!("for={quote}{nobody}{quote};proto=http");
-                check(Field::Forwarded, &[&format!("for=192.0.2.9, {nobody}")], PEER);
-                let inner = format!("for=192.0.2.9, {nobody}, for=10.0.0.2");
+                let invalid = format!("for={quote}{invalid}{quote};proto=http");
+                check(Field::Forwarded, &[&format!("for=192.0.2.9, {invalid}")], PEER);
+                let inner = format!("for=192.0.2.9, {invalid}, for=10.0.0.2");
                 check(Field::Forwarded, &[&inner], "10.0.0.2");
             }
         }
     }
 
     #[test]
-    fn the_last_hop_that_is_not_believed_is_the_client() {
+    fn the_last_hop_that_is_not_a_trusted_proxy_is_the_client() {
         let check = |lines: &[&str], expected| check(Field::XForwardedFor, lines, expected);
         check(&[], PEER);
         check(&["198.51.100.7, 192.0.2.1"], "192.0.2.1");
@@ -272,16 +280,16 @@ mod tests {
         check(&["nonsense, 192.0.2.1, 10.0.0.2"], "192.0.2.1");
         check(&["10.0.0.3, 10.0.0.2"], "10.0.0.3");
         check(&["10.0.0.3", "", "10.0.0.2"], "10.0.0.2");
-        assert_eq!(seen(Field::XForwardedFor, &["192.0.2.1"], "::ffff:10.0.0.1"), "192.0.2.1");
-        assert_eq!(seen(Field::XForwardedFor, &["192.0.2.1"], "198.51.100.7"), "198.51.100.7");
-        assert_eq!(seen(Field::XForwardedFor, &["192.0.2.1"], "::ffff:11.0.0.1"), "11.0.0.1");
+        assert_eq!(client_of(Field::XForwardedFor, &["192.0.2.1"], "::ffff:10.0.0.1"), "192.0.2.1");
+        assert_eq!(client_of(Field::XForwardedFor, &["192.0.2.1"], "198.51.100.7"), "198.51.100.7");
+        assert_eq!(client_of(Field::XForwardedFor, &["192.0.2.1"], "::ffff:11.0.0.1"), "11.0.0.1");
         let peer = PEER.parse().unwrap();
         let lines = [&b"192.0.2.1"[..]];
         assert_eq!(client(Field::XForwardedFor, lines.into_iter(), peer, &[]), peer);
     }
 
     #[test]
-    fn forwarded_is_read_as_rfc_7239_has_it() {
+    fn a_forwarded_element_is_parsed_as_rfc_7239_requires() {
         for (line, expected) in [
             ("for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
             ("For=\"[2001:db8:cafe::17]:4711\"", "2001:db8:cafe::17"),
@@ -293,7 +301,7 @@ mod tests {
             ("for=\"192.0.\\2.43\"", "192.0.2.43"),
             ("for=192.0.2.43 ; proto=http", "192.0.2.43"),
             ("for=\"192.0.2.43\" ;proto=http , for=10.0.0.7", "192.0.2.43"),
-            // What follows names nobody.
+            // The following elements have no valid address.
             ("", PEER),
             ("proto=http", PEER),
             ("for", PEER),
@@ -321,7 +329,7 @@ mod tests {
         check(Field::Forwarded, &["for=192.0.2.43", "proto=http"], PEER);
     }
 
-    fn believed(field: Field, hop: &str) -> String {
+    fn element(field: Field, hop: &str) -> String {
         match field {
             Field::XForwardedFor => hop.to_owned(),
             Field::Forwarded => format!("by=\"_p\\\\, \\\"\";for=\"{hop}\";host=\"a,b\""),
@@ -329,9 +337,9 @@ mod tests {
     }
 
     proptest! {
-        /// A line of a client's, and what a proxy wrote behind it.
+        /// A client sends a line, and trusted proxies append their elements.
         #[test]
-        fn nothing_that_a_client_writes_is_believed(
+        fn a_client_cannot_spoof_its_address(
             spoof in prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..60),
                 "(for=|\"|\\\\|,|;|=|192.0.2.9|10.0.0.2| ){0,12}".prop_map(String::into_bytes),
@@ -340,28 +348,31 @@ mod tests {
             inner in 0usize..3,
         ) {
             for field in [Field::XForwardedFor, Field::Forwarded] {
-                let mut hops = vec![believed(field, "198.51.100.7")];
-                hops.extend((0..inner).map(|_| believed(field, "10.0.0.2")));
-                let wrote = hops.join(", ");
-                let joined = [&spoof[..], b", ", wrote.as_bytes()].concat();
+                let mut hops = vec![element(field, "198.51.100.7")];
+                hops.extend((0..inner).map(|_| element(field, "10.0.0.2")));
+                let appended = hops.join(", ");
+                let joined = [&spoof[..], b", ", appended.as_bytes()].concat();
                 let lines: Vec<&[u8]> =
-                    if same_line { vec![&joined] } else { vec![&spoof, wrote.as_bytes()] };
+                    if same_line { vec![&joined] } else { vec![&spoof, appended.as_bytes()] };
                 let found = client(field, lines.into_iter(), PEER.parse().unwrap(), &proxies());
                 prop_assert_eq!(found.to_string(), "198.51.100.7");
             }
         }
 
         #[test]
-        fn no_line_is_too_strange(lines: Vec<Vec<u8>>, text in "[for=\"\\\\,;:\\[\\]_0-9.]{0,60}") {
-            let everybody: [IpNet; 2] = ["0.0.0.0/0", "::/0"].map(|text| text.parse().unwrap());
+        fn arbitrary_lines_never_panic(
+            lines: Vec<Vec<u8>>,
+            text in "[for=\"\\\\,;:\\[\\]_0-9.]{0,60}",
+        ) {
+            let all: [IpNet; 2] = ["0.0.0.0/0", "::/0"].map(|text| text.parse().unwrap());
             for field in [Field::XForwardedFor, Field::Forwarded] {
                 let lines = lines.iter().map(Vec::as_slice).chain([text.as_bytes()]);
-                client(field, lines, PEER.parse().unwrap(), &everybody);
+                client(field, lines, PEER.parse().unwrap(), &all);
             }
         }
 
         #[test]
-        fn an_address_is_read_as_it_is_printed(bits: u128, port: u16) {
+        fn an_address_is_read_back_as_it_was_written(bits: u128, port: u16) {
             for address in [IpAddr::V6(bits.into()), IpAddr::V4((bits as u32).into())] {
                 let socket = std::net::SocketAddr::new(address, port).to_string();
                 prop_assert_eq!(super::address(address.to_string().as_bytes()), Some(address));

@@ -1,72 +1,79 @@
-//! HTTP/2 frames as they pass (RFC 9113 §4.1): how many of what a client sent
-//! are control frames, which cost the gateway time and ask for nothing.
+//! A counter of HTTP/2 control frames (RFC 9113 §4.1). Control frames cost the
+//! gateway time and request nothing, so a rate limits them.
 //!
-//! Only the nine bytes of a frame's header are looked at, and only they are
-//! kept when the network cuts one. What the frames mean, and whether they may
-//! come at all, is the HTTP library's to judge.
+//! The counter reads only the nine bytes of each frame header. If a header
+//! arrives in parts, the counter stores it until it is complete. The HTTP
+//! library decides what a frame means and whether it is valid.
 
-/// What begins a client's connection before its first frame (RFC 9113 §3.4).
+/// The length of the client's connection preface, which comes before the first
+/// frame (RFC 9113 §3.4).
 const PREFACE_BYTES: u32 = 24;
 
-/// Length (3 bytes), type, flags, stream (4 bytes).
+/// The length of a frame header: length (3 bytes), type, flags, stream id
+/// (4 bytes).
 const HEADER_BYTES: usize = 9;
 
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const WINDOW_UPDATE: u8 = 0x8;
 
-/// On DATA and HEADERS: the request ends here.
+/// The flag of DATA and HEADERS that ends the request.
 const END_STREAM: u8 = 0x1;
 
-/// Follows the frames of one client's connection from its first byte on.
+/// Counts the control frames that a client sends on one connection. The counter
+/// must receive every byte from the first one on.
 #[derive(Clone, Debug)]
 pub struct Frames {
-    /// Bytes to come before the next frame's header.
+    /// The number of bytes before the next frame header.
     skip: u32,
     header: [u8; HEADER_BYTES],
-    held: u8,
-    /// Requests whose body has not ended: each may end with an empty DATA
-    /// frame, which is how a body of unknown length ends.
+    header_len: u8,
+    /// The number of requests whose body has not ended. A body of unknown length
+    /// ends with an empty DATA frame, so one such frame for each body is no
+    /// control frame.
     bodies: u32,
 }
 
 impl Default for Frames {
     fn default() -> Frames {
-        Frames { skip: PREFACE_BYTES, header: [0; HEADER_BYTES], held: 0, bodies: 0 }
+        Frames { skip: PREFACE_BYTES, header: [0; HEADER_BYTES], header_len: 0, bodies: 0 }
     }
 }
 
 impl Frames {
-    /// Takes what the client has sent next, and gives how many control frames
-    /// began in it: all but HEADERS, `WINDOW_UPDATE`, DATA that holds something,
-    /// and the empty DATA at the end of a body. Types that nobody knows count.
+    /// Reads the next bytes from the client, and returns the number of control
+    /// frames whose header is completed by `input`. The following frames are not
+    /// control frames: HEADERS, `WINDOW_UPDATE`, DATA with a payload, and the
+    /// empty DATA at the end of a body. Every other frame is one, including a
+    /// frame of an unknown type.
     pub fn feed(&mut self, mut input: &[u8]) -> u32 {
         let mut control = 0;
         loop {
-            let passed = input.len().min(self.skip as usize);
-            self.skip -= passed as u32;
-            input = &input[passed..];
-            let held = usize::from(self.held);
-            let taken = input.len().min(HEADER_BYTES - held);
-            if taken == 0 {
+            let skipped = input.len().min(self.skip as usize);
+            self.skip -= skipped as u32;
+            input = &input[skipped..];
+            let start = usize::from(self.header_len);
+            let copied = input.len().min(HEADER_BYTES - start);
+            if copied == 0 {
                 return control;
             }
-            self.header[held..held + taken].copy_from_slice(&input[..taken]);
-            input = &input[taken..];
-            self.held += taken as u8;
-            if usize::from(self.held) == HEADER_BYTES {
-                self.held = 0;
-                control += u32::from(self.begin());
+            self.header[start..start + copied].copy_from_slice(&input[..copied]);
+            input = &input[copied..];
+            self.header_len += copied as u8;
+            if usize::from(self.header_len) == HEADER_BYTES {
+                self.header_len = 0;
+                control += u32::from(self.begin_frame());
             }
         }
     }
 
-    /// Whether the frame whose header is whole is a control frame.
-    fn begin(&mut self) -> bool {
-        let [high, middle, low, kind, flags, ..] = self.header;
+    /// Starts the frame of the complete header, and returns whether it is a
+    /// control frame.
+    fn begin_frame(&mut self) -> bool {
+        let [high, middle, low, frame_type, flags, ..] = self.header;
         self.skip = u32::from_be_bytes([0, high, middle, low]);
         let ends = flags & END_STREAM != 0;
-        match kind {
+        match frame_type {
             DATA if ends && self.bodies > 0 => {
                 self.bodies -= 1;
                 false
@@ -91,16 +98,17 @@ mod tests {
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    fn frame(frame_type: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let length = (payload.len() as u32).to_be_bytes();
-        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+        [&length[1..], &[frame_type, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// What comes of `frames` behind a preface, in pieces of `step` bytes.
+    /// Returns the number of control frames in a preface and `frames`, which
+    /// arrive in pieces of `step` bytes.
     fn count(frames: &[Vec<u8>], step: usize) -> u32 {
         let bytes = [PREFACE, &frames.concat()].concat();
-        let mut seen = Frames::default();
-        bytes.chunks(step).map(|piece| seen.feed(piece)).sum()
+        let mut counter = Frames::default();
+        bytes.chunks(step).map(|piece| counter.feed(piece)).sum()
     }
 
     #[track_caller]
@@ -111,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn control_frames_count() {
+    fn control_frames_are_counted() {
         check(&[frame(0x4, 0, b"\0\x04\0\0\0\0")], 1);
         check(&[frame(0x4, 1, b"")], 1);
         check(&[frame(0x6, 0, &[0xff; 8]), frame(0x6, 1, &[0; 8])], 2);
@@ -123,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_is_made_of_does_not_count() {
+    fn the_frames_of_a_request_are_not_counted() {
         check(&[], 0);
         check(&[frame(0x1, 4, b"head"), frame(0x0, 0, b"body"), frame(0x0, 1, b"")], 0);
         check(&[frame(0x1, 5, b"head"), frame(0x8, 0, &[0, 0, 0, 9])], 0);
@@ -131,16 +139,16 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_once() {
-        let opened = frame(0x1, 4, b"head");
-        check(&[opened.clone(), frame(0x0, 1, b""), frame(0x0, 1, b"")], 1);
-        check(&[opened, frame(0x0, 1, b"x"), frame(0x0, 1, b"")], 1);
+    fn an_empty_data_frame_after_the_end_of_a_body_is_counted() {
+        let request = frame(0x1, 4, b"head");
+        check(&[request.clone(), frame(0x0, 1, b""), frame(0x0, 1, b"")], 1);
+        check(&[request, frame(0x0, 1, b"x"), frame(0x0, 1, b"")], 1);
         check(&[frame(0x1, 5, b"head"), frame(0x0, 1, b"")], 1);
     }
 
     proptest! {
         #[test]
-        fn how_the_network_cuts_changes_nothing(
+        fn the_count_does_not_depend_on_the_sizes_of_the_reads(
             frames in vec((0u8..12, any::<u8>(), vec(any::<u8>(), 0..40)), 0..20),
             step in 1usize..60,
         ) {
@@ -149,10 +157,10 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_are_too_strange(bytes in vec(any::<u8>(), 0..300), step in 1usize..60) {
-            let mut seen = Frames::default();
+        fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..300), step in 1usize..60) {
+            let mut counter = Frames::default();
             for piece in bytes.chunks(step) {
-                prop_assert!(seen.feed(piece) as usize <= piece.len());
+                prop_assert!(counter.feed(piece) as usize <= piece.len());
             }
         }
     }

@@ -1,8 +1,9 @@
-//! Bytes: how events look on each protocol, and how what clients send is read.
+//! The encoding of events for each protocol, and the parsing of client input.
 //!
-//! Nothing here does I/O, asks a clock or knows tokio, so all of it can be
-//! fuzzed. The centre is [`Batch`]: a run of events that makes each wire form
-//! of itself at most once, however many subscribers ask for it.
+//! This module does no I/O, reads no clock and does not use tokio, so all of
+//! it can be fuzzed. The central type is [`Batch`]: consecutive events of one
+//! log. A batch is encoded at most once in each wire format, for any number of
+//! subscribers.
 
 pub mod close;
 pub mod forwarded;

@@ -1,5 +1,6 @@
-//! What the gateway itself says on a stream: opening, heartbeat, gap,
-//! snapshot, close, error. One notice, in the shape of each form.
+//! Control messages: the messages on a stream that are not events of a log.
+//! Examples are `stream-open`, `heartbeat`, `gap`, `snapshot` and `error`. A
+//! control message can be encoded in each wire format.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -9,36 +10,38 @@ use bytes::Bytes;
 use super::encode::{self, Form, chunk};
 use crate::event::{EventId, ResourceId, Timestamp};
 
-/// Something said on a stream that is no event of a log.
+/// A message on a stream that is not an event of a log.
 #[derive(Clone, Debug)]
 pub struct Notice<'a> {
-    /// `stream-open`, `heartbeat`, `gap`, …
+    /// The type: `stream-open`, `heartbeat`, `gap`, …
     pub kind: &'static str,
-    /// The position that the client may come back with.
+    /// The position from which the client can resume the stream.
     pub id: Option<EventId>,
-    /// How long an `EventSource` waits before it comes back.
+    /// The time that an `EventSource` waits before it connects again.
     pub retry: Option<Duration>,
-    /// The collection that a `snapshot` is of, for a socket with several.
+    /// The collection of a `snapshot`, on a WebSocket with several collections.
     pub collection: Option<&'a str>,
-    /// The resource that a `snapshot` is of.
+    /// The resource of a `snapshot`.
     pub subject: Option<&'a ResourceId>,
-    /// Compact JSON.
+    /// The data: compact JSON.
     pub data: &'a [u8],
-    /// When it is said.
+    /// The time at which the message is sent.
     pub time: Timestamp,
-    /// Names it where the form wants an id of every message.
+    /// The number of the connection and the number of the message on it. They
+    /// are the message id in the wire formats that require an id.
     pub message: (u64, u64),
 }
 
 impl Notice<'_> {
-    /// The notice in `form`, framing included.
+    /// Returns the message in the wire format `form`, with its framing.
     pub fn encode(&self, form: Form) -> Bytes {
         let mut out = Vec::with_capacity(128 + self.data.len());
         self.append(form, &mut out);
         out.into()
     }
 
-    /// The same behind what `out` holds, for several of them at once.
+    /// Appends the message in the wire format `form` to `out`, with its
+    /// framing. Several messages can share one buffer.
     pub fn append(&self, form: Form, out: &mut Vec<u8>) {
         match form {
             Form::Sse => self.sse(out),
@@ -81,8 +84,8 @@ impl Notice<'_> {
         out.push(b'}');
     }
 
-    /// CloudEvents wants a unique id of every event, so the position goes
-    /// into an extension attribute.
+    /// Appends the message in the CloudEvents format. CloudEvents requires that
+    /// every id is unique, so the position is in the extension attribute `cursor`.
     fn cloud_event(&self, out: &mut Vec<u8>) {
         let (connection, number) = self.message;
         put(
@@ -103,8 +106,9 @@ impl Notice<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    /// An error is a message type of its own, its data the problem object;
-    /// everything else is a `control`.
+    /// Appends the message in the WebSocket envelope. An error has the type
+    /// `error`, and its data is the problem object. Every other message has the
+    /// type `control`.
     fn envelope(&self, out: &mut Vec<u8>) {
         let (connection, number) = self.message;
         let error = self.kind == "error";
@@ -142,5 +146,5 @@ impl Notice<'_> {
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a Vec takes every write");
+    out.write_fmt(text).expect("a write to a Vec never fails");
 }

@@ -1,25 +1,25 @@
-//! Where events come from: what every event of one log has in common.
+//! The identity of a log: the values that all its events share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Form;
 use crate::event::{Epoch, EventId, EventType, Offset};
 
-/// The log that an event belongs to, as its wire forms name it.
+/// The identity of a log. The wire formats of its events contain it.
 #[derive(Debug)]
 pub struct Origin {
-    /// The collection's or the topic's name, checked by the configuration.
+    /// The name of the collection or topic. The configuration has checked it.
     pub name: String,
-    /// The log's identity; the first half of each of its event ids.
+    /// The epoch of the log. Each event id of the log begins with it.
     pub epoch: Epoch,
-    /// Collection or topic.
+    /// Whether the log belongs to a collection or a topic.
     pub kind: Kind,
-    /// How often each form was made, for the metric that shows that the number
-    /// of subscribers does not matter.
-    made: [AtomicU64; Form::COUNT],
+    /// The number of encoded events for each wire format. A metric reports it,
+    /// and shows that it does not depend on the number of subscribers.
+    encodings: [AtomicU64; Form::COUNT],
 }
 
-/// The same log under the same name; what was encoded does not matter.
+/// Compares name, epoch and kind. The counters of encodings are ignored.
 impl PartialEq for Origin {
     fn eq(&self, other: &Origin) -> bool {
         (&self.name, self.epoch, &self.kind) == (&other.name, other.epoch, &other.kind)
@@ -28,58 +28,61 @@ impl PartialEq for Origin {
 
 impl Eq for Origin {}
 
-/// What kind of log it is.
+/// The kind of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The log of a collection of resources.
     Collection {
-        /// The member that names the resource in each event's data:
-        /// the resource name and `Id`, as in `orderId`.
+        /// The member in the data of each event that holds the resource id. Its
+        /// name is the resource name and `Id`, for example `orderId`.
         key: String,
-        /// As in `order-created`.
+        /// The event type of a creation, for example `order-created`.
         created: EventType,
-        /// As in `order-updated`.
+        /// The event type of an update, for example `order-updated`.
         updated: EventType,
-        /// As in `order-deleted`.
+        /// The event type of a deletion, for example `order-deleted`.
         deleted: EventType,
     },
-    /// A log of events of its own.
+    /// The log of a topic.
     Topic,
 }
 
 impl Kind {
-    /// A collection whose resources are called `resource`, as in `order`.
+    /// Returns the kind of a collection whose resource name is `resource`, for
+    /// example `order`.
     ///
     /// # Errors
-    /// When `resource` makes event types that are too long or reserved.
+    /// If an event type made from `resource` is invalid: too long, reserved, or
+    /// with a forbidden character.
     pub fn collection(resource: &str) -> Result<Kind, crate::event::BadName> {
-        let kind = |suffix: &str| EventType::new(&format!("{resource}-{suffix}"));
+        let event_type = |suffix: &str| EventType::new(&format!("{resource}-{suffix}"));
         Ok(Kind::Collection {
             key: format!("{resource}Id"),
-            created: kind("created")?,
-            updated: kind("updated")?,
-            deleted: kind("deleted")?,
+            created: event_type("created")?,
+            updated: event_type("updated")?,
+            deleted: event_type("deleted")?,
         })
     }
 }
 
 impl Origin {
-    /// The log `name`, nothing of which has been encoded yet.
+    /// Returns the identity of the log `name`. Its counters of encodings are 0.
     pub fn new(name: String, epoch: Epoch, kind: Kind) -> Origin {
-        Origin { name, epoch, kind, made: [const { AtomicU64::new(0) }; Form::COUNT] }
+        Origin { name, epoch, kind, encodings: [const { AtomicU64::new(0) }; Form::COUNT] }
     }
 
-    /// How many of its events were encoded in `form` since the process started.
+    /// Returns the number of events of this log that were encoded in `form`
+    /// since the process started.
     pub fn encodings(&self, form: Form) -> u64 {
-        self.made[form as usize].load(Ordering::Relaxed)
+        self.encodings[form as usize].load(Ordering::Relaxed)
     }
 
-    /// Notes that `events` of its events were encoded in `form`.
+    /// Counts `events` events of this log as encoded in `form`.
     pub(super) fn encoded(&self, form: Form, events: u64) {
-        self.made[form as usize].fetch_add(events, Ordering::Relaxed);
+        self.encodings[form as usize].fetch_add(events, Ordering::Relaxed);
     }
 
-    /// The id of the event, or position, at `offset`.
+    /// Returns the event id for the position `offset` in this log.
     pub fn id(&self, offset: Offset) -> EventId {
         EventId { epoch: self.epoch, offset }
     }

@@ -1,6 +1,6 @@
-//! The PROXY protocol: what a proxy says ahead of a connection's own bytes
-//! about who is at its other end. Sections are those of HAProxy's paper, "The
-//! PROXY protocol, versions 1 & 2".
+//! The PROXY protocol: a header in which a proxy names the client address, ahead
+//! of the other bytes of a connection. Section numbers refer to HAProxy's
+//! specification, "The PROXY protocol, versions 1 & 2".
 //!
 //! ```text
 //! version 1   "PROXY TCP4 " source " " destination " " port " " port CR LF
@@ -11,48 +11,52 @@
 //!   block     source(4 | 16) destination(4 | 16) port(2) port(2)  TLVs
 //! ```
 //!
-//! A receiver must not guess whether there is a header (§2): who may send one
-//! must, and nobody else's is believed.
+//! A receiver must not guess whether there is a header (§2). A trusted proxy
+//! must send a header. A header from any other peer is not accepted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Longest header that is taken, in bytes. Senders keep to a segment of 536
-/// (§2), some with certificates' names in their TLVs do not; the format itself
-/// would have 64 KiB. A longer one is invalid.
+/// The largest length of an accepted header, in bytes. A longer header is
+/// invalid. Senders keep to a segment of 536 bytes (§2), but some send
+/// certificate names in TLVs and exceed it. The format allows 64 KiB.
 pub const HEADER_BYTES_MAX: usize = 4096;
 
-/// Longest header of version 1, its CR LF included (§2.1).
+/// The largest length of a version 1 header, with its CR LF (§2.1).
 const LINE_BYTES_MAX: usize = 107;
 
-/// What a header of version 1 begins with.
+/// The first bytes of a version 1 header.
 const LINE: &[u8; 6] = b"PROXY ";
 
-/// What a header of version 2 begins with (§2.2); no request of HTTP does.
+/// The first bytes of a version 2 header (§2.2). No HTTP request begins with
+/// them.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Version 2's head: the signature and four bytes.
+/// The length of the fixed part of a version 2 header: the signature and four
+/// bytes.
 const HEAD_BYTES: usize = SIGNATURE.len() + 4;
 
-/// What the first bytes of a connection are.
+/// The result of parsing the first bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
-    /// A header's, all of them; its rest is still to come.
+    /// The bytes are the start of a header. The rest has not arrived.
     Incomplete,
-    /// A header, and perhaps what follows it.
+    /// The bytes start with a complete header. Other bytes can follow it.
     Header {
-        /// Its bytes, at most [`HEADER_BYTES_MAX`].
+        /// The length of the header, at most [`HEADER_BYTES_MAX`].
         length: usize,
-        /// Whom the proxy speaks for; none where it speaks for itself (LOCAL)
-        /// or cannot say (UNKNOWN, UNSPEC, a Unix socket).
+        /// The client address. It is `None` if the proxy itself opened the
+        /// connection (LOCAL) or does not know the address (UNKNOWN, UNSPEC, a
+        /// Unix socket).
         source: Option<SocketAddr>,
     },
-    /// No header, for this reason. Nothing that follows makes it one.
+    /// The bytes are not a header, for this reason. More bytes do not change
+    /// this result.
     Invalid(&'static str),
 }
 
 use Decoded::{Header, Incomplete, Invalid};
 
-/// Decodes the first bytes of a connection.
+/// Parses the first bytes of a connection.
 pub fn decode(start: &[u8]) -> Decoded {
     match start.first() {
         None => Incomplete,
@@ -61,42 +65,45 @@ pub fn decode(start: &[u8]) -> Decoded {
     }
 }
 
-/// Whether as much of `expected` as is there is what it must be.
-fn begins(start: &[u8], expected: &[u8]) -> bool {
+/// Returns whether `start` and `expected` are equal up to the end of the shorter
+/// one.
+fn agree(start: &[u8], expected: &[u8]) -> bool {
     start.iter().zip(expected).all(|(byte, expected)| byte == expected)
 }
 
-/// Version 1 (§2.1).
+/// Parses a header of version 1 (§2.1).
 fn line(start: &[u8]) -> Decoded {
-    if !begins(start, LINE) {
-        return Invalid("it begins with no header");
+    if !agree(start, LINE) {
+        return Invalid("the connection does not begin with a PROXY header");
     }
-    let seen = &start[..start.len().min(LINE_BYTES_MAX)];
-    let whole = seen.len() == LINE_BYTES_MAX;
-    match seen.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
-        None if whole => Invalid("the line is longer than any of version 1"),
+    let line = &start[..start.len().min(LINE_BYTES_MAX)];
+    let full = line.len() == LINE_BYTES_MAX;
+    match line.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        None if full => Invalid("the version 1 header is longer than 107 bytes"),
         None => Incomplete,
-        Some(end) => match &seen[end..] {
-            [b'\r', b'\n', ..] => fields(&seen[LINE.len()..end], end + 2),
-            [b'\r'] if !whole => Incomplete,
-            _ => Invalid("the line does not end with CR LF"),
+        Some(end) => match &line[end..] {
+            [b'\r', b'\n', ..] => fields(&line[LINE.len()..end], end + 2),
+            [b'\r'] if !full => Incomplete,
+            _ => Invalid("the version 1 header does not end with CR LF"),
         },
     }
 }
 
-/// What is in a line of `length` bytes, behind `PROXY`.
+/// Parses the fields of a version 1 header, which follow `PROXY`. `length` is
+/// the length of the whole header.
 fn fields(text: &[u8], length: usize) -> Decoded {
-    // What a proxy says of one that it does not know is to be ignored.
+    // A receiver must ignore the rest of the line after UNKNOWN (§2.1).
     if text == b"UNKNOWN" || text.starts_with(b"UNKNOWN ") {
         return Header { length, source: None };
     }
     match str::from_utf8(text).ok().and_then(endpoints) {
         source @ Some(_) => Header { length, source },
-        None => Invalid("the line names no two addresses of its family, with ports"),
+        None => Invalid("the version 1 header must have two addresses and two ports"),
     }
 }
 
-/// The source, where all of the line is as it must be.
+/// Returns the source address of a version 1 header, or `None` if a field of the
+/// header is invalid.
 fn endpoints(line: &str) -> Option<SocketAddr> {
     let mut words = line.split(' ');
     let mut word = || words.next();
@@ -118,37 +125,38 @@ fn six(text: &str) -> Option<IpAddr> {
     text.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
-/// A port without a sign or a zero in front (§2.1).
+/// Returns the port in `text`. A sign and leading zeros are invalid (§2.1).
 fn port(text: &str) -> Option<u16> {
     let plain = text == "0" || !text.starts_with(['0', '+']);
     text.parse().ok().filter(|_| plain)
 }
 
-/// Version 2 (§2.2).
+/// Parses a header of version 2 (§2.2).
 fn binary(start: &[u8]) -> Decoded {
-    if !begins(start, SIGNATURE) {
-        return Invalid("it begins with no header");
+    if !agree(start, SIGNATURE) {
+        return Invalid("the connection does not begin with a PROXY header");
     }
     let Some((head, rest)) = start.split_first_chunk::<HEAD_BYTES>() else { return Incomplete };
     let [.., command, family, high, low] = *head;
     let block_bytes = usize::from(u16::from_be_bytes([high, low]));
     let length = HEAD_BYTES + block_bytes;
     if length > HEADER_BYTES_MAX {
-        return Invalid("the header is longer than is taken");
+        return Invalid("the version 2 header is longer than 4096 bytes");
     }
-    // Bytes of addresses and ports, and of one address where it is looked at.
+    // The length of all addresses and ports, and the length of one address. The
+    // second one is 0 if the address is not used.
     let (endpoints, address) = match (command, family >> 4, family & 0xf) {
-        // LOCAL, whatever else it says, and what the proxy does not know.
+        // LOCAL with any other content, and an address unknown to the proxy.
         (0x20, ..) | (0x21, 0..=3, 0) | (0x21, 0, 1..=2) => (0, 0),
-        // A client by datagrams (QUIC) is one all the same.
+        // The transport can be a stream or datagrams (QUIC).
         (0x21, 1, 1..=2) => (12, 4),
         (0x21, 2, 1..=2) => (36, 16),
         (0x21, 3, 1..=2) => (216, 0),
-        (0x21, ..) => return Invalid("its family or transport is not one of version 2"),
-        _ => return Invalid("its version or command is not one of version 2"),
+        (0x21, ..) => return Invalid("the version 2 header has an invalid family or transport"),
+        _ => return Invalid("the version 2 header has an invalid version or command"),
     };
     if block_bytes < endpoints {
-        return Invalid("it is shorter than its family's addresses");
+        return Invalid("the version 2 header is too short for the addresses of its family");
     }
     match rest.get(..block_bytes) {
         None => Incomplete,
@@ -156,7 +164,8 @@ fn binary(start: &[u8]) -> Decoded {
     }
 }
 
-/// The source in a block whose addresses are so long.
+/// Returns the source address in the block of a version 2 header. Each address
+/// of the block has `address_bytes` bytes.
 fn source(block: &[u8], address_bytes: usize) -> Option<SocketAddr> {
     let (source, rest) = block.split_at_checked(address_bytes)?;
     let address = match address_bytes {
@@ -174,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// A header of version 2 with these bytes behind its length.
+    /// Returns a version 2 header with `block` after its length.
     fn version_2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
         let mut header = SIGNATURE.to_vec();
         header.extend([command, family]);
@@ -183,14 +192,14 @@ mod tests {
         header
     }
 
-    /// Addresses and ports of `192.0.2.1:56324`, and a TLV.
+    /// The addresses and ports of `192.0.2.1:56324`, and a TLV.
     const FOUR: &[u8] = b"\xc0\0\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x04\0\x01x";
 
-    /// Addresses and ports of `[2001:db8::1]:56324`.
+    /// The addresses and ports of `[2001:db8::1]:56324`.
     const SIX: &[u8] =
         b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\xfe\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\xdc\x04\x01\xbb";
 
-    /// Alone, cut anywhere, and with bytes behind it.
+    /// Checks a header alone, cut at every byte, and with other bytes after it.
     fn check(header: &[u8], source: Option<&str>) {
         let expected =
             Header { length: header.len(), source: source.map(|source| source.parse().unwrap()) };
@@ -198,13 +207,13 @@ mod tests {
         for cut in 0..header.len() {
             assert_eq!(decode(&header[..cut]), Incomplete, "{}", header[..cut].escape_ascii());
         }
-        for behind in [&b"\r"[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 5000]] {
-            assert_eq!(decode(&[header, behind].concat()), expected);
+        for rest in [&b"\r"[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 5000]] {
+            assert_eq!(decode(&[header, rest].concat()), expected);
         }
     }
 
     #[test]
-    fn a_line_names_its_source() {
+    fn a_version_1_header_names_its_source() {
         for (line, source) in [
             ("PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n", Some("192.0.2.1:56324")),
             ("PROXY TCP4 0.0.0.0 255.255.255.255 0 65535\r\n", Some("0.0.0.0:0")),
@@ -229,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_names_its_source() {
+    fn a_version_2_header_names_its_source() {
         check(&version_2(0x21, 0x11, FOUR), Some("192.0.2.1:56324"));
         check(&version_2(0x21, 0x11, &FOUR[..12]), Some("192.0.2.1:56324"));
         check(&version_2(0x21, 0x12, FOUR), Some("192.0.2.1:56324"));
@@ -246,7 +255,7 @@ mod tests {
         check(&version_2(0x20, 0, &[0; HEADER_BYTES_MAX - HEAD_BYTES]), None);
     }
 
-    fn refuse(start: &[u8]) {
+    fn check_invalid(start: &[u8]) {
         for bytes in [start, &[start, &[b'\r'; 5000]].concat(), &[start, b"\r\nmore"].concat()] {
             let decoded = decode(bytes);
             assert!(matches!(decoded, Invalid(_)), "{decoded:?}: {}", start.escape_ascii());
@@ -254,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn another_line_is_refused_as_soon_as_it_shows() {
+    fn an_invalid_version_1_header_is_rejected_at_its_first_invalid_byte() {
         for start in [
             "GET / HTTP/1.1",
             "PRI * HTTP/2.0",
@@ -290,38 +299,39 @@ mod tests {
             "PROXY TCP6 fe80::1%1 ::2 1 2\r\n",
             "PROXY TCP6 [::1] [::2] 1 2\r\n",
         ] {
-            refuse(start.as_bytes());
+            check_invalid(start.as_bytes());
         }
-        refuse(b"PROXY TCP4 192.0.2.1\xff 192.0.2.2 1 2\r\n");
+        check_invalid(b"PROXY TCP4 192.0.2.1\xff 192.0.2.2 1 2\r\n");
         let long = format!("PROXY UNKNOWN {:93}", "");
         assert_eq!(decode(&long.as_bytes()[..106]), Incomplete);
-        refuse(long.as_bytes());
+        check_invalid(long.as_bytes());
         let late = format!("PROXY UNKNOWN {:92}\r\n", "");
         assert_eq!((late.len(), decode(&late.as_bytes()[..106])), (108, Incomplete));
-        refuse(late.as_bytes());
+        check_invalid(late.as_bytes());
     }
 
     #[test]
-    fn another_block_is_refused_as_soon_as_it_shows() {
-        refuse(b"\r\n\r\n\0\r\nQUIT\r");
-        refuse(b"\n");
-        refuse(b"\0");
+    fn an_invalid_version_2_header_is_rejected_at_its_first_invalid_byte() {
+        check_invalid(b"\r\n\r\n\0\r\nQUIT\r");
+        check_invalid(b"\n");
+        check_invalid(b"\0");
         for command in [0x00, 0x01, 0x11, 0x22, 0x2f, 0x31] {
-            refuse(&version_2(command, 0x11, FOUR));
+            check_invalid(&version_2(command, 0x11, FOUR));
         }
         for family in [0x13, 0x41, 0x1f, 0xf1, 0x03] {
-            refuse(&version_2(0x21, family, &[0; 300]));
+            check_invalid(&version_2(0x21, family, &[0; 300]));
         }
-        refuse(&version_2(0x21, 0x11, &FOUR[..11]));
-        refuse(&version_2(0x21, 0x21, FOUR));
-        refuse(&version_2(0x21, 0x31, &[0; 215]));
+        check_invalid(&version_2(0x21, 0x11, &FOUR[..11]));
+        check_invalid(&version_2(0x21, 0x21, FOUR));
+        check_invalid(&version_2(0x21, 0x31, &[0; 215]));
         let long = version_2(0x20, 0, &[0; HEADER_BYTES_MAX - HEAD_BYTES + 1]);
-        refuse(&long[..HEAD_BYTES]);
-        refuse(&version_2(0x20, 0, &vec![0; 65_535]));
+        check_invalid(&long[..HEAD_BYTES]);
+        check_invalid(&version_2(0x20, 0, &vec![0; 65_535]));
     }
 
-    /// What is there decides, and more of it changes nothing.
-    fn judge(bytes: &[u8]) -> Result<(), TestCaseError> {
+    /// Checks that each prefix of `bytes` is incomplete or has the result of all
+    /// bytes.
+    fn check_prefixes(bytes: &[u8]) -> Result<(), TestCaseError> {
         let whole = decode(bytes);
         if let Header { length, .. } = whole {
             prop_assert!(length <= bytes.len().min(HEADER_BYTES_MAX));
@@ -336,24 +346,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_are_too_strange(bytes: Vec<u8>) {
-            judge(&bytes)?;
+        fn more_of_arbitrary_bytes_never_changes_a_final_result(bytes: Vec<u8>) {
+            check_prefixes(&bytes)?;
         }
 
         #[test]
-        fn no_line_is_too_strange(text in "PROXY (TCP[46]|UNKNOWN)?[0-9a-f.: \r\n]{0,120}") {
-            judge(text.as_bytes())?;
+        fn more_of_a_line_never_changes_a_final_result(
+            text in "PROXY (TCP[46]|UNKNOWN)?[0-9a-f.: \r\n]{0,120}",
+        ) {
+            check_prefixes(text.as_bytes())?;
         }
 
         #[test]
-        fn no_block_is_too_strange(
+        fn more_of_a_block_never_changes_a_final_result(
             command in 0x1fu8..0x23, family: u8, block in prop::collection::vec(any::<u8>(), 0..260),
         ) {
-            judge(&version_2(command, family, &block))?;
+            check_prefixes(&version_2(command, family, &block))?;
         }
 
         #[test]
-        fn what_a_proxy_says_is_what_is_read(source: u128, port: u16, behind: Vec<u8>) {
+        fn both_versions_give_the_address_that_the_proxy_sent(
+            source: u128, port: u16, rest: Vec<u8>,
+        ) {
             let address = Ipv6Addr::from_bits(source);
             let expected = Some(SocketAddr::new(address.into(), port));
             let line = format!("PROXY TCP6 {address} ::1 {port} 443\r\n").into_bytes();
@@ -363,7 +377,7 @@ mod tests {
             block.extend([0; 2]);
             for header in [line, version_2(0x21, 0x21, &block)] {
                 let expected = Header { length: header.len(), source: expected };
-                prop_assert_eq!(decode(&[&header[..], &behind].concat()), expected);
+                prop_assert_eq!(decode(&[&header[..], &rest].concat()), expected);
             }
         }
     }

@@ -1,14 +1,14 @@
 //! WebSocket frames (RFC 6455), without a buffer for each connection.
 //!
-//! What a client sends is read into a buffer that many connections share and
-//! goes through the connection's [`Decoder`], which keeps bytes of its own
-//! only while a frame or a fragmented message is unfinished. A message is
-//! refused at the first byte that shows it to be wrong, so the answer does not
-//! depend on how the network cut it, and nothing is buffered on the word of a
-//! length field.
+//! The gateway reads the bytes of a client into a buffer that many connections
+//! share, and gives them to the [`Decoder`] of the connection. The decoder holds
+//! bytes of its own only while a frame or a fragmented message is incomplete.
+//! It rejects a message at the first invalid byte, so the result does not depend
+//! on how the network splits the bytes. It allocates no memory for bytes that a
+//! length field announces and that have not arrived.
 //!
-//! What the server sends is unmasked and never fragmented: one encoding serves
-//! every socket.
+//! A frame of the server is unmasked and never fragmented, so the same bytes can
+//! be sent on every WebSocket.
 
 mod header;
 
@@ -19,82 +19,87 @@ use bytes::Bytes;
 use super::close::Close;
 use header::{Control, Data, FrameType, HEADER_BYTES_MAX, Header};
 
-/// Longest payload of a control frame (RFC 6455 §5.5).
+/// The largest payload of a control frame, in bytes (RFC 6455 §5.5).
 const CONTROL_BYTES_MAX: usize = 125;
 
-/// What a client may send.
+/// The limits for the messages of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes in a message, all its fragments together. Beyond: 1009, as
-    /// soon as a header announces it.
+    /// The largest number of bytes in a message, in all its fragments together.
+    /// The connection is closed with 1009 when a header announces more.
     pub message_bytes_max: usize,
-    /// Most fragments in a message. Beyond: 1008. Without it, one message of
-    /// four million empty fragments costs a third of a second of processor
-    /// time and no bytes of the limit above.
+    /// The largest number of fragments in a message. The connection is closed
+    /// with 1008 when there are more. Without this limit, a message of four
+    /// million empty fragments costs a third of a second of CPU time, and has no
+    /// bytes that the limit above could count.
     pub message_fragments_max: u32,
 }
 
 impl Default for Limits {
-    /// 1 MiB, as `limits.body_bytes`, and 1,024 fragments.
+    /// Returns 1 MiB, the default of `limits.body_bytes`, and 1,024 fragments.
     fn default() -> Limits {
         Limits { message_bytes_max: 1 << 20, message_fragments_max: 1024 }
     }
 }
 
-/// What a client has sent, whole.
+/// A complete message or control frame from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
     /// A text message.
     Text(String),
     /// A binary message.
     Binary(Bytes),
-    /// A ping, due the same payload back as [`pong`].
+    /// A ping. The server must answer with a [`pong`] of the same payload.
     Ping(Bytes),
-    /// A pong, asked for or not.
+    /// A pong, with or without a preceding ping.
     Pong(Bytes),
-    /// The client is closing; nothing after it is read. Due [`close_reply`].
+    /// A close frame. The server must answer with [`close_reply`]. The decoder
+    /// ignores all later bytes.
     Close {
-        /// Its code, where it gave one.
+        /// The close code, if the client sent one.
         code: Option<u16>,
-        /// Its reason, empty where it gave none.
+        /// The reason. It is empty if the client sent none.
         reason: String,
     },
 }
 
-/// What a client did wrong, and the code to close with.
+/// A protocol error of a client, and the close code for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The code to close with.
+    /// The close code.
     pub close: Close,
-    /// What was wrong, for the reason of the close frame and the log.
+    /// The error, for the reason of the close frame and for the log.
     pub detail: &'static str,
 }
 
-/// Reads one client's frames. A new one holds nothing on the heap, and so does
-/// one between two messages.
+/// A decoder for the frames of one client. A new decoder has no heap memory, and
+/// neither has a decoder between two messages.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The start of a header whose rest has not arrived.
+    /// The first bytes of an incomplete header.
     header: [u8; HEADER_BYTES_MAX],
     header_len: u8,
-    /// Closed by the client or broken: whatever else comes is dropped.
+    /// Whether the client sent a close frame or a protocol error. All later
+    /// input is dropped.
     ended: bool,
-    /// The frame whose payload has not wholly arrived.
+    /// The frame whose payload is incomplete.
     frame: Option<Frame>,
-    /// The payload so far of an unfinished control frame. It is not the
-    /// message's: control frames may come between fragments.
+    /// The payload of an incomplete control frame. It is separate from the
+    /// message, because control frames can arrive between fragments.
     control: Vec<u8>,
     message: Option<Box<Message>>,
-    /// Frames that say nothing, since they were last asked for.
+    /// The number of control frames and empty fragments since the last call of
+    /// [`Decoder::take_control_frames`].
     control_frames: u32,
 }
 
-/// A frame's header, reduced to what its payload still needs.
+/// The part of a frame header that is needed until the payload is complete.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     kind: Kind,
     left: usize,
-    /// Turned so that its first byte is the next one due.
+    /// The mask, rotated so that its first byte belongs to the next byte of the
+    /// payload.
     mask: [u8; 4],
 }
 
@@ -104,12 +109,12 @@ enum Kind {
     Control(Control),
 }
 
-/// A message so far: its fragments, unmasked.
+/// An incomplete message: the unmasked fragments that have arrived.
 #[derive(Debug, Default)]
 struct Message {
     text: bool,
     bytes: Vec<u8>,
-    /// How many of `bytes` are known to be UTF-8.
+    /// The number of bytes at the start of `bytes` that are checked to be UTF-8.
     checked: usize,
     fragments: u32,
 }
@@ -137,12 +142,13 @@ impl std::error::Error for Violation {}
 // === impl Decoder ===
 
 impl Decoder {
-    /// Gives all of `input` to the decoder, and each thing that it completes,
-    /// in order, to `out`.
+    /// Decodes all of `input`. Calls `out` for each message and control frame
+    /// that `input` completes, in their order.
     ///
     /// # Errors
-    /// What the client did wrong, after what was whole before it. From then
-    /// on, as after a [`Incoming::Close`], all input is dropped.
+    /// The protocol error of the client. `out` has been called for everything
+    /// that was complete before the error. All later input is dropped, as after
+    /// [`Incoming::Close`].
     pub fn feed(
         &mut self,
         mut input: &[u8],
@@ -155,12 +161,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// The next thing that `input` completes, for callers that deal with one
-    /// before they look at the next. `input` is moved past what was used;
-    /// `None` when all of it is.
+    /// Returns the next message or control frame that `input` completes, for
+    /// callers that handle them one by one. Removes the decoded bytes from the
+    /// start of `input`. Returns `None` when all of `input` is decoded.
     ///
     /// # Errors
-    /// As [`feed`](Decoder::feed).
+    /// See [`feed`](Decoder::feed).
     pub fn next(
         &mut self,
         input: &mut &[u8],
@@ -178,24 +184,26 @@ impl Decoder {
         result
     }
 
-    /// Whether it need not be kept: the next one may begin anew.
+    /// Returns whether the decoder has no state. The caller can drop such a
+    /// decoder and continue with a new one.
     pub fn is_at_rest(&self) -> bool {
         !self.unfinished() && !self.ended
     }
 
-    /// Whether a frame or a message has begun and not ended, so that its
-    /// deadline runs.
+    /// Returns whether a frame or a message is incomplete. The deadline for a
+    /// message applies while this is true.
     pub fn unfinished(&self) -> bool {
         self.header_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 
-    /// How many control frames and empty fragments of messages have begun
-    /// since this was last asked. They cost time and no bytes of any limit.
+    /// Returns the number of control frames and empty message fragments that
+    /// began since the last call. They cost time, and no limit on bytes counts
+    /// them.
     pub fn take_control_frames(&mut self) -> u32 {
         std::mem::take(&mut self.control_frames)
     }
 
-    /// How many bytes are kept for what is unfinished.
+    /// Returns the memory that holds incomplete frames and messages, in bytes.
     pub fn buffered_bytes(&self) -> usize {
         self.control.capacity() + self.message.as_ref().map_or(0, |m| m.bytes.capacity())
     }
@@ -209,15 +217,15 @@ impl Decoder {
             let mut frame = match self.frame.take() {
                 Some(frame) => frame,
                 None => match self.header(input)? {
-                    Some(header) => self.begin(&header, limits)?,
+                    Some(header) => self.begin_frame(&header, limits)?,
                     None => return Ok(None),
                 },
             };
-            let taken = input.split_off(..frame.left.min(input.len())).expect("within input");
-            frame.left -= taken.len();
+            let part = input.split_off(..frame.left.min(input.len())).expect("within input");
+            frame.left -= part.len();
             let incoming = match frame.kind {
-                Kind::Data { last } => self.data(taken, &mut frame, last)?,
-                Kind::Control(control) => self.control(taken, &mut frame, control)?,
+                Kind::Data { last } => self.data(part, &mut frame, last)?,
+                Kind::Control(control) => self.control(part, &mut frame, control)?,
             };
             if frame.left > 0 {
                 self.frame = Some(frame);
@@ -229,29 +237,29 @@ impl Decoder {
         }
     }
 
-    /// Returns the next frame's header once all of it has arrived.
+    /// Returns the next frame header, once it is complete.
     fn header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, Violation> {
-        let held = usize::from(self.header_len);
-        let wanted = input.len().min(HEADER_BYTES_MAX - held);
-        self.header[held..held + wanted].copy_from_slice(&input[..wanted]);
-        let Some(header) = Header::parse(&self.header[..held + wanted]) else {
-            self.header_len += wanted as u8;
-            *input = &input[wanted..];
+        let start = usize::from(self.header_len);
+        let copied = input.len().min(HEADER_BYTES_MAX - start);
+        self.header[start..start + copied].copy_from_slice(&input[..copied]);
+        let Some(header) = Header::parse(&self.header[..start + copied]) else {
+            self.header_len += copied as u8;
+            *input = &input[copied..];
             return Ok(None);
         };
         self.header_len = 0;
-        *input = &input[header.payload_at - held..];
+        *input = &input[header.payload_at - start..];
         if header.frame_type == FrameType::Reserved {
             return Err(Violation::protocol("reserved opcode"));
         }
         if !header.is_length_minimal() {
-            return Err(Violation::protocol("length in a wrong form"));
+            return Err(Violation::protocol("payload length not in its shortest form"));
         }
         Ok(Some(header))
     }
 
-    /// What a header begins, once it is allowed to.
-    fn begin(&mut self, header: &Header, limits: Limits) -> Result<Frame, Violation> {
+    /// Starts the frame of a header, if the header is valid.
+    fn begin_frame(&mut self, header: &Header, limits: Limits) -> Result<Frame, Violation> {
         let length = header.length;
         if header.reserved_bits {
             return Err(Violation::protocol("reserved bit without an extension"));
@@ -281,14 +289,15 @@ impl Decoder {
         Ok(Frame { kind, left: length as usize, mask })
     }
 
-    /// Counts a data frame into the message that it starts or goes on with.
+    /// Adds a data frame to the counts of its message. The frame starts a new
+    /// message or continues the incomplete one.
     fn fragment(&mut self, data: Data, length: u64, limits: Limits) -> Result<(), Violation> {
         match (data, &self.message) {
             (Data::Continuation, None) => {
-                return Err(Violation::protocol("continuation of nothing"));
+                return Err(Violation::protocol("continuation frame without a message"));
             }
             (Data::Text | Data::Binary, Some(_)) => {
-                return Err(Violation::protocol("new message within a fragmented one"));
+                return Err(Violation::protocol("new message inside a fragmented message"));
             }
             (Data::Continuation, Some(_)) | (Data::Text | Data::Binary, None) => {}
         }
@@ -298,27 +307,27 @@ impl Decoder {
         if message.fragments > limits.message_fragments_max {
             return Err(Violation {
                 close: Close::Policy,
-                detail: "message of too many fragments",
+                detail: "message with too many fragments",
             });
         }
         if length > limits.message_bytes_max.saturating_sub(message.bytes.len()) as u64 {
-            return Err(Violation { close: Close::TooBig, detail: "message over the limit" });
+            return Err(Violation { close: Close::TooBig, detail: "message above the limit" });
         }
         Ok(())
     }
 
     fn data(
         &mut self,
-        taken: &[u8],
+        part: &[u8],
         frame: &mut Frame,
         last: bool,
     ) -> Result<Option<Incoming>, Violation> {
-        let message = self.message.as_mut().expect("begun with its first header");
-        unmask(&mut message.bytes, taken, frame);
+        let message = self.message.as_mut().expect("begin_frame() has created it");
+        unmask(&mut message.bytes, part, frame);
         if frame.left > 0 || !last {
             return message.check().map(|()| None);
         }
-        let message = self.message.take().expect("as above");
+        let message = self.message.take().expect("it is present above");
         if message.text {
             let text = String::from_utf8(message.bytes).map_err(|_| Violation::not_utf8())?;
             return Ok(Some(Incoming::Text(text)));
@@ -328,11 +337,11 @@ impl Decoder {
 
     fn control(
         &mut self,
-        taken: &[u8],
+        part: &[u8],
         frame: &mut Frame,
         control: Control,
     ) -> Result<Option<Incoming>, Violation> {
-        unmask(&mut self.control, taken, frame);
+        unmask(&mut self.control, part, frame);
         if frame.left > 0 {
             return Ok(None);
         }
@@ -340,7 +349,7 @@ impl Decoder {
         match control {
             Control::Ping => Ok(Some(Incoming::Ping(payload))),
             Control::Pong => Ok(Some(Incoming::Pong(payload))),
-            Control::Close => closing(&payload).map(Some),
+            Control::Close => parse_close(&payload).map(Some),
         }
     }
 }
@@ -348,30 +357,32 @@ impl Decoder {
 // === impl Message ===
 
 impl Message {
-    /// Refuses text that no further byte can make UTF-8. Each byte is looked
-    /// at once, a character that was cut at most three times more.
+    /// Rejects text that is invalid UTF-8 with any following bytes. Each byte is
+    /// checked once. The bytes of an incomplete character are checked at most
+    /// three more times.
     fn check(&mut self) -> Result<(), Violation> {
         if !self.text {
             return Ok(());
         }
         match std::str::from_utf8(&self.bytes[self.checked..]) {
             Ok(text) => self.checked += text.len(),
-            Err(cut) if cut.error_len().is_none() => self.checked += cut.valid_up_to(),
+            Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
             Err(_) => return Err(Violation::not_utf8()),
         }
         Ok(())
     }
 }
 
-/// Appends the next bytes of a frame's payload without their mask
-/// (RFC 6455 §5.3). Room is made for what has arrived, not for what a header
-/// has announced: exactly for the first bytes, which are mostly the only ones.
-fn unmask(to: &mut Vec<u8>, taken: &[u8], frame: &mut Frame) {
+/// Appends the next bytes of a frame's payload to `to` and removes their mask
+/// (RFC 6455 §5.3). Memory is reserved for the bytes that have arrived, and not
+/// for the length that a header announces. The first reservation is exact,
+/// because the first bytes are usually the whole payload.
+fn unmask(to: &mut Vec<u8>, part: &[u8], frame: &mut Frame) {
     if to.is_empty() {
-        to.reserve_exact(taken.len());
+        to.reserve_exact(part.len());
     }
     let start = to.len();
-    to.extend_from_slice(taken);
+    to.extend_from_slice(part);
     let mask = u32::from_ne_bytes(frame.mask);
     let (words, rest) = to[start..].as_chunks_mut();
     for word in words {
@@ -380,22 +391,22 @@ fn unmask(to: &mut Vec<u8>, taken: &[u8], frame: &mut Frame) {
     for (byte, mask) in rest.iter_mut().zip(frame.mask) {
         *byte ^= mask;
     }
-    frame.mask.rotate_left(taken.len() % 4);
+    frame.mask.rotate_left(part.len() % 4);
 }
 
-/// Reads a close frame's payload (RFC 6455 §5.5.1).
-fn closing(payload: &[u8]) -> Result<Incoming, Violation> {
+/// Parses the payload of a close frame (RFC 6455 §5.5.1).
+fn parse_close(payload: &[u8]) -> Result<Incoming, Violation> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         if payload.is_empty() {
             return Ok(Incoming::Close { code: None, reason: String::new() });
         }
-        return Err(Violation::protocol("close code cut short"));
+        return Err(Violation::protocol("close code must have two bytes"));
     };
     let code = u16::from_be_bytes(*code);
-    // RFC 6455 §7.4 and the registry it opens: 1004 to 1006 and 1015 are never
-    // on the wire, 1016 to 2999 are not given out.
+    // RFC 6455 §7.4 and its registry: 1004 to 1006 and 1015 must not be sent,
+    // 1016 to 2999 are not assigned.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Violation::protocol("close code that may not be sent"));
+        return Err(Violation::protocol("close code that must not be sent"));
     }
     let reason = std::str::from_utf8(reason)
         .map_err(|_| Violation { close: Close::NotUtf8, detail: "close reason is not utf-8" })?;
@@ -404,7 +415,7 @@ fn closing(payload: &[u8]) -> Result<Incoming, Violation> {
 
 // === encoders ===
 
-/// What a server's frame is; each final.
+/// The opcode of a server's frame, with the bit for the final fragment.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Opcode {
     Text = 0x81,
@@ -413,8 +424,7 @@ pub(super) enum Opcode {
     Pong = 0x8a,
 }
 
-/// Appends the header of a server's frame with `length` bytes of payload
-/// (RFC 6455 §5.2).
+/// Appends a server's frame header for `length` payload bytes (RFC 6455 §5.2).
 pub(super) fn frame_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
     out.push(opcode as u8);
     match length {
@@ -430,23 +440,23 @@ pub(super) fn frame_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
     }
 }
 
-/// A text frame of `payload`, which is UTF-8.
+/// Returns a text frame with `payload`, which must be UTF-8.
 pub fn text(payload: &[u8]) -> Bytes {
     frame(Opcode::Text, payload)
 }
 
-/// A ping of `payload`, of which 125 bytes are sent at most.
+/// Returns a ping frame with at most the first 125 bytes of `payload`.
 pub fn ping(payload: &[u8]) -> Bytes {
     frame(Opcode::Ping, &payload[..payload.len().min(CONTROL_BYTES_MAX)])
 }
 
-/// The answer to a ping: its payload, of which 125 bytes are sent at most.
+/// Returns a pong frame with at most the first 125 bytes of `payload`.
 pub fn pong(payload: &[u8]) -> Bytes {
     frame(Opcode::Pong, &payload[..payload.len().min(CONTROL_BYTES_MAX)])
 }
 
-/// A close frame: the code, its reason, and `detail` behind it where there is
-/// one, cut to what a control frame holds.
+/// Returns a close frame with the code and its reason. If `detail` is not empty,
+/// it follows the reason, and is truncated to the size of a control frame.
 pub fn close(close: Close, detail: &str) -> Bytes {
     let mut payload = close.code().to_be_bytes().to_vec();
     payload.extend_from_slice(close.reason().as_bytes());
@@ -458,7 +468,8 @@ pub fn close(close: Close, detail: &str) -> Bytes {
     frame(Opcode::Close, &payload)
 }
 
-/// The answer to a client's close frame: its code again (RFC 6455 §5.5.1).
+/// Returns the answer to a client's close frame: a close frame with the same
+/// code (RFC 6455 §5.5.1).
 pub fn close_reply(code: Option<u16>) -> Bytes {
     match code {
         Some(code) => frame(Opcode::Close, &code.to_be_bytes()),

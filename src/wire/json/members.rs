@@ -1,16 +1,16 @@
-//! Objects as slices: their members without a tree.
+//! The members of JSON objects as slices, without a tree.
 
 use super::text;
 
-/// A place in a compact text. On any other bytes it stops early, and every
-/// step but the last moves it on.
+/// A position in a compact text. On bytes that are not compact JSON the cursor
+/// stops early. Every step except the last one moves the cursor forward.
 pub(super) struct Cursor<'a> {
     text: &'a [u8],
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    /// Stands on the value that `text` is.
+    /// Returns a cursor at the start of the value `text`.
     pub(super) fn new(text: &'a [u8]) -> Cursor<'a> {
         Cursor { text, at: 0 }
     }
@@ -19,33 +19,33 @@ impl<'a> Cursor<'a> {
         self.text.get(self.at).copied()
     }
 
-    /// Where in the text it stands.
+    /// Returns the position in the text.
     pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// The text from an earlier position to here.
+    /// Returns the text from an earlier position to the cursor.
     pub(super) fn since(&self, position: usize) -> &'a [u8] {
         &self.text[position..self.at]
     }
 
-    /// Whether it stands on an object.
+    /// Returns whether the cursor is at an object.
     pub(super) fn at_object(&self) -> bool {
         self.peek() == Some(b'{')
     }
 
-    /// Whether it stands on `null`.
+    /// Returns whether the cursor is at `null`.
     pub(super) fn at_null(&self) -> bool {
         self.peek() == Some(b'n')
     }
 
-    /// Goes into the object it stands on.
+    /// Moves the cursor into the object at the cursor.
     pub(super) fn enter(&mut self) {
         self.step();
     }
 
-    /// Goes to the value of the next member and gives its key; at the end of
-    /// the object, past it.
+    /// Moves to the value of the next member, and returns its key. At the end of
+    /// the object, moves past the object and returns `None`.
     pub(super) fn key(&mut self) -> Option<&'a [u8]> {
         if self.peek() == Some(b',') {
             self.step();
@@ -62,7 +62,7 @@ impl<'a> Cursor<'a> {
         Some(key)
     }
 
-    /// Goes past the value it stands on, and gives it.
+    /// Moves past the value at the cursor, and returns this value.
     pub(super) fn skip(&mut self) -> &'a [u8] {
         let start = self.at;
         match self.peek() {
@@ -114,8 +114,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The members of a compact object, in order: key with its quotes, and value.
-/// Of anything else, none.
+/// Returns the members of a compact object in their order: the key with its
+/// quotes, and the value. Any other value has no members.
 pub fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut cursor = Some(Cursor::new(object)).filter(Cursor::at_object);
     if let Some(cursor) = &mut cursor {
@@ -128,7 +128,8 @@ pub fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// The value of a member of a compact object; none in anything else.
+/// Returns the value of the member `name` of a compact object. Any other value
+/// has no members.
 pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let plain = text::plain(name.as_bytes()).length == name.len();
     let mut quoted = Vec::new();
@@ -140,14 +141,15 @@ pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
         .map(|(_, value)| value)
 }
 
-/// A key without its quotes.
+/// Returns a key without its quotes.
 fn content(key: &[u8]) -> &[u8] {
     key.get(1..key.len() - 1).unwrap_or_default()
 }
 
-/// Appends the compact object with `name: value` as its first member and
-/// without the members `drop` (and any other `name`). What is no object counts
-/// as an empty one. `drop` is walked for every member: it is for a few names.
+/// Appends the compact object with `name: value` as its first member. The members
+/// in `drop` and any other member `name` are left out. A value that is not an
+/// object is treated as an empty object. Each key is compared with all of `drop`,
+/// so `drop` should have only a few names.
 pub fn with_first(object: &[u8], name: &str, value: &[u8], drop: &[&str], out: &mut Vec<u8>) {
     let quoted = |name: &str| {
         let mut quoted = Vec::with_capacity(name.len() + 2);
@@ -169,8 +171,9 @@ pub fn with_first(object: &[u8], name: &str, value: &[u8], drop: &[&str], out: &
     out.push(b'}');
 }
 
-/// Appends a quoted key and a colon, after a comma where it is not the first:
-/// no value ends in an opening brace.
+/// Appends a quoted key and a colon. A comma precedes every key except the first
+/// of an object. The first key is recognized by the `{` before it, because no
+/// value ends with `{`.
 pub(super) fn put_key(key: &[u8], out: &mut Vec<u8>) {
     if out.last() != Some(&b'{') {
         out.push(b',');

@@ -1,4 +1,4 @@
-//! JSON Merge Patch (RFC 7396) from text to text.
+//! JSON Merge Patch (RFC 7396) on JSON text.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::members::{Cursor, put_key};
 use super::{COMPARED_MAX, DEPTH_MAX};
 
-/// Appends the result of a merge patch (RFC 7396) on `target`, both compact:
-/// members keep the target's order, new ones follow in the patch's.
+/// Appends the result of the merge patch `patch` (RFC 7396) on `target`. Both must
+/// be compact. The members keep the order of the target. New members follow in
+/// the order of the patch.
 pub fn merge_patch(target: &[u8], patch: &[u8], out: &mut Vec<u8>) {
     let mut changes = Vec::new();
     read(&mut Cursor::new(patch), DEPTH_MAX, &mut changes);
@@ -15,20 +16,22 @@ pub fn merge_patch(target: &[u8], patch: &[u8], out: &mut Vec<u8>) {
     Merge { changes, out }.value(&mut Cursor::new(target), patch, all, DEPTH_MAX);
 }
 
-/// A member of the patch or of an object that is one of its members' values.
-/// All of them stand in one list, in the order of the text, so that the text
-/// of a deep patch is read once and not once for each level.
+/// A member of the patch, or of an object at any level in the patch. All members
+/// are in one list in the order of the text. The text of a deep patch is therefore
+/// read once, and not once for each level.
 struct Change<'a> {
     key: &'a [u8],
     value: &'a [u8],
-    /// Where in the list the members within `value` end; they begin behind this.
+    /// The end of the members inside `value`, as an index into the list. They
+    /// begin at the index after this member.
     end: usize,
-    /// Whether the target had the member.
-    taken: bool,
+    /// Whether the target has the member.
+    in_target: bool,
 }
 
-/// Lists the members of the value that `patch` stands on, and goes past it.
-/// `levels` bounds the recursion on text that was never checked.
+/// Appends the members of the value at the cursor `patch` to `list`, and moves the
+/// cursor past the value. `levels` limits the recursion on text that was not
+/// validated.
 fn read<'a>(patch: &mut Cursor<'a>, levels: usize, list: &mut Vec<Change<'a>>) -> &'a [u8] {
     if levels == 0 || !patch.at_object() {
         return patch.skip();
@@ -37,7 +40,7 @@ fn read<'a>(patch: &mut Cursor<'a>, levels: usize, list: &mut Vec<Change<'a>>) -
     patch.enter();
     while let Some(key) = patch.key() {
         let at = list.len();
-        list.push(Change { key, value: b"", end: 0, taken: false });
+        list.push(Change { key, value: b"", end: 0, in_target: false });
         list[at].value = read(patch, levels - 1, list);
         list[at].end = list.len();
     }
@@ -50,28 +53,28 @@ struct Merge<'a, 'o> {
 }
 
 impl<'a> Merge<'a, '_> {
-    /// Merges `patch`, whose members are at `listed`, into the value that
-    /// `target` stands on.
+    /// Merges `patch` into the value at the cursor `target`. The members of
+    /// `patch` are in the list at `range`.
     fn value(
         &mut self,
         target: &mut Cursor<'_>,
         patch: &'a [u8],
-        listed: Range<usize>,
+        range: Range<usize>,
         levels: usize,
     ) {
         if levels == 0 || patch.first() != Some(&b'{') || !target.at_object() {
             target.skip();
             return without_nulls(&mut Cursor::new(patch), levels, self.out);
         }
-        let own: Vec<usize> = self.members(listed).collect();
-        let index: Option<HashMap<&[u8], usize>> = (own.len() > COMPARED_MAX)
-            .then(|| own.iter().map(|&at| (self.changes[at].key, at)).collect());
+        let members: Vec<usize> = self.members(range).collect();
+        let index: Option<HashMap<&[u8], usize>> = (members.len() > COMPARED_MAX)
+            .then(|| members.iter().map(|&at| (self.changes[at].key, at)).collect());
         self.out.push(b'{');
         target.enter();
         while let Some(key) = target.key() {
             let found = match &index {
                 Some(index) => index.get(key).copied(),
-                None => own.iter().copied().find(|&at| self.changes[at].key == key),
+                None => members.iter().copied().find(|&at| self.changes[at].key == key),
             };
             match found {
                 None => {
@@ -81,8 +84,8 @@ impl<'a> Merge<'a, '_> {
                 Some(at) => self.member(target, at, levels),
             }
         }
-        for change in own.into_iter().map(|at| &self.changes[at]) {
-            if !change.taken && change.value != b"null" {
+        for change in members.into_iter().map(|at| &self.changes[at]) {
+            if !change.in_target && change.value != b"null" {
                 put_key(change.key, self.out);
                 without_nulls(&mut Cursor::new(change.value), levels - 1, self.out);
             }
@@ -93,7 +96,7 @@ impl<'a> Merge<'a, '_> {
     fn member(&mut self, target: &mut Cursor<'_>, at: usize, levels: usize) {
         let change = &mut self.changes[at];
         let (key, value, within) = (change.key, change.value, at + 1..change.end);
-        change.taken = true;
+        change.in_target = true;
         if value == b"null" {
             target.skip();
         } else {
@@ -102,20 +105,20 @@ impl<'a> Merge<'a, '_> {
         }
     }
 
-    /// The members at `listed`, without those within their values.
-    fn members(&self, listed: Range<usize>) -> impl Iterator<Item = usize> {
-        let mut at = listed.start;
+    /// Returns the members at `range`, without the members inside their values.
+    fn members(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
+        let mut at = range.start;
         std::iter::from_fn(move || {
-            let member = (at < listed.end).then_some(at)?;
+            let member = (at < range.end).then_some(at)?;
             at = self.changes[at].end;
             Some(member)
         })
     }
 }
 
-/// Appends the value that `patch` stands on as it becomes where there is no
-/// object to merge it into: without the nulls of its objects, those within
-/// arrays excepted (RFC 7396 §2).
+/// Appends the value at the cursor `patch` for a target that is not an object. The
+/// members with the value null are left out. Values inside arrays are unchanged
+/// (RFC 7396 §2).
 fn without_nulls(patch: &mut Cursor<'_>, levels: usize, out: &mut Vec<u8>) {
     if levels == 0 || !patch.at_object() {
         return out.extend_from_slice(patch.skip());

@@ -1,8 +1,9 @@
-//! JSON kept as text: checked once, made compact, taken apart by slices.
+//! JSON as text: validated once, compacted, and read by slices.
 //!
-//! No tree is ever built. [`Json::parse`] reads what came from outside; all
-//! other functions take its output and only skip through it. Given other bytes
-//! they return something without meaning, but they neither panic nor run away.
+//! The module never builds a tree. [`Json::parse`] validates input from outside.
+//! All other functions expect the output of [`Json::parse`] and only scan it. For
+//! other bytes they return a meaningless result, but they do not panic and they
+//! end.
 
 use std::fmt;
 
@@ -17,26 +18,28 @@ pub use members::{member, members, with_first};
 pub use merge::merge_patch;
 pub use text::{quote, scalar_text, string};
 
-/// Deepest nesting that is taken, as for `serde_json`'s own order of magnitude.
+/// The deepest accepted nesting. The limit of `serde_json` (128) has the same
+/// order of magnitude.
 pub const DEPTH_MAX: usize = 64;
 
-/// Members up to which keys are compared one by one; past it they are hashed,
-/// with a random key, so that no object makes the comparisons quadratic.
+/// The largest number of members whose keys are compared one by one. The keys of
+/// a larger object are hashed with a random seed. Without hashing, an attacker's
+/// object would need a quadratic number of comparisons.
 const COMPARED_MAX: usize = 16;
 
-/// A checked, compact JSON text: one line, no white space outside strings,
-/// numbers and string contents as they came, keys in their order. A key that
-/// came with an escape is spelled as [`quote`] does, so that equal keys are
+/// A validated, compact JSON text. It is one line without white space outside of
+/// strings. Numbers, string contents and the order of keys are unchanged. A key
+/// with an escape is rewritten in the spelling of [`quote`], so equal keys have
 /// equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json(Bytes);
 
-/// Where and why a text is not acceptable JSON.
+/// The error for a text that is not accepted as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {
-    /// Byte position in the input, from 0.
+    /// The position of the error in the input, in bytes from 0.
     pub position: usize,
-    /// What is wrong there.
+    /// The reason.
     pub reason: &'static str,
 }
 
@@ -49,31 +52,33 @@ impl fmt::Display for Malformed {
 impl std::error::Error for Malformed {}
 
 impl Json {
-    /// Checks `input` and makes it compact.
+    /// Validates `input` and compacts it.
     ///
     /// # Errors
-    /// Where it is not JSON (RFC 8259), not UTF-8, deeper than [`DEPTH_MAX`],
-    /// has an object with a key twice, or escapes half of a surrogate pair.
+    /// If `input` is not JSON (RFC 8259), is not UTF-8, is nested deeper than
+    /// [`DEPTH_MAX`], has an object with a duplicate key, or has an escape of
+    /// half a surrogate pair.
     pub fn parse(input: &[u8]) -> Result<Json, Malformed> {
         scan::compact(input).map(|text| Json(text.into()))
     }
 
-    /// Takes bytes that [`Json::parse`] or this module made earlier.
+    /// Returns `bytes` as JSON without validation. [`Json::parse`] or another
+    /// function of this module must have produced them.
     pub fn from_trusted(bytes: Bytes) -> Json {
         Json(bytes)
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The text, to keep.
+    /// Returns the text as owned bytes.
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
 
-    /// Whether it is an object.
+    /// Returns whether the text is an object.
     pub fn is_object(&self) -> bool {
         self.0.first() == Some(&b'{')
     }

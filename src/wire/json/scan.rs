@@ -1,15 +1,16 @@
-//! The one pass over text from outside.
+//! Validation and compaction of JSON in one pass.
 //!
-//! It walks the grammar of RFC 8259 with a stack of its own, so nesting costs
-//! no call frames, and copies runs: text that is already compact is copied at
-//! once, and each white space or rewritten key ends a run.
+//! The scanner follows the grammar of RFC 8259. It has an explicit stack, so
+//! nesting does not use the call stack. It copies the input in the longest
+//! possible pieces: white space or a rewritten key ends a piece, and compact input
+//! is copied in one piece.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::{COMPARED_MAX, DEPTH_MAX, Malformed, text};
 
-/// Checks `input` and makes it compact.
+/// Validates `input` and returns it compacted.
 pub(super) fn compact(input: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut scan = Scan {
         input,
@@ -20,10 +21,10 @@ pub(super) fn compact(input: &[u8]) -> Result<Vec<u8>, Malformed> {
         keys: Vec::new(),
     };
     loop {
-        if scan.value()? && scan.next_place()? == Place::End {
+        if scan.value()? && !scan.next_value()? {
             scan.flush();
-            // An event holds its text for as long as the ring does; the room
-            // that white space took is given back.
+            // The capacity includes the removed white space. An event holds its
+            // text as long as the ring does, so the excess is freed.
             scan.out.shrink_to_fit();
             return Ok(scan.out);
         }
@@ -33,12 +34,13 @@ pub(super) fn compact(input: &[u8]) -> Result<Vec<u8>, Malformed> {
 struct Scan<'a> {
     input: &'a [u8],
     at: usize,
-    /// Input before this is in `out` or was left away; from here to `at` it is
-    /// to be copied as it is.
+    /// The input before this position is in `out` or was omitted. The input from
+    /// here to `at` must still be copied to `out`.
     copied: usize,
     out: Vec<u8>,
     open: Vec<Container<'a>>,
-    /// The keys so far of the open objects that have no set, innermost last.
+    /// The keys of the open objects that have no set. The keys of the innermost
+    /// object are last.
     keys: Vec<Key<'a>>,
 }
 
@@ -48,25 +50,18 @@ type Key<'a> = Cow<'a, [u8]>;
 enum Container<'a> {
     Array,
     Object {
-        /// Where in `Scan::keys` its own begin.
+        /// The index of the object's first key in `Scan::keys`.
         first: usize,
-        /// The marks of its keys.
+        /// The marks of the object's keys.
         marks: u64,
-        /// Its keys, once there are more than `COMPARED_MAX`.
+        /// The object's keys, if there are more than `COMPARED_MAX`.
         set: Option<HashSet<Key<'a>>>,
     },
 }
 
-/// What comes after a value.
-#[derive(PartialEq, Eq)]
-enum Place {
-    Value,
-    End,
-}
-
 impl<'a> Scan<'a> {
-    /// Reads up to the end of a scalar or an empty container, or past the
-    /// opening of any other, up to its first value; says whether a value ended.
+    /// Reads a scalar, an empty container, or the start of any other container up
+    /// to its first value. Returns whether a complete value was read.
     fn value(&mut self) -> Result<bool, Malformed> {
         match self.token() {
             Some(b'"') => self.string().map(|_| true),
@@ -94,21 +89,22 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// After a value: closes what ends here, and goes to the next value's place.
-    fn next_place(&mut self) -> Result<Place, Malformed> {
+    /// Closes the containers that end after a value, and moves to the next value.
+    /// Returns whether there is a next value.
+    fn next_value(&mut self) -> Result<bool, Malformed> {
         loop {
             let token = self.token();
             match (self.open.last(), token) {
-                (None, None) => return Ok(Place::End),
-                (None, Some(_)) => return self.fail("expected nothing after the value"),
+                (None, None) => return Ok(false),
+                (None, Some(_)) => return self.fail("unexpected text after the value"),
                 (Some(Container::Object { .. }), Some(b',')) => {
                     self.at += 1;
                     self.key()?;
-                    return Ok(Place::Value);
+                    return Ok(true);
                 }
                 (Some(Container::Array), Some(b',')) => {
                     self.at += 1;
-                    return Ok(Place::Value);
+                    return Ok(true);
                 }
                 (Some(Container::Object { .. }), Some(b'}'))
                 | (Some(Container::Array), Some(b']')) => self.leave(),
@@ -124,7 +120,7 @@ impl<'a> Scan<'a> {
 
     fn enter(&mut self, container: Container<'a>) -> Result<(), Malformed> {
         if self.open.len() == DEPTH_MAX {
-            return self.fail("nested deeper than 64 levels");
+            return self.fail("more than 64 levels of nesting");
         }
         self.open.push(container);
         self.at += 1;
@@ -138,7 +134,8 @@ impl<'a> Scan<'a> {
         self.at += 1;
     }
 
-    /// Reads a key, which must be new to the innermost object, and its colon.
+    /// Reads a key of the innermost object and the colon after it. A duplicate key
+    /// is an error.
     fn key(&mut self) -> Result<(), Malformed> {
         if self.token() != Some(b'"') {
             return self.fail("expected a member name in quotes");
@@ -147,7 +144,7 @@ impl<'a> Scan<'a> {
         let escaped = self.string()?;
         let raw = &self.input[start..self.at];
         let key = if escaped {
-            let name = text::string(raw).expect("string() has just checked it");
+            let name = text::string(raw).expect("string() has validated it");
             let mut canonical = Vec::with_capacity(raw.len());
             text::quote(&name, &mut canonical);
             self.out.extend_from_slice(&self.input[self.copied..start]);
@@ -160,7 +157,7 @@ impl<'a> Scan<'a> {
         if !self.is_new(key) {
             return Err(Malformed {
                 position: start,
-                reason: "the object has this member already",
+                reason: "duplicate member name in the object",
             });
         }
         if self.token() != Some(b':') {
@@ -191,7 +188,7 @@ impl<'a> Scan<'a> {
         true
     }
 
-    /// Reads a string, quotes included; says whether it has an escape.
+    /// Reads a string with its quotes. Returns whether it has an escape.
     fn string(&mut self) -> Result<bool, Malformed> {
         let start = self.at;
         let (mut ascii, mut escaped) = (true, false);
@@ -225,7 +222,7 @@ impl<'a> Scan<'a> {
         if self.input.get(self.at) == Some(&b'0') {
             self.at += 1;
             if self.input.get(self.at).is_some_and(u8::is_ascii_digit) {
-                return self.fail("a number has no leading zeros");
+                return self.fail("a number must not have leading zeros");
             }
         } else {
             self.digits()?;
@@ -260,7 +257,8 @@ impl<'a> Scan<'a> {
         Ok(true)
     }
 
-    /// The next byte that is not white space, which is left away.
+    /// Returns the next byte that is not white space. The white space before it
+    /// is omitted from the output.
     fn token(&mut self) -> Option<u8> {
         let byte = *self.input.get(self.at)?;
         if byte > b' ' { Some(byte) } else { self.token_after_space() }
@@ -286,8 +284,10 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// One of 64 bits, from the end of the key and its length: keys that differ in
-/// it need no comparison. Keys chosen to share it cost `COMPARED_MAX` each.
+/// Returns a word with one bit set, which the end of the key and its length
+/// select. Keys with different bits are different without a comparison. If an
+/// attacker chooses keys with the same bit, each key costs at most `COMPARED_MAX`
+/// comparisons.
 fn mark(key: &[u8]) -> u64 {
     let end = match key.last_chunk::<8>() {
         Some(end) => u64::from_le_bytes(*end),

@@ -20,7 +20,7 @@ fn quoted(text: &str) -> String {
 }
 
 #[test]
-fn good_text_becomes_compact_and_stays_as_it_is_otherwise() {
+fn valid_text_is_only_compacted() {
     for (input, expected) in [
         ("null", "null"),
         (" true ", "true"),
@@ -48,7 +48,7 @@ fn good_text_becomes_compact_and_stays_as_it_is_otherwise() {
     }
 }
 
-fn refused(cases: &[(&[u8], usize, &'static str)]) {
+fn check_invalid(cases: &[(&[u8], usize, &'static str)]) {
     for &(input, position, reason) in cases {
         let expected = Malformed { position, reason };
         assert_eq!(Json::parse(input), Err(expected), "{:?}", input.escape_ascii().to_string());
@@ -56,14 +56,14 @@ fn refused(cases: &[(&[u8], usize, &'static str)]) {
 }
 
 #[test]
-fn bad_structure_is_refused_at_its_byte() {
+fn an_invalid_structure_is_rejected_at_its_first_invalid_byte() {
     let value = "expected a value";
-    let after = "expected nothing after the value";
+    let after = "unexpected text after the value";
     let brace = "expected a comma or a closing brace";
     let bracket = "expected a comma or a closing bracket";
     let name = "expected a member name in quotes";
-    let twice = "the object has this member already";
-    refused(&[
+    let twice = "duplicate member name in the object";
+    check_invalid(&[
         (b"", 0, value),
         (b"  ", 2, value),
         (b"\xef\xbb\xbf{}", 0, value),
@@ -98,30 +98,30 @@ fn bad_structure_is_refused_at_its_byte() {
 }
 
 #[test]
-fn bad_scalars_are_refused_at_their_byte() {
+fn an_invalid_scalar_is_rejected_at_its_first_invalid_byte() {
     let value = "expected a value";
-    let after = "expected nothing after the value";
+    let after = "unexpected text after the value";
     let digit = "expected a digit";
     let control = "a control character in a string must be escaped";
     let open = "the string has no closing quote";
-    let hex = "an escape by number needs four hexadecimal digits";
-    let half = "an escape of half a surrogate pair";
-    refused(&[
+    let hex = "a \\u escape needs four hexadecimal digits";
+    let half = "the escape of a surrogate needs the other half of its pair";
+    check_invalid(&[
         (b"-", 1, digit),
         (b"+1", 0, value),
         (b".5", 0, value),
         (b"1.", 2, digit),
         (b"1.e1", 2, digit),
         (b"1e+", 3, digit),
-        (b"01", 1, "a number has no leading zeros"),
-        (b"-01", 2, "a number has no leading zeros"),
+        (b"01", 1, "a number must not have leading zeros"),
+        (b"-01", 2, "a number must not have leading zeros"),
         (b"0x1", 1, after),
         (b"\"a\nb\"", 2, control),
         (b"\"12345678\x1f\"", 9, control),
         (b"\"abc", 4, open),
         (b"\"abcdefghijkl\\\"", 15, open),
-        (b"\"a\\x\"", 2, "JSON has no such escape"),
-        (b"\"\\", 1, "JSON has no such escape"),
+        (b"\"a\\x\"", 2, "not an escape of JSON"),
+        (b"\"\\", 1, "not an escape of JSON"),
         (b"\"\\u12g4\"", 1, hex),
         (b"\"\\u+123\"", 1, hex),
         (b"\"\\u123", 1, hex),
@@ -137,43 +137,43 @@ fn bad_scalars_are_refused_at_their_byte() {
 }
 
 #[test]
-fn nesting_ends_at_its_limit_whatever_the_brackets() {
-    assert_eq!(DEPTH_MAX, 64, "the reason of a refusal names it");
+fn nesting_has_the_same_limit_for_arrays_and_objects() {
+    assert_eq!(DEPTH_MAX, 64, "the error text has this number");
     for (open, close) in [("[", "]"), (r#"{"a":"#, "}"), (r#"[{"a":"#, "}]")] {
         let levels = 64 / open.matches(['[', '{']).count();
         let nested = |levels| format!("{}1{}", open.repeat(levels), close.repeat(levels));
         assert_eq!(compact(&nested(levels)), nested(levels));
-        let refused = Json::parse(nested(levels + 1).as_bytes()).unwrap_err();
-        let expected = "nested deeper than 64 levels";
-        assert_eq!((refused.position, refused.reason), (open.len() * levels, expected));
+        let error = Json::parse(nested(levels + 1).as_bytes()).unwrap_err();
+        let expected = "more than 64 levels of nesting";
+        assert_eq!((error.position, error.reason), (open.len() * levels, expected));
     }
     assert!(Json::parse(&[b'['].repeat(1 << 20)).is_err());
 }
 
 #[test]
-fn a_key_twice_is_found_among_any_number() {
+fn a_duplicate_key_is_found_among_any_number_of_keys() {
     for count in [1, 2, 15, 16, 17, 18, 100, 5000] {
         let members = |from| (from..count).map(|i| format!(r#""k{i}":{{"k{i}":{i}}}"#));
         let whole = format!("{{{}}}", members(0).collect::<Vec<_>>().join(","));
         assert_eq!(compact(&whole), whole);
         for twice in [0, count / 2, count - 1] {
             let text = format!(r#"{},"\u006b{twice}":0}}"#, &whole[..whole.len() - 1]);
-            let refused = Json::parse(text.as_bytes()).unwrap_err();
-            assert_eq!(refused.reason, "the object has this member already");
-            assert_eq!(refused.position, whole.len(), "{count} {twice}");
+            let error = Json::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(error.reason, "duplicate member name in the object");
+            assert_eq!(error.position, whole.len(), "{count} {twice}");
         }
     }
 }
 
 #[test]
-fn what_was_white_space_is_not_kept_as_room() {
+fn the_memory_of_removed_white_space_is_freed() {
     let spaced = format!("[{}1]", " ".repeat(10_000));
     let out = scan::compact(spaced.as_bytes()).unwrap();
     assert!(out.capacity() < 1000, "{}", out.capacity());
 }
 
 #[test]
-fn members_are_slices_in_order() {
+fn members_are_returned_as_slices_in_their_order() {
     let object = br#"{"a":1,"b":{"c":[2,"}"]},"d\"":"x,\"y","e":[],"f":-1.5e3,"g":null}"#;
     let found: Vec<_> = members(object)
         .map(|(key, value)| (str::from_utf8(key).unwrap(), str::from_utf8(value).unwrap()))
@@ -193,11 +193,11 @@ fn members_are_slices_in_order() {
     }
     assert_eq!(member(object, "f"), Some(&b"-1.5e3"[..]));
     assert_eq!(member(object, "d\""), Some(&br#""x,\"y""#[..]));
-    assert_eq!(member(object, "c"), None, "not its own");
+    assert_eq!(member(object, "c"), None, "a member of an inner object");
 }
 
 #[test]
-fn scalars_have_a_text() {
+fn only_scalars_have_a_text() {
     for (value, expected) in [
         (r#""a b""#, Some("a b")),
         (r#""""#, Some("")),
@@ -219,7 +219,7 @@ fn scalars_have_a_text() {
 }
 
 #[test]
-fn a_quoted_text_has_only_the_escapes_it_needs() {
+fn a_quoted_text_has_only_the_required_escapes() {
     for (text, expected) in [
         ("", r#""""#),
         ("order-1", r#""order-1""#),
@@ -235,7 +235,7 @@ fn a_quoted_text_has_only_the_escapes_it_needs() {
 }
 
 #[test]
-fn a_first_member_replaces_its_namesake() {
+fn a_new_first_member_replaces_a_member_with_the_same_name() {
     let check = |object: &str, drop: &[&str], expected: &str| {
         let mut out = b"data: ".to_vec();
         with_first(object.as_bytes(), "orderId", br#""o1""#, drop, &mut out);
@@ -248,9 +248,9 @@ fn a_first_member_replaces_its_namesake() {
     check(r#"{"a\n":1,"b":[2]}"#, &["a\n"], r#"{"orderId":"o1","b":[2]}"#);
 }
 
-/// Target, patch and result of RFC 7396, Appendix A.
+/// Checks the targets, patches and results of RFC 7396, Appendix A.
 #[test]
-fn merge_patch_does_the_examples_of_its_rfc() {
+fn a_merge_patch_has_the_results_of_the_examples_in_rfc_7396() {
     for (target, patch, expected) in [
         (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
         (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
@@ -273,7 +273,7 @@ fn merge_patch_does_the_examples_of_its_rfc() {
 }
 
 #[test]
-fn merge_patch_keeps_the_targets_order_and_then_its_own() {
+fn a_merge_patch_keeps_the_order_of_the_target_and_appends_new_members() {
     assert_eq!(
         patched(
             r#"{"z":1,"y":{"b":1,"a":2},"x":3}"#,
@@ -284,7 +284,7 @@ fn merge_patch_keeps_the_targets_order_and_then_its_own() {
 }
 
 #[test]
-fn merge_patch_reaches_the_deepest_level() {
+fn a_merge_patch_changes_the_deepest_level() {
     let nested = |value| format!("{}{value}{}", r#"{"a":"#.repeat(64), "}".repeat(64));
     assert_eq!(patched(&nested("1"), &nested("2")), nested("2"));
     let emptied = format!("{}{{}}{}", r#"{"a":"#.repeat(63), "}".repeat(63));
@@ -293,7 +293,7 @@ fn merge_patch_reaches_the_deepest_level() {
 }
 
 #[test]
-fn merge_patch_finds_keys_among_any_number() {
+fn a_merge_patch_finds_a_key_among_any_number_of_keys() {
     for count in [16, 17, 5000] {
         let members = |from: usize, value: &str| {
             let members: Vec<_> = (from..count).map(|i| format!(r#""k{i}":{value}"#)).collect();

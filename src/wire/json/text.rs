@@ -1,31 +1,33 @@
-//! The content of strings: escapes there and back.
+//! The content of JSON strings: escaping and unescaping.
 
 use std::borrow::Cow;
 
-/// A run of bytes that a JSON string may hold as they are.
+/// A sequence of bytes that needs no escape in a JSON string.
 pub(super) struct Plain {
-    /// Bytes before the first quote, backslash or control character.
+    /// The number of bytes before the first quote, backslash or control
+    /// character.
     pub(super) length: usize,
-    /// Whether all of them are ASCII, and so need no check for UTF-8.
+    /// Whether all these bytes are ASCII. Such bytes need no check for UTF-8.
     pub(super) ascii: bool,
 }
 
-/// Measures the plain run that `bytes` begins with, eight bytes at a step.
+/// Returns the plain sequence at the start of `bytes`. The scan reads eight bytes
+/// in each step.
 pub(super) fn plain(bytes: &[u8]) -> Plain {
     let mut length = 0;
-    let mut seen = 0;
+    let mut all_bits = 0;
     while let Some(chunk) = bytes[length..].first_chunk::<8>() {
         let word = u64::from_le_bytes(*chunk);
         let stops = stops(word);
         if stops != 0 {
             let before = stops.trailing_zeros() as usize / 8;
-            seen |= word & ((1 << (8 * before)) - 1);
-            return Plain { length: length + before, ascii: seen & HIGH_BITS == 0 };
+            all_bits |= word & ((1 << (8 * before)) - 1);
+            return Plain { length: length + before, ascii: all_bits & HIGH_BITS == 0 };
         }
-        seen |= word;
+        all_bits |= word;
         length += 8;
     }
-    let mut ascii = seen & HIGH_BITS == 0;
+    let mut ascii = all_bits & HIGH_BITS == 0;
     for &byte in &bytes[length..] {
         if matches!(byte, b'"' | b'\\' | ..0x20) {
             break;
@@ -42,9 +44,9 @@ const fn every(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])
 }
 
-/// Marks, by its high bit, the lowest byte of `word` that is a quote, a
-/// backslash or below 0x20. Bytes above a marked one may be marked wrongly (a
-/// subtraction borrows from them), so only the lowest mark means anything.
+/// Returns a word whose lowest set bit marks the lowest byte of `word` that is a
+/// quote, a backslash or below 0x20. The mark is the high bit of this byte. Marks
+/// of higher bytes can be wrong, because a subtraction borrows from them.
 fn stops(word: u64) -> u64 {
     let below = |word: u64, bound: u8| word.wrapping_sub(every(bound)) & !word;
     let control = below(word, 0x20);
@@ -53,8 +55,8 @@ fn stops(word: u64) -> u64 {
     (control | quote | backslash) & HIGH_BITS
 }
 
-/// Reads the escape that `bytes` begins with: the character and the escape's
-/// length in bytes, two `\u` in the case of a surrogate pair.
+/// Returns the character of the escape at the start of `bytes`, and the length of
+/// the escape in bytes. A surrogate pair has two `\u` escapes, which count as one.
 pub(super) fn escape(bytes: &[u8]) -> Result<(char, usize), &'static str> {
     let character = match bytes.get(1) {
         Some(b'u') => return unicode_escape(bytes),
@@ -64,14 +66,14 @@ pub(super) fn escape(bytes: &[u8]) -> Result<(char, usize), &'static str> {
         Some(b'n') => '\n',
         Some(b'r') => '\r',
         Some(b't') => '\t',
-        Some(_) | None => return Err("JSON has no such escape"),
+        Some(_) | None => return Err("not an escape of JSON"),
     };
     Ok((character, 2))
 }
 
 fn unicode_escape(bytes: &[u8]) -> Result<(char, usize), &'static str> {
-    const LONE: &str = "an escape of half a surrogate pair";
-    let first = code_unit(bytes).ok_or("an escape by number needs four hexadecimal digits")?;
+    const LONE: &str = "the escape of a surrogate needs the other half of its pair";
+    let first = code_unit(bytes).ok_or("a \\u escape needs four hexadecimal digits")?;
     if let Some(character) = char::from_u32(first) {
         return Ok((character, 6));
     }
@@ -83,14 +85,14 @@ fn unicode_escape(bytes: &[u8]) -> Result<(char, usize), &'static str> {
     Err(LONE)
 }
 
-/// The number in the `\uXXXX` that `bytes` begins with.
+/// Returns the number of the `\uXXXX` escape at the start of `bytes`.
 fn code_unit(bytes: &[u8]) -> Option<u32> {
     let digits = bytes.strip_prefix(br"\u")?.first_chunk::<4>()?;
     digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
 }
 
-/// A compact scalar as text: a string's content, the JSON text of a number,
-/// a boolean or null; none for objects and arrays.
+/// Returns the text of a compact scalar: the content of a string, or the JSON
+/// text of a number, a boolean or null. Returns `None` for an object or array.
 pub fn scalar_text(value: &[u8]) -> Option<Cow<'_, str>> {
     match value.first()? {
         b'{' | b'[' => None,
@@ -99,7 +101,7 @@ pub fn scalar_text(value: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// A compact string's content; none for anything else.
+/// Returns the content of a compact string, or `None` for any other value.
 pub fn string(value: &[u8]) -> Option<Cow<'_, str>> {
     let content = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     let content = str::from_utf8(content).ok()?;
@@ -118,8 +120,8 @@ pub fn string(value: &[u8]) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(decoded))
 }
 
-/// Appends `text` as a JSON string. One text has one spelling: only what must
-/// be escaped is, in the shorter way where there are two.
+/// Appends `text` as a JSON string. A text has only one spelling: a character is
+/// escaped only if JSON requires it, with the shortest escape.
 pub fn quote(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = text.as_bytes();

@@ -1,24 +1,24 @@
 //! The header of a WebSocket frame (RFC 6455 §5.2).
 
-/// Longest header of a client's frame: two bytes, eight of length, four of
-/// mask.
+/// The largest header of a client's frame, in bytes: two bytes, eight bytes of
+/// length and four bytes of mask.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
 
-/// A frame's header as it stands on the wire. Which combinations of fields are
-/// allowed is the decoder's decision.
+/// The fields of a frame header. The decoder checks which combinations of fields
+/// are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// Whether the frame ends its message.
     pub(super) is_final: bool,
     /// Whether one of the three reserved bits is set.
     pub(super) reserved_bits: bool,
-    /// What the opcode says the frame is.
+    /// The type of the frame, from its opcode.
     pub(super) frame_type: FrameType,
     /// The mask of the payload, if it is masked.
     pub(super) mask: Option<[u8; 4]>,
-    /// Bytes of the payload.
+    /// The length of the payload in bytes.
     pub(super) length: u64,
-    /// Where the payload begins: the bytes of the header.
+    /// The position of the payload, which is the length of the header in bytes.
     pub(super) payload_at: usize,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Data {
     Binary,
 }
 
-/// Frames that may come between the fragments of a message.
+/// Frames that can arrive between the fragments of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Control {
     Close,
@@ -60,8 +60,8 @@ impl FrameType {
 }
 
 impl Header {
-    /// Reads the header at the start of `input`. Returns `None` until all of
-    /// the header has arrived.
+    /// Parses the header at the start of `input`. Returns `None` if the header is
+    /// incomplete.
     pub(super) fn parse(input: &[u8]) -> Option<Header> {
         let (&[first, second], mut rest) = input.split_first_chunk()?;
         let length = match second & 0x7f {
@@ -80,8 +80,8 @@ impl Header {
         })
     }
 
-    /// Whether the length stands in its shortest form and is below 2^63, as
-    /// the section demands.
+    /// Returns whether the length has its shortest form and is below 2^63, which
+    /// RFC 6455 §5.2 requires.
     pub(super) fn is_length_minimal(&self) -> bool {
         let length_bytes = match self.length {
             0..=125 => 0,
@@ -94,9 +94,9 @@ impl Header {
 }
 
 fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
-    let (taken, rest) = input.split_first_chunk()?;
+    let (bytes, rest) = input.split_first_chunk()?;
     *input = rest;
-    Some(*taken)
+    Some(*bytes)
 }
 
 #[cfg(test)]
@@ -122,9 +122,10 @@ mod tests {
     }
 
     proptest! {
-        /// tungstenite's parser fails on a reserved opcode.
+        /// Compares both parsers. tungstenite rejects a reserved opcode, and this
+        /// parser returns it.
         #[test]
-        fn the_parser_reads_what_tungstenite_reads(
+        fn the_parser_returns_the_same_header_as_tungstenite(
             first: u8,
             second: u8,
             rest in proptest::collection::vec(any::<u8>(), 0..13),

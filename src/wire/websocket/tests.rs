@@ -17,7 +17,7 @@ const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 const FINAL: u8 = 0x80;
 
-/// A client's frame of `first` and `payload`, masked.
+/// Returns a client's masked frame with the first byte `first` and `payload`.
 fn client(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = header(first, payload.len() as u64);
     let mask = [0x37, 0xfa, 0x21, 0x3d];
@@ -25,7 +25,7 @@ fn client(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The header alone of a client's frame that announces `length` bytes.
+/// Returns only the header of a client's frame that announces `length` bytes.
 fn header(first: u8, length: u64) -> Vec<u8> {
     let mut out = vec![first];
     match length {
@@ -45,29 +45,30 @@ fn header(first: u8, length: u64) -> Vec<u8> {
 
 type Outcome = (Vec<Incoming>, Option<Violation>);
 
-/// What comes of `pieces`, fed one after the other.
+/// Decodes `pieces` one after the other. Returns the messages and the protocol
+/// error.
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let mut decoder = Decoder::default();
-    let mut seen = Vec::new();
+    let mut messages = Vec::new();
     for piece in pieces {
-        let fed = decoder.feed(piece, LIMITS, |incoming| seen.push(incoming));
-        if let Err(violation) = fed {
-            return (seen, Some(violation));
+        let result = decoder.feed(piece, LIMITS, |incoming| messages.push(incoming));
+        if let Err(violation) = result {
+            return (messages, Some(violation));
         }
     }
-    (seen, None)
+    (messages, None)
 }
 
 #[track_caller]
 fn check(frames: &[Vec<u8>], expected: &[Incoming], close: Option<Close>) {
     let bytes = frames.concat();
-    for (how, outcome) in [
-        ("at once", decode([bytes.as_slice()])),
-        ("byte by byte", decode(bytes.chunks(1))),
-        ("in sevens", decode(bytes.chunks(7))),
+    for (pieces, outcome) in [
+        ("in one piece", decode([bytes.as_slice()])),
+        ("in pieces of one byte", decode(bytes.chunks(1))),
+        ("in pieces of seven bytes", decode(bytes.chunks(7))),
     ] {
-        assert_eq!(outcome.0, expected, "{how}");
-        assert_eq!(outcome.1.map(|violation| violation.close), close, "{how}");
+        assert_eq!(outcome.0, expected, "{pieces}");
+        assert_eq!(outcome.1.map(|violation| violation.close), close, "{pieces}");
     }
 }
 
@@ -80,7 +81,7 @@ fn closed(code: Option<u16>, reason: &str) -> Incoming {
 }
 
 #[test]
-fn whole_messages() {
+fn a_message_of_one_frame_is_decoded() {
     check(&[client(FINAL | TEXT, b"hello")], &[text_of("hello")], None);
     check(&[client(FINAL | TEXT, b"")], &[text_of("")], None);
     check(&[client(FINAL | BINARY, b"\xff\0")], &[Incoming::Binary(b"\xff\0"[..].into())], None);
@@ -94,7 +95,7 @@ fn whole_messages() {
 }
 
 #[test]
-fn fragments_with_control_frames_between() {
+fn control_frames_are_decoded_between_the_fragments_of_a_message() {
     check(
         &[
             client(TEXT, b"one \xc5"),
@@ -116,7 +117,7 @@ fn fragments_with_control_frames_between() {
 }
 
 #[test]
-fn closes() {
+fn a_close_frame_is_accepted_with_a_valid_code_only() {
     check(&[client(CLOSE, b"")], &[closed(None, "")], None);
     check(&[client(CLOSE, b"\x03\xe8")], &[closed(Some(1000), "")], None);
     check(&[client(CLOSE, b"\x0f\xa1why")], &[closed(Some(4001), "why")], None);
@@ -131,7 +132,7 @@ fn closes() {
 }
 
 #[test]
-fn nothing_after_a_close_is_read() {
+fn bytes_after_a_close_frame_are_dropped() {
     check(
         &[client(CLOSE, b""), client(FINAL | TEXT, b"late"), vec![0xff; 20]],
         &[closed(None, "")],
@@ -140,17 +141,17 @@ fn nothing_after_a_close_is_read() {
 }
 
 #[test]
-fn nothing_after_a_violation_is_read() {
+fn bytes_after_a_protocol_error_are_dropped() {
     let mut decoder = Decoder::default();
     let reserved = client(FINAL | 0x03, b"");
-    assert!(decoder.feed(&reserved, LIMITS, |_| panic!("nothing is whole")).is_err());
-    let fine = client(FINAL | TEXT, b"fine");
-    assert_eq!(decoder.feed(&fine, LIMITS, |_| panic!("it is dropped")), Ok(()));
+    assert!(decoder.feed(&reserved, LIMITS, |_| panic!("no message is complete")).is_err());
+    let valid = client(FINAL | TEXT, b"valid");
+    assert_eq!(decoder.feed(&valid, LIMITS, |_| panic!("the message must be dropped")), Ok(()));
     assert_eq!(decoder.buffered_bytes(), 0);
 }
 
 #[test]
-fn what_rfc_6455_forbids() {
+fn frames_that_rfc_6455_forbids_are_protocol_errors() {
     let protocol = |frames: &[Vec<u8>]| check(frames, &[], Some(Close::Protocol));
     protocol(&[vec![FINAL | TEXT, 5, b'h', b'e', b'l', b'l', b'o']]); // unmasked
     for reserved_bit in [0x40, 0x20, 0x10] {
@@ -170,36 +171,36 @@ fn what_rfc_6455_forbids() {
     protocol(&[client(FINAL | CONTINUE, b"x")]);
     protocol(&[client(TEXT, b"x"), client(FINAL | TEXT, b"y")]);
     protocol(&[client(TEXT, b"x"), client(BINARY, b"y")]);
-    // A length in a longer form than it needs, and one of 64 bits.
+    // Lengths that are not in their shortest form, and a length of 64 bits.
     protocol(&[vec![FINAL | TEXT, 0x80 | 0x7e, 0, 5, 0, 0, 0, 0]]);
     protocol(&[vec![FINAL | TEXT, 0x80 | 0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]]);
     protocol(&[header(FINAL | TEXT, u64::MAX)]);
 }
 
 #[test]
-fn what_came_whole_before_a_violation_counts() {
+fn a_complete_message_before_a_protocol_error_is_delivered() {
     check(
-        &[client(FINAL | TEXT, b"good"), client(FINAL | 0x07, b"")],
-        &[text_of("good")],
+        &[client(FINAL | TEXT, b"valid"), client(FINAL | 0x07, b"")],
+        &[text_of("valid")],
         Some(Close::Protocol),
     );
 }
 
 #[test]
-fn text_that_is_not_utf8_fails_at_once() {
-    for bad in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"] {
-        check(&[client(FINAL | TEXT, bad)], &[], Some(Close::NotUtf8));
-        check(&[client(TEXT, bad)], &[], Some(Close::NotUtf8));
+fn text_that_is_not_utf8_is_rejected_at_its_first_invalid_byte() {
+    for invalid in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"] {
+        check(&[client(FINAL | TEXT, invalid)], &[], Some(Close::NotUtf8));
+        check(&[client(TEXT, invalid)], &[], Some(Close::NotUtf8));
     }
     check(&[client(FINAL | TEXT, b"cut \xc5")], &[], Some(Close::NotUtf8));
     check(&[client(TEXT, b"\xce\xba"), client(CONTINUE, b"\xf4\x90")], &[], Some(Close::NotUtf8));
-    let mut unended = client(FINAL | TEXT, b"\xff and more");
-    unended.truncate(7);
-    check(&[unended], &[], Some(Close::NotUtf8));
+    let mut incomplete = client(FINAL | TEXT, b"\xff and more");
+    incomplete.truncate(7);
+    check(&[incomplete], &[], Some(Close::NotUtf8));
 }
 
 #[test]
-fn too_big_fails_at_the_header() {
+fn a_message_above_the_limit_is_rejected_at_its_header() {
     let too_big = |frames: &[Vec<u8>]| check(frames, &[], Some(Close::TooBig));
     too_big(&[header(FINAL | TEXT, 1001)]);
     too_big(&[header(FINAL | BINARY, i64::MAX as u64)]);
@@ -209,7 +210,7 @@ fn too_big_fails_at_the_header() {
 }
 
 #[test]
-fn too_many_fragments_fail() {
+fn a_message_with_too_many_fragments_is_rejected() {
     let mut frames = vec![client(TEXT, b"")];
     frames.extend(vec![client(CONTINUE, b""); 7]);
     check(&frames, &[], None);
@@ -221,8 +222,8 @@ fn too_many_fragments_fail() {
 }
 
 #[test]
-fn frames_that_say_nothing_are_counted() {
-    let counted = |frames: &[Vec<u8>]| {
+fn control_frames_and_empty_fragments_are_counted() {
+    let count = |frames: &[Vec<u8>]| {
         let mut decoder = Decoder::default();
         for byte in frames.concat() {
             decoder.feed(&[byte], LIMITS, drop).unwrap();
@@ -231,39 +232,39 @@ fn frames_that_say_nothing_are_counted() {
         assert_eq!(decoder.take_control_frames(), 0);
         count
     };
-    assert_eq!(counted(&[client(FINAL | TEXT, b""), client(FINAL | BINARY, b"x")]), 0);
-    assert_eq!(counted(&[client(TEXT, b"a"), client(FINAL | CONTINUE, b"b")]), 0);
-    assert_eq!(counted(&[client(PING, b"p"), client(PONG, b"")]), 2);
+    assert_eq!(count(&[client(FINAL | TEXT, b""), client(FINAL | BINARY, b"x")]), 0);
+    assert_eq!(count(&[client(TEXT, b"a"), client(FINAL | CONTINUE, b"b")]), 0);
+    assert_eq!(count(&[client(PING, b"p"), client(PONG, b"")]), 2);
     let empty = [client(TEXT, b""), client(CONTINUE, b""), client(FINAL | CONTINUE, b"")];
-    assert_eq!(counted(&empty), 3);
+    assert_eq!(count(&empty), 3);
 }
 
 #[test]
-fn an_announced_length_takes_no_memory() {
+fn an_announced_length_allocates_no_memory() {
     let limits = Limits { message_bytes_max: usize::MAX, ..LIMITS };
     let mut decoder = Decoder::default();
     let frame = [header(FINAL | BINARY, 1 << 40), vec![0; 100]].concat();
-    assert_eq!(decoder.feed(&frame, limits, |_| panic!("nothing is whole")), Ok(()));
+    assert_eq!(decoder.feed(&frame, limits, |_| panic!("no message is complete")), Ok(()));
     assert!(decoder.unfinished());
     assert_eq!(decoder.buffered_bytes(), 100);
 }
 
 #[test]
-fn between_messages_nothing_is_kept() {
+fn a_decoder_between_messages_has_no_heap_memory() {
     assert!(size_of::<Decoder>() <= 80, "{}", size_of::<Decoder>());
     let mut decoder = Decoder::default();
     assert!(!decoder.unfinished());
     let frames = [client(TEXT, b"a"), client(PING, b"p"), client(FINAL | CONTINUE, b"b")].concat();
-    for (fed, &byte) in frames.iter().enumerate() {
+    for (at, &byte) in frames.iter().enumerate() {
         decoder.feed(&[byte], LIMITS, drop).unwrap();
-        assert_eq!(decoder.unfinished(), fed + 1 < frames.len());
+        assert_eq!(decoder.unfinished(), at + 1 < frames.len());
     }
     assert_eq!(decoder.buffered_bytes(), 0);
     assert!(decoder.message.is_none());
 }
 
 #[test]
-fn server_frames() {
+fn server_frames_have_the_bytes_of_rfc_6455() {
     assert_eq!(&text(b"hi")[..], b"\x81\x02hi");
     assert_eq!(&text(&[b'x'; 126])[..4], b"\x81\x7e\x00\x7e");
     assert_eq!(&text(&vec![b'x'; 65536])[..10], b"\x81\x7f\0\0\0\0\0\x01\0\0");
@@ -277,10 +278,10 @@ fn server_frames() {
 }
 
 #[test]
-fn a_close_frame_holds_as_much_detail_as_fits() {
-    for reason in Close::ALL {
+fn the_detail_of_a_close_frame_is_truncated_at_a_character() {
+    for code in Close::ALL {
         for pad in 0..4 {
-            let frame = close(reason, &("x".repeat(pad) + &"ż".repeat(100)));
+            let frame = close(code, &("x".repeat(pad) + &"ż".repeat(100)));
             assert!((126..=127).contains(&frame.len()), "{} bytes", frame.len());
             assert_eq!(usize::from(frame[1]), frame.len() - 2);
             assert!(std::str::from_utf8(&frame[4..]).is_ok());
@@ -288,8 +289,8 @@ fn a_close_frame_holds_as_much_detail_as_fits() {
     }
 }
 
-/// Frames as another implementation writes them: valid ones mostly, with some
-/// that break each rule.
+/// Returns frames that another implementation encodes. Most of them are valid,
+/// and some break a rule.
 fn foreign_frames() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         "\\PC{0,40}".prop_map(String::into_bytes),
@@ -314,14 +315,14 @@ fn foreign_frames() -> impl Strategy<Value = Vec<u8>> {
             header.mask = (quirk > 0).then_some(mask);
             header.rsv1 = quirk == 2;
             let mut out = Vec::new();
-            frame.format(&mut out).expect("a Vec takes every write");
+            frame.format(&mut out).expect("a write to a Vec never fails");
             out
         },
     );
     vec(frame, 0..12).prop_map(|frames| frames.concat())
 }
 
-/// `bytes` in pieces whose lengths go round `lengths`.
+/// Splits `bytes` into pieces. Their lengths are `lengths`, repeated.
 fn pieces<'a>(mut bytes: &'a [u8], lengths: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let mut lengths = lengths.iter().cycle();
     std::iter::from_fn(move || {
@@ -330,8 +331,8 @@ fn pieces<'a>(mut bytes: &'a [u8], lengths: &'a [usize]) -> impl Iterator<Item =
     })
 }
 
-/// A message whose fragments are cut at `cuts`, each of the client's frames
-/// followed by a ping.
+/// Returns a message in fragments with the lengths `cuts` and a last fragment
+/// with the rest. A ping follows each fragment except the last.
 fn fragmented(message: &[u8], cuts: &[usize]) -> Vec<u8> {
     let mut rest = message;
     let mut out = Vec::new();
@@ -346,7 +347,7 @@ fn fragmented(message: &[u8], cuts: &[usize]) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn how_the_network_cuts_changes_nothing(
+    fn the_result_does_not_depend_on_the_sizes_of_the_reads(
         bytes in prop_oneof![foreign_frames(), vec(any::<u8>(), 0..200)],
         lengths in vec(1usize..64, 1..8),
     ) {
@@ -356,29 +357,29 @@ proptest! {
     }
 
     #[test]
-    fn every_cut_in_two_gives_the_same(bytes in foreign_frames()) {
+    fn a_split_at_any_byte_gives_the_same_result(bytes in foreign_frames()) {
         let whole = decode([bytes.as_slice()]);
         for cut in 0..bytes.len() {
             let (left, right) = bytes.split_at(cut);
-            prop_assert_eq!(&decode([left, right]), &whole, "cut at {}", cut);
+            prop_assert_eq!(&decode([left, right]), &whole, "split at {}", cut);
         }
     }
 
     #[test]
-    fn fragments_make_the_message(
+    fn fragments_are_joined_to_the_message(
         message in "\\PC{0,200}",
         cuts in vec(0usize..60, 0..7),
         lengths in vec(1usize..64, 1..8),
     ) {
         let bytes = fragmented(message.as_bytes(), &cuts);
-        let (mut seen, violation) = decode(pieces(&bytes, &lengths));
+        let (mut messages, violation) = decode(pieces(&bytes, &lengths));
         prop_assert_eq!(violation, None);
-        prop_assert_eq!(seen.pop(), Some(Incoming::Text(message)));
-        prop_assert_eq!(seen.len(), cuts.len());
+        prop_assert_eq!(messages.pop(), Some(Incoming::Text(message)));
+        prop_assert_eq!(messages.len(), cuts.len());
     }
 
     #[test]
-    fn what_is_buffered_is_at_most_twice_the_limit(bytes in vec(any::<u8>(), 0..3000)) {
+    fn the_buffers_are_at_most_twice_the_limit(bytes in vec(any::<u8>(), 0..3000)) {
         let mut decoder = Decoder::default();
         let frames = [client(TEXT, b""), header(CONTINUE, 1000), bytes].concat();
         for piece in frames.chunks(50) {

@@ -1,4 +1,4 @@
-//! Against `serde_json`, on generated and on damaged text.
+//! Comparison with `serde_json` on generated and on damaged text.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::super::*;
 
-/// Values whose numbers `serde_json` compares as they are.
+/// Returns random values whose numbers `serde_json` compares exactly.
 fn value() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![
         Just(Value::Null),
@@ -26,7 +26,7 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-d]", "[ -~]{0,12}", any::<String>(), "[\u{0}-\u{1f}\"\\\\é😀x]{0,20}"]
 }
 
-/// Spells `value` with white space and escapes where `noise` says so.
+/// Writes `value` with random white space and escapes, which `noise` selects.
 fn spell(value: &Value, noise: &mut impl Iterator<Item = u8>, out: &mut Vec<u8>) {
     if let Some(byte @ 0..4) = noise.next() {
         out.extend(&b" \n\t\r"[usize::from(byte)..]);
@@ -84,7 +84,7 @@ fn spelled() -> impl Strategy<Value = (Value, Vec<u8>)> {
     })
 }
 
-/// Bytes that tend to make JSON, good or bad.
+/// Returns random bytes that are frequent in JSON.
 fn byte() -> impl Strategy<Value = u8> {
     prop_oneof![
         4 => proptest::sample::select(&br#"{}[]",:\u0dD8cC19-+.eE tfnrab/"#[..]),
@@ -96,7 +96,7 @@ fn read(text: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(text)
 }
 
-fn through_everything(a: &[u8], b: &[u8]) {
+fn call_every_function(a: &[u8], b: &[u8]) {
     let name = String::from_utf8_lossy(b);
     let mut out = Vec::new();
     let _ = (Json::parse(a), member(a, &name), scalar_text(a), string(a));
@@ -112,7 +112,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn compact_text_has_the_same_value((value, text) in spelled()) {
+    fn a_compacted_text_has_the_same_value((value, text) in spelled()) {
         let json = Json::parse(&text).unwrap();
         prop_assert_eq!(&read(json.as_bytes()).unwrap(), &value);
         prop_assert_eq!(Json::parse(json.as_bytes()), Ok(json.clone()));
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_text_is_taken_where_serde_json_takes_it(
+    fn damaged_text_is_accepted_if_serde_json_accepts_it(
         (_, mut text) in spelled(),
         edits in vec((any::<prop::sample::Index>(), byte(), 0..3_u8), 0..4),
     ) {
@@ -140,16 +140,16 @@ proptest! {
                 _ => text.insert(at, byte),
             }
         }
-        agree(&text)?;
+        check_agreement(&text)?;
     }
 
     #[test]
-    fn random_text_is_taken_where_serde_json_takes_it(text in vec(byte(), 0..16)) {
-        agree(&text)?;
+    fn random_text_is_accepted_if_serde_json_accepts_it(text in vec(byte(), 0..16)) {
+        check_agreement(&text)?;
     }
 
     #[test]
-    fn a_quoted_text_reads_back(text: String) {
+    fn a_quoted_text_is_read_back_unchanged(text: String) {
         let mut out = Vec::new();
         quote(&text, &mut out);
         prop_assert_eq!(Json::parse(&out).map(Json::into_bytes), Ok(out.clone().into()));
@@ -158,7 +158,10 @@ proptest! {
     }
 
     #[test]
-    fn merge_patch_is_that_of_the_rfc((target, a) in spelled(), (patch, b) in spelled()) {
+    fn a_merge_patch_has_the_result_of_the_algorithm_in_rfc_7396(
+        (target, a) in spelled(),
+        (patch, b) in spelled(),
+    ) {
         let [a, b] = [a, b].map(|text| Json::parse(&text).unwrap());
         let mut out = Vec::new();
         merge_patch(a.as_bytes(), b.as_bytes(), &mut out);
@@ -167,7 +170,11 @@ proptest! {
     }
 
     #[test]
-    fn a_first_member_comes_first((_, text) in spelled(), name in text(), drop in text()) {
+    fn the_new_first_member_precedes_all_members(
+        (_, text) in spelled(),
+        name in text(),
+        drop in text(),
+    ) {
         let json = Json::parse(&text).unwrap();
         let mut out = Vec::new();
         with_first(json.as_bytes(), &name, b"[1]", &[&drop], &mut out);
@@ -179,31 +186,35 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(a in vec(any::<u8>(), 0..64), b in vec(any::<u8>(), 0..64)) {
-        through_everything(&a, &b);
+    fn arbitrary_bytes_never_panic(a in vec(any::<u8>(), 0..64), b in vec(any::<u8>(), 0..64)) {
+        call_every_function(&a, &b);
     }
 
     #[test]
-    fn no_near_json_panics(a in vec(byte(), 0..64), b in vec(byte(), 0..64)) {
-        through_everything(&a, &b);
-        through_everything(&[b"{\"a\":".as_slice(), &a].concat(), &[b"{\"a\":", &b[..]].concat());
+    fn bytes_that_are_similar_to_json_never_panic(
+        a in vec(byte(), 0..64),
+        b in vec(byte(), 0..64),
+    ) {
+        call_every_function(&a, &b);
+        call_every_function(&[b"{\"a\":".as_slice(), &a].concat(), &[b"{\"a\":", &b[..]].concat());
     }
 }
 
-/// Both take the text, for the same value, or neither does; but a key twice
-/// and a number beyond an `f64` are matters of taste.
-fn agree(text: &[u8]) -> Result<(), TestCaseError> {
+/// Checks that both parsers read the same value from `text`, or that both reject
+/// `text`. There are two exceptions: only `serde_json` accepts a duplicate key, and
+/// only this module accepts a number that exceeds an `f64`.
+fn check_agreement(text: &[u8]) -> Result<(), TestCaseError> {
     let (ours, theirs) = (Json::parse(text), read(text));
     match (&ours, &theirs) {
         (Ok(json), Ok(value)) => prop_assert_eq!(&read(json.as_bytes()).unwrap(), value),
-        (Err(e), Ok(_)) => prop_assert_eq!(e.reason, "the object has this member already"),
+        (Err(e), Ok(_)) => prop_assert_eq!(e.reason, "duplicate member name in the object"),
         (Ok(_), Err(e)) => prop_assert!(e.to_string().starts_with("number out of range"), "{}", e),
         (Err(e), Err(_)) => prop_assert!(e.position <= text.len()),
     }
     Ok(())
 }
 
-/// RFC 7396 §2, word for word.
+/// Returns the result of the algorithm in RFC 7396 §2.
 fn merged(target: Value, patch: &Value) -> Value {
     let Value::Object(patch) = patch else { return patch.clone() };
     let mut target = match target {
@@ -222,9 +233,9 @@ fn merged(target: Value, patch: &Value) -> Value {
 }
 
 #[test]
-fn deep_bytes_overflow_no_stack() {
+fn deep_nesting_does_not_overflow_the_stack() {
     for unit in [r#"{"a":"#, "[", "{", r#"{"a":1,"a":"#] {
         let deep = unit.repeat(5000).into_bytes();
-        through_everything(&deep, &deep);
+        call_every_function(&deep, &deep);
     }
 }
