@@ -1,31 +1,31 @@
-//! What is wrong with a configuration, and where it was written.
+//! Errors in a configuration, and their source.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One thing wrong with a configuration. Prints as one line, as in
-/// `config.toml:12: streams.retry: the range ends before it starts`.
+/// One error in a configuration. `Display` writes it as one line, for example
+/// `config.toml:12: streams.heartbeat: must be greater than zero`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where the value was given.
+    /// The source of the value.
     pub source: Source,
-    /// The line in the file, from 1; none for other sources and where the
-    /// file as a whole is meant.
+    /// The line in the file, from 1. It is `None` for the other sources, and for
+    /// an error of the whole file.
     pub line: Option<u32>,
-    /// The key as a path with dots; empty where no key is meant.
+    /// The key as a path with dots. It is empty if the error has no key.
     pub key: String,
-    /// What is wrong with it.
+    /// The error and what to do.
     pub message: String,
 }
 
-/// Where a value was given.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// In this file.
+    /// The file with this path.
     File(PathBuf),
-    /// In the environment variable of this name.
+    /// The environment variable with this name.
     Variable(String),
-    /// On the command line, by `--set`.
+    /// The flag `--set` of the command line.
     Flag,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Fault {
             write!(f, ":{line}")?;
         }
         if !self.key.is_empty() {
-            // A quoted key may have a line feed in it; a fault is one line.
+            // A quoted key can contain a line feed, and an error must be one line.
             write!(f, ": {}", self.key.escape_debug())?;
         }
         write!(f, ": {}", self.message)

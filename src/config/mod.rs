@@ -1,10 +1,9 @@
-//! The configuration: what the file, the environment and the command line
-//! ask for, checked as a whole and put together from each layer's settings.
+//! The configuration from the file, the environment and the command line.
 //!
-//! A text becomes a tree of values that know where they were given (`tree`,
-//! `overlay`); reading the tree (`section`, `read`, `names`) asks for every
-//! key by name, kind and default, and collects all faults instead of ending
-//! at the first.
+//! `tree` and `overlay` parse the texts into a tree of values. Each value knows
+//! the source that set it. `section`, `read` and `names` read every known key
+//! from the tree with its type and default, and build the settings of all layers.
+//! They collect all errors and do not stop at the first one.
 
 mod fault;
 mod names;
@@ -25,41 +24,45 @@ use crate::{api, deliver, hub, log, server};
 use section::Findings;
 use tree::Table;
 
-/// Every layer's settings. There is no other way to have one than a checked
-/// configuration, so no layer checks again.
+/// The settings of all layers. Only a valid configuration becomes a `Config`, so
+/// the layers do not check the settings again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Sockets.
+    /// The settings of listeners and connections.
     pub server: server::Settings,
-    /// The engine.
+    /// The settings of the log engine.
     pub log: log::Settings,
-    /// The logs: of each collection, then of each topic of its own, in the
-    /// file's order.
+    /// The logs: one for each collection, then one for each topic that is not a
+    /// view. They have the order of the file.
     pub logs: Vec<log::Spec>,
-    /// Fan-out.
+    /// The settings of the fan-out.
     pub hub: hub::Settings,
-    /// Streams.
+    /// The settings of streams.
     pub deliver: deliver::Settings,
-    /// Requests, and the collections and topics.
+    /// The settings of requests, and the collections and topics.
     pub api: api::Settings,
 }
 
 impl Default for Config {
-    /// What holds without a file: `config.toml` at the top of the repository.
+    /// Returns the defaults. `config.toml` at the root of the repository lists
+    /// them.
     fn default() -> Config {
         checked(&Table::new()).0
     }
 }
 
-/// Reads the file at `path` (none: the defaults), lays `env`'s
-/// `STREAMGATE_SECTION__KEY` variables over it and then `sets`, each
-/// `key.path=value`, and checks the result. Blocks on the disk.
+/// Loads and checks the configuration. This function blocks on the disk.
+///
+/// The sources are the file at `path`, then the variables
+/// `STREAMGATE_SECTION__KEY` in `env`, then the flags in `sets`, each
+/// `key.path=value`. A later source overrides an earlier one. Without a path, the
+/// defaults apply instead of a file.
 ///
 /// # Errors
-/// Every fault that was found, in the order of the file, then of the
-/// variables by name, then of the flags. A file that is not TOML is not
-/// looked at further.
+/// All errors in the configuration: the errors of the file in the order of its
+/// lines, then of the variables by name, then of the flags. If the file is not
+/// TOML, only its syntax errors are returned.
 pub fn load(
     path: Option<&Path>,
     sets: &[String],
@@ -83,7 +86,7 @@ fn text(path: &Path) -> Result<String, Fault> {
         source: Source::File(path.to_owned()),
         line: None,
         key: String::new(),
-        message: format!("cannot be read: {error}"),
+        message: format!("the file cannot be read: {error}"),
     })
 }
 

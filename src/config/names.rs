@@ -1,4 +1,4 @@
-//! The names of collections and topics, and what depends on them.
+//! The names of collections, topics, resources and event types.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,15 @@ use crate::log::Medium;
 use crate::store::Retention;
 use crate::wire::Kind;
 
-/// What a collection's events are called, which a view may ask for.
+/// The default collection: its name and its resource name.
 const DEFAULT_COLLECTION: (&str, &str) = ("orders", "order");
+
+/// The default view of the default collection: its name and its event types.
 const DEFAULT_VIEW: (&str, [&str; 2]) = ("order-updates", ["order-created", "order-updated"]);
 
-/// The names met so far: one set for collections and topics, since each is
-/// the name of a log, a label of metrics and a word in commands.
+/// The names that were read so far. A collection and a topic cannot have the same
+/// name, because the name identifies a log, a label of metrics and a target of
+/// commands.
 #[derive(Default)]
 pub(super) struct Names {
     collections: BTreeSet<String>,
@@ -23,7 +26,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// The name of a collection, if it may be one.
+    /// Checks and registers the name of a collection.
     pub(super) fn collection(
         &mut self,
         s: &mut Section<'_, '_>,
@@ -34,7 +37,7 @@ impl Names {
         Some(name)
     }
 
-    /// The name of a topic, if it may be one.
+    /// Checks and registers the name of a topic.
     pub(super) fn topic(
         &mut self,
         s: &mut Section<'_, '_>,
@@ -45,7 +48,7 @@ impl Names {
         Some(name)
     }
 
-    /// The collection that a view is of, if there is such a one.
+    /// Checks that the collection of a view exists.
     pub(super) fn viewed(
         &self,
         s: &mut Section<'_, '_>,
@@ -53,12 +56,12 @@ impl Names {
     ) -> Option<String> {
         let collection = collection?;
         if !self.collections.contains(&collection) {
-            s.fault("collection", format!("there is no collection {collection:?}"));
+            s.fault("collection", format!("no collection named {collection:?}"));
         }
         Some(collection)
     }
 
-    /// The collection that there is when the file lists none.
+    /// Returns the collection that is used if the file lists no collections.
     pub(super) fn default_collection(&mut self, overflow: Overflow) -> api::CollectionSettings {
         let (name, resource) = DEFAULT_COLLECTION;
         self.collections.insert(name.to_owned());
@@ -70,8 +73,9 @@ impl Names {
         }
     }
 
-    /// The view that there is when the file lists no topics; none where the
-    /// file's collections leave no place for it.
+    /// Returns the view that is used if the file lists no topics. Returns `None`
+    /// if the collections of the file lack the viewed collection, or if one of
+    /// them has the name of the view.
     pub(super) fn default_view(
         &self,
         collections: &[api::CollectionSettings],
@@ -85,7 +89,7 @@ impl Names {
         Some(api::TopicSettings {
             name: name.to_owned(),
             collection: Some(collection.to_owned()),
-            types: types.iter().filter_map(|kind| EventType::new(kind).ok()).collect(),
+            types: types.iter().filter_map(|text| EventType::new(text).ok()).collect(),
             retention: Retention::default(),
             overflow: viewed.overflow,
             durability: Medium::Disk,
@@ -99,17 +103,17 @@ impl Names {
             }
             return None;
         };
-        let taken = if self.collections.contains(&name) {
+        let owner = if self.collections.contains(&name) {
             Some("a collection")
         } else if self.topics.contains(&name) {
             Some("a topic")
         } else {
             None
         };
-        let message = if let Some(taken) = taken {
-            format!("{name:?} is already the name of {taken}")
-        } else if let Err(why) = name_of_log(&name) {
-            format!("{name:?} is no name of {what}: {why}")
+        let message = if let Some(owner) = owner {
+            format!("{name:?} is already the name of {owner}; use another name")
+        } else if let Err(why) = check_log_name(&name) {
+            format!("{name:?} is not a valid name of {what}: {why}")
         } else {
             return Some(name);
         };
@@ -118,9 +122,9 @@ impl Names {
     }
 }
 
-/// A name stands as one segment of a path, so a colon, which a resource id
-/// may have, is not in it.
-fn name_of_log(name: &str) -> Result<(), String> {
+/// Checks the name of a collection or topic. The name is a path segment. Unlike a
+/// resource id, the name cannot have a colon.
+fn check_log_name(name: &str) -> Result<(), String> {
     if name.len() > NAME_BYTES_MAX {
         return Err(BadName::TooLong.to_string());
     }
@@ -134,8 +138,8 @@ fn name_of_log(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What a resource of the collection `name` is called; without the key, the
-/// collection's name less a final `s`.
+/// Checks the resource name of the collection `name`. Without the key `resource`,
+/// the resource name is the name of the collection without a final `s`.
 pub(super) fn resource(
     s: &mut Section<'_, '_>,
     name: &str,
@@ -150,20 +154,24 @@ pub(super) fn resource(
     };
     let resource = resource.unwrap_or_else(singular);
     if let Err(why) = Kind::collection(&resource) {
-        let message = format!("{resource:?} makes no event types such as \"order-created\": {why}");
+        let message = format!(
+            "{resource:?} cannot be the first part of event types such as \"order-created\": {why}"
+        );
         s.fault("resource", message);
         return None;
     }
     Some(resource)
 }
 
-/// The event types that a view shows.
+/// Reads the event types of a view.
 pub(super) fn types(s: &mut Section<'_, '_>) -> Vec<EventType> {
     let mut types = Vec::new();
     for (place, text) in s.texts("types") {
         match EventType::new(&text) {
-            Ok(kind) => types.push(kind),
-            Err(why) => s.fault_at(&place, "types", format!("{text:?} is no event type: {why}")),
+            Ok(event_type) => types.push(event_type),
+            Err(why) => {
+                s.fault_at(&place, "types", format!("{text:?} is not an event type: {why}"));
+            }
         }
     }
     types

@@ -1,16 +1,16 @@
-//! The environment and `--set`, laid over what the file says.
+//! The environment and `--set`, which override the values of the file.
 
 use toml::de::DeValue;
 
 use super::fault::{Fault, Source};
 use super::tree::{Node, Place, Table, Value};
 
-/// What the name of a variable that sets a key begins with.
+/// The prefix of the variables that set keys.
 const PREFIX: &str = "STREAMGATE_";
 
-/// Sets what the variables name: `STREAMGATE_SECTION__KEY`, two underscores
-/// between levels. Names without two underscores are not keys
-/// (`STREAMGATE_LOG`).
+/// Sets the keys that the variables name: `STREAMGATE_SECTION__KEY`, with two
+/// underscores between the levels. A variable without two consecutive underscores
+/// sets no key, for example `STREAMGATE_LOG`.
 pub(super) fn environment(
     table: &mut Table,
     variables: impl Iterator<Item = (String, String)>,
@@ -26,7 +26,7 @@ pub(super) fn environment(
     }
 }
 
-/// Sets what each `key.path=value` says.
+/// Sets the key of each `key.path=value`.
 pub(super) fn flags(table: &mut Table, sets: &[String], faults: &mut Vec<Fault>) {
     for pair in sets {
         match pair.split_once('=') {
@@ -35,7 +35,7 @@ pub(super) fn flags(table: &mut Table, sets: &[String], faults: &mut Vec<Fault>)
                 source: Source::Flag,
                 line: None,
                 key: pair.clone(),
-                message: "has no value; write key.path=value".to_owned(),
+                message: "the value is missing; write key.path=value".to_owned(),
             }),
         }
     }
@@ -54,8 +54,8 @@ fn set(table: &mut Table, key: &str, text: &str, source: Source, faults: &mut Ve
     }
 }
 
-/// The text as a TOML value if it is one, else as it stands, so that neither
-/// a shell nor a compose file has to quote twice.
+/// Parses the text as a TOML value. A text that is not TOML is a string, so the
+/// user does not have to quote twice in a shell or a compose file.
 fn value(text: &str, place: &Place) -> Value {
     match DeValue::parse(text) {
         Ok(parsed) => Value::parsed(parsed.get_ref(), &|_| place.clone()),
@@ -63,23 +63,24 @@ fn value(text: &str, place: &Place) -> Value {
     }
 }
 
-/// More levels than any key has. Inserting goes down them one by one.
+/// The largest number of levels in a key. No known key has so many. The limit
+/// bounds the recursion of `insert`.
 const LEVELS_MAX: usize = 8;
 
 fn insert(table: &mut Table, key: &str, node: Node, place: &Place) -> Result<(), &'static str> {
     if key.split('.').count() > LEVELS_MAX {
-        return Err("unknown key: no key has so many levels");
+        return Err("unknown key; a key has at most 8 levels");
     }
     let (first, rest) = key.split_once('.').unwrap_or((key, ""));
     if matches!(first, "collections" | "topics") {
-        return Err("only the file sets a list of tables");
+        return Err("a list of tables can only be set in the file");
     }
     if rest.is_empty() {
         if matches!(node.value, Value::Table(_)) {
-            return Err("is set one key at a time");
+            return Err("a table cannot be set as a whole; set each of its keys");
         }
-        // A value in place of a table is what the file may not say either;
-        // reading it names the fault.
+        // A value for a key that must be a table is an error. Section::section
+        // reports the error later, as for a value in the file.
         table.insert(first.to_owned(), node);
         return Ok(());
     }
@@ -88,6 +89,6 @@ fn insert(table: &mut Table, key: &str, node: Node, place: &Place) -> Result<(),
         .or_insert_with(|| Node { place: place.clone(), value: Value::Table(Table::new()) });
     match &mut under.value {
         Value::Table(inner) => insert(inner, rest, node, place),
-        _ => Err("unknown key: what it is under is a value, not a table"),
+        _ => Err("unknown key; the level above the key is a value and not a table"),
     }
 }

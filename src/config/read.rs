@@ -1,5 +1,6 @@
-//! What each key means: from a tree to the settings of every layer, with the
-//! defaults (`config.toml` at the top of the repository says the same).
+//! The known keys with their types and defaults, and the settings of all layers
+//! that they set. `config.toml` at the root of the repository lists the same
+//! defaults.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -78,8 +79,8 @@ struct Limits {
     memory: u64,
 }
 
-/// Reads the whole tree. What has a fault is at its default in the result,
-/// which is then only good for finding more faults.
+/// Reads the whole tree. A key with an error has its default in the result. In
+/// that case the result must only be used to find more errors.
 pub(super) fn config(root: &mut Section<'_, '_>) -> Config {
     let server = root.section("server", server_keys);
     let storage = root.section("storage", storage_keys);
@@ -150,7 +151,7 @@ fn compose(
             catchup_concurrency: streams.catchup_concurrency,
             resource_bytes_max: limits.body_bytes,
         },
-        // A resource that makes no event types is a fault of its own.
+        // specs() fails only for an invalid resource name, which is reported above.
         logs: api.specs().unwrap_or_default(),
         hub: hub::Settings {
             heartbeat: streams.heartbeat,
@@ -184,7 +185,8 @@ fn server_keys(s: &mut Section<'_, '_>) -> Server {
     if server.listen == server.admin_listen && server.listen.port() != 0 {
         let key = if s.has("admin_listen") { "admin_listen" } else { "listen" };
         let address = server.listen;
-        s.fault(key, format!("server.listen and server.admin_listen are both \"{address}\""));
+        let message = "server.listen and server.admin_listen must be different; both are";
+        s.fault(key, format!("{message} \"{address}\""));
     }
     server
 }
@@ -196,7 +198,9 @@ fn proxy_keys(s: &mut Section<'_, '_>) -> (server::ProxyProtocol, api::Proxies) 
     for (place, text) in &listed {
         match parse_network(text) {
             Ok(network) => networks.push(network),
-            Err(why) => s.fault_at(place, "proxies", format!("{text:?} is no network: {why}")),
+            Err(why) => {
+                s.fault_at(place, "proxies", format!("{text:?} is not a network: {why}"));
+            }
         }
     }
     let named = |field: Field| (field.name(), Some(field));
@@ -204,15 +208,15 @@ fn proxy_keys(s: &mut Section<'_, '_>) -> (server::ProxyProtocol, api::Proxies) 
     let field = s.choice("forwarded", Some(Field::XForwardedFor), &fields, &[]);
     let protocol = s.choice("proxy_protocol", Off, &[("off", Off), ("required", Required)], &[]);
     if protocol == Required && listed.is_empty() {
-        let message = "every connection would be closed, since only the proxies in \
-                       server.proxies are believed; list them, as in proxies = [\"10.0.0.0/8\"]";
+        let message = "needs trusted proxies in server.proxies, because all other connections are \
+                       closed; set, for example, proxies = [\"10.0.0.0/8\"]";
         s.fault("proxy_protocol", message.to_owned());
     }
     (protocol, api::Proxies { networks, field })
 }
 
 fn storage_keys(s: &mut Section<'_, '_>) -> Storage {
-    let interval = s.duration("sync_interval", seconds(1), Zero::Refused);
+    let interval = s.duration("sync_interval", seconds(1), Zero::Rejected);
     Storage {
         path: s.text("path").unwrap_or_else(|| "data".to_owned()).into(),
         sync: s.choice(
@@ -225,7 +229,7 @@ fn storage_keys(s: &mut Section<'_, '_>) -> Storage {
             ],
             &[],
         ),
-        tail_bytes: s.bytes("tail_bytes", 16 * MIB, Zero::Refused) as usize,
+        tail_bytes: s.bytes("tail_bytes", 16 * MIB, Zero::Rejected) as usize,
     }
 }
 
@@ -233,7 +237,7 @@ fn stream_keys(s: &mut Section<'_, '_>) -> Streams {
     use api::SseOverload::{Retry, Status};
     use deliver::HeartbeatFormat::{Comment, Event};
     Streams {
-        heartbeat: s.duration("heartbeat", seconds(15), Zero::Refused),
+        heartbeat: s.duration("heartbeat", seconds(15), Zero::Rejected),
         heartbeat_format: s.choice(
             "heartbeat_format",
             Event,
@@ -241,8 +245,8 @@ fn stream_keys(s: &mut Section<'_, '_>) -> Streams {
             &[],
         ),
         retry: s.range("retry", seconds(2)..seconds(5)),
-        ring_events: s.count("ring_events", 1024, Zero::Refused) as usize,
-        ring_bytes: s.bytes("ring_bytes", MIB, Zero::Refused) as usize,
+        ring_events: s.count("ring_events", 1024, Zero::Rejected) as usize,
+        ring_bytes: s.bytes("ring_bytes", MIB, Zero::Rejected) as usize,
         overflow: s.choice("overflow", Overflow::Log, &policies(), &[]),
         overflow_choices: s.choices("overflow_choices", &policies()),
         pace: deliver::Pace {
@@ -251,8 +255,8 @@ fn stream_keys(s: &mut Section<'_, '_>) -> Streams {
         },
         sse_overload: s.choice("sse_overload", Retry, &[("retry", Retry), ("status", Status)], &[]),
         page_cache: s.bytes("page_cache", 16 * MIB, Zero::Allowed) as usize,
-        catchup_concurrency: s.count("catchup_concurrency", 8, Zero::Refused) as usize,
-        batch_size_max: s.count("batch_size_max", 1000, Zero::Refused),
+        catchup_concurrency: s.count("catchup_concurrency", 8, Zero::Rejected) as usize,
+        batch_size_max: s.count("batch_size_max", 1000, Zero::Rejected),
     }
 }
 
@@ -260,12 +264,13 @@ fn policies() -> [(&'static str, Overflow); Overflow::ALL.len()] {
     Overflow::ALL.map(|overflow| (overflow.as_str(), overflow))
 }
 
-/// A rate and how much of it may be saved up: without a word, a second's worth,
-/// since a bucket of no size would refuse everything.
+/// Reads the rate and the burst of a token bucket. If the burst is not set, the
+/// bucket has the tokens of one second, because a bucket of size 0 rejects
+/// everything.
 fn bucket(s: &mut Section<'_, '_>, rate: &'static str, burst: &'static str) -> (u32, u32) {
     let (per_second, at_once) = (s.count(rate, 0, Zero::Allowed), s.count(burst, 0, Zero::Allowed));
     if per_second == 0 && at_once > 0 {
-        s.fault(burst, format!("has no effect without limits.{rate}"));
+        s.fault(burst, format!("has no effect without limits.{rate}; set limits.{rate} too"));
     }
     (per_second, if at_once == 0 { per_second } else { at_once })
 }
@@ -274,7 +279,7 @@ fn limit_keys(s: &mut Section<'_, '_>) -> Limits {
     let (request_rate, request_burst) = bucket(s, "request_rate", "request_burst");
     let (publish_rate, publish_burst) = bucket(s, "publish_rate", "publish_burst");
     Limits {
-        max_connections: s.count("max_connections", 10_000, Zero::Refused) as usize,
+        max_connections: s.count("max_connections", 10_000, Zero::Rejected) as usize,
         max_connections_per_address: s.count("max_connections_per_address", 0, Zero::Allowed)
             as usize,
         request_rate,
@@ -282,14 +287,14 @@ fn limit_keys(s: &mut Section<'_, '_>) -> Limits {
         publish_rate,
         publish_burst,
         control_rate: s.count("control_rate", 200, Zero::Allowed),
-        head_timeout: s.duration("head_timeout", seconds(10), Zero::Refused),
-        body_timeout: s.duration("body_timeout", seconds(10), Zero::Refused),
+        head_timeout: s.duration("head_timeout", seconds(10), Zero::Rejected),
+        body_timeout: s.duration("body_timeout", seconds(10), Zero::Rejected),
         body_rate: s.bytes("body_rate", 256, Zero::Allowed),
-        idle_timeout: s.duration("idle_timeout", seconds(60), Zero::Refused),
-        stall_timeout: s.duration("stall_timeout", seconds(30), Zero::Refused),
-        body_bytes: s.bytes("body_bytes", MIB, Zero::Refused) as usize,
-        message_bytes: s.bytes("message_bytes", MIB, Zero::Refused) as usize,
-        batch_answer_bytes: s.bytes("batch_answer_bytes", 4096 * KIB, Zero::Refused) as usize,
+        idle_timeout: s.duration("idle_timeout", seconds(60), Zero::Rejected),
+        stall_timeout: s.duration("stall_timeout", seconds(30), Zero::Rejected),
+        body_bytes: s.bytes("body_bytes", MIB, Zero::Rejected) as usize,
+        message_bytes: s.bytes("message_bytes", MIB, Zero::Rejected) as usize,
+        batch_answer_bytes: s.bytes("batch_answer_bytes", 4096 * KIB, Zero::Rejected) as usize,
         stream_idle_timeout: s.duration("stream_idle_timeout", Duration::ZERO, Zero::Allowed),
         stream_lifetime: s.duration("stream_lifetime", Duration::ZERO, Zero::Allowed),
         streams_max: Protocol::ALL.map(|protocol| {
@@ -300,7 +305,7 @@ fn limit_keys(s: &mut Section<'_, '_>) -> Limits {
             };
             s.count(key, 0, Zero::Allowed) as usize
         }),
-        http2_streams: s.count("http2_streams", 100, Zero::Refused),
+        http2_streams: s.count("http2_streams", 100, Zero::Rejected),
         memory: s.bytes("memory", 0, Zero::Allowed),
     }
 }
@@ -337,16 +342,16 @@ fn topic(
     );
     if s.has("collection") {
         if s.has("retention") {
-            s.fault("retention", "a view keeps nothing itself; set its collection's".to_owned());
+            let message = "a view uses the log of its collection; set the retention there";
+            s.fault("retention", message.to_owned());
         }
         if s.has("durability") {
-            s.fault(
-                "durability",
-                "a view keeps nothing itself; its collection is on disk".to_owned(),
-            );
+            let message = "a view uses the log of its collection, which is on disk; remove the key";
+            s.fault("durability", message.to_owned());
         }
     } else if !types.is_empty() {
-        s.fault("types", "only a view has types; a topic of its own shows all".to_owned());
+        let message = "only a view has types; set the key collection, or remove types";
+        s.fault("types", message.to_owned());
     }
     let collection = names.viewed(s, collection);
     let viewed = collections.iter().find(|viewed| Some(&viewed.name) == collection.as_ref());

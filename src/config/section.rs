@@ -1,5 +1,5 @@
-//! A table being read: each key is asked for by name, with its kind and its
-//! default. What was never asked for is unknown.
+//! Reading of tables. The caller reads each known key by its name, with its type
+//! and its default. A key that the caller does not read is an unknown key.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,33 +10,33 @@ use super::units;
 
 static EMPTY: Table = Table::new();
 
-/// What reading a tree has found so far.
+/// The errors and keys that were found while the tree was read.
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) faults: Vec<Fault>,
-    /// Every key that was asked for, as a path.
+    /// The paths of all known keys.
     known: Vec<String>,
     unknown: Vec<(Place, String)>,
 }
 
-/// Whether zero is a value of a key.
+/// Whether a key accepts the value zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Zero {
     Allowed,
-    Refused,
+    Rejected,
 }
 
-/// One table of the tree while it is read.
+/// A table of the tree that is being read.
 pub(super) struct Section<'t, 'f> {
     path: &'f str,
     table: &'t Table,
-    /// Where the table itself is written; none for one that is not there.
+    /// The location of the table, or `None` if the table is not set.
     place: Option<Place>,
-    asked: Vec<&'static str>,
+    read_keys: Vec<&'static str>,
     findings: &'f mut Findings,
 }
 
-/// Reads the top of the tree with `read`.
+/// Reads the root table of the tree with `read`.
 pub(super) fn read<T>(
     table: &Table,
     findings: &mut Findings,
@@ -52,10 +52,10 @@ fn read_table<T>(
     findings: &mut Findings,
     read: impl FnOnce(&mut Section<'_, '_>) -> T,
 ) -> T {
-    let mut section = Section { path, table, place, asked: Vec::new(), findings };
+    let mut section = Section { path, table, place, read_keys: Vec::new(), findings };
     let result = read(&mut section);
     for (key, node) in table {
-        if !section.asked.contains(&key.as_str()) {
+        if !section.read_keys.contains(&key.as_str()) {
             section.findings.unknown.push((node.place.clone(), join(path, key)));
         }
     }
@@ -63,7 +63,7 @@ fn read_table<T>(
 }
 
 impl<'t> Section<'t, '_> {
-    /// Reads the table `key` with `read`; an empty one if it is not there.
+    /// Reads the table `key` with `read`. A key that is not set is an empty table.
     pub(super) fn section<T>(
         &mut self,
         key: &'static str,
@@ -73,15 +73,15 @@ impl<'t> Section<'t, '_> {
             None => (&EMPTY, None),
             Some(Node { value: Value::Table(table), place }) => (table, Some(place.clone())),
             Some(node) => {
-                self.fault(key, format!("is a table, not {}", node.value.described()));
+                self.fault(key, format!("must be a table, not {}", node.value.described()));
                 (&EMPTY, None)
             }
         };
         read_table(&join(self.path, key), table, place, self.findings, read)
     }
 
-    /// Reads each table of the list `key` with `read`; none if the key is not
-    /// there.
+    /// Reads each table of the list `key` with `read`. Returns `None` if the key is
+    /// not set.
     pub(super) fn each<T>(
         &mut self,
         key: &'static str,
@@ -89,7 +89,7 @@ impl<'t> Section<'t, '_> {
     ) -> Option<Vec<T>> {
         let node = self.node(key)?;
         let Value::List(items) = &node.value else {
-            self.fault(key, format!("is a list of tables, not {}", node.value.described()));
+            self.fault(key, format!("must be a list of tables, not {}", node.value.described()));
             return None;
         };
         let mut results = Vec::new();
@@ -99,14 +99,15 @@ impl<'t> Section<'t, '_> {
                 let path = join(self.path, key);
                 results.push(read_table(&path, table, place, self.findings, &mut read));
             } else {
-                let message = format!("is a list of tables, not of {}", item.value.described());
+                let message =
+                    format!("must be a list of tables; {} is not a table", item.value.described());
                 self.fault_at(&item.place.clone(), key, message);
             }
         }
         Some(results)
     }
 
-    /// A duration.
+    /// Reads a duration.
     pub(super) fn duration(
         &mut self,
         key: &'static str,
@@ -115,65 +116,69 @@ impl<'t> Section<'t, '_> {
     ) -> Duration {
         self.value(key, default, |node| {
             let duration = duration(node)?;
-            above_zero(zero, duration.is_zero())?;
+            check_zero(zero, duration.is_zero())?;
             Ok(duration)
         })
     }
 
-    /// A size in bytes.
+    /// Reads a size and returns it in bytes.
     pub(super) fn bytes(&mut self, key: &'static str, default: u64, zero: Zero) -> u64 {
         self.value(key, default, |node| {
             let bytes = match &node.value {
                 Value::Integer(number) => {
-                    u64::try_from(*number).map_err(|_| format!("{number} is less than zero"))?
+                    u64::try_from(*number).map_err(|_| "must not be negative".to_owned())?
                 }
                 Value::Text(text) => units::bytes(text)?,
                 other => {
-                    return Err(format!("is a size such as \"64KiB\", not {}", other.described()));
+                    return Err(format!(
+                        "must be a size such as \"64KiB\", not {}",
+                        other.described()
+                    ));
                 }
             };
-            above_zero(zero, bytes == 0)?;
+            check_zero(zero, bytes == 0)?;
             Ok(bytes)
         })
     }
 
-    /// A whole number, zero allowed.
+    /// Reads an integer. Zero is allowed.
     pub(super) fn number(&mut self, key: &'static str, default: u64) -> u64 {
         self.value(key, default, |node| match &node.value {
             Value::Integer(number) => {
-                u64::try_from(*number).map_err(|_| format!("{number} is less than zero"))
+                u64::try_from(*number).map_err(|_| "must not be negative".to_owned())
             }
-            other => Err(format!("is a whole number, not {}", other.described())),
+            other => Err(format!("must be an integer, not {}", other.described())),
         })
     }
 
-    /// A whole number up to `u32::MAX`.
+    /// Reads an integer from 0 to `u32::MAX`.
     pub(super) fn count(&mut self, key: &'static str, default: u32, zero: Zero) -> u32 {
         self.value(key, default, |node| {
             let count = match &node.value {
                 Value::Integer(number) => u32::try_from(*number)
-                    .map_err(|_| format!("{number} is not within 0 and {}", u32::MAX))?,
-                other => return Err(format!("is a whole number, not {}", other.described())),
+                    .map_err(|_| format!("must be between 0 and {}", u32::MAX))?,
+                other => return Err(format!("must be an integer, not {}", other.described())),
             };
-            above_zero(zero, count == 0)?;
+            check_zero(zero, count == 0)?;
             Ok(count)
         })
     }
 
-    /// An address and port to listen on.
+    /// Reads the address and port of a listener.
     pub(super) fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
         self.value(key, default, |node| {
             text(node)?.parse().map_err(|_| {
                 format!(
-                    "{} is no address and port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"",
+                    "must be an IP address and a port such as \"127.0.0.1:8080\" or \
+                     \"[::1]:8080\", not {}",
                     node.value.described()
                 )
             })
         })
     }
 
-    /// One of `choices`; `unbuilt` are words that are meant to be choices in
-    /// the end.
+    /// Reads one of `choices`. `unbuilt` has the choices that are planned but not
+    /// implemented.
     pub(super) fn choice<T: Copy>(
         &mut self,
         key: &'static str,
@@ -184,11 +189,11 @@ impl<'t> Section<'t, '_> {
         self.value(key, default, |node| choice(text(node)?, choices, unbuilt))
     }
 
-    /// A list of `choices`; empty if the key is not there.
+    /// Reads a list of `choices`. A key that is not set is an empty list.
     pub(super) fn choices<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Vec<T> {
         let mut chosen = Vec::new();
-        for (place, word) in self.texts(key) {
-            match choice(&word, choices, &[]) {
+        for (place, name) in self.texts(key) {
+            match choice(&name, choices, &[]) {
                 Ok(value) => chosen.push(value),
                 Err(message) => self.fault_at(&place, key, message),
             }
@@ -196,25 +201,27 @@ impl<'t> Section<'t, '_> {
         chosen
     }
 
-    /// A text that is not empty; none if the key is not there or faulty.
+    /// Reads a string that is not empty. Returns `None` if the key is not set or
+    /// has an error.
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
         self.value(key, None, |node| match text(node)? {
-            "" => Err("is empty".to_owned()),
+            "" => Err("must not be empty".to_owned()),
             text => Ok(Some(text.to_owned())),
         })
     }
 
-    /// A list of texts with the place of each; none if the key is not there.
+    /// Reads a list of strings with their locations. A key that is not set is an
+    /// empty list.
     pub(super) fn texts(&mut self, key: &'static str) -> Vec<(Place, String)> {
         self.value(key, Vec::new(), |node| match &node.value {
             Value::List(items) => {
                 items.iter().map(|item| Ok((item.place.clone(), text(item)?.to_owned()))).collect()
             }
-            other => Err(format!("is a list of texts, not {}", other.described())),
+            other => Err(format!("must be a list of strings, not {}", other.described())),
         })
     }
 
-    /// A pair of durations, the first not longer than the second.
+    /// Reads a range of durations: a list of the shortest and the longest one.
     pub(super) fn range(
         &mut self,
         key: &'static str,
@@ -225,7 +232,7 @@ impl<'t> Section<'t, '_> {
                 let (start, end) = (duration(&items[0])?, duration(&items[1])?);
                 if start > end {
                     return Err(format!(
-                        "the range ends before it starts ({:?} > {:?})",
+                        "the first duration, {:?}, must not be longer than the second, {:?}",
                         text(&items[0])?,
                         text(&items[1])?
                     ));
@@ -233,23 +240,23 @@ impl<'t> Section<'t, '_> {
                 Ok(start..end)
             }
             Value::List(items) => Err(format!(
-                "is a list of two durations, as in [\"2s\", \"5s\"], not of {}",
+                "must be a list of two durations such as [\"2s\", \"5s\"], not of {}",
                 items.len()
             )),
             other => Err(format!(
-                "is a list of two durations, as in [\"2s\", \"5s\"], not {}",
+                "must be a list of two durations such as [\"2s\", \"5s\"], not {}",
                 other.described()
             )),
         })
     }
 
-    /// Whether the key is set.
+    /// Returns whether the key is set.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// Notes a fault of `key`, at its place, or at the table's where it is
-    /// not set.
+    /// Reports an error of `key` at the location of the key. If the key is not set,
+    /// reports the error at the location of the table.
     pub(super) fn fault(&mut self, key: &str, message: String) {
         let place = self.table.get(key).map(|node| node.place.clone()).or(self.place.clone());
         if let Some(place) = place {
@@ -257,7 +264,7 @@ impl<'t> Section<'t, '_> {
         }
     }
 
-    /// Notes a fault of `key` at `place`.
+    /// Reports an error of `key` at `place`.
     pub(super) fn fault_at(&mut self, place: &Place, key: &str, message: String) {
         self.findings.faults.push(fault(place, join(self.path, key), message));
     }
@@ -276,15 +283,15 @@ impl<'t> Section<'t, '_> {
     }
 
     fn node(&mut self, key: &'static str) -> Option<&'t Node> {
-        self.asked.push(key);
+        self.read_keys.push(key);
         self.findings.known.push(join(self.path, key));
         self.table.get(key)
     }
 }
 
 impl Findings {
-    /// All faults, unknown keys among them, in the order of the file, then of
-    /// the variables, then of the flags.
+    /// Returns all errors, including those for unknown keys. They have the order of
+    /// the file, then of the variables, then of the flags.
     pub(super) fn finish(mut self) -> Vec<Fault> {
         for (place, key) in &self.unknown {
             let message = format!("unknown key; {}", suggestion(key, &self.known));
@@ -294,7 +301,7 @@ impl Findings {
         self.faults
     }
 
-    /// Every key that was asked for, as a path.
+    /// Returns the paths of all known keys.
     #[cfg(test)]
     pub(super) fn known(&self) -> &[String] {
         &self.known
@@ -309,9 +316,9 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-fn above_zero(zero: Zero, is_zero: bool) -> Result<(), String> {
+fn check_zero(zero: Zero, is_zero: bool) -> Result<(), String> {
     match zero {
-        Zero::Refused if is_zero => Err("must be more than zero".to_owned()),
+        Zero::Rejected if is_zero => Err("must be greater than zero".to_owned()),
         _ => Ok(()),
     }
 }
@@ -319,14 +326,14 @@ fn above_zero(zero: Zero, is_zero: bool) -> Result<(), String> {
 fn text(node: &Node) -> Result<&str, String> {
     match &node.value {
         Value::Text(text) => Ok(text),
-        other => Err(format!("is a text in quotes, not {}", other.described())),
+        other => Err(format!("must be a string in quotes, not {}", other.described())),
     }
 }
 
 fn duration(node: &Node) -> Result<Duration, String> {
     match &node.value {
         Value::Text(text) => units::duration(text),
-        other => Err(format!("is a duration such as \"15s\", not {}", other.described())),
+        other => Err(format!("must be a duration such as \"15s\", not {}", other.described())),
     }
 }
 
@@ -337,14 +344,15 @@ fn choice<T: Copy>(word: &str, choices: &[(&str, T)], unbuilt: &[&str]) -> Resul
     let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
     let names = names.join(", ");
     if unbuilt.contains(&word) {
-        Err(format!("this build has no {word:?}; it has {names}"))
+        Err(format!("{word:?} is not implemented yet; use {names}"))
     } else {
-        Err(format!("{word:?} is not one of {names}"))
+        Err(format!("must be one of {names}, not {word:?}"))
     }
 }
 
-/// Names the known key nearest to `key`: the same word in another table, or
-/// one spelt nearly alike; else all that the table has.
+/// Returns the text that suggests a known key for the unknown key `key`. The
+/// suggestion is the same name in another table, or a name with a similar
+/// spelling. If there is none, the text lists all keys of the table.
 fn suggestion(key: &str, known: &[String]) -> String {
     let last = |path: &str| path.rsplit_once('.').map_or(0, |(table, _)| table.len() + 1);
     let (table, word) = key.split_at(last(key));
@@ -357,11 +365,11 @@ fn suggestion(key: &str, known: &[String]) -> String {
         .min()
         .filter(|(distance, ..)| distance * 3 <= word.chars().count().max(3));
     if let Some((_, _, path)) = nearest {
-        return format!("the nearest known one is {path}");
+        return format!("did you mean {path}?");
     }
     let mut siblings: Vec<&str> =
         known.iter().filter_map(|p| p.strip_prefix(table)).filter(|p| !p.contains('.')).collect();
     siblings.sort_unstable();
     siblings.dedup();
-    format!("known here: {}", siblings.join(", "))
+    format!("the known keys are {}", siblings.join(", "))
 }

@@ -1,4 +1,4 @@
-//! The configuration from the outside: texts in, settings or faults out.
+//! Tests of the whole configuration: from texts to settings or errors.
 
 mod faults;
 
@@ -38,11 +38,11 @@ fn faults(text: &str, sets: &[&str], env: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn the_shipped_file_says_the_defaults() {
+fn the_shipped_file_has_the_defaults() {
     let shipped = load(Some(Path::new(SHIPPED)), &[], std::iter::empty()).unwrap();
     assert_eq!(format!("{shipped:#?}"), format!("{:#?}", Config::default()));
-    let nothing = load(None, &[], std::iter::empty()).unwrap();
-    assert_eq!(format!("{nothing:#?}"), format!("{shipped:#?}"));
+    let without_file = load(None, &[], std::iter::empty()).unwrap();
+    assert_eq!(format!("{without_file:#?}"), format!("{shipped:#?}"));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn table_has(table: &Table, path: &str) -> bool {
 }
 
 #[test]
-fn a_text_that_is_not_toml_is_named_with_its_line() {
+fn a_syntax_error_is_reported_with_its_line() {
     let found = faults("[server]\nlisten = 127.0.0.1:80\ndrain = \"1s\"\n", &[], &[]);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("config.toml:2: "), "{found:?}");
@@ -83,12 +83,12 @@ fn a_text_that_is_not_toml_is_named_with_its_line() {
     let missing = load(Some(Path::new("no/such.toml")), &[], std::iter::empty()).unwrap_err();
     assert_eq!(
         missing[0].to_string(),
-        "no/such.toml: cannot be read: No such file or directory (os error 2)"
+        "no/such.toml: the file cannot be read: No such file or directory (os error 2)"
     );
 }
 
 #[test]
-fn flags_win_over_variables_and_these_over_the_file() {
+fn flags_override_variables_and_variables_override_the_file() {
     let text =
         "[server]\nlisten = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\ndrain = \"1s\"\n";
     let env = [
@@ -109,7 +109,7 @@ fn flags_win_over_variables_and_these_over_the_file() {
 }
 
 #[test]
-fn a_variable_or_flag_at_fault_is_named() {
+fn an_error_in_a_variable_or_flag_names_the_variable_or_flag() {
     let env = [
         ("STREAMGATE_SERVER__DRAN", "2s"),
         ("STREAMGATE_COLLECTIONS__0__NAME", "x"),
@@ -118,25 +118,28 @@ fn a_variable_or_flag_at_fault_is_named() {
     ];
     let sets = ["drain", "server.listen=5", "topics=[]", "server={}", "streams.retry=[\"2s\"]"];
     let text = "[engine]\nkind = \"embedded\"\n";
-    assert_eq!(faults("", &["server=1"], &[]), ["--set: server: is a table, not the number 1"]);
+    assert_eq!(
+        faults("", &["server=1"], &[]),
+        ["--set: server: must be a table, not the number 1"]
+    );
     assert_eq!(
         faults(text, &sets, &env),
         [
-            "STREAMGATE_COLLECTIONS__0__NAME: collections.0.name: only the file sets a list of tables",
-            "STREAMGATE_ENGINE__KIND__X: engine.kind.x: unknown key: what it is under is a value, not a table",
-            "STREAMGATE_SERVER__DRAN: server.dran: unknown key; the nearest known one is server.drain",
-            "STREAMGATE_STREAMS__HEARTBEAT: streams.heartbeat: must be more than zero",
-            "--set: drain: has no value; write key.path=value",
-            "--set: topics: only the file sets a list of tables",
-            "--set: server: is set one key at a time",
-            "--set: server.listen: is a text in quotes, not the number 5",
-            "--set: streams.retry: is a list of two durations, as in [\"2s\", \"5s\"], not of 1",
+            "STREAMGATE_COLLECTIONS__0__NAME: collections.0.name: a list of tables can only be set in the file",
+            "STREAMGATE_ENGINE__KIND__X: engine.kind.x: unknown key; the level above the key is a value and not a table",
+            "STREAMGATE_SERVER__DRAN: server.dran: unknown key; did you mean server.drain?",
+            "STREAMGATE_STREAMS__HEARTBEAT: streams.heartbeat: must be greater than zero",
+            "--set: drain: the value is missing; write key.path=value",
+            "--set: topics: a list of tables can only be set in the file",
+            "--set: server: a table cannot be set as a whole; set each of its keys",
+            "--set: server.listen: must be a string in quotes, not the number 5",
+            "--set: streams.retry: must be a list of two durations such as [\"2s\", \"5s\"], not of 1",
         ]
     );
 }
 
 #[test]
-fn a_list_in_the_file_replaces_the_default_one() {
+fn a_list_in_the_file_replaces_the_default_list() {
     let names = |text: &str| {
         let config = load_text(text, &[], &[]).unwrap();
         let logs: Vec<String> = config.logs.iter().map(|log| log.name.clone()).collect();
@@ -156,7 +159,7 @@ fn a_list_in_the_file_replaces_the_default_one() {
 }
 
 #[test]
-fn a_resource_is_called_like_its_collection_in_the_singular() {
+fn the_default_resource_name_is_the_collection_name_without_a_final_s() {
     for (name, expected) in [("carts", "cart"), ("sheep", "sheep"), ("s", "s")] {
         let text = format!("[[collections]]\nname = \"{name}\"");
         let config = load_text(&text, &[], &[]).unwrap();
@@ -165,7 +168,7 @@ fn a_resource_is_called_like_its_collection_in_the_singular() {
 }
 
 #[test]
-fn units_and_policies_reach_their_layers() {
+fn values_with_units_and_choices_are_passed_to_the_settings_of_the_layers() {
     let text = "[server]\nproxies = [\"10.0.0.0/8\", \"::1\"]\nforwarded = \"forwarded\"\n\
                 proxy_protocol = \"required\"\n\
                 [storage]\nsync = \"interval\"\nsync_interval = \"250ms\"\n\
@@ -198,9 +201,9 @@ fn units_and_policies_reach_their_layers() {
     assert_eq!(retention.age.as_secs(), 86_400);
 }
 
-/// What `load` says of a text without a file: each fault, which must be one
-/// line.
-fn judge(text: &str) -> Vec<String> {
+/// Returns the errors that `load` returns for a file with `text`. Each error must
+/// be one line.
+fn check_text(text: &str) -> Vec<String> {
     let faults = match tree::parse(Path::new("f"), text) {
         Ok(table) => checked(&table).1.finish(),
         Err(faults) => faults,
@@ -212,28 +215,28 @@ fn judge(text: &str) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn no_text_is_too_strange_to_judge(text in "\\PC{0,200}") {
-        judge(&text);
+    fn an_arbitrary_text_never_panics(text in "\\PC{0,200}") {
+        check_text(&text);
     }
 
     #[test]
-    fn no_slip_in_the_shipped_file_is_too_strange(
+    fn an_arbitrary_change_of_the_shipped_file_never_panics(
         at in 0usize..4000, cut in 0usize..20, put in "[\\[\\]{}=\"'.,#\n a-z0-9-]{0,6}",
     ) {
         let mut text = include_str!("../../config.toml").to_owned();
         let start = text.floor_char_boundary(at.min(text.len()));
         let end = text.floor_char_boundary((start + cut).min(text.len()));
         text.replace_range(start..end, &put);
-        judge(&text);
+        check_text(&text);
     }
 }
 
 #[test]
 fn nesting_is_bounded() {
-    assert!(!judge(&format!("a = {}", "[".repeat(100_000))).is_empty());
-    assert!(!judge(&format!("{}a = 1", "a.".repeat(100_000))).is_empty());
-    assert!(!judge(&format!("[{}a]", "a.".repeat(100_000))).is_empty());
+    assert!(!check_text(&format!("a = {}", "[".repeat(100_000))).is_empty());
+    assert!(!check_text(&format!("{}a = 1", "a.".repeat(100_000))).is_empty());
+    assert!(!check_text(&format!("[{}a]", "a.".repeat(100_000))).is_empty());
     let deep = format!("STREAMGATE_{}A", "A__".repeat(40_000));
     assert_eq!(faults("", &[], &[(&deep, "1")]).len(), 1);
-    assert_eq!(judge("\"a\\nb\" = 1")[0].split(';').next(), Some("f:1: a\\nb: unknown key"));
+    assert_eq!(check_text("\"a\\nb\" = 1")[0].split(';').next(), Some("f:1: a\\nb: unknown key"));
 }

@@ -1,6 +1,6 @@
-//! A configuration as it was written: values, each with the place it comes
-//! from. The file makes the tree and the overlay changes it; nothing here
-//! knows what a key means.
+//! The tree of a configuration: values with the location in their source. The
+//! file creates the tree and the overlay changes it. This module does not know
+//! the meaning of the keys.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,39 +10,39 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Source};
 
-/// Where a value was given.
+/// The location of a value in its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) source: Source,
     pub(super) line: Option<u32>,
 }
 
-/// Keys and what they are set to.
+/// Keys and their values.
 pub(super) type Table = BTreeMap<String, Node>;
 
-/// A value and where it was given.
+/// A value and its location.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) place: Place,
     pub(super) value: Value,
 }
 
-/// The kinds of value that keys take.
+/// A value.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(String),
     Integer(i64),
     List(Vec<Node>),
     Table(Table),
-    /// One that no key takes, by what it is called.
+    /// A value of a type that no key has. The text describes the value.
     Other(&'static str),
 }
 
 impl Value {
-    /// What it is, for a sentence.
+    /// Returns a description of the value for an error text.
     pub(super) fn described(&self) -> String {
         match self {
-            Value::Text(text) => format!("the text {text:?}"),
+            Value::Text(text) => format!("the string {text:?}"),
             Value::Integer(number) => format!("the number {number}"),
             Value::List(_) => "a list".to_owned(),
             Value::Table(_) => "a table".to_owned(),
@@ -50,8 +50,8 @@ impl Value {
         }
     }
 
-    /// Makes a value of a parsed one, with `place` telling where a byte of
-    /// the text is.
+    /// Returns the value of a parsed TOML value. `place` returns the location of a
+    /// byte of the text.
     pub(super) fn parsed(value: &DeValue<'_>, place: &dyn Fn(usize) -> Place) -> Value {
         match value {
             DeValue::String(text) => Value::Text(text.to_string()),
@@ -85,10 +85,10 @@ fn parsed_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Table {
     table.iter().map(entry).collect()
 }
 
-/// Reads the text of the file at `path`.
+/// Parses the text of the file at `path`.
 ///
 /// # Errors
-/// Every place where the text is not TOML.
+/// All syntax errors of the text.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
     let lines = Lines::new(text);
     let source = Source::File(path.to_owned());
@@ -106,12 +106,13 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
             message: error.message().replace('\n', ", "),
         })
         .collect();
-    // One slip makes the parser stumble several times on its line.
+    // The parser can report several errors for one mistake, all on the same line.
+    // Only the first error of a line is kept.
     faults.dedup_by_key(|fault| fault.line);
     Err(faults)
 }
 
-/// Where each line of a text starts.
+/// The positions at which the lines of a text start.
 struct Lines(Vec<usize>);
 
 impl Lines {
@@ -119,7 +120,7 @@ impl Lines {
         Lines(text.match_indices('\n').map(|(at, _)| at + 1).collect())
     }
 
-    /// The line that holds the byte `at`, from 1.
+    /// Returns the number of the line with the byte `at`, from 1.
     fn number(&self, at: usize) -> u32 {
         self.0.partition_point(|&start| start <= at) as u32 + 1
     }

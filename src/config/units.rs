@@ -1,16 +1,16 @@
-//! Durations and sizes as people write them.
+//! Durations and sizes with units.
 
 use std::time::Duration;
 
-/// Longest duration that a key takes: a hundred years. What is added to a
-/// clock can then never overflow it.
+/// The longest duration of a key: a hundred years. The sum of a time and such a
+/// duration never overflows.
 const DURATION_MAX: Duration = Duration::from_hours(36_500 * 24);
 
-/// Units of time, in milliseconds.
+/// The units of time, in milliseconds.
 const TIME_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-/// Units of size, in bytes.
+/// The units of size, in bytes.
 const SIZE_UNITS: [(&str, u64); 10] = [
     ("", 1),
     ("B", 1),
@@ -24,7 +24,8 @@ const SIZE_UNITS: [(&str, u64); 10] = [
     ("TiB", 1 << 40),
 ];
 
-/// A whole number and the unit behind it, with the units multiplied out.
+/// Parses an integer and a unit. Returns the integer multiplied by the factor of
+/// the unit.
 fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -32,24 +33,27 @@ fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Reads a duration such as `15s`.
+/// Parses a duration such as `15s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let millis = amount(text, &TIME_UNITS).ok_or_else(|| {
-        format!("{text:?} is no duration; write a whole number and ms, s, m, h or d, as in \"15s\"")
+        format!(
+            "{text:?} is not a duration; write an integer and ms, s, m, h or d, for example \
+             \"15s\""
+        )
     })?;
     let duration = Duration::from_millis(millis);
     if duration > DURATION_MAX {
-        return Err(format!("{text:?} is longer than \"36500d\""));
+        return Err(format!("{text:?} is too long; the longest duration is \"36500d\""));
     }
     Ok(duration)
 }
 
-/// Reads a size such as `64KiB`, in bytes.
+/// Parses a size such as `64KiB`, and returns it in bytes.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     amount(text, &SIZE_UNITS).ok_or_else(|| {
         format!(
-            "{text:?} is no size; write a whole number and B, kB, KiB, MB, MiB, GB, GiB, TB or \
-             TiB, as in \"64KiB\""
+            "{text:?} is not a size; write an integer and B, kB, KiB, MB, MiB, GB, GiB, TB or \
+             TiB, for example \"64KiB\""
         )
     })
 }
@@ -59,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_a_whole_number_and_a_unit() {
+    fn a_duration_is_an_integer_and_a_unit() {
         for (text, millis) in [
             ("0s", 0),
             ("200ms", 200),
@@ -73,13 +77,14 @@ mod tests {
         for text in
             ["", "s", "15", "-1s", "+1s", "1.5s", "1 s", "1S", "1h30m", "99999999999999999999s"]
         {
-            assert!(duration(text).unwrap_err().contains("is no duration"), "{text}");
+            assert!(duration(text).unwrap_err().contains("is not a duration"), "{text}");
         }
-        assert_eq!(duration("36501d"), Err("\"36501d\" is longer than \"36500d\"".into()));
+        let error = "\"36501d\" is too long; the longest duration is \"36500d\"";
+        assert_eq!(duration("36501d"), Err(error.to_owned()));
     }
 
     #[test]
-    fn a_size_is_a_whole_number_of_bytes_or_of_a_unit() {
+    fn a_size_is_an_integer_with_an_optional_unit() {
         for (text, expected) in [
             ("0", 0),
             ("1024", 1024),
@@ -93,7 +98,7 @@ mod tests {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
         for text in ["", "KiB", "-1", "1KB", "1mib", "1.5MiB", "1 MiB", "99999999TiB"] {
-            assert!(bytes(text).unwrap_err().contains("is no size"), "{text}");
+            assert!(bytes(text).unwrap_err().contains("is not a size"), "{text}");
         }
     }
 }

@@ -73,8 +73,8 @@ async fn a_faulty_configuration_changes_nothing_and_is_logged() {
     ));
     process.signal(Signal::HUP);
     counted(&process, r#"streamgate_config_reloads_total{result="faulty"} 1"#).await;
-    process.logs("config.toml:3: limits.head_timeout: must be more than zero").await;
-    process.logs("config.toml:5: streams.ring_events: must be more than zero").await;
+    process.logs("config.toml:3: limits.head_timeout: must be greater than zero").await;
+    process.logs("config.toml:5: streams.ring_events: must be greater than zero").await;
     let json = "content-type: application/json\r\n";
     let large = format!(r#"{{"note":"{}"}}"#, "x".repeat(2000));
     let refused = request(process.address, "POST", "/orders", json, large.as_bytes()).await;
