@@ -1,14 +1,16 @@
-//! `streamgate check`: the configuration, without running anything.
+//! `streamgate check`: checks the configuration and does not start the gateway.
 
 use clap::Args;
 
 use super::exit::Failure;
 use super::source::Source;
 
-/// Checks the configuration and names each fault with its line and key.
+/// Checks the configuration and reports each error with its line and key.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  streamgate check --config config.toml\n\n\
-    Exit codes: 0 sound, 78 with a line for each fault on standard error.")]
+    Exit codes:\n  \
+    0   the configuration is valid\n  \
+    78  the configuration is invalid; standard error has one line for each error")]
 pub(super) struct Options {
     #[command(flatten)]
     source: Source,
@@ -22,7 +24,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     };
     let (collections, topics) = (config.api.collections.len(), config.api.topics.len());
     super::print(
-        format!("{file}: sound, with {collections} collection(s) and {topics} topic(s)\n")
+        format!("{file}: valid, with {collections} collection(s) and {topics} topic(s)\n")
             .as_bytes(),
     )
 }

@@ -1,16 +1,16 @@
-//! `streamgate completions`: the command line for shells.
+//! `streamgate completions`: prints a completion script for a shell.
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::exit::Failure;
 
-/// Prints a shell's completions.
+/// Prints the completion script for a shell.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  \
     streamgate completions bash > /etc/bash_completion.d/streamgate")]
 pub(super) struct Options {
-    /// Whose completions.
+    /// The shell.
     shell: Shell,
 }
 

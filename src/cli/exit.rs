@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well.
+//! Failures of commands, and their exit codes.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -6,62 +6,62 @@ use std::io::Write as _;
 use crate::config::Fault;
 use crate::store;
 
-/// The exit codes beside 0. They are a promise to service managers and
-/// scripts (`docs/protocol.md#the-binary`); the upper ones are those of
-/// `sysexits.h`.
+/// The exit codes other than 0. Service managers and scripts depend on them
+/// (`docs/protocol.md#the-binary`). 74 and 78 are the codes of `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// Something failed while it ran.
+    /// The command failed while it ran.
     Runtime = 1,
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage = 2,
-    /// The drain deadline was hit with writes unanswered.
+    /// The drain reached its deadline before all writes were answered.
     Drain = 3,
     /// The store cannot be used or is damaged.
     Store = 74,
-    /// The configuration has faults.
+    /// The configuration is invalid.
     Config = 78,
 }
 
-/// An end with a code that is not 0.
+/// The failure of a command.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: Exit,
-    /// What to say, a line each; usually one.
+    /// The lines for standard error, usually one.
     pub(super) lines: Vec<String>,
-    /// Whether the lines begin with a file of their own, as editors and
-    /// people look for it, and not with the program's name.
+    /// Whether each line begins with a file name. Editors and people expect the
+    /// file name first, so such a line does not begin with the program name.
     located: bool,
 }
 
 impl Failure {
-    /// An end with one line to say.
+    /// Returns a failure with one line.
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Failure {
         Failure { exit, lines: vec![message.into()], located: false }
     }
 
-    /// An end with lines that each begin with the place they are about.
+    /// Returns a failure with lines that each begin with a file name.
     pub(super) fn located(exit: Exit, lines: Vec<String>) -> Failure {
         Failure { exit, lines, located: true }
     }
 
-    /// An end with an error and what lies under it, in one line.
+    /// Returns a failure with the text of `error` and of all its sources, in one
+    /// line.
     pub(super) fn because(exit: Exit, error: &dyn Error) -> Failure {
         let mut message = error.to_string();
-        let mut under = error.source();
-        while let Some(error) = under {
+        let mut source = error.source();
+        while let Some(error) = source {
             message = format!("{message}: {error}");
-            under = error.source();
+            source = error.source();
         }
         Failure::new(exit, message.replace('\n', " "))
     }
 
-    /// Says why on standard error and gives the code.
+    /// Writes the lines to standard error and returns the exit code.
     pub(super) fn told(&self) -> u8 {
         let mut err = std::io::stderr().lock();
         for line in &self.lines {
             let program = if self.located { "" } else { "streamgate: " };
-            // With standard error gone there is nobody left to tell.
+            // If standard error is closed, nobody can read the line; ignore the error.
             let _ = writeln!(err, "{program}{line}");
         }
         self.exit as u8

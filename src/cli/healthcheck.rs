@@ -1,5 +1,5 @@
-//! `streamgate healthcheck`: one question to a running gateway, for
-//! containers whose image has no other client.
+//! `streamgate healthcheck`: one health request to a running gateway. Containers
+//! use it if their image has no other HTTP client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,20 +10,25 @@ use super::client::{self, Target};
 use super::exit::{Exit, Failure};
 use super::source::Source;
 
-/// For the whole question: less than the 30 s that container runtimes wait.
+/// The timeout of the whole request. It is less than the 30 s after which
+/// container runtimes give up.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks a running gateway's admin listener whether it is ready.
+/// Checks whether a running gateway is ready, with one request to its admin
+/// listener.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  streamgate healthcheck --config config.toml\n\n\
-    Exit codes: 0 ready, 1 not.")]
+    Exit codes:\n  \
+    0  the gateway is ready\n  \
+    1  the gateway is not ready, or did not answer")]
 pub(super) struct Options {
     #[command(flatten)]
     source: Source,
-    /// The admin listener; without it, the configured one.
+    /// The URL of the admin listener. Without it, the command uses the address in
+    /// the configuration.
     #[arg(long, value_name = "URL")]
     admin_url: Option<String>,
-    /// Asks whether the process lives, ready or not.
+    /// Checks only whether the process is alive, with /livez instead of /readyz.
     #[arg(long)]
     live: bool,
 }
@@ -37,18 +42,18 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let path = if options.live { "/livez" } else { "/readyz" };
     client::block_on(async {
         let status = tokio::time::timeout(TIMEOUT, target.status(path)).await;
-        let why = match status {
+        let reason = match status {
             Ok(Ok(status)) if status.is_success() => return Ok(()),
             Ok(Ok(status)) => format!("{path} answered {status}"),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", TIMEOUT.as_secs()),
         };
-        Err(Failure::new(Exit::Runtime, format!("{url}: {why}")))
+        Err(Failure::new(Exit::Runtime, format!("{url}: {reason}")))
     })
 }
 
-/// The address to ask a listener at; one that listens on all is asked on
-/// loopback.
+/// Returns the address at which a client on this machine reaches a listener. For a
+/// listener on all addresses, this is the loopback address.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

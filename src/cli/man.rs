@@ -1,4 +1,4 @@
-//! `streamgate man`: the command line as manual pages.
+//! `streamgate man`: prints manual pages.
 
 use clap::{Args, CommandFactory as _};
 
@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 #[command(after_help = "Example:\n  \
     streamgate man import > /usr/local/share/man/man1/streamgate-import.1")]
 pub(super) struct Options {
-    /// The verb whose page it is; without one, the page of all.
+    /// The command to describe. Without it, the page describes streamgate itself.
     verb: Option<String>,
 }
 
@@ -22,10 +22,13 @@ pub(super) fn page(verb: Option<&str>) -> Result<Vec<u8>, Failure> {
     command.build();
     let command = match verb {
         None => command,
-        Some(verb) => match command.find_subcommand(verb) {
-            Some(found) => found.clone(),
-            None => return Err(Failure::new(Exit::Usage, format!("there is no verb {verb:?}"))),
-        },
+        Some(verb) => {
+            let Some(found) = command.find_subcommand(verb) else {
+                let message = format!("no command named {verb:?}; see --help for all commands");
+                return Err(Failure::new(Exit::Usage, message));
+            };
+            found.clone()
+        }
     };
     let title = command.get_display_name().unwrap_or("streamgate").to_uppercase();
     let source = concat!("streamgate ", env!("CARGO_PKG_VERSION"));

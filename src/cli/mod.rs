@@ -1,5 +1,5 @@
-//! The commands of the binary: one file a verb, each with its arguments, its
-//! doing and its end as an exit code.
+//! The commands of the binary. Each command has one file with its arguments, its
+//! implementation and its exit codes.
 
 mod check;
 mod client;
@@ -24,16 +24,21 @@ use clap::{Parser, Subcommand};
 
 use exit::{Exit, Failure};
 
-/// Puts collections of JSON resources and streams of events on the web: REST,
-/// NDJSON, Server-Sent Events and WebSocket, live and resumable from a
-/// durable log.
+/// Serves collections of JSON resources and streams of events over HTTP: REST,
+/// NDJSON, Server-Sent Events and WebSocket. Clients receive events live and can
+/// resume a stream from a durable log.
 ///
-/// Without a verb, serves.
+/// Without a command, streamgate runs the command serve.
 #[derive(Debug, Parser)]
 #[command(name = "streamgate", version, args_conflicts_with_subcommands = true)]
 #[command(after_help = "Example:\n  streamgate serve --config config.toml\n\n\
-    Exit codes: 0 done, 1 failed, 2 usage, 3 drain deadline hit with writes unanswered,\n\
-    74 store, 78 configuration.")]
+    Exit codes:\n  \
+    0   the command succeeded\n  \
+    1   the command failed\n  \
+    2   the command line is invalid\n  \
+    3   the drain reached its deadline before all writes were answered\n  \
+    74  the store cannot be used or is damaged\n  \
+    78  the configuration is invalid")]
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -53,12 +58,11 @@ enum Verb {
     Man(man::Options),
 }
 
-/// Does what the command line asks for and gives the exit code. `arguments`
-/// begin with the program's name. Says on standard error, in one line, why
-/// the code is not zero.
+/// Runs the command line and returns the exit code. `arguments` begin with the name
+/// of the program. If the exit code is not 0, writes the reason to standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    match parsed(arguments).and_then(|arguments| match arguments {
-        Some(arguments) => act(arguments),
+    match parse(arguments).and_then(|arguments| match arguments {
+        Some(arguments) => execute(arguments),
         None => Ok(()),
     }) {
         Ok(()) => 0,
@@ -66,9 +70,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// The arguments; none where they asked for help or the version, which are
-/// then printed.
-fn parsed(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Arguments>, Failure> {
+/// Parses the arguments. If they request the help or the version, prints the text
+/// and returns `None`.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Arguments>, Failure> {
     match Arguments::try_parse_from(arguments) {
         Ok(arguments) => Ok(Some(arguments)),
         Err(error) if error.exit_code() == 0 => {
@@ -78,14 +82,14 @@ fn parsed(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Argume
         Err(error) => {
             let text = error.render().to_string();
             let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
-            let what = lines.collect::<Vec<_>>().join(" ");
-            let what = what.strip_prefix("error: ").unwrap_or(&what);
-            Err(Failure::new(Exit::Usage, format!("{what}; see --help")))
+            let reason = lines.collect::<Vec<_>>().join(" ");
+            let reason = reason.strip_prefix("error: ").unwrap_or(&reason);
+            Err(Failure::new(Exit::Usage, format!("{reason}; see --help")))
         }
     }
 }
 
-fn act(arguments: Arguments) -> Result<(), Failure> {
+fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.verb.unwrap_or(Verb::Serve(arguments.serve)) {
         Verb::Serve(options) => serve::run(&options),
         Verb::Check(options) => check::run(&options),
@@ -98,7 +102,7 @@ fn act(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Writes to standard output; a reader that has gone is no failure.
+/// Writes to standard output. A closed pipe is not a failure.
 fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -109,8 +113,8 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Says something on the way on standard error.
+/// Writes a line to standard error while a command runs.
 fn note(text: &str) {
-    // With standard error gone there is nobody left to tell.
+    // If standard error is closed, nobody can read the line; ignore the error.
     let _ = writeln!(std::io::stderr(), "streamgate: {text}");
 }

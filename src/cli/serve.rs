@@ -1,4 +1,4 @@
-//! `streamgate serve`: the gateway itself.
+//! `streamgate serve`: runs the gateway.
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,16 +9,17 @@ use super::source::Source;
 use crate::config::Config;
 use crate::server::{self, Gateway, Setup};
 
-/// Runs the gateway until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+/// Runs the gateway until SIGTERM or SIGINT. SIGHUP reloads the configuration.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  \
     streamgate serve --config config.toml --set server.listen=0.0.0.0:8080\n\n\
-    Each key is also a variable: STREAMGATE_SERVER__LISTEN=0.0.0.0:8080.\n\
-    STREAMGATE_LOG says what is logged: info, or info,streamgate::log=debug.")]
+    An environment variable can set a key too: STREAMGATE_SERVER__LISTEN=0.0.0.0:8080.\n\
+    STREAMGATE_LOG sets the log levels: info, or info,streamgate::log=debug.")]
 pub(super) struct Options {
     #[command(flatten)]
     source: Source,
-    /// How log lines look; without it, text on a terminal and JSON otherwise.
+    /// The format of log lines. Without it, the lines are text on a terminal and
+    /// JSON otherwise.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<Format>,
 }
@@ -33,8 +34,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     runtime.block_on(gateway(config, &options.source))
 }
 
-/// Serves until a signal or the failure of a supervised task has ended it in
-/// order, or a further signal at once.
+/// Serves until SIGTERM, SIGINT or the failure of a supervised task. Then the gateway
+/// drains. A further signal ends the process at once.
 async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::because(Exit::Runtime, &error))?;
     let gateway = Gateway::start(setup(config)).await?;
@@ -45,30 +46,31 @@ async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
     );
     tokio::select! {
         () = serve(&gateway, &mut signals, source) => {
-            tracing::info!("draining; a second signal ends at once");
+            tracing::info!("draining; a second signal ends the process at once");
         }
-        _ = gateway.failed() => tracing::info!("draining after a failure; a signal ends at once"),
+        _ = gateway.failed() => tracing::info!("draining after a failure; a signal ends the process at once"),
     }
-    let again = async {
-        while signals.next().await == Asked::Reload {
+    let end_signal = async {
+        while signals.next().await == Action::Reload {
             tracing::warn!("SIGHUP is ignored while draining");
         }
     };
     tokio::select! {
         drained = gateway.drain() => Ok(drained?),
-        () = again => Err(Failure::new(Exit::Runtime, "ended by a second signal")),
+        () = end_signal => Err(Failure::new(Exit::Runtime, "ended by a second signal")),
     }
 }
 
-/// Reloads on SIGHUP, until a signal asks for the end.
+/// Reloads the configuration at each SIGHUP, until SIGTERM or SIGINT.
 async fn serve(gateway: &Gateway, signals: &mut Signals, source: &Source) {
-    while signals.next().await == Asked::Reload {
-        // With a disk that hangs, a reload may never end; the process must.
-        let asked = tokio::select! {
-            () = reload(gateway, source) => Asked::Reload,
-            () = signals.end() => Asked::End,
+    while signals.next().await == Action::Reload {
+        // On a disk that hangs a reload can hang too, and a signal must still end
+        // the process.
+        let action = tokio::select! {
+            () = reload(gateway, source) => Action::Reload,
+            () = signals.end() => Action::End,
         };
-        if asked == Asked::End {
+        if action == Action::End {
             return;
         }
     }
@@ -79,40 +81,40 @@ fn setup(config: Config) -> Setup {
     Setup { server, log, logs, hub, deliver, api }
 }
 
-/// Reads the configuration again. One with a fault changes nothing: the
-/// gateway goes on with what it has.
+/// Reloads the configuration. If the new configuration is invalid, the gateway
+/// keeps its settings.
 async fn reload(gateway: &Gateway, source: &Source) {
     let config = match source.load() {
         Ok(config) => config,
         Err(failure) => {
             for fault in &failure.lines {
-                tracing::error!(%fault, "the configuration is faulty; nothing was changed");
+                tracing::error!(%fault, "the configuration is invalid; no setting was changed");
             }
             return gateway.reload_was_faulty();
         }
     };
     match gateway.reload(setup(config)).await {
-        Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was read again"),
-        Ok(waiting) => {
-            let keys = waiting.join(", ");
-            tracing::warn!(keys, "the configuration was read again; these keys wait for a restart");
+        Ok(pending) if pending.is_empty() => tracing::info!("the configuration was reloaded"),
+        Ok(pending) => {
+            let keys = pending.join(", ");
+            tracing::warn!(keys, "the configuration was reloaded; these keys need a restart");
         }
         Err(error) => {
             let cause = std::error::Error::source(&error);
-            tracing::error!(%error, ?cause, "the configuration was not taken; nothing was changed");
+            tracing::error!(%error, ?cause, "the reload failed; no setting was changed");
             gateway.reload_was_faulty();
         }
     }
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum Action {
     End,
     Reload,
 }
 
-/// The signals that the gateway hears.
+/// The signals that the process handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -128,11 +130,11 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> Action {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Action::End,
+            _ = self.interrupt.recv() => Action::End,
+            _ = self.hangup.recv() => Action::Reload,
         }
     }
 

@@ -1,4 +1,5 @@
-//! `streamgate tail`: follows a stream of events, across cuts.
+//! `streamgate tail`: follows a stream of events, and connects again after a lost
+//! connection.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -15,52 +16,53 @@ use super::client::{self, Answer, Backoff, Connection, Error, Lines, Silence, Ta
 use super::exit::{Exit, Failure};
 use crate::event::EventId;
 
-/// Prints the events of a collection, a resource or a topic as they come.
+/// Prints the events of a collection, a resource or a topic as they arrive.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  \
     streamgate tail orders\n  \
     streamgate tail orders/order-42 --from earliest --format data\n  \
     streamgate tail events/order-updates --types order-created --count 10\n\n\
-    A cut connection is made again after the last event that came. What the\n\
-    gateway says about the stream itself goes to standard error.")]
+    After a lost connection, tail connects again and continues after the last event.\n\
+    Standard error has the messages about the stream itself, for example gaps.")]
 pub(super) struct Options {
-    /// What to follow: a collection, COLLECTION/ID or events/TOPIC.
+    /// The stream to follow: COLLECTION, COLLECTION/ID or events/TOPIC.
     #[arg(value_name = "STREAM", value_parser = path)]
     path: String,
     #[command(flatten)]
     connection: Connection,
-    /// Where to start: earliest, now, an event id (what follows it) or an
-    /// RFC 3339 time.
+    /// The start of the stream: earliest, now, an event id or an RFC 3339 time. From
+    /// an event id, the stream starts with the next event.
     #[arg(long, default_value = "now")]
     from: String,
-    /// The types to print, with commas between.
+    /// The event types to print, separated by commas.
     #[arg(long, value_delimiter = ',')]
     types: Vec<String>,
-    /// What of each event is printed.
+    /// The part of each event to print.
     #[arg(long, value_enum, default_value_t = Format::Ndjson)]
     format: Format,
-    /// Ends after so many events.
+    /// Ends after this number of events.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Gives up after so many failures to connect in a row; without it, never.
+    /// Retries a failed connection at most this number of times in a row. Without
+    /// it, the number is not limited.
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
-    /// Connects again when no whole line, not even a heartbeat, came for so long.
-    /// A long line may take longer while its bytes keep coming.
+    /// Connects again if no complete line (an event or a heartbeat) arrives for this
+    /// time. A long line can take longer if its bytes arrive continuously.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     silence: u64,
 }
 
-/// What of an event is printed.
+/// The part of an event that is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// The event as the gateway sends it.
+    /// The whole event as the gateway sends it.
     Ndjson,
-    /// Its data alone.
+    /// Only the data of the event.
     Data,
 }
 
-/// The path of what is followed.
+/// Returns the request path of `stream`.
 fn path(stream: &str) -> Result<String, String> {
     let segments: Vec<&str> = stream.trim_matches('/').split('/').collect();
     let mut path = String::from("/");
@@ -79,7 +81,7 @@ fn path(stream: &str) -> Result<String, String> {
             client::escape(id, &mut path);
             path.push_str("/events");
         }
-        _ => return Err("name a collection, COLLECTION/ID or events/TOPIC".to_owned()),
+        _ => return Err("write COLLECTION, COLLECTION/ID or events/TOPIC".to_owned()),
     }
     Ok(path)
 }
@@ -89,10 +91,10 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     client::block_on(follow(options, &target, &mut io::stdout()))
 }
 
-/// Follows until the count is reached, the reader has gone or the stream has
-/// ended for good.
+/// Follows the stream until the count is reached, the reader of `out` closes its
+/// pipe, or an error occurs that a retry cannot solve.
 async fn follow(options: &Options, target: &Target, out: &mut impl Write) -> Result<(), Failure> {
-    let mut tail = Tail { options, out, last: None, printed: 0, heard: false };
+    let mut tail = Tail { options, out, last: None, printed: 0, received: false };
     let mut backoff = Backoff::new(options.retries.unwrap_or(u32::MAX));
     loop {
         let error = match tail.connected(target).await {
@@ -103,14 +105,14 @@ async fn follow(options: &Options, target: &Target, out: &mut impl Write) -> Res
             }
             Err(End::Stream(error)) => error,
         };
-        if std::mem::take(&mut tail.heard) {
+        if std::mem::take(&mut tail.received) {
             backoff.reset();
         }
         if !error.is_passing() {
             return Err(Failure::new(Exit::Runtime, error.to_string()));
         }
         let Some(wait) = backoff.next() else {
-            return Err(Failure::new(Exit::Runtime, format!("{error}; given up")));
+            return Err(Failure::new(Exit::Runtime, format!("{error}; no retries left")));
         };
         let wait = error.after().map_or(wait, |after| after + wait);
         super::note(&format!("{error}; connecting again in {:.1} s", wait.as_secs_f64()));
@@ -118,7 +120,7 @@ async fn follow(options: &Options, target: &Target, out: &mut impl Write) -> Res
     }
 }
 
-/// Why a connection has ended.
+/// The reason why a connection ended.
 enum End {
     Stream(Error),
     Output(io::Error),
@@ -133,14 +135,14 @@ impl From<Error> for End {
 struct Tail<'a, W> {
     options: &'a Options,
     out: &'a mut W,
-    /// How far the stream has come: of an event, a heartbeat or its opening.
+    /// The last position in the stream, from an event or a control message.
     last: Option<EventId>,
     printed: u64,
-    /// Whether this connection has said anything.
-    heard: bool,
+    /// Whether a line was received on this connection.
+    received: bool,
 }
 
-/// What a line says, so far as following it needs.
+/// The members of a line that this command needs.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(default)]
@@ -151,7 +153,8 @@ struct Line<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// An id that is none of ours is no place to come back to.
+/// An event id, or `None` for a text that is not an event id of the gateway. The
+/// stream cannot be resumed from such a text.
 struct EventIdText(Option<EventId>);
 
 impl<'de> Deserialize<'de> for EventIdText {
@@ -161,7 +164,8 @@ impl<'de> Deserialize<'de> for EventIdText {
 }
 
 impl<W: Write> Tail<'_, W> {
-    /// One connection, to its end; well only where nothing more is to come.
+    /// Follows the stream on one connection until the connection ends. Returns `Ok`
+    /// only if the command is complete.
     async fn connected(&mut self, target: &Target) -> Result<(), End> {
         let silence = Duration::from_secs(self.options.silence);
         let request = self.request(target).map_err(Error::Request)?;
@@ -175,8 +179,8 @@ impl<W: Write> Tail<'_, W> {
         let mut lines = Lines::default();
         let mut silent = Silence::new(silence);
         loop {
-            // A server that always has a byte ready would never let the timer
-            // have its turn.
+            // timeout_at() polls the timer only if no byte is ready. The check here
+            // applies the deadline to a server that always has a byte ready.
             if silent.due() <= Instant::now() {
                 return Err(Error::Silence(silence).into());
             }
@@ -188,7 +192,7 @@ impl<W: Write> Tail<'_, W> {
             }
             while let Some(line) = lines.next() {
                 silent.came(0, true);
-                self.heard = true;
+                self.received = true;
                 if self.line(&line).map_err(End::Output)? {
                     return Ok(());
                 }
@@ -199,13 +203,13 @@ impl<W: Write> Tail<'_, W> {
 
     fn request(&self, target: &Target) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
         let mut path = self.options.path.clone();
-        let mut mark = '?';
+        let mut separator = '?';
         let mut query = |name: &str, value: &str| {
-            path.push(mark);
+            path.push(separator);
             path.push_str(name);
             path.push('=');
             client::escape(value, &mut path);
-            mark = '&';
+            separator = '&';
         };
         if self.last.is_none() {
             query("from", &self.options.from);
@@ -220,14 +224,14 @@ impl<W: Write> Tail<'_, W> {
         request.body(Empty::new())
     }
 
-    /// Takes a line in; true when it was the last one asked for.
+    /// Handles a line. Returns whether the count is reached.
     fn line(&mut self, text: &[u8]) -> io::Result<bool> {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(text) else {
-            super::note(&format!("a line that is no event: {}", printable(text)));
+            super::note(&format!("ignored a line that is not an event: {}", printable(text)));
             return Ok(false);
         };
         let data = line.data.map_or("null", RawValue::get);
-        if is_notice(&line.kind) {
+        if is_control(&line.kind) {
             if !matches!(line.kind.as_str(), "stream-open" | "heartbeat") {
                 super::note(&format!("{}: {}", line.kind, printable(data.as_bytes())));
             }
@@ -248,13 +252,14 @@ impl<W: Write> Tail<'_, W> {
     }
 }
 
-/// Whether a type is one that the gateway itself uses
-/// (`docs/protocol.md#names`), which no event of a log has.
-fn is_notice(kind: &str) -> bool {
+/// Returns whether `kind` is the type of a control message. These types are
+/// reserved (`docs/protocol.md#names`), so no event of a log has one.
+fn is_control(kind: &str) -> bool {
     crate::event::EventType::new(kind) == Err(crate::event::BadName::Reserved)
 }
 
-/// Text of a server's for a terminal: short, and without what moves a cursor.
+/// Returns at most 500 characters of a server's text for a terminal. Control
+/// characters are removed, because they can move the cursor.
 fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(500).collect()
 }

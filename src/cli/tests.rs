@@ -1,4 +1,4 @@
-//! Command lines in, exit codes out.
+//! Tests of command lines and their exit codes.
 
 use clap::CommandFactory as _;
 
@@ -10,19 +10,19 @@ fn code(arguments: &[&str]) -> u8 {
 
 fn usage(arguments: &[&str]) -> String {
     let arguments = ["streamgate"].iter().chain(arguments).map(OsString::from);
-    let failure = parsed(arguments).unwrap_err();
+    let failure = parse(arguments).unwrap_err();
     assert_eq!(failure.exit, Exit::Usage);
     assert_eq!(failure.lines.len(), 1);
     failure.lines[0].clone()
 }
 
 #[test]
-fn the_command_line_is_sound() {
+fn the_definition_of_the_command_line_is_consistent() {
     Arguments::command().debug_assert();
 }
 
 #[test]
-fn every_verb_shows_an_example() {
+fn the_help_of_every_command_has_an_example() {
     let mut command = Arguments::command();
     for verb in command.get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
         let help = verb.render_help().to_string();
@@ -31,7 +31,7 @@ fn every_verb_shows_an_example() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told_in_one_line() {
+fn an_invalid_command_line_is_reported_in_one_line() {
     assert_eq!(usage(&["--nope"]), "unexpected argument '--nope' found; see --help");
     assert_eq!(
         usage(&["tail"]),
@@ -44,7 +44,7 @@ fn a_wrong_command_line_is_told_in_one_line() {
 }
 
 #[test]
-fn a_configuration_is_checked() {
+fn an_invalid_configuration_ends_with_code_78() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("config.toml");
     let path = file.to_str().unwrap();
@@ -59,8 +59,8 @@ fn a_configuration_is_checked() {
 }
 
 #[test]
-fn a_gateway_that_is_not_there_fails_its_clients() {
-    // A port that was free a moment ago; nobody listens on it.
+fn client_commands_fail_if_no_gateway_listens() {
+    // The listener is closed again, so no process listens on this port.
     let port = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
@@ -72,7 +72,7 @@ fn a_gateway_that_is_not_there_fails_its_clients() {
 }
 
 #[test]
-fn a_gateway_that_is_ready_is_healthy() {
+fn healthcheck_fails_if_and_only_if_the_status_is_an_error() {
     use client::script::{Peer, Script};
     let script = Script::start(vec![
         Box::new(|peer: &mut Peer| {
@@ -92,7 +92,7 @@ fn a_gateway_that_is_ready_is_healthy() {
 }
 
 #[test]
-fn shells_and_manuals_know_the_verbs() {
+fn the_completions_and_the_manual_have_every_command() {
     let script = String::from_utf8(completions::script(clap_complete::Shell::Bash)).unwrap();
     let page = String::from_utf8(man::page(None).unwrap()).unwrap();
     for verb in Arguments::command().get_subcommands() {

@@ -1,4 +1,4 @@
-//! `streamgate verify`: the store, read as a whole.
+//! `streamgate verify`: reads the whole store and checks it for damage.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -10,11 +10,13 @@ use super::exit::{Exit, Failure};
 use super::source::Source;
 use crate::store::{self, Position, Report};
 
-/// Reads the whole store and names any damage. The gateway must not be
-/// running on it.
+/// Reads the whole store and reports all damage. Stop the gateway before you run
+/// this command.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  streamgate verify --config config.toml\n\n\
-    Exit codes: 0 sound, 74 with a line for each damage on standard error.")]
+    Exit codes:\n  \
+    0   the store has no damage\n  \
+    74  the store is damaged or cannot be read; standard error has one line for each damage")]
 pub(super) struct Options {
     #[command(flatten)]
     source: Source,
@@ -23,9 +25,9 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let config = options.source.load()?;
     let path = &config.log.path;
-    // Opening would make one.
+    // Opening a path without a store would create a store.
     if !path.is_dir() {
-        let message = format!("{}: there is no store", path.display());
+        let message = format!("{}: no store found; check storage.path", path.display());
         return Err(Failure::located(Exit::Store, vec![message]));
     }
     let bar = bar();
@@ -37,7 +39,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     super::print(told(path, &report?)?.as_bytes())
 }
 
-/// A bar on a terminal; nothing elsewhere.
+/// Returns a progress bar. The bar is hidden if standard error is not a terminal.
 fn bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -48,7 +50,8 @@ fn bar() -> ProgressBar {
     }
 }
 
-/// A line for each log of a sound store.
+/// Returns the text for a store without damage: one line for each log. The damage
+/// of a store becomes a failure with one line for each damage.
 fn told(path: &Path, report: &Report) -> Result<String, Failure> {
     let path = path.display();
     if !report.damage.is_empty() {
@@ -67,7 +70,7 @@ fn told(path: &Path, report: &Report) -> Result<String, Failure> {
             )
         })
         .collect();
-    lines.push(format!("{path}: sound up to commit {}\n", report.commit));
+    lines.push(format!("{path}: no damage up to commit {}\n", report.commit));
     Ok(lines.concat())
 }
 
@@ -78,7 +81,7 @@ mod tests {
     use crate::store::LogReport;
 
     #[test]
-    fn a_sound_store_is_told_log_by_log_and_a_damaged_one_by_its_damage() {
+    fn the_report_lists_the_logs_of_a_valid_store_and_the_damage_of_a_damaged_one() {
         let position = Position {
             head: Offset(9),
             floor: Offset(4),
@@ -92,7 +95,7 @@ mod tests {
         assert_eq!(
             told(Path::new("data"), &report).unwrap(),
             "data: orders: 5 event(s) from 00000000-4 to 00000000-9, 2 resource(s)\n\
-             data: sound up to commit 7\n"
+             data: no damage up to commit 7\n"
         );
         report.damage = vec!["event 6 of orders fails its checksum".to_owned()];
         let failure = told(Path::new("data"), &report).unwrap_err();
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn no_store_is_made_where_there_is_none() {
+    fn verify_does_not_create_a_store() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("none");
         let set = format!("storage.path={}", path.display());
