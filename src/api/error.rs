@@ -1,4 +1,4 @@
-//! Problems by what went wrong here, and a problem as an answer.
+//! The problems of requests, and the HTTP response for a problem.
 
 use hyper::header::{
     ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
@@ -13,145 +13,155 @@ use crate::log::{self, BadWrite, Refusal};
 use crate::wire::Origin;
 use crate::wire::problem::{Code, Problem};
 
-/// Longest path that a problem repeats as its `instance`, in bytes: the target
-/// of a 414 need not go back.
+/// The longest path in bytes that a problem has as its `instance`. Without the
+/// limit, a 414 response would repeat its long request target.
 const INSTANCE_BYTES_MAX: usize = 1024;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// 400: the request makes no sense; `detail` says what and where.
+/// Returns the 400 problem for a malformed request. `detail` names the error and
+/// its place.
 pub fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(Code::MalformedRequest, detail)
 }
 
-/// 501 for an extended CONNECT to anything but a WebSocket.
+/// Returns the 501 problem for an extended CONNECT whose `:protocol` is not
+/// `websocket`.
 pub fn no_such_protocol() -> Problem {
-    Problem::new(Code::NotImplemented, "a CONNECT is taken with the :protocol websocket alone")
+    Problem::new(Code::NotImplemented, "a CONNECT must have the :protocol websocket")
 }
 
-/// 400 naming a parameter of the query.
+/// Returns the 400 problem for the query parameter `name`.
 pub fn parameter(name: &str, why: &str) -> Problem {
     Problem::new(Code::BadParameter, format!("parameter {name:?}: {why}")).with("parameter", name)
 }
 
-/// 400 for a header; `detail` begins with its name.
+/// Returns the 400 problem for a header. `detail` must begin with the name of the
+/// header.
 pub fn header(detail: impl Into<String>) -> Problem {
     Problem::new(Code::BadParameter, detail)
 }
 
-/// 400 for an event id, given as `name`.
+/// Returns the 400 problem for an invalid event id in the parameter or header
+/// `name`.
 pub fn malformed_id(name: &str, why: MalformedId) -> Problem {
     Problem::new(Code::MalformedId, format!("{name}: {why}")).with("parameter", name)
 }
 
-/// 400 for a resource's id or an event's type.
+/// Returns the 400 problem for an invalid resource id or event type.
 pub fn bad_name(what: &str, why: BadName) -> Problem {
     Problem::new(Code::BadName, format!("{what}: {why}"))
 }
 
-/// 400 for a body that is JSON, but not what is taken here.
+/// Returns the 400 problem for a body that is JSON of the wrong form.
 pub fn bad_body(detail: impl Into<String>) -> Problem {
     Problem::new(Code::BadBody, detail)
 }
 
-/// 400 for a body that cannot become a write.
+/// Returns the 400 problem for a body that is not a valid write.
 pub fn bad_write(bad: &BadWrite) -> Problem {
     bad_body(bad.to_string())
 }
 
-/// 404 for a path or a resource.
+/// Returns the 404 problem for a path or a resource.
 pub fn not_found(detail: impl Into<String>) -> Problem {
     Problem::new(Code::NotFound, detail)
 }
 
-/// 404 for a collection or a topic.
+/// Returns the 404 problem for a collection or a topic.
 pub fn unknown(detail: impl Into<String>) -> Problem {
     Problem::new(Code::UnknownCollection, detail)
 }
 
-/// 406 listing the media types that there are.
+/// Returns the 406 problem. It lists the media types that are available.
 pub fn not_acceptable(available: Vec<&str>) -> Problem {
-    let detail = format!("nothing accepted; there is {}", available.join(", "));
+    let detail = format!(
+        "the Accept header allows no available media type; accept one of {}",
+        available.join(", ")
+    );
     Problem::new(Code::NotAcceptable, detail).with("available", available)
 }
 
-/// 408: the body came too slowly.
+/// Returns the 408 problem for a body that arrives too slowly.
 pub fn slow_body() -> Problem {
-    let detail = "the body did not come in time, or slower than limits.body_rate";
+    let detail = "the body did not arrive in time, or arrived more slowly than limits.body_rate";
     Problem::new(Code::RequestTimeout, detail)
 }
 
-/// 431: a head has more fields than so many.
+/// Returns the 431 problem for a head with more than `most` fields.
 pub fn too_many_fields(most: usize) -> Problem {
-    Problem::new(Code::HeadTooLarge, format!("the head has more than {most} fields"))
+    Problem::new(Code::HeadTooLarge, format!("the head must not have more than {most} fields"))
 }
 
-/// 409: the same key is being written.
+/// Returns the 409 problem for an idempotency key whose first request is still in
+/// progress.
 pub fn key_in_progress() -> Problem {
     Problem::new(
         Code::InProgress,
-        "a request with this Idempotency-Key is still in progress; repeat it later",
+        "a request with this Idempotency-Key is still in progress; repeat the request later",
     )
 }
 
-/// 410: what followed the position asked for is gone; `earliest` is where
-/// what is kept begins.
+/// Returns the 410 problem for a position whose next events are gone. The member
+/// `earliest` is `floor`, the earliest position from which the log is complete.
 pub fn gone(origin: &Origin, reason: &'static str, floor: Offset) -> Problem {
     let earliest = origin.id(floor).to_string();
-    let detail = format!("events after the id are missing ({reason}); go on from {earliest}");
+    let detail =
+        format!("the events after the position are gone ({reason}); start from {earliest}");
     Problem::new(Code::HistoryGone, detail).with("earliest", earliest).with("reason", reason)
 }
 
-/// 412, with the resource's present tag where it is there.
+/// Returns the 412 problem. `present` is the version of the resource, if the
+/// resource exists.
 pub fn precondition_failed(present: Option<EventId>) -> Problem {
-    let problem =
-        Problem::new(Code::PreconditionFailed, "the condition of the request does not hold");
+    let problem = Problem::new(Code::PreconditionFailed, "a precondition of the request is false");
     match present {
         Some(id) => problem.with("etag", id.quoted()),
         None => problem,
     }
 }
 
-/// 413 for more than `bytes_max` bytes of `what`.
+/// Returns the 413 problem for a `what` that is larger than `bytes_max`.
 pub fn too_large(what: &str, bytes_max: usize) -> Problem {
     Problem::new(Code::BodyTooLarge, format!("{what} is larger than {bytes_max} bytes"))
         .with("limit", bytes_max)
 }
 
-/// 414.
+/// Returns the 414 problem for a request target that is longer than `bytes_max`.
 pub fn uri_too_long(bytes_max: usize) -> Problem {
-    Problem::new(Code::UriTooLong, format!("the request's target is over {bytes_max} bytes"))
-        .with("limit", bytes_max)
+    let detail = format!("the request target must not be longer than {bytes_max} bytes");
+    Problem::new(Code::UriTooLong, detail).with("limit", bytes_max)
 }
 
-/// 415 listing the media types that are taken.
-pub fn unsupported(why: &str, taken: &[&str]) -> Problem {
-    let detail = format!("{why}; send {}", taken.join(" or "));
-    Problem::new(Code::UnsupportedMediaType, detail).with("available", taken.to_vec())
+/// Returns the 415 problem. It lists the media types that the path accepts.
+pub fn unsupported(why: &str, accepted: &[&str]) -> Problem {
+    let detail = format!("{why}; send {}", accepted.join(" or "));
+    Problem::new(Code::UnsupportedMediaType, detail).with("available", accepted.to_vec())
 }
 
-/// 417.
+/// Returns the 417 problem.
 pub fn expectation() -> Problem {
-    Problem::new(Code::ExpectationFailed, "the only expectation that is met is 100-continue")
+    Problem::new(Code::ExpectationFailed, "the value of Expect must be 100-continue")
 }
 
-/// 503: too many reads of the disk at once.
+/// Returns the 503 problem for too many concurrent reads of the disk.
 pub fn busy() -> Problem {
-    Problem::new(Code::Overloaded, "too many pages are being read; repeat the request later")
+    Problem::new(Code::Overloaded, "too many concurrent reads; repeat the request later")
 }
 
-/// 429: the client's bucket is empty. Its members say what a client needs to
-/// keep to its rate, and become the answer's `RateLimit` fields.
+/// Returns the 429 problem for an empty token bucket. Its members tell the client
+/// the rate and the time to wait. They are also the values of the response's
+/// `RateLimit` fields.
 pub fn too_often(wait: Wait) -> Problem {
     let Wait { retry, rate, burst, policy } = wait;
-    let what = match policy {
+    let unit = match policy {
         Policy::Requests => "requests",
         Policy::Events => "events",
     };
     let millis = retry.as_millis().max(1) as u64;
     let detail =
-        format!("{rate} {what} a second and {burst} at once are allowed; wait {millis} ms");
+        format!("the limit is {rate} {unit} per second and {burst} in a burst; wait {millis} ms");
     let window = burst.div_ceil(rate.max(1)).max(1);
     Problem::new(Code::TooManyRequests, detail)
         .with("policy", policy.name())
@@ -160,34 +170,34 @@ pub fn too_often(wait: Wait) -> Problem {
         .with("retryAfter", millis.div_ceil(1000))
 }
 
-/// 500: a defect, told in the log.
+/// Returns the 500 problem for a defect. The caller logs the details.
 pub fn internal() -> Problem {
-    Problem::new(Code::Internal, "the gateway failed; its log says why")
+    Problem::new(Code::Internal, "internal error; the log of the gateway has the details")
 }
 
-/// Why one write was not done.
+/// Returns the problem for a rejected write.
 pub fn refused(refusal: &Refusal, origin: &Origin) -> Problem {
     match refusal {
         Refusal::Exists => Problem::new(Code::Exists, "the id is in use"),
-        Refusal::NotFound => not_found("there is no such resource"),
+        Refusal::NotFound => not_found("no resource with this id"),
         Refusal::Precondition(revision) => {
             precondition_failed(revision.map(|revision| origin.id(revision)))
         }
         Refusal::TooLarge => Problem::new(
             Code::BodyTooLarge,
-            "the resource would grow beyond what one may hold; split it",
+            "the resource would be larger than limits.body_bytes; split the resource",
         ),
         Refusal::KeyReused => Problem::new(
             Code::KeyReused,
             "this Idempotency-Key was used with another request body; use a new key",
         ),
-        Refusal::KeyNotKept => header(
-            "Idempotency-Key: the topic is kept in memory, so no answer could be kept for a repeat",
-        ),
+        Refusal::KeyNotKept => {
+            header("Idempotency-Key: a topic in memory cannot store the response; omit the header")
+        }
     }
 }
 
-/// Why a log took nothing or could not be read.
+/// Returns the problem for a log that cannot be written or read.
 pub fn unavailable(error: &log::Error) -> Problem {
     let code = match error {
         log::Error::Full => Code::DiskFull,
@@ -200,22 +210,23 @@ pub fn unavailable(error: &log::Error) -> Problem {
     Problem::new(code, error.to_string())
 }
 
-/// A read of the store that failed.
+/// Returns the problem for a failed read of the store.
 pub fn store(error: crate::store::Error) -> Problem {
     unavailable(&log::Error::Store(error))
 }
 
-/// A problem as an answer; `path` is the request's.
+/// Returns the response for a problem. `path` is the path of the request.
 pub fn answer(problem: &Problem, path: &str) -> Response<Body> {
-    // A CONNECT to another host has no path.
+    // A plain CONNECT request has no path.
     let instance = (1..=INSTANCE_BYTES_MAX).contains(&path.len()).then_some(path);
     let mut response = Response::new(Body::Full(problem.to_json(instance)));
     *response.status_mut() =
-        StatusCode::from_u16(problem.status()).expect("every code has a status of HTTP");
+        StatusCode::from_u16(problem.status()).expect("every code has a valid HTTP status");
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if problem.code() == Code::UpgradeRequired {
-        // RFC 9110 §15.5.22 and RFC 6455 §4.4: what to upgrade to.
+        // A 426 response must name the protocol to upgrade to (RFC 9110 §15.5.22)
+        // and its version (RFC 6455 §4.4).
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -227,9 +238,9 @@ pub fn answer(problem: &Problem, path: &str) -> Response<Body> {
     response
 }
 
-/// Adds what a client needs to keep to its rate, where its bucket is why:
-/// `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and `RateLimit-Policy` as
-/// the IETF's HTTP API group drafts them.
+/// Adds the headers about the client's rate, if the problem is an empty token
+/// bucket: `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
+/// `RateLimit-Policy` from the draft of the IETF working group HTTPAPI.
 fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
     let text = |name| problem.member(name)?.as_str();
     let number = |name| problem.member(name)?.as_u64();
@@ -246,9 +257,9 @@ fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
     }
 }
 
-/// 405 with the methods that are allowed.
+/// Returns the 405 response with the allowed methods.
 pub fn method_not_allowed(allow: &'static str, path: &str) -> Response<Body> {
-    let detail = format!("the method is not allowed here; allowed are {allow}");
+    let detail = format!("the path does not support this method; use one of {allow}");
     let mut response = answer(&Problem::new(Code::MethodNotAllowed, detail), path);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response

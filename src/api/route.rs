@@ -1,4 +1,4 @@
-//! From a path and a method to what is asked for.
+//! Routing: from the path and the method of a request to a [`Route`].
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::wire::problem::Problem;
 /// The largest number of names that are compared for a suggestion.
 const SUGGESTED_FROM_MAX: usize = 1000;
 
-/// What a path names (`docs/protocol.md#paths`).
+/// The target of a path (`docs/protocol.md#paths`).
 pub enum Route {
     /// `/{c}`
     Collection(Collection),
@@ -37,22 +37,22 @@ pub enum Route {
     Socket,
 }
 
-/// A route that was found.
+/// The result of a successful routing.
 pub struct Found {
-    /// What it is.
+    /// The route.
     pub route: Route,
-    /// What stood before it, `/v1` or nothing: `Location` and `Link` answer
-    /// with the same.
+    /// The prefix of the path, `/v1` or nothing. `Location` and `Link` in the
+    /// response have the same prefix.
     pub prefix: &'static str,
 }
 
-/// Why a request goes no further.
+/// The reason why routing does not continue.
 pub enum Miss {
-    /// There is no such thing, or it cannot be named so.
+    /// The path does not exist or is invalid.
     Problem(Problem),
-    /// It is there, but not for this method. The allowed ones.
+    /// The path does not support the method. The text lists the allowed methods.
     Method(&'static str),
-    /// `OPTIONS`: the allowed methods are the answer.
+    /// The method is `OPTIONS`. The text lists the allowed methods.
     Options(&'static str),
 }
 
@@ -63,7 +63,7 @@ impl From<Problem> for Miss {
 }
 
 impl Route {
-    /// The methods it takes, as an `Allow` header has them.
+    /// Returns the allowed methods in the format of the `Allow` header.
     pub fn allow(&self) -> &'static str {
         match self {
             Route::Topic(topic) if topic.view => "GET, HEAD, OPTIONS",
@@ -79,7 +79,7 @@ impl Route {
         }
     }
 
-    /// Its name in metrics.
+    /// Returns the value of the label in metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Route::Collection(_) => "/{c}",
@@ -106,18 +106,18 @@ impl Route {
     }
 }
 
-/// Finds what `path` names and checks that it takes `method`. `extended` is
-/// whether the request is an extended CONNECT for a WebSocket (RFC 8441).
+/// Returns the route of `path`, if the route allows `method`. `extended` is true
+/// for an extended CONNECT that opens a WebSocket (RFC 8441).
 ///
 /// # Errors
-/// [`Miss`], with the answer to give.
+/// [`Miss`], which determines the response.
 pub fn route(
     catalog: &Catalog,
     method: &Method,
     extended: bool,
     path: &str,
 ) -> Result<Found, Miss> {
-    let rest = path.strip_prefix('/').ok_or_else(|| error::not_found("there is no such path"))?;
+    let rest = path.strip_prefix('/').ok_or_else(unknown_path)?;
     let (prefix, rest) = match rest.strip_prefix("v1/") {
         Some(rest) => ("/v1", rest),
         None => ("", rest),
@@ -169,7 +169,7 @@ fn find(catalog: &Catalog, rest: &str) -> Result<Route, Problem> {
 }
 
 fn unknown_path() -> Problem {
-    error::not_found("there is no such path")
+    error::not_found("the path does not exist")
 }
 
 /// Returns the collection `name`.
