@@ -50,7 +50,7 @@ impl fmt::Display for BadName {
             BadName::Empty => write!(f, "a name must not be empty"),
             BadName::TooLong => write!(f, "a name must not be longer than {NAME_BYTES_MAX} bytes"),
             BadName::Character(c) => {
-                write!(f, "{c:?} is not one of A-Z a-z 0-9 . _ ~ : -")
+                write!(f, "the character {c:?} is not allowed; use A-Z a-z 0-9 . _ ~ : -")
             }
             BadName::Reserved => write!(f, "the name is reserved; use another name"),
         }

@@ -130,7 +130,7 @@ fn check_log_name(name: &str) -> Result<(), String> {
     }
     let allowed = |c: &char| c.is_ascii_alphanumeric() || "._~-".contains(*c);
     if let Some(c) = name.chars().find(|c| !allowed(c)) {
-        return Err(format!("{c:?} is not one of A-Z a-z 0-9 . _ ~ -"));
+        return Err(format!("the character {c:?} is not allowed; use A-Z a-z 0-9 . _ ~ -"));
     }
     if [".", ".."].contains(&name) || RESERVED_NAMES.contains(&name) {
         return Err(BadName::Reserved.to_string());

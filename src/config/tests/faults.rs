@@ -164,7 +164,7 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
     (
         "[[collections]]\nname = \"a:b\"\n",
         &[
-            "config.toml:2: collections.name: \"a:b\" is not a valid name of a collection: ':' is not one of A-Z a-z 0-9 . _ ~ -",
+            "config.toml:2: collections.name: \"a:b\" is not a valid name of a collection: the character ':' is not allowed; use A-Z a-z 0-9 . _ ~ -",
         ],
     ),
     (
@@ -193,7 +193,7 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
         "[[topics]]\nname = \"t\"\ncollection = \"orders\"\ntypes = [\n  \"a\",\n  \"gap\",\n  \"b c\",\n]\n",
         &[
             "config.toml:6: topics.types: \"gap\" is not an event type: the name is reserved; use another name",
-            "config.toml:7: topics.types: \"b c\" is not an event type: ' ' is not one of A-Z a-z 0-9 . _ ~ : -",
+            "config.toml:7: topics.types: \"b c\" is not an event type: the character ' ' is not allowed; use A-Z a-z 0-9 . _ ~ : -",
         ],
     ),
     (
@@ -236,7 +236,7 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
     (
         "[[collections]]\nname = \"shots\"\nresource = \"a shot\"\ncreate = \"async\"\n",
         &[
-            "config.toml:3: collections.resource: \"a shot\" cannot be the first part of event types such as \"order-created\": ' ' is not one of A-Z a-z 0-9 . _ ~ : -",
+            "config.toml:3: collections.resource: \"a shot\" cannot be the first part of event types such as \"order-created\": the character ' ' is not allowed; use A-Z a-z 0-9 . _ ~ : -",
             "config.toml:4: collections.create: unknown key; the known keys are name, overflow, resource, retention",
         ],
     ),
