@@ -6,6 +6,7 @@
 //! A push never waits: what does not fit is the overflow policy's
 //! (`docs/architecture.md#delivery`).
 
+mod index;
 mod inline;
 mod lane;
 mod overflow;

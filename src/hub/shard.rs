@@ -9,7 +9,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::lane::{Entry, Lane};
+use super::index::Cursor;
+use super::lane::Lane;
 use super::overflow::Bounds;
 use super::round::{self, COST_AT_ONCE};
 use super::state::State;
@@ -216,17 +217,28 @@ async fn advance(shard: &Shard, lane: &Lane, cost: &mut usize) {
     }
 }
 
-/// The lane's place is gone from the tail: everybody reads the log, and the
-/// lane goes on at its head.
+/// The lane's place is gone from the tail: every subscription reads the log,
+/// and the lane goes on at its head.
+///
+/// Subscriptions come and go between two chunks, while the index is not
+/// locked. One that comes was indexed after `begin`: it reads the log up to
+/// `head` before it goes live, whether the walk meets it or not. One that
+/// stays keeps its slot, so the walk meets it once.
 async fn park_all(lane: &Lane) {
     let head = lane.log.head();
     lane.begin(head);
-    let entries: Vec<Entry> = lane.index.lock().entries().cloned().collect();
-    for some in entries.chunks(COST_AT_ONCE) {
-        for entry in some {
-            if let Some(waker) = entry.subscriber.park(entry.subscription) {
+    let (mut cursor, mut chunk) = (Cursor::default(), Vec::new());
+    loop {
+        let more = lane.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
+            chunk.push((entry.subscriber.clone(), entry.subscription));
+        });
+        for (subscriber, subscription) in chunk.drain(..) {
+            if let Some(waker) = subscriber.park(subscription) {
                 waker.wake();
             }
+        }
+        if !more {
+            break;
         }
         tokio::task::yield_now().await;
     }

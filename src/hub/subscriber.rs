@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use parking_lot::Mutex;
 
 use super::Ending;
-use super::lane::Entry;
+use super::index::Entry;
 use super::overflow::Bounds;
 use super::ring::Ring;
 use super::run::{Room, Slice};
@@ -122,7 +122,7 @@ impl Subscriber {
         // The index is locked before a subscriber by the fan-out, never after.
         match removed {
             Some(gone) => {
-                gone.lane.index.lock().remove(&gone.interest.scope, gone.place, id);
+                gone.lane.index.lock().remove(gone.place);
                 true
             }
             None => false,
@@ -163,7 +163,7 @@ impl Subscriber {
             (std::mem::take(&mut state.subscriptions), state.port.take())
         };
         for gone in subscriptions.into_iter().flatten() {
-            gone.lane.index.lock().remove(&gone.interest.scope, gone.place, gone.id);
+            gone.lane.index.lock().remove(gone.place);
         }
     }
 

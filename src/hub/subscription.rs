@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::lane::{Lane, Place, Scope};
+use super::index::Place;
+use super::lane::{Lane, Scope};
 use super::overflow::Overflow;
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;

@@ -1,10 +1,10 @@
 //! One shard whose runtime has one thread, so that the test and the fan-out
 //! take turns: whatever the fan-out does without a yield, nobody comes between.
 
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use super::*;
-use crate::event::EventType;
+use crate::event::{EventType, Offset, ResourceId};
 use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, Turn};
 use crate::log::{self, Medium, Spec, Write};
 use crate::wire::json::Json;
@@ -38,26 +38,42 @@ impl Bench {
 
     /// Subscribes to one more topic, live.
     fn follow(&self, subscriber: &Arc<Subscriber>, topic: &str, filter: Arc<Filter>) {
+        self.follow_as(subscriber, topic, Scope::Whole, filter, Overflow::Log);
+    }
+
+    fn follow_as(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        topic: &str,
+        scope: Scope,
+        filter: Arc<Filter>,
+        overflow: Overflow,
+    ) {
         let interest = Interest {
-            scope: Scope::Whole,
+            scope,
             filter,
             form: Form::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
-            overflow: Overflow::Log,
+            overflow,
         };
         subscriber.subscribe(&self.engine.log(topic).unwrap(), interest, None);
         let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
-        let cx = std::task::Context::from_waker(Waker::noop());
+        let cx = Context::from_waker(Waker::noop());
         assert!(matches!(subscriber.next(&cx, Turn::Ring, &mut hand, &mut room), Next::Wait));
     }
 
     /// Publishes events as one commit, without a turn for the fan-out.
     fn publish(&self, topic: &str, count: usize) {
+        self.publish_about(None, topic, count);
+    }
+
+    fn publish_about(&self, subject: Option<&ResourceId>, topic: &str, count: usize) {
         let log = self.engine.log(topic).unwrap();
         let data = Json::parse(b"1").unwrap();
-        let write = || Write::publish(None, EventType::new("tick").unwrap(), data.clone());
+        let write =
+            || Write::publish(subject.cloned(), EventType::new("tick").unwrap(), data.clone());
         let writes = (0..count).map(|_| write()).collect();
         let append = || {
             let aside = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -150,4 +166,74 @@ async fn filters_that_want_nothing_leave_others_their_turn() {
         turns >= FILTERS,
         "{turns} turns while {FILTERS} filters looked at a whole commit each"
     );
+}
+
+/// Subscribers of one scope, four times as many as a pass visits at once.
+struct Crowd {
+    bench: Bench,
+    resource: ResourceId,
+    all: Vec<Arc<Subscriber>>,
+    /// References to subscribers while nobody visits them.
+    references: usize,
+    /// A connection without a subscription, which only a tick visits.
+    bystander: Arc<Subscriber>,
+    bystander_references: usize,
+}
+
+impl Crowd {
+    fn gather(scope: impl Fn(ResourceId) -> Scope) -> Crowd {
+        let (bench, resource) = (Bench::start(), ResourceId::new("hot").unwrap());
+        let subscribe = |_| {
+            let subscriber = bench.hub.join(Protocol::Sse, &bench.settings, 0).unwrap();
+            let (scope, filter) = (scope(resource.clone()), everything());
+            bench.follow_as(&subscriber, "busy", scope, filter, Overflow::Log);
+            subscriber
+        };
+        let all: Vec<_> = (0..4 * COST_AT_ONCE).map(subscribe).collect();
+        let references = all.iter().map(Arc::strong_count).sum();
+        let bystander = bench.hub.join(Protocol::Sse, &bench.settings, 0).unwrap();
+        let bystander_references = Arc::strong_count(&bystander);
+        Crowd { bench, resource, all, references, bystander, bystander_references }
+    }
+
+    /// How many references to subscribers the pass holds. A tick that is under
+    /// way holds one to each connection besides.
+    fn held(&self) -> usize {
+        let references: usize = self.all.iter().map(Arc::strong_count).sum();
+        let ticks = Arc::strong_count(&self.bystander) - self.bystander_references;
+        references - self.references - ticks * self.all.len()
+    }
+
+    /// Lets the fan-out go on until `is_visited` holds for every subscriber.
+    async fn check(&self, is_visited: impl Fn(&Subscriber) -> bool) {
+        let mut turns = 0;
+        while !self.all.iter().all(|subscriber| is_visited(subscriber)) {
+            assert!(turns < 10_000, "some are not visited");
+            tokio::task::yield_now().await;
+            assert!(self.held() <= COST_AT_ONCE, "{} references at once", self.held());
+            turns += 1;
+        }
+        assert!(turns >= 4, "the pass pauses");
+    }
+}
+
+#[tokio::test]
+async fn a_pass_over_many_subscribers_refers_to_few_at_a_time() {
+    for scope in [Scope::Subject, |_| Scope::Whole] {
+        let crowd = Crowd::gather(scope);
+        crowd.bench.publish_about(Some(&crowd.resource), "busy", 1);
+        crowd.check(|subscriber| !subscriber.state.lock().ring.is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pass_that_makes_all_read_the_log_refers_to_few_at_a_time() {
+    for scope in [Scope::Subject, |_| Scope::Whole] {
+        let crowd = Crowd::gather(scope);
+        let log = crowd.bench.engine.log("busy").unwrap();
+        while log.tail(Offset::ZERO).is_some() {
+            crowd.bench.publish("busy", 1 << 10);
+        }
+        crowd.check(|subscriber| !subscriber.is_live()).await;
+    }
 }
