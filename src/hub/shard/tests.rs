@@ -148,6 +148,39 @@ async fn what_the_log_lets_go_does_not_stay_behind_what_it_keeps() {
     assert_eq!(waiting(), 1, "of the log that keeps it");
 }
 
+/// A socket may have a thousand subscriptions, and all of them may have let a
+/// log go that far ahead.
+#[tokio::test]
+async fn what_many_subscriptions_let_go_is_found_in_one_pass() {
+    const SUBSCRIPTIONS: u64 = 1000;
+    for overflow in [Overflow::Log, Overflow::DropOldest] {
+        let bench = Bench::start();
+        let subscriber = bench.hub.join(Protocol::Sse, &bench.settings, 0).unwrap();
+        for _ in 0..SUBSCRIPTIONS {
+            bench.follow_as(&subscriber, "busy", Scope::Whole, everything(), overflow);
+        }
+        bench.publish("busy", 1);
+        while subscriber.state.lock().ring.events() < SUBSCRIPTIONS {
+            tokio::task::yield_now().await;
+        }
+        let log = bench.engine.log("busy").unwrap();
+        let head = log.head();
+        while log.holds(head) {
+            bench.publish("busy", 1 << 10);
+        }
+        let mut state = subscriber.state.lock();
+        state.ring.looked_at.set(0);
+        assert!(state.release_evicted());
+        let looked_at = state.ring.looked_at.get();
+        assert!(looked_at < 8 * SUBSCRIPTIONS, "{looked_at} items looked at, {overflow:?}");
+        assert_eq!(state.ring.events(), 0);
+        let marks = if overflow == Overflow::Log { 0 } else { SUBSCRIPTIONS };
+        assert_eq!(state.ring.len() as u64, marks, "{overflow:?}");
+        let waiting = state.subscriptions.iter().flatten().map(|it| it.waiting).sum::<u64>();
+        assert_eq!(waiting, marks, "{overflow:?}");
+    }
+}
+
 #[tokio::test]
 async fn filters_that_want_nothing_leave_others_their_turn() {
     const FILTERS: usize = 32;
