@@ -26,7 +26,7 @@ impl super::Api {
             let label = ("form", form.label().to_owned());
             self.metrics.counted("streamgate_encodings_total", label, made.sum());
         }
-        let (parked, lag) = self.hub.census();
+        let (parked, lag) = self.hub.lag_stats();
         self.metrics.parked.set(parked as f64);
         self.metrics.lag.set(lag as f64);
         // Of two logs of one name, the one that is served is first and has the

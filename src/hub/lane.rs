@@ -20,16 +20,18 @@ pub(super) struct Lane {
     tail: AtomicU64,
     fanned: AtomicU64,
     pub(super) index: Mutex<Index>,
+    pub(super) stats: Arc<LagStats>,
 }
 
 impl Lane {
-    pub(super) fn new(log: Arc<Log>) -> Lane {
+    pub(super) fn new(log: Arc<Log>, stats: Arc<LagStats>) -> Lane {
         let head = log.head().0;
         Lane {
             log,
             tail: AtomicU64::new(head),
             fanned: AtomicU64::new(head),
             index: Mutex::default(),
+            stats,
         }
     }
 
@@ -57,4 +59,13 @@ pub enum Scope {
     Whole,
     /// The events of one resource.
     Subject(ResourceId),
+}
+
+/// How far the subscriptions of a shard are behind their logs.
+#[derive(Default)]
+pub(super) struct LagStats {
+    /// Subscriptions that are not live; each [counts itself](super::subscription::Subscription).
+    pub(super) catching_up: AtomicU64,
+    /// How far the slowest is behind, in offsets, as of the last tick.
+    pub(super) lag: AtomicU64,
 }

@@ -105,7 +105,7 @@ impl State {
 impl Subscription {
     /// Its part of [`State::park`].
     fn park(&mut self) {
-        self.mode = Mode::Parked;
+        self.set_mode(Mode::Parked);
         self.waiting = 0;
         self.conflating = self.interest.overflow == Overflow::Conflate;
     }

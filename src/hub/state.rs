@@ -136,7 +136,7 @@ impl State {
         for n in 0..count {
             let slot = (self.read_from + n) % count;
             let Some(subscription) = &mut self.subscriptions[slot] else { continue };
-            match subscription.mode {
+            match subscription.mode() {
                 Mode::Live => {}
                 Mode::Parked if subscription.interest.credit == Some(0) => {}
                 // Delivery, join 3: what is fanned out already is taken, and
@@ -147,7 +147,7 @@ impl State {
                     if subscription.lane.tail() <= subscription.taken
                         && subscription.is_past_conflated() =>
                 {
-                    subscription.mode = Mode::Live;
+                    subscription.set_mode(Mode::Live);
                     subscription.queued = subscription.taken;
                     subscription.conflating = false;
                 }
@@ -163,12 +163,12 @@ impl State {
 
     /// Whether the fan-out has anything to do here.
     pub(super) fn is_live(&self) -> bool {
-        self.subscriptions.iter().flatten().any(|subscription| subscription.mode == Mode::Live)
+        self.subscriptions.iter().flatten().any(|subscription| subscription.mode() == Mode::Live)
     }
 
     /// Whether there is nothing to read.
     pub(super) fn is_all_live(&self) -> bool {
-        self.subscriptions.iter().flatten().all(|subscription| subscription.mode == Mode::Live)
+        self.subscriptions.iter().flatten().all(|subscription| subscription.mode() == Mode::Live)
     }
 
     /// What of the ring comes next: events into `hand`, or a mark.
@@ -240,7 +240,7 @@ impl State {
     /// it has not got its snapshot yet, which a position would skip.
     pub(super) fn bookmark(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
-            [Some(only)] if only.mode != Mode::Snapshot => {
+            [Some(only)] if only.mode() != Mode::Snapshot => {
                 Some(only.lane.log.origin().id(only.position()))
             }
             _ => None,

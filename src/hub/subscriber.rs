@@ -72,25 +72,12 @@ impl Subscriber {
         start: Option<Offset>,
     ) -> (SubscriptionId, Offset) {
         let lane = self.shard.lane(log);
-        let mode = if interest.snapshot { Mode::Snapshot } else { Mode::Parked };
         let id = self.reserve_slot();
         let entry =
             Entry { subscriber: self.clone(), subscription: id, filter: interest.filter.clone() };
         let place = lane.index.lock().insert(&interest.scope, entry);
         let taken = start.unwrap_or_else(|| log.head());
-        let subscription = Subscription {
-            id,
-            lane,
-            place,
-            interest,
-            mode,
-            taken,
-            queued: taken,
-            waiting: 0,
-            conflating: false,
-            conflated: taken,
-            reached: None,
-        };
+        let subscription = Subscription::new(id, lane, place, interest, taken);
         let mut state = self.state.lock();
         state.subscriptions[id.slot as usize] = Some(subscription);
         let waker = state.waker.take();
@@ -330,7 +317,7 @@ impl Subscriber {
         if let Some(subscription) = state.subscription(id) {
             subscription.taken = start;
             subscription.reached = None;
-            subscription.mode = if snapshot { Mode::Snapshot } else { Mode::Parked };
+            subscription.set_mode(if snapshot { Mode::Snapshot } else { Mode::Parked });
         }
     }
 

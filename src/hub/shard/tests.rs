@@ -3,9 +3,11 @@
 
 use std::task::{Context, Waker};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::event::{EventType, Offset, ResourceId};
-use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, Turn};
+use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, SubscriptionId, Turn};
 use crate::log::{self, Medium, Spec, Write};
 use crate::wire::json::Json;
 use crate::wire::{Filter, Form};
@@ -20,11 +22,15 @@ struct Bench {
 impl Bench {
     /// With two topics in memory, and rings that hold all that comes.
     fn start() -> Bench {
+        Bench::with_rings(1 << 20)
+    }
+
+    fn with_rings(ring_events: usize) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let specs = ["busy", "new"].map(|name| Spec::topic(name, Medium::Memory));
         let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
         let engine = Engine::open(&log, &specs).unwrap();
-        let settings = Settings::of_rings(1 << 20, 1 << 30);
+        let settings = Settings::of_rings(ring_events, 1 << 30);
         let hub = Hub::start(&settings, &engine, &Arc::new(Metrics::new()), 1);
         Bench { _folder: folder, engine, hub, settings }
     }
@@ -269,4 +275,167 @@ async fn a_pass_that_makes_all_read_the_log_refers_to_few_at_a_time() {
         }
         crowd.check(|subscriber| !subscriber.is_live()).await;
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A connection comes, with a subscription of each policy.
+    Join,
+    /// A connection subscribes again, with a snapshot first where `true`.
+    Subscribe(usize, bool),
+    Publish(usize),
+    /// The fan-out has a turn.
+    FanOut,
+    /// A writer takes what there is, the log included.
+    Write(usize),
+    /// A subscription starts anew.
+    Restart(usize, bool),
+    Unsubscribe(usize),
+    Leave(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let which = || 0..4usize;
+    prop_oneof![
+        1 => Just(Step::Join),
+        1 => (which(), any::<bool>()).prop_map(|(which, snapshot)| Step::Subscribe(which, snapshot)),
+        1 => (1..6usize).prop_map(Step::Publish),
+        3 => Just(Step::FanOut),
+        3 => which().prop_map(Step::Write),
+        1 => (which(), any::<bool>()).prop_map(|(which, snapshot)| Step::Restart(which, snapshot)),
+        1 => which().prop_map(Step::Unsubscribe),
+        1 => which().prop_map(Step::Leave),
+    ]
+}
+
+/// A connection and its subscriptions.
+type Member = (Arc<Subscriber>, Vec<SubscriptionId>);
+
+impl Bench {
+    async fn step(&self, step: Step, members: &mut Vec<Member>) {
+        let of = |which: usize| which.checked_rem(members.len());
+        match step {
+            Step::Join => {
+                let subscriber = self.hub.join(Protocol::Sse, &self.settings, 0).unwrap();
+                let ids = Overflow::ALL.map(|overflow| self.add(&subscriber, overflow, false));
+                members.push((subscriber, ids.to_vec()));
+            }
+            Step::Subscribe(which, snapshot) => {
+                let Some(which) = of(which) else { return };
+                let (subscriber, ids) = &mut members[which];
+                ids.push(self.add(subscriber, Overflow::Log, snapshot));
+            }
+            Step::Publish(count) => self.publish("busy", count),
+            Step::FanOut => tokio::task::yield_now().await,
+            Step::Write(which) => {
+                let Some(which) = of(which) else { return };
+                write(&members[which].0);
+            }
+            Step::Restart(which, snapshot) => {
+                let Some((subscriber, ids)) = of(which).map(|which| &members[which]) else {
+                    return;
+                };
+                if let Some(&id) = ids.first() {
+                    subscriber.restart(id, Offset::ZERO, snapshot);
+                }
+            }
+            Step::Unsubscribe(which) => {
+                let Some(which) = of(which) else { return };
+                let (subscriber, ids) = &mut members[which];
+                if let Some(id) = ids.pop() {
+                    assert!(subscriber.unsubscribe(id));
+                }
+            }
+            Step::Leave(which) => {
+                let Some(which) = of(which) else { return };
+                members.remove(which).0.leave();
+            }
+        }
+    }
+
+    fn add(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        overflow: Overflow,
+        snapshot: bool,
+    ) -> SubscriptionId {
+        let interest = Interest {
+            scope: Scope::Whole,
+            filter: everything(),
+            form: Form::SseChunked,
+            credit: None,
+            snapshot,
+            on_gap: OnGap::Event,
+            overflow,
+        };
+        subscriber.subscribe(&self.engine.log("busy").unwrap(), interest, None).0
+    }
+
+    fn recount(&self) -> (u64, u64) {
+        self.hub.shards[0].census()
+    }
+}
+
+/// Takes what waits, and reads each log to its end.
+fn write(subscriber: &Subscriber) {
+    let cx = Context::from_waker(Waker::noop());
+    loop {
+        let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
+        match subscriber.next(&cx, Turn::Ring, &mut hand, &mut room) {
+            Next::Write => subscriber.wrote(&hand),
+            Next::Read(reading) => subscriber.passed(reading.subscription, reading.log.head()),
+            Next::Snapshot(reading) => {
+                subscriber.restart(reading.subscription, reading.log.head(), false);
+            }
+            Next::Lost(..) | Next::Heartbeat(_) => {}
+            Next::Rest(_) | Next::End(..) | Next::Wait => return,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_kept_count_of_those_that_catch_up_equals_a_recount(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let bench = Bench::with_rings(4);
+            let mut members = Vec::new();
+            for step in steps {
+                bench.step(step, &mut members).await;
+                assert_eq!(bench.hub.lag_stats().0, bench.recount().0, "after {step:?}");
+            }
+            while let Some((subscriber, _)) = members.pop() {
+                subscriber.leave();
+            }
+            assert_eq!(bench.hub.lag_stats().0, 0);
+        });
+    }
+}
+
+#[tokio::test]
+async fn the_lag_is_kept_by_the_tick() {
+    let bench = Bench::with_rings(4);
+    let subscriber = bench.subscribe("busy", everything());
+    let until = async |lag| {
+        while bench.hub.lag_stats().1 != lag {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(bench.recount().1, lag);
+    };
+    bench.publish("busy", 40);
+    until(40).await;
+    write(&subscriber);
+    until(0).await;
+    bench.publish("busy", 7);
+    until(7).await;
+    subscriber.leave();
+    until(0).await;
 }
