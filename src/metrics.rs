@@ -97,8 +97,8 @@ pub struct Metrics {
     requests: [Requests; ROUTES.len()],
     /// `streamgate_ring_overflows_total`
     pub ring_overflows: Counter,
-    /// `streamgate_subscribers_parked`
-    pub parked: Gauge,
+    /// `streamgate_subscribers_catching_up`
+    pub catching_up: Gauge,
     /// `streamgate_subscriber_lag_events`
     pub lag: Gauge,
     /// `streamgate_received_bytes_total`
@@ -133,7 +133,7 @@ impl Metrics {
         ::metrics::gauge!("streamgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
         let streams = Protocol::ALL.map(protocol);
         let ring_overflows = ::metrics::counter!("streamgate_ring_overflows_total");
-        let parked = ::metrics::gauge!("streamgate_subscribers_parked");
+        let catching_up = ::metrics::gauge!("streamgate_subscribers_catching_up");
         let lag = ::metrics::gauge!("streamgate_subscriber_lag_events");
         let received_bytes = ::metrics::counter!("streamgate_received_bytes_total");
         let sockets = ::metrics::gauge!("streamgate_tcp_connections_open");
@@ -145,7 +145,7 @@ impl Metrics {
             streams,
             requests: Default::default(),
             ring_overflows,
-            parked,
+            catching_up,
             lag,
             received_bytes,
             sockets,
@@ -334,7 +334,7 @@ fn describe() {
     describe_counter!("streamgate_encodings_total", "Events encoded, by wire form");
     describe_counter!("streamgate_ring_overflows_total", "Times that a ring was full");
     describe_gauge!(
-        "streamgate_subscribers_parked",
+        "streamgate_subscribers_catching_up",
         "Subscriptions that read the log instead of being fed"
     );
     describe_gauge!(

@@ -26,8 +26,8 @@ impl super::Api {
             let label = ("form", form.label().to_owned());
             self.metrics.counted("streamgate_encodings_total", label, made.sum());
         }
-        let (parked, lag) = self.hub.lag_stats();
-        self.metrics.parked.set(parked as f64);
+        let (catching_up, lag) = self.hub.lag_stats();
+        self.metrics.catching_up.set(catching_up as f64);
         self.metrics.lag.set(lag as f64);
         // Of two logs of one name, the one that is served is first and has the
         // last word.
