@@ -1,22 +1,71 @@
 //! For operators: metrics and health.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
+use tokio::sync::Semaphore;
 
 use super::body::Body;
-use super::{error, respond};
+use super::{error, joined, respond};
+use crate::metrics::LogValues;
 use crate::wire::Form;
+
+const METRICS_TYPE: &str = "text/plain; version=0.0.4";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// Longest time from a scrape to its answer, the turns of the scrapes before
+/// it included: Prometheus waits 10 s.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the operators' listener serves.
 pub struct Admin {
-    /// The metrics in Prometheus' text format.
-    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Whether the gateway should be sent clients; if not, why.
-    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Scrapes take turns: each rendering holds a blocking thread, and visits
+    /// every log.
+    turn: Arc<Semaphore>,
+}
+
+impl Admin {
+    /// `metrics` renders the metrics in Prometheus' text format and may block.
+    /// `ready` says whether the gateway should be sent clients; if not, why.
+    pub fn new(
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+        ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Admin {
+        let turn = Arc::new(Semaphore::new(1));
+        Admin { metrics: Arc::new(metrics), ready: Box::new(ready), turn }
+    }
+
+    /// Renders the metrics on a blocking thread, in its turn.
+    async fn scrape(&self) -> Response<Body> {
+        let rendered = async {
+            let turn = self.turn.clone().acquire_owned().await;
+            let metrics = self.metrics.clone();
+            let render = move || {
+                // Held by the thread: a scraper that goes does not make room
+                // for a second rendering beside this one. The semaphore is
+                // never closed, so this is a permit.
+                let _turn = turn;
+                metrics()
+            };
+            joined(tokio::task::spawn_blocking(render).await)
+        };
+        match tokio::time::timeout(SCRAPE_TIMEOUT, rendered).await {
+            Ok(Ok(metrics)) => text(200, METRICS_TYPE, metrics),
+            Ok(Err(problem)) => error::answer(&problem, "/metrics"),
+            Err(_) => {
+                text(503, TEXT_TYPE, "the scrapes before this one take too long\n".to_owned())
+            }
+        }
+    }
 }
 
 impl super::Api {
-    /// The metrics in Prometheus' text format, current to this moment.
+    /// The metrics in Prometheus' text format, current to this moment. Takes no
+    /// lock of a connection and reads nothing of the store; blocks on `/proc`.
     pub fn render_metrics(&self) -> String {
         let logs = self.engine.logs();
         for form in Form::ALL {
@@ -29,50 +78,55 @@ impl super::Api {
         let (catching_up, lag) = self.hub.lag_stats();
         self.metrics.catching_up.set(catching_up as f64);
         self.metrics.lag.set(lag as f64);
-        // Of two logs of one name, the one that is served is first and has the
-        // last word.
-        for log in logs.iter().rev() {
-            let name = log.origin().name.as_str();
-            let Ok(position) = log.position() else { continue };
-            let gauges = [
-                ("streamgate_log_events", position.events),
-                ("streamgate_log_bytes", position.bytes),
-                ("streamgate_log_resources", position.resources),
-                ("streamgate_log_earliest_offset", position.floor.0),
-                ("streamgate_log_head_offset", position.head.0),
-            ];
-            for (gauge, value) in gauges {
-                self.metrics.log_gauge(gauge, name, value);
+        // Of two logs of one name, the one that is served is first.
+        let values = logs.iter().map(|log| {
+            let position = log.position();
+            LogValues {
+                name: &log.origin().name,
+                appended: log.appended(),
+                events: position.events,
+                bytes: position.bytes,
+                resources: position.resources,
+                earliest: position.floor.0,
+                head: position.head.0,
             }
-            let appended = ("log", name.to_owned());
-            self.metrics.counted("streamgate_events_appended_total", appended, log.appended());
-        }
-        self.metrics.render()
+        });
+        self.metrics.render(&values.collect::<Vec<_>>())
     }
 }
 
 /// Answers `/metrics`, `/livez` and `/readyz`.
-pub fn handle<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
+///
+/// # Cancel safety
+/// Safe: a rendering that has begun is finished and dropped.
+pub async fn handle<B>(admin: &Admin, request: Request<B>) -> Response<Body> {
     const ALLOWED: &str = "GET, HEAD, OPTIONS";
-    let path = request.uri().path();
-    let answer: fn(&Admin) -> Response<Body> = match path {
-        "/metrics" => |admin| text(200, "text/plain; version=0.0.4", (admin.metrics)()),
-        "/livez" => |_| text(200, "text/plain; charset=utf-8", "ok\n".to_owned()),
-        "/readyz" => |admin| match (admin.ready)() {
-            Ok(()) => text(200, "text/plain; charset=utf-8", "ok\n".to_owned()),
-            Err(why) => text(503, "text/plain; charset=utf-8", format!("{why}\n")),
-        },
-        _ => return error::answer(&error::not_found("there is no such path"), path),
-    };
-    match *request.method() {
-        Method::GET => answer(admin),
-        Method::HEAD => respond::head_only(answer(admin)),
+    let (head, _) = request.into_parts();
+    let path = head.uri.path();
+    if !["/metrics", "/livez", "/readyz"].contains(&path) {
+        return error::answer(&error::not_found("there is no such path"), path);
+    }
+    match head.method {
+        Method::GET => answer(admin, path).await,
+        Method::HEAD => respond::head_only(answer(admin, path).await),
         Method::OPTIONS => {
             let mut response = respond::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
             response
         }
         _ => error::method_not_allowed(ALLOWED, path),
+    }
+}
+
+async fn answer(admin: &Admin, path: &str) -> Response<Body> {
+    let ready = match path {
+        "/metrics" => return admin.scrape().await,
+        "/readyz" => (admin.ready)(),
+        _ => Ok(()),
+    };
+    match ready {
+        Ok(()) => text(200, TEXT_TYPE, "ok\n".to_owned()),
+        Err(why) => text(503, TEXT_TYPE, format!("{why}\n")),
     }
 }
 

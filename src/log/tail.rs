@@ -35,7 +35,7 @@ pub(super) struct Tail {
     /// All committed events after this are in `batches`.
     pub(super) from: Offset,
     pub(super) batches: VecDeque<Held>,
-    /// Of a log in memory alone, the place that it would have in the store.
+    /// What the last commit that was shown left of the log.
     pub(super) place: Position,
 }
 
@@ -234,15 +234,9 @@ impl Log {
         Ok((view.before(self.id, time)?, whole))
     }
 
-    /// Its place at this moment. Blocks on the disk, if it is there.
-    ///
-    /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
-    pub fn position(&self) -> Result<Position, Error> {
-        Ok(match self.medium {
-            Medium::Disk => self.store.view().position(self.id)?,
-            Medium::Memory => self.tail.lock().place,
-        })
+    /// Its place as of the last commit that was shown.
+    pub fn position(&self) -> Position {
+        self.tail.lock().place
     }
 
     pub(super) fn store(&self) -> &Store {

@@ -122,19 +122,18 @@ impl Drop for Open {
 
 /// Accepts scrapes and probes for ever.
 pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
-    let admin = Arc::new(Admin {
-        metrics: {
-            let shared = shared.clone();
-            Box::new(move || shared.gate.current().render_metrics())
-        },
-        ready: {
-            let shared = shared.clone();
-            Box::new(move || {
-                let ready = shared.ready.load(Ordering::Relaxed);
-                if ready { Ok(()) } else { Err("draining".to_owned()) }
-            })
-        },
-    });
+    let metrics = {
+        let shared = shared.clone();
+        move || shared.gate.current().render_metrics()
+    };
+    let ready = {
+        let shared = shared.clone();
+        move || {
+            let ready = shared.ready.load(Ordering::Relaxed);
+            if ready { Ok(()) } else { Err("draining".to_owned()) }
+        }
+    };
+    let admin = Arc::new(Admin::new(metrics, ready));
     let mut acceptor = Acceptor::with_spare(listener);
     let mut connections = JoinSet::new();
     loop {
@@ -157,8 +156,8 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
 
 async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) {
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = admin::handle(&admin, &request);
-        async move { Ok::<_, Infallible>(answer) }
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(admin::handle(&admin, request).await) }
     });
     let whole = Handover::new(Arc::new(()));
     let settings = shared.settings();
