@@ -6,14 +6,19 @@
 //! call. The exporter keeps every histogram sample until it is drained, so
 //! what happens per delivery is counted in buckets here and folded in later.
 
+mod logs;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use std::{fs, io};
 
 use ::metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
+
+pub use logs::LogValues;
 
 /// What a connection speaks, as the label `protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,8 +102,8 @@ pub struct Metrics {
     requests: [Requests; ROUTES.len()],
     /// `streamgate_ring_overflows_total`
     pub ring_overflows: Counter,
-    /// `streamgate_subscribers_parked`
-    pub parked: Gauge,
+    /// `streamgate_subscribers_catching_up`
+    pub catching_up: Gauge,
     /// `streamgate_subscriber_lag_events`
     pub lag: Gauge,
     /// `streamgate_received_bytes_total`
@@ -135,7 +140,7 @@ impl Metrics {
         ::metrics::gauge!("streamgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
         let streams = Protocol::ALL.map(protocol);
         let ring_overflows = ::metrics::counter!("streamgate_ring_overflows_total");
-        let parked = ::metrics::gauge!("streamgate_subscribers_parked");
+        let catching_up = ::metrics::gauge!("streamgate_subscribers_catching_up");
         let lag = ::metrics::gauge!("streamgate_subscriber_lag_events");
         let received_bytes = ::metrics::counter!("streamgate_received_bytes_total");
         let sockets = ::metrics::gauge!("streamgate_tcp_connections_open");
@@ -148,7 +153,7 @@ impl Metrics {
             streams,
             requests: Default::default(),
             ring_overflows,
-            parked,
+            catching_up,
             lag,
             received_bytes,
             sockets,
@@ -217,14 +222,6 @@ impl Metrics {
         requests.took.record(took, 1);
     }
 
-    /// Sets a value that is read at a scrape rather than kept, such as a
-    /// log's head; `log` is a configured name.
-    pub fn log_gauge(&self, name: &'static str, log: &str, value: u64) {
-        ::metrics::with_local_recorder(&self.recorder, || {
-            ::metrics::gauge!(name, "log" => log.to_owned()).set(value as f64);
-        });
-    }
-
     /// Brings a counter that is kept elsewhere up to `value`.
     pub fn counted(&self, name: &'static str, label: (&'static str, String), value: u64) {
         ::metrics::with_local_recorder(&self.recorder, || {
@@ -246,11 +243,14 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// The exposition text, current to this moment.
-    pub fn render(&self) -> String {
+    /// The exposition text, current to this moment, with the series of `logs`.
+    /// Blocks on `/proc`.
+    pub fn render(&self, logs: &[LogValues<'_>]) -> String {
         self.fold();
         ::metrics::with_local_recorder(&self.recorder, process);
-        self.handle.render()
+        let mut text = self.handle.render();
+        logs::write(&mut text, logs);
+        text
     }
 }
 
@@ -326,11 +326,6 @@ fn describe() {
         Unit::Seconds,
         "From a request's head to its answer's head"
     );
-    describe_counter!("streamgate_events_appended_total", "Events committed, by log");
-    describe_counter!(
-        "streamgate_clock_steps_total",
-        "Times that a log's time stepped back after a clock that was ahead, by log"
-    );
     describe_counter!("streamgate_events_delivered_total", "Events written to subscribers");
     describe_counter!(
         "streamgate_events_replayed_total",
@@ -349,7 +344,7 @@ fn describe() {
     describe_counter!("streamgate_encodings_total", "Events encoded, by wire form");
     describe_counter!("streamgate_ring_overflows_total", "Times that a ring was full");
     describe_gauge!(
-        "streamgate_subscribers_parked",
+        "streamgate_subscribers_catching_up",
         "Subscriptions that read the log instead of being fed"
     );
     describe_gauge!(
@@ -371,11 +366,6 @@ fn describe() {
         "streamgate_tasks_failed_total",
         "Supervised tasks that have ended or panicked, by task"
     );
-    describe_gauge!("streamgate_log_events", "Events that a log keeps");
-    describe_gauge!("streamgate_log_bytes", Unit::Bytes, "Bytes of events that a log keeps");
-    describe_gauge!("streamgate_log_resources", "Resources of a collection");
-    describe_gauge!("streamgate_log_earliest_offset", "The last trimmed offset of a log");
-    describe_gauge!("streamgate_log_head_offset", "The newest offset of a log");
     describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Resident memory");
     describe_counter!("process_cpu_seconds_total", "CPU time, user and system");
     describe_gauge!("process_open_fds", "Open descriptors");
@@ -399,13 +389,39 @@ fn process() {
         let ticks = rustix::param::clock_ticks_per_second().max(1);
         ::metrics::counter!("process_cpu_seconds_total").absolute((user + system) / ticks);
     }
-    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        ::metrics::gauge!("process_open_fds").set(open.count() as f64);
+    if let Ok(open) = open_descriptors() {
+        ::metrics::gauge!("process_open_fds").set(open as f64);
     }
     if let Ok(limits) = std::fs::read_to_string("/proc/self/limits")
         && let Some(line) = limits.lines().find(|line| line.starts_with("Max open files"))
         && let Some(most) = word(line, 3)
     {
         ::metrics::gauge!("process_max_fds").set(most as f64);
+    }
+}
+
+/// The number of open descriptors. Linux has it as the folder's size from 6.2
+/// on; before that the size is zero, and each of ten thousand entries has to be
+/// listed, the one of the listing itself among them.
+fn open_descriptors() -> io::Result<u64> {
+    const FOLDER: &str = "/proc/self/fd";
+    match fs::metadata(FOLDER)?.len() {
+        0 => Ok((fs::read_dir(FOLDER)?.count() as u64).saturating_sub(1)),
+        open => Ok(open),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_descriptors_are_counted() {
+        const FILES: u64 = 300;
+        let open = |_| fs::File::open("/dev/null").unwrap();
+        let files: Vec<_> = (0..FILES).map(open).collect();
+        // Other tests open and close theirs meanwhile.
+        assert!(open_descriptors().unwrap() > FILES);
+        drop(files);
     }
 }

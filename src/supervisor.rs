@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(failure.task, Task::FanOut);
         assert_eq!(failure.cause, Cause::Panicked("shard 7 is gone".to_owned()));
         assert!(failures.has(Task::FanOut) && !failures.has(Task::Tick));
-        let text = metrics.render();
+        let text = metrics.render(&[]);
         assert!(text.contains("streamgate_tasks_failed_total{task=\"fan-out\"} 1\n"), "{text}");
         assert!(text.contains("streamgate_tasks_failed_total{task=\"tick\"} 0\n"), "{text}");
     }
@@ -336,7 +336,7 @@ mod tests {
         }
         assert_eq!(supervisor.failures().any().unwrap().task, Task::Upkeep);
         assert_eq!(supervisor.failures().first().await.task, Task::Upkeep);
-        assert!(metrics.render().contains("streamgate_tasks_failed_total{task=\"tick\"} 1\n"));
+        assert!(metrics.render(&[]).contains("streamgate_tasks_failed_total{task=\"tick\"} 1\n"));
     }
 
     #[tokio::test]

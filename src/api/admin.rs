@@ -1,20 +1,33 @@
 //! For operators: metrics and health.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::body::Body;
-use super::{error, respond};
+use super::{error, joined, respond};
 use crate::log::WriteState;
+use crate::metrics::LogValues;
 use crate::wire::Form;
+
+const METRICS_TYPE: &str = "text/plain; version=0.0.4";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// Longest time from a scrape to its answer, the turns of the scrapes before
+/// it included: Prometheus waits 10 s.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the operators' listener serves.
 pub struct Admin {
-    /// The metrics in Prometheus' text format.
-    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Whether the gateway should be sent clients.
-    pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// Scrapes take turns: each rendering holds a blocking thread, and visits
+    /// every log.
+    turn: Arc<Semaphore>,
 }
 
 /// The answer to `/readyz`: each component with its state
@@ -39,8 +52,44 @@ pub struct Readiness {
     pub metrics: &'static str,
 }
 
+impl Admin {
+    /// `metrics` renders the metrics in Prometheus' text format and may block.
+    /// `readiness` returns the state of each component.
+    pub fn new(
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+        readiness: impl Fn() -> Readiness + Send + Sync + 'static,
+    ) -> Admin {
+        let turn = Arc::new(Semaphore::new(1));
+        Admin { metrics: Arc::new(metrics), readiness: Box::new(readiness), turn }
+    }
+
+    /// Renders the metrics on a blocking thread, in its turn.
+    async fn scrape(&self) -> Response<Body> {
+        let rendered = async {
+            let turn = self.turn.clone().acquire_owned().await;
+            let metrics = self.metrics.clone();
+            let render = move || {
+                // Held by the thread: a scraper that goes does not make room
+                // for a second rendering beside this one. The semaphore is
+                // never closed, so this is a permit.
+                let _turn = turn;
+                metrics()
+            };
+            joined(tokio::task::spawn_blocking(render).await)
+        };
+        match tokio::time::timeout(SCRAPE_TIMEOUT, rendered).await {
+            Ok(Ok(metrics)) => text(200, METRICS_TYPE, metrics),
+            Ok(Err(problem)) => error::answer(&problem, "/metrics"),
+            Err(_) => {
+                text(503, TEXT_TYPE, "the scrapes before this one take too long\n".to_owned())
+            }
+        }
+    }
+}
+
 impl super::Api {
-    /// The metrics in Prometheus' text format, current to this moment.
+    /// The metrics in Prometheus' text format, current to this moment. Takes no
+    /// lock of a connection and reads nothing of the store; blocks on `/proc`.
     pub fn render_metrics(&self) -> String {
         let logs = self.engine.logs();
         for form in Form::ALL {
@@ -50,54 +99,57 @@ impl super::Api {
             let label = ("form", form.label().to_owned());
             self.metrics.counted("streamgate_encodings_total", label, made.sum());
         }
-        let (parked, lag) = self.hub.census();
-        self.metrics.parked.set(parked as f64);
+        let (catching_up, lag) = self.hub.lag_stats();
+        self.metrics.catching_up.set(catching_up as f64);
         self.metrics.lag.set(lag as f64);
         let writable = self.engine.write_state() == WriteState::Writable;
         self.metrics.log_writable.set(f64::from(u8::from(writable)));
-        // Of two logs of one name, the one that is served is first and has the
-        // last word.
-        for log in logs.iter().rev() {
-            let name = log.origin().name.as_str();
-            let Ok(position) = log.position() else { continue };
-            let gauges = [
-                ("streamgate_log_events", position.events),
-                ("streamgate_log_bytes", position.bytes),
-                ("streamgate_log_resources", position.resources),
-                ("streamgate_log_earliest_offset", position.floor.0),
-                ("streamgate_log_head_offset", position.head.0),
-            ];
-            for (gauge, value) in gauges {
-                self.metrics.log_gauge(gauge, name, value);
+        // Of two logs of one name, the one that is served is first.
+        let values = logs.iter().map(|log| {
+            let position = log.position();
+            LogValues {
+                name: &log.origin().name,
+                appended: log.appended(),
+                clock_steps: log.clock_steps(),
+                events: position.events,
+                bytes: position.bytes,
+                resources: position.resources,
+                earliest: position.floor.0,
+                head: position.head.0,
             }
-            let appended = ("log", name.to_owned());
-            self.metrics.counted("streamgate_events_appended_total", appended, log.appended());
-            let stepped = ("log", name.to_owned());
-            self.metrics.counted("streamgate_clock_steps_total", stepped, log.clock_steps());
-        }
-        self.metrics.render()
+        });
+        self.metrics.render(&values.collect::<Vec<_>>())
     }
 }
 
 /// Answers `/metrics`, `/livez` and `/readyz`.
-pub fn handle<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
+///
+/// # Cancel safety
+/// Safe: a rendering that has begun is finished and dropped.
+pub async fn handle<B>(admin: &Admin, request: Request<B>) -> Response<Body> {
     const ALLOWED: &str = "GET, HEAD, OPTIONS";
-    let path = request.uri().path();
-    let answer: fn(&Admin) -> Response<Body> = match path {
-        "/metrics" => |admin| text(200, "text/plain; version=0.0.4", (admin.metrics)()),
-        "/livez" => |_| text(200, "text/plain; charset=utf-8", "ok\n".to_owned()),
-        "/readyz" => |admin| ready(&(admin.readiness)()),
-        _ => return error::answer(&error::not_found("there is no such path"), path),
-    };
-    match *request.method() {
-        Method::GET => answer(admin),
-        Method::HEAD => respond::head_only(answer(admin)),
+    let (head, _) = request.into_parts();
+    let path = head.uri.path();
+    if !["/metrics", "/livez", "/readyz"].contains(&path) {
+        return error::answer(&error::not_found("there is no such path"), path);
+    }
+    match head.method {
+        Method::GET => answer(admin, path).await,
+        Method::HEAD => respond::head_only(answer(admin, path).await),
         Method::OPTIONS => {
             let mut response = respond::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
             response
         }
         _ => error::method_not_allowed(ALLOWED, path),
+    }
+}
+
+async fn answer(admin: &Admin, path: &str) -> Response<Body> {
+    match path {
+        "/metrics" => admin.scrape().await,
+        "/readyz" => ready(&(admin.readiness)()),
+        _ => text(200, TEXT_TYPE, "ok\n".to_owned()),
     }
 }
 

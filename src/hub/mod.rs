@@ -6,6 +6,7 @@
 //! A push never waits: what does not fit is the overflow policy's
 //! (`docs/architecture.md#delivery`).
 
+mod index;
 mod inline;
 mod lane;
 mod overflow;
@@ -173,11 +174,11 @@ impl Hub {
     }
 
     /// How many subscriptions read the log instead of being fed, and how far
-    /// the slowest is behind, in offsets. Visits every connection: for a
-    /// scrape, not for a request.
-    pub fn census(&self) -> (u64, u64) {
-        let shards = self.shards.iter().map(|shard| shard.census());
-        shards.fold((0, 0), |(parked, lag), one| (parked + one.0, lag.max(one.1)))
+    /// the slowest is behind, in offsets, as of each shard's last tick. Takes
+    /// no lock.
+    pub fn lag_stats(&self) -> (u64, u64) {
+        let shards = self.shards.iter().map(|shard| shard.lag_stats());
+        shards.fold((0, 0), |(catching_up, lag), one| (catching_up + one.0, lag.max(one.1)))
     }
 
     /// How many connections have not gone yet.

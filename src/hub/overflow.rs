@@ -7,10 +7,10 @@ mod tests;
 use std::collections::HashSet;
 
 use super::Ending;
-use super::ring::Ring;
+use super::ring::{Dropped, Evicted, Ring};
 use super::run::{Lost, Run};
 use super::state::State;
-use super::subscription::{Mode, SubscriptionId};
+use super::subscription::{Mode, Subscription, SubscriptionId};
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Selection};
 
@@ -96,11 +96,31 @@ impl State {
     /// it is read there, so nothing is lost, and nothing of it has to be told.
     pub(super) fn park(&mut self, id: SubscriptionId) {
         if let Some(subscription) = self.subscription(id) {
-            subscription.mode = Mode::Parked;
-            subscription.waiting = 0;
-            subscription.conflating = subscription.interest.overflow == Overflow::Conflate;
+            subscription.park();
         }
         self.ring.forget(id);
+    }
+}
+
+impl Subscription {
+    /// Its part of [`State::park`].
+    fn park(&mut self) {
+        self.set_mode(Mode::Parked);
+        self.waiting = 0;
+        self.conflating = self.interest.overflow == Overflow::Conflate;
+    }
+
+    /// Its oldest run is of a batch that its log's tail does not hold any more:
+    /// it reads the log, or, where its policy is to drop, goes without.
+    pub(super) fn evict(&mut self) -> Evicted {
+        match self.interest.overflow {
+            // Told later, by a mark.
+            Overflow::DropOldest | Overflow::DropNewest => Evicted::Drop(Dropped::new(self.id)),
+            Overflow::Log | Overflow::Conflate | Overflow::Disconnect => {
+                self.park();
+                Evicted::Forget
+            }
+        }
     }
 }
 

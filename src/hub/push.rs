@@ -10,13 +10,30 @@ use super::round::Round;
 use super::run::Run;
 use super::state::{State, Writer};
 use super::subscriber::{Subscriber, wake};
-use super::subscription::{Mode, SubscriptionId};
+use super::subscription::{Mode, Subscription, SubscriptionId};
 use super::{Ending, Settings};
 use crate::wire::Selection;
 
 /// What a visit that overflows a ring may cost, in visits that do not: a ring
 /// of a thousand events is conflated in about 50 µs.
 const OVERFLOW_COST: usize = 64;
+
+/// Subscriptions whose lag is looked at in the time of a visit.
+const SUBSCRIPTIONS_A_VISIT: usize = 8;
+
+/// What a tick found of a connection.
+pub(super) struct Ticked {
+    /// How far its slowest subscription is behind, in offsets.
+    pub(super) lag: u64,
+    /// In visits of the usual kind.
+    pub(super) cost: usize,
+}
+
+impl Default for Ticked {
+    fn default() -> Ticked {
+        Ticked { lag: 0, cost: 1 }
+    }
+}
 
 /// What a visit came to.
 pub(super) struct Visit {
@@ -58,7 +75,7 @@ impl Subscriber {
         let (batch, fanned) = (round.batch, round.fanned);
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
-        if subscription.mode != Mode::Live {
+        if subscription.mode() != Mode::Live {
             return None;
         }
         let selection = if subscription.queued > fanned {
@@ -116,7 +133,7 @@ impl Subscriber {
     pub(super) fn park(&self, id: SubscriptionId) -> Option<Waker> {
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
-        if subscription.mode == Mode::Live {
+        if subscription.mode() == Mode::Live {
             if subscription.waiting == 0 {
                 let fanned = subscription.lane.fanned();
                 subscription.taken = subscription.taken.max(fanned);
@@ -127,11 +144,12 @@ impl Subscriber {
         state.waker.take()
     }
 
-    /// The shard's tick: is anything due? False when the connection is gone.
-    pub(super) fn tick(&self, now: u64, settings: &Settings) -> bool {
+    /// The shard's tick: is anything due? Returns `None` when the connection is
+    /// gone.
+    pub(super) fn tick(&self, now: u64, settings: &Settings) -> Option<Ticked> {
         let mut state = self.state.lock();
         if state.gone {
-            return false;
+            return None;
         }
         state.ring.shrink();
         if state.release_evicted() {
@@ -157,26 +175,28 @@ impl Subscriber {
         if quiet && state.blocked_since.is_none() {
             state.heartbeat_due = true;
         }
+        let subscriptions = state.subscriptions.iter().flatten();
+        let lag = subscriptions.map(Subscription::lag).max().unwrap_or(0);
+        let cost = 1 + state.subscriptions.len() / SUBSCRIPTIONS_A_VISIT;
         if state.heartbeat_due || state.ending.is_some() || state.timed {
             let waker = state.waker.take();
             drop(state);
             wake(waker);
         }
-        true
+        Some(Ticked { lag, cost })
     }
 
-    /// How many subscriptions read the log, and how far the last of all is
-    /// behind its log, in offsets.
+    /// How many subscriptions are not live, and how far the slowest of all is
+    /// behind its log: a recount for tests of what the hub keeps.
+    #[cfg(test)]
     pub(super) fn census(&self) -> (u64, u64) {
         let state = self.state.lock();
-        let mut parked = 0;
-        let mut lag = 0;
+        let (mut catching_up, mut lag) = (0, 0);
         for subscription in state.subscriptions.iter().flatten() {
-            parked += u64::from(subscription.mode != Mode::Live);
-            let head = subscription.lane.log.head();
-            lag = lag.max(head.0.saturating_sub(subscription.position().0));
+            catching_up += u64::from(subscription.mode() != Mode::Live);
+            lag = lag.max(subscription.lag());
         }
-        (parked, lag)
+        (catching_up, lag)
     }
 
     pub(super) fn is_gone(&self) -> bool {

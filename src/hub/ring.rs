@@ -1,7 +1,7 @@
 //! What waits for one connection's writer: runs of shared batches, and marks
 //! where an overflow policy took something away.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::overflow::Bounds;
 use super::run::{Lost, Room, Run, Slice};
@@ -24,6 +24,64 @@ impl Item {
     }
 }
 
+/// What becomes of a subscription whose oldest run is of a batch that its log's
+/// tail does not hold any more.
+#[derive(Debug)]
+pub(super) enum Evicted {
+    /// All of its items go: it reads the log.
+    Forget,
+    /// Its runs up to the first that is held go, and a mark tells of them.
+    Drop(Dropped),
+}
+
+/// What was dropped of a subscription so far.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    lost: Lost,
+    /// By how much its items grew.
+    pub(super) change: i64,
+    is_begun: bool,
+    is_done: bool,
+}
+
+impl Dropped {
+    pub(super) fn new(id: SubscriptionId) -> Dropped {
+        Dropped { lost: Lost::new(id), change: 0, is_begun: false, is_done: false }
+    }
+
+    /// Takes the subscription's next item behind the writer's hand. Gives what
+    /// stands in its place: for the first that is dropped, a mark that is
+    /// still empty; marks between runs become part of it.
+    fn take(
+        &mut self,
+        item: Item,
+        is_held: impl Fn(SubscriptionId, Offset) -> bool,
+    ) -> Option<Item> {
+        const ALL: Bounds = Bounds { events: u64::MAX, bytes: u64::MAX };
+        match item {
+            item if self.is_done => return Some(item),
+            Item::Run(run) if is_held(run.subscription, run.batch.end()) => {
+                self.is_done = true;
+                return Some(Item::Run(run));
+            }
+            Item::Run(mut run) => {
+                let (to, count) = run.drop_first(ALL, u64::MAX);
+                self.lost.add(to, count);
+                self.change -= count.cast_signed();
+            }
+            Item::Lost(mark) => {
+                self.lost.merge(mark);
+                self.change -= 1;
+            }
+        }
+        if std::mem::replace(&mut self.is_begun, true) {
+            return None;
+        }
+        self.change += 1;
+        Some(Item::Lost(Lost::new(self.lost.subscription)))
+    }
+}
+
 /// The queue of one connection. Allocated while it holds something, and until
 /// the tick after; bounded by its owner, which asks [`Ring::fits`] before it
 /// pushes.
@@ -35,9 +93,17 @@ pub(super) struct Ring {
     /// Items at the front of which the writer may have events in its hand,
     /// which are therefore not dropped.
     in_hand: usize,
+    /// Items that were looked at, one by one.
+    #[cfg(test)]
+    pub(super) looked_at: std::cell::Cell<u64>,
 }
 
 impl Ring {
+    #[cfg(test)]
+    fn look_at(&self, items: u64) {
+        self.looked_at.set(self.looked_at.get() + items);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -79,6 +145,8 @@ impl Ring {
 
     /// Puts every item through `change`, in order, with its place.
     fn rebuild(&mut self, mut change: impl FnMut(usize, Item) -> Option<Item>) {
+        #[cfg(test)]
+        self.look_at(self.items.len() as u64);
         let items = std::mem::take(&mut self.items);
         (self.events, self.bytes) = (0, 0);
         let items: Vec<Item> =
@@ -171,7 +239,10 @@ impl Ring {
     }
 
     fn items(&self) -> impl DoubleEndedIterator<Item = &Item> {
-        self.items.iter()
+        let items = self.items.iter();
+        #[cfg(test)]
+        let items = items.inspect(|_| self.look_at(1));
+        items
     }
 
     // === what the policies do ===
@@ -269,27 +340,33 @@ impl Ring {
         evicted
     }
 
-    /// Drops the runs of a subscription, out of the writer's hand, up to the
-    /// first that is held; gives by how much its items grew. Marks between
-    /// them become one.
-    pub(super) fn drop_evicted(
+    /// Frees what was evicted of many subscriptions in one pass: a socket may
+    /// have a thousand, and their runs end with the same batch.
+    pub(super) fn evict(
         &mut self,
-        id: SubscriptionId,
-        is_held: impl Fn(Offset) -> bool,
-    ) -> i64 {
-        const ALL: Bounds = Bounds { events: u64::MAX, bytes: u64::MAX };
-        let mut lost = Lost::new(id);
-        let (mut first, mut change) = (None, 0);
-        while let Some(place) = self.oldest_of(id, first) {
-            if let Some(Item::Run(run)) = self.items.get(place)
-                && is_held(run.batch.end())
+        evicted: &mut HashMap<SubscriptionId, Evicted>,
+        is_held: impl Fn(SubscriptionId, Offset) -> bool,
+    ) {
+        let (before, mut in_hand) = (self.in_hand, 0);
+        self.rebuild(|place, item| {
+            let item = match evicted.get_mut(&item.subscription()) {
+                None => Some(item),
+                Some(Evicted::Forget) => None,
+                Some(Evicted::Drop(_)) if place < before => Some(item),
+                Some(Evicted::Drop(dropped)) => dropped.take(item, &is_held),
+            };
+            in_hand += usize::from(place < before && item.is_some());
+            item
+        });
+        self.in_hand = in_hand;
+        for item in &mut self.items {
+            if let Item::Lost(mark) = item
+                && mark.count == 0
+                && let Some(Evicted::Drop(dropped)) = evicted.get(&mark.subscription)
             {
-                break;
+                *mark = dropped.lost;
             }
-            first.get_or_insert(place);
-            change -= self.drop_at(place, ALL, u64::MAX, &mut lost);
         }
-        change + self.mark(first, lost)
     }
 
     /// Leaves in the runs of a subscription what is `kept` of each, takes its

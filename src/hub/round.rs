@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::index::{Entry, Index, Slots};
 use super::inline::{Cut, Tally};
-use super::lane::{Entry, Lane};
+use super::lane::Lane;
 use super::shard::Shard;
 use super::subscriber::Subscriber;
 use super::subscription::SubscriptionId;
@@ -34,6 +35,8 @@ pub(super) struct Round<'a> {
     pub(super) cut: Cut,
     pub(super) tally: Tally,
     wakers: Vec<Waker>,
+    /// The chunk to be visited, empty between two lists: its memory is kept.
+    found: Vec<Visited>,
     cost: usize,
 }
 
@@ -61,6 +64,7 @@ pub(super) async fn go(shard: &Shard, lane: &Lane, batch: &Arc<Batch>, cost: &mu
         cut: Cut::default(),
         tally: Tally::default(),
         wakers: Vec::new(),
+        found: Vec::new(),
         cost: *cost + 1,
     };
     round.visit_whole().await;
@@ -73,38 +77,14 @@ pub(super) async fn go(shard: &Shard, lane: &Lane, batch: &Arc<Batch>, cost: &mu
 
 impl Round<'_> {
     async fn visit_whole(&mut self) {
-        let mut memo = Memo::default();
-        let mut found = Vec::new();
-        let mut place = 0;
-        loop {
-            {
-                let index = self.lane.index.lock();
-                if place >= index.whole.len() {
-                    return;
-                }
-                let begun = place;
-                let end = index.whole.len().min(place + COST_AT_ONCE);
-                while place < end && self.cost + memo.cost < COST_AT_ONCE {
-                    let entry = &index.whole[place];
-                    place += 1;
-                    let Some(entry) = entry.as_ref().filter(|it| it.subscriber.is_live()) else {
-                        continue;
-                    };
-                    if let Some(selection) = memo.select(&entry.filter, self.batch, self.fanned) {
-                        let Entry { subscriber, subscription, .. } = entry;
-                        let (subscriber, subscription) = (subscriber.clone(), *subscription);
-                        found.push(Visited { subscriber, subscription, selection });
-                    }
-                }
-                self.cost += (place - begun) / 8 + std::mem::take(&mut memo.cost);
-            }
-            self.visit(&mut found).await;
-            self.pause_if_due().await;
-        }
+        let (batch, fanned) = (self.batch, self.fanned);
+        let cost = batch.events().len() / EVENTS_A_VISIT;
+        let mut memo = Memo::new(cost, |filter| filter.select(batch, fanned));
+        self.visit_all(|index| Some(index.whole()), &mut memo).await;
     }
 
     async fn visit_subjects(&mut self) {
-        if self.lane.index.lock().by_subject.is_empty() {
+        if !self.lane.index.lock().has_subjects() {
             return;
         }
         let (batch, fanned) = (self.batch, self.fanned);
@@ -114,25 +94,72 @@ impl Round<'_> {
                 runs.entry(subject).or_default().push(position);
             }
         }
-        let (mut entries, mut found): (Vec<Entry>, _) = (Vec::new(), Vec::new());
         for (subject, positions) in runs {
             let selection = Selection::of(positions);
-            if let Some(all) = self.lane.index.lock().by_subject.get(subject) {
-                entries.extend_from_slice(all);
-            }
+            let cost = selection.len() as usize / EVENTS_A_VISIT;
+            let mut memo = Memo::new(cost, |filter| filter.narrow(batch, &selection, fanned));
             self.cost += 1;
-            let asked = selection.len() as usize / EVENTS_A_VISIT;
-            for Entry { subscriber, subscription, filter } in entries.drain(..) {
-                self.cost += 1 + if filter.is_open() { 0 } else { asked };
-                if subscriber.is_live()
-                    && let Some(selection) = filter.narrow(batch, &selection, fanned)
-                {
-                    found.push(Visited { subscriber, subscription, selection });
-                }
-                self.visit(&mut found).await;
-                self.pause_if_due().await;
+            self.visit_all(|index| index.subject(subject), &mut memo).await;
+        }
+    }
+
+    /// Visits the live subscriptions of one list, in chunks: at most
+    /// [`COST_AT_ONCE`] of them are referred to at a time, and the index is
+    /// locked for no longer than it takes to find these.
+    ///
+    /// Subscriptions come and go between two chunks. That leaves no gap and
+    /// repeats nothing (`docs/architecture.md#delivery`):
+    /// - An entry that stays keeps its slot, so it is met once.
+    /// - An entry that comes, in a free slot before or behind the cursor or in
+    ///   a list made anew, was indexed after [`Lane::begin`] set `tail` to the
+    ///   batch's end. Its subscription reads the batch from the log before it
+    ///   goes live, and a visit then finds nothing after `queued`.
+    /// - An entry that goes wants nothing more. A list that goes with its last
+    ///   entry ends the pass.
+    async fn visit_all<L, S>(&mut self, list: L, memo: &mut Memo<S>)
+    where
+        L: Fn(&Index) -> Option<&Slots<Entry>>,
+        S: Fn(&Filter) -> Option<Selection>,
+    {
+        let (mut found, mut place) = (std::mem::take(&mut self.found), 0);
+        let mut is_done = false;
+        while !is_done {
+            is_done = self.find(&list, memo, &mut place, &mut found);
+            self.visit(&mut found).await;
+            self.pause_if_due().await;
+        }
+        self.found = found;
+    }
+
+    /// Finds the next chunk of a list from `place` on; true at the list's end.
+    fn find<L, S>(
+        &mut self,
+        list: L,
+        memo: &mut Memo<S>,
+        place: &mut usize,
+        found: &mut Vec<Visited>,
+    ) -> bool
+    where
+        L: Fn(&Index) -> Option<&Slots<Entry>>,
+        S: Fn(&Filter) -> Option<Selection>,
+    {
+        let index = self.lane.index.lock();
+        let Some(entries) = list(&index) else { return true };
+        let begun = *place;
+        let end = entries.len().min(begun + COST_AT_ONCE);
+        while *place < end && self.cost + memo.cost < COST_AT_ONCE {
+            let entry = entries.get(*place);
+            *place += 1;
+            if let Some(entry) = entry.filter(|it| it.subscriber.is_live())
+                && let Some(selection) = memo.select(&entry.filter)
+            {
+                let Entry { subscriber, subscription, .. } = entry;
+                let (subscriber, subscription) = (subscriber.clone(), *subscription);
+                found.push(Visited { subscriber, subscription, selection });
             }
         }
+        self.cost += (*place - begun) / 8 + std::mem::take(&mut memo.cost);
+        *place >= entries.len()
     }
 
     async fn visit(&mut self, found: &mut Vec<Visited>) {
@@ -159,26 +186,33 @@ impl Round<'_> {
     }
 }
 
-/// What the filters of one batch's visits came to. Most subscribers share
-/// one, and the rest come in runs of the same.
-#[derive(Default)]
-struct Memo {
+/// What each filter selects of one list's part of a batch. Most subscribers
+/// share one filter, and the rest come in runs of the same.
+struct Memo<S> {
+    select: S,
+    /// Of one filter that is evaluated, in visits.
+    evaluation: usize,
     known: Vec<(Arc<Filter>, Option<Selection>)>,
-    /// Of the filters that were asked, in visits: the lane is locked meanwhile.
+    /// Of the filters evaluated since it was last taken, in visits: the index
+    /// is locked meanwhile.
     cost: usize,
 }
 
-impl Memo {
+impl<S: Fn(&Filter) -> Option<Selection>> Memo<S> {
     /// Filters remembered at a time: a search among more costs as much as
     /// asking a filter again.
     const LENGTH: usize = 8;
 
-    fn select(&mut self, filter: &Arc<Filter>, batch: &Batch, after: Offset) -> Option<Selection> {
+    fn new(evaluation: usize, select: S) -> Memo<S> {
+        Memo { select, evaluation, known: Vec::new(), cost: 0 }
+    }
+
+    fn select(&mut self, filter: &Arc<Filter>) -> Option<Selection> {
         if let Some((_, known)) = self.known.iter().find(|(known, _)| Arc::ptr_eq(known, filter)) {
             return known.clone();
         }
-        let selection = filter.select(batch, after);
-        self.cost += batch.events().len() / EVENTS_A_VISIT;
+        let selection = (self.select)(filter);
+        self.cost += self.evaluation;
         if self.known.len() == Self::LENGTH {
             self.known.remove(0);
         }

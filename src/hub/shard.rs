@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use super::lane::{Entry, Lane};
+use super::index::Cursor;
+use super::lane::{LagStats, Lane};
 use super::overflow::Bounds;
+use super::push::Ticked;
 use super::round::{self, COST_AT_ONCE};
 use super::state::State;
 use super::subscriber::Subscriber;
@@ -35,6 +37,7 @@ pub(super) struct Shard {
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
     lanes: Mutex<HashMap<LogId, Arc<Lane>>>,
+    stats: Arc<LagStats>,
     members: Mutex<Members>,
     pub(super) progress: Arc<Notify>,
     started: Instant,
@@ -108,6 +111,7 @@ impl Shard {
             open,
             metrics,
             lanes: Mutex::default(),
+            stats: Arc::default(),
             members: Mutex::default(),
             progress: Arc::new(Notify::new()),
             started: Instant::now(),
@@ -168,7 +172,8 @@ impl Shard {
     /// at the log's end: what is older is read by who wants it.
     pub(super) fn lane(&self, log: &Arc<Log>) -> Arc<Lane> {
         let mut lanes = self.lanes.lock();
-        lanes.entry(log.id()).or_insert_with(|| Arc::new(Lane::new(log.clone()))).clone()
+        let new = || Arc::new(Lane::new(log.clone(), self.stats.clone()));
+        lanes.entry(log.id()).or_insert_with(new).clone()
     }
 
     /// The lanes whose logs have gone on.
@@ -195,12 +200,18 @@ impl Shard {
         }
     }
 
+    /// How many subscriptions catch up, and how far the slowest of all is behind
+    /// as of the last tick, in offsets.
+    pub(super) fn lag_stats(&self) -> (u64, u64) {
+        let LagStats { catching_up, lag } = &*self.stats;
+        (catching_up.load(Ordering::Relaxed), lag.load(Ordering::Relaxed))
+    }
+
+    #[cfg(test)]
     pub(super) fn census(&self) -> (u64, u64) {
-        let members = self.members.lock().all.clone();
-        members
-            .iter()
-            .map(|member| member.census())
-            .fold((0, 0), |(parked, lag), one| (parked + one.0, lag.max(one.1)))
+        let members = self.members.lock();
+        let each = members.all.iter().map(|member| member.census());
+        each.fold((0, 0), |(catching_up, lag), one| (catching_up + one.0, lag.max(one.1)))
     }
 
     pub(super) fn open(&self) -> usize {
@@ -240,17 +251,28 @@ async fn advance(shard: &Shard, lane: &Lane, cost: &mut usize) {
     }
 }
 
-/// The lane's place is gone from the tail: everybody reads the log, and the
-/// lane goes on at its head.
+/// The lane's place is gone from the tail: every subscription reads the log,
+/// and the lane goes on at its head.
+///
+/// Subscriptions come and go between two chunks, while the index is not
+/// locked. One that comes was indexed after `begin`: it reads the log up to
+/// `head` before it goes live, whether the walk meets it or not. One that
+/// stays keeps its slot, so the walk meets it once.
 async fn park_all(lane: &Lane) {
     let head = lane.log.head();
     lane.begin(head);
-    let entries: Vec<Entry> = lane.index.lock().entries().cloned().collect();
-    for some in entries.chunks(COST_AT_ONCE) {
-        for entry in some {
-            if let Some(waker) = entry.subscriber.park(entry.subscription) {
+    let (mut cursor, mut chunk) = (Cursor::default(), Vec::new());
+    loop {
+        let more = lane.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
+            chunk.push((entry.subscriber.clone(), entry.subscription));
+        });
+        for (subscriber, subscription) in chunk.drain(..) {
+            if let Some(waker) = subscriber.park(subscription) {
                 waker.wake();
             }
+        }
+        if !more {
+            break;
         }
         tokio::task::yield_now().await;
     }
@@ -266,13 +288,18 @@ async fn tick(shard: Arc<Shard>) {
         let now = shard.started.elapsed().as_millis() as u64;
         shard.now.store(now, Ordering::Relaxed);
         let members = shard.members.lock().all.clone();
-        let mut gone = false;
-        for some in members.chunks(COST_AT_ONCE) {
-            for subscriber in some {
-                gone |= !subscriber.tick(now, &settings);
+        let (mut gone, mut lag, mut cost) = (false, 0, 0);
+        for subscriber in &members {
+            let ticked = subscriber.tick(now, &settings);
+            gone |= ticked.is_none();
+            let Ticked { lag: behind, cost: own } = ticked.unwrap_or_default();
+            (lag, cost) = (lag.max(behind), cost + own);
+            if cost >= COST_AT_ONCE {
+                cost = 0;
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
         }
+        shard.stats.lag.store(lag, Ordering::Relaxed);
         if gone {
             shard.members.lock().all.retain(|subscriber| !subscriber.is_gone());
         }

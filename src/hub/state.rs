@@ -1,12 +1,13 @@
 //! What a connection's one lock protects, and what is decided under it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
 use super::inline::Port;
-use super::ring::Ring;
+use super::ring::{Evicted, Ring};
 use super::run::{Lost, Room, Slice};
 use super::subscription::{Mode, Reading, Subscription, SubscriptionId};
 use super::{Ending, Overflow};
@@ -135,7 +136,7 @@ impl State {
         for n in 0..count {
             let slot = (self.read_from + n) % count;
             let Some(subscription) = &mut self.subscriptions[slot] else { continue };
-            match subscription.mode {
+            match subscription.mode() {
                 Mode::Live => {}
                 Mode::Parked if subscription.interest.credit == Some(0) => {}
                 // Delivery, join 3: what is fanned out already is taken, and
@@ -146,7 +147,7 @@ impl State {
                     if subscription.lane.tail() <= subscription.taken
                         && subscription.is_past_conflated() =>
                 {
-                    subscription.mode = Mode::Live;
+                    subscription.set_mode(Mode::Live);
                     subscription.queued = subscription.taken;
                     subscription.conflating = false;
                 }
@@ -162,12 +163,12 @@ impl State {
 
     /// Whether the fan-out has anything to do here.
     pub(super) fn is_live(&self) -> bool {
-        self.subscriptions.iter().flatten().any(|subscription| subscription.mode == Mode::Live)
+        self.subscriptions.iter().flatten().any(|subscription| subscription.mode() == Mode::Live)
     }
 
     /// Whether there is nothing to read.
     pub(super) fn is_all_live(&self) -> bool {
-        self.subscriptions.iter().flatten().all(|subscription| subscription.mode == Mode::Live)
+        self.subscriptions.iter().flatten().all(|subscription| subscription.mode() == Mode::Live)
     }
 
     /// What of the ring comes next: events into `hand`, or a mark.
@@ -206,31 +207,40 @@ impl State {
             let slot = self.subscriptions.get(id.slot as usize).and_then(Option::as_ref);
             slot.is_some_and(|slot| slot.id == id && slot.lane.log.holds(end))
         });
-        for &id in &evicted {
-            let State { ring, subscriptions, .. } = self;
-            let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
-            let Some(subscription) = slot.filter(|subscription| subscription.id == id) else {
-                ring.forget(id);
-                continue;
-            };
-            match subscription.interest.overflow {
-                // Told later, by a mark.
-                Overflow::DropOldest | Overflow::DropNewest => {
-                    let log = &subscription.lane.log;
-                    let change = ring.drop_evicted(id, |end| log.holds(end));
-                    subscription.waiting = subscription.waiting.saturating_add_signed(change);
-                }
-                Overflow::Log | Overflow::Conflate | Overflow::Disconnect => self.park(id),
+        if evicted.is_empty() {
+            return false;
+        }
+        let State { ring, subscriptions, .. } = self;
+        let mut evicted: HashMap<_, _> = evicted
+            .into_iter()
+            .map(|id| {
+                let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
+                let subscription = slot.filter(|subscription| subscription.id == id);
+                let evicted = subscription.map_or(Evicted::Forget, Subscription::evict);
+                (id, evicted)
+            })
+            .collect();
+        let held = |id: SubscriptionId, end| {
+            let slot = subscriptions.get(id.slot as usize).and_then(Option::as_ref);
+            slot.is_some_and(|subscription| subscription.lane.log.holds(end))
+        };
+        ring.evict(&mut evicted, held);
+        for (id, evicted) in evicted {
+            if let Evicted::Drop(dropped) = evicted
+                && let Some(subscription) = self.subscription(id)
+            {
+                let waiting = subscription.waiting.saturating_add_signed(dropped.change);
+                subscription.waiting = waiting;
             }
         }
-        !evicted.is_empty()
+        true
     }
 
     /// The position of the only subscription; none if there are several, or
     /// it has not got its snapshot yet, which a position would skip.
     pub(super) fn bookmark(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
-            [Some(only)] if only.mode != Mode::Snapshot => {
+            [Some(only)] if only.mode() != Mode::Snapshot => {
                 Some(only.lane.log.origin().id(only.position()))
             }
             _ => None,

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
 use super::Ending;
-use super::lane::Entry;
+use super::index::Entry;
 use super::overflow::Bounds;
 use super::ring::Ring;
 use super::run::{Room, Slice};
@@ -71,25 +71,12 @@ impl Subscriber {
         start: Option<Offset>,
     ) -> (SubscriptionId, Offset) {
         let lane = self.shard.lane(log);
-        let mode = if interest.snapshot { Mode::Snapshot } else { Mode::Parked };
         let id = self.reserve_slot();
         let entry =
             Entry { subscriber: self.clone(), subscription: id, filter: interest.filter.clone() };
         let place = lane.index.lock().insert(&interest.scope, entry);
         let taken = start.unwrap_or_else(|| log.head());
-        let subscription = Subscription {
-            id,
-            lane,
-            place,
-            interest,
-            mode,
-            taken,
-            queued: taken,
-            waiting: 0,
-            conflating: false,
-            conflated: taken,
-            reached: None,
-        };
+        let subscription = Subscription::new(id, lane, place, interest, taken);
         let mut state = self.state.lock();
         state.subscriptions[id.slot as usize] = Some(subscription);
         let waker = state.waker.take();
@@ -121,7 +108,7 @@ impl Subscriber {
         // The index is locked before a subscriber by the fan-out, never after.
         match removed {
             Some(gone) => {
-                gone.lane.index.lock().remove(&gone.interest.scope, gone.place, id);
+                gone.lane.index.lock().remove(gone.place);
                 true
             }
             None => false,
@@ -162,7 +149,7 @@ impl Subscriber {
             (std::mem::take(&mut state.subscriptions), state.port.take())
         };
         for gone in subscriptions.into_iter().flatten() {
-            gone.lane.index.lock().remove(&gone.interest.scope, gone.place, gone.id);
+            gone.lane.index.lock().remove(gone.place);
         }
     }
 
@@ -344,7 +331,7 @@ impl Subscriber {
         if let Some(subscription) = state.subscription(id) {
             subscription.taken = start;
             subscription.reached = None;
-            subscription.mode = if snapshot { Mode::Snapshot } else { Mode::Parked };
+            subscription.set_mode(if snapshot { Mode::Snapshot } else { Mode::Parked });
         }
     }
 

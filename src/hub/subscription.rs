@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::lane::{Lane, Place, Scope};
+use super::index::Place;
+use super::lane::{Lane, Scope};
 use super::overflow::Overflow;
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
@@ -58,12 +59,14 @@ pub(super) enum Mode {
     Snapshot,
 }
 
+/// A subscription of a connection. While it is not live, its shard's
+/// [`LagStats`](super::lane::LagStats) count it as catching up.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     pub(super) lane: Arc<Lane>,
     pub(super) place: Place,
     pub(super) interest: Interest,
-    pub(super) mode: Mode,
+    mode: Mode,
     /// Written and passed over up to here.
     pub(super) taken: Offset,
     /// The last event that was pushed.
@@ -119,6 +122,52 @@ impl SubscriptionId {
 }
 
 impl Subscription {
+    /// A subscription that reads what follows `taken`, or the resources first.
+    pub(super) fn new(
+        id: SubscriptionId,
+        lane: Arc<Lane>,
+        place: Place,
+        interest: Interest,
+        taken: Offset,
+    ) -> Subscription {
+        let mode = if interest.snapshot { Mode::Snapshot } else { Mode::Parked };
+        lane.stats.catching_up.fetch_add(1, Ordering::Relaxed);
+        Subscription {
+            id,
+            lane,
+            place,
+            interest,
+            mode,
+            taken,
+            queued: taken,
+            waiting: 0,
+            conflating: false,
+            conflated: taken,
+            reached: None,
+        }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Changes the mode. The only way to do so: the count of those that catch
+    /// up changes with it.
+    pub(super) fn set_mode(&mut self, mode: Mode) {
+        let catching_up = &self.lane.stats.catching_up;
+        match (self.mode == Mode::Live, mode == Mode::Live) {
+            (false, true) => catching_up.fetch_sub(1, Ordering::Relaxed),
+            (true, false) => catching_up.fetch_add(1, Ordering::Relaxed),
+            (true, true) | (false, false) => 0,
+        };
+        self.mode = mode;
+    }
+
+    /// How many offsets the client is behind the log's head.
+    pub(super) fn lag(&self) -> u64 {
+        self.lane.log.head().0.saturating_sub(self.position().0)
+    }
+
     /// How far the client has everything it asked for.
     pub(super) fn position(&self) -> Offset {
         if self.mode == Mode::Live && self.waiting == 0 {
@@ -147,5 +196,11 @@ impl Subscription {
             overflow: self.interest.overflow,
             conflate: self.conflating.then_some(self.conflated),
         }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.set_mode(Mode::Live);
     }
 }

@@ -334,9 +334,7 @@ impl Course {
 
     fn raise_floor(&self) {
         self.log.raise_floor(self.meta.position.floor);
-        if self.log.medium() == Medium::Memory {
-            self.log.set_place(self.meta.position);
-        }
+        self.log.set_place(self.meta.position);
     }
 
     /// What of the tails goes first: what nobody may read any more, then of

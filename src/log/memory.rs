@@ -105,7 +105,7 @@ impl Log {
         (found.max(place.floor), whole)
     }
 
-    /// Notes the place of a log in memory, which no store has.
+    /// Notes what a commit left of the log.
     pub(super) fn set_place(&self, place: Position) {
         self.tail.lock().place = place;
     }

@@ -35,7 +35,7 @@ pub(super) struct Tail {
     /// All committed events after this are in `batches`.
     pub(super) from: Offset,
     pub(super) batches: VecDeque<Held>,
-    /// Of a log in memory alone, the place that it would have in the store.
+    /// What the last commit that was shown left of the log.
     pub(super) place: Position,
     /// The newest event before the last step back of the log's time, as far as
     /// this process has seen one: a log in memory is searched from there on.
@@ -258,15 +258,9 @@ impl Log {
         self.pages.on_thread(move || log.before(time)).await?
     }
 
-    /// Its place at this moment. Blocks on the disk, if it is there.
-    ///
-    /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
-    pub fn position(&self) -> Result<Position, Error> {
-        Ok(match self.medium {
-            Medium::Disk => self.store.view().position(self.id)?,
-            Medium::Memory => self.tail.lock().place,
-        })
+    /// Its place as of the last commit that was shown.
+    pub fn position(&self) -> Position {
+        self.tail.lock().place
     }
 
     /// Takes all permits that reads on blocking threads need, until the result

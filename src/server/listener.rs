@@ -122,16 +122,15 @@ impl Drop for Open {
 
 /// Accepts scrapes and probes for ever.
 pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
-    let admin = Arc::new(Admin {
-        metrics: {
-            let shared = shared.clone();
-            Box::new(move || shared.gate.current().render_metrics())
-        },
-        readiness: {
-            let shared = shared.clone();
-            Box::new(move || readiness::of(&shared))
-        },
-    });
+    let metrics = {
+        let shared = shared.clone();
+        move || shared.gate.current().render_metrics()
+    };
+    let readiness = {
+        let shared = shared.clone();
+        move || readiness::of(&shared)
+    };
+    let admin = Arc::new(Admin::new(metrics, readiness));
     let mut acceptor = Acceptor::with_spare(listener);
     let mut connections = JoinSet::new();
     loop {
@@ -154,8 +153,8 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
 
 async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) {
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = admin::handle(&admin, &request);
-        async move { Ok::<_, Infallible>(answer) }
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(admin::handle(&admin, request).await) }
     });
     let whole = Handover::new(Arc::new(()));
     let settings = shared.settings();

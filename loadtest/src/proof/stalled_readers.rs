@@ -219,7 +219,7 @@ fn phase(
 
 /// How many readers the gateway does not write to as events come.
 fn standing(gateway: &Gateway) -> io::Result<u64> {
-    Ok(gateway.metrics()?.count("streamgate_subscribers_parked", &[]).unwrap_or(0))
+    Ok(gateway.metrics()?.count("streamgate_subscribers_catching_up", &[]).unwrap_or(0))
 }
 
 /// Publishes, and reads until all of the crowd have everything; what did not

@@ -33,7 +33,7 @@ async fn a_head_that_is_not_flushed_is_not_waited_for() {
     assert!(handover.take().is_none(), "the head is not out");
     drop((handover, body));
     let line = r#"streamgate_connections_closed_total{protocol="ws",reason="stalled"} 1"#;
-    assert!(bench.metrics.render().contains(line));
+    assert!(bench.metrics.render(&[]).contains(line));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! goes on as it likes: each event is written once, in order, or counted in a
 //! mark that stands where it was.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -178,14 +179,20 @@ impl Bench {
         // Of the older half of what was pushed.
         let half = side.pushed.len() as u64 / 2;
         let held = |end: Offset| end.0 > half;
-        for id in ring.evicted(2, |id, end| id != side.id || held(end)) {
+        let is_held = |id, end| id != side.id || held(end);
+        let evicted = ring.evicted(2, is_held);
+        let conflates = side.policy == Overflow::Conflate;
+        let fate = |id| if conflates { Evicted::Forget } else { Evicted::Drop(Dropped::new(id)) };
+        let mut evicted: HashMap<_, _> = evicted.into_iter().map(|id| (id, fate(id))).collect();
+        ring.evict(&mut evicted, is_held);
+        for (id, evicted) in evicted {
             assert_eq!(id, side.id);
-            if side.policy == Overflow::Conflate {
-                ring.forget(id);
-                hand.retain(|slice| slice.subscription != id);
-                side.read_log();
-            } else {
-                side.waiting += ring.drop_evicted(id, held);
+            match evicted {
+                Evicted::Forget => {
+                    hand.retain(|slice| slice.subscription != id);
+                    side.read_log();
+                }
+                Evicted::Drop(dropped) => side.waiting += dropped.change,
             }
         }
         assert!(ring.evicted(2, |id, end| id != side.id || held(end)).is_empty());

@@ -1,11 +1,13 @@
 //! One shard whose runtime has one thread, so that the test and the fan-out
 //! take turns: whatever the fan-out does without a yield, nobody comes between.
 
-use std::task::Waker;
+use std::task::{Context, Waker};
+
+use proptest::prelude::*;
 
 use super::*;
-use crate::event::EventType;
-use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, Turn};
+use crate::event::{EventType, Offset, ResourceId};
+use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, SubscriptionId, Turn};
 use crate::log::{self, Medium, Spec, Write};
 use crate::wire::json::Json;
 use crate::wire::{Filter, Form};
@@ -21,11 +23,15 @@ struct Bench {
 impl Bench {
     /// With two topics in memory, and rings that hold all that comes.
     fn start() -> Bench {
+        Bench::with_rings(1 << 20)
+    }
+
+    fn with_rings(ring_events: usize) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let specs = ["busy", "new"].map(|name| Spec::topic(name, Medium::Memory));
         let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
         let engine = Engine::open(&log, &specs).unwrap();
-        let settings = Settings::of_rings(1 << 20, 1 << 30);
+        let settings = Settings::of_rings(ring_events, 1 << 30);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());
         let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
@@ -41,26 +47,42 @@ impl Bench {
 
     /// Subscribes to one more topic, live.
     fn follow(&self, subscriber: &Arc<Subscriber>, topic: &str, filter: Arc<Filter>) {
+        self.follow_as(subscriber, topic, Scope::Whole, filter, Overflow::Log);
+    }
+
+    fn follow_as(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        topic: &str,
+        scope: Scope,
+        filter: Arc<Filter>,
+        overflow: Overflow,
+    ) {
         let interest = Interest {
-            scope: Scope::Whole,
+            scope,
             filter,
             form: Form::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
-            overflow: Overflow::Log,
+            overflow,
         };
         subscriber.subscribe(&self.engine.log(topic).unwrap(), interest, None);
         let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
-        let cx = std::task::Context::from_waker(Waker::noop());
+        let cx = Context::from_waker(Waker::noop());
         assert!(matches!(subscriber.next(&cx, Turn::Ring, &mut hand, &mut room), Next::Wait));
     }
 
     /// Publishes events as one commit, without a turn for the fan-out.
     fn publish(&self, topic: &str, count: usize) {
+        self.publish_about(None, topic, count);
+    }
+
+    fn publish_about(&self, subject: Option<&ResourceId>, topic: &str, count: usize) {
         let log = self.engine.log(topic).unwrap();
         let data = Json::parse(b"1").unwrap();
-        let write = || Write::publish(None, EventType::new("tick").unwrap(), data.clone());
+        let write =
+            || Write::publish(subject.cloned(), EventType::new("tick").unwrap(), data.clone());
         let writes = (0..count).map(|_| write()).collect();
         let append = || {
             let aside = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -135,6 +157,39 @@ async fn what_the_log_lets_go_does_not_stay_behind_what_it_keeps() {
     assert_eq!(waiting(), 1, "of the log that keeps it");
 }
 
+/// A socket may have a thousand subscriptions, and all of them may have let a
+/// log go that far ahead.
+#[tokio::test]
+async fn what_many_subscriptions_let_go_is_found_in_one_pass() {
+    const SUBSCRIPTIONS: u64 = 1000;
+    for overflow in [Overflow::Log, Overflow::DropOldest] {
+        let bench = Bench::start();
+        let subscriber = bench.hub.join(Protocol::Sse, &bench.settings, 0).unwrap();
+        for _ in 0..SUBSCRIPTIONS {
+            bench.follow_as(&subscriber, "busy", Scope::Whole, everything(), overflow);
+        }
+        bench.publish("busy", 1);
+        while subscriber.state.lock().ring.events() < SUBSCRIPTIONS {
+            tokio::task::yield_now().await;
+        }
+        let log = bench.engine.log("busy").unwrap();
+        let head = log.head();
+        while log.holds(head) {
+            bench.publish("busy", 1 << 10);
+        }
+        let mut state = subscriber.state.lock();
+        state.ring.looked_at.set(0);
+        assert!(state.release_evicted());
+        let looked_at = state.ring.looked_at.get();
+        assert!(looked_at < 8 * SUBSCRIPTIONS, "{looked_at} items looked at, {overflow:?}");
+        assert_eq!(state.ring.events(), 0);
+        let marks = if overflow == Overflow::Log { 0 } else { SUBSCRIPTIONS };
+        assert_eq!(state.ring.len() as u64, marks, "{overflow:?}");
+        let waiting = state.subscriptions.iter().flatten().map(|it| it.waiting).sum::<u64>();
+        assert_eq!(waiting, marks, "{overflow:?}");
+    }
+}
+
 #[tokio::test]
 async fn filters_that_want_nothing_leave_others_their_turn() {
     const FILTERS: usize = 32;
@@ -153,4 +208,237 @@ async fn filters_that_want_nothing_leave_others_their_turn() {
         turns >= FILTERS,
         "{turns} turns while {FILTERS} filters looked at a whole commit each"
     );
+}
+
+/// Subscribers of one scope, four times as many as a pass visits at once.
+struct Crowd {
+    bench: Bench,
+    resource: ResourceId,
+    all: Vec<Arc<Subscriber>>,
+    /// References to subscribers while nobody visits them.
+    references: usize,
+    /// A connection without a subscription, which only a tick visits.
+    bystander: Arc<Subscriber>,
+    bystander_references: usize,
+}
+
+impl Crowd {
+    fn gather(scope: impl Fn(ResourceId) -> Scope) -> Crowd {
+        let (bench, resource) = (Bench::start(), ResourceId::new("hot").unwrap());
+        let subscribe = |_| {
+            let subscriber = bench.hub.join(Protocol::Sse, &bench.settings, 0).unwrap();
+            let (scope, filter) = (scope(resource.clone()), everything());
+            bench.follow_as(&subscriber, "busy", scope, filter, Overflow::Log);
+            subscriber
+        };
+        let all: Vec<_> = (0..4 * COST_AT_ONCE).map(subscribe).collect();
+        let references = all.iter().map(Arc::strong_count).sum();
+        let bystander = bench.hub.join(Protocol::Sse, &bench.settings, 0).unwrap();
+        let bystander_references = Arc::strong_count(&bystander);
+        Crowd { bench, resource, all, references, bystander, bystander_references }
+    }
+
+    /// How many references to subscribers the pass holds. A tick that is under
+    /// way holds one to each connection besides.
+    fn held(&self) -> usize {
+        let references: usize = self.all.iter().map(Arc::strong_count).sum();
+        let ticks = Arc::strong_count(&self.bystander) - self.bystander_references;
+        references - self.references - ticks * self.all.len()
+    }
+
+    /// Lets the fan-out go on until `is_visited` holds for every subscriber.
+    async fn check(&self, is_visited: impl Fn(&Subscriber) -> bool) {
+        let mut turns = 0;
+        while !self.all.iter().all(|subscriber| is_visited(subscriber)) {
+            assert!(turns < 10_000, "some are not visited");
+            tokio::task::yield_now().await;
+            assert!(self.held() <= COST_AT_ONCE, "{} references at once", self.held());
+            turns += 1;
+        }
+        assert!(turns >= 4, "the pass pauses");
+    }
+}
+
+#[tokio::test]
+async fn a_pass_over_many_subscribers_refers_to_few_at_a_time() {
+    for scope in [Scope::Subject, |_| Scope::Whole] {
+        let crowd = Crowd::gather(scope);
+        crowd.bench.publish_about(Some(&crowd.resource), "busy", 1);
+        crowd.check(|subscriber| !subscriber.state.lock().ring.is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pass_that_makes_all_read_the_log_refers_to_few_at_a_time() {
+    for scope in [Scope::Subject, |_| Scope::Whole] {
+        let crowd = Crowd::gather(scope);
+        let log = crowd.bench.engine.log("busy").unwrap();
+        while log.tail(Offset::ZERO).is_some() {
+            crowd.bench.publish("busy", 1 << 10);
+        }
+        crowd.check(|subscriber| !subscriber.is_live()).await;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A connection comes, with a subscription of each policy.
+    Join,
+    /// A connection subscribes again, with a snapshot first where `true`.
+    Subscribe(usize, bool),
+    Publish(usize),
+    /// The fan-out has a turn.
+    FanOut,
+    /// A writer takes what there is, the log included.
+    Write(usize),
+    /// A subscription starts anew.
+    Restart(usize, bool),
+    Unsubscribe(usize),
+    Leave(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let which = || 0..4usize;
+    prop_oneof![
+        1 => Just(Step::Join),
+        1 => (which(), any::<bool>()).prop_map(|(which, snapshot)| Step::Subscribe(which, snapshot)),
+        1 => (1..6usize).prop_map(Step::Publish),
+        3 => Just(Step::FanOut),
+        3 => which().prop_map(Step::Write),
+        1 => (which(), any::<bool>()).prop_map(|(which, snapshot)| Step::Restart(which, snapshot)),
+        1 => which().prop_map(Step::Unsubscribe),
+        1 => which().prop_map(Step::Leave),
+    ]
+}
+
+/// A connection and its subscriptions.
+type Member = (Arc<Subscriber>, Vec<SubscriptionId>);
+
+impl Bench {
+    async fn step(&self, step: Step, members: &mut Vec<Member>) {
+        let of = |which: usize| which.checked_rem(members.len());
+        match step {
+            Step::Join => {
+                let subscriber = self.hub.join(Protocol::Sse, &self.settings, 0).unwrap();
+                let ids = Overflow::ALL.map(|overflow| self.add(&subscriber, overflow, false));
+                members.push((subscriber, ids.to_vec()));
+            }
+            Step::Subscribe(which, snapshot) => {
+                let Some(which) = of(which) else { return };
+                let (subscriber, ids) = &mut members[which];
+                ids.push(self.add(subscriber, Overflow::Log, snapshot));
+            }
+            Step::Publish(count) => self.publish("busy", count),
+            Step::FanOut => tokio::task::yield_now().await,
+            Step::Write(which) => {
+                let Some(which) = of(which) else { return };
+                write(&members[which].0);
+            }
+            Step::Restart(which, snapshot) => {
+                let Some((subscriber, ids)) = of(which).map(|which| &members[which]) else {
+                    return;
+                };
+                if let Some(&id) = ids.first() {
+                    subscriber.restart(id, Offset::ZERO, snapshot);
+                }
+            }
+            Step::Unsubscribe(which) => {
+                let Some(which) = of(which) else { return };
+                let (subscriber, ids) = &mut members[which];
+                if let Some(id) = ids.pop() {
+                    assert!(subscriber.unsubscribe(id));
+                }
+            }
+            Step::Leave(which) => {
+                let Some(which) = of(which) else { return };
+                members.remove(which).0.leave();
+            }
+        }
+    }
+
+    fn add(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        overflow: Overflow,
+        snapshot: bool,
+    ) -> SubscriptionId {
+        let interest = Interest {
+            scope: Scope::Whole,
+            filter: everything(),
+            form: Form::SseChunked,
+            credit: None,
+            snapshot,
+            on_gap: OnGap::Event,
+            overflow,
+        };
+        subscriber.subscribe(&self.engine.log("busy").unwrap(), interest, None).0
+    }
+
+    fn recount(&self) -> (u64, u64) {
+        self.hub.shards[0].census()
+    }
+}
+
+/// Takes what waits, and reads each log to its end.
+fn write(subscriber: &Subscriber) {
+    let cx = Context::from_waker(Waker::noop());
+    loop {
+        let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
+        match subscriber.next(&cx, Turn::Ring, &mut hand, &mut room) {
+            Next::Write => subscriber.wrote(&hand),
+            Next::Read(reading) => subscriber.passed(reading.subscription, reading.log.head()),
+            Next::Snapshot(reading) => {
+                subscriber.restart(reading.subscription, reading.log.head(), false);
+            }
+            Next::Lost(..) | Next::Heartbeat(_) => {}
+            Next::Rest(_) | Next::End(..) | Next::Wait => return,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_kept_count_of_those_that_catch_up_equals_a_recount(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let bench = Bench::with_rings(4);
+            let mut members = Vec::new();
+            for step in steps {
+                bench.step(step, &mut members).await;
+                assert_eq!(bench.hub.lag_stats().0, bench.recount().0, "after {step:?}");
+            }
+            while let Some((subscriber, _)) = members.pop() {
+                subscriber.leave();
+            }
+            assert_eq!(bench.hub.lag_stats().0, 0);
+        });
+    }
+}
+
+#[tokio::test]
+async fn the_lag_is_kept_by_the_tick() {
+    let bench = Bench::with_rings(4);
+    let subscriber = bench.subscribe("busy", everything());
+    let until = async |lag| {
+        while bench.hub.lag_stats().1 != lag {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(bench.recount().1, lag);
+    };
+    bench.publish("busy", 40);
+    until(40).await;
+    write(&subscriber);
+    until(0).await;
+    bench.publish("busy", 7);
+    until(7).await;
+    subscriber.leave();
+    until(0).await;
 }

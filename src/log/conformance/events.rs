@@ -68,14 +68,14 @@ pub(super) async fn retention_keeps_the_newest(open: Open) {
         for n in 0..100 {
             let writes = (0..=n % 17).map(|m| make(log, &format!("r{m}"), r#"{"x":"yyyyy"}"#));
             engine.append(log, writes.collect()).await.unwrap();
-            let position = log.position().unwrap();
+            let position = log.position();
             let kept = offsets(&read(log, log.floor()).await);
             assert!(retention.events == 0 || position.events <= retention.events);
             assert!(retention.bytes == 0 || position.bytes <= retention.bytes);
             assert_eq!(kept, (position.floor.0 + 1..=position.head.0).collect::<Vec<_>>());
             assert_eq!((log.floor(), position.events), (position.floor, kept.len() as u64));
         }
-        let full = log.position().unwrap();
+        let full = log.position();
         assert!(retention.events == 0 || full.events == retention.events);
         assert!(retention.bytes == 0 || full.bytes > retention.bytes - 100);
         let resources = if name == "orders" { 17 } else { 0 };
@@ -98,9 +98,9 @@ pub(super) async fn retention_by_age_trims_in_time(open: Open) {
         until(|| log.floor() == written.offset).await;
         assert!(Timestamp::now().0 - written.time.0 >= age.as_millis() as i64);
         // The floor moves just before the events go.
-        until(|| log.position().unwrap().events == 0).await;
+        until(|| log.position().events == 0).await;
         assert!(engine.store().view().events(log.id(), Offset::ZERO).next().is_none());
-        let position = log.position().unwrap();
+        let position = log.position();
         assert_eq!((position.events, position.bytes), (0, 0));
         assert_eq!((position.floor, position.floor_time), (written.offset, written.time));
         assert_eq!(log.page(Offset::ZERO).await.unwrap().upto, written.offset);

@@ -1,0 +1,213 @@
+//! The subscriptions of one log on one shard, by scope. Adding and removing
+//! one takes constant time, however many there are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::lane::Scope;
+use super::subscriber::Subscriber;
+use super::subscription::SubscriptionId;
+use crate::event::ResourceId;
+use crate::wire::Filter;
+
+/// A subscription as the fan-out sees it.
+pub(super) struct Entry {
+    pub(super) subscriber: Arc<Subscriber>,
+    pub(super) subscription: SubscriptionId,
+    pub(super) filter: Arc<Filter>,
+}
+
+/// Values with stable slots. A freed slot is used again, and memory is given
+/// back once all slots are free.
+pub(super) struct Slots<T> {
+    list: Vec<Slot<T>>,
+    /// The slot that was freed last, or [`END`] if no slot is free.
+    next: u32,
+    /// How many slots are taken.
+    taken: u32,
+}
+
+enum Slot<T> {
+    Taken(T),
+    /// The slot that was freed before this one, or [`END`].
+    Free(u32),
+}
+
+/// No further slot is free.
+const END: u32 = u32::MAX;
+
+impl<T> Default for Slots<T> {
+    fn default() -> Slots<T> {
+        Slots { list: Vec::new(), next: END, taken: 0 }
+    }
+}
+
+impl<T> Slots<T> {
+    /// Slots, the free ones included.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+
+    /// The value of a slot, if it is taken.
+    pub(super) fn get(&self, slot: usize) -> Option<&T> {
+        match self.list.get(slot) {
+            Some(Slot::Taken(value)) => Some(value),
+            Some(Slot::Free(_)) | None => None,
+        }
+    }
+
+    fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        match self.list.get_mut(slot as usize) {
+            Some(Slot::Taken(value)) => Some(value),
+            Some(Slot::Free(_)) | None => None,
+        }
+    }
+
+    fn insert(&mut self, value: T) -> u32 {
+        self.taken += 1;
+        if let Some(free) = self.list.get_mut(self.next as usize) {
+            let slot = self.next;
+            if let Slot::Free(next) = std::mem::replace(free, Slot::Taken(value)) {
+                self.next = next;
+            }
+            return slot;
+        }
+        if self.list.is_empty() {
+            // Most resources have one subscriber: four times the memory that
+            // it needs would be most of what the index takes.
+            self.list.reserve_exact(1);
+        }
+        self.list.push(Slot::Taken(value));
+        self.list.len() as u32 - 1
+    }
+
+    fn remove(&mut self, slot: u32) -> Option<T> {
+        let place = self.list.get_mut(slot as usize)?;
+        if matches!(place, Slot::Free(_)) {
+            return None;
+        }
+        let removed = std::mem::replace(place, Slot::Free(self.next));
+        self.next = slot;
+        self.taken -= 1;
+        if self.is_empty() {
+            *self = Slots::default();
+        }
+        match removed {
+            Slot::Taken(value) => Some(value),
+            Slot::Free(_) => None,
+        }
+    }
+}
+
+/// The slot of an entry. It stays until the entry is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    Whole(u32),
+    Subject { group: u32, slot: u32 },
+}
+
+/// The subscriptions to one resource.
+struct Group {
+    resource: ResourceId,
+    entries: Slots<Entry>,
+}
+
+/// The subscriptions to a log.
+#[derive(Default)]
+pub(super) struct Index {
+    whole: Slots<Entry>,
+    groups: Slots<Group>,
+    /// The slot of each resource's group.
+    by_subject: HashMap<ResourceId, u32>,
+}
+
+/// How far a walk over all entries has come. Zero is the list of the whole
+/// log, the others are the groups.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cursor {
+    list: usize,
+    slot: usize,
+}
+
+impl Index {
+    pub(super) fn insert(&mut self, scope: &Scope, entry: Entry) -> Place {
+        let Scope::Subject(resource) = scope else { return Place::Whole(self.whole.insert(entry)) };
+        let known = self.by_subject.get(resource).copied();
+        let group = known.unwrap_or_else(|| {
+            let entries = Slots::default();
+            let group = self.groups.insert(Group { resource: resource.clone(), entries });
+            self.by_subject.insert(resource.clone(), group);
+            group
+        });
+        let entries = self.groups.get_mut(group).map(|group| &mut group.entries);
+        let slot = entries.expect("by_subject names groups that are there").insert(entry);
+        Place::Subject { group, slot }
+    }
+
+    /// Removes an entry, and its group with the last one. Examines no other
+    /// entry: the clients of one resource may all leave at once.
+    pub(super) fn remove(&mut self, place: Place) -> Option<Entry> {
+        let (group, slot) = match place {
+            Place::Whole(slot) => return self.whole.remove(slot),
+            Place::Subject { group, slot } => (group, slot),
+        };
+        let entries = &mut self.groups.get_mut(group)?.entries;
+        let removed = entries.remove(slot);
+        if entries.is_empty()
+            && let Some(Group { resource, .. }) = self.groups.remove(group)
+        {
+            self.by_subject.remove(&resource);
+            if self.by_subject.is_empty() {
+                self.by_subject = HashMap::new();
+            }
+        }
+        removed
+    }
+
+    /// The subscriptions to the whole log.
+    pub(super) fn whole(&self) -> &Slots<Entry> {
+        &self.whole
+    }
+
+    /// Whether anybody subscribes to single resources.
+    pub(super) fn has_subjects(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// The subscriptions to one resource, if there are any.
+    pub(super) fn subject(&self, resource: &ResourceId) -> Option<&Slots<Entry>> {
+        let group = *self.by_subject.get(resource)?;
+        self.groups.get(group as usize).map(|group| &group.entries)
+    }
+
+    /// Goes on with a walk over all entries, by `most` steps; false at its end.
+    pub(super) fn walk(
+        &self,
+        cursor: &mut Cursor,
+        most: usize,
+        mut visit: impl FnMut(&Entry),
+    ) -> bool {
+        for _ in 0..most {
+            let entries = match cursor.list.checked_sub(1) {
+                None => Some(&self.whole),
+                Some(group) if group >= self.groups.len() => return false,
+                Some(group) => self.groups.get(group).map(|group| &group.entries),
+            };
+            match entries {
+                Some(entries) if cursor.slot < entries.len() => {
+                    entries.get(cursor.slot).into_iter().for_each(&mut visit);
+                    cursor.slot += 1;
+                }
+                _ => *cursor = Cursor { list: cursor.list + 1, slot: 0 },
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Random subscribing and leaving, against a map as a model.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::hub::{Hub, Settings};
+use crate::log::{self, Engine};
+use crate::metrics::{Metrics, Protocol};
+use crate::supervisor::Supervisor;
+
+/// Resources of the test; one more stands for the whole log.
+const RESOURCES: usize = 4;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Insert(usize),
+    /// Removes the n-th of those that are there, from the oldest on.
+    Remove(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let insert = (0..=RESOURCES).prop_map(Step::Insert);
+    prop_oneof![insert, (0..64usize).prop_map(Step::Remove)]
+}
+
+fn scope(n: usize) -> Scope {
+    if n == RESOURCES {
+        return Scope::Whole;
+    }
+    Scope::Subject(ResourceId::new(&format!("r{n}")).unwrap())
+}
+
+fn slots_of(index: &Index, scope: &Scope) -> usize {
+    match scope {
+        Scope::Whole => index.whole.len(),
+        Scope::Subject(resource) => index.subject(resource).map_or(0, Slots::len),
+    }
+}
+
+fn at(index: &Index, place: Place) -> Option<SubscriptionId> {
+    let entry = match place {
+        Place::Whole(slot) => index.whole.get(slot as usize),
+        Place::Subject { group, slot } => {
+            index.groups.get(group as usize)?.entries.get(slot as usize)
+        }
+    };
+    entry.map(|entry| entry.subscription)
+}
+
+/// The index and its model.
+#[derive(Default)]
+struct Bench {
+    index: Index,
+    serial: usize,
+    /// The scope and place of each subscription, by age.
+    there: BTreeMap<usize, (usize, Place, SubscriptionId)>,
+    /// Most subscriptions that a scope had at a time since it was last empty.
+    most: [usize; RESOURCES + 1],
+}
+
+impl Bench {
+    fn step(&mut self, step: Step, subscriber: &Arc<Subscriber>, filter: &Arc<Filter>) {
+        match step {
+            Step::Insert(of) => {
+                self.serial += 1;
+                let subscription = SubscriptionId::new(self.serial);
+                let (subscriber, filter) = (subscriber.clone(), filter.clone());
+                let entry = Entry { subscriber, subscription, filter };
+                let place = self.index.insert(&scope(of), entry);
+                self.there.insert(self.serial, (of, place, subscription));
+                self.most[of] = self.most[of].max(self.count(of));
+            }
+            Step::Remove(n) => {
+                let Some(&serial) = self.there.keys().nth(n) else { return };
+                let (of, place, subscription) = self.there.remove(&serial).unwrap();
+                let removed = self.index.remove(place).unwrap();
+                assert_eq!(removed.subscription, subscription);
+                if self.count(of) == 0 {
+                    self.most[of] = 0;
+                }
+            }
+        }
+    }
+
+    fn count(&self, of: usize) -> usize {
+        self.there.values().filter(|(scope, ..)| *scope == of).count()
+    }
+
+    fn check(&self) {
+        for (_, place, subscription) in self.there.values() {
+            assert_eq!(at(&self.index, *place), Some(*subscription), "it stays in its slot");
+        }
+        for of in 0..=RESOURCES {
+            let slots = slots_of(&self.index, &scope(of));
+            assert!(slots <= self.most[of], "a free slot is used again");
+        }
+        let mut walked = Vec::new();
+        let mut cursor = Cursor::default();
+        while self.index.walk(&mut cursor, 3, |entry| walked.push(entry.subscription.slot)) {}
+        walked.sort_unstable();
+        let there = self.there.keys().map(|&serial| serial as u32);
+        assert_eq!(walked, there.collect::<Vec<_>>(), "a walk meets each once");
+        if self.there.is_empty() {
+            assert_eq!(self.index.whole.list.capacity(), 0, "its memory is given back");
+            assert_eq!(self.index.groups.list.capacity(), 0, "its memory is given back");
+            assert_eq!(self.index.by_subject.capacity(), 0, "its memory is given back");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_entry_stays_in_its_slot_until_it_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = Engine::open(&log::Settings::within(folder.path()), &[]).unwrap();
+    let settings = Settings::of_rings(1, 1);
+    let metrics = Arc::new(Metrics::new());
+    let supervisor = Supervisor::new(metrics.clone());
+    let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+    let subscriber = hub.join(Protocol::Sse, &settings, 0).unwrap();
+    let filter = Filter::shared(Vec::new(), Vec::new());
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in prop::collection::vec(step(), 0..200))| {
+        let mut bench = Bench::default();
+        for step in steps {
+            bench.step(step, &subscriber, &filter);
+            bench.check();
+        }
+        while !bench.there.is_empty() {
+            bench.step(Step::Remove(0), &subscriber, &filter);
+            bench.check();
+        }
+    });
+}

@@ -1,0 +1,89 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn log(name: &str, appended: u64) -> LogValues<'_> {
+    LogValues { name, appended, events: appended, head: appended, ..LogValues::default() }
+}
+
+fn written(logs: &[LogValues<'_>]) -> String {
+    let mut text = String::new();
+    write(&mut text, logs);
+    text
+}
+
+/// The counter of the logs that have no series of their own.
+fn other(text: &str) -> Option<u64> {
+    let line = "streamgate_events_appended_total{log=\"other\"} ";
+    text.lines().find_map(|it| it.strip_prefix(line)?.parse().ok())
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("t{n}")).collect()
+}
+
+#[test]
+fn each_metric_has_one_head() {
+    assert_eq!(written(&[]), "");
+    let text = written(&[log("news", 3), log("ticks", 5)]);
+    let head = "# HELP streamgate_log_events Events that a log keeps\n\
+                # TYPE streamgate_log_events gauge\n\
+                streamgate_log_events{log=\"news\"} 3\n\
+                streamgate_log_events{log=\"ticks\"} 5\n\n";
+    assert!(text.contains(head), "{text}");
+    assert_eq!(text.matches("# TYPE ").count(), METRICS.len());
+}
+
+#[test]
+fn two_logs_of_one_name_are_one_series() {
+    let text = written(&[log("news", 3), log("news", 4)]);
+    assert!(text.contains("streamgate_events_appended_total{log=\"news\"} 7\n"), "{text}");
+    assert_eq!(text.matches("streamgate_log_head_offset{").count(), 1);
+    assert!(text.contains("streamgate_log_head_offset{log=\"news\"} 3\n"), "{text}");
+}
+
+#[test]
+fn a_log_called_other_is_itself_until_there_are_too_many() {
+    let names = names(LOGS_MAX);
+    let mut logs: Vec<_> = names.iter().map(|name| log(name, 1)).collect();
+    logs[7] = log(OTHER, 1 << 20);
+    assert_eq!(other(&written(&logs)), Some(1 << 20));
+    assert!(written(&logs).contains("streamgate_log_head_offset{log=\"other\"}"));
+    logs.push(log("one-more", 1));
+    let text = written(&logs);
+    assert_eq!(other(&text), Some(1 << 20), "the busiest, and yet among the others");
+    assert!(text.contains("{log=\"one-more\"} 1\n"));
+    assert!(!text.contains("streamgate_log_head_offset{log=\"other\"}"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 32,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever is appended to which log, and however many logs come.
+    #[test]
+    fn the_counter_of_the_others_never_falls(
+        steps in prop::collection::vec((any::<prop::sample::Index>(), 1..1000u64, 0..2usize), 1..40),
+    ) {
+        let names = names(LOGS_MAX + 3 + steps.len());
+        let mut counts = vec![0; LOGS_MAX + 3];
+        let mut before = 0;
+        for (which, appended, more) in steps {
+            counts.extend(vec![0; more]);
+            // Mostly among a few, so that their ranks change.
+            let few = which.index(8) * (counts.len() / 8);
+            counts[few] += appended;
+            let logs: Vec<_> =
+                names.iter().zip(&counts).map(|(name, &count)| log(name, count)).collect();
+            let text = written(&logs);
+            let now = other(&text).unwrap();
+            prop_assert!(now >= before, "{now} after {before}");
+            before = now;
+            let series = text.matches("streamgate_events_appended_total{").count();
+            prop_assert_eq!(series, LOGS_MAX + 1);
+        }
+    }
+}
