@@ -11,6 +11,12 @@ EVENTS ?=
 # What `make load` measures; without it, all scenarios in a short form.
 SCENARIO ?=
 
+# The load generator is a workspace of its own. Both build into `target`: a
+# dependency that resolves alike in both is compiled once, and neither rebuilds
+# what the other built.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+LOADTEST := --locked --manifest-path loadtest/Cargo.toml
+
 TOOLS := target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 # Root on a bare machine has no sudo, and needs none.
@@ -34,8 +40,9 @@ run: compiler ## Build the gateway and serve config.toml
 
 .PHONY: test
 test: compiler ## Run every test, the clients that others wrote included
-	cargo test --locked --workspace
+	cargo test --locked
 	cargo test --locked --features shuttle --lib hub::schedules
+	cargo test $(LOADTEST)
 	@if test -e tests/clients/run; then \
 		$(call need,python3,python3); \
 		STREAMGATE=target/debug/streamgate tests/clients/run; \
@@ -44,10 +51,14 @@ test: compiler ## Run every test, the clients that others wrote included
 .PHONY: lint
 lint: compiler $(DENY) ## Format, clippy, docs, and the rules for dependencies
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path loadtest/Cargo.toml --all --check
+	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --features shuttle --lib --tests -- -D warnings
+	cargo clippy $(LOADTEST) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOADTEST) --no-deps
 	$(DENY) --locked check bans licenses sources
+	$(DENY) $(LOADTEST) check --config deny.toml bans licenses sources
 
 .PHONY: bench
 bench: compiler ## Measure each stage; every number stands beside its unit
@@ -58,7 +69,7 @@ load: compiler ## Load from outside, beside floor and peers; SCENARIO= one of lo
 	@$(call need,wrk,wrk)
 	@$(call need,slowhttptest,slowhttptest)
 	cargo build --release --locked --bin streamgate
-	cargo build --release --locked --package loadtest
+	cargo build --release $(LOADTEST)
 	target/release/loadtest run $(if $(SCENARIO),$(SCENARIO) --report,--short)
 
 .PHONY: peers
