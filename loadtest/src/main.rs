@@ -5,7 +5,6 @@
 //! about overload, limits and its end.
 
 mod bare;
-mod chart;
 mod clock;
 mod compare;
 mod crowd;
@@ -15,6 +14,7 @@ mod floor;
 mod folder;
 mod framing;
 mod gateway;
+mod gateway_config;
 mod http;
 mod latency;
 mod mark;
@@ -26,6 +26,7 @@ mod proof;
 mod publisher;
 mod report;
 mod scenario;
+mod scenario_files;
 mod subscriber;
 mod tally;
 mod target;
@@ -40,9 +41,10 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::compare::Comparison;
+use crate::measure::{Scenario, Series};
 use crate::proof::Trial;
-use crate::report::Series;
-use crate::scenario::{File, Scenario};
+use crate::report::page;
+use crate::scenario::File;
 use crate::target::Target;
 
 /// Load for streamgate and for what it is compared with.
@@ -114,7 +116,7 @@ fn main() -> ExitCode {
 impl Run {
     fn all(&self) -> io::Result<()> {
         raise_descriptors()?;
-        let known = scenario::names()?;
+        let known = scenario_files::names()?;
         let unknown = |name: &&String| !known.contains(name);
         if let Some(unknown) = self.scenarios.iter().find(unknown) {
             let known = known.join(", ");
@@ -125,7 +127,7 @@ impl Run {
         let _lock = folder::claim()?;
         let mut unsound = Vec::new();
         for name in names {
-            let sound = match File::read(&scenario::path(&name), self.short)? {
+            let sound = match File::read(&scenario_files::path(&name), self.short)? {
                 File::Measurement(scenario) => self.measure(&scenario)?,
                 File::Proof(trial) => self.prove(&trial)?,
                 File::Comparison(comparison) => self.compare(&comparison)?,
@@ -191,9 +193,9 @@ impl Run {
         if !self.targets.is_empty() {
             command = format!("{command} --targets {}", self.targets.join(","));
         }
-        self.publish(&scenario.report, &report::section(scenario, &all, &left_out, &command))?;
-        if let Some(chart) = report::chart(scenario, &all).filter(|_| self.report) {
-            report::put_chart(scenario, &chart)?;
+        self.publish(&scenario.report, &measure::section(scenario, &all, &left_out, &command))?;
+        if let Some(chart) = measure::chart(scenario, &all).filter(|_| self.report) {
+            measure::put_chart(scenario, &chart)?;
         }
         Ok(is_sound)
     }
@@ -232,7 +234,7 @@ impl Run {
     fn publish(&self, path: &Path, section: &str) -> io::Result<()> {
         println!("{section}");
         if self.report {
-            report::put(path, section)?;
+            page::put(path, section)?;
         }
         Ok(())
     }

@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::document::resource;
+use super::plan::Course;
 use super::server::{COLUMNS, Server};
-use super::table::Table;
-use super::{Course, resource};
 use crate::bare::Answer;
 use crate::folder;
 use crate::http::Connection;
 use crate::process::Process;
 use crate::publisher::{self, JSON};
+use crate::report::table::Table;
 
 /// What is asked, and for how long.
 #[derive(Clone, Debug, Deserialize)]

@@ -7,13 +7,15 @@ use std::ops::{ControlFlow, Range};
 use serde::Deserialize;
 
 use super::batches::{Batches, Form};
+use super::document::resource;
 use super::ledger::Ledger;
-use super::table::{Column, Table, compared, plain};
+use super::lines;
+use super::plan::Course;
 use super::usage::Usage;
-use super::{Course, lines, resource};
 use crate::mark::Mark;
 use crate::process::Meter;
 use crate::publisher;
+use crate::report::table::{Column, Table, compared, plain};
 use crate::target;
 
 /// What is sent.

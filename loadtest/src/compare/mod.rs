@@ -8,16 +8,17 @@
 //! run.
 
 mod batches;
+mod document;
 mod get_one;
 mod ingest;
 mod ledger;
 mod lines;
+mod plan;
 mod post_one;
 mod resume;
 mod server;
 mod snapshot;
 mod subscriptions;
-mod table;
 mod usage;
 mod wrk;
 
@@ -26,9 +27,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::gateway::{self, Gateway};
-use crate::proof::overlay;
-use crate::scenario;
+use self::plan::Course;
+use crate::gateway;
+use crate::gateway_config::overlay;
+use crate::report::page;
 
 /// A scenario file that holds a comparison.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,7 +42,7 @@ pub struct Comparison {
     /// What it shows, for the report.
     about: String,
     /// The file that its section goes to.
-    #[serde(default = "scenario::benchmarks")]
+    #[serde(default = "page::benchmarks")]
     pub report: PathBuf,
     /// Rounds; each measures everything once.
     repeats: usize,
@@ -72,14 +74,6 @@ pub struct Outcome {
     pub section: String,
     /// Whether nothing was lost, repeated or refused.
     pub is_whole: bool,
-}
-
-/// How a comparison is run.
-struct Course<'c> {
-    name: &'c str,
-    repeats: usize,
-    config: &'c toml::Table,
-    programs: Vec<(&'static str, &'c Path)>,
 }
 
 impl Comparison {
@@ -125,51 +119,14 @@ impl Comparison {
     }
 }
 
-impl Course<'_> {
-    /// Starts a gateway of each build.
-    fn gateways(&self) -> io::Result<Vec<(&'static str, Gateway)>> {
-        let start = |&(name, program)| Ok((name, Gateway::of(program, self.config)?));
-        self.programs.iter().map(start).collect()
-    }
-
-    /// Says which round begins.
-    fn say(&self, round: usize) {
-        eprintln!("{}: round {round} of {}", self.name, self.repeats);
-    }
-
-    /// What this build is held against, where the other one is there.
-    fn other(&self, name: &str) -> Option<&'static str> {
-        let is_there = self.programs.len() > 1;
-        (is_there && name != "beside").then_some("beside")
-    }
-}
-
-/// Appends a resource of `bytes` bytes, made of what an order may have; `"s"`
-/// is its number.
-fn resource(out: &mut Vec<u8>, number: u64, bytes: usize) {
-    let (start, customer, sku) = (out.len(), number * 7919 % 50_000, number * 31 % 1000);
-    let state = ["CREATED", "PROCESSING", "SHIPPED"][(number % 3) as usize];
-    let text = format!(
-        "{{\"id\":\"r{number}\",\"status\":\"{state}\",\"customer\":\"customer-{customer}\",\
-         \"total\":{}.95,\"items\":[{{\"sku\":\"sku-{sku}\",\"quantity\":2}}],\
-         \"w\":0,\"s\":{number},\"t\":0,\"note\":\"",
-        number % 1000
-    );
-    out.extend_from_slice(text.as_bytes());
-    let end = start + bytes.saturating_sub(2);
-    out.resize(end.max(out.len()), b'x');
-    out.extend_from_slice(b"\"}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mark::Mark;
-    use crate::scenario;
+    use crate::scenario_files;
 
     #[test]
     fn every_comparison_reads_in_both_forms() {
-        let comparisons = scenario::with("compare");
+        let comparisons = scenario_files::with("compare");
         for (name, table) in &comparisons {
             for is_short in [false, true] {
                 let read = Comparison::read(name.clone(), table.clone(), is_short);
@@ -177,15 +134,5 @@ mod tests {
             }
         }
         assert_eq!(comparisons.len(), 7);
-    }
-
-    #[test]
-    fn a_resource_is_json_of_its_size_with_a_mark() {
-        let mut text = Vec::new();
-        resource(&mut text, 999_999, 250);
-        assert_eq!(text.len(), 250);
-        let read: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(read["id"], "r999999");
-        assert_eq!(Mark::read(&text), Some(Mark { publisher: 0, sequence: 999_999, due: 0 }));
     }
 }

@@ -9,13 +9,14 @@ use std::time::Duration;
 use memchr::memmem;
 use serde::Deserialize;
 
+use super::lines;
+use super::plan::Course;
 use super::server::{COLUMNS, Server};
-use super::table::Table;
-use super::{Course, lines};
 use crate::folder;
 use crate::http::Connection;
 use crate::mark::Mark;
 use crate::publisher::{self, JSON};
+use crate::report::table::Table;
 use crate::target;
 
 /// What is posted, and for how long.

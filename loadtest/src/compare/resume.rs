@@ -8,13 +8,14 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use super::batches::Batches;
-use super::table::{Column, Table, compared, plain};
+use super::document::resource;
+use super::plan::Course;
 use super::usage::{self, Usage};
-use super::{Course, resource};
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::latency;
 use crate::publisher::{self, JSON};
+use crate::report::table::{Column, Table, compared, plain};
 
 /// What is resumed, and in what.
 #[derive(Clone, Debug, Deserialize)]

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::table::{Column, Table, compared, plain};
 use super::usage::Usage;
 use super::wrk::{Load, Requests};
 use crate::gateway::Gateway;
 use crate::process::{Meter, Process};
+use crate::report::table::{Column, Table, compared, plain};
 use crate::target::Running;
 
 /// What is told of requests.

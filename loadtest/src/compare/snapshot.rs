@@ -6,11 +6,13 @@ use std::ops::ControlFlow;
 use serde::Deserialize;
 
 use super::batches::Batches;
+use super::document::resource;
 use super::ledger::Ledger;
-use super::table::{Column, Table, compared, plain};
+use super::lines;
+use super::plan::Course;
 use super::usage::{self, Usage};
-use super::{Course, lines, resource};
 use crate::mark::Mark;
+use crate::report::table::{Column, Table, compared, plain};
 
 /// What is read.
 #[derive(Clone, Debug, Deserialize)]

@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::batches::Batches;
+use super::document::resource;
 use super::ledger::Ledger;
-use super::table::{Column, Table, compared, plain};
+use super::plan::Course;
 use super::usage::{self, Usage};
-use super::{Course, resource};
 use crate::clock::{self, Pace};
 use crate::crowd::Crowd;
 use crate::framing;
@@ -23,6 +23,7 @@ use crate::http::Connection;
 use crate::latency;
 use crate::mark::{Mark, PUBLISHERS_MAX};
 use crate::publisher::{self, JSON};
+use crate::report::table::{Column, Table, compared, plain};
 use crate::subscriber::{Protocol, Subscription};
 use crate::tally::Tally;
 

@@ -13,15 +13,16 @@ use serde::Deserialize;
 use toml::Table;
 
 use super::topic::{self, PROTOCOLS, TICKS};
-use super::{Findings, settings};
 use crate::clock::{self, Pace};
 use crate::crowd::Crowd;
 use crate::feed::{End, Fed, Feed, Feeding, OnCut};
 use crate::gateway::Gateway;
+use crate::gateway_config;
 use crate::http::Connection;
 use crate::mark::Mark;
 use crate::publisher;
-use crate::report::short;
+use crate::report::figures::short;
+use crate::report::findings::Findings;
 use crate::subscriber::{Protocol, Subscriber, Subscription};
 
 /// What is done, and the bounds.
@@ -71,7 +72,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     if settings.publishers > BATCH {
         return Err(io::Error::other(format!("at most {BATCH} publishers")));
     }
-    let drain = settings::duration(config, "server.drain")?;
+    let drain = gateway_config::duration(config, "server.drain")?;
     let mut gateway = Gateway::start(config)?;
     let mut crowd = topic::mixed(&gateway, TICKS, settings.streams)?;
     let (address, rate, bytes) = (gateway.address(), settings.rate, settings.bytes);

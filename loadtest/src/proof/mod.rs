@@ -7,11 +7,9 @@
 //! run.
 
 mod drain;
-mod findings;
 mod policies;
 mod reload;
 mod reload_files;
-mod settings;
 mod slow_attacks;
 mod stalled_readers;
 mod storm;
@@ -22,8 +20,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-pub use self::findings::Findings;
-pub use self::settings::overlay;
+use crate::gateway_config;
+use crate::report::findings::Findings;
 
 /// A scenario file that holds a proof.
 #[derive(Clone, Debug, Deserialize)]
@@ -72,7 +70,7 @@ impl Trial {
             Some(toml::Value::Table(short)) if is_short => Some(short),
             _ => None,
         };
-        settings::overlay(&mut table, short.clone().unwrap_or_default());
+        gateway_config::overlay(&mut table, short.clone().unwrap_or_default());
         Ok(Trial { name, short, ..table.try_into()? })
     }
 
@@ -106,11 +104,11 @@ impl Trial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario;
+    use crate::scenario_files;
 
     #[test]
     fn every_proof_reads_in_both_forms() {
-        let proofs = scenario::with("proof");
+        let proofs = scenario_files::with("proof");
         for (name, table) in &proofs {
             for is_short in [false, true] {
                 let trial = Trial::read(name.clone(), table.clone(), is_short);

@@ -8,13 +8,13 @@ use serde::Deserialize;
 use socket2::SockRef;
 use toml::Table;
 
-use super::Findings;
 use super::topic::{self, TICKS};
 use crate::clock;
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::mark::Mark;
 use crate::publisher::{self, Dialect, JSON, Publishing};
+use crate::report::findings::Findings;
 use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
 use crate::tally::Tally;
 
@@ -285,7 +285,7 @@ impl Reader {
         vec![
             format!("`{}`", self.policy),
             self.tally.deliveries.to_string(),
-            crate::report::short(self.slow as f64 / took.as_secs_f64()),
+            crate::report::figures::short(self.slow as f64 / took.as_secs_f64()),
             dropped.to_string(),
             seen.dropped.to_string(),
             seen.gaps.to_string(),

@@ -10,7 +10,6 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use toml::Table;
 
-use super::Findings;
 use super::reload_files::{self, FAULTS, GHOST, Mark};
 use super::topic::{self, QUIET, TICKS};
 use crate::crowd::Crowd;
@@ -18,7 +17,8 @@ use crate::feed::{Feed, Feeding, OnCut};
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::publisher::JSON;
-use crate::report::short;
+use crate::report::figures::short;
+use crate::report::findings::Findings;
 
 /// What is done.
 #[derive(Clone, Debug, Deserialize)]

@@ -3,7 +3,7 @@
 
 use toml::{Table, Value};
 
-use super::settings::{overlay, section};
+use crate::gateway_config::{overlay, section};
 
 /// What a good file says that can be seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use toml::Table;
 
-use super::findings::median;
-use super::{Findings, settings};
 use crate::clock::{self, Pace};
 use crate::gateway::Gateway;
+use crate::gateway_config;
 use crate::http::Connection;
 use crate::latency;
 use crate::publisher;
-use crate::report::short;
+use crate::report::figures::median;
+use crate::report::figures::short;
+use crate::report::findings::Findings;
 
 /// What is done, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
@@ -103,7 +104,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let mut rows = Vec::new();
     for attack in &settings.attacks {
         eprintln!("  {}", attack.name);
-        let limit = settings::duration(config, &attack.limit)?;
+        let limit = gateway_config::duration(config, &attack.limit)?;
         let round = |_| withstand(settings, &gateway, attack, limit, &resource);
         let rounds = (0..settings.rounds).map(round).collect::<io::Result<Vec<_>>>()?;
         judge(settings, attack, limit, &rounds, &mut findings);

@@ -13,15 +13,15 @@ use serde::Deserialize;
 use socket2::SockRef;
 use toml::Table;
 
-use super::Findings;
-use super::findings::median;
 use super::topic::{self, TICKS};
 use crate::crowd::{self, Crowd};
 use crate::gateway::Gateway;
 use crate::latency;
 use crate::process::Meter;
 use crate::publisher::{Dialect, Publishing};
-use crate::report::short;
+use crate::report::figures::median;
+use crate::report::figures::short;
+use crate::report::findings::Findings;
 use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
 use crate::tally::Tally;
 

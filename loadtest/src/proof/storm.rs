@@ -8,7 +8,6 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use toml::Table;
 
-use super::Findings;
 use super::topic::{self, QUIET, TICKS};
 use crate::clock;
 use crate::crowd::Crowd;
@@ -17,7 +16,8 @@ use crate::feed::{Fed, Feed, Feeding, OnCut};
 use crate::gateway::Gateway;
 use crate::latency;
 use crate::publisher::{Dialect, Publishing};
-use crate::report::short;
+use crate::report::figures::short;
+use crate::report::findings::Findings;
 use crate::subscriber::{Protocol, Subscriber};
 use crate::tally::Seen;
 

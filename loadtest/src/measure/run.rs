@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::settings::{Load, Measure, Scenario};
 use crate::crowd::{self, Crowd};
 use crate::process::Meter;
 use crate::publisher::Publishing;
-use crate::scenario::{Load, Measure, Scenario};
 use crate::subscriber::{Protocol, Subscription};
 use crate::tally::Tally;
 use crate::target::{Running, Target};

@@ -3,12 +3,13 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::Path;
 
-use crate::chart::{Bar, Chart};
+use super::run::{ALONE, Sample};
+use super::settings::{FLOOR, Measure, Scenario};
 use crate::latency;
-use crate::measure::{ALONE, Sample};
-use crate::scenario::{FLOOR, Measure, Scenario};
+use crate::report::chart::{Bar, Chart};
+use crate::report::figures::{Spread, spread};
+use crate::report::machine::machine;
 
 /// The samples of one target, by round.
 pub struct Series {
@@ -28,17 +29,6 @@ struct Row<'r> {
     label: String,
     /// By round.
     samples: Vec<Option<&'r Sample>>,
-}
-
-/// The median of some values, the least of them and the most.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// The median.
-    pub median: f64,
-    /// The least.
-    pub least: f64,
-    /// The most.
-    pub most: f64,
 }
 
 /// A column: its title, and its value in one sample.
@@ -228,63 +218,6 @@ fn quantile(sample: &Sample, quantile: f64) -> Option<f64> {
     is_live.then(|| latency::ms(&sample.tally.latency, quantile))
 }
 
-impl Spread {
-    /// Of these values; none of no values.
-    pub fn of(mut values: Vec<f64>) -> Option<Spread> {
-        values.retain(|value| value.is_finite());
-        values.sort_by(f64::total_cmp);
-        let (&least, &most) = (values.first()?, values.last()?);
-        let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Some(Spread { median, least, most })
-    }
-}
-
-/// The median, with the least and the most where they say more.
-pub fn spread(values: Vec<f64>) -> String {
-    let is_one = values.iter().filter(|value| value.is_finite()).count() == 1;
-    match Spread::of(values) {
-        None => "–".to_owned(),
-        Some(Spread { median, .. }) if is_one => short(median),
-        Some(Spread { median, least, most }) => {
-            format!("{} ({}–{})", short(median), short(least), short(most))
-        }
-    }
-}
-
-/// Three digits that count.
-pub fn short(value: f64) -> String {
-    match value.abs() {
-        huge if huge >= 1e6 => format!("{:.2}M", value / 1e6),
-        large if large >= 1e4 => format!("{:.0}k", value / 1e3),
-        middle if middle >= 100.0 => format!("{value:.0}"),
-        small if small >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-/// The date, and what it was measured on.
-pub fn machine() -> String {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field =
-        |line: &str| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned());
-    let models: Vec<String> = cpuinfo.lines().filter_map(field).collect();
-    let model = models.first().map_or("unknown processor", String::as_str);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let kernel = kernel.split('-').next().unwrap_or_default().trim().to_owned();
-    let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
-    format!("{date}, {} × {model}, Linux {kernel}", models.len())
-}
-
-/// Puts a section into a file of sections, in the place of the one with the
-/// same heading, or at the end.
-///
-/// # Errors
-/// If the file cannot be read or written.
-pub fn put(path: &Path, section: &str) -> io::Result<()> {
-    let text = std::fs::read_to_string(path)?;
-    std::fs::write(path, replaced(&text, section))
-}
-
 /// Writes a scenario's chart beside the file that its section goes to.
 ///
 /// # Errors
@@ -293,34 +226,4 @@ pub fn put_chart(scenario: &Scenario, chart: &str) -> io::Result<()> {
     let folder = scenario.report.with_file_name("charts");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join(format!("{}.svg", scenario.name)), chart)
-}
-
-fn replaced(text: &str, section: &str) -> String {
-    let heading = section.lines().next().unwrap_or_default();
-    let start = text.find(&format!("\n{heading}\n")).map(|at| at + 1);
-    let Some(start) = start else { return format!("{}\n\n{section}", text.trim_end()) };
-    let rest = &text[start + heading.len()..];
-    let rest = rest.find("\n## ").map_or("", |at| &rest[at..]);
-    format!("{}{section}{rest}", &text[..start])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_section_takes_its_own_place() {
-        let text = "# Top\n\n## a\n\nold\n\n## b\n\nkept\n";
-        assert_eq!(replaced(text, "## a\n\nnew\n"), "# Top\n\n## a\n\nnew\n\n## b\n\nkept\n");
-        assert_eq!(replaced(text, "## b\n\nnew\n"), "# Top\n\n## a\n\nold\n\n## b\n\nnew\n");
-        assert_eq!(replaced(text, "## c\n\nnew\n"), format!("{text}\n## c\n\nnew\n"));
-    }
-
-    #[test]
-    fn a_spread_is_the_median_and_its_bounds() {
-        assert_eq!(spread(vec![3.0, 1.0, 2.0]), "2.00 (1.00–3.00)");
-        assert_eq!(spread(vec![1.0, 2.0]), "1.50 (1.00–2.00)");
-        assert_eq!(spread(vec![1_234_567.0]), "1.23M");
-        assert_eq!(spread(Vec::new()), "–");
-    }
 }

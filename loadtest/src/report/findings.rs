@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{machine, short};
+use super::figures::short;
+use super::machine::machine;
 
 /// What a proof found.
 #[derive(Debug, Default)]
@@ -77,13 +78,6 @@ impl Findings {
         }
         out
     }
-}
-
-/// The median, the upper one of two.
-pub fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn table(heads: &[&str], rows: &[Vec<String>]) -> String {

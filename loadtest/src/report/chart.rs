@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Spread, short};
+use super::figures::{Spread, short};
 
 /// Bars from the same zero.
 pub struct Chart {

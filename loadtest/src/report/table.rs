@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{machine, spread};
+use super::figures::spread;
+use super::machine::machine;
 
 /// A column of a table.
 #[derive(Clone, Copy)]

@@ -1,0 +1,40 @@
+//! How a comparison is run.
+
+use std::io;
+use std::path::Path;
+
+use crate::gateway::Gateway;
+
+/// How a comparison is run.
+pub struct Course<'c> {
+    /// The scenario.
+    pub name: &'c str,
+    /// How many rounds.
+    pub repeats: usize,
+    /// The gateway's configuration.
+    pub config: &'c toml::Table,
+    /// The builds, by name.
+    pub programs: Vec<(&'static str, &'c Path)>,
+}
+
+impl Course<'_> {
+    /// Starts a gateway of each build.
+    ///
+    /// # Errors
+    /// If one cannot be started.
+    pub fn gateways(&self) -> io::Result<Vec<(&'static str, Gateway)>> {
+        let start = |&(name, program)| Ok((name, Gateway::of(program, self.config)?));
+        self.programs.iter().map(start).collect()
+    }
+
+    /// Says which round begins.
+    pub fn say(&self, round: usize) {
+        eprintln!("{}: round {round} of {}", self.name, self.repeats);
+    }
+
+    /// What this build is held against, where the other one is there.
+    pub fn other(&self, name: &str) -> Option<&'static str> {
+        let is_there = self.programs.len() > 1;
+        (is_there && name != "beside").then_some("beside")
+    }
+}

@@ -1,0 +1,8 @@
+//! What was measured, as Markdown and SVG. Knows no scenario.
+
+pub mod chart;
+pub mod figures;
+pub mod findings;
+pub mod machine;
+pub mod page;
+pub mod table;
