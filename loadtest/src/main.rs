@@ -1,6 +1,6 @@
 //! Measures servers of event streams from outside: what a delivery costs them,
 //! how late it is, what a connection weighs, and whether every subscriber got
-//! every event, once and in order. Runs on loopback, beside [`floor`], the
+//! every event, once and in order. Runs on loopback, beside [`baseline`], the
 //! least that a server could do. And [proves](proof) what the gateway promises
 //! about overload, limits and its end.
 
@@ -10,7 +10,7 @@ mod compare;
 mod crowd;
 mod exposition;
 mod feed;
-mod floor;
+mod baseline;
 mod folder;
 mod framing;
 mod gateway;
@@ -58,8 +58,8 @@ struct Command {
 enum Verb {
     /// Measures scenarios, from the top folder of the project.
     Run(Run),
-    /// Serves as the floor: one write a delivery, and nothing else.
-    Floor {
+    /// Serves as the baseline: one write a delivery, and nothing else.
+    Baseline {
         /// Where to listen; port 0 takes a free one.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
@@ -101,7 +101,7 @@ struct Run {
 fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(run) => run.all(),
-        Verb::Floor { listen } => raise_descriptors().and_then(|()| floor::serve(listen)),
+        Verb::Baseline { listen } => raise_descriptors().and_then(|()| baseline::serve(listen)),
         Verb::Bare { listen, answer } => bare::serve(listen, &answer),
     };
     match done {
@@ -145,7 +145,7 @@ impl Run {
         )))
     }
 
-    /// Whether every event of the gateway's and the floor's came once and in
+    /// Whether every event of the gateway's and the baseline's came once and in
     /// order. A peer may lose, fail, or not be there, which is told.
     fn measure(&self, scenario: &Scenario) -> io::Result<bool> {
         refuse("--beside", self.beside.is_some(), &scenario.name, "a [compare]")?;

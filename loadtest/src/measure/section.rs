@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use super::run::{ALONE, Sample};
-use super::settings::{FLOOR, Measure, Scenario};
+use super::settings::{BASELINE, Measure, Scenario};
 use crate::latency;
 use crate::report::chart::{Bar, Chart};
 use crate::report::figures::{Spread, spread};
@@ -52,7 +52,7 @@ const RUN: Column = ("events a read", |sample| {
 const COLUMNS: [Column; 11] =
     [CPU, PUBLISH, RATE, P50, P99, TOOK, SECONDS, RUN, RSS, EACH, GENERATOR];
 
-/// Columns that are also given against the floor's.
+/// Columns that are also given against the baseline's.
 const COMPARED: [&str; 3] = [CPU.0, RATE.0, P99.0];
 
 impl Series {
@@ -109,9 +109,9 @@ pub fn section(scenario: &Scenario, all: &[Series], left_out: &[String], command
         let base = if against == Some(ALONE) {
             rows.iter().find(|base| base.target == row.target && base.part() == Some(ALONE))
         } else {
-            let mut floors = rows.iter().filter(|floor| floor.target == FLOOR);
-            let same = floors.clone().find(|floor| floor.part() == row.part());
-            same.or_else(|| floors.next())
+            let mut baselines = rows.iter().filter(|baseline| baseline.target == BASELINE);
+            let same = baselines.clone().find(|baseline| baseline.part() == row.part());
+            same.or_else(|| baselines.next())
         };
         let _ = writeln!(out, "| {} |", cells(row, base, &columns).join(" | "));
     }
@@ -122,11 +122,11 @@ pub fn section(scenario: &Scenario, all: &[Series], left_out: &[String], command
     out
 }
 
-/// What ratios are of: the floor, or where there is none, what readers get
+/// What ratios are of: the baseline, or where there is none, what readers get
 /// that have nobody beside them.
 fn against(scenario: &Scenario, all: &[Series]) -> Option<&'static str> {
     match scenario.measure {
-        _ if all.iter().any(|rounds| rounds.target == FLOOR) => Some(FLOOR),
+        _ if all.iter().any(|rounds| rounds.target == BASELINE) => Some(BASELINE),
         Measure::Stalled { .. } => Some(ALONE),
         _ => None,
     }

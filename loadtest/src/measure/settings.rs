@@ -9,7 +9,7 @@ use crate::report::page;
 use crate::subscriber::Protocol;
 
 /// The target that others are compared with.
-pub const FLOOR: &str = "floor";
+pub const BASELINE: &str = "baseline";
 
 /// A file that holds a measurement.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Scenario {
     /// The file that its section goes to.
     #[serde(default = "page::benchmarks")]
     pub report: PathBuf,
-    /// The targets, in the order of each round. `floor` among them is what
+    /// The targets, in the order of each round. `baseline` among them is what
     /// the others are compared with. One that does not speak the protocol is
     /// measured over the first that it speaks.
     pub targets: Vec<String>,

@@ -37,11 +37,11 @@ const BAR: f64 = 16.0;
 
 const INK: &str = "#727a86";
 
-/// A bar's colour by the first word of its label: ours, the floor's, a peer's.
+/// A bar's colour by the first word of its label: ours, the baseline's, a peer's.
 fn colour(label: &str) -> &'static str {
     match label.split(' ').next() {
         Some("gateway") => "#58a6ff",
-        Some("floor") => "#b4bac2",
+        Some("baseline") => "#b4bac2",
         _ => "#d9a066",
     }
 }
@@ -144,7 +144,7 @@ mod tests {
         };
         let bars = vec![
             bar("gateway", 5.25, 5.0, 6.5),
-            bar("floor", 5.0, 5.0, 5.0),
+            bar("baseline", 5.0, 5.0, 5.0),
             bar("a <peer> & more 1.2", 10.5, 9.25, 12.75),
         ];
         let svg = Chart { title: "x: CPU µs".to_owned(), bars }.svg();

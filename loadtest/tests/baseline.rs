@@ -1,10 +1,10 @@
-//! A measurement from end to end: the generator against its own floor.
+//! A measurement from end to end: the generator against its own baseline.
 
 use std::fs;
 use std::process::Command;
 
 #[test]
-fn the_floor_delivers_everything_in_every_protocol() {
+fn the_baseline_delivers_everything_in_every_protocol() {
     let folder = tempfile::tempdir().unwrap();
     let scenarios = folder.path().join("loadtest/scenarios");
     fs::create_dir_all(&scenarios).unwrap();
@@ -12,7 +12,7 @@ fn the_floor_delivers_everything_in_every_protocol() {
     fs::write(folder.path().join("loadtest/targets.toml"), targets).unwrap();
     for protocol in ["sse", "ndjson", "ws"] {
         let scenario = format!(
-            "about = \"a few\"\ntargets = [\"floor\", \"nchan\"]\nrepeats = 1\nwarm_up = 1\n[measure]\n\
+            "about = \"a few\"\ntargets = [\"baseline\", \"nchan\"]\nrepeats = 1\nwarm_up = 1\n[measure]\n\
              kind = \"fanout\"\nprotocol = \"{protocol}\"\nsubscribers = 5\nbytes = 64\n\
              events = 40\nbatch = 4\npublishers = 2\n"
         );
@@ -26,7 +26,7 @@ fn the_floor_delivers_everything_in_every_protocol() {
     let said = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}{error}");
-    let whole = |line: &&str| line.starts_with("| floor |") && line.ends_with("0, 0, 0, 0, 0 |");
+    let whole = |line: &&str| line.starts_with("| baseline |") && line.ends_with("0, 0, 0, 0, 0 |");
     assert_eq!(said.lines().filter(whole).count(), 3, "{said}{error}");
     let left_out = said.lines().filter(|line| line.ends_with("not installed: nchan."));
     assert_eq!(left_out.count(), 3, "{said}");

@@ -1,4 +1,4 @@
-//! The floor: a server that writes a ready frame to each subscriber, one
+//! The baseline: a server that writes a ready frame to each subscriber, one
 //! `write(2)` a delivery, and does nothing else. No log, no rings, no
 //! filters. No server that writes a message when it comes can cost less.
 
@@ -31,7 +31,7 @@ struct Client {
     protocol: Option<Protocol>,
 }
 
-struct Floor {
+struct Baseline {
     epoll: OwnedFd,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
@@ -50,19 +50,19 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
     let (clients, free, bytes) = (Vec::new(), Vec::new(), vec![0; 256 * 1024]);
-    let mut floor = Floor { epoll, clients, free, bytes, offset: 0 };
+    let mut baseline = Baseline { epoll, clients, free, bytes, offset: 0 };
     let mut ready = Vec::with_capacity(1024);
     let end = Instant::now() + LIFETIME;
     while Instant::now() < end {
         ready.clear();
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        epoll::wait(&floor.epoll, spare_capacity(&mut ready), Some(&second))?;
+        epoll::wait(&baseline.epoll, spare_capacity(&mut ready), Some(&second))?;
         for event in &ready {
             match event.data.u64() {
-                LISTENER => floor.accept(&listener)?,
+                LISTENER => baseline.accept(&listener)?,
                 index => {
-                    if floor.read(index as usize).is_err() {
-                        floor.remove(index as usize);
+                    if baseline.read(index as usize).is_err() {
+                        baseline.remove(index as usize);
                     }
                 }
             }
@@ -71,7 +71,7 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-impl Floor {
+impl Baseline {
     fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
         while let Ok((socket, _)) = listener.accept() {
             socket.set_nodelay(true)?;
@@ -133,13 +133,13 @@ impl Floor {
             written += 1;
             self.deliver(line);
         }
-        format!(r#"{{"id":"floor000-{}","written":{written},"failed":0}}"#, self.offset)
+        format!(r#"{{"id":"base0000-{}","written":{written},"failed":0}}"#, self.offset)
     }
 
     fn deliver(&mut self, line: &[u8]) {
         let start = memmem::find(line, br#""data":"#).map_or(0, |at| at + 7);
         let data = String::from_utf8_lossy(&line[start..line.len() - 1]);
-        let id = format!("floor000-{}", self.offset);
+        let id = format!("base0000-{}", self.offset);
         let sse = chunk(&format!("id: {id}\nevent: tick\ndata: {data}\n\n"));
         let time = "2026-01-01T00:00:00.000Z";
         let ndjson = chunk(&format!(
@@ -172,7 +172,7 @@ impl Client {
     fn subscribe(&mut self) -> io::Result<()> {
         let request = std::mem::take(&mut self.request);
         let has = |text: &[u8]| memmem::find(&request, text).is_some();
-        let opening = r#"{"connection":"c0","cursor":"floor000-0"}"#;
+        let opening = r#"{"connection":"c0","cursor":"base0000-0"}"#;
         let (protocol, head) = if has(b"Upgrade: websocket") {
             // RFC 6455 §1.3's answer to the one key that subscribers send.
             let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
