@@ -49,15 +49,15 @@ pub enum OnCut {
 }
 
 /// A feed at work.
-pub struct Feeding {
-    thread: Option<JoinHandle<io::Result<Fed>>>,
+pub struct FeedHandle {
+    thread: Option<JoinHandle<io::Result<FeedResult>>>,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
 }
 
 /// What became of a feed.
 #[derive(Debug, Default)]
-pub struct Fed {
+pub struct FeedResult {
     /// Its first so many events were acknowledged.
     pub acknowledged: u64,
     /// When each of these was due, and how long its answer took from then on.
@@ -99,7 +99,7 @@ impl Feed {
     ///
     /// # Errors
     /// If one cannot connect.
-    pub fn start_all(&self, count: usize) -> io::Result<Vec<Feeding>> {
+    pub fn start_all(&self, count: usize) -> io::Result<Vec<FeedHandle>> {
         let numbers = self.publisher..self.publisher + count;
         numbers.map(|publisher| Feed { publisher, ..self.clone() }.start()).collect()
     }
@@ -108,39 +108,42 @@ impl Feed {
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn start(self) -> io::Result<Feeding> {
+    pub fn start(self) -> io::Result<FeedHandle> {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), acknowledged.clone());
         let thread = std::thread::Builder::new()
             .name(format!("feed-{}", self.publisher))
             .spawn(move || self.run(&stopped, &counted))?;
-        Ok(Feeding { thread: Some(thread), stop, acknowledged })
+        Ok(FeedHandle { thread: Some(thread), stop, acknowledged })
     }
 
-    fn run(&self, stop: &AtomicBool, acknowledged: &AtomicU64) -> io::Result<Fed> {
-        let (mut pace, mut connection, mut fed) = (Pace::new(self.rate), None, Fed::default());
+    fn run(&self, stop: &AtomicBool, acknowledged: &AtomicU64) -> io::Result<FeedResult> {
+        let (mut pace, mut connection, mut result) =
+            (Pace::new(self.rate), None, FeedResult::default());
         while !stop.load(Ordering::Relaxed) {
             let due = pace.wait();
             let absent = Instant::now();
-            while let Err(end) = self.publish(&mut connection, fed.acknowledged, due) {
+            while let Err(end) = self.publish(&mut connection, result.acknowledged, due) {
                 connection = None;
                 let name = format!("publisher {}: {end:?}", self.publisher);
                 match self.on_cut {
                     OnCut::End if end == End::Stale => {}
-                    OnCut::End => return Ok(Fed { end: Some((end, clock::now())), ..fed }),
+                    OnCut::End => {
+                        return Ok(FeedResult { end: Some((end, clock::now())), ..result });
+                    }
                     OnCut::Retry if absent.elapsed() < ABSENCE_MAX => {}
                     OnCut::Fail | OnCut::Retry => return Err(io::Error::other(name)),
                 }
-                fed.retries += 1;
+                result.retries += 1;
                 std::thread::sleep(RETRY_PAUSE);
                 // What was due meanwhile would come in one burst.
                 pace = Pace::new(self.rate);
             }
-            fed.acknowledged += 1;
-            fed.answered.push(Answered { due, took: clock::now().saturating_sub(due) });
-            acknowledged.store(fed.acknowledged, Ordering::Relaxed);
+            result.acknowledged += 1;
+            result.answered.push(Answered { due, took: clock::now().saturating_sub(due) });
+            acknowledged.store(result.acknowledged, Ordering::Relaxed);
         }
-        Ok(fed)
+        Ok(result)
     }
 
     /// One try.
@@ -178,7 +181,7 @@ impl Feed {
     }
 }
 
-impl Feeding {
+impl FeedHandle {
     /// How many events were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
@@ -188,20 +191,20 @@ impl Feeding {
     ///
     /// # Errors
     /// If it failed.
-    pub fn finish(mut self) -> io::Result<Fed> {
+    pub fn finish(mut self) -> io::Result<FeedResult> {
         self.stop.store(true, Ordering::Relaxed);
         let joined = self.thread.take().map(JoinHandle::join);
         joined.and_then(Result::ok).unwrap_or_else(|| Err(io::Error::other("a feed panicked")))
     }
 }
 
-impl Drop for Feeding {
+impl Drop for FeedHandle {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-impl Fed {
+impl FeedResult {
     /// How long the answers took to what was due between `from` and `to`.
     pub fn within(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
         let within = move |answered: &&Answered| (from..to).contains(&answered.due);

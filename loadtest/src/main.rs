@@ -7,7 +7,7 @@
 mod bare;
 mod clock;
 mod compare;
-mod crowd;
+mod subscriber_pool;
 mod exposition;
 mod feed;
 mod baseline;

@@ -16,7 +16,6 @@ use super::ledger::Ledger;
 use super::plan::Course;
 use super::usage::{self, Usage};
 use crate::clock::{self, Pace};
-use crate::crowd::Crowd;
 use crate::framing;
 use crate::gateway::Gateway;
 use crate::http::Connection;
@@ -25,6 +24,7 @@ use crate::mark::{Mark, PUBLISHERS_MAX};
 use crate::publisher::{self, JSON};
 use crate::report::table::{Column, Table, compared, plain};
 use crate::subscriber::{Protocol, Subscription};
+use crate::subscriber_pool::SubscriberPool;
 use crate::tally::Tally;
 
 /// Who subscribes to how much, and what is updated.
@@ -64,7 +64,7 @@ const ROUND_SLACK: Duration = Duration::from_mins(1);
 struct Audience {
     name: String,
     gateway: Gateway,
-    crowd: Crowd,
+    pool: SubscriberPool,
     resources: u64,
 }
 
@@ -109,27 +109,27 @@ impl Settings {
         batches.send(0..resources, |out, number| resource(out, number, self.bytes))?;
         let (path, protocol) = ("/ws".to_owned(), Protocol::Ws);
         let subscription = Subscription { address, path, protocol, after: None };
-        let mut crowd = Crowd::open(&subscription, sockets as usize)?;
-        for (socket, subscriber) in crowd.subscribers().iter().enumerate() {
+        let mut pool = SubscriberPool::open(&subscription, sockets as usize)?;
+        for (socket, subscriber) in pool.subscribers().iter().enumerate() {
             let first = socket as u64 * self.each;
             let commands = (first..first + self.each).flat_map(subscribe);
             let commands: Vec<u8> = commands.collect();
             subscriber.socket().write_all(&commands)?;
         }
-        if !crowd.attend(SUBSCRIBE_TIMEOUT, |crowd| crowd.tally.answers >= resources)? {
-            let answers = crowd.tally.answers;
+        if !pool.attend(SUBSCRIBE_TIMEOUT, |pool| pool.tally.answers >= resources)? {
+            let answers = pool.tally.answers;
             return Err(io::Error::other(format!("{answers} of {resources} were subscribed")));
         }
         usage::rest(gateway.meter())?;
-        Ok(Audience { name, gateway, crowd, resources })
+        Ok(Audience { name, gateway, pool, resources })
     }
 
     /// Updates, and waits until all has come. Gives figures and faults.
     fn round(&self, audience: &mut Audience, numbers: Range<u64>) -> io::Result<(Vec<f64>, u64)> {
-        let Audience { gateway, crowd, resources, .. } = audience;
+        let Audience { gateway, pool, resources, .. } = audience;
         let (address, resources, updates) = (gateway.address(), *resources, self.updates);
-        let ended = crowd.ended();
-        crowd.tally = Tally { marks: Some(Vec::new()), ..Tally::new() };
+        let ended = pool.ended();
+        pool.tally = Tally { marks: Some(Vec::new()), ..Tally::new() };
         let limit = Duration::from_secs_f64(updates as f64 / self.rate) + ROUND_SLACK;
         let (next, end) = (&AtomicU64::new(numbers.start), numbers.end);
         let ((), usage) = Usage::of(gateway.meter(), || {
@@ -138,21 +138,21 @@ impl Settings {
                     |publisher| move || self.publish(address, publisher, next, end, resources);
                 let threads: Vec<_> =
                     (0..self.publishers).map(|n| scope.spawn(publish(n))).collect();
-                crowd.attend(limit, |crowd| {
-                    crowd.tally.deliveries >= updates
+                pool.attend(limit, |pool| {
+                    pool.tally.deliveries >= updates
                         || threads.iter().all(ScopedJoinHandle::is_finished)
                 })?;
                 for thread in threads {
                     thread.join().map_err(|_| io::Error::other("a publisher panicked"))??;
                 }
-                crowd.attend(SILENCE_MAX, |crowd| crowd.tally.deliveries >= updates)?;
+                pool.attend(SILENCE_MAX, |pool| pool.tally.deliveries >= updates)?;
                 Ok(())
             })
         })?;
-        let tally = &crowd.tally;
+        let tally = &pool.tally;
         let mut ledger = Ledger::new(numbers);
         tally.marks.iter().flatten().for_each(|mark| ledger.take(mark.sequence));
-        let cut = (crowd.ended() - ended) as u64;
+        let cut = (pool.ended() - ended) as u64;
         let figures = vec![
             usage.cpu_each(updates),
             usage.rate(updates),

@@ -5,10 +5,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::settings::{Load, Measure, Scenario};
-use crate::crowd::{self, Crowd};
 use crate::process::Meter;
 use crate::publisher::Publishing;
 use crate::subscriber::{Protocol, Subscription};
+use crate::subscriber_pool::{self, SubscriberPool};
 use crate::tally::Tally;
 use crate::target::{Running, Target};
 
@@ -51,7 +51,7 @@ pub struct Sample {
     pub tally: Tally,
 }
 
-/// One run of publishing to a crowd.
+/// One run of publishing to a pool.
 struct Phase {
     cpu: u64,
     generator: u64,
@@ -82,7 +82,7 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
             let base = phase(&running, load, 1)?;
             let alone = phase(&running, load, load.subscribers)?;
             let subscription = running.subscription(load.protocol)?;
-            let readers = crowd::stalled(&subscription, *stalled)?;
+            let readers = subscriber_pool::stalled(&subscription, *stalled)?;
             let beside = phase(&running, load, load.subscribers)?;
             drop(readers);
             Ok(vec![
@@ -136,7 +136,7 @@ fn warm_up(running: &Running, load: &Load, subscribers: usize) -> io::Result<()>
 }
 
 fn phase(running: &Running, load: &Load, subscribers: usize) -> io::Result<Phase> {
-    let mut crowd = Crowd::open(&running.subscription(load.protocol)?, subscribers)?;
+    let mut pool = SubscriberPool::open(&running.subscription(load.protocol)?, subscribers)?;
     let publishing = publishing(running, load);
     let totals = publishing.totals();
     let expected = totals.iter().sum::<u64>() * subscribers as u64;
@@ -145,34 +145,34 @@ fn phase(running: &Running, load: &Load, subscribers: usize) -> io::Result<Phase
     let (cpu, generator) = (meter.cpu()?, own.cpu()?);
     let begun = Instant::now();
     let publishers = publishing.start()?;
-    if !attend(&mut crowd, &mut meter, expected, || publishers.is_done())? {
+    if !attend(&mut pool, &mut meter, expected, || publishers.is_done())? {
         publishers.stop();
     }
     let wall = begun.elapsed();
     let (cpu, generator) = (meter.cpu()? - cpu, own.cpu()? - generator);
     publishers.finish()?;
-    Ok(Phase { cpu, generator, wall, rss_max: meter.rss_max(), tally: crowd.close(&totals) })
+    Ok(Phase { cpu, generator, wall, rss_max: meter.rss_max(), tally: pool.close(&totals) })
 }
 
 /// Reads until all has come that was `expected`, or nothing comes any more;
 /// whether it did.
 fn attend(
-    crowd: &mut Crowd,
+    pool: &mut SubscriberPool,
     meter: &mut Meter,
     expected: u64,
     is_published: impl Fn() -> bool,
 ) -> io::Result<bool> {
     let begun = Instant::now();
     let (mut sampled, mut came, mut last) = (begun, 0, begun);
-    while crowd.tally.deliveries < expected || !is_published() {
-        crowd.turn(Duration::from_millis(5))?;
+    while pool.tally.deliveries < expected || !is_published() {
+        pool.turn(Duration::from_millis(5))?;
         let now = Instant::now();
         if now - sampled >= SAMPLE_EVERY {
             sampled = now;
             meter.cpu()?;
         }
-        if crowd.tally.bytes > came || !is_published() {
-            (came, last) = (crowd.tally.bytes, now);
+        if pool.tally.bytes > came || !is_published() {
+            (came, last) = (pool.tally.bytes, now);
         }
         if now - last > SILENCE_MAX || now - begun > PHASE_MAX {
             return Ok(false);
@@ -199,17 +199,17 @@ fn fanned(part: &'static str, load: &Load, base: &Phase, run: Phase) -> Sample {
 
 fn idle(running: &Running, protocol: Protocol, count: usize, warm_up: usize) -> io::Result<Sample> {
     let subscription = running.subscription(protocol)?;
-    drop(Crowd::open(&subscription, warm_up)?);
+    drop(SubscriberPool::open(&subscription, warm_up)?);
     std::thread::sleep(SETTLE);
     let mut meter = running.process.meter();
     let before = meter.rss()?;
-    let mut crowd = Crowd::open(&subscription, count)?;
+    let mut pool = SubscriberPool::open(&subscription, count)?;
     let settled = Instant::now() + SETTLE;
     while Instant::now() < settled {
-        crowd.turn(Duration::from_millis(50))?;
+        pool.turn(Duration::from_millis(50))?;
     }
     let after = meter.rss()?;
-    let each = (after as f64 - before as f64) / crowd.len() as f64;
+    let each = (after as f64 - before as f64) / pool.len() as f64;
     Ok(Sample {
         part: protocol.label(),
         cpu_per_delivery: None,
@@ -219,7 +219,7 @@ fn idle(running: &Running, protocol: Protocol, count: usize, warm_up: usize) -> 
         wall: None,
         rss_max: meter.rss_max(),
         rss_per_connection: Some(each),
-        tally: crowd.close(&[]),
+        tally: pool.close(&[]),
     })
 }
 
@@ -234,11 +234,11 @@ fn reconnect(running: &Running, load: &Load) -> io::Result<Sample> {
     let mut meter = running.process.meter();
     let cpu = meter.cpu()?;
     let begun = Instant::now();
-    let mut crowd = Crowd::open(&subscription, load.subscribers)?;
+    let mut pool = SubscriberPool::open(&subscription, load.subscribers)?;
     let expected = load.events * load.subscribers as u64;
-    attend(&mut crowd, &mut meter, expected, || true)?;
+    attend(&mut pool, &mut meter, expected, || true)?;
     let (wall, cpu) = (begun.elapsed(), meter.cpu()? - cpu);
-    let tally = crowd.close(&missed.totals());
+    let tally = pool.close(&missed.totals());
     Ok(Sample {
         part: "",
         cpu_per_delivery: Some(cpu as f64 / tally.deliveries.max(1) as f64 / 1e3),

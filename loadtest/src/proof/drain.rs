@@ -14,8 +14,7 @@ use toml::Table;
 
 use super::topic::{self, PROTOCOLS, TICKS};
 use crate::clock::{self, Pace};
-use crate::crowd::Crowd;
-use crate::feed::{End, Fed, Feed, Feeding, OnCut};
+use crate::feed::{End, Feed, FeedHandle, FeedResult, OnCut};
 use crate::gateway::Gateway;
 use crate::gateway_config;
 use crate::http::Connection;
@@ -24,6 +23,7 @@ use crate::publisher;
 use crate::report::figures::short;
 use crate::report::findings::Findings;
 use crate::subscriber::{Protocol, Subscriber, Subscription};
+use crate::subscriber_pool::SubscriberPool;
 
 /// What is done, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
@@ -74,18 +74,18 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     }
     let drain = gateway_config::duration(config, "server.drain")?;
     let mut gateway = Gateway::start(config)?;
-    let mut crowd = topic::mixed(&gateway, TICKS, settings.streams)?;
+    let mut pool = topic::mixed(&gateway, TICKS, settings.streams)?;
     let (address, rate, bytes) = (gateway.address(), settings.rate, settings.bytes);
     let feed = Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_cut: OnCut::End };
     let feeds = feed.start_all(settings.publishers)?;
     let batch = Batch::start(gateway.address(), settings.batch_rate, settings.bytes)?;
-    crowd.attend(Duration::from_secs_f64(settings.lead_secs), |_| false)?;
+    pool.attend(Duration::from_secs_f64(settings.lead_secs), |_| false)?;
     let (signalled, from) = (clock::now(), Instant::now());
     gateway.signal(Signal::TERM)?;
     let mut ended = None;
     let limit = drain + Duration::from_secs(10);
     let batch_end = from + drain.mul_f64(BATCH_PART);
-    crowd.attend(limit, |_| {
+    pool.attend(limit, |_| {
         if Instant::now() > batch_end {
             batch.end();
         }
@@ -97,17 +97,17 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
         ended.is_some()
     })?;
     // What the kernel still has of the last ones.
-    crowd.attend(Duration::from_secs(1), |crowd| crowd.ended() == crowd.subscribers().len())?;
+    pool.attend(Duration::from_secs(1), |pool| pool.ended() == pool.subscribers().len())?;
     let (status, took) = ended.ok_or_else(|| {
         io::Error::other(format!("it has not ended {} s after the signal", limit.as_secs()))
     })?;
     let mut findings = Findings::new();
-    told(&crowd, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut findings);
+    told(&pool, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut findings);
     let code = status.code().map_or("a signal".to_owned(), |code| code.to_string());
     findings.claim("exit code", code, "0", status.success());
     let bound = drain + LATE_MAX;
     findings.at_most("from the signal to the end", took.as_secs_f64(), bound.as_secs_f64(), "s");
-    let feeds = feeds.into_iter().map(Feeding::finish).collect::<io::Result<Vec<_>>>()?;
+    let feeds = feeds.into_iter().map(FeedHandle::finish).collect::<io::Result<Vec<_>>>()?;
     let batched = batch.finish();
     gateway.again()?;
     let ended = signalled + took.as_nanos() as u64;
@@ -117,8 +117,14 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
 }
 
 /// Whether every stream was told why, with the position that it has, and when.
-fn told(crowd: &Crowd, signalled: u64, spread: Duration, uneven_max: f64, findings: &mut Findings) {
-    let streams = crowd.subscribers();
+fn told(
+    pool: &SubscriberPool,
+    signalled: u64,
+    spread: Duration,
+    uneven_max: f64,
+    findings: &mut Findings,
+) {
+    let streams = pool.subscribers();
     let mut rows = Vec::new();
     let mut all = Vec::new();
     for protocol in PROTOCOLS {
@@ -161,7 +167,7 @@ fn told(crowd: &Crowd, signalled: u64, spread: Duration, uneven_max: f64, findin
     };
     let elsewhere = streams.iter().filter(elsewhere).count();
     findings.exactly("streams whose last position was not their last event", elsewhere as u64, 0);
-    let faults: u64 = crowd.tally.faults()[..4].iter().sum();
+    let faults: u64 = pool.tally.faults()[..4].iter().sum();
     findings.exactly("events lost, repeated or out of order on a stream, gaps", faults, 0);
     findings.table(
         &["told after, s", "streams", "first", "10 %", "25 %", "50 %", "75 %", "90 %", "last"],
@@ -194,23 +200,23 @@ fn uneven(sorted: &[f64], spread: f64) -> f64 {
 /// nothing that was not.
 fn audit(
     gateway: &Gateway,
-    feeds: &[Fed],
+    feeds: &[FeedResult],
     batched: &io::Result<u64>,
     findings: &mut Findings,
 ) -> io::Result<()> {
-    let mut acknowledged: Vec<u64> = feeds.iter().map(|fed| fed.acknowledged).collect();
+    let mut acknowledged: Vec<u64> = feeds.iter().map(|result| result.acknowledged).collect();
     acknowledged.resize(BATCH, 0);
     acknowledged.push(*batched.as_ref().unwrap_or(&0));
     let expected: u64 = acknowledged.iter().sum();
     let path = format!("/events/{TICKS}?from=earliest");
     let subscription =
         Subscription { path, ..topic::subscription(gateway, TICKS, Protocol::Ndjson) };
-    let mut crowd = Crowd::open(&subscription, 1)?;
-    crowd.attend(AUDIT_MAX, |crowd| crowd.tally.deliveries >= expected)?;
+    let mut pool = SubscriberPool::open(&subscription, 1)?;
+    pool.attend(AUDIT_MAX, |pool| pool.tally.deliveries >= expected)?;
     // And what should not be there.
-    crowd.attend(Duration::from_millis(500), |_| false)?;
-    let seen = crowd.subscribers()[0].seen().clone();
-    let tally = crowd.close(&acknowledged);
+    pool.attend(Duration::from_millis(500), |_| false)?;
+    let seen = pool.subscribers()[0].seen().clone();
+    let tally = pool.close(&acknowledged);
     let what = format!("acknowledged events, of {expected}, that are lost or twice in the log");
     findings.exactly(what, tally.lost + tally.repeated + tally.disordered, 0);
     let unanswered: u64 =
@@ -220,9 +226,9 @@ fn audit(
 }
 
 /// Whether what was asked until the end was answered.
-fn answered(feeds: &[Fed], batched: &io::Result<u64>, ended: u64, findings: &mut Findings) {
+fn answered(feeds: &[FeedResult], batched: &io::Result<u64>, ended: u64, findings: &mut Findings) {
     let count = |is: &dyn Fn(&End, u64) -> bool| {
-        let is = |fed: &&Fed| fed.end.as_ref().is_some_and(|(end, at)| is(end, *at));
+        let is = |result: &&FeedResult| result.end.as_ref().is_some_and(|(end, at)| is(end, *at));
         feeds.iter().filter(is).count() as u64
     };
     findings.exactly("answers that broke off", count(&|end, _| *end == End::Broken), 0);

@@ -12,13 +12,13 @@ use toml::Table;
 
 use super::reload_files::{self, FAULTS, GHOST, Mark};
 use super::topic::{self, QUIET, TICKS};
-use crate::crowd::Crowd;
-use crate::feed::{Feed, Feeding, OnCut};
+use crate::feed::{Feed, FeedHandle, OnCut};
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::publisher::JSON;
 use crate::report::figures::short;
 use crate::report::findings::Findings;
+use crate::subscriber_pool::SubscriberPool;
 
 /// What is done.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,34 +63,34 @@ struct Faults {
 /// If it cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let gateway = Gateway::start(config)?;
-    let mut crowd = topic::mixed(&gateway, TICKS, settings.streams)?;
+    let mut pool = topic::mixed(&gateway, TICKS, settings.streams)?;
     let (address, rate, bytes) = (gateway.address(), settings.rate, settings.bytes);
     let feed = Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_cut: OnCut::Fail };
     let feeds = feed.start_all(settings.publishers)?;
     let pause = Duration::from_millis(settings.pause_ms);
     let (mut faults, begun) = (Faults::default(), Instant::now());
     for number in 1..=settings.reloads {
-        crowd.attend(pause, |_| false)?;
+        pool.attend(pause, |_| false)?;
         let (table, mark) = reload_files::good(config, number);
         let name = format!("good file {number}");
-        let is_valid = reload(&gateway, &mut crowd, &reload_files::text(&table), "applied")
+        let is_valid = reload(&gateway, &mut pool, &reload_files::text(&table), "applied")
             .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
         faults.note(&gateway, &name, &mark, is_valid)?;
-        crowd.attend(pause, |_| false)?;
+        pool.attend(pause, |_| false)?;
         let fault = &FAULTS[(number - 1) % FAULTS.len()];
         let file = reload_files::faulty(config, number + 1, fault);
-        let is_valid = reload(&gateway, &mut crowd, &file, "faulty")
+        let is_valid = reload(&gateway, &mut pool, &file, "faulty")
             .map_err(|error| io::Error::other(format!("{}: {error}", fault.name)))?;
         faults.note(&gateway, fault.name, &mark, is_valid)?;
     }
     let took = begun.elapsed();
-    let finish = |feed: Feeding| feed.finish().map(|fed| fed.acknowledged);
+    let finish = |feed: FeedHandle| feed.finish().map(|result| result.acknowledged);
     let totals = feeds.into_iter().map(finish).collect::<io::Result<Vec<u64>>>()?;
     let expected = totals.iter().sum::<u64>() * settings.streams as u64;
-    crowd.attend(REST_MAX, |crowd| crowd.tally.deliveries >= expected)?;
+    pool.attend(REST_MAX, |pool| pool.tally.deliveries >= expected)?;
     let mut findings = Findings::new();
-    findings.exactly("streams that ended", crowd.ended() as u64, 0);
-    let [lost, repeated, disordered, gaps, _] = crowd.close(&totals).faults();
+    findings.exactly("streams that ended", pool.ended() as u64, 0);
+    let [lost, repeated, disordered, gaps, _] = pool.close(&totals).faults();
     let what = format!("of {expected} deliveries lost, repeated, out of order, told as gaps");
     findings.exactly(what, lost + repeated + disordered + gaps, 0);
     for result in ["applied", "faulty"] {
@@ -111,7 +111,12 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
 
 /// Puts a file in place, sends SIGHUP and waits until it is counted as
 /// `result`. Gives whether `check` says the same of the file.
-fn reload(gateway: &Gateway, crowd: &mut Crowd, file: &[u8], result: &str) -> io::Result<bool> {
+fn reload(
+    gateway: &Gateway,
+    pool: &mut SubscriberPool,
+    file: &[u8],
+    result: &str,
+) -> io::Result<bool> {
     let path = gateway.config_path();
     // In one step, as whoever changes a live configuration should.
     let next = path.with_extension("next");
@@ -122,7 +127,7 @@ fn reload(gateway: &Gateway, crowd: &mut Crowd, file: &[u8], result: &str) -> io
     gateway.signal(Signal::HUP)?;
     let mut read = None;
     let mut looked = Instant::now();
-    crowd.attend(RELOAD_MAX, |_| {
+    pool.attend(RELOAD_MAX, |_| {
         if looked.elapsed() > Duration::from_millis(20) {
             looked = Instant::now();
             read = Some(counted(gateway, result));

@@ -14,7 +14,6 @@ use socket2::SockRef;
 use toml::Table;
 
 use super::topic::{self, TICKS};
-use crate::crowd::{self, Crowd};
 use crate::gateway::Gateway;
 use crate::latency;
 use crate::process::Meter;
@@ -23,6 +22,7 @@ use crate::report::figures::median;
 use crate::report::figures::short;
 use crate::report::findings::Findings;
 use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
+use crate::subscriber_pool::{self, SubscriberPool};
 use crate::tally::Tally;
 
 /// What is done, and the bounds.
@@ -161,10 +161,10 @@ fn warm_up(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
     publishing.start()?.finish()?;
     let path = format!("/events/{TICKS}?from=earliest");
     let subscription = Subscription { path, ..live(gateway) };
-    let mut crowd = Crowd::open(&subscription, WARM_READERS)?;
+    let mut pool = SubscriberPool::open(&subscription, WARM_READERS)?;
     let expected = publishing.totals().iter().sum::<u64>() * WARM_READERS as u64;
-    let came = crowd.attend(CATCH_UP_MAX, |crowd| crowd.tally.deliveries >= expected)?;
-    drop(crowd);
+    let came = pool.attend(CATCH_UP_MAX, |pool| pool.tally.deliveries >= expected)?;
+    drop(pool);
     topic::await_streams(gateway, 0)?;
     if came { Ok(()) } else { Err(io::Error::other("the warm-up did not come")) }
 }
@@ -174,7 +174,7 @@ fn live(gateway: &Gateway) -> Subscription {
 }
 
 fn stall(settings: &Settings, gateway: &Gateway) -> io::Result<Vec<TcpStream>> {
-    let readers = crowd::stalled(&live(gateway), settings.stalled)?;
+    let readers = subscriber_pool::stalled(&live(gateway), settings.stalled)?;
     topic::await_streams(gateway, settings.stalled)?;
     Ok(readers)
 }
@@ -185,36 +185,36 @@ fn phase(
     mut watch: Watch,
     stalled: usize,
 ) -> io::Result<Phase> {
-    let mut crowd = Crowd::open(&live(gateway), settings.live)?;
+    let mut pool = SubscriberPool::open(&live(gateway), settings.live)?;
     let publishing = publishing(settings, gateway);
     let totals = publishing.totals();
     let fill = Publishing { first: 0, events: publishing.first, ..publishing.clone() };
-    publish(&fill, &mut crowd, &mut watch)?;
+    publish(&fill, &mut pool, &mut watch)?;
     let deadline = Instant::now() + FILL_MAX;
     while standing(gateway)? != stalled as u64 {
         if Instant::now() > deadline {
             return Err(io::Error::other(format!("not {stalled} readers stand still")));
         }
-        crowd.attend(LOOK_EVERY, |_| {
+        pool.attend(LOOK_EVERY, |_| {
             watch.look();
             false
         })?;
     }
-    let filling = mem::replace(&mut crowd.tally.latency, latency::none());
-    publish(&publishing, &mut crowd, &mut watch)?;
+    let filling = mem::replace(&mut pool.tally.latency, latency::none());
+    publish(&publishing, &mut pool, &mut watch)?;
     // A live one that fell behind for a moment may stand beside them.
     let still = standing(gateway)?;
     if still < stalled as u64 {
         return Err(io::Error::other(format!("{still} of {stalled} readers stood to the end")));
     }
     let settled = Instant::now() + SETTLE;
-    crowd.attend(SETTLE, |_| {
+    pool.attend(SETTLE, |_| {
         watch.look();
         Instant::now() > settled
     })?;
     let cpu = watch.meter.cpu()? - watch.cpu;
     let (rss, kernel) = watch.end()?;
-    Ok(Phase { tally: crowd.close(&totals), filling, cpu, rss, kernel })
+    Ok(Phase { tally: pool.close(&totals), filling, cpu, rss, kernel })
 }
 
 /// How many readers the gateway does not write to as events come.
@@ -222,12 +222,16 @@ fn standing(gateway: &Gateway) -> io::Result<u64> {
     Ok(gateway.metrics()?.count("streamgate_subscribers_catching_up", &[]).unwrap_or(0))
 }
 
-/// Publishes, and reads until all of the crowd have everything; what did not
+/// Publishes, and reads until all of the pool have everything; what did not
 /// come then is lost.
-fn publish(publishing: &Publishing, crowd: &mut Crowd, watch: &mut Watch) -> io::Result<()> {
-    let expected = publishing.totals().iter().sum::<u64>() * crowd.len() as u64;
+fn publish(
+    publishing: &Publishing,
+    pool: &mut SubscriberPool,
+    watch: &mut Watch,
+) -> io::Result<()> {
+    let expected = publishing.totals().iter().sum::<u64>() * pool.len() as u64;
     let publishers = publishing.start()?;
-    let done = crowd.attend(CATCH_UP_MAX, |_| {
+    let done = pool.attend(CATCH_UP_MAX, |_| {
         watch.look();
         publishers.is_done()
     })?;
@@ -235,9 +239,9 @@ fn publish(publishing: &Publishing, crowd: &mut Crowd, watch: &mut Watch) -> io:
         return Err(io::Error::other("the publishers were not done in time"));
     }
     publishers.finish()?;
-    crowd.attend(CATCH_UP_MAX, |crowd| {
+    pool.attend(CATCH_UP_MAX, |pool| {
         watch.look();
-        crowd.tally.deliveries >= expected
+        pool.tally.deliveries >= expected
     })?;
     Ok(())
 }
@@ -256,7 +260,7 @@ fn resume(
     let (mut early, mut scratch) = (Tally::new(), Scratch::new());
     let mut readers = readers.into_iter();
     let subscription = live(gateway);
-    let mut crowd = Crowd::gather(count, count, |index| {
+    let mut pool = SubscriberPool::gather(count, count, |index| {
         let socket = readers.next().ok_or_else(|| io::Error::other("there are no more readers"))?;
         SockRef::from(&socket).set_recv_buffer_size(READING_BYTES)?;
         let mut reader = Subscriber::new(socket, Protocol::Sse)?;
@@ -280,10 +284,10 @@ fn resume(
     })?;
     let expected = totals.iter().sum::<u64>() * count as u64;
     let before = early.deliveries;
-    crowd.attend(CATCH_UP_MAX, |crowd| crowd.tally.deliveries + before >= expected)?;
+    pool.attend(CATCH_UP_MAX, |pool| pool.tally.deliveries + before >= expected)?;
     let took = begun.elapsed();
-    let deliveries = crowd.tally.deliveries + before;
-    let tally = crowd.close(&totals);
+    let deliveries = pool.tally.deliveries + before;
+    let tally = pool.close(&totals);
     let faults = tally.faults().iter().zip(early.faults()).map(|(a, b)| a + b).collect::<Vec<_>>();
     findings.exactly(
         format!("events that {count} stalled readers got in the end, of {expected}"),

@@ -10,15 +10,15 @@ use toml::Table;
 
 use super::topic::{self, QUIET, TICKS};
 use crate::clock;
-use crate::crowd::Crowd;
 use crate::exposition::Exposition;
-use crate::feed::{Fed, Feed, Feeding, OnCut};
+use crate::feed::{Feed, FeedHandle, FeedResult, OnCut};
 use crate::gateway::Gateway;
 use crate::latency;
 use crate::publisher::{Dialect, Publishing};
 use crate::report::figures::short;
 use crate::report::findings::Findings;
 use crate::subscriber::{Protocol, Subscriber};
+use crate::subscriber_pool::SubscriberPool;
 use crate::tally::Seen;
 
 /// What is done, and the bounds.
@@ -85,17 +85,17 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let mut gateway = Gateway::start(config)?;
     let epoch = topic::epoch(gateway.address(), TICKS)?;
     let subscription = topic::subscription(&gateway, TICKS, Protocol::Sse);
-    let mut crowd = Crowd::open(&subscription, settings.clients)?;
+    let mut pool = SubscriberPool::open(&subscription, settings.clients)?;
     let live = feed(settings, &gateway, TICKS, LIVE, settings.rate).start()?;
     let quiet = feed(settings, &gateway, QUIET, LIVE, settings.quiet_rate).start()?;
     let calm = clock::now();
     let calm_time = Duration::from_secs(settings.calm_secs);
-    crowd.attend(calm_time, |_| false)?;
+    pool.attend(calm_time, |_| false)?;
     let ended = clock::now();
-    end(settings, &mut gateway, &mut crowd)?;
-    let before = crowd.tally.faults();
-    let seen: Vec<Seen> = crowd.subscribers().iter().map(Subscriber::seen).cloned().collect();
-    drop(crowd);
+    end(settings, &mut gateway, &mut pool)?;
+    let before = pool.tally.faults();
+    let seen: Vec<Seen> = pool.subscribers().iter().map(Subscriber::seen).cloned().collect();
+    drop(pool);
     gateway.again()?;
     let serving = clock::now();
     missed(settings, &gateway)?;
@@ -103,19 +103,19 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let storm = clock::now();
     // Nobody waits for anybody: all of them ask before the first is answered.
     let mut seen = seen.into_iter().enumerate();
-    let mut crowd = Crowd::gather(settings.clients, settings.clients, |_| {
+    let mut pool = SubscriberPool::gather(settings.clients, settings.clients, |_| {
         let (index, seen) = seen.next().ok_or_else(|| io::Error::other("no more clients"))?;
         subscription.rejoin(index, &epoch, seen)
     })?;
     let heads = clock::now();
-    let is_caught_up = catch_up(settings, &mut crowd, &live)?;
+    let is_caught_up = catch_up(settings, &mut pool, &live)?;
     let caught_up = clock::now();
     let metrics = [metrics, gateway.metrics()?];
-    crowd.attend(calm_time, |_| false)?;
+    pool.attend(calm_time, |_| false)?;
     let (live, quiet) = (live.finish()?, quiet.finish()?);
     let totals = [settings.missed, live.acknowledged];
-    crowd.attend(WAIT_MAX, |crowd| has(crowd, totals))?;
-    let after = crowd.close(&totals).faults();
+    pool.attend(WAIT_MAX, |pool| has(pool, totals))?;
+    let after = pool.close(&totals).faults();
     let times = Times { calm, ended, serving, storm, heads, caught_up };
     let mut findings = Findings::new();
     findings.claim("everybody caught up", is_caught_up.to_string(), "true", is_caught_up);
@@ -138,12 +138,12 @@ fn feed(
 }
 
 /// Ends the node and waits until its clients have seen it.
-fn end(settings: &Settings, gateway: &mut Gateway, crowd: &mut Crowd) -> io::Result<()> {
+fn end(settings: &Settings, gateway: &mut Gateway, pool: &mut SubscriberPool) -> io::Result<()> {
     gateway.signal(match settings.end {
         NodeEnd::Kill => Signal::KILL,
         NodeEnd::Term => Signal::TERM,
     })?;
-    let gone = crowd.attend(WAIT_MAX, |crowd| crowd.ended() == crowd.subscribers().len())?;
+    let gone = pool.attend(WAIT_MAX, |pool| pool.ended() == pool.subscribers().len())?;
     if gone && gateway.wait(WAIT_MAX)?.is_some() {
         return Ok(());
     }
@@ -168,27 +168,27 @@ fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
 }
 
 /// Reads until everybody has all that had been acknowledged a moment before.
-fn catch_up(settings: &Settings, crowd: &mut Crowd, live: &Feeding) -> io::Result<bool> {
+fn catch_up(settings: &Settings, pool: &mut SubscriberPool, live: &FeedHandle) -> io::Result<bool> {
     let (mut due, mut looked) = (live.acknowledged(), Instant::now());
-    crowd.attend(WAIT_MAX, |crowd| {
+    pool.attend(WAIT_MAX, |pool| {
         if looked.elapsed() < LOOK_EVERY {
             return false;
         }
         looked = Instant::now();
         let before = std::mem::replace(&mut due, live.acknowledged());
-        has(crowd, [settings.missed, before])
+        has(pool, [settings.missed, before])
     })
 }
 
 /// Whether everybody has so many events of each publisher.
-fn has(crowd: &Crowd, totals: [u64; 2]) -> bool {
-    crowd.subscribers().iter().all(|subscriber| {
+fn has(pool: &SubscriberPool, totals: [u64; 2]) -> bool {
+    pool.subscribers().iter().all(|subscriber| {
         let seen = subscriber.seen();
         seen.of(MISSED) >= totals[MISSED] && seen.of(LIVE) >= totals[LIVE]
     })
 }
 
-fn conclude(settings: &Settings, times: &Times, fed: &[&Fed], findings: &mut Findings) {
+fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], findings: &mut Findings) {
     let secs = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
     findings.at_most(
         format!("{} clients back and caught up after", settings.clients),
@@ -196,7 +196,8 @@ fn conclude(settings: &Settings, times: &Times, fed: &[&Fed], findings: &mut Fin
         settings.caught_up_secs_max,
         "s",
     );
-    let publishes = |from, to| latency::of(fed.iter().flat_map(|fed| fed.within(from, to)));
+    let publishes =
+        |from, to| latency::of(results.iter().flat_map(|result| result.within(from, to)));
     let (before, storm) =
         (publishes(times.calm, times.ended), publishes(times.storm, times.caught_up));
     let after = publishes(times.caught_up, u64::MAX);
@@ -212,7 +213,7 @@ fn conclude(settings: &Settings, times: &Times, fed: &[&Fed], findings: &mut Fin
     let heads = ["publishing", "requests", "p50 ms", "p99 ms", "longest ms"];
     let rows = [row("before", &before), row("in the storm", &storm), row("after", &after)];
     findings.table(&heads, &rows);
-    let retries: u64 = fed.iter().map(|fed| fed.retries).sum();
+    let retries: u64 = results.iter().map(|result| result.retries).sum();
     let rows = [
         ("from the signal until it served again, s", secs(times.ended, times.serving)),
         ("until all heads were back, s", secs(times.storm, times.heads)),

@@ -4,11 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::crowd::Crowd;
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::publisher::{self, JSON};
 use crate::subscriber::{Protocol, Subscription};
+use crate::subscriber_pool::SubscriberPool;
 
 /// Its name, in every proof's configuration.
 pub const TICKS: &str = "ticks";
@@ -39,9 +39,9 @@ pub fn subscription(gateway: &Gateway, topic: &str, protocol: Protocol) -> Subsc
 ///
 /// # Errors
 /// If one is refused.
-pub fn mixed(gateway: &Gateway, topic: &str, count: usize) -> io::Result<Crowd> {
+pub fn mixed(gateway: &Gateway, topic: &str, count: usize) -> io::Result<SubscriberPool> {
     let subscriptions = PROTOCOLS.map(|protocol| subscription(gateway, topic, protocol));
-    Crowd::gather(count, OPENING_MAX, |index| {
+    SubscriberPool::gather(count, OPENING_MAX, |index| {
         subscriptions[index % subscriptions.len()].join(index)
     })
 }

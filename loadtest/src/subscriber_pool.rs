@@ -17,7 +17,7 @@ pub const SUBSCRIBERS_MAX: usize = 200_000;
 /// Requests that wait for their head at a time: below every listener's backlog.
 const OPENING_MAX: usize = 256;
 
-/// For all heads of a crowd.
+/// For all heads of a pool.
 const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Sockets that one wait reports.
@@ -33,7 +33,7 @@ const NAP: Duration = Duration::from_micros(500);
 const NAP_BELOW: usize = 512;
 
 /// Subscribers that are read as soon as something comes.
-pub struct Crowd {
+pub struct SubscriberPool {
     epoll: OwnedFd,
     ready: Vec<epoll::Event>,
     subscribers: Vec<Subscriber>,
@@ -45,13 +45,13 @@ pub struct Crowd {
     is_busy: bool,
 }
 
-impl Crowd {
+impl SubscriberPool {
     /// Opens `count` subscriptions and waits until each has its head.
     ///
     /// # Errors
     /// If one is refused, or they take longer than a minute.
-    pub fn open(subscription: &Subscription, count: usize) -> io::Result<Crowd> {
-        Crowd::gather(count, OPENING_MAX, |index| subscription.join(index))
+    pub fn open(subscription: &Subscription, count: usize) -> io::Result<SubscriberPool> {
+        SubscriberPool::gather(count, OPENING_MAX, |index| subscription.join(index))
     }
 
     /// Takes the `count` subscribers that `ask` gives, at most `opening_max` of
@@ -63,11 +63,11 @@ impl Crowd {
         count: usize,
         opening_max: usize,
         mut ask: impl FnMut(usize) -> io::Result<Subscriber>,
-    ) -> io::Result<Crowd> {
+    ) -> io::Result<SubscriberPool> {
         if count > SUBSCRIBERS_MAX {
             return Err(io::Error::other(format!("at most {SUBSCRIBERS_MAX} subscribers")));
         }
-        let mut crowd = Crowd {
+        let mut pool = SubscriberPool {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             ready: Vec::with_capacity(EVENTS_MAX),
             subscribers: Vec::with_capacity(count),
@@ -78,21 +78,21 @@ impl Crowd {
             is_busy: false,
         };
         let deadline = Instant::now() + OPEN_TIMEOUT;
-        while crowd.opened < count {
+        while pool.opened < count {
             if Instant::now() > deadline {
-                return Err(io::Error::other(format!("{} of {count} heads came", crowd.opened)));
+                return Err(io::Error::other(format!("{} of {count} heads came", pool.opened)));
             }
-            let index = crowd.subscribers.len();
-            if index < count && index - crowd.opened < opening_max {
-                crowd.add(ask(index)?)?;
+            let index = pool.subscribers.len();
+            if index < count && index - pool.opened < opening_max {
+                pool.add(ask(index)?)?;
                 if index.is_multiple_of(16) {
-                    crowd.turn(Duration::ZERO)?;
+                    pool.turn(Duration::ZERO)?;
                 }
             } else {
-                crowd.turn(Duration::from_millis(10))?;
+                pool.turn(Duration::from_millis(10))?;
             }
         }
-        Ok(crowd)
+        Ok(pool)
     }
 
     fn add(&mut self, subscriber: Subscriber) -> io::Result<()> {
@@ -120,7 +120,7 @@ impl Crowd {
     pub fn attend(
         &mut self,
         limit: Duration,
-        mut is_done: impl FnMut(&Crowd) -> bool,
+        mut is_done: impl FnMut(&SubscriberPool) -> bool,
     ) -> io::Result<bool> {
         let end = Instant::now() + limit;
         loop {
