@@ -1,4 +1,4 @@
-//! Bare hyper: answers every request with the same ready head and body, and
+//! Bare hyper: responses every request with the same ready head and body, and
 //! does nothing else. What a service on hyper costs at the least.
 
 use std::convert::Infallible;
@@ -22,26 +22,26 @@ use tokio::net::TcpListener;
 /// It ends by itself, should nobody end it.
 const LIFETIME: Duration = Duration::from_mins(30);
 
-/// For the answer that is to be repeated.
+/// For the response that is to be repeated.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An answer as it came, head and body.
-pub struct Answer(Vec<u8>);
+/// An response as it came, head and body.
+pub struct CannedResponse(Vec<u8>);
 
-impl Answer {
-    /// What a server answers to a `GET`.
+impl CannedResponse {
+    /// What a server responses to a `GET`.
     ///
     /// # Errors
     /// If it is no success, or has no length.
-    pub fn of(address: SocketAddr, path: &str) -> io::Result<Answer> {
+    pub fn of(address: SocketAddr, path: &str) -> io::Result<CannedResponse> {
         let mut socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut bytes = Vec::new();
         socket.read_to_end(&mut bytes)?;
-        let answer = Answer(bytes);
-        answer.parts()?;
-        Ok(answer)
+        let response = CannedResponse(bytes);
+        response.parts()?;
+        Ok(response)
     }
 
     /// Writes it to a file.
@@ -81,13 +81,13 @@ impl Answer {
     }
 }
 
-/// Serves the answer in a file on `address`, on as many threads as the machine
+/// Serves the response in a file on `address`, on as many threads as the machine
 /// has processors, until it is killed.
 ///
 /// # Errors
-/// If the file holds no answer, or the address cannot be had.
-pub fn serve(address: SocketAddr, answer: &Path) -> io::Result<()> {
-    let parts = Arc::new(Answer(fs::read(answer)?).parts()?);
+/// If the file holds no response, or the address cannot be had.
+pub fn serve(address: SocketAddr, response: &Path) -> io::Result<()> {
+    let parts = Arc::new(CannedResponse(fs::read(response)?).parts()?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(address).await?;
@@ -124,10 +124,10 @@ mod tests {
     fn an_answer_is_taken_apart() {
         let text = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ndate: now\r\n\
             etag: \"a-1\"\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
-        let (fields, body) = Answer(text.into()).parts().unwrap();
+        let (fields, body) = CannedResponse(text.into()).parts().unwrap();
         let names: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["content-type", "etag"]);
         assert_eq!(&body[..], b"{}");
-        assert!(Answer(b"HTTP/1.1 404 Not Found\r\n\r\n{}".into()).parts().is_err());
+        assert!(CannedResponse(b"HTTP/1.1 404 Not Found\r\n\r\n{}".into()).parts().is_err());
     }
 }

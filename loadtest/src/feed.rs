@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{self, Pace};
 use crate::http::Connection;
-use crate::mark::Mark;
 use crate::publisher::{self, JSON};
+use crate::stamp::EventStamp;
 
 /// For a server to come back.
 const ABSENCE_MAX: Duration = Duration::from_mins(1);
@@ -26,19 +26,19 @@ pub struct Feed {
     pub address: SocketAddr,
     /// The topic.
     pub topic: &'static str,
-    /// The number of the publisher in its marks.
+    /// The number of the publisher in its stamps.
     pub publisher: usize,
     /// Events a second.
     pub rate: f64,
     /// Bytes of an event's data.
     pub bytes: usize,
     /// What it does when a request is not answered.
-    pub on_cut: OnCut,
+    pub on_failure: OnFailure,
 }
 
 /// What a feed does when a request is not answered as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnCut {
+pub enum OnFailure {
     /// It fails.
     Fail,
     /// It ends, and says how; what may have crossed the end of a connection
@@ -60,17 +60,17 @@ pub struct FeedHandle {
 pub struct FeedResult {
     /// Its first so many events were acknowledged.
     pub acknowledged: u64,
-    /// When each of these was due, and how long its answer took from then on.
-    pub answered: Vec<Answered>,
+    /// When each of these was due, and how long its response took from then on.
+    pub timings: Vec<PublishTiming>,
     /// Requests that had to be sent again.
     pub retries: u64,
     /// What it ended with, if nobody told it to, and when.
-    pub end: Option<(End, u64)>,
+    pub end: Option<(FeedEnd, u64)>,
 }
 
-/// An answer, in nanoseconds of [`clock::now`].
+/// An response, in nanoseconds of [`clock::now`].
 #[derive(Clone, Copy, Debug)]
-pub struct Answered {
+pub struct PublishTiming {
     /// When its request was due.
     pub due: u64,
     /// From then until it was there.
@@ -79,18 +79,18 @@ pub struct Answered {
 
 /// How a feed ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum FeedEnd {
     /// Nobody listens any more.
     Gone,
-    /// A request over a connection that was kept got no byte of an answer:
+    /// A request over a connection that was kept got no byte of an response:
     /// the server may have closed it at the same moment, and the request is to
     /// be sent again (RFC 9112 §9.3.1).
     Stale,
-    /// A request over a new connection got no byte of an answer.
+    /// A request over a new connection got no byte of an response.
     Unanswered,
-    /// An answer broke off.
+    /// An response broke off.
     Broken,
-    /// An answer said no.
+    /// An response said no.
     Refused(u16),
 }
 
@@ -126,13 +126,13 @@ impl Feed {
             while let Err(end) = self.publish(&mut connection, result.acknowledged, due) {
                 connection = None;
                 let name = format!("publisher {}: {end:?}", self.publisher);
-                match self.on_cut {
-                    OnCut::End if end == End::Stale => {}
-                    OnCut::End => {
+                match self.on_failure {
+                    OnFailure::End if end == FeedEnd::Stale => {}
+                    OnFailure::End => {
                         return Ok(FeedResult { end: Some((end, clock::now())), ..result });
                     }
-                    OnCut::Retry if absent.elapsed() < ABSENCE_MAX => {}
-                    OnCut::Fail | OnCut::Retry => return Err(io::Error::other(name)),
+                    OnFailure::Retry if absent.elapsed() < ABSENCE_MAX => {}
+                    OnFailure::Fail | OnFailure::Retry => return Err(io::Error::other(name)),
                 }
                 result.retries += 1;
                 std::thread::sleep(RETRY_PAUSE);
@@ -140,7 +140,7 @@ impl Feed {
                 pace = Pace::new(self.rate);
             }
             result.acknowledged += 1;
-            result.answered.push(Answered { due, took: clock::now().saturating_sub(due) });
+            result.timings.push(PublishTiming { due, took: clock::now().saturating_sub(due) });
             acknowledged.store(result.acknowledged, Ordering::Relaxed);
         }
         Ok(result)
@@ -152,31 +152,31 @@ impl Feed {
         connection: &mut Option<Connection>,
         sequence: u64,
         due: u64,
-    ) -> Result<(), End> {
+    ) -> Result<(), FeedEnd> {
         let kept = connection.take().filter(|open| !open.is_closed());
-        let cut = if kept.is_some() { End::Stale } else { End::Unanswered };
+        let cut = if kept.is_some() { FeedEnd::Stale } else { FeedEnd::Unanswered };
         let mut open = match kept {
             Some(open) => open,
-            None => Connection::open(self.address).map_err(|_| End::Gone)?,
+            None => Connection::open(self.address).map_err(|_| FeedEnd::Gone)?,
         };
-        let Feed { topic, publisher, bytes, on_cut, .. } = self;
+        let Feed { topic, publisher, bytes, on_failure, .. } = self;
         let mut body = Vec::new();
-        let mark = Mark { publisher: *publisher, sequence, due };
-        publisher::write_event(&mut body, mark, *bytes, None);
-        let fields = match on_cut {
-            OnCut::Retry => format!(
+        let stamp = EventStamp { publisher: *publisher, sequence, due };
+        publisher::write_event(&mut body, stamp, *bytes, None);
+        let fields = match on_failure {
+            OnFailure::Retry => format!(
                 "{JSON}Idempotency-Key: {publisher}-{sequence}
 "
             ),
-            OnCut::Fail | OnCut::End => JSON.to_owned(),
+            OnFailure::Fail | OnFailure::End => JSON.to_owned(),
         };
-        let answer = open.post(&format!("/events/{topic}"), &fields, &body);
-        let unanswered = if open.has_begun() { End::Broken } else { cut };
-        let answer = answer.map_err(|_| unanswered)?;
-        if !answer.is_success() {
-            return Err(End::Refused(answer.status));
+        let response = open.post(&format!("/events/{topic}"), &fields, &body);
+        let unanswered = if open.has_begun() { FeedEnd::Broken } else { cut };
+        let response = response.map_err(|_| unanswered)?;
+        if !response.is_success() {
+            return Err(FeedEnd::Refused(response.status));
         }
-        *connection = (!answer.closes).then_some(open);
+        *connection = (!response.closes).then_some(open);
         Ok(())
     }
 }
@@ -207,7 +207,7 @@ impl Drop for FeedHandle {
 impl FeedResult {
     /// How long the answers took to what was due between `from` and `to`.
     pub fn within(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
-        let within = move |answered: &&Answered| (from..to).contains(&answered.due);
-        self.answered.iter().filter(within).map(|answered| answered.took)
+        let within = move |timing: &&PublishTiming| (from..to).contains(&timing.due);
+        self.timings.iter().filter(within).map(|timing| timing.took)
     }
 }

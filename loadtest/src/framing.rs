@@ -3,7 +3,7 @@
 
 /// The place in a body of chunks (RFC 9112 §7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chunks {
+pub enum ChunkDecoder {
     /// In a size: what was read of it, and whether digits may follow.
     Size(u32, bool),
     /// In a payload, with so many bytes to come.
@@ -14,31 +14,32 @@ pub enum Chunks {
     End,
 }
 
-impl Chunks {
+impl ChunkDecoder {
     /// Before the first chunk.
-    pub const START: Chunks = Chunks::Size(0, true);
+    pub const START: ChunkDecoder = ChunkDecoder::Size(0, true);
 
     /// Appends the payload in `bytes` to `text`.
     pub fn decode(&mut self, mut bytes: &[u8], text: &mut Vec<u8>) {
         while let Some(&byte) = bytes.first() {
             match *self {
-                Chunks::Payload(left) => {
+                ChunkDecoder::Payload(left) => {
                     let (payload, rest) = bytes.split_at(bytes.len().min(left as usize));
                     text.extend_from_slice(payload);
                     bytes = rest;
                     let left = left - payload.len() as u32;
-                    *self = if left == 0 { Chunks::Break } else { Chunks::Payload(left) };
+                    *self =
+                        if left == 0 { ChunkDecoder::Break } else { ChunkDecoder::Payload(left) };
                     continue;
                 }
-                Chunks::End => return,
-                Chunks::Break if byte == b'\n' => *self = Chunks::START,
-                Chunks::Break => {}
-                Chunks::Size(0, _) if byte == b'\n' => *self = Chunks::End,
-                Chunks::Size(size, _) if byte == b'\n' => *self = Chunks::Payload(size),
-                Chunks::Size(size, digits) => {
+                ChunkDecoder::End => return,
+                ChunkDecoder::Break if byte == b'\n' => *self = ChunkDecoder::START,
+                ChunkDecoder::Break => {}
+                ChunkDecoder::Size(0, _) if byte == b'\n' => *self = ChunkDecoder::End,
+                ChunkDecoder::Size(size, _) if byte == b'\n' => *self = ChunkDecoder::Payload(size),
+                ChunkDecoder::Size(size, digits) => {
                     *self = match char::from(byte).to_digit(16) {
-                        Some(digit) if digits => Chunks::Size(size << 4 | digit, true),
-                        _ => Chunks::Size(size, false),
+                        Some(digit) if digits => ChunkDecoder::Size(size << 4 | digit, true),
+                        _ => ChunkDecoder::Size(size, false),
                     }
                 }
             }
@@ -50,7 +51,7 @@ impl Chunks {
 /// The place in a stream of WebSocket frames whose payloads are one stream
 /// themselves: a frame may be longer than any buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Payloads {
+pub enum PayloadDecoder {
     /// In a header: what was read of it.
     Header(Vec<u8>),
     /// In a payload, with so many bytes to come, which count or do not.
@@ -59,16 +60,16 @@ pub enum Payloads {
     End,
 }
 
-impl Payloads {
+impl PayloadDecoder {
     /// Before the first frame.
-    pub const START: Payloads = Payloads::Header(Vec::new());
+    pub const START: PayloadDecoder = PayloadDecoder::Header(Vec::new());
 
     /// Appends the payloads of data frames in `bytes` to `text`.
     pub fn decode(&mut self, mut bytes: &[u8], text: &mut Vec<u8>) {
         while !bytes.is_empty() {
             match self {
-                Payloads::End => return,
-                Payloads::Header(header) => {
+                PayloadDecoder::End => return,
+                PayloadDecoder::Header(header) => {
                     header.push(bytes[0]);
                     bytes = &bytes[1..];
                     let length = match header.get(1).map(|second| second & 0x7f) {
@@ -79,20 +80,20 @@ impl Payloads {
                     };
                     let (Some(length), opcode) = (length, header[0] & 0x0f) else { continue };
                     *self = match (opcode, length) {
-                        (8, _) => Payloads::End,
-                        (_, 0) => Payloads::START,
-                        (opcode, length) => Payloads::Payload(length, opcode <= 2),
+                        (8, _) => PayloadDecoder::End,
+                        (_, 0) => PayloadDecoder::START,
+                        (opcode, length) => PayloadDecoder::Payload(length, opcode <= 2),
                     };
                 }
-                &mut Payloads::Payload(left, counts) => {
+                &mut PayloadDecoder::Payload(left, counts) => {
                     let (payload, rest) = bytes.split_at(bytes.len().min(left as usize));
                     if counts {
                         text.extend_from_slice(payload);
                     }
                     bytes = rest;
                     *self = match left - payload.len() as u64 {
-                        0 => Payloads::START,
-                        left => Payloads::Payload(left, counts),
+                        0 => PayloadDecoder::START,
+                        left => PayloadDecoder::Payload(left, counts),
                     };
                 }
             }
@@ -160,11 +161,11 @@ mod tests {
     fn chunks_may_break_anywhere() {
         let body = b"0003\r\nabc\r\n10;x=1\r\n0123456789abcdef\r\n0\r\n\r\n";
         for cut in 0..body.len() {
-            let (mut chunks, mut text) = (Chunks::START, Vec::new());
+            let (mut chunks, mut text) = (ChunkDecoder::START, Vec::new());
             chunks.decode(&body[..cut], &mut text);
             chunks.decode(&body[cut..], &mut text);
             assert_eq!(text, b"abc0123456789abcdef", "cut at {cut}");
-            assert_eq!(chunks, Chunks::End);
+            assert_eq!(chunks, ChunkDecoder::End);
         }
     }
 
@@ -175,11 +176,11 @@ mod tests {
         bytes.extend([0x82, 127, 0, 0, 0, 0, 0, 0, 0, 1, b'e', 0x82, 0, 0x88, 0, 0x82, 1, b'f']);
         let expected = format!("abc{}e", "d".repeat(130)).into_bytes();
         for cut in 0..bytes.len() {
-            let (mut payloads, mut text) = (Payloads::START, Vec::new());
+            let (mut payloads, mut text) = (PayloadDecoder::START, Vec::new());
             payloads.decode(&bytes[..cut], &mut text);
             payloads.decode(&bytes[cut..], &mut text);
             assert_eq!(text, expected, "cut at {cut}");
-            assert_eq!(payloads, Payloads::End);
+            assert_eq!(payloads, PayloadDecoder::End);
         }
     }
 

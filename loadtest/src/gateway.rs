@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::exposition::Exposition;
-use crate::folder;
 use crate::http::Connection;
+use crate::metrics_snapshot::MetricsSnapshot;
 use crate::process::{Meter, Process};
+use crate::run_dir;
 
 /// The program, from the top of the project.
 pub const PROGRAM: &str = "target/release/streamgate";
@@ -37,15 +37,15 @@ impl Gateway {
     /// # Errors
     /// If it does not serve; with what it says.
     pub fn start(config: &toml::Table) -> io::Result<Gateway> {
-        Gateway::of(Path::new(PROGRAM), config)
+        Gateway::start_build(Path::new(PROGRAM), config)
     }
 
     /// Starts another build of it.
     ///
     /// # Errors
     /// If it does not serve; with what it says.
-    pub fn of(program: &Path, config: &toml::Table) -> io::Result<Gateway> {
-        let folder = folder::temporary()?;
+    pub fn start_build(program: &Path, config: &toml::Table) -> io::Result<Gateway> {
+        let folder = run_dir::temporary()?;
         let text = toml::to_string(config).map_err(io::Error::other)?;
         fs::write(folder.path().join("gateway.toml"), text)?;
         let process = run(program, &folder, 0, "127.0.0.1:0", "127.0.0.1:0")?;
@@ -67,7 +67,7 @@ impl Gateway {
     ///
     /// # Errors
     /// If that cannot be read.
-    pub fn last_words(&self) -> io::Result<String> {
+    pub fn last_log_line(&self) -> io::Result<String> {
         let output = format!("output-{}", self.starts - 1);
         let said = fs::read_to_string(self.folder.path().join(output))?;
         Ok(said.lines().next_back().unwrap_or_default().to_owned())
@@ -82,9 +82,9 @@ impl Gateway {
     ///
     /// # Errors
     /// If it does not give them.
-    pub fn metrics(&self) -> io::Result<Exposition> {
-        let answer = Connection::open(self.admin)?.get("/metrics")?;
-        Ok(Exposition(answer.body))
+    pub fn metrics(&self) -> io::Result<MetricsSnapshot> {
+        let response = Connection::open(self.admin)?.get("/metrics")?;
+        Ok(MetricsSnapshot(response.body))
     }
 
     /// Sends it a signal.
@@ -99,8 +99,8 @@ impl Gateway {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.process.ended()
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.process.try_wait()
     }
 
     /// Waits for its end; none if it does not come within `limit`.
@@ -110,7 +110,7 @@ impl Gateway {
     pub fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
         loop {
-            let ended = self.ended()?;
+            let ended = self.try_wait()?;
             if ended.is_some() || Instant::now() > end {
                 return Ok(ended);
             }
@@ -122,7 +122,7 @@ impl Gateway {
     ///
     /// # Errors
     /// If it does not serve; with what it says.
-    pub fn again(&mut self) -> io::Result<()> {
+    pub fn restart(&mut self) -> io::Result<()> {
         let (address, admin_address) = (self.address().to_string(), self.admin.to_string());
         self.process = run(&self.program, &self.folder, self.starts, &address, &admin_address)?;
         self.admin = admin(&self.process)?;

@@ -7,13 +7,13 @@ use std::time::Duration;
 /// For a connection over loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For the next bytes of an answer.
+/// For the next bytes of an response.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Bodies below this go out in one write with their head.
 const JOINED_BYTES: usize = 16 * 1024;
 
-/// A socket that sends at once, and fails where an answer does not come.
+/// A socket that sends at once, and fails where an response does not come.
 ///
 /// # Errors
 /// What the kernel says.
@@ -35,7 +35,7 @@ pub struct Connection {
 
 /// What a request was answered with.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// The status code.
     pub status: u16,
     /// Whether the server ends the connection behind it.
@@ -44,7 +44,7 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     /// Whether the request was taken.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
@@ -65,17 +65,17 @@ impl Connection {
     /// Asks without a body.
     ///
     /// # Errors
-    /// If no whole answer comes.
-    pub fn get(&mut self, path: &str) -> io::Result<Answer> {
+    /// If no whole response comes.
+    pub fn get(&mut self, path: &str) -> io::Result<Response> {
         self.write(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address).as_bytes())?;
-        self.answer()
+        self.response()
     }
 
     /// Posts a body; `fields` are lines of the head, each with its line break.
     ///
     /// # Errors
-    /// If no whole answer comes.
-    pub fn post(&mut self, path: &str, fields: &str, body: &[u8]) -> io::Result<Answer> {
+    /// If no whole response comes.
+    pub fn post(&mut self, path: &str, fields: &str, body: &[u8]) -> io::Result<Response> {
         let mut out = self.head(path, &format!("{fields}Content-Length: {}\r\n", body.len()));
         if body.len() < JOINED_BYTES {
             out.extend_from_slice(body);
@@ -84,7 +84,7 @@ impl Connection {
             self.write(&out)?;
             self.write(body)?;
         }
-        self.answer()
+        self.response()
     }
 
     /// The head of a `POST`, for a body that is written piece by piece.
@@ -110,16 +110,16 @@ impl Connection {
         !is_open || self.socket.set_nonblocking(false).is_err()
     }
 
-    /// Whether a byte came of the answer to the last request.
+    /// Whether a byte came of the response to the last request.
     pub fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Reads the answer to what was written.
+    /// Reads the response to what was written.
     ///
     /// # Errors
     /// If it does not come, or breaks off.
-    pub fn answer(&mut self) -> io::Result<Answer> {
+    pub fn response(&mut self) -> io::Result<Response> {
         let line = self.line()?;
         let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
         let status = status.and_then(|code| code.parse().ok());
@@ -143,7 +143,7 @@ impl Connection {
         } else {
             self.take(length, &mut body)?;
         }
-        Ok(Answer { status, closes, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Response { status, closes, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
     fn chunks(&mut self, out: &mut Vec<u8>) -> io::Result<()> {

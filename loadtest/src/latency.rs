@@ -6,14 +6,14 @@ use hdrhistogram::Histogram;
 const LATENCY_MAX: u64 = 600_000_000_000;
 
 /// A histogram with nothing in it.
-pub fn none() -> Histogram<u64> {
+pub fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, LATENCY_MAX, 3)
         .expect("the bounds are in order and three digits are allowed")
 }
 
 /// One of these latencies.
-pub fn of(latencies: impl Iterator<Item = u64>) -> Histogram<u64> {
-    let mut histogram = none();
+pub fn from_values(latencies: impl Iterator<Item = u64>) -> Histogram<u64> {
+    let mut histogram = empty();
     latencies.for_each(|latency| histogram.saturating_record(latency));
     histogram
 }

@@ -8,19 +8,19 @@ mod bare;
 mod clock;
 mod compare;
 mod subscriber_pool;
-mod exposition;
+mod metrics_snapshot;
 mod feed;
 mod baseline;
-mod folder;
+mod run_dir;
 mod framing;
 mod gateway;
 mod gateway_config;
 mod http;
 mod latency;
-mod mark;
+mod stamp;
 mod measure;
 mod nats;
-mod notice;
+mod control_message;
 mod process;
 mod proof;
 mod publisher;
@@ -28,7 +28,7 @@ mod report;
 mod scenario;
 mod scenario_files;
 mod subscriber;
-mod tally;
+mod delivery_stats;
 mod target;
 
 use std::io;
@@ -42,9 +42,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::compare::Comparison;
 use crate::measure::{Scenario, Series};
-use crate::proof::Trial;
+use crate::proof::Proof;
 use crate::report::page;
-use crate::scenario::File;
+use crate::scenario::ScenarioFile;
 use crate::target::Target;
 
 /// Load for streamgate and for what it is compared with.
@@ -124,13 +124,13 @@ impl Run {
             return Err(io::Error::other(why));
         }
         let names = if self.scenarios.is_empty() { known } else { self.scenarios.clone() };
-        let _lock = folder::claim()?;
+        let _lock = run_dir::lock()?;
         let mut unsound = Vec::new();
         for name in names {
-            let sound = match File::read(&scenario_files::path(&name), self.short)? {
-                File::Measurement(scenario) => self.measure(&scenario)?,
-                File::Proof(trial) => self.prove(&trial)?,
-                File::Comparison(comparison) => self.compare(&comparison)?,
+            let sound = match ScenarioFile::read(&scenario_files::path(&name), self.short)? {
+                ScenarioFile::Measurement(scenario) => self.measure(&scenario)?,
+                ScenarioFile::Proof(proof) => self.prove(&proof)?,
+                ScenarioFile::Comparison(comparison) => self.compare(&comparison)?,
             };
             if !sound {
                 unsound.push(name);
@@ -163,7 +163,7 @@ impl Run {
             let target =
                 target.ok_or_else(|| io::Error::other(format!("targets.toml has no {name:?}")))?;
             if target.is_installed() {
-                all.push((target, Series::of(name, target.version.clone())));
+                all.push((target, Series::new(name, target.version.clone())));
             } else {
                 left_out.push(name.clone());
             }
@@ -184,7 +184,7 @@ impl Run {
             }
         }
         let sound = |(target, rounds): &(&Target, Series)| {
-            target.is_peer() || rounds.rounds.iter().flatten().all(|s| s.tally.is_whole())
+            target.is_peer() || rounds.rounds.iter().flatten().all(|s| s.stats.has_no_faults())
         };
         let is_sound = all.iter().all(sound);
         let all: Vec<Series> = all.into_iter().map(|(_, rounds)| rounds).collect();
@@ -206,29 +206,28 @@ impl Run {
 
     /// Whether every bound holds. A proof that cannot be carried to its end
     /// proves nothing, and keeps none of the others from being tried.
-    fn prove(&self, trial: &Trial) -> io::Result<bool> {
-        refuse("--beside", self.beside.is_some(), &trial.name, "a [compare]")?;
-        refuse("--targets", !self.targets.is_empty(), &trial.name, "a [measure]")?;
-        refuse("--repeats", self.repeats.is_some(), &trial.name, "a [measure] or [compare]")?;
-        eprintln!("{}", trial.name);
-        let findings = match trial.run() {
-            Ok(findings) => findings,
+    fn prove(&self, proof: &Proof) -> io::Result<bool> {
+        refuse("--beside", self.beside.is_some(), &proof.name, "a [compare]")?;
+        refuse("--targets", !self.targets.is_empty(), &proof.name, "a [measure]")?;
+        refuse("--repeats", self.repeats.is_some(), &proof.name, "a [measure] or [compare]")?;
+        eprintln!("{}", proof.name);
+        let report = match proof.run() {
+            Ok(report) => report,
             Err(error) => {
-                eprintln!("loadtest: {}: {error}", trial.name);
+                eprintln!("loadtest: {}: {error}", proof.name);
                 return Ok(false);
             }
         };
-        self.publish(&trial.report, &trial.section(&findings))?;
-        Ok(findings.hold())
+        self.publish(&proof.report, &proof.section(&report))?;
+        Ok(report.passed())
     }
 
     /// Whether nothing was lost, repeated or refused.
     fn compare(&self, comparison: &Comparison) -> io::Result<bool> {
         refuse("--targets", !self.targets.is_empty(), &comparison.name, "a [measure]")?;
-        let outcome =
-            comparison.run(self.repeats.map(NonZeroUsize::get), self.beside.as_deref())?;
-        self.publish(&comparison.report, &outcome.section)?;
-        Ok(outcome.is_whole)
+        let result = comparison.run(self.repeats.map(NonZeroUsize::get), self.beside.as_deref())?;
+        self.publish(&comparison.report, &result.section)?;
+        Ok(result.has_no_faults)
     }
 
     fn publish(&self, path: &Path, section: &str) -> io::Result<()> {

@@ -23,7 +23,7 @@ pub struct Connection {
 
 /// What a server says.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said<'t> {
+pub enum ServerMessage<'t> {
     /// A message's payload.
     Message(&'t [u8]),
     /// It wants to be told that somebody is there.
@@ -69,10 +69,10 @@ impl Connection {
             if self.reader.read_until(b'\n', &mut line)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            match next(&line) {
-                Some((Said::Pong, _)) => return Ok(()),
-                Some((Said::Ping, _)) => self.socket.write_all(b"PONG\r\n")?,
-                Some((Said::Error(error), _)) => return Err(refused(error)),
+            match parse(&line) {
+                Some((ServerMessage::Pong, _)) => return Ok(()),
+                Some((ServerMessage::Ping, _)) => self.socket.write_all(b"PONG\r\n")?,
+                Some((ServerMessage::Error(error), _)) => return Err(server_error(error)),
                 _ => {}
             }
         }
@@ -94,7 +94,7 @@ pub fn subscribe() -> Vec<u8> {
 }
 
 /// What the text begins with, and its length, if all of it is there.
-pub fn next(text: &[u8]) -> Option<(Said<'_>, usize)> {
+pub fn parse(text: &[u8]) -> Option<(ServerMessage<'_>, usize)> {
     let end = memmem::find(text, b"\r\n")?;
     let (line, start) = (&text[..end], end + 2);
     if line.starts_with(b"MSG ") {
@@ -102,19 +102,19 @@ pub fn next(text: &[u8]) -> Option<(Said<'_>, usize)> {
         let length: usize = std::str::from_utf8(length).ok()?.parse().ok()?;
         let payload = text.get(start..start + length)?;
         let end = start + length + 2;
-        return (end <= text.len()).then_some((Said::Message(payload), end));
+        return (end <= text.len()).then_some((ServerMessage::Message(payload), end));
     }
     let said = match line {
-        b"PING" => Said::Ping,
-        b"PONG" => Said::Pong,
-        _ if line.starts_with(b"-ERR") => Said::Error(line),
-        _ => Said::Other,
+        b"PING" => ServerMessage::Ping,
+        b"PONG" => ServerMessage::Pong,
+        _ if line.starts_with(b"-ERR") => ServerMessage::Error(line),
+        _ => ServerMessage::Other,
     };
     Some((said, start))
 }
 
 /// The error that a server said.
-pub fn refused(error: &[u8]) -> io::Error {
+pub fn server_error(error: &[u8]) -> io::Error {
     io::Error::other(format!("the server said {}", String::from_utf8_lossy(error)))
 }
 
@@ -127,16 +127,21 @@ mod tests {
         let text = b"INFO {}\r\nPONG\r\nMSG ticks 1 5\r\na\r\nbc\r\nPING\r\n-ERR 'no'\r\n";
         for cut in 0..=text.len() {
             let (mut at, mut said) = (0, Vec::new());
-            while let Some((what, length)) = next(&text[at..cut]) {
+            while let Some((what, length)) = parse(&text[at..cut]) {
                 said.push(what);
                 at += length;
             }
-            while let Some((what, length)) = next(&text[at..]) {
+            while let Some((what, length)) = parse(&text[at..]) {
                 said.push(what);
                 at += length;
             }
-            let (message, error) = (Said::Message(b"a\r\nbc"), Said::Error(b"-ERR 'no'"));
-            assert_eq!(said, [Said::Other, Said::Pong, message, Said::Ping, error], "cut at {cut}");
+            let (message, error) =
+                (ServerMessage::Message(b"a\r\nbc"), ServerMessage::Error(b"-ERR 'no'"));
+            assert_eq!(
+                said,
+                [ServerMessage::Other, ServerMessage::Pong, message, ServerMessage::Ping, error],
+                "cut at {cut}"
+            );
         }
     }
 }

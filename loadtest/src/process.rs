@@ -94,7 +94,7 @@ impl Process {
     /// A meter for it, with the workers that it has now.
     pub fn meter(&self) -> Meter {
         let id = self.child.id();
-        Meter { processes: family(id), ..Meter::of(id) }
+        Meter { processes: tree(id), ..Meter::of(id) }
     }
 
     /// Sends it a signal.
@@ -109,23 +109,23 @@ impl Process {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.ended(), Ok(Some(_))) {
+        if matches!(self.try_wait(), Ok(Some(_))) {
             return;
         }
         let _ = self.signal(Signal::TERM);
         let deadline = Instant::now() + END_TIMEOUT;
-        let family = family(self.child.id());
+        let tree = tree(self.child.id());
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() > deadline {
                 // Workers outlive whoever is not asked.
-                for worker in family.into_iter().skip(1) {
+                for worker in tree.into_iter().skip(1) {
                     let _ = id(worker).and_then(|worker| Ok(kill_process(worker, Signal::KILL)?));
                 }
                 let _ = self.child.kill();
@@ -143,9 +143,9 @@ fn id(process: u32) -> io::Result<Pid> {
 }
 
 /// A process and all that descend from it, itself first.
-fn family(process: u32) -> Vec<u32> {
-    let mut family = vec![process];
-    let Ok(entries) = fs::read_dir("/proc") else { return family };
+fn tree(process: u32) -> Vec<u32> {
+    let mut tree = vec![process];
+    let Ok(entries) = fs::read_dir("/proc") else { return tree };
     let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     let parent = |process: u32| -> Option<(u32, u32)> {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
@@ -155,12 +155,12 @@ fn family(process: u32) -> Vec<u32> {
     };
     let parents: Vec<(u32, u32)> = entries.filter_map(number).filter_map(parent).collect();
     let mut next = 0;
-    while let Some(&of) = family.get(next) {
+    while let Some(&of) = tree.get(next) {
         next += 1;
         let children = parents.iter().filter(|&&(child, parent)| parent == of && child != of);
-        family.extend(children.map(|&(child, _)| child));
+        tree.extend(children.map(|&(child, _)| child));
     }
-    family
+    tree
 }
 
 /// Reads the time and memory of a process, or of one and its workers. Sampled

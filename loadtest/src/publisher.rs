@@ -12,13 +12,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::clock;
-use crate::http::{Answer, Connection};
-use crate::mark::{Mark, PUBLISHERS_MAX};
+use crate::http::{Connection, Response};
 use crate::nats;
+use crate::stamp::{EventStamp, PUBLISHERS_MAX};
 
 /// What is published.
 #[derive(Clone, Debug)]
-pub struct Publishing {
+pub struct PublishPlan {
     /// The server.
     pub address: SocketAddr,
     /// The path that takes events; of no meaning to NATS.
@@ -59,7 +59,7 @@ pub enum Dialect {
 }
 
 /// A publisher's connection.
-enum Way {
+enum PublisherConnection {
     Http(Connection),
     Nats(nats::Connection),
 }
@@ -70,7 +70,7 @@ pub struct Publishers {
     stop: Arc<AtomicBool>,
 }
 
-impl Publishing {
+impl PublishPlan {
     /// Starts the publishers.
     ///
     /// # Errors
@@ -83,14 +83,14 @@ impl Publishing {
         // Dropped, it stops those that were started before one that cannot be.
         let mut publishers = Publishers { threads: Vec::new(), stop };
         for publisher in 0..self.publishers {
-            let (publishing, stop) = (self.clone(), publishers.stop.clone());
-            let way = match self.dialect {
-                Dialect::Nats => Way::Nats(nats::Connection::open(self.address)?),
-                _ => Way::Http(Connection::open(self.address)?),
+            let (publish_plan, stop) = (self.clone(), publishers.stop.clone());
+            let connection = match self.dialect {
+                Dialect::Nats => PublisherConnection::Nats(nats::Connection::open(self.address)?),
+                _ => PublisherConnection::Http(Connection::open(self.address)?),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("publisher-{publisher}"))
-                .spawn(move || publishing.run(publisher, way, &stop))?;
+                .spawn(move || publish_plan.run(publisher, connection, &stop))?;
             publishers.threads.push(thread);
         }
         Ok(publishers)
@@ -101,10 +101,15 @@ impl Publishing {
         vec![self.first + self.events; self.publishers]
     }
 
-    fn run(&self, publisher: usize, mut way: Way, stop: &AtomicBool) -> io::Result<String> {
+    fn run(
+        &self,
+        publisher: usize,
+        mut connection: PublisherConnection,
+        stop: &AtomicBool,
+    ) -> io::Result<String> {
         let start = clock::now();
         let lines = if self.dialect == Dialect::Plain { 1 } else { self.batch.unwrap_or(1) };
-        let (mut body, mut answer) = (Vec::new(), String::new());
+        let (mut body, mut response) = (Vec::new(), String::new());
         let (mut sequence, last) = (self.first, self.first + self.events);
         while sequence < last && !stop.load(Ordering::Relaxed) {
             // Publishers take turns: all at once they would be one batch.
@@ -118,16 +123,20 @@ impl Publishing {
             let due = due.unwrap_or_else(clock::now);
             let end = last.min(sequence + lines);
             self.write(&mut body, publisher, sequence..end, due);
-            answer = match &mut way {
-                Way::Http(connection) => taken(connection.post(&self.path, self.form(), &body)?)?,
-                Way::Nats(connection) => connection.publish(&body).map(|()| String::new())?,
+            response = match &mut connection {
+                PublisherConnection::Http(connection) => {
+                    expect_success(connection.post(&self.path, self.form(), &body)?)?
+                }
+                PublisherConnection::Nats(connection) => {
+                    connection.publish(&body).map(|()| String::new())?
+                }
             };
             sequence = end;
         }
-        if let Way::Nats(connection) = &mut way {
+        if let PublisherConnection::Nats(connection) = &mut connection {
             connection.flush()?;
         }
-        Ok(answer)
+        Ok(response)
     }
 
     fn form(&self) -> &'static str {
@@ -138,24 +147,24 @@ impl Publishing {
     fn write(&self, body: &mut Vec<u8>, publisher: usize, sequences: Range<u64>, due: u64) {
         body.clear();
         for sequence in sequences {
-            let mark = Mark { publisher, sequence, due };
+            let stamp = EventStamp { publisher, sequence, due };
             match self.dialect {
                 Dialect::Streamgate => {
-                    write_event(body, mark, self.bytes, sequence.checked_rem(self.subjects));
+                    write_event(body, stamp, self.bytes, sequence.checked_rem(self.subjects));
                     if self.batch.is_some() {
                         body.push(b'\n');
                     }
                 }
-                Dialect::Plain => mark.write(body, self.bytes),
+                Dialect::Plain => stamp.write(body, self.bytes),
                 Dialect::Lines => {
-                    mark.write(body, self.bytes);
+                    stamp.write(body, self.bytes);
                     body.push(b'\n');
                 }
                 Dialect::Array => {
                     body.push(if body.is_empty() { b'[' } else { b',' });
-                    mark.write(body, self.bytes);
+                    stamp.write(body, self.bytes);
                 }
-                Dialect::Nats => nats::write(body, |data| mark.write(data, self.bytes)),
+                Dialect::Nats => nats::write(body, |data| stamp.write(data, self.bytes)),
             }
         }
         if self.dialect == Dialect::Array {
@@ -175,14 +184,14 @@ impl Publishers {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Waits for them and gives the last answer of each.
+    /// Waits for them and gives the last response of each.
     ///
     /// # Errors
     /// If an event was not taken.
     pub fn finish(mut self) -> io::Result<Vec<String>> {
         let threads = std::mem::take(&mut self.threads);
         let join = |thread: JoinHandle<io::Result<String>>| match thread.join() {
-            Ok(answer) => answer,
+            Ok(response) => response,
             Err(_) => Err(io::Error::other("a publisher panicked")),
         };
         threads.into_iter().map(join).collect()
@@ -202,23 +211,23 @@ const BATCH: &str = "Content-Type: application/x-ndjson\r\nPrefer: return=minima
 
 /// Appends an event as it is posted: its data is `bytes` long, its subject the
 /// publisher's of that number.
-pub fn write_event(out: &mut Vec<u8>, mark: Mark, bytes: usize, subject: Option<u64>) {
+pub fn write_event(out: &mut Vec<u8>, stamp: EventStamp, bytes: usize, subject: Option<u64>) {
     out.extend_from_slice(br#"{"type":"tick","#);
     if let Some(subject) = subject {
-        write!(out, r#""subject":"s{}-{subject}","#, mark.publisher)
+        write!(out, r#""subject":"s{}-{subject}","#, stamp.publisher)
             .expect("a Vec takes every write");
     }
     out.extend_from_slice(br#""data":"#);
-    mark.write(out, bytes);
+    stamp.write(out, bytes);
     out.push(b'}');
 }
 
-/// The body of an answer that says that everything was written.
+/// The body of an response that says that everything was written.
 ///
 /// # Errors
 /// If it does not.
-pub fn taken(answer: Answer) -> io::Result<String> {
-    let Answer { status, body, .. } = answer;
+pub fn expect_success(response: Response) -> io::Result<String> {
+    let Response { status, body, .. } = response;
     let failed = body.contains(r#""failed":"#) && !body.contains(r#""failed":0}"#);
     if failed || !(200..300).contains(&status) {
         return Err(io::Error::other(format!("{status}: {body}")));
@@ -233,7 +242,7 @@ mod tests {
     #[test]
     fn every_dialect_has_its_own_body() {
         let check = |dialect, batch, expected: &str| {
-            let publishing = Publishing {
+            let publish_plan = PublishPlan {
                 address: ([127, 0, 0, 1], 1).into(),
                 path: "ticks".to_owned(),
                 dialect,
@@ -246,7 +255,7 @@ mod tests {
                 subjects: 0,
             };
             let mut body = Vec::new();
-            publishing.write(&mut body, 0, 0..2, 5);
+            publish_plan.write(&mut body, 0, 0..2, 5);
             let (a, b) = (r#"{"w":0,"s":0,"t":5,"p":""}"#, r#"{"w":0,"s":1,"t":5,"p":""}"#);
             let expected = expected.replace("(a)", a).replace("(b)", b);
             assert_eq!(String::from_utf8(body).unwrap(), expected, "{dialect:?}");

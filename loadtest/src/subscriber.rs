@@ -9,9 +9,9 @@ use serde::Deserialize;
 use socket2::{Domain, Socket, Type};
 
 use crate::clock;
-use crate::framing::{self, Chunks, Payloads};
-use crate::nats::{self, Said};
-use crate::tally::{Farewell, Seen, Tally};
+use crate::delivery_stats::{DeliveryStats, StreamEnd, SubscriberProgress};
+use crate::framing::{self, ChunkDecoder, PayloadDecoder};
+use crate::nats::{self, ServerMessage};
 
 /// Subscribers of one source address; the kernel lends about 28,000 ports to
 /// each pair of addresses.
@@ -71,26 +71,31 @@ impl Subscription {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn join(&self, index: usize) -> io::Result<Subscriber> {
-        Subscriber::new(self.ask(index, None)?, self.protocol)
+    pub fn subscribe(&self, index: usize) -> io::Result<Subscriber> {
+        Subscriber::new(self.connect(index, None)?, self.protocol)
     }
 
-    /// The same that has `seen` something before, of a log of that epoch.
+    /// The same that has `progress` something before, of a log of that epoch.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn rejoin(&self, index: usize, epoch: &str, mut seen: Seen) -> io::Result<Subscriber> {
-        seen.farewell = Farewell::default();
-        let after = Some(format!("{epoch}-{}", seen.offset()));
+    pub fn resume(
+        &self,
+        index: usize,
+        epoch: &str,
+        mut progress: SubscriberProgress,
+    ) -> io::Result<Subscriber> {
+        progress.end = StreamEnd::default();
+        let after = Some(format!("{epoch}-{}", progress.offset()));
         let subscription = Subscription { after, ..self.clone() };
-        Ok(Subscriber { seen, ..subscription.join(index)? })
+        Ok(Subscriber { progress, ..subscription.subscribe(index)? })
     }
 
     /// Connects and asks; the answer is not waited for.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn ask(&self, index: usize, receive_bytes: Option<usize>) -> io::Result<TcpStream> {
+    pub fn connect(&self, index: usize, receive_bytes: Option<usize>) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         if let Some(bytes) = receive_bytes {
             socket.set_recv_buffer_size(bytes)?;
@@ -124,30 +129,30 @@ impl Subscription {
 }
 
 /// Buffers that all subscribers of a thread share.
-pub struct Scratch {
+pub struct ReadBuffers {
     bytes: Vec<u8>,
     text: Vec<u8>,
 }
 
-impl Scratch {
+impl ReadBuffers {
     /// Empty ones.
-    pub fn new() -> Scratch {
-        Scratch::of(256 * 1024)
+    pub fn new() -> ReadBuffers {
+        ReadBuffers::of(256 * 1024)
     }
 
     /// Empty ones that take so many bytes a read.
-    pub fn of(bytes: usize) -> Scratch {
-        Scratch { bytes: vec![0; bytes], text: Vec::with_capacity(2 * bytes) }
+    pub fn of(bytes: usize) -> ReadBuffers {
+        ReadBuffers { bytes: vec![0; bytes], text: Vec::with_capacity(2 * bytes) }
     }
 }
 
 /// What a read did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ReadOutcome {
     /// There is nothing to read at the moment.
     Idle,
     /// Events came, or a part of one.
-    Went,
+    Data,
     /// The head came: the subscription is in place.
     Opened,
     /// The stream is over.
@@ -155,36 +160,37 @@ pub enum Step {
 }
 
 /// Where a stream is.
-enum Stage {
+enum StreamState {
     Head,
-    Chunks(Chunks),
+    ChunkDecoder(ChunkDecoder),
     /// Events as they are, to the end of the connection.
     Plain,
     Frames,
     /// What frames hold is a stream itself; it begins when a subscription is
     /// answered.
-    Nats(Payloads, bool),
+    Nats(PayloadDecoder, bool),
 }
 
 /// One subscriber. What it holds between reads is half an event at most.
 pub struct Subscriber {
     socket: TcpStream,
     protocol: Protocol,
-    stage: Stage,
+    state: StreamState,
     rest: Vec<u8>,
-    seen: Seen,
-    is_whole: bool,
+    progress: SubscriberProgress,
+    ended_cleanly: bool,
 }
 
 impl Subscriber {
-    /// A subscriber that has [asked](Subscription::ask).
+    /// A subscriber that has [asked](Subscription::connect).
     ///
     /// # Errors
     /// If the socket cannot be made non-blocking.
     pub fn new(socket: TcpStream, protocol: Protocol) -> io::Result<Subscriber> {
         socket.set_nonblocking(true)?;
-        let (stage, rest, seen) = (Stage::Head, Vec::new(), Seen::default());
-        Ok(Subscriber { socket, protocol, stage, rest, seen, is_whole: false })
+        let (state, rest, progress) =
+            (StreamState::Head, Vec::new(), SubscriberProgress::default());
+        Ok(Subscriber { socket, protocol, state, rest, progress, ended_cleanly: false })
     }
 
     /// Its socket, to be waited for.
@@ -197,64 +203,81 @@ impl Subscriber {
         self.protocol
     }
 
-    /// What it has seen.
-    pub fn seen(&self) -> &Seen {
-        &self.seen
+    /// What it has progress.
+    pub fn progress(&self) -> &SubscriberProgress {
+        &self.progress
     }
 
     /// Whether its stream came to an end that the server meant: the last
     /// chunk, or a close frame.
-    pub fn is_whole(&self) -> bool {
-        self.is_whole
+    pub fn ended_cleanly(&self) -> bool {
+        self.ended_cleanly
     }
 
     /// Reads once and checks what came.
     ///
     /// # Errors
     /// If the server refused, or spoke something else.
-    pub fn read(&mut self, scratch: &mut Scratch, tally: &mut Tally) -> io::Result<Step> {
-        let Scratch { bytes, text } = scratch;
+    pub fn read(
+        &mut self,
+        buffers: &mut ReadBuffers,
+        stats: &mut DeliveryStats,
+    ) -> io::Result<ReadOutcome> {
+        let ReadBuffers { bytes, text } = buffers;
         let read = match self.socket.read(bytes) {
-            Ok(0) => return Ok(Step::Ended),
+            Ok(0) => return Ok(ReadOutcome::Ended),
             Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Idle),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Step::Ended),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(ReadOutcome::Idle);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Ok(ReadOutcome::Ended);
+            }
             Err(error) => return Err(error),
         };
         let bytes = &bytes[..read];
         text.clear();
-        if !matches!(self.stage, Stage::Head) {
-            return self.body(bytes, text, tally);
+        if !matches!(self.state, StreamState::Head) {
+            return self.body(bytes, text, stats);
         }
         self.rest.extend_from_slice(bytes);
         let Some(end) = memmem::find(&self.rest, b"\r\n\r\n") else {
             return if self.rest.len() > HEAD_BYTES_MAX {
                 Err(refused(&self.rest))
             } else {
-                Ok(Step::Went)
+                Ok(ReadOutcome::Data)
             };
         };
         let head = std::mem::take(&mut self.rest);
-        self.stage = match self.protocol {
-            Protocol::Ws if head.starts_with(b"HTTP/1.1 101") => Stage::Frames,
+        self.state = match self.protocol {
+            Protocol::Ws if head.starts_with(b"HTTP/1.1 101") => StreamState::Frames,
             Protocol::Nats if head.starts_with(b"HTTP/1.1 101") => {
                 self.socket.write_all(&framing::control(2, &nats::subscribe()))?;
-                Stage::Nats(Payloads::START, false)
+                StreamState::Nats(PayloadDecoder::START, false)
             }
             Protocol::Sse | Protocol::Ndjson if head.starts_with(b"HTTP/1.1 200") => {
                 let head = head[..end].to_ascii_lowercase();
                 let is_chunked = memmem::find(&head, b"\r\ntransfer-encoding: chunked").is_some();
-                if is_chunked { Stage::Chunks(Chunks::START) } else { Stage::Plain }
+                if is_chunked {
+                    StreamState::ChunkDecoder(ChunkDecoder::START)
+                } else {
+                    StreamState::Plain
+                }
             }
             _ => return Err(refused(&head)),
         };
-        let step = self.body(&head[end + 4..], text, tally)?;
-        Ok(if self.protocol == Protocol::Nats { step } else { Step::Opened })
+        let step = self.body(&head[end + 4..], text, stats)?;
+        Ok(if self.protocol == Protocol::Nats { step } else { ReadOutcome::Opened })
     }
 
-    fn body(&mut self, bytes: &[u8], text: &mut Vec<u8>, tally: &mut Tally) -> io::Result<Step> {
-        let (now, before) = (clock::now(), tally.deliveries);
-        tally.bytes += bytes.len() as u64;
+    fn body(
+        &mut self,
+        bytes: &[u8],
+        text: &mut Vec<u8>,
+        stats: &mut DeliveryStats,
+    ) -> io::Result<ReadOutcome> {
+        let (now, before) = (clock::now(), stats.deliveries);
+        stats.bytes += bytes.len() as u64;
         let is_long = self.rest.len() > LONG_BYTES;
         let mut long = if is_long { std::mem::take(&mut self.rest) } else { Vec::new() };
         text.extend_from_slice(&self.rest);
@@ -262,34 +285,35 @@ impl Subscriber {
         // What has been looked at has no end of an event.
         let from = if is_long { text.len() } else { 0 };
         let (mut ended, mut opened) = (false, false);
-        let taken = match &mut self.stage {
-            Stage::Head => 0,
-            Stage::Chunks(chunks) => {
+        let taken = match &mut self.state {
+            StreamState::Head => 0,
+            StreamState::ChunkDecoder(chunks) => {
                 chunks.decode(bytes, text);
-                ended = *chunks == Chunks::End;
-                events(self.protocol, text, from, &mut self.seen, tally, now)
+                ended = *chunks == ChunkDecoder::End;
+                events(self.protocol, text, from, &mut self.progress, stats, now)
             }
-            Stage::Plain => {
+            StreamState::Plain => {
                 text.extend_from_slice(bytes);
-                events(self.protocol, text, from, &mut self.seen, tally, now)
+                events(self.protocol, text, from, &mut self.progress, stats, now)
             }
-            Stage::Nats(payloads, is_open) => {
+            StreamState::Nats(payloads, is_open) => {
                 payloads.decode(bytes, text);
-                ended = *payloads == Payloads::End;
-                let (taken, pongs) = messages(&mut self.socket, text, &mut self.seen, tally, now)?;
+                ended = *payloads == PayloadDecoder::End;
+                let (taken, pongs) =
+                    messages(&mut self.socket, text, &mut self.progress, stats, now)?;
                 opened = pongs > 0 && !std::mem::replace(is_open, true);
                 taken
             }
-            Stage::Frames => {
+            StreamState::Frames => {
                 text.extend_from_slice(bytes);
                 let mut taken = 0;
                 while let Some(frame) = framing::frame(&text[taken..]) {
                     taken += frame.length;
                     match frame.opcode {
-                        1 => tally.take(&mut self.seen, frame.payload, now),
+                        1 => stats.record(&mut self.progress, frame.payload, now),
                         8 => {
                             ended = true;
-                            self.seen.closed(frame.payload, now);
+                            self.progress.record_close_frame(frame.payload, now);
                             // The server may have gone meanwhile.
                             let _ = self.socket.write_all(&framing::control(8, frame.payload));
                         }
@@ -300,7 +324,7 @@ impl Subscriber {
                 taken
             }
         };
-        tally.reads += u64::from(tally.deliveries > before);
+        stats.reads += u64::from(stats.deliveries > before);
         if is_long && taken == 0 {
             self.rest = long;
         } else if taken < text.len() {
@@ -309,11 +333,11 @@ impl Subscriber {
         } else if !self.rest.is_empty() {
             self.rest = Vec::new();
         }
-        self.is_whole |= ended;
+        self.ended_cleanly |= ended;
         Ok(match (ended, opened) {
-            (true, _) => Step::Ended,
-            (false, true) => Step::Opened,
-            (false, false) => Step::Went,
+            (true, _) => ReadOutcome::Ended,
+            (false, true) => ReadOutcome::Opened,
+            (false, false) => ReadOutcome::Data,
         })
     }
 }
@@ -323,18 +347,18 @@ impl Subscriber {
 fn messages(
     socket: &mut TcpStream,
     text: &[u8],
-    seen: &mut Seen,
-    tally: &mut Tally,
+    progress: &mut SubscriberProgress,
+    stats: &mut DeliveryStats,
     now: u64,
 ) -> io::Result<(usize, usize)> {
     let (mut taken, mut pongs) = (0, 0);
-    while let Some((said, length)) = nats::next(&text[taken..]) {
+    while let Some((said, length)) = nats::parse(&text[taken..]) {
         match said {
-            Said::Message(payload) => tally.take(seen, payload, now),
-            Said::Pong => pongs += 1,
-            Said::Ping => socket.write_all(&framing::control(2, b"PONG\r\n"))?,
-            Said::Error(error) => return Err(nats::refused(error)),
-            Said::Other => {}
+            ServerMessage::Message(payload) => stats.record(progress, payload, now),
+            ServerMessage::Pong => pongs += 1,
+            ServerMessage::Ping => socket.write_all(&framing::control(2, b"PONG\r\n"))?,
+            ServerMessage::Error(error) => return Err(nats::server_error(error)),
+            ServerMessage::Other => {}
         }
         taken += length;
     }
@@ -347,8 +371,8 @@ fn events(
     protocol: Protocol,
     text: &[u8],
     mut from: usize,
-    seen: &mut Seen,
-    tally: &mut Tally,
+    progress: &mut SubscriberProgress,
+    stats: &mut DeliveryStats,
     now: u64,
 ) -> usize {
     let mut start = 0;
@@ -356,12 +380,12 @@ fn events(
         let end = from + at;
         from = end + 1;
         if protocol == Protocol::Ndjson {
-            tally.take(seen, &text[start..end], now);
+            stats.record(progress, &text[start..end], now);
             start = from;
         } else if end == start {
             start = from;
         } else if text[end - 1] == b'\n' {
-            tally.take(seen, &text[start..end - 1], now);
+            stats.record(progress, &text[start..end - 1], now);
             start = from;
         }
     }
@@ -382,22 +406,25 @@ mod tests {
         let text = b"event: data\ndata:[{\"w\":0,\"s\":0,\"t\":0}]\n\nevent";
         let end = text.len() - "event".len();
         for from in [0, end - 2, end - 1] {
-            let (mut seen, mut tally) = (Seen::default(), Tally::new());
-            assert_eq!(events(Protocol::Sse, text, from, &mut seen, &mut tally, 1), end);
-            assert_eq!(tally.deliveries, 1, "from {from}");
+            let (mut progress, mut stats) = (SubscriberProgress::default(), DeliveryStats::new());
+            assert_eq!(events(Protocol::Sse, text, from, &mut progress, &mut stats, 1), end);
+            assert_eq!(stats.deliveries, 1, "from {from}");
         }
     }
 
     #[test]
     fn events_are_whole_ones() {
         let text = b"retry: 1\nevent: stream-open\ndata: {}\n\nid: a-1\ndata: {\"w\":0,\"s\":0,\"t\":0}\n\nid: a";
-        let (mut seen, mut tally) = (Seen::default(), Tally::new());
-        let taken = events(Protocol::Sse, text, 0, &mut seen, &mut tally, 1);
+        let (mut progress, mut stats) = (SubscriberProgress::default(), DeliveryStats::new());
+        let taken = events(Protocol::Sse, text, 0, &mut progress, &mut stats, 1);
         assert_eq!(&text[taken..], b"id: a");
-        assert_eq!(tally.deliveries, 1);
+        assert_eq!(stats.deliveries, 1);
         let text = b"{\"id\":\"a-1\",\"data\":{\"w\":0,\"s\":0,\"t\":0}}\n{\"id";
-        let (mut seen, mut tally) = (Seen::default(), Tally::new());
-        assert_eq!(&text[events(Protocol::Ndjson, text, 0, &mut seen, &mut tally, 1)..], b"{\"id");
-        assert_eq!(tally.deliveries, 1);
+        let (mut progress, mut stats) = (SubscriberProgress::default(), DeliveryStats::new());
+        assert_eq!(
+            &text[events(Protocol::Ndjson, text, 0, &mut progress, &mut stats, 1)..],
+            b"{\"id"
+        );
+        assert_eq!(stats.deliveries, 1);
     }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-use crate::subscriber::{Scratch, Step, Subscriber, Subscription};
-use crate::tally::Tally;
+use crate::delivery_stats::DeliveryStats;
+use crate::subscriber::{ReadBuffers, ReadOutcome, Subscriber, Subscription};
 
 /// Subscribers of one run.
 pub const SUBSCRIBERS_MAX: usize = 200_000;
@@ -37,9 +37,9 @@ pub struct SubscriberPool {
     epoll: OwnedFd,
     ready: Vec<epoll::Event>,
     subscribers: Vec<Subscriber>,
-    scratch: Scratch,
+    buffers: ReadBuffers,
     /// What came so far.
-    pub tally: Tally,
+    pub stats: DeliveryStats,
     opened: usize,
     ended: usize,
     is_busy: bool,
@@ -51,7 +51,7 @@ impl SubscriberPool {
     /// # Errors
     /// If one is refused, or they take longer than a minute.
     pub fn open(subscription: &Subscription, count: usize) -> io::Result<SubscriberPool> {
-        SubscriberPool::gather(count, OPENING_MAX, |index| subscription.join(index))
+        SubscriberPool::open_with(count, OPENING_MAX, |index| subscription.subscribe(index))
     }
 
     /// Takes the `count` subscribers that `ask` gives, at most `opening_max` of
@@ -59,7 +59,7 @@ impl SubscriberPool {
     ///
     /// # Errors
     /// If one is refused, or they take longer than a minute.
-    pub fn gather(
+    pub fn open_with(
         count: usize,
         opening_max: usize,
         mut ask: impl FnMut(usize) -> io::Result<Subscriber>,
@@ -71,8 +71,8 @@ impl SubscriberPool {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             ready: Vec::with_capacity(EVENTS_MAX),
             subscribers: Vec::with_capacity(count),
-            scratch: Scratch::new(),
-            tally: Tally::new(),
+            buffers: ReadBuffers::new(),
+            stats: DeliveryStats::new(),
             opened: 0,
             ended: 0,
             is_busy: false,
@@ -86,10 +86,10 @@ impl SubscriberPool {
             if index < count && index - pool.opened < opening_max {
                 pool.add(ask(index)?)?;
                 if index.is_multiple_of(16) {
-                    pool.turn(Duration::ZERO)?;
+                    pool.read_ready(Duration::ZERO)?;
                 }
             } else {
-                pool.turn(Duration::from_millis(10))?;
+                pool.read_ready(Duration::from_millis(10))?;
             }
         }
         Ok(pool)
@@ -117,7 +117,7 @@ impl SubscriberPool {
     ///
     /// # Errors
     /// If a stream is no stream.
-    pub fn attend(
+    pub fn read_until(
         &mut self,
         limit: Duration,
         mut is_done: impl FnMut(&SubscriberPool) -> bool,
@@ -130,7 +130,7 @@ impl SubscriberPool {
             if Instant::now() > end {
                 return Ok(false);
             }
-            self.turn(Duration::from_millis(5))?;
+            self.read_ready(Duration::from_millis(5))?;
         }
     }
 
@@ -143,7 +143,7 @@ impl SubscriberPool {
     ///
     /// # Errors
     /// If a stream is no stream.
-    pub fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+    pub fn read_ready(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = Timespec {
             tv_sec: timeout.as_secs().cast_signed(),
             tv_nsec: i64::from(timeout.subsec_nanos()),
@@ -159,12 +159,12 @@ impl SubscriberPool {
         self.is_busy = self.ready.len() < NAP_BELOW && !self.ready.is_empty();
         for event in &self.ready {
             let subscriber = &mut self.subscribers[event.data.u64() as usize];
-            match subscriber.read(&mut self.scratch, &mut self.tally)? {
-                Step::Idle | Step::Went => {}
-                Step::Opened => self.opened += 1,
-                Step::Ended => {
+            match subscriber.read(&mut self.buffers, &mut self.stats)? {
+                ReadOutcome::Idle | ReadOutcome::Data => {}
+                ReadOutcome::Opened => self.opened += 1,
+                ReadOutcome::Ended => {
                     self.ended += 1;
-                    self.tally.ended += 1;
+                    self.stats.ended += 1;
                     // The server may wait for it. It may also have gone.
                     let _ = subscriber.socket().shutdown(Shutdown::Both);
                     epoll::delete(&self.epoll, subscriber.socket())?;
@@ -175,11 +175,11 @@ impl SubscriberPool {
     }
 
     /// Ends all streams and says what came, against what was published.
-    pub fn close(mut self, published: &[u64]) -> Tally {
+    pub fn close(mut self, published: &[u64]) -> DeliveryStats {
         for subscriber in &self.subscribers {
-            self.tally.close(subscriber.seen(), published);
+            self.stats.finish(subscriber.progress(), published);
         }
-        self.tally
+        self.stats
     }
 }
 
@@ -197,7 +197,7 @@ pub fn stalled(subscription: &Subscription, count: usize) -> io::Result<Vec<TcpS
         if Instant::now() > deadline {
             return Err(io::Error::other(format!("{index} of {count} could connect in time")));
         }
-        subscription.ask(index, Some(STALLED_RECEIVE_BYTES))
+        subscription.connect(index, Some(STALLED_RECEIVE_BYTES))
     };
     (0..count).map(ask).collect()
 }

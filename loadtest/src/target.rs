@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::folder;
 use crate::http::Connection;
 use crate::process::Process;
 use crate::publisher::{Dialect, JSON};
+use crate::run_dir;
 use crate::subscriber::{Protocol, Subscription};
 
 /// For a second port of a server whose first takes connections.
@@ -52,7 +52,7 @@ pub struct Target {
 }
 
 /// A target that was started; it ends with this value.
-pub struct Running {
+pub struct RunningTarget {
     /// Its process.
     pub process: Process,
     target: Target,
@@ -99,12 +99,12 @@ impl Target {
     ///
     /// # Errors
     /// If it does not serve; `NotFound` if it is not installed.
-    pub fn start(&self) -> io::Result<Running> {
+    pub fn start(&self) -> io::Result<RunningTarget> {
         if let Some(missing) = self.needs.iter().find(|path| !path.exists()) {
             let what = format!("there is no {}", missing.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, what));
         }
-        let folder = folder::temporary()?;
+        let folder = run_dir::temporary()?;
         let this = std::env::current_exe()?;
         let peers = std::path::absolute("target/peers")?;
         let path = folder.path().join("config");
@@ -137,7 +137,8 @@ impl Target {
         };
         let is_apart = has("{publish_port}");
         let publish_address = if is_apart { address(publish_port) } else { process.address };
-        let running = Running { process, target: self.clone(), publish_address, _folder: folder };
+        let running =
+            RunningTarget { process, target: self.clone(), publish_address, _folder: folder };
         running.prepare()?;
         Ok(running)
     }
@@ -156,7 +157,7 @@ fn free_port() -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }
 
-impl Running {
+impl RunningTarget {
     /// Waits for the port that takes events, and creates the stream.
     fn prepare(&self) -> io::Result<()> {
         let deadline = Instant::now() + PORT_TIMEOUT;
@@ -172,9 +173,10 @@ impl Running {
         let request =
             format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\n{JSON}Content-Length: 0\r\n\r\n");
         connection.write(request.as_bytes())?;
-        let answer = connection.answer()?;
-        let refused = || io::Error::other(format!("{path}: {}: {}", answer.status, answer.body));
-        answer.is_success().then_some(()).ok_or_else(refused)
+        let response = connection.response()?;
+        let refused =
+            || io::Error::other(format!("{path}: {}: {}", response.status, response.body));
+        response.is_success().then_some(()).ok_or_else(refused)
     }
 
     /// Where it takes subscribers.

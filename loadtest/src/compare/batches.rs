@@ -10,8 +10,8 @@ use crate::publisher;
 
 /// How events are put together in a request.
 #[derive(Clone, Copy, Debug)]
-pub enum Form {
-    /// The gateway's: NDJSON, and an answer that counts what was written.
+pub enum BatchFormat {
+    /// The gateway's: NDJSON, and an response that counts what was written.
     Ndjson,
     /// A JSON array, and a status.
     Array,
@@ -29,13 +29,19 @@ pub struct Batches<'b> {
     /// Lines of a request.
     pub lines: u64,
     /// How they are put together.
-    pub form: Form,
+    pub format: BatchFormat,
 }
 
 impl Batches<'_> {
     /// Batches that fill a gateway's collection.
     pub fn of_orders(address: SocketAddr) -> Batches<'static> {
-        Batches { address, path: "/orders", publishers: 2, lines: 5000, form: Form::Ndjson }
+        Batches {
+            address,
+            path: "/orders",
+            publishers: 2,
+            lines: 5000,
+            format: BatchFormat::Ndjson,
+        }
     }
 
     /// Sends a line for each of `numbers`, and waits until each is
@@ -77,47 +83,49 @@ impl Batches<'_> {
             let count = numbers.end - numbers.start;
             body.clear();
             for number in numbers {
-                body.push(self.form.before(body.is_empty()));
+                body.push(self.format.before(body.is_empty()));
                 line(&mut body, number);
             }
-            body.extend_from_slice(self.form.end());
-            let answer = connection.post(self.path, self.form.fields(), &body)?;
-            let said = publisher::taken(answer)?;
-            if !self.form.is_whole(&said, count) {
+            body.extend_from_slice(self.format.end());
+            let response = connection.post(self.path, self.format.fields(), &body)?;
+            let said = publisher::expect_success(response)?;
+            if !self.format.is_whole(&said, count) {
                 return Err(io::Error::other(format!("of {count} lines: {said}")));
             }
         }
     }
 }
 
-impl Form {
+impl BatchFormat {
     fn fields(self) -> &'static str {
         match self {
-            Form::Ndjson => "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n",
-            Form::Array => publisher::JSON,
+            BatchFormat::Ndjson => {
+                "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n"
+            }
+            BatchFormat::Array => publisher::JSON,
         }
     }
 
     /// What stands before an event; NDJSON may begin with an empty line.
     fn before(self, is_first: bool) -> u8 {
         match self {
-            Form::Ndjson => b'\n',
-            Form::Array if is_first => b'[',
-            Form::Array => b',',
+            BatchFormat::Ndjson => b'\n',
+            BatchFormat::Array if is_first => b'[',
+            BatchFormat::Array => b',',
         }
     }
 
     fn end(self) -> &'static [u8] {
         match self {
-            Form::Ndjson => b"\n",
-            Form::Array => b"]",
+            BatchFormat::Ndjson => b"\n",
+            BatchFormat::Array => b"]",
         }
     }
 
     fn is_whole(self, said: &str, count: u64) -> bool {
         match self {
-            Form::Ndjson => said.contains(&format!("\"written\":{count},")),
-            Form::Array => true,
+            BatchFormat::Ndjson => said.contains(&format!("\"written\":{count},")),
+            BatchFormat::Array => true,
         }
     }
 }

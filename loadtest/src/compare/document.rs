@@ -20,15 +20,18 @@ pub fn resource(out: &mut Vec<u8>, number: u64, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mark::Mark;
+    use crate::stamp::EventStamp;
 
     #[test]
-    fn a_resource_is_json_of_its_size_with_a_mark() {
+    fn a_resource_is_json_of_its_size_with_a_stamp() {
         let mut text = Vec::new();
         resource(&mut text, 999_999, 250);
         assert_eq!(text.len(), 250);
         let read: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(read["id"], "r999999");
-        assert_eq!(Mark::read(&text), Some(Mark { publisher: 0, sequence: 999_999, due: 0 }));
+        assert_eq!(
+            EventStamp::read(&text),
+            Some(EventStamp { publisher: 0, sequence: 999_999, due: 0 })
+        );
     }
 }

@@ -11,14 +11,14 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::document::resource;
-use super::plan::Course;
+use super::plan::RunPlan;
 use super::server::{COLUMNS, Server};
-use crate::bare::Answer;
-use crate::folder;
+use crate::bare::CannedResponse;
 use crate::http::Connection;
 use crate::process::Process;
 use crate::publisher::{self, JSON};
 use crate::report::table::Table;
+use crate::run_dir;
 
 /// What is asked, and for how long.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,17 +42,17 @@ const LOOPBACK: &str = "127.0.0.1:0";
 ///
 /// # Errors
 /// If a server cannot be started, or wrk is not installed.
-pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let mut table = Table::new(COLUMNS, BARE, "failed");
     let (mut servers, mut body) = (Vec::new(), Vec::new());
     resource(&mut body, 1, settings.bytes);
-    for (name, gateway) in course.gateways()? {
+    for (name, gateway) in plan.gateways()? {
         let posted = Connection::open(gateway.address())?.post("/orders", JSON, &body)?;
-        publisher::taken(posted)?;
+        publisher::expect_success(posted)?;
         servers.push(Server::gateway(name, PATH, gateway));
     }
-    let folder = folder::temporary()?;
-    let answer = Answer::of(servers[0].address(), PATH)?;
+    let folder = run_dir::temporary()?;
+    let answer = CannedResponse::of(servers[0].address(), PATH)?;
     servers.push(Server::process(BARE, PATH, bare(folder.path(), &answer)?));
     match nginx(folder.path(), &answer) {
         Ok(process) => servers.push(Server::process("nginx `return`", PATH, process)),
@@ -64,8 +64,8 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
     for server in &servers {
         server.load(settings.warm_up, Duration::from_secs(1), None).wrk()?;
     }
-    for round in 1..=course.repeats {
-        course.say(round);
+    for round in 1..=plan.repeats {
+        plan.announce(round);
         for server in &servers {
             let load = server.load(settings.connections, Duration::from_secs(settings.secs), None);
             server.measure(&mut table, &server.name, Some(BARE), || load.wrk().map(Some))?;
@@ -82,7 +82,7 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
     Ok(table)
 }
 
-fn bare(folder: &Path, answer: &Answer) -> io::Result<Process> {
+fn bare(folder: &Path, answer: &CannedResponse) -> io::Result<Process> {
     let file = folder.join("answer");
     answer.write(&file)?;
     let this = std::env::current_exe()?.display().to_string();
@@ -91,7 +91,7 @@ fn bare(folder: &Path, answer: &Answer) -> io::Result<Process> {
 }
 
 /// Debian's nginx, in one process without a master, so that its id is known.
-fn nginx(folder: &Path, answer: &Answer) -> io::Result<Process> {
+fn nginx(folder: &Path, answer: &CannedResponse) -> io::Result<Process> {
     let address = TcpListener::bind(LOOPBACK)?.local_addr()?;
     let (fields, body) = answer.parts()?;
     let mut added = String::new();

@@ -6,16 +6,16 @@ use std::ops::{ControlFlow, Range};
 
 use serde::Deserialize;
 
-use super::batches::{Batches, Form};
+use super::batches::{BatchFormat, Batches};
 use super::document::resource;
-use super::ledger::Ledger;
-use super::lines;
-use super::plan::Course;
+use super::ndjson;
+use super::plan::RunPlan;
+use super::received_set::ReceivedSet;
 use super::usage::Usage;
-use crate::mark::Mark;
 use crate::process::Meter;
 use crate::publisher;
 use crate::report::table::{Column, Table, compared, plain};
+use crate::stamp::EventStamp;
 use crate::target;
 
 /// What is sent.
@@ -23,7 +23,7 @@ use crate::target;
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// What takes it.
-    into: Into,
+    into: IngestTarget,
     /// How many events.
     events: u64,
     /// Bytes of an event's data, or of a resource.
@@ -40,7 +40,7 @@ pub struct Settings {
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Into {
+enum IngestTarget {
     Topic,
     Collection,
 }
@@ -57,16 +57,16 @@ const COLUMNS: &[Column] = &[
 ///
 /// # Errors
 /// If the gateway cannot be started, or refuses.
-pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let against = settings.targets.first().map(String::as_str);
     let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "lost, repeated");
-    for round in 1..=course.repeats {
-        course.say(round);
-        for (name, gateway) in course.gateways()? {
+    for round in 1..=plan.repeats {
+        plan.announce(round);
+        for (name, gateway) in plan.gateways()? {
             let address = gateway.address();
             let figures = settings.measure(address, &gateway.meter(), None)?;
             let faults = settings.count(address)?;
-            table.add(name, against.or(course.other(name)), figures, faults);
+            table.add(name, against.or(plan.other(name)), figures, faults);
         }
         for name in &settings.targets {
             match target::named(name)?.start() {
@@ -103,7 +103,7 @@ impl Settings {
     ) -> io::Result<Vec<f64>> {
         let (warm_up, numbers) = self.all();
         self.send(address, target, warm_up)?;
-        let ((), usage) = Usage::of(meter.clone(), || self.send(address, target, numbers))?;
+        let ((), usage) = Usage::measure(meter.clone(), || self.send(address, target, numbers))?;
         let rate = usage.rate(self.events);
         Ok(vec![
             rate,
@@ -121,14 +121,14 @@ impl Settings {
         numbers: Range<u64>,
     ) -> io::Result<()> {
         let (publishers, lines, bytes) = (self.publishers, self.batch, self.bytes);
-        let batches = |path, form| Batches { address, path, publishers, lines, form };
-        let mark = |number| Mark { publisher: 0, sequence: number, due: 0 };
+        let batches = |path, format| Batches { address, path, publishers, lines, format };
+        let stamp = |number| EventStamp { publisher: 0, sequence: number, due: 0 };
         match (target, self.into) {
-            (Some(path), _) => batches(path, Form::Array)
-                .send(numbers, |out, number| mark(number).write(out, bytes)),
-            (None, Into::Topic) => batches("/events/ticks", Form::Ndjson)
-                .send(numbers, |out, n| publisher::write_event(out, mark(n), bytes, None)),
-            (None, Into::Collection) => batches("/orders", Form::Ndjson)
+            (Some(path), _) => batches(path, BatchFormat::Array)
+                .send(numbers, |out, number| stamp(number).write(out, bytes)),
+            (None, IngestTarget::Topic) => batches("/events/ticks", BatchFormat::Ndjson)
+                .send(numbers, |out, n| publisher::write_event(out, stamp(n), bytes, None)),
+            (None, IngestTarget::Collection) => batches("/orders", BatchFormat::Ndjson)
                 .send(numbers, |out, number| resource(out, number, bytes)),
         }
     }
@@ -136,16 +136,16 @@ impl Settings {
     /// Reads the whole log and gives what is wrong with it.
     fn count(&self, address: SocketAddr) -> io::Result<u64> {
         let path = match self.into {
-            Into::Topic => "/events/ticks?from=earliest",
-            Into::Collection => "/orders/events?from=earliest",
+            IngestTarget::Topic => "/events/ticks?from=earliest",
+            IngestTarget::Collection => "/orders/events?from=earliest",
         };
-        let mut ledger = Ledger::new(0..self.all().1.end);
-        lines::read(address, path, |line| {
-            if let Some(mark) = Mark::read(line) {
-                ledger.take(mark.sequence);
+        let mut received = ReceivedSet::new(0..self.all().1.end);
+        ndjson::read_lines(address, path, |line| {
+            if let Some(stamp) = EventStamp::read(line) {
+                received.insert(stamp.sequence);
             }
-            if ledger.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if received.is_complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        Ok(ledger.faults())
+        Ok(received.faults())
     }
 }

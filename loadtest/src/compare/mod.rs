@@ -11,8 +11,8 @@ mod batches;
 mod document;
 mod get_one;
 mod ingest;
-mod ledger;
-mod lines;
+mod received_set;
+mod ndjson;
 mod plan;
 mod post_one;
 mod resume;
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use self::plan::Course;
+use self::plan::RunPlan;
 use crate::gateway;
 use crate::gateway_config::overlay;
 use crate::report::page;
@@ -47,7 +47,7 @@ pub struct Comparison {
     /// Rounds; each measures everything once.
     repeats: usize,
     /// What is compared.
-    compare: Compare,
+    compare: ComparisonKind,
     /// The gateway's configuration.
     #[serde(default)]
     gateway: toml::Table,
@@ -59,7 +59,7 @@ pub struct Comparison {
 /// What is compared; each has a module of its own.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-enum Compare {
+enum ComparisonKind {
     GetOne(get_one::Settings),
     PostOne(post_one::Settings),
     Ingest(ingest::Settings),
@@ -69,11 +69,11 @@ enum Compare {
 }
 
 /// What came of a comparison.
-pub struct Outcome {
+pub struct ComparisonResult {
     /// The section of a report.
     pub section: String,
     /// Whether nothing was lost, repeated or refused.
-    pub is_whole: bool,
+    pub has_no_faults: bool,
 }
 
 impl Comparison {
@@ -99,23 +99,27 @@ impl Comparison {
     ///
     /// # Errors
     /// If it cannot be carried to its end.
-    pub fn run(&self, repeats: Option<usize>, beside: Option<&Path>) -> io::Result<Outcome> {
+    pub fn run(
+        &self,
+        repeats: Option<usize>,
+        beside: Option<&Path>,
+    ) -> io::Result<ComparisonResult> {
         let repeats = repeats.unwrap_or(self.repeats).max(1);
         let mut programs = vec![("gateway", Path::new(gateway::PROGRAM))];
         programs.extend(beside.map(|path| ("beside", path)));
-        let course = Course { name: &self.name, repeats, config: &self.gateway, programs };
+        let plan = RunPlan { name: &self.name, repeats, config: &self.gateway, programs };
         let table = match &self.compare {
-            Compare::GetOne(settings) => get_one::run(settings, &course),
-            Compare::PostOne(settings) => post_one::run(settings, &course),
-            Compare::Ingest(settings) => ingest::run(settings, &course),
-            Compare::Snapshot(settings) => snapshot::run(settings, &course),
-            Compare::Resume(settings) => resume::run(settings, &course),
-            Compare::Subscriptions(settings) => subscriptions::run(settings, &course),
+            ComparisonKind::GetOne(settings) => get_one::run(settings, &plan),
+            ComparisonKind::PostOne(settings) => post_one::run(settings, &plan),
+            ComparisonKind::Ingest(settings) => ingest::run(settings, &plan),
+            ComparisonKind::Snapshot(settings) => snapshot::run(settings, &plan),
+            ComparisonKind::Resume(settings) => resume::run(settings, &plan),
+            ComparisonKind::Subscriptions(settings) => subscriptions::run(settings, &plan),
         }?;
         let short = if self.is_short { " --short" } else { "" };
         let command = format!("loadtest run {}{short} --repeats {repeats}", self.name);
         let section = table.section(&self.name, &self.about, &command);
-        Ok(Outcome { section, is_whole: table.is_whole() })
+        Ok(ComparisonResult { section, has_no_faults: table.has_no_faults() })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::gateway::Gateway;
 
 /// How a comparison is run.
-pub struct Course<'c> {
+pub struct RunPlan<'c> {
     /// The scenario.
     pub name: &'c str,
     /// How many rounds.
@@ -17,18 +17,18 @@ pub struct Course<'c> {
     pub programs: Vec<(&'static str, &'c Path)>,
 }
 
-impl Course<'_> {
+impl RunPlan<'_> {
     /// Starts a gateway of each build.
     ///
     /// # Errors
     /// If one cannot be started.
     pub fn gateways(&self) -> io::Result<Vec<(&'static str, Gateway)>> {
-        let start = |&(name, program)| Ok((name, Gateway::of(program, self.config)?));
+        let start = |&(name, program)| Ok((name, Gateway::start_build(program, self.config)?));
         self.programs.iter().map(start).collect()
     }
 
     /// Says which round begins.
-    pub fn say(&self, round: usize) {
+    pub fn announce(&self, round: usize) {
         eprintln!("{}: round {round} of {}", self.name, self.repeats);
     }
 

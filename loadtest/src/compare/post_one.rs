@@ -9,14 +9,14 @@ use std::time::Duration;
 use memchr::memmem;
 use serde::Deserialize;
 
-use super::lines;
-use super::plan::Course;
+use super::ndjson;
+use super::plan::RunPlan;
 use super::server::{COLUMNS, Server};
-use crate::folder;
 use crate::http::Connection;
-use crate::mark::Mark;
 use crate::publisher::{self, JSON};
 use crate::report::table::Table;
+use crate::run_dir;
+use crate::stamp::EventStamp;
 use crate::target;
 
 /// What is posted, and for how long.
@@ -45,14 +45,14 @@ const AROUND: usize = r#"{"type":"tick","data":}"#.len();
 ///
 /// # Errors
 /// If a server cannot be started, or wrk is not installed.
-pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let against = settings.targets.first().map(String::as_str);
     let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "failed or lost");
-    let folder = folder::temporary()?;
+    let folder = run_dir::temporary()?;
     let script = folder.path().join("post.lua");
     fs::write(&script, post(settings.bytes))?;
     let mut servers = Vec::new();
-    for (name, gateway) in course.gateways()? {
+    for (name, gateway) in plan.gateways()? {
         servers.push(Server::gateway(name, PATH, gateway));
     }
     let gateways = servers.len();
@@ -70,14 +70,14 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
         let load = server.load(settings.warm_up, Duration::from_secs(1), Some(&script));
         *acknowledged += load.wrk()?.count;
     }
-    for round in 1..=course.repeats {
-        course.say(round);
+    for round in 1..=plan.repeats {
+        plan.announce(round);
         for &connections in &settings.connections {
             for (server, acknowledged) in servers.iter().zip(&mut acknowledged) {
                 let time = Duration::from_secs(settings.secs);
                 let load = server.load(connections, time, Some(&script));
                 let row = |name: &str| format!("{name}, {connections}");
-                let base = against.or(course.other(&server.name)).map(row);
+                let base = against.or(plan.other(&server.name)).map(row);
                 let name = row(&server.name);
                 let asked =
                     server.measure(&mut table, &name, base.as_deref(), || load.wrk().map(Some))?;
@@ -87,7 +87,7 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
     }
     for (server, acknowledged) in servers.iter().zip(acknowledged).take(gateways) {
         let lost = acknowledged.saturating_sub(count(server)?);
-        table.fault(&format!("{}, {}", server.name, settings.connections[0]), lost);
+        table.add_faults(&format!("{}, {}", server.name, settings.connections[0]), lost);
     }
     Ok(table)
 }
@@ -95,9 +95,9 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
 /// How many events the log holds.
 fn count(server: &Server) -> io::Result<u64> {
     let last = br#"{"type":"last","data":{}}"#;
-    publisher::taken(Connection::open(server.address())?.post(PATH, JSON, last)?)?;
+    publisher::expect_success(Connection::open(server.address())?.post(PATH, JSON, last)?)?;
     let mut count = 0;
-    lines::read(server.address(), &format!("{PATH}?from=earliest"), |line| {
+    ndjson::read_lines(server.address(), &format!("{PATH}?from=earliest"), |line| {
         count += u64::from(memmem::find(line, br#""type":"tick""#).is_some());
         match memmem::find(line, br#""type":"last""#) {
             Some(_) => ControlFlow::Break(()),
@@ -111,8 +111,8 @@ fn count(server: &Server) -> io::Result<u64> {
 /// once and none of its time is the script's.
 fn post(bytes: usize) -> String {
     let mut body = Vec::new();
-    let mark = Mark { publisher: 0, sequence: 0, due: 0 };
-    publisher::write_event(&mut body, mark, bytes.saturating_sub(AROUND), None);
+    let stamp = EventStamp { publisher: 0, sequence: 0, due: 0 };
+    publisher::write_event(&mut body, stamp, bytes.saturating_sub(AROUND), None);
     format!(
         "wrk.method = \"POST\"\nwrk.headers[\"Content-Type\"] = \"application/json\"\n\
          wrk.body = '{}'\n",

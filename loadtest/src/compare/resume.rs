@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::batches::Batches;
 use super::document::resource;
-use super::plan::Course;
+use super::plan::RunPlan;
 use super::usage::{self, Usage};
 use crate::gateway::Gateway;
 use crate::http::Connection;
@@ -41,26 +41,26 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If the gateway cannot be started, or gives something else.
-pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let name = |events: u64| format!("{events} events");
     let mut table = Table::new(COLUMNS, "short log", "failed");
     let mut logs = Vec::new();
     for events in [settings.events, settings.few] {
-        for (build, gateway) in course.gateways()? {
+        for (build, gateway) in plan.gateways()? {
             let start = settings.fill(&gateway, events)?;
-            usage::rest(gateway.meter())?;
+            usage::wait_until_idle(gateway.meter())?;
             let of = |events| format!("{build}, {}", name(events));
             logs.push((of(events), of(settings.few), gateway, start));
         }
     }
-    for round in 1..=course.repeats {
-        course.say(round);
+    for round in 1..=plan.repeats {
+        plan.announce(round);
         for (row, base, gateway, start) in &logs {
-            let (took, usage) = Usage::of(gateway.meter(), || {
+            let (took, usage) = Usage::measure(gateway.meter(), || {
                 let resume = |number| resume(gateway.address(), number, start);
                 (0..settings.resumed).map(resume).collect::<io::Result<Vec<Duration>>>()
             })?;
-            let latency = latency::of(took.iter().map(|took| took.as_nanos() as u64));
+            let latency = latency::from_values(took.iter().map(|took| took.as_nanos() as u64));
             let at = |quantile| latency::ms(&latency, quantile);
             let figures = vec![at(0.5), at(0.99), at(1.0), usage.cpu_each(settings.resumed)];
             table.add(row, Some(base), figures, 0);
@@ -90,10 +90,10 @@ impl Settings {
 /// Appends an event of a resource and gives its id.
 fn touch(connection: &mut Connection, number: u64) -> io::Result<String> {
     let event = br#"{"type":"order-touched","data":{"touched":true}}"#;
-    let answer = connection.post(&format!("/orders/r{number}/events"), JSON, event)?;
-    let answer: serde_json::Value = serde_json::from_str(&publisher::taken(answer)?)?;
-    let id = answer.get("id").and_then(|id| id.as_str());
-    id.map(str::to_owned).ok_or_else(|| io::Error::other("the answer has no id"))
+    let response = connection.post(&format!("/orders/r{number}/events"), JSON, event)?;
+    let response: serde_json::Value = serde_json::from_str(&publisher::expect_success(response)?)?;
+    let id = response.get("id").and_then(|id| id.as_str());
+    id.map(str::to_owned).ok_or_else(|| io::Error::other("the response has no id"))
 }
 
 /// Asks for the events of a resource after `start`, and gives the time to the

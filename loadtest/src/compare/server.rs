@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::usage::Usage;
-use super::wrk::{Load, Requests};
+use super::wrk::{RequestLoad, RequestStats};
 use crate::gateway::Gateway;
 use crate::process::{Meter, Process};
 use crate::report::table::{Column, Table, compared, plain};
-use crate::target::Running;
+use crate::target::RunningTarget;
 
 /// What is told of requests.
 pub const COLUMNS: &[Column] = &[
@@ -27,47 +27,55 @@ pub struct Server {
     pub name: String,
     /// The path that is asked for.
     pub path: String,
-    process: Kind,
+    process: ServerProcess,
 }
 
-enum Kind {
+enum ServerProcess {
     Gateway(Gateway),
     Process(Process),
-    Target(Running),
+    Target(RunningTarget),
 }
 
 impl Server {
     /// A gateway.
     pub fn gateway(name: &str, path: &str, gateway: Gateway) -> Server {
-        Server { name: name.to_owned(), path: path.to_owned(), process: Kind::Gateway(gateway) }
+        Server {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            process: ServerProcess::Gateway(gateway),
+        }
     }
 
     /// Anything that was started by a command.
     pub fn process(name: &str, path: &str, process: Process) -> Server {
-        Server { name: name.to_owned(), path: path.to_owned(), process: Kind::Process(process) }
+        Server {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            process: ServerProcess::Process(process),
+        }
     }
 
     /// A target of `targets.toml`, where it takes events.
-    pub fn target(name: &str, running: Running) -> Server {
+    pub fn target(name: &str, running: RunningTarget) -> Server {
         let path = running.publish().to_owned();
-        Server { name: name.to_owned(), path, process: Kind::Target(running) }
+        Server { name: name.to_owned(), path, process: ServerProcess::Target(running) }
     }
 
     /// Where it takes requests.
     pub fn address(&self) -> SocketAddr {
         match &self.process {
-            Kind::Gateway(gateway) => gateway.address(),
-            Kind::Process(process) => process.address,
-            Kind::Target(running) => running.publish_address(),
+            ServerProcess::Gateway(gateway) => gateway.address(),
+            ServerProcess::Process(process) => process.address,
+            ServerProcess::Target(running) => running.publish_address(),
         }
     }
 
     /// A meter for it.
     pub fn meter(&self) -> Meter {
         match &self.process {
-            Kind::Gateway(gateway) => gateway.meter(),
-            Kind::Process(process) => process.meter(),
-            Kind::Target(running) => running.process.meter(),
+            ServerProcess::Gateway(gateway) => gateway.meter(),
+            ServerProcess::Process(process) => process.meter(),
+            ServerProcess::Target(running) => running.process.meter(),
         }
     }
 
@@ -77,8 +85,8 @@ impl Server {
         connections: u32,
         time: Duration,
         script: Option<&'s Path>,
-    ) -> Load<'s> {
-        Load { address: self.address(), path: &self.path, connections, time, script }
+    ) -> RequestLoad<'s> {
+        RequestLoad { address: self.address(), path: &self.path, connections, time, script }
     }
 
     /// Adds a round to `row`, of what `ask` does to this server. Gives how
@@ -91,10 +99,12 @@ impl Server {
         table: &mut Table,
         row: &str,
         base: Option<&str>,
-        ask: impl FnOnce() -> io::Result<Option<Requests>>,
+        ask: impl FnOnce() -> io::Result<Option<RequestStats>>,
     ) -> io::Result<Option<u64>> {
-        let (requests, usage) = Usage::of(self.meter(), ask)?;
-        let Some(Requests { count, rate, p50, p99, failed }) = requests else { return Ok(None) };
+        let (requests, usage) = Usage::measure(self.meter(), ask)?;
+        let Some(RequestStats { count, rate, p50, p99, failed }) = requests else {
+            return Ok(None);
+        };
         let rss = usage.rss_max as f64 / 1_048_576.0;
         table.add(row, base, vec![rate, p50, p99, usage.cpu_each(count), rss], failed);
         Ok(Some(count))

@@ -7,12 +7,12 @@ use serde::Deserialize;
 
 use super::batches::Batches;
 use super::document::resource;
-use super::ledger::Ledger;
-use super::lines;
-use super::plan::Course;
+use super::ndjson;
+use super::plan::RunPlan;
+use super::received_set::ReceivedSet;
 use super::usage::{self, Usage};
-use crate::mark::Mark;
 use crate::report::table::{Column, Table, compared, plain};
+use crate::stamp::EventStamp;
 
 /// What is read.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,24 +37,24 @@ const COLUMNS: &[Column] = &[
 ///
 /// # Errors
 /// If the gateway cannot be started, or refuses.
-pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let mut table = Table::new(COLUMNS, "beside", "lost, repeated");
-    let gateways = course.gateways()?;
+    let gateways = plan.gateways()?;
     for (_, gateway) in &gateways {
         let address = gateway.address();
         let batches = Batches::of_orders(address);
         let line = |out: &mut Vec<u8>, number| resource(out, number, settings.bytes);
         batches.send(0..settings.resources, line)?;
-        usage::rest(gateway.meter())?;
+        usage::wait_until_idle(gateway.meter())?;
     }
-    for round in 1..=course.repeats {
-        course.say(round);
+    for round in 1..=plan.repeats {
+        plan.announce(round);
         for (name, gateway) in &gateways {
-            let mut ledger = Ledger::new(0..settings.resources);
-            let (bytes, usage) = Usage::of(gateway.meter(), || {
-                lines::read(gateway.address(), "/orders/stream", |line| {
-                    if let Some(mark) = Mark::read(line) {
-                        ledger.take(mark.sequence);
+            let mut received = ReceivedSet::new(0..settings.resources);
+            let (bytes, usage) = Usage::measure(gateway.meter(), || {
+                ndjson::read_lines(gateway.address(), "/orders/stream", |line| {
+                    if let Some(stamp) = EventStamp::read(line) {
+                        received.insert(stamp.sequence);
                     }
                     ControlFlow::Continue(())
                 })
@@ -67,7 +67,7 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
                 usage.growth(),
                 usage.rss_max as f64 / 1_048_576.0,
             ];
-            table.add(name, course.other(name), figures, ledger.faults());
+            table.add(name, plan.other(name), figures, received.faults());
         }
     }
     Ok(table)

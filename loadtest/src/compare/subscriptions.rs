@@ -12,20 +12,20 @@ use serde::Deserialize;
 
 use super::batches::Batches;
 use super::document::resource;
-use super::ledger::Ledger;
-use super::plan::Course;
+use super::plan::RunPlan;
+use super::received_set::ReceivedSet;
 use super::usage::{self, Usage};
 use crate::clock::{self, Pace};
+use crate::delivery_stats::DeliveryStats;
 use crate::framing;
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::latency;
-use crate::mark::{Mark, PUBLISHERS_MAX};
 use crate::publisher::{self, JSON};
 use crate::report::table::{Column, Table, compared, plain};
+use crate::stamp::{EventStamp, PUBLISHERS_MAX};
 use crate::subscriber::{Protocol, Subscription};
 use crate::subscriber_pool::SubscriberPool;
-use crate::tally::Tally;
 
 /// Who subscribes to how much, and what is updated.
 #[derive(Clone, Debug, Deserialize)]
@@ -61,7 +61,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 const ROUND_SLACK: Duration = Duration::from_mins(1);
 
 /// A gateway with its subscribers.
-struct Audience {
+struct SubscribedGateway {
     name: String,
     gateway: Gateway,
     pool: SubscriberPool,
@@ -72,7 +72,7 @@ struct Audience {
 ///
 /// # Errors
 /// If the gateway cannot be started, or refuses.
-pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
+pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     if settings.publishers > PUBLISHERS_MAX {
         return Err(io::Error::other(format!("at most {PUBLISHERS_MAX} publishers")));
     }
@@ -80,15 +80,15 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
     let mut table = Table::new(COLUMNS, "few", "lost, repeated, gaps, cut");
     let mut audiences = Vec::new();
     for sockets in [settings.sockets, 1] {
-        for (build, gateway) in course.gateways()? {
+        for (build, gateway) in plan.gateways()? {
             let audience = settings.gather(name(build, sockets), gateway, sockets)?;
             audiences.push((name(build, 1), audience));
         }
     }
     let mut done = 0;
     // The first round is the warm-up.
-    for round in 0..=course.repeats {
-        course.say(round);
+    for round in 0..=plan.repeats {
+        plan.announce(round);
         let numbers = done..done + settings.updates;
         done = numbers.end;
         for (base, audience) in &mut audiences {
@@ -103,7 +103,12 @@ pub fn run(settings: &Settings, course: &Course) -> io::Result<Table> {
 
 impl Settings {
     /// Makes the resources, and subscribes to each.
-    fn gather(&self, name: String, gateway: Gateway, sockets: u64) -> io::Result<Audience> {
+    fn gather(
+        &self,
+        name: String,
+        gateway: Gateway,
+        sockets: u64,
+    ) -> io::Result<SubscribedGateway> {
         let (address, resources) = (gateway.address(), sockets * self.each);
         let batches = Batches::of_orders(address);
         batches.send(0..resources, |out, number| resource(out, number, self.bytes))?;
@@ -116,53 +121,57 @@ impl Settings {
             let commands: Vec<u8> = commands.collect();
             subscriber.socket().write_all(&commands)?;
         }
-        if !pool.attend(SUBSCRIBE_TIMEOUT, |pool| pool.tally.answers >= resources)? {
-            let answers = pool.tally.answers;
+        if !pool.read_until(SUBSCRIBE_TIMEOUT, |pool| pool.stats.answers >= resources)? {
+            let answers = pool.stats.answers;
             return Err(io::Error::other(format!("{answers} of {resources} were subscribed")));
         }
-        usage::rest(gateway.meter())?;
-        Ok(Audience { name, gateway, pool, resources })
+        usage::wait_until_idle(gateway.meter())?;
+        Ok(SubscribedGateway { name, gateway, pool, resources })
     }
 
     /// Updates, and waits until all has come. Gives figures and faults.
-    fn round(&self, audience: &mut Audience, numbers: Range<u64>) -> io::Result<(Vec<f64>, u64)> {
-        let Audience { gateway, pool, resources, .. } = audience;
+    fn round(
+        &self,
+        audience: &mut SubscribedGateway,
+        numbers: Range<u64>,
+    ) -> io::Result<(Vec<f64>, u64)> {
+        let SubscribedGateway { gateway, pool, resources, .. } = audience;
         let (address, resources, updates) = (gateway.address(), *resources, self.updates);
         let ended = pool.ended();
-        pool.tally = Tally { marks: Some(Vec::new()), ..Tally::new() };
+        pool.stats = DeliveryStats { stamps: Some(Vec::new()), ..DeliveryStats::new() };
         let limit = Duration::from_secs_f64(updates as f64 / self.rate) + ROUND_SLACK;
         let (next, end) = (&AtomicU64::new(numbers.start), numbers.end);
-        let ((), usage) = Usage::of(gateway.meter(), || {
+        let ((), usage) = Usage::measure(gateway.meter(), || {
             std::thread::scope(|scope| {
                 let publish =
                     |publisher| move || self.publish(address, publisher, next, end, resources);
                 let threads: Vec<_> =
                     (0..self.publishers).map(|n| scope.spawn(publish(n))).collect();
-                pool.attend(limit, |pool| {
-                    pool.tally.deliveries >= updates
+                pool.read_until(limit, |pool| {
+                    pool.stats.deliveries >= updates
                         || threads.iter().all(ScopedJoinHandle::is_finished)
                 })?;
                 for thread in threads {
                     thread.join().map_err(|_| io::Error::other("a publisher panicked"))??;
                 }
-                pool.attend(SILENCE_MAX, |pool| pool.tally.deliveries >= updates)?;
+                pool.read_until(SILENCE_MAX, |pool| pool.stats.deliveries >= updates)?;
                 Ok(())
             })
         })?;
-        let tally = &pool.tally;
-        let mut ledger = Ledger::new(numbers);
-        tally.marks.iter().flatten().for_each(|mark| ledger.take(mark.sequence));
+        let stats = &pool.stats;
+        let mut received = ReceivedSet::new(numbers);
+        stats.stamps.iter().flatten().for_each(|stamp| received.insert(stamp.sequence));
         let cut = (pool.ended() - ended) as u64;
         let figures = vec![
             usage.cpu_each(updates),
             usage.rate(updates),
-            latency::ms(&tally.latency, 0.5),
-            latency::ms(&tally.latency, 0.99),
+            latency::ms(&stats.latency, 0.5),
+            latency::ms(&stats.latency, 0.99),
             usage.rss_max as f64 / 1_048_576.0,
         ];
         // The order is each subscription's own: a commit's events go out
         // subscription by subscription.
-        Ok((figures, ledger.faults() + tally.gaps + cut))
+        Ok((figures, received.faults() + stats.gaps + cut))
     }
 
     fn publish(
@@ -187,8 +196,8 @@ impl Settings {
             }
             let path = format!("/orders/r{}/events", scattered(sequence) % resources);
             body.clear();
-            publisher::write_event(&mut body, Mark { publisher, sequence, due }, 0, None);
-            publisher::taken(connection.post(&path, JSON, &body)?)?;
+            publisher::write_event(&mut body, EventStamp { publisher, sequence, due }, 0, None);
+            publisher::expect_success(connection.post(&path, JSON, &body)?)?;
         }
     }
 }

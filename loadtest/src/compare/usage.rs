@@ -21,7 +21,7 @@ const REST_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// If it is gone.
-pub fn rest(mut meter: Meter) -> io::Result<()> {
+pub fn wait_until_idle(mut meter: Meter) -> io::Result<()> {
     let deadline = Instant::now() + REST_TIMEOUT;
     let mut before = meter.cpu()?;
     loop {
@@ -59,7 +59,10 @@ impl Usage {
     ///
     /// # Errors
     /// What `work` says, or if the server is gone.
-    pub fn of<T>(mut meter: Meter, work: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Usage)> {
+    pub fn measure<T>(
+        mut meter: Meter,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<(T, Usage)> {
         let mut own = Meter::of(std::process::id());
         let (own_before, cpu_before) = (own.cpu()?, meter.cpu()?);
         let rss_before = meter.rss()?;

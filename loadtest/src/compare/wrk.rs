@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a run of requests gave.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Requests {
+pub struct RequestStats {
     /// Requests that were answered.
     pub count: u64,
     /// The same, a second.
@@ -31,7 +31,7 @@ pub struct Requests {
 }
 
 /// Requests over keep-alive connections.
-pub struct Load<'l> {
+pub struct RequestLoad<'l> {
     /// The server.
     pub address: SocketAddr,
     /// The path.
@@ -44,12 +44,12 @@ pub struct Load<'l> {
     pub script: Option<&'l Path>,
 }
 
-impl Load<'_> {
+impl RequestLoad<'_> {
     /// Has wrk do it, on one thread.
     ///
     /// # Errors
     /// If it is missing, ends badly or not in time, or cannot be understood.
-    pub fn wrk(&self) -> io::Result<Requests> {
+    pub fn wrk(&self) -> io::Result<RequestStats> {
         let mut command = self.bounded("wrk");
         command.args(["--threads", "1", "--latency", "--timeout", "10s"]);
         command.arg("--connections").arg(self.connections.to_string());
@@ -65,7 +65,7 @@ impl Load<'_> {
     ///
     /// # Errors
     /// If it ends badly or not in time, or cannot be understood.
-    pub fn oha(&self) -> io::Result<Option<Requests>> {
+    pub fn oha(&self) -> io::Result<Option<RequestStats>> {
         if !Path::new(OHA).exists() {
             return Ok(None);
         }
@@ -109,7 +109,7 @@ fn said(program: &str, command: &mut Command) -> io::Result<String> {
     }))
 }
 
-fn read_wrk(said: &str) -> Option<Requests> {
+fn read_wrk(said: &str) -> Option<RequestStats> {
     let after = |word: &str| said.lines().find_map(|line| line.trim().strip_prefix(word));
     let count =
         said.lines().find_map(|line| line.split_once(" requests in ")?.0.trim().parse().ok());
@@ -118,7 +118,7 @@ fn read_wrk(said: &str) -> Option<Requests> {
     let numbers = |text: &str| {
         text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>()
     };
-    Some(Requests {
+    Some(RequestStats {
         count: count?,
         rate: after("Requests/sec:")?.trim().parse().ok()?,
         p50: ms(after("50%")?)?,
@@ -141,7 +141,7 @@ fn ms(text: &str) -> Option<f64> {
     }
 }
 
-fn read_oha(said: &str) -> Option<Requests> {
+fn read_oha(said: &str) -> Option<RequestStats> {
     let said: Value = serde_json::from_str(said).ok()?;
     let counts = |name: &str| {
         let counts = said.get(name).and_then(Value::as_object);
@@ -152,7 +152,7 @@ fn read_oha(said: &str) -> Option<Requests> {
     // Those that were under way when the time was up are none of the server's.
     let cut = counts("errorDistribution").filter(|(error, _)| !error.contains("deadline"));
     let quantile = |name: &str| said.get("latencyPercentiles")?.get(name)?.as_f64();
-    Some(Requests {
+    Some(RequestStats {
         count,
         rate: said.get("summary")?.get("requestsPerSec")?.as_f64()?,
         p50: quantile("p50")? * 1e3,
@@ -167,14 +167,14 @@ mod tests {
 
     #[test]
     fn what_wrk_says_is_read() {
-        let said = "Running 5s test @ http://127.0.0.1:8080/\n  1 threads and 64 connections\n  \
+        let said = "RunningTarget 5s test @ http://127.0.0.1:8080/\n  1 threads and 64 connections\n  \
             Thread Stats   Avg      Stdev     Max   +/- Stdev\n    Latency   1.04ms  1.10ms\n  \
             Latency Distribution\n     50%  850.00us\n     75%    1.21ms\n     90%    2.01ms\n     \
             99%    1.30s \n  326115 requests in 5.10s, 74.64MB read\n  \
             Socket errors: connect 0, read 1, write 2, timeout 3\n  \
             Non-2xx or 3xx responses: 4\nRequests/sec:  63946.04\nTransfer/sec:     14.64MB\n";
         let (p50, p99) = (0.85, 1300.0);
-        let expected = Requests { count: 326_115, rate: 63_946.04, p50, p99, failed: 10 };
+        let expected = RequestStats { count: 326_115, rate: 63_946.04, p50, p99, failed: 10 };
         assert_eq!(read_wrk(said), Some(expected));
         assert_eq!(read_wrk("unable to connect"), None);
     }
@@ -185,7 +185,7 @@ mod tests {
             "latencyPercentiles":{"p50":0.001,"p99":0.0125},
             "statusCodeDistribution":{"200":24998,"500":2},
             "errorDistribution":{"aborted due to deadline":64,"connection reset":1}}"#;
-        let expected = Requests { count: 25_000, rate: 5000.5, p50: 1.0, p99: 12.5, failed: 3 };
+        let expected = RequestStats { count: 25_000, rate: 5000.5, p50: 1.0, p99: 12.5, failed: 3 };
         assert_eq!(read_oha(said), Some(expected));
     }
 }

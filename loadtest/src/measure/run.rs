@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::settings::{Load, Measure, Scenario};
+use super::settings::{FanoutLoad, Measure, Scenario};
+use crate::delivery_stats::DeliveryStats;
 use crate::process::Meter;
-use crate::publisher::Publishing;
+use crate::publisher::PublishPlan;
 use crate::subscriber::{Protocol, Subscription};
 use crate::subscriber_pool::{self, SubscriberPool};
-use crate::tally::Tally;
-use crate::target::{Running, Target};
+use crate::target::{RunningTarget, Target};
 
 /// Without a byte for so long, what is missing is lost.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -48,16 +48,16 @@ pub struct Sample {
     /// Resident memory of each connection, in bytes.
     pub rss_per_connection: Option<f64>,
     /// What came.
-    pub tally: Tally,
+    pub stats: DeliveryStats,
 }
 
 /// One run of publishing to a pool.
-struct Phase {
+struct FanoutPhase {
     cpu: u64,
     generator: u64,
     wall: Duration,
     rss_max: u64,
-    tally: Tally,
+    stats: DeliveryStats,
 }
 
 /// Measures the target of that name once.
@@ -74,7 +74,7 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
             let is_other = !target.speaks(load.protocol);
             let part =
                 if is_other { running.subscription(load.protocol)?.protocol.label() } else { "" };
-            Ok(vec![fanned(part, &load, &base, run)])
+            Ok(vec![fanout_sample(part, &load, &base, run)])
         }
         Measure::Stalled { stalled, load } => {
             let running = target.start()?;
@@ -86,8 +86,8 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
             let beside = phase(&running, load, load.subscribers)?;
             drop(readers);
             Ok(vec![
-                fanned(ALONE, load, &base, alone),
-                fanned("beside stalled readers", load, &base, beside),
+                fanout_sample(ALONE, load, &base, alone),
+                fanout_sample("beside stalled readers", load, &base, beside),
             ])
         }
         Measure::Idle { connections, protocols } => protocols
@@ -96,7 +96,7 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
             .map(|&protocol| idle(&target.start()?, protocol, *connections, scenario.warm_up))
             .collect(),
         Measure::Reconnect { clients, events, bytes, protocol } => {
-            let load = Load {
+            let load = FanoutLoad {
                 protocol: *protocol,
                 subscribers: *clients,
                 bytes: *bytes,
@@ -113,9 +113,9 @@ pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<V
     }
 }
 
-fn publishing(running: &Running, load: &Load) -> Publishing {
+fn publish_plan(running: &RunningTarget, load: &FanoutLoad) -> PublishPlan {
     let publishers = load.publishers.max(1);
-    Publishing {
+    PublishPlan {
         address: running.publish_address(),
         path: running.publish().to_owned(),
         dialect: running.dialect(),
@@ -130,33 +130,38 @@ fn publishing(running: &Running, load: &Load) -> Publishing {
 }
 
 /// Brings code and memory into use, with a tenth of the events.
-fn warm_up(running: &Running, load: &Load, subscribers: usize) -> io::Result<()> {
-    let load = Load { events: (load.events / 10).clamp(20, 2000), rate: None, ..load.clone() };
+fn warm_up(running: &RunningTarget, load: &FanoutLoad, subscribers: usize) -> io::Result<()> {
+    let load =
+        FanoutLoad { events: (load.events / 10).clamp(20, 2000), rate: None, ..load.clone() };
     phase(running, &load, subscribers).map(|_| ())
 }
 
-fn phase(running: &Running, load: &Load, subscribers: usize) -> io::Result<Phase> {
+fn phase(
+    running: &RunningTarget,
+    load: &FanoutLoad,
+    subscribers: usize,
+) -> io::Result<FanoutPhase> {
     let mut pool = SubscriberPool::open(&running.subscription(load.protocol)?, subscribers)?;
-    let publishing = publishing(running, load);
-    let totals = publishing.totals();
+    let publish_plan = publish_plan(running, load);
+    let totals = publish_plan.totals();
     let expected = totals.iter().sum::<u64>() * subscribers as u64;
     let mut meter = running.process.meter();
     let mut own = Meter::of(std::process::id());
     let (cpu, generator) = (meter.cpu()?, own.cpu()?);
     let begun = Instant::now();
-    let publishers = publishing.start()?;
-    if !attend(&mut pool, &mut meter, expected, || publishers.is_done())? {
+    let publishers = publish_plan.start()?;
+    if !read_until_delivered(&mut pool, &mut meter, expected, || publishers.is_done())? {
         publishers.stop();
     }
     let wall = begun.elapsed();
     let (cpu, generator) = (meter.cpu()? - cpu, own.cpu()? - generator);
     publishers.finish()?;
-    Ok(Phase { cpu, generator, wall, rss_max: meter.rss_max(), tally: pool.close(&totals) })
+    Ok(FanoutPhase { cpu, generator, wall, rss_max: meter.rss_max(), stats: pool.close(&totals) })
 }
 
 /// Reads until all has come that was `expected`, or nothing comes any more;
 /// whether it did.
-fn attend(
+fn read_until_delivered(
     pool: &mut SubscriberPool,
     meter: &mut Meter,
     expected: u64,
@@ -164,15 +169,15 @@ fn attend(
 ) -> io::Result<bool> {
     let begun = Instant::now();
     let (mut sampled, mut came, mut last) = (begun, 0, begun);
-    while pool.tally.deliveries < expected || !is_published() {
-        pool.turn(Duration::from_millis(5))?;
+    while pool.stats.deliveries < expected || !is_published() {
+        pool.read_ready(Duration::from_millis(5))?;
         let now = Instant::now();
         if now - sampled >= SAMPLE_EVERY {
             sampled = now;
             meter.cpu()?;
         }
-        if pool.tally.bytes > came || !is_published() {
-            (came, last) = (pool.tally.bytes, now);
+        if pool.stats.bytes > came || !is_published() {
+            (came, last) = (pool.stats.bytes, now);
         }
         if now - last > SILENCE_MAX || now - begun > PHASE_MAX {
             return Ok(false);
@@ -181,23 +186,33 @@ fn attend(
     Ok(true)
 }
 
-fn fanned(part: &'static str, load: &Load, base: &Phase, run: Phase) -> Sample {
-    let more = run.tally.deliveries.saturating_sub(base.tally.deliveries);
+fn fanout_sample(
+    part: &'static str,
+    load: &FanoutLoad,
+    base: &FanoutPhase,
+    run: FanoutPhase,
+) -> Sample {
+    let more = run.stats.deliveries.saturating_sub(base.stats.deliveries);
     let cpu = run.cpu as f64 - base.cpu as f64;
     Sample {
         part,
         cpu_per_delivery: (more > 0).then(|| cpu / more as f64 / 1e3),
         cpu_per_publish: Some(base.cpu as f64 / load.events as f64 / 1e3),
         cpu: Some(run.cpu as f64 / 1e9),
-        generator: Some(run.generator as f64 / run.tally.deliveries.max(1) as f64 / 1e3),
+        generator: Some(run.generator as f64 / run.stats.deliveries.max(1) as f64 / 1e3),
         wall: Some(run.wall),
         rss_max: run.rss_max,
         rss_per_connection: None,
-        tally: run.tally,
+        stats: run.stats,
     }
 }
 
-fn idle(running: &Running, protocol: Protocol, count: usize, warm_up: usize) -> io::Result<Sample> {
+fn idle(
+    running: &RunningTarget,
+    protocol: Protocol,
+    count: usize,
+    warm_up: usize,
+) -> io::Result<Sample> {
     let subscription = running.subscription(protocol)?;
     drop(SubscriberPool::open(&subscription, warm_up)?);
     std::thread::sleep(SETTLE);
@@ -206,7 +221,7 @@ fn idle(running: &Running, protocol: Protocol, count: usize, warm_up: usize) -> 
     let mut pool = SubscriberPool::open(&subscription, count)?;
     let settled = Instant::now() + SETTLE;
     while Instant::now() < settled {
-        pool.turn(Duration::from_millis(50))?;
+        pool.read_ready(Duration::from_millis(50))?;
     }
     let after = meter.rss()?;
     let each = (after as f64 - before as f64) / pool.len() as f64;
@@ -219,16 +234,16 @@ fn idle(running: &Running, protocol: Protocol, count: usize, warm_up: usize) -> 
         wall: None,
         rss_max: meter.rss_max(),
         rss_per_connection: Some(each),
-        tally: pool.close(&[]),
+        stats: pool.close(&[]),
     })
 }
 
-fn reconnect(running: &Running, load: &Load) -> io::Result<Sample> {
-    let one = Publishing { events: 1, ..publishing(running, load) };
-    let answer = one.start()?.finish()?.pop().unwrap_or_default();
-    let answer: serde_json::Value = serde_json::from_str(&answer)?;
-    let after = answer.get("id").and_then(|id| id.as_str()).map(str::to_owned);
-    let missed = publishing(running, load);
+fn reconnect(running: &RunningTarget, load: &FanoutLoad) -> io::Result<Sample> {
+    let one = PublishPlan { events: 1, ..publish_plan(running, load) };
+    let response = one.start()?.finish()?.pop().unwrap_or_default();
+    let response: serde_json::Value = serde_json::from_str(&response)?;
+    let after = response.get("id").and_then(|id| id.as_str()).map(str::to_owned);
+    let missed = publish_plan(running, load);
     missed.start()?.finish()?;
     let subscription = Subscription { after, ..running.subscription(load.protocol)? };
     let mut meter = running.process.meter();
@@ -236,18 +251,18 @@ fn reconnect(running: &Running, load: &Load) -> io::Result<Sample> {
     let begun = Instant::now();
     let mut pool = SubscriberPool::open(&subscription, load.subscribers)?;
     let expected = load.events * load.subscribers as u64;
-    attend(&mut pool, &mut meter, expected, || true)?;
+    read_until_delivered(&mut pool, &mut meter, expected, || true)?;
     let (wall, cpu) = (begun.elapsed(), meter.cpu()? - cpu);
-    let tally = pool.close(&missed.totals());
+    let stats = pool.close(&missed.totals());
     Ok(Sample {
         part: "",
-        cpu_per_delivery: Some(cpu as f64 / tally.deliveries.max(1) as f64 / 1e3),
+        cpu_per_delivery: Some(cpu as f64 / stats.deliveries.max(1) as f64 / 1e3),
         cpu_per_publish: None,
         cpu: Some(cpu as f64 / 1e9),
         generator: None,
         wall: Some(wall),
         rss_max: meter.rss_max(),
         rss_per_connection: None,
-        tally,
+        stats,
     })
 }

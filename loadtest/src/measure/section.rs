@@ -37,7 +37,7 @@ type Column = (&'static str, fn(&Sample) -> Option<f64>);
 const CPU: Column = ("CPU µs per delivery", |sample| sample.cpu_per_delivery);
 const PUBLISH: Column = ("CPU µs per event published", |sample| sample.cpu_per_publish);
 const RATE: Column = ("deliveries/s", |sample| {
-    sample.wall.map(|wall| sample.tally.deliveries as f64 / wall.as_secs_f64())
+    sample.wall.map(|wall| sample.stats.deliveries as f64 / wall.as_secs_f64())
 });
 const P50: Column = ("p50 ms", |sample| quantile(sample, 0.5));
 const P99: Column = ("p99 ms", |sample| quantile(sample, 0.99));
@@ -47,7 +47,7 @@ const RSS: Column = ("RSS MiB", |sample| Some(sample.rss_max as f64 / 1_048_576.
 const EACH: Column = ("KiB per connection", |sample| sample.rss_per_connection.map(|b| b / 1024.0));
 const GENERATOR: Column = ("generator µs", |sample| sample.generator);
 const RUN: Column = ("events a read", |sample| {
-    sample.wall.map(|_| sample.tally.deliveries as f64 / sample.tally.reads.max(1) as f64)
+    sample.wall.map(|_| sample.stats.deliveries as f64 / sample.stats.reads.max(1) as f64)
 });
 const COLUMNS: [Column; 11] =
     [CPU, PUBLISH, RATE, P50, P99, TOOK, SECONDS, RUN, RSS, EACH, GENERATOR];
@@ -57,7 +57,7 @@ const COMPARED: [&str; 3] = [CPU.0, RATE.0, P99.0];
 
 impl Series {
     /// None yet, of the target of that name.
-    pub fn of(target: &str, version: Option<String>) -> Series {
+    pub fn new(target: &str, version: Option<String>) -> Series {
         let (rounds, failures) = (Vec::new(), Vec::new());
         Series { target: target.to_owned(), version, rounds, failures }
     }
@@ -204,7 +204,7 @@ fn cells(row: &Row, base: Option<&Row>, columns: &[&Column]) -> Vec<String> {
             spread(pairs.filter_map(ratio).collect())
         });
     }
-    let faults = row.measured().map(|sample| sample.tally.faults());
+    let faults = row.measured().map(|sample| sample.stats.faults());
     let sums = faults.fold([0; 5], |mut sums, faults| {
         sums.iter_mut().zip(faults).for_each(|(sum, fault)| *sum += fault);
         sums
@@ -215,7 +215,7 @@ fn cells(row: &Row, base: Option<&Row>, columns: &[&Column]) -> Vec<String> {
 
 fn quantile(sample: &Sample, quantile: f64) -> Option<f64> {
     let is_live = sample.cpu_per_publish.is_some();
-    is_live.then(|| latency::ms(&sample.tally.latency, quantile))
+    is_live.then(|| latency::ms(&sample.stats.latency, quantile))
 }
 
 /// Writes a scenario's chart beside the file that its section goes to.

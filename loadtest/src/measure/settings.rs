@@ -40,13 +40,13 @@ pub struct Scenario {
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Measure {
     /// The cost and latency of deliveries, less the cost of publishing.
-    Fanout(Load),
+    Fanout(FanoutLoad),
     /// The same, once alone and once beside readers that do not read.
     Stalled {
         /// How many do not read.
         stalled: usize,
         /// What the others get.
-        load: Load,
+        load: FanoutLoad,
     },
     /// Memory of connections that get nothing.
     Idle {
@@ -71,7 +71,7 @@ pub enum Measure {
 /// Subscribers, and what is published to them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Load {
+pub struct FanoutLoad {
     /// How events come.
     pub protocol: Protocol,
     /// How many subscribers.
@@ -96,12 +96,12 @@ fn one() -> usize {
     1
 }
 
-impl Load {
+impl FanoutLoad {
     /// The load of a target, which may have its own number of events.
     #[must_use]
-    pub fn of(&self, target: &str) -> Load {
+    pub fn of(&self, target: &str) -> FanoutLoad {
         let events = self.events_of.get(target).copied().unwrap_or(self.events);
-        Load { events, ..self.clone() }
+        FanoutLoad { events, ..self.clone() }
     }
 }
 

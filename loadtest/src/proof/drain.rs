@@ -14,14 +14,14 @@ use toml::Table;
 
 use super::topic::{self, PROTOCOLS, TICKS};
 use crate::clock::{self, Pace};
-use crate::feed::{End, Feed, FeedHandle, FeedResult, OnCut};
+use crate::feed::{Feed, FeedEnd, FeedHandle, FeedResult, OnFailure};
 use crate::gateway::Gateway;
 use crate::gateway_config;
 use crate::http::Connection;
-use crate::mark::Mark;
 use crate::publisher;
 use crate::report::figures::short;
-use crate::report::findings::Findings;
+use crate::report::proof_report::ProofReport;
+use crate::stamp::EventStamp;
 use crate::subscriber::{Protocol, Subscriber, Subscription};
 use crate::subscriber_pool::SubscriberPool;
 
@@ -54,13 +54,13 @@ const SPREAD: f64 = 2.0 / 3.0;
 const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// Of the drain's time, what the batch goes on for: longer than the streams,
-/// with time left for its answer.
+/// with time left for its response.
 const BATCH_PART: f64 = 0.85;
 
 /// Before the process goes, when a connection may be taken by the kernel alone.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 
-/// The publisher of the batch, in its marks.
+/// The publisher of the batch, in its stamps.
 const BATCH: usize = 3;
 
 /// For reading all of the log afterwards.
@@ -68,7 +68,7 @@ const AUDIT_MAX: Duration = Duration::from_mins(1);
 
 /// # Errors
 /// If it cannot be carried to its end.
-pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     if settings.publishers > BATCH {
         return Err(io::Error::other(format!("at most {BATCH} publishers")));
     }
@@ -76,44 +76,45 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let mut gateway = Gateway::start(config)?;
     let mut pool = topic::mixed(&gateway, TICKS, settings.streams)?;
     let (address, rate, bytes) = (gateway.address(), settings.rate, settings.bytes);
-    let feed = Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_cut: OnCut::End };
+    let feed =
+        Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_failure: OnFailure::End };
     let feeds = feed.start_all(settings.publishers)?;
-    let batch = Batch::start(gateway.address(), settings.batch_rate, settings.bytes)?;
-    pool.attend(Duration::from_secs_f64(settings.lead_secs), |_| false)?;
+    let batch = OpenBatch::start(gateway.address(), settings.batch_rate, settings.bytes)?;
+    pool.read_until(Duration::from_secs_f64(settings.lead_secs), |_| false)?;
     let (signalled, from) = (clock::now(), Instant::now());
     gateway.signal(Signal::TERM)?;
     let mut ended = None;
     let limit = drain + Duration::from_secs(10);
     let batch_end = from + drain.mul_f64(BATCH_PART);
-    pool.attend(limit, |_| {
+    pool.read_until(limit, |_| {
         if Instant::now() > batch_end {
             batch.end();
         }
         if ended.is_none()
-            && let Ok(Some(status)) = gateway.ended()
+            && let Ok(Some(status)) = gateway.try_wait()
         {
             ended = Some((status, from.elapsed()));
         }
         ended.is_some()
     })?;
     // What the kernel still has of the last ones.
-    pool.attend(Duration::from_secs(1), |pool| pool.ended() == pool.subscribers().len())?;
+    pool.read_until(Duration::from_secs(1), |pool| pool.ended() == pool.subscribers().len())?;
     let (status, took) = ended.ok_or_else(|| {
         io::Error::other(format!("it has not ended {} s after the signal", limit.as_secs()))
     })?;
-    let mut findings = Findings::new();
-    told(&pool, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut findings);
+    let mut report = ProofReport::new();
+    told(&pool, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut report);
     let code = status.code().map_or("a signal".to_owned(), |code| code.to_string());
-    findings.claim("exit code", code, "0", status.success());
+    report.check("exit code", code, "0", status.success());
     let bound = drain + LATE_MAX;
-    findings.at_most("from the signal to the end", took.as_secs_f64(), bound.as_secs_f64(), "s");
+    report.at_most("from the signal to the end", took.as_secs_f64(), bound.as_secs_f64(), "s");
     let feeds = feeds.into_iter().map(FeedHandle::finish).collect::<io::Result<Vec<_>>>()?;
     let batched = batch.finish();
-    gateway.again()?;
+    gateway.restart()?;
     let ended = signalled + took.as_nanos() as u64;
-    answered(&feeds, &batched, ended, &mut findings);
-    audit(&gateway, &feeds, &batched, &mut findings)?;
-    Ok(findings)
+    answered(&feeds, &batched, ended, &mut report);
+    audit(&gateway, &feeds, &batched, &mut report)?;
+    Ok(report)
 }
 
 /// Whether every stream was told why, with the position that it has, and when.
@@ -122,7 +123,7 @@ fn told(
     signalled: u64,
     spread: Duration,
     uneven_max: f64,
-    findings: &mut Findings,
+    report: &mut ProofReport,
 ) {
     let streams = pool.subscribers();
     let mut rows = Vec::new();
@@ -137,9 +138,9 @@ fn told(
             Protocol::Sse | Protocol::Ndjson => "`stream-close`, reason draining, and a whole end",
         };
         let what = format!("{} streams that got {how}", protocol.label());
-        findings.exactly(what, told as u64, of.len() as u64);
+        report.exactly(what, told as u64, of.len() as u64);
         let after = |stream: &&Subscriber| {
-            let at = stream.seen().farewell.at;
+            let at = stream.progress().end.at;
             (at > 0).then(|| at.saturating_sub(signalled) as f64 / 1e9)
         };
         let mut secs: Vec<f64> = of.iter().filter_map(after).collect();
@@ -154,33 +155,33 @@ fn told(
     all.sort_by(f64::total_cmp);
     let last = all.last().copied().unwrap_or(0.0);
     let bound = (spread + LATE_MAX).as_secs_f64();
-    findings.at_most("the last of them was told after", last, bound, "s");
-    findings.at_most(
+    report.at_most("the last of them was told after", last, bound, "s");
+    report.at_most(
         format!("farthest from an even spread over {} s", short(spread.as_secs_f64())),
         uneven(&all, spread.as_secs_f64()),
         uneven_max,
         "",
     );
     let elsewhere = |stream: &&Subscriber| {
-        let seen = stream.seen();
-        seen.farewell.position != Some(seen.offset())
+        let progress = stream.progress();
+        progress.end.position != Some(progress.offset())
     };
     let elsewhere = streams.iter().filter(elsewhere).count();
-    findings.exactly("streams whose last position was not their last event", elsewhere as u64, 0);
-    let faults: u64 = pool.tally.faults()[..4].iter().sum();
-    findings.exactly("events lost, repeated or out of order on a stream, gaps", faults, 0);
-    findings.table(
+    report.exactly("streams whose last position was not their last event", elsewhere as u64, 0);
+    let faults: u64 = pool.stats.faults()[..4].iter().sum();
+    report.exactly("events lost, repeated or out of order on a stream, gaps", faults, 0);
+    report.table(
         &["told after, s", "streams", "first", "10 %", "25 %", "50 %", "75 %", "90 %", "last"],
         &rows,
     );
 }
 
 fn is_told(stream: &Subscriber) -> bool {
-    let farewell = &stream.seen().farewell;
+    let end = &stream.progress().end;
     match stream.protocol() {
-        Protocol::Ws | Protocol::Nats => farewell.code == Some(1012),
+        Protocol::Ws | Protocol::Nats => end.code == Some(1012),
         Protocol::Sse | Protocol::Ndjson => {
-            farewell.reason.as_deref() == Some("draining") && stream.is_whole()
+            end.reason.as_deref() == Some("draining") && stream.ended_cleanly()
         }
     }
 }
@@ -202,7 +203,7 @@ fn audit(
     gateway: &Gateway,
     feeds: &[FeedResult],
     batched: &io::Result<u64>,
-    findings: &mut Findings,
+    report: &mut ProofReport,
 ) -> io::Result<()> {
     let mut acknowledged: Vec<u64> = feeds.iter().map(|result| result.acknowledged).collect();
     acknowledged.resize(BATCH, 0);
@@ -212,51 +213,51 @@ fn audit(
     let subscription =
         Subscription { path, ..topic::subscription(gateway, TICKS, Protocol::Ndjson) };
     let mut pool = SubscriberPool::open(&subscription, 1)?;
-    pool.attend(AUDIT_MAX, |pool| pool.tally.deliveries >= expected)?;
+    pool.read_until(AUDIT_MAX, |pool| pool.stats.deliveries >= expected)?;
     // And what should not be there.
-    pool.attend(Duration::from_millis(500), |_| false)?;
-    let seen = pool.subscribers()[0].seen().clone();
-    let tally = pool.close(&acknowledged);
+    pool.read_until(Duration::from_millis(500), |_| false)?;
+    let progress = pool.subscribers()[0].progress().clone();
+    let stats = pool.close(&acknowledged);
     let what = format!("acknowledged events, of {expected}, that are lost or twice in the log");
-    findings.exactly(what, tally.lost + tally.repeated + tally.disordered, 0);
+    report.exactly(what, stats.lost + stats.repeated + stats.disordered, 0);
     let unanswered: u64 =
-        (0..acknowledged.len()).map(|p| seen.of(p).saturating_sub(acknowledged[p])).sum();
-    findings.exactly("events in the log whose request was not answered", unanswered, 0);
+        (0..acknowledged.len()).map(|p| progress.of(p).saturating_sub(acknowledged[p])).sum();
+    report.exactly("events in the log whose request was not answered", unanswered, 0);
     Ok(())
 }
 
 /// Whether what was asked until the end was answered.
-fn answered(feeds: &[FeedResult], batched: &io::Result<u64>, ended: u64, findings: &mut Findings) {
-    let count = |is: &dyn Fn(&End, u64) -> bool| {
+fn answered(feeds: &[FeedResult], batched: &io::Result<u64>, ended: u64, report: &mut ProofReport) {
+    let count = |is: &dyn Fn(&FeedEnd, u64) -> bool| {
         let is = |result: &&FeedResult| result.end.as_ref().is_some_and(|(end, at)| is(end, *at));
         feeds.iter().filter(is).count() as u64
     };
-    findings.exactly("answers that broke off", count(&|end, _| *end == End::Broken), 0);
-    let refused = count(&|end, _| matches!(end, End::Refused(_)));
-    findings.exactly("requests refused", refused, 0);
+    report.exactly("answers that broke off", count(&|end, _| *end == FeedEnd::Broken), 0);
+    let refused = count(&|end, _| matches!(end, FeedEnd::Refused(_)));
+    report.exactly("requests refused", refused, 0);
     // What the kernel had taken and nobody had accepted when the process went
     // is cut, whatever the process does.
     let is_early = |at: u64| at + LAST_MOMENT.as_nanos() as u64 <= ended;
-    findings.exactly(
+    report.exactly(
         format!("new connections cut unread, but for the last {} ms", LAST_MOMENT.as_millis()),
-        count(&|end, at| *end == End::Unanswered && is_early(at)),
+        count(&|end, at| *end == FeedEnd::Unanswered && is_early(at)),
         0,
     );
     let (said, is_whole) = match batched {
         Ok(lines) => (format!("{lines} lines, all answered"), true),
         Err(error) => (error.to_string(), false),
     };
-    findings.claim("the batch that was under way", said, "every line answered", is_whole);
+    report.check("the batch that was under way", said, "every line answered", is_whole);
 }
 
 /// A batch that is sent line by line until it is told to end.
-struct Batch {
+struct OpenBatch {
     thread: std::thread::JoinHandle<io::Result<u64>>,
     end: Arc<AtomicBool>,
 }
 
-impl Batch {
-    fn start(address: SocketAddr, rate: f64, bytes: usize) -> io::Result<Batch> {
+impl OpenBatch {
+    fn start(address: SocketAddr, rate: f64, bytes: usize) -> io::Result<OpenBatch> {
         let end = Arc::new(AtomicBool::new(false));
         let ends = end.clone();
         let run = move || {
@@ -266,24 +267,24 @@ impl Batch {
             connection.write(&head)?;
             let (mut pace, mut lines) = (Pace::new(rate), 0);
             while !ends.load(Ordering::Relaxed) {
-                let mark = Mark { publisher: BATCH, sequence: lines, due: pace.wait() };
+                let stamp = EventStamp { publisher: BATCH, sequence: lines, due: pace.wait() };
                 let mut line = Vec::new();
-                publisher::write_event(&mut line, mark, bytes, None);
+                publisher::write_event(&mut line, stamp, bytes, None);
                 line.push(b'\n');
                 let size = format!("{:x}\r\n", line.len());
                 connection.write(&[size.as_bytes(), &line, b"\r\n"].concat())?;
                 lines += 1;
             }
             connection.write(b"0\r\n\r\n")?;
-            let answer = connection.answer()?;
-            let written = answer.body.matches(r#""status":201"#).count() as u64;
+            let response = connection.response()?;
+            let written = response.body.matches(r#""status":201"#).count() as u64;
             if written == lines {
                 return Ok(lines);
             }
             Err(io::Error::other(format!("{written} of {lines} lines were written")))
         };
         let thread = std::thread::Builder::new().name("batch".to_owned()).spawn(run)?;
-        Ok(Batch { thread, end })
+        Ok(OpenBatch { thread, end })
     }
 
     fn end(&self) {

@@ -21,12 +21,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::gateway_config;
-use crate::report::findings::Findings;
+use crate::report::proof_report::ProofReport;
 
 /// A scenario file that holds a proof.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Trial {
+pub struct Proof {
     /// Its name: the file's.
     #[serde(skip)]
     pub name: String,
@@ -35,7 +35,8 @@ pub struct Trial {
     /// The file that its section goes to.
     pub report: PathBuf,
     /// What is done.
-    proof: Proof,
+    #[serde(rename = "proof")]
+    kind: ProofKind,
     /// The gateway's configuration.
     #[serde(default)]
     gateway: toml::Table,
@@ -47,7 +48,7 @@ pub struct Trial {
 /// What is done to the gateway; each has a module of its own.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-enum Proof {
+enum ProofKind {
     StalledReaders(stalled_readers::Settings),
     SlowAttacks(slow_attacks::Settings),
     Drain(drain::Settings),
@@ -56,7 +57,7 @@ enum Proof {
     Policies(policies::Settings),
 }
 
-impl Trial {
+impl Proof {
     /// Reads a scenario file's table; `is_short` puts its `[short]` over it.
     ///
     /// # Errors
@@ -65,38 +66,38 @@ impl Trial {
         name: String,
         mut table: toml::Table,
         is_short: bool,
-    ) -> Result<Trial, toml::de::Error> {
+    ) -> Result<Proof, toml::de::Error> {
         let short = match table.remove("short") {
             Some(toml::Value::Table(short)) if is_short => Some(short),
             _ => None,
         };
         gateway_config::overlay(&mut table, short.clone().unwrap_or_default());
-        Ok(Trial { name, short, ..table.try_into()? })
+        Ok(Proof { name, short, ..table.try_into()? })
     }
 
     /// The section of a report, with what was run.
-    pub fn section(&self, findings: &Findings) -> String {
+    pub fn section(&self, report: &ProofReport) -> String {
         let mut command = format!("`loadtest run {}`", self.name);
         if let Some(short) = &self.short {
             let changed = toml::Value::Table(short.clone());
             command = format!("`loadtest run {} --short`, with `{changed}`", self.name);
         }
-        findings.section(&self.name, &self.about, &command)
+        report.section(&self.name, &self.about, &command)
     }
 
     /// Runs it.
     ///
     /// # Errors
     /// If it cannot be carried to its end.
-    pub fn run(&self) -> io::Result<Findings> {
+    pub fn run(&self) -> io::Result<ProofReport> {
         let gateway = &self.gateway;
-        match &self.proof {
-            Proof::StalledReaders(settings) => stalled_readers::run(settings, gateway),
-            Proof::SlowAttacks(settings) => slow_attacks::run(settings, gateway),
-            Proof::Drain(settings) => drain::run(settings, gateway),
-            Proof::Reload(settings) => reload::run(settings, gateway),
-            Proof::Storm(settings) => storm::run(settings, gateway),
-            Proof::Policies(settings) => policies::run(settings, gateway),
+        match &self.kind {
+            ProofKind::StalledReaders(settings) => stalled_readers::run(settings, gateway),
+            ProofKind::SlowAttacks(settings) => slow_attacks::run(settings, gateway),
+            ProofKind::Drain(settings) => drain::run(settings, gateway),
+            ProofKind::Reload(settings) => reload::run(settings, gateway),
+            ProofKind::Storm(settings) => storm::run(settings, gateway),
+            ProofKind::Policies(settings) => policies::run(settings, gateway),
         }
     }
 }
@@ -111,8 +112,8 @@ mod tests {
         let proofs = scenario_files::with("proof");
         for (name, table) in &proofs {
             for is_short in [false, true] {
-                let trial = Trial::read(name.clone(), table.clone(), is_short);
-                assert!(trial.is_ok(), "{name}: {:?}", trial.err());
+                let proof = Proof::read(name.clone(), table.clone(), is_short);
+                assert!(proof.is_ok(), "{name}: {:?}", proof.err());
             }
         }
         assert_eq!(proofs.len(), 6);

@@ -10,13 +10,13 @@ use toml::Table;
 
 use super::topic::{self, TICKS};
 use crate::clock;
+use crate::delivery_stats::DeliveryStats;
 use crate::gateway::Gateway;
 use crate::http::Connection;
-use crate::mark::Mark;
-use crate::publisher::{self, Dialect, JSON, Publishing};
-use crate::report::findings::Findings;
-use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
-use crate::tally::Tally;
+use crate::publisher::{self, Dialect, JSON, PublishPlan};
+use crate::report::proof_report::ProofReport;
+use crate::stamp::EventStamp;
+use crate::subscriber::{Protocol, ReadBuffers, ReadOutcome, Subscriber, Subscription};
 
 /// What is done.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,7 +63,7 @@ const READ_MAX: Duration = Duration::from_mins(1);
 struct Reader {
     policy: String,
     subscriber: Subscriber,
-    tally: Tally,
+    stats: DeliveryStats,
     /// Events that it got while it was slow.
     slow: u64,
     /// Its first stream's end, where it had to come back.
@@ -73,7 +73,7 @@ struct Reader {
 
 /// # Errors
 /// If it cannot be carried to its end.
-pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let gateway = Gateway::start(config)?;
     let epoch = topic::epoch(gateway.address(), TICKS)?;
     let mut readers = settings
@@ -83,7 +83,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
         .collect::<io::Result<Vec<_>>>()?;
     topic::await_streams(&gateway, readers.len())?;
     let before = gateway.metrics()?;
-    let publishing = Publishing {
+    let publish_plan = PublishPlan {
         address: gateway.address(),
         path: format!("/events/{TICKS}"),
         dialect: Dialect::Streamgate,
@@ -95,16 +95,16 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
         bytes: settings.bytes,
         subjects: settings.subjects / settings.publishers as u64,
     };
-    let mut totals = publishing.totals();
+    let mut totals = publish_plan.totals();
     let begun = Instant::now();
-    let publishers = publishing.start()?;
-    let mut scratch = Scratch::of(settings.step_bytes());
+    let publishers = publish_plan.start()?;
+    let mut buffers = ReadBuffers::of(settings.step_bytes());
     while !publishers.is_done() {
         if begun.elapsed() > PUBLISHING_MAX {
             return Err(io::Error::other("the publishers were not done in time"));
         }
         for reader in &mut readers {
-            reader.read(&mut scratch)?;
+            reader.read(&mut buffers)?;
         }
         std::thread::sleep(STEP);
     }
@@ -120,17 +120,17 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     read_all(&mut readers)?;
     let after = gateway.metrics()?;
     let dropped = |policy: &str| {
-        let sum = |metrics: &crate::exposition::Exposition| {
+        let sum = |metrics: &crate::metrics_snapshot::MetricsSnapshot| {
             metrics.count("streamgate_events_dropped_total", &[("policy", policy)]).unwrap_or(0)
         };
         sum(&after) - sum(&before)
     };
     let head = after.count("streamgate_log_head_offset", &[("log", TICKS)]).unwrap_or(0);
-    let mut findings = Findings::new();
+    let mut report = ProofReport::new();
     let mut rows = Vec::new();
     for reader in &readers {
         let dropped = dropped(&reader.policy);
-        judge(settings, reader, &totals, dropped, head, &mut findings);
+        judge(settings, reader, &totals, dropped, head, &mut report);
         rows.push(reader.row(dropped, head, took));
     }
     let heads = [
@@ -143,18 +143,18 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
         "ended",
         "last is",
     ];
-    findings.table(&heads, &rows);
-    Ok(findings)
+    report.table(&heads, &rows);
+    Ok(report)
 }
 
 /// Reads until no reader gets anything any more.
 fn read_all(readers: &mut [Reader]) -> io::Result<()> {
-    let mut scratch = Scratch::new();
+    let mut buffers = ReadBuffers::new();
     let (begun, mut last) = (Instant::now(), Instant::now());
     while last.elapsed() < QUIET && begun.elapsed() < READ_MAX {
         let mut is_idle = true;
         for reader in readers.iter_mut() {
-            is_idle &= reader.read(&mut scratch)? == Step::Idle;
+            is_idle &= reader.read(&mut buffers)? == ReadOutcome::Idle;
         }
         if is_idle {
             std::thread::sleep(Duration::from_millis(1));
@@ -167,11 +167,12 @@ fn read_all(readers: &mut [Reader]) -> io::Result<()> {
 
 fn publish_last(settings: &Settings, gateway: &Gateway, totals: &[u64]) -> io::Result<()> {
     let mut body = Vec::new();
-    let mark = Mark { publisher: 0, sequence: totals[0], due: clock::now() };
+    let stamp = EventStamp { publisher: 0, sequence: totals[0], due: clock::now() };
     let subjects = settings.subjects / settings.publishers as u64;
-    publisher::write_event(&mut body, mark, settings.bytes, totals[0].checked_rem(subjects));
+    publisher::write_event(&mut body, stamp, settings.bytes, totals[0].checked_rem(subjects));
     let mut connection = Connection::open(gateway.address())?;
-    publisher::taken(connection.post(&format!("/events/{TICKS}"), JSON, &body)?).map(|_| ())
+    publisher::expect_success(connection.post(&format!("/events/{TICKS}"), JSON, &body)?)
+        .map(|_| ())
 }
 
 fn judge(
@@ -180,24 +181,24 @@ fn judge(
     totals: &[u64],
     dropped: u64,
     head: u64,
-    findings: &mut Findings,
+    report: &mut ProofReport,
 ) {
     let policy = &reader.policy;
-    let (received, told) = (reader.tally.deliveries, reader.subscriber.seen().dropped);
+    let (received, told) = (reader.stats.deliveries, reader.subscriber.progress().dropped);
     let events: u64 = totals.iter().sum();
-    let [_, repeated, disordered, _, _] = reader.tally.faults();
+    let [_, repeated, disordered, _, _] = reader.stats.faults();
     let named = |what: &str| format!("`{policy}`: {what}");
-    findings.exactly(named("repeated or out of order"), repeated + disordered, 0);
-    findings.exactly(named("last id is the head"), reader.subscriber.seen().offset(), head);
+    report.exactly(named("repeated or out of order"), repeated + disordered, 0);
+    report.exactly(named("last id is the head"), reader.subscriber.progress().offset(), head);
     match policy.as_str() {
         "log" | "disconnect" => {
-            findings.exactly(named("received"), received, events);
-            findings.exactly(named("told or counted as dropped"), told + dropped, 0);
+            report.exactly(named("received"), received, events);
+            report.exactly(named("told or counted as dropped"), told + dropped, 0);
         }
         _ => {
-            findings.exactly(named("received and told"), received + told, events);
-            findings.exactly(named("counted by the metric, as told"), dropped, told);
-            findings.claim(
+            report.exactly(named("received and told"), received + told, events);
+            report.exactly(named("counted by the metric, as told"), dropped, told);
+            report.check(
                 named("dropped at all: the reader was slow"),
                 told.to_string(),
                 "> 0",
@@ -207,21 +208,21 @@ fn judge(
     }
     if policy == "conflate" {
         let subjects = settings.subjects / settings.publishers as u64;
-        let missing = newest_missing(reader.tally.marks.as_deref(), totals, subjects);
-        findings.exactly(named("subjects whose newest event did not come"), missing, 0);
+        let missing = newest_missing(reader.stats.stamps.as_deref(), totals, subjects);
+        report.exactly(named("subjects whose newest event did not come"), missing, 0);
     }
     if policy == "disconnect" {
         let ended = reader.ended.as_deref().unwrap_or("nothing");
-        findings.claim(named("ended with"), ended, "overflow", ended == "overflow");
+        report.check(named("ended with"), ended, "overflow", ended == "overflow");
     }
 }
 
-/// Of how many subjects the newest event is not among `marks`. Each publisher
+/// Of how many subjects the newest event is not among `stamps`. Each publisher
 /// goes round subjects of its own, so the last round has the newest of each.
-fn newest_missing(marks: Option<&[Mark]>, totals: &[u64], subjects: u64) -> u64 {
+fn newest_missing(stamps: Option<&[EventStamp]>, totals: &[u64], subjects: u64) -> u64 {
     let newest = |publisher: usize| totals[publisher].saturating_sub(subjects);
-    let is_newest = |mark: &&Mark| mark.sequence >= newest(mark.publisher);
-    let came = marks.unwrap_or_default().iter().filter(is_newest).count() as u64;
+    let is_newest = |stamp: &&EventStamp| stamp.sequence >= newest(stamp.publisher);
+    let came = stamps.unwrap_or_default().iter().filter(is_newest).count() as u64;
     let expected: u64 = totals.iter().map(|&total| total.min(subjects)).sum();
     expected.saturating_sub(came)
 }
@@ -238,12 +239,12 @@ impl Settings {
 impl Reader {
     fn open(gateway: &Gateway, policy: &str) -> io::Result<Reader> {
         let subscription = Reader::subscription(gateway, policy);
-        let socket = subscription.ask(0, Some(SLOW_BYTES))?;
-        let mut tally = Tally::new();
-        tally.marks = Some(Vec::new());
+        let socket = subscription.connect(0, Some(SLOW_BYTES))?;
+        let mut stats = DeliveryStats::new();
+        stats.stamps = Some(Vec::new());
         let subscriber = Subscriber::new(socket, Protocol::Sse)?;
         let (policy, slow, ended, is_over) = (policy.to_owned(), 0, None, false);
-        Ok(Reader { policy, subscriber, tally, slow, ended, is_over })
+        Ok(Reader { policy, subscriber, stats, slow, ended, is_over })
     }
 
     fn subscription(gateway: &Gateway, policy: &str) -> Subscription {
@@ -251,44 +252,45 @@ impl Reader {
         Subscription { path, ..topic::subscription(gateway, TICKS, Protocol::Sse) }
     }
 
-    fn read(&mut self, scratch: &mut Scratch) -> io::Result<Step> {
+    fn read(&mut self, buffers: &mut ReadBuffers) -> io::Result<ReadOutcome> {
         if self.is_over {
-            return Ok(Step::Idle);
+            return Ok(ReadOutcome::Idle);
         }
         let named = |error| io::Error::other(format!("{}: {error}", self.policy));
-        let step = self.subscriber.read(scratch, &mut self.tally).map_err(named)?;
-        self.is_over = step == Step::Ended;
+        let step = self.subscriber.read(buffers, &mut self.stats).map_err(named)?;
+        self.is_over = step == ReadOutcome::Ended;
         Ok(step)
     }
 
     /// Publishing is over: from here on it reads as fast as it can. One whose
     /// stream has been ended reads what is left of it and comes back.
     fn quicken(&mut self, gateway: &Gateway, epoch: &str) -> io::Result<()> {
-        self.slow = self.tally.deliveries;
+        self.slow = self.stats.deliveries;
         SockRef::from(self.subscriber.socket()).set_recv_buffer_size(QUICK_BYTES)?;
         if self.policy != "disconnect" {
             return Ok(());
         }
         read_all(std::slice::from_mut(self))?;
         if self.is_over {
-            let seen = self.subscriber.seen().clone();
-            self.ended = Some(seen.farewell.reason.clone().unwrap_or("a cut".to_owned()));
-            self.subscriber = Reader::subscription(gateway, &self.policy).rejoin(0, epoch, seen)?;
+            let progress = self.subscriber.progress().clone();
+            self.ended = Some(progress.end.reason.clone().unwrap_or("a cut".to_owned()));
+            self.subscriber =
+                Reader::subscription(gateway, &self.policy).resume(0, epoch, progress)?;
             self.is_over = false;
         }
         Ok(())
     }
 
     fn row(&self, dropped: u64, head: u64, took: Duration) -> Vec<String> {
-        let seen = self.subscriber.seen();
-        let last = if seen.offset() == head { "the head" } else { "not the head" };
+        let progress = self.subscriber.progress();
+        let last = if progress.offset() == head { "the head" } else { "not the head" };
         vec![
             format!("`{}`", self.policy),
-            self.tally.deliveries.to_string(),
+            self.stats.deliveries.to_string(),
             crate::report::figures::short(self.slow as f64 / took.as_secs_f64()),
             dropped.to_string(),
-            seen.dropped.to_string(),
-            seen.gaps.to_string(),
+            progress.dropped.to_string(),
+            progress.gaps.to_string(),
             self.ended.clone().unwrap_or("–".to_owned()),
             last.to_owned(),
         ]
@@ -301,12 +303,12 @@ mod tests {
 
     #[test]
     fn the_newest_of_each_subject_is_in_the_last_round() {
-        let mark = |publisher, sequence| Mark { publisher, sequence, due: 0 };
-        let check = |marks: &[Mark], expected| {
-            assert_eq!(newest_missing(Some(marks), &[4, 3], 2), expected, "{marks:?}");
+        let stamp = |publisher, sequence| EventStamp { publisher, sequence, due: 0 };
+        let check = |stamps: &[EventStamp], expected| {
+            assert_eq!(newest_missing(Some(stamps), &[4, 3], 2), expected, "{stamps:?}");
         };
-        check(&[mark(0, 2), mark(0, 3), mark(1, 1), mark(1, 2)], 0);
-        check(&[mark(0, 1), mark(0, 3), mark(1, 1), mark(1, 2)], 1);
+        check(&[stamp(0, 2), stamp(0, 3), stamp(1, 1), stamp(1, 2)], 0);
+        check(&[stamp(0, 1), stamp(0, 3), stamp(1, 1), stamp(1, 2)], 1);
         check(&[], 4);
     }
 }

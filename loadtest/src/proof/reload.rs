@@ -10,14 +10,14 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use toml::Table;
 
-use super::reload_files::{self, FAULTS, GHOST, Mark};
+use super::reload_files::{self, ExpectedState, FAULTS, GHOST};
 use super::topic::{self, QUIET, TICKS};
-use crate::feed::{Feed, FeedHandle, OnCut};
+use crate::feed::{Feed, FeedHandle, OnFailure};
 use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::publisher::JSON;
 use crate::report::figures::short;
-use crate::report::findings::Findings;
+use crate::report::proof_report::ProofReport;
 use crate::subscriber_pool::SubscriberPool;
 
 /// What is done.
@@ -52,7 +52,7 @@ const PROBE_BYTES: usize = 16 * 1024;
 
 /// What was found to be otherwise than the last good file says.
 #[derive(Default)]
-struct Faults {
+struct Deviations {
     limits: Vec<String>,
     ranges: Vec<String>,
     collections: Vec<String>,
@@ -61,52 +61,53 @@ struct Faults {
 
 /// # Errors
 /// If it cannot be carried to its end.
-pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let gateway = Gateway::start(config)?;
     let mut pool = topic::mixed(&gateway, TICKS, settings.streams)?;
     let (address, rate, bytes) = (gateway.address(), settings.rate, settings.bytes);
-    let feed = Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_cut: OnCut::Fail };
+    let feed =
+        Feed { address, topic: TICKS, publisher: 0, rate, bytes, on_failure: OnFailure::Fail };
     let feeds = feed.start_all(settings.publishers)?;
     let pause = Duration::from_millis(settings.pause_ms);
-    let (mut faults, begun) = (Faults::default(), Instant::now());
+    let (mut faults, begun) = (Deviations::default(), Instant::now());
     for number in 1..=settings.reloads {
-        pool.attend(pause, |_| false)?;
-        let (table, mark) = reload_files::good(config, number);
+        pool.read_until(pause, |_| false)?;
+        let (table, expected) = reload_files::good(config, number);
         let name = format!("good file {number}");
         let is_valid = reload(&gateway, &mut pool, &reload_files::text(&table), "applied")
             .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
-        faults.note(&gateway, &name, &mark, is_valid)?;
-        pool.attend(pause, |_| false)?;
+        faults.note(&gateway, &name, &expected, is_valid)?;
+        pool.read_until(pause, |_| false)?;
         let fault = &FAULTS[(number - 1) % FAULTS.len()];
         let file = reload_files::faulty(config, number + 1, fault);
         let is_valid = reload(&gateway, &mut pool, &file, "faulty")
             .map_err(|error| io::Error::other(format!("{}: {error}", fault.name)))?;
-        faults.note(&gateway, fault.name, &mark, is_valid)?;
+        faults.note(&gateway, fault.name, &expected, is_valid)?;
     }
     let took = begun.elapsed();
     let finish = |feed: FeedHandle| feed.finish().map(|result| result.acknowledged);
     let totals = feeds.into_iter().map(finish).collect::<io::Result<Vec<u64>>>()?;
     let expected = totals.iter().sum::<u64>() * settings.streams as u64;
-    pool.attend(REST_MAX, |pool| pool.tally.deliveries >= expected)?;
-    let mut findings = Findings::new();
-    findings.exactly("streams that ended", pool.ended() as u64, 0);
+    pool.read_until(REST_MAX, |pool| pool.stats.deliveries >= expected)?;
+    let mut report = ProofReport::new();
+    report.exactly("streams that ended", pool.ended() as u64, 0);
     let [lost, repeated, disordered, gaps, _] = pool.close(&totals).faults();
     let what = format!("of {expected} deliveries lost, repeated, out of order, told as gaps");
-    findings.exactly(what, lost + repeated + disordered + gaps, 0);
+    report.exactly(what, lost + repeated + disordered + gaps, 0);
     for result in ["applied", "faulty"] {
         let what = format!("files counted as {result}");
-        findings.exactly(what, counted(&gateway, result)?, settings.reloads as u64);
+        report.exactly(what, counted(&gateway, result)?, settings.reloads as u64);
     }
     let files = 2 * settings.reloads;
-    faults.judge(files, &mut findings);
+    faults.judge(files, &mut report);
     let row = vec![
         files.to_string(),
         short(took.as_secs_f64()),
         totals.iter().sum::<u64>().to_string(),
         FAULTS.iter().take(settings.reloads).map(|fault| fault.name).collect::<Vec<_>>().join(", "),
     ];
-    findings.table(&["SIGHUPs", "in s", "events published meanwhile", "faults"], &[row]);
-    Ok(findings)
+    report.table(&["SIGHUPs", "in s", "events published meanwhile", "faults"], &[row]);
+    Ok(report)
 }
 
 /// Puts a file in place, sends SIGHUP and waits until it is counted as
@@ -127,7 +128,7 @@ fn reload(
     gateway.signal(Signal::HUP)?;
     let mut read = None;
     let mut looked = Instant::now();
-    pool.attend(RELOAD_MAX, |_| {
+    pool.read_until(RELOAD_MAX, |_| {
         if looked.elapsed() > Duration::from_millis(20) {
             looked = Instant::now();
             read = Some(counted(gateway, result));
@@ -140,7 +141,7 @@ fn reload(
         _ => Err(io::Error::other(format!(
             "no {RELOADS}{{result=\"{result}\"}} more within {} s of SIGHUP; its last line: {}",
             RELOAD_MAX.as_secs(),
-            gateway.last_words()?
+            gateway.last_log_line()?
         ))),
     }
 }
@@ -149,30 +150,30 @@ fn counted(gateway: &Gateway, result: &str) -> io::Result<u64> {
     Ok(gateway.metrics()?.count(RELOADS, &[("result", result)]).unwrap_or(0))
 }
 
-impl Faults {
-    /// Looks at what the gateway does, which must be what `mark` says.
+impl Deviations {
+    /// Looks at what the gateway does, which must be what `expected` says.
     fn note(
         &mut self,
         gateway: &Gateway,
         name: &str,
-        mark: &Mark,
+        expected: &ExpectedState,
         is_checked: bool,
     ) -> io::Result<()> {
-        let mut note = |to: fn(&mut Faults) -> &mut Vec<String>, is_so: bool| {
+        let mut note = |to: fn(&mut Deviations) -> &mut Vec<String>, is_so: bool| {
             if !is_so {
                 to(self).push(name.to_owned());
             }
         };
         note(|faults| &mut faults.unchecked, is_checked);
-        let taken = mark.body_bytes > PROBE_BYTES as u64;
+        let taken = expected.body_bytes > PROBE_BYTES as u64;
         let body = format!(r#"{{"type":"probe","data":"{}"}}"#, "x".repeat(PROBE_BYTES));
         let status = post(gateway, &format!("/events/{QUIET}"), body.as_bytes())?;
         note(|faults| &mut faults.limits, status == if taken { 201 } else { 413 });
         let retry = retry(gateway)?;
-        let is_within = (mark.retry_ms[0]..=mark.retry_ms[1]).contains(&retry);
+        let is_within = (expected.retry_ms[0]..=expected.retry_ms[1]).contains(&retry);
         note(|faults| &mut faults.ranges, is_within);
-        let newest = reload_files::extra(mark.extras);
-        let next = reload_files::extra(mark.extras + 1);
+        let newest = reload_files::extra(expected.extras);
+        let next = reload_files::extra(expected.extras + 1);
         let statuses = [
             (post(gateway, &format!("/{newest}"), b"{}")?, 201),
             (get(gateway, &format!("/{newest}"))?, 200),
@@ -184,7 +185,7 @@ impl Faults {
         Ok(())
     }
 
-    fn judge(&self, files: usize, findings: &mut Findings) {
+    fn judge(&self, files: usize, report: &mut ProofReport) {
         for (what, faults) in [
             ("after which another body limit held than the last good file's", &self.limits),
             ("after which another `retry` was sent", &self.ranges),
@@ -198,7 +199,7 @@ impl Faults {
                 [] => "0".to_owned(),
                 names => format!("{}: {}", names.len(), names.join(", ")),
             };
-            findings.claim(format!("of {files}: {what}"), found, "0", faults.is_empty());
+            report.check(format!("of {files}: {what}"), found, "0", faults.is_empty());
         }
     }
 }

@@ -5,9 +5,9 @@ use toml::{Table, Value};
 
 use crate::gateway_config::{overlay, section};
 
-/// What a good file says that can be seen from outside.
+/// What a good file says that can be progress from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct ExpectedState {
     /// `limits.body_bytes`.
     pub body_bytes: u64,
     /// `streams.retry`, in milliseconds.
@@ -29,7 +29,7 @@ pub fn extra(number: usize) -> String {
 pub const GHOST: &str = "ghost";
 
 /// The `number`th good file, from 1, and what it says.
-pub fn good(base: &Table, number: usize) -> (Table, Mark) {
+pub fn good(base: &Table, number: usize) -> (Table, ExpectedState) {
     let mut table = base.clone();
     let body_bytes = BODY_BYTES[number % BODY_BYTES.len()];
     // Others that are in use meanwhile.
@@ -44,37 +44,37 @@ pub fn good(base: &Table, number: usize) -> (Table, Mark) {
     for number in 1..=number {
         add(&mut table, "collections", &[("name", &extra(number)), ("resource", "thing")]);
     }
-    (table, Mark { body_bytes, retry_ms, extras: number })
+    (table, ExpectedState { body_bytes, retry_ms, extras: number })
 }
 
-/// The next good file, spoilt in one of [`FAULTS`]' ways: taken in part, it
+/// The next good file, corrupted in one of [`FAULTS`]' ways: taken in part, it
 /// would show.
-pub fn faulty(base: &Table, number: usize, fault: &Fault) -> Vec<u8> {
+pub fn faulty(base: &Table, number: usize, fault: &ConfigFault) -> Vec<u8> {
     let (mut table, _) = good(base, number);
     add(&mut table, "collections", &[("name", GHOST), ("resource", "thing")]);
-    match fault.spoil {
-        Spoil::Key(section, key, value) => {
+    match fault.corruption {
+        Corruption::Key(section, key, value) => {
             let value: Table = toml::from_str(&format!("v = {value}")).unwrap_or_default();
             let value = value.get("v").cloned().unwrap_or(Value::Boolean(false));
             set(&mut table, section, key, value);
             text(&table)
         }
-        Spoil::Entry(list, members) => {
+        Corruption::Entry(list, members) => {
             add(&mut table, list, members);
             text(&table)
         }
-        Spoil::Text(spoil) => spoil(&String::from_utf8_lossy(&text(&table))),
+        Corruption::Text(corruption) => corruption(&String::from_utf8_lossy(&text(&table))),
     }
 }
 
 /// A way to be faulty.
-pub struct Fault {
+pub struct ConfigFault {
     /// Its name, in messages.
     pub name: &'static str,
-    spoil: Spoil,
+    corruption: Corruption,
 }
 
-enum Spoil {
+enum Corruption {
     /// A key of a section, with a value as TOML has it.
     Key(&'static str, &'static str, &'static str),
     /// One more entry of a list.
@@ -88,24 +88,24 @@ const fn key(
     section: &'static str,
     key: &'static str,
     value: &'static str,
-) -> Fault {
-    Fault { name, spoil: Spoil::Key(section, key, value) }
+) -> ConfigFault {
+    ConfigFault { name, corruption: Corruption::Key(section, key, value) }
 }
 
 const fn entry(
     name: &'static str,
     list: &'static str,
     members: &'static [(&'static str, &'static str)],
-) -> Fault {
-    Fault { name, spoil: Spoil::Entry(list, members) }
+) -> ConfigFault {
+    ConfigFault { name, corruption: Corruption::Entry(list, members) }
 }
 
-const fn spoilt(name: &'static str, spoil: fn(&str) -> Vec<u8>) -> Fault {
-    Fault { name, spoil: Spoil::Text(spoil) }
+const fn corrupted(name: &'static str, corruption: fn(&str) -> Vec<u8>) -> ConfigFault {
+    ConfigFault { name, corruption: Corruption::Text(corruption) }
 }
 
 /// Twenty of them.
-pub const FAULTS: [Fault; 20] = [
+pub const FAULTS: [ConfigFault; 20] = [
     key("an unknown key", "limits", "colour", "3"),
     key("an unknown section", "weather", "rain", "true"),
     key("a unit that is none", "limits", "head_timeout", "\"10 parsecs\""),
@@ -122,10 +122,10 @@ pub const FAULTS: [Fault; 20] = [
     entry("a collection of a reserved name", "collections", &[("name", "operations")]),
     entry("two collections of one name", "collections", &[("name", GHOST)]),
     entry("a view of nothing", "topics", &[("name", "view"), ("collection", "nothing")]),
-    spoilt("a string without its end", |text| format!("{text}\n[auth]\nmode = \"none\n").into()),
-    spoilt("a table that stands there twice", |text| format!("{text}\n[limits]\n").into()),
-    spoilt("a file that ends in a key", |text| format!("{text}\nname").into()),
-    spoilt("a byte that is not UTF-8", |text| [text.as_bytes(), b"\n# \xff\n"].concat()),
+    corrupted("a string without its end", |text| format!("{text}\n[auth]\nmode = \"none\n").into()),
+    corrupted("a table that stands there twice", |text| format!("{text}\n[limits]\n").into()),
+    corrupted("a file that ends in a key", |text| format!("{text}\nname").into()),
+    corrupted("a byte that is not UTF-8", |text| [text.as_bytes(), b"\n# \xff\n"].concat()),
 ];
 
 /// A configuration as a file.
@@ -158,10 +158,13 @@ mod tests {
 
     #[test]
     fn good_files_grow_and_differ() {
-        let (first, mark) = good(&base(), 1);
-        assert_eq!((mark.body_bytes, mark.retry_ms, mark.extras), (64 * 1024, [1_000, 1_500], 1));
-        let (second, mark) = good(&base(), 2);
-        assert_eq!((mark.body_bytes, mark.extras), (2 * 1024, 2));
+        let (first, expected) = good(&base(), 1);
+        assert_eq!(
+            (expected.body_bytes, expected.retry_ms, expected.extras),
+            (64 * 1024, [1_000, 1_500], 1)
+        );
+        let (second, expected) = good(&base(), 2);
+        assert_eq!((expected.body_bytes, expected.extras), (2 * 1024, 2));
         assert_eq!(second["collections"].as_array().unwrap().len(), 2);
         assert_ne!(first, second);
         assert_eq!(first["server"], base()["server"]);

@@ -22,7 +22,7 @@ use crate::latency;
 use crate::publisher;
 use crate::report::figures::median;
 use crate::report::figures::short;
-use crate::report::findings::Findings;
+use crate::report::proof_report::ProofReport;
 
 /// What is done, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,7 +33,7 @@ pub struct Settings {
     /// Requests a second of the good client.
     probe_rate: f64,
     /// How long it is timed before an attack: alone, and beside the tool at
-    /// work on somebody else.
+    /// work on sink else.
     calm_secs: f64,
     /// Its p99 during an attack, times that beside the tool: median of the
     /// rounds.
@@ -79,10 +79,10 @@ const WATCH_MAX: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The good client's own connection.
-const OTHERS: u64 = 1;
+const PROBE_CONNECTIONS: u64 = 1;
 
 /// What was seen of one round of an attack.
-struct Seen {
+struct AttackRound {
     /// Connections at its height.
     most: u64,
     /// From the last one's arrival until all were gone, if they went.
@@ -94,20 +94,20 @@ struct Seen {
 
 /// # Errors
 /// If it cannot be carried to its end.
-pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     if Command::new(PROGRAM).arg("-h").output().is_err() {
         return Err(io::Error::other(format!("{PROGRAM} is missing: apt-get install {PROGRAM}")));
     }
     let gateway = Gateway::start(config)?;
     let resource = fill(settings, gateway.address())?;
-    let mut findings = Findings::new();
+    let mut report = ProofReport::new();
     let mut rows = Vec::new();
     for attack in &settings.attacks {
         eprintln!("  {}", attack.name);
         let limit = gateway_config::duration(config, &attack.limit)?;
         let round = |_| withstand(settings, &gateway, attack, limit, &resource);
         let rounds = (0..settings.rounds).map(round).collect::<io::Result<Vec<_>>>()?;
-        judge(settings, attack, limit, &rounds, &mut findings);
+        judge(settings, attack, limit, &rounds, &mut report);
         let mut row = vec![
             attack.name.clone(),
             format!("`{PROGRAM} {}`", attack.flags.join(" ")),
@@ -129,8 +129,8 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
         "beside the tool",
         "during the attack",
     ];
-    findings.table(&heads, &rows);
-    Ok(findings)
+    report.table(&heads, &rows);
+    Ok(report)
 }
 
 /// Makes the collection, and gives the path of one resource.
@@ -140,7 +140,7 @@ fn fill(settings: &Settings, address: SocketAddr) -> io::Result<String> {
     let body: String = (1..=settings.resources).map(line).collect();
     let fields = "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n";
     let path = format!("/{COLLECTION}");
-    publisher::taken(Connection::open(address)?.post(&path, fields, body.as_bytes())?)?;
+    publisher::expect_success(Connection::open(address)?.post(&path, fields, body.as_bytes())?)?;
     Ok(format!("{path}/{COLLECTION}-1"))
 }
 
@@ -150,25 +150,25 @@ fn withstand(
     attack: &Attack,
     limit: Duration,
     resource: &str,
-) -> io::Result<Seen> {
-    let probe = Probe::start(gateway.address(), resource, settings.probe_rate)?;
+) -> io::Result<AttackRound> {
+    let probe = ProbeClient::start(gateway.address(), resource, settings.probe_rate)?;
     let calm = Duration::from_secs_f64(settings.calm_secs);
     std::thread::sleep(calm);
     let log = gateway.config_path().with_file_name("slowhttptest.log");
-    let somebody = Somebody::start()?;
+    let sink = SinkServer::start()?;
     let busy = clock::now();
-    let attackers = Attackers::start(settings.connections, attack, somebody.address, &log)?;
+    let attackers = AttackTool::start(settings.connections, attack, sink.address, &log)?;
     std::thread::sleep(calm);
-    drop((attackers, somebody));
+    drop((attackers, sink));
     let begun = clock::now();
-    let attackers = Attackers::start(settings.connections, attack, gateway.address(), &log)?;
+    let attackers = AttackTool::start(settings.connections, attack, gateway.address(), &log)?;
     let (most, gone) = watch(gateway, limit, settings.connections)?;
     let ended = clock::now();
     drop(attackers);
-    let probed = probe.finish()?;
+    let result = probe.finish()?;
     let phases = [(0, busy), (busy, begun), (begun, ended)];
-    let latencies = phases.map(|(from, to)| latency::of(probed.within(from, to)));
-    Ok(Seen { most, gone, latencies, failures: probed.failures })
+    let latencies = phases.map(|(from, to)| latency::from_values(result.within(from, to)));
+    Ok(AttackRound { most, gone, latencies, failures: result.failures })
 }
 
 /// Looks at how many connections are open: the most at once, and the time from
@@ -181,7 +181,7 @@ fn watch(
     let (begun, mut most, mut arrived) = (Instant::now(), 0, Instant::now());
     loop {
         let open = gateway.metrics()?.count("streamgate_tcp_connections_open", &[]).unwrap_or(0);
-        let attackers = open.saturating_sub(OTHERS);
+        let attackers = open.saturating_sub(PROBE_CONNECTIONS);
         if attackers > most {
             (most, arrived) = (attackers, Instant::now());
         }
@@ -201,13 +201,13 @@ fn judge(
     settings: &Settings,
     attack: &Attack,
     limit: Duration,
-    rounds: &[Seen],
-    to: &mut Findings,
+    rounds: &[AttackRound],
+    to: &mut ProofReport,
 ) {
     let named = |what: &str| format!("{}: {what}", attack.name);
     let least = least(settings.connections);
     let most = rounds.iter().map(|seen| seen.most).min().unwrap_or(0);
-    to.claim(
+    to.check(
         named("connections open at once"),
         most.to_string(),
         format!("≥ {least}"),
@@ -217,16 +217,16 @@ fn judge(
     let gone: Option<Vec<f64>> =
         rounds.iter().map(|seen| seen.gone.map(|gone| gone.as_secs_f64())).collect();
     let gone = gone.map(|secs| secs.into_iter().fold(0.0, f64::max));
-    to.claim(
+    to.check(
         named("from the last arrival until all are gone"),
         gone.map_or("they stay".to_owned(), |secs| format!("{} s", short(secs))),
         format!("≤ {} s", short(bound)),
         gone.is_some_and(|secs| secs <= bound),
     );
-    let p99 = |seen: &Seen, phase: usize| latency::ms(&seen.latencies[phase], 0.99);
+    let p99 = |seen: &AttackRound, phase: usize| latency::ms(&seen.latencies[phase], 0.99);
     let during = median(rounds.iter().map(|seen| p99(seen, 2)));
     let times = median(rounds.iter().map(|seen| p99(seen, 2) / p99(seen, 1)));
-    to.claim(
+    to.check(
         named("the good client's p99, times that beside the tool"),
         format!("{} ({} ms)", short(times), short(during)),
         format!("≤ {}, or {} ms", short(settings.p99_times_max), short(settings.p99_ms_free)),
@@ -244,15 +244,15 @@ fn least(connections: u64) -> u64 {
 /// The tool, which is ended by its id with this value. It polls without a
 /// pause and would take a processor from the gateway and the good client, so it
 /// has the least priority.
-struct Attackers(Child);
+struct AttackTool(Child);
 
-impl Attackers {
+impl AttackTool {
     fn start(
         connections: u64,
         attack: &Attack,
         address: SocketAddr,
         log: &Path,
-    ) -> io::Result<Attackers> {
+    ) -> io::Result<AttackTool> {
         let log = File::create(log)?;
         let connections = connections.to_string();
         let child = Command::new("nice")
@@ -264,11 +264,11 @@ impl Attackers {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        Ok(Attackers(child))
+        Ok(AttackTool(child))
     }
 }
 
-impl Drop for Attackers {
+impl Drop for AttackTool {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -277,18 +277,18 @@ impl Drop for Attackers {
 
 /// Whom the tool works on before it attacks the gateway: takes connections and
 /// leaves it at that. What the tool costs the machine is then in both times.
-struct Somebody {
+struct SinkServer {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
 }
 
-impl Somebody {
-    fn start() -> io::Result<Somebody> {
+impl SinkServer {
+    fn start() -> io::Result<SinkServer> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let (address, stop) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
         listener.set_nonblocking(true)?;
         let stopped = stop.clone();
-        std::thread::Builder::new().name("somebody".to_owned()).spawn(move || {
+        std::thread::Builder::new().name("sink".to_owned()).spawn(move || {
             let mut taken = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 match listener.accept() {
@@ -297,59 +297,60 @@ impl Somebody {
                 }
             }
         })?;
-        Ok(Somebody { address, stop })
+        Ok(SinkServer { address, stop })
     }
 }
 
-impl Drop for Somebody {
+impl Drop for SinkServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
 /// A client that behaves: one keep-alive connection, a request at a time.
-struct Probe {
-    thread: Option<JoinHandle<Probed>>,
+struct ProbeClient {
+    thread: Option<JoinHandle<ProbeResult>>,
     stop: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
-struct Probed {
-    /// When a request was due, and how long its answer took from then on.
+struct ProbeResult {
+    /// When a request was due, and how long its response took from then on.
     answered: Vec<(u64, u64)>,
     failures: u64,
 }
 
-impl Probe {
-    fn start(address: SocketAddr, path: &str, rate: f64) -> io::Result<Probe> {
+impl ProbeClient {
+    fn start(address: SocketAddr, path: &str, rate: f64) -> io::Result<ProbeClient> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, path) = (stop.clone(), path.to_owned());
         let run = move || {
-            let (mut pace, mut probed, mut connection) = (Pace::new(rate), Probed::default(), None);
+            let (mut pace, mut result, mut connection) =
+                (Pace::new(rate), ProbeResult::default(), None);
             while !stopped.load(Ordering::Relaxed) {
                 let due = pace.wait();
                 match ask(&mut connection, address, &path) {
-                    Ok(()) => probed.answered.push((due, clock::now().saturating_sub(due))),
+                    Ok(()) => result.answered.push((due, clock::now().saturating_sub(due))),
                     Err(error) => {
                         eprintln!("  the good client: {error}");
-                        probed.failures += 1;
+                        result.failures += 1;
                     }
                 }
             }
-            probed
+            result
         };
         let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(run)?;
-        Ok(Probe { thread: Some(thread), stop })
+        Ok(ProbeClient { thread: Some(thread), stop })
     }
 
-    fn finish(mut self) -> io::Result<Probed> {
+    fn finish(mut self) -> io::Result<ProbeResult> {
         self.stop.store(true, Ordering::Relaxed);
-        let done = self.thread.take().map_or_else(|| Ok(Probed::default()), JoinHandle::join);
+        let done = self.thread.take().map_or_else(|| Ok(ProbeResult::default()), JoinHandle::join);
         done.map_err(|_| io::Error::other("the good client panicked"))
     }
 }
 
-impl Drop for Probe {
+impl Drop for ProbeClient {
     /// An attack that failed must not leave it asking beside what comes next.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -361,15 +362,15 @@ fn ask(connection: &mut Option<Connection>, address: SocketAddr, path: &str) -> 
         Some(open) => open,
         None => Connection::open(address)?,
     };
-    let answer = open.get(path)?;
-    if !answer.is_success() {
-        return Err(io::Error::other(format!("it was answered {}", answer.status)));
+    let response = open.get(path)?;
+    if !response.is_success() {
+        return Err(io::Error::other(format!("it was answered {}", response.status)));
     }
-    *connection = (!answer.closes).then_some(open);
+    *connection = (!response.closes).then_some(open);
     Ok(())
 }
 
-impl Probed {
+impl ProbeResult {
     fn within(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
         let within = move |(due, _): &&(u64, u64)| (from..to).contains(due);
         self.answered.iter().filter(within).map(|(_, took)| *took)

@@ -14,16 +14,16 @@ use socket2::SockRef;
 use toml::Table;
 
 use super::topic::{self, TICKS};
+use crate::delivery_stats::DeliveryStats;
 use crate::gateway::Gateway;
 use crate::latency;
 use crate::process::Meter;
-use crate::publisher::{Dialect, Publishing};
+use crate::publisher::{Dialect, PublishPlan};
 use crate::report::figures::median;
 use crate::report::figures::short;
-use crate::report::findings::Findings;
-use crate::subscriber::{Protocol, Scratch, Step, Subscriber, Subscription};
+use crate::report::proof_report::ProofReport;
+use crate::subscriber::{Protocol, ReadBuffers, ReadOutcome, Subscriber, Subscription};
 use crate::subscriber_pool::{self, SubscriberPool};
-use crate::tally::Tally;
 
 /// What is done, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,62 +78,62 @@ const FILL_MAX: Duration = Duration::from_secs(10);
 /// One phase.
 struct Phase {
     /// Its latency is that of the events behind the filling ones.
-    tally: Tally,
+    stats: DeliveryStats,
     /// That of the filling ones.
     filling: Histogram<u64>,
     /// CPU of the gateway, in nanoseconds.
     cpu: u64,
-    rss: Level,
-    kernel: Level,
+    rss: MemoryLevel,
+    kernel: MemoryLevel,
 }
 
 /// A quantity of memory over a phase, in bytes.
 #[derive(Clone, Copy, Default)]
-struct Level {
+struct MemoryLevel {
     start: u64,
     peak: u64,
     settled: u64,
 }
 
 /// Looks at memory while a phase goes on.
-struct Watch {
+struct MemoryWatch {
     meter: Meter,
     cpu: u64,
-    rss: Level,
-    kernel: Level,
+    rss: MemoryLevel,
+    kernel: MemoryLevel,
     looked: Instant,
 }
 
 /// # Errors
 /// If it cannot be carried to its end.
-pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let gateway = Gateway::start(config)?;
-    let mut findings = Findings::new();
+    let mut report = ProofReport::new();
     let epoch = topic::epoch(gateway.address(), TICKS)?;
     warm_up(settings, &gateway)?;
     let mut rounds = Vec::new();
     for round in 1..=settings.rounds {
         eprintln!("  round {round} of {}", settings.rounds);
-        let without = phase(settings, &gateway, Watch::start(&gateway)?, 0)?;
-        let watch = Watch::start(&gateway)?;
+        let without = phase(settings, &gateway, MemoryWatch::start(&gateway)?, 0)?;
+        let watch = MemoryWatch::start(&gateway)?;
         let readers = stall(settings, &gateway)?;
         let beside = phase(settings, &gateway, watch, settings.stalled)?;
         if round == settings.rounds {
-            resume(settings, &gateway, &epoch, readers, &mut findings)?;
+            resume(settings, &gateway, &epoch, readers, &mut report)?;
         } else {
             drop(readers);
             topic::await_streams(&gateway, 0)?;
         }
         rounds.push((without, beside));
     }
-    conclude(settings, &rounds, &mut findings);
-    Ok(findings)
+    conclude(settings, &rounds, &mut report);
+    Ok(report)
 }
 
 /// The events of a phase, behind those that fill the sockets.
-fn publishing(settings: &Settings, gateway: &Gateway) -> Publishing {
+fn publish_plan(settings: &Settings, gateway: &Gateway) -> PublishPlan {
     let publishers = settings.publishers as u64;
-    Publishing {
+    PublishPlan {
         address: gateway.address(),
         path: format!("/events/{TICKS}"),
         dialect: Dialect::Streamgate,
@@ -150,20 +150,20 @@ fn publishing(settings: &Settings, gateway: &Gateway) -> Publishing {
 /// Fills the newest events in memory and the cache of pages, which are there
 /// with and without stalled readers and would be taken for theirs.
 fn warm_up(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
-    let publishing = Publishing {
+    let publish_plan = PublishPlan {
         publishers: 1,
         first: 0,
         events: settings.warm_up,
         rate: None,
         batch: Some(500),
-        ..publishing(settings, gateway)
+        ..publish_plan(settings, gateway)
     };
-    publishing.start()?.finish()?;
+    publish_plan.start()?.finish()?;
     let path = format!("/events/{TICKS}?from=earliest");
     let subscription = Subscription { path, ..live(gateway) };
     let mut pool = SubscriberPool::open(&subscription, WARM_READERS)?;
-    let expected = publishing.totals().iter().sum::<u64>() * WARM_READERS as u64;
-    let came = pool.attend(CATCH_UP_MAX, |pool| pool.tally.deliveries >= expected)?;
+    let expected = publish_plan.totals().iter().sum::<u64>() * WARM_READERS as u64;
+    let came = pool.read_until(CATCH_UP_MAX, |pool| pool.stats.deliveries >= expected)?;
     drop(pool);
     topic::await_streams(gateway, 0)?;
     if came { Ok(()) } else { Err(io::Error::other("the warm-up did not come")) }
@@ -182,39 +182,39 @@ fn stall(settings: &Settings, gateway: &Gateway) -> io::Result<Vec<TcpStream>> {
 fn phase(
     settings: &Settings,
     gateway: &Gateway,
-    mut watch: Watch,
+    mut watch: MemoryWatch,
     stalled: usize,
 ) -> io::Result<Phase> {
     let mut pool = SubscriberPool::open(&live(gateway), settings.live)?;
-    let publishing = publishing(settings, gateway);
-    let totals = publishing.totals();
-    let fill = Publishing { first: 0, events: publishing.first, ..publishing.clone() };
+    let publish_plan = publish_plan(settings, gateway);
+    let totals = publish_plan.totals();
+    let fill = PublishPlan { first: 0, events: publish_plan.first, ..publish_plan.clone() };
     publish(&fill, &mut pool, &mut watch)?;
     let deadline = Instant::now() + FILL_MAX;
     while standing(gateway)? != stalled as u64 {
         if Instant::now() > deadline {
             return Err(io::Error::other(format!("not {stalled} readers stand still")));
         }
-        pool.attend(LOOK_EVERY, |_| {
+        pool.read_until(LOOK_EVERY, |_| {
             watch.look();
             false
         })?;
     }
-    let filling = mem::replace(&mut pool.tally.latency, latency::none());
-    publish(&publishing, &mut pool, &mut watch)?;
+    let filling = mem::replace(&mut pool.stats.latency, latency::empty());
+    publish(&publish_plan, &mut pool, &mut watch)?;
     // A live one that fell behind for a moment may stand beside them.
     let still = standing(gateway)?;
     if still < stalled as u64 {
         return Err(io::Error::other(format!("{still} of {stalled} readers stood to the end")));
     }
     let settled = Instant::now() + SETTLE;
-    pool.attend(SETTLE, |_| {
+    pool.read_until(SETTLE, |_| {
         watch.look();
         Instant::now() > settled
     })?;
     let cpu = watch.meter.cpu()? - watch.cpu;
     let (rss, kernel) = watch.end()?;
-    Ok(Phase { tally: pool.close(&totals), filling, cpu, rss, kernel })
+    Ok(Phase { stats: pool.close(&totals), filling, cpu, rss, kernel })
 }
 
 /// How many readers the gateway does not write to as events come.
@@ -225,13 +225,13 @@ fn standing(gateway: &Gateway) -> io::Result<u64> {
 /// Publishes, and reads until all of the pool have everything; what did not
 /// come then is lost.
 fn publish(
-    publishing: &Publishing,
+    publish_plan: &PublishPlan,
     pool: &mut SubscriberPool,
-    watch: &mut Watch,
+    watch: &mut MemoryWatch,
 ) -> io::Result<()> {
-    let expected = publishing.totals().iter().sum::<u64>() * pool.len() as u64;
-    let publishers = publishing.start()?;
-    let done = pool.attend(CATCH_UP_MAX, |_| {
+    let expected = publish_plan.totals().iter().sum::<u64>() * pool.len() as u64;
+    let publishers = publish_plan.start()?;
+    let done = pool.read_until(CATCH_UP_MAX, |_| {
         watch.look();
         publishers.is_done()
     })?;
@@ -239,9 +239,9 @@ fn publish(
         return Err(io::Error::other("the publishers were not done in time"));
     }
     publishers.finish()?;
-    pool.attend(CATCH_UP_MAX, |pool| {
+    pool.read_until(CATCH_UP_MAX, |pool| {
         watch.look();
-        pool.tally.deliveries >= expected
+        pool.stats.deliveries >= expected
     })?;
     Ok(())
 }
@@ -253,14 +253,14 @@ fn resume(
     gateway: &Gateway,
     epoch: &str,
     readers: Vec<TcpStream>,
-    findings: &mut Findings,
+    report: &mut ProofReport,
 ) -> io::Result<()> {
     let (count, begun) = (readers.len(), Instant::now());
-    let totals = publishing(settings, gateway).totals();
-    let (mut early, mut scratch) = (Tally::new(), Scratch::new());
+    let totals = publish_plan(settings, gateway).totals();
+    let (mut early, mut buffers) = (DeliveryStats::new(), ReadBuffers::new());
     let mut readers = readers.into_iter();
     let subscription = live(gateway);
-    let mut pool = SubscriberPool::gather(count, count, |index| {
+    let mut pool = SubscriberPool::open_with(count, count, |index| {
         let socket = readers.next().ok_or_else(|| io::Error::other("there are no more readers"))?;
         SockRef::from(&socket).set_recv_buffer_size(READING_BYTES)?;
         let mut reader = Subscriber::new(socket, Protocol::Sse)?;
@@ -269,38 +269,38 @@ fn resume(
         }
         // A few reads, and no more: the gateway fills the socket as it empties.
         for _ in 0..3 {
-            match reader.read(&mut scratch, &mut early)? {
-                Step::Opened | Step::Went => {}
-                Step::Idle => break,
-                Step::Ended => {
+            match reader.read(&mut buffers, &mut early)? {
+                ReadOutcome::Opened | ReadOutcome::Data => {}
+                ReadOutcome::Idle => break,
+                ReadOutcome::Ended => {
                     early.ended += 1;
                     break;
                 }
             }
         }
-        let seen = reader.seen().clone();
+        let progress = reader.progress().clone();
         drop(reader);
-        subscription.rejoin(index, epoch, seen)
+        subscription.resume(index, epoch, progress)
     })?;
     let expected = totals.iter().sum::<u64>() * count as u64;
     let before = early.deliveries;
-    pool.attend(CATCH_UP_MAX, |pool| pool.tally.deliveries + before >= expected)?;
+    pool.read_until(CATCH_UP_MAX, |pool| pool.stats.deliveries + before >= expected)?;
     let took = begun.elapsed();
-    let deliveries = pool.tally.deliveries + before;
-    let tally = pool.close(&totals);
-    let faults = tally.faults().iter().zip(early.faults()).map(|(a, b)| a + b).collect::<Vec<_>>();
-    findings.exactly(
+    let deliveries = pool.stats.deliveries + before;
+    let stats = pool.close(&totals);
+    let faults = stats.faults().iter().zip(early.faults()).map(|(a, b)| a + b).collect::<Vec<_>>();
+    report.exactly(
         format!("events that {count} stalled readers got in the end, of {expected}"),
         deliveries,
         expected,
     );
-    findings.claim(
+    report.check(
         "of these lost, repeated, out of order, told as gaps; streams cut",
         faults.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
         "0 of each",
         faults.iter().all(|&fault| fault == 0),
     );
-    findings.claim(
+    report.check(
         "until the last of them had caught up",
         format!("{} s", short(took.as_secs_f64())),
         format!("≤ {} s", CATCH_UP_MAX.as_secs()),
@@ -309,21 +309,21 @@ fn resume(
     Ok(())
 }
 
-fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findings) {
-    let p99 = |phase: &Phase| latency::ms(&phase.tally.latency, 0.99);
-    findings.at_most(
+fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], report: &mut ProofReport) {
+    let p99 = |phase: &Phase| latency::ms(&phase.stats.latency, 0.99);
+    report.at_most(
         "p99 of the live readers beside them once they stand still, times that without",
         median(rounds.iter().map(|(without, beside)| p99(beside) / p99(without))),
         settings.p99_times_max,
         "",
     );
-    findings.at_most(
+    report.at_most(
         "p99 of the live readers while the sockets of the others fill",
         median(rounds.iter().map(|(_, beside)| latency::ms(&beside.filling, 0.99))),
         settings.filling_ms_max,
         "ms",
     );
-    let each = |what: fn(&Phase) -> Level, end: fn(&Level) -> u64| {
+    let each = |what: fn(&Phase) -> MemoryLevel, end: fn(&MemoryLevel) -> u64| {
         let grown = |phase: &Phase| {
             let level = what(phase);
             end(&level) as f64 - level.start as f64
@@ -335,32 +335,32 @@ fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], findings: &mut Findi
     let (rss_max, kernel_max) = (kib(settings.rss_bytes_max), kib(settings.kernel_bytes_max));
     let what = "of a stalled reader";
     for (name, memory, max) in [
-        ("RSS", (|phase| phase.rss) as fn(&Phase) -> Level, rss_max),
+        ("RSS", (|phase| phase.rss) as fn(&Phase) -> MemoryLevel, rss_max),
         ("kernel memory, both ends,", |phase| phase.kernel, kernel_max),
     ] {
         let peak = each(memory, |level| level.peak);
-        findings.at_most(format!("{name} {what}: peak"), peak, max, "KiB");
+        report.at_most(format!("{name} {what}: peak"), peak, max, "KiB");
         let settled = each(memory, |level| level.settled);
-        findings.at_most(format!("{name} {what}: settled"), settled, max, "KiB");
+        report.at_most(format!("{name} {what}: settled"), settled, max, "KiB");
     }
     let faults: u64 = rounds
         .iter()
         .flat_map(|(without, beside)| [without, beside])
-        .map(|phase| phase.tally.faults().iter().sum::<u64>())
+        .map(|phase| phase.stats.faults().iter().sum::<u64>())
         .sum();
-    findings.exactly("events that a live reader lost or got twice, gaps, cuts", faults, 0);
-    tabulate(rounds, findings);
+    report.exactly("events that a live reader lost or got twice, gaps, cuts", faults, 0);
+    tabulate(rounds, report);
 }
 
-fn tabulate(rounds: &[(Phase, Phase)], findings: &mut Findings) {
+fn tabulate(rounds: &[(Phase, Phase)], report: &mut ProofReport) {
     let row = |(index, (without, beside)): (usize, &(Phase, Phase))| {
         let mut cells = vec![(index + 1).to_string()];
         for phase in [without, beside] {
-            let mib = |level: Level| {
+            let mib = |level: MemoryLevel| {
                 let mib = |bytes: u64| short(bytes as f64 / 1_048_576.0);
                 format!("{} → {}, {}", mib(level.start), mib(level.peak), mib(level.settled))
             };
-            for latency in [&phase.filling, &phase.tally.latency] {
+            for latency in [&phase.filling, &phase.stats.latency] {
                 let quantile = |quantile| short(latency::ms(latency, quantile));
                 cells.push(format!("{}, {}", quantile(0.5), quantile(0.99)));
             }
@@ -384,15 +384,15 @@ fn tabulate(rounds: &[(Phase, Phase)], findings: &mut Findings) {
         "RSS MiB",
         "TCP MiB",
     ];
-    findings.table(&heads, &rows);
+    report.table(&heads, &rows);
 }
 
-impl Watch {
-    fn start(gateway: &Gateway) -> io::Result<Watch> {
+impl MemoryWatch {
+    fn start(gateway: &Gateway) -> io::Result<MemoryWatch> {
         let mut meter = gateway.meter();
-        let level = |start| Level { start, peak: start, settled: start };
+        let level = |start| MemoryLevel { start, peak: start, settled: start };
         let (rss, kernel) = (level(meter.rss()?), level(kernel_bytes()?));
-        Ok(Watch { cpu: meter.cpu()?, meter, rss, kernel, looked: Instant::now() })
+        Ok(MemoryWatch { cpu: meter.cpu()?, meter, rss, kernel, looked: Instant::now() })
     }
 
     fn look(&mut self) {
@@ -408,7 +408,7 @@ impl Watch {
         }
     }
 
-    fn end(mut self) -> io::Result<(Level, Level)> {
+    fn end(mut self) -> io::Result<(MemoryLevel, MemoryLevel)> {
         (self.rss.settled, self.kernel.settled) = (self.meter.rss()?, kernel_bytes()?);
         Ok((self.rss, self.kernel))
     }

@@ -10,16 +10,16 @@ use toml::Table;
 
 use super::topic::{self, QUIET, TICKS};
 use crate::clock;
-use crate::exposition::Exposition;
-use crate::feed::{Feed, FeedHandle, FeedResult, OnCut};
+use crate::delivery_stats::SubscriberProgress;
+use crate::feed::{Feed, FeedHandle, FeedResult, OnFailure};
 use crate::gateway::Gateway;
 use crate::latency;
-use crate::publisher::{Dialect, Publishing};
+use crate::metrics_snapshot::MetricsSnapshot;
+use crate::publisher::{Dialect, PublishPlan};
 use crate::report::figures::short;
-use crate::report::findings::Findings;
+use crate::report::proof_report::ProofReport;
 use crate::subscriber::{Protocol, Subscriber};
 use crate::subscriber_pool::SubscriberPool;
-use crate::tally::Seen;
 
 /// What is done, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
@@ -65,7 +65,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What counts events encoded, by form.
 const ENCODINGS: &str = "streamgate_encodings_total";
 
-/// Publishers, in the marks of [`TICKS`].
+/// Publishers, in the stamps of [`TICKS`].
 const MISSED: usize = 0;
 const LIVE: usize = 1;
 
@@ -81,7 +81,7 @@ struct Times {
 
 /// # Errors
 /// If it cannot be carried to its end.
-pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
+pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let mut gateway = Gateway::start(config)?;
     let epoch = topic::epoch(gateway.address(), TICKS)?;
     let subscription = topic::subscription(&gateway, TICKS, Protocol::Sse);
@@ -90,40 +90,42 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<Findings> {
     let quiet = feed(settings, &gateway, QUIET, LIVE, settings.quiet_rate).start()?;
     let calm = clock::now();
     let calm_time = Duration::from_secs(settings.calm_secs);
-    pool.attend(calm_time, |_| false)?;
+    pool.read_until(calm_time, |_| false)?;
     let ended = clock::now();
     end(settings, &mut gateway, &mut pool)?;
-    let before = pool.tally.faults();
-    let seen: Vec<Seen> = pool.subscribers().iter().map(Subscriber::seen).cloned().collect();
+    let before = pool.stats.faults();
+    let progress: Vec<SubscriberProgress> =
+        pool.subscribers().iter().map(Subscriber::progress).cloned().collect();
     drop(pool);
-    gateway.again()?;
+    gateway.restart()?;
     let serving = clock::now();
     missed(settings, &gateway)?;
     let metrics = gateway.metrics()?;
     let storm = clock::now();
     // Nobody waits for anybody: all of them ask before the first is answered.
-    let mut seen = seen.into_iter().enumerate();
-    let mut pool = SubscriberPool::gather(settings.clients, settings.clients, |_| {
-        let (index, seen) = seen.next().ok_or_else(|| io::Error::other("no more clients"))?;
-        subscription.rejoin(index, &epoch, seen)
+    let mut progress = progress.into_iter().enumerate();
+    let mut pool = SubscriberPool::open_with(settings.clients, settings.clients, |_| {
+        let (index, progress) =
+            progress.next().ok_or_else(|| io::Error::other("no more clients"))?;
+        subscription.resume(index, &epoch, progress)
     })?;
     let heads = clock::now();
     let is_caught_up = catch_up(settings, &mut pool, &live)?;
     let caught_up = clock::now();
     let metrics = [metrics, gateway.metrics()?];
-    pool.attend(calm_time, |_| false)?;
+    pool.read_until(calm_time, |_| false)?;
     let (live, quiet) = (live.finish()?, quiet.finish()?);
     let totals = [settings.missed, live.acknowledged];
-    pool.attend(WAIT_MAX, |pool| has(pool, totals))?;
+    pool.read_until(WAIT_MAX, |pool| has(pool, totals))?;
     let after = pool.close(&totals).faults();
     let times = Times { calm, ended, serving, storm, heads, caught_up };
-    let mut findings = Findings::new();
-    findings.claim("everybody caught up", is_caught_up.to_string(), "true", is_caught_up);
+    let mut report = ProofReport::new();
+    report.check("everybody caught up", is_caught_up.to_string(), "true", is_caught_up);
     let faults: u64 = before[..4].iter().chain(&after).sum();
-    findings.exactly("events lost, repeated, out of order, gaps; streams cut again", faults, 0);
-    conclude(settings, &times, &[&live, &quiet], &mut findings);
-    shared(settings, &metrics, &mut findings);
-    Ok(findings)
+    report.exactly("events lost, repeated, out of order, gaps; streams cut again", faults, 0);
+    conclude(settings, &times, &[&live, &quiet], &mut report);
+    shared(settings, &metrics, &mut report);
+    Ok(report)
 }
 
 fn feed(
@@ -134,16 +136,16 @@ fn feed(
     rate: f64,
 ) -> Feed {
     let (address, bytes) = (gateway.address(), settings.bytes);
-    Feed { address, topic, publisher, rate, bytes, on_cut: OnCut::Retry }
+    Feed { address, topic, publisher, rate, bytes, on_failure: OnFailure::Retry }
 }
 
-/// Ends the node and waits until its clients have seen it.
+/// Ends the node and waits until its clients have progress it.
 fn end(settings: &Settings, gateway: &mut Gateway, pool: &mut SubscriberPool) -> io::Result<()> {
     gateway.signal(match settings.end {
         NodeEnd::Kill => Signal::KILL,
         NodeEnd::Term => Signal::TERM,
     })?;
-    let gone = pool.attend(WAIT_MAX, |pool| pool.ended() == pool.subscribers().len())?;
+    let gone = pool.read_until(WAIT_MAX, |pool| pool.ended() == pool.subscribers().len())?;
     if gone && gateway.wait(WAIT_MAX)?.is_some() {
         return Ok(());
     }
@@ -152,7 +154,7 @@ fn end(settings: &Settings, gateway: &mut Gateway, pool: &mut SubscriberPool) ->
 
 /// What is published while the clients wait to come back.
 fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
-    let missed = Publishing {
+    let missed = PublishPlan {
         address: gateway.address(),
         path: format!("/events/{TICKS}"),
         dialect: Dialect::Streamgate,
@@ -170,7 +172,7 @@ fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
 /// Reads until everybody has all that had been acknowledged a moment before.
 fn catch_up(settings: &Settings, pool: &mut SubscriberPool, live: &FeedHandle) -> io::Result<bool> {
     let (mut due, mut looked) = (live.acknowledged(), Instant::now());
-    pool.attend(WAIT_MAX, |pool| {
+    pool.read_until(WAIT_MAX, |pool| {
         if looked.elapsed() < LOOK_EVERY {
             return false;
         }
@@ -183,27 +185,27 @@ fn catch_up(settings: &Settings, pool: &mut SubscriberPool, live: &FeedHandle) -
 /// Whether everybody has so many events of each publisher.
 fn has(pool: &SubscriberPool, totals: [u64; 2]) -> bool {
     pool.subscribers().iter().all(|subscriber| {
-        let seen = subscriber.seen();
-        seen.of(MISSED) >= totals[MISSED] && seen.of(LIVE) >= totals[LIVE]
+        let progress = subscriber.progress();
+        progress.of(MISSED) >= totals[MISSED] && progress.of(LIVE) >= totals[LIVE]
     })
 }
 
-fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], findings: &mut Findings) {
+fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], report: &mut ProofReport) {
     let secs = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
-    findings.at_most(
+    report.at_most(
         format!("{} clients back and caught up after", settings.clients),
         secs(times.storm, times.caught_up),
         settings.caught_up_secs_max,
         "s",
     );
     let publishes =
-        |from, to| latency::of(results.iter().flat_map(|result| result.within(from, to)));
+        |from, to| latency::from_values(results.iter().flat_map(|result| result.within(from, to)));
     let (before, storm) =
         (publishes(times.calm, times.ended), publishes(times.storm, times.caught_up));
     let after = publishes(times.caught_up, u64::MAX);
     let bound = (settings.publish_times_max * latency::ms(&before, 0.99))
         .max(settings.publish_secs_max * 1e3);
-    findings.at_most("p99 of a publish in the storm", latency::ms(&storm, 0.99), bound, "ms");
+    report.at_most("p99 of a publish in the storm", latency::ms(&storm, 0.99), bound, "ms");
     let row = |name: &str, histogram: &hdrhistogram::Histogram<u64>| {
         let quantile = |quantile| short(latency::ms(histogram, quantile));
         let mut row = vec![name.to_owned(), histogram.len().to_string()];
@@ -212,7 +214,7 @@ fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], finding
     };
     let heads = ["publishing", "requests", "p50 ms", "p99 ms", "longest ms"];
     let rows = [row("before", &before), row("in the storm", &storm), row("after", &after)];
-    findings.table(&heads, &rows);
+    report.table(&heads, &rows);
     let retries: u64 = results.iter().map(|result| result.retries).sum();
     let rows = [
         ("from the signal until it served again, s", secs(times.ended, times.serving)),
@@ -221,12 +223,12 @@ fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], finding
         ("publishes tried again, with their `Idempotency-Key`", retries as f64),
     ];
     let rows = rows.map(|(what, value)| vec![what.to_owned(), short(value)]);
-    findings.table(&["the storm", ""], &rows);
+    report.table(&["the storm", ""], &rows);
 }
 
 /// Whether reads and encodings were shared: they grow with events, not with
 /// clients.
-fn shared(settings: &Settings, metrics: &[Exposition; 2], findings: &mut Findings) {
+fn shared(settings: &Settings, metrics: &[MetricsSnapshot; 2], report: &mut ProofReport) {
     let grown = |name: &str, labels: &[(&str, &str)]| {
         let [before, after] = metrics;
         (after.count(name, labels).unwrap_or(0) - before.count(name, labels).unwrap_or(0)) as f64
@@ -234,7 +236,7 @@ fn shared(settings: &Settings, metrics: &[Exposition; 2], findings: &mut Finding
     // What was missed is in the log before the first look.
     let ticks = [("log", TICKS)];
     let events = settings.missed as f64 + grown("streamgate_events_appended_total", &ticks);
-    findings.at_most(
+    report.at_most(
         "encodings for each event that the clients were sent",
         grown(ENCODINGS, &[]) / events,
         settings.encodings_max,
@@ -253,5 +255,5 @@ fn shared(settings: &Settings, metrics: &[Exposition; 2], findings: &mut Finding
     ] {
         rows.push(vec![what.to_owned(), short(grown(name, &[]))]);
     }
-    findings.table(&["until all had caught up", ""], &rows);
+    report.table(&["until all had caught up", ""], &rows);
 }

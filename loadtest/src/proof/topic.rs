@@ -41,21 +41,22 @@ pub fn subscription(gateway: &Gateway, topic: &str, protocol: Protocol) -> Subsc
 /// If one is refused.
 pub fn mixed(gateway: &Gateway, topic: &str, count: usize) -> io::Result<SubscriberPool> {
     let subscriptions = PROTOCOLS.map(|protocol| subscription(gateway, topic, protocol));
-    SubscriberPool::gather(count, OPENING_MAX, |index| {
-        subscriptions[index % subscriptions.len()].join(index)
+    SubscriberPool::open_with(count, OPENING_MAX, |index| {
+        subscriptions[index % subscriptions.len()].subscribe(index)
     })
 }
 
-/// The epoch of a topic's log; publishes an event that no tally counts.
+/// The epoch of a topic's log; publishes an event that no stats counts.
 ///
 /// # Errors
 /// If it is not taken.
 pub fn epoch(address: SocketAddr, topic: &str) -> io::Result<String> {
     let event = br#"{"type":"epoch","data":{}}"#;
-    let answer = Connection::open(address)?.post(&format!("/events/{topic}"), JSON, event)?;
-    let answer: serde_json::Value = serde_json::from_str(&publisher::taken(answer)?)?;
-    let id = answer.get("id").and_then(|id| id.as_str()).unwrap_or_default();
-    let (epoch, _) = id.split_once('-').ok_or_else(|| io::Error::other("the answer has no id"))?;
+    let response = Connection::open(address)?.post(&format!("/events/{topic}"), JSON, event)?;
+    let response: serde_json::Value = serde_json::from_str(&publisher::expect_success(response)?)?;
+    let id = response.get("id").and_then(|id| id.as_str()).unwrap_or_default();
+    let (epoch, _) =
+        id.split_once('-').ok_or_else(|| io::Error::other("the response has no id"))?;
     Ok(epoch.to_owned())
 }
 

@@ -2,7 +2,7 @@
 
 pub mod chart;
 pub mod figures;
-pub mod findings;
+pub mod proof_report;
 pub mod machine;
 pub mod page;
 pub mod table;

@@ -61,7 +61,7 @@ impl Table {
     }
 
     /// Adds to the faults of a row that is there.
-    pub fn fault(&mut self, name: &str, faults: u64) {
+    pub fn add_faults(&mut self, name: &str, faults: u64) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.name == name) {
             row.faults += faults;
         }
@@ -75,7 +75,7 @@ impl Table {
     }
 
     /// Whether there were no faults, and something was measured.
-    pub fn is_whole(&self) -> bool {
+    pub fn has_no_faults(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.faults == 0)
     }
 
@@ -149,16 +149,16 @@ mod tests {
         assert!(section.starts_with("## get-one\n\none\n\n"), "{section}");
         assert!(section.contains("|  | requests/s | × bare hyper | p50 ms | failed |\n"));
         assert!(section.ends_with(expected), "{section}");
-        assert!(table.is_whole());
+        assert!(table.has_no_faults());
     }
 
     #[test]
     fn faults_are_summed() {
         let mut table = Table::new(const { &[plain("MB/s")] }, "", "lost");
-        assert!(!table.is_whole(), "nothing was measured");
+        assert!(!table.has_no_faults(), "nothing was measured");
         table.add("gateway", None, vec![1.0], 1);
         table.add("gateway", None, vec![1.0], 2);
-        assert!(!table.is_whole());
+        assert!(!table.has_no_faults());
         assert!(table.section("a", "b", "c").ends_with("| gateway | 1.00 (1.00–1.00) | 3 |\n"));
     }
 }

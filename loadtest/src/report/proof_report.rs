@@ -7,27 +7,27 @@ use super::machine::machine;
 
 /// What a proof found.
 #[derive(Debug, Default)]
-pub struct Findings {
-    claims: Vec<Claim>,
+pub struct ProofReport {
+    checks: Vec<Check>,
     tables: Vec<String>,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct Check {
     what: String,
     found: String,
     bound: String,
     holds: bool,
 }
 
-impl Findings {
+impl ProofReport {
     /// Nothing yet.
-    pub fn new() -> Findings {
-        Findings::default()
+    pub fn new() -> ProofReport {
+        ProofReport::default()
     }
 
     /// Adds what was found and whether it is within its bound.
-    pub fn claim(
+    pub fn check(
         &mut self,
         what: impl Into<String>,
         found: impl Into<String>,
@@ -36,19 +36,19 @@ impl Findings {
     ) {
         let (what, found, bound) = (what.into(), found.into(), bound.into());
         eprintln!("  {} {what}: {found} (bound: {bound})", if holds { "holds" } else { "FAILS" });
-        self.claims.push(Claim { what, found, bound, holds });
+        self.checks.push(Check { what, found, bound, holds });
     }
 
     /// Adds a number that must not be above another.
     pub fn at_most(&mut self, what: impl Into<String>, found: f64, bound: f64, unit: &str) {
         let found_text = format!("{} {unit}", short(found)).trim().to_owned();
         let bound_text = format!("≤ {} {unit}", short(bound)).trim().to_owned();
-        self.claim(what, found_text, bound_text, found <= bound);
+        self.check(what, found_text, bound_text, found <= bound);
     }
 
     /// Adds a count that must be exactly another.
     pub fn exactly(&mut self, what: impl Into<String>, found: u64, bound: u64) {
-        self.claim(what, found.to_string(), bound.to_string(), found == bound);
+        self.check(what, found.to_string(), bound.to_string(), found == bound);
     }
 
     /// Adds a table: its head and its rows.
@@ -57,21 +57,21 @@ impl Findings {
     }
 
     /// Whether every bound holds.
-    pub fn hold(&self) -> bool {
-        self.claims.iter().all(|claim| claim.holds)
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.holds)
     }
 
     /// The section of a report.
     pub fn section(&self, name: &str, about: &str, command: &str) -> String {
         let mut out = format!("## {name}\n\n{}\n\n{}. {command}.\n", about.trim(), machine());
-        let row = |claim: &Claim| {
-            let Claim { what, found, bound, holds } = claim;
+        let row = |check: &Check| {
+            let Check { what, found, bound, holds } = check;
             let held = if *holds { "yes" } else { "**no**" };
             vec![what.clone(), found.clone(), bound.clone(), held.to_owned()]
         };
-        let claims: Vec<Vec<String>> = self.claims.iter().map(row).collect();
-        if !claims.is_empty() {
-            let _ = write!(out, "\n{}", table(&["what", "found", "bound", "held"], &claims));
+        let checks: Vec<Vec<String>> = self.checks.iter().map(row).collect();
+        if !checks.is_empty() {
+            let _ = write!(out, "\n{}", table(&["what", "found", "bound", "held"], &checks));
         }
         for table in &self.tables {
             let _ = write!(out, "\n{table}");
@@ -94,13 +94,13 @@ mod tests {
 
     #[test]
     fn one_bound_that_fails_fails_all() {
-        let mut findings = Findings::new();
-        findings.at_most("p99", 1.5, 2.0, "ms");
-        assert!(findings.hold());
-        findings.exactly("lost", 1, 0);
-        assert!(!findings.hold());
-        findings.table(&["a", "b"], &[vec!["1".to_owned(), "2".to_owned()]]);
-        let section = findings.section("name", "About.\n", "`loadtest run name`");
+        let mut report = ProofReport::new();
+        report.at_most("p99", 1.5, 2.0, "ms");
+        assert!(report.passed());
+        report.exactly("lost", 1, 0);
+        assert!(!report.passed());
+        report.table(&["a", "b"], &[vec!["1".to_owned(), "2".to_owned()]]);
+        let section = report.section("name", "About.\n", "`loadtest run name`");
         for expected in [
             "## name\n\nAbout.\n\n",
             "`loadtest run name`.\n\n| what | found | bound | held |\n|---|---|---|---|\n",

@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-use crate::mark;
+use crate::stamp;
 
 /// A `stream-open`, `heartbeat`, `gap`, `stream-close` or whatever else is no
 /// event of a publisher.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Notice {
+pub struct ControlMessage {
     /// Its type.
     pub kind: String,
     /// The offset to come back with.
@@ -19,23 +19,27 @@ pub struct Notice {
     pub count: Option<u64>,
 }
 
-impl Notice {
+impl ControlMessage {
     /// Reads a block of SSE, a line of NDJSON, or a WebSocket message.
-    pub fn read(text: &[u8]) -> Option<Notice> {
+    pub fn read(text: &[u8]) -> Option<ControlMessage> {
         let text = std::str::from_utf8(text).ok()?;
         if !text.starts_with('{') {
-            return Notice::of_block(text);
+            return ControlMessage::of_block(text);
         }
         let line: Value = serde_json::from_str(text).ok()?;
         let data = line.get("data");
         if line.get("type")?.as_str()? == "control" {
             let data = data?;
-            return Some(Notice::new(data.get("type")?, data.get("cursor"), data.get("data")));
+            return Some(ControlMessage::new(
+                data.get("type")?,
+                data.get("cursor"),
+                data.get("data"),
+            ));
         }
-        Some(Notice::new(line.get("type")?, line.get("id"), data))
+        Some(ControlMessage::new(line.get("type")?, line.get("id"), data))
     }
 
-    fn of_block(text: &str) -> Option<Notice> {
+    fn of_block(text: &str) -> Option<ControlMessage> {
         let field = |name: &str| {
             let value = |line: &str| line.strip_prefix(name).map(str::to_owned);
             text.lines().find_map(value)
@@ -43,14 +47,14 @@ impl Notice {
         let kind = Value::String(field("event: ")?);
         let id = field("id: ").map(Value::String);
         let data: Option<Value> = field("data: ").and_then(|data| serde_json::from_str(&data).ok());
-        Some(Notice::new(&kind, id.as_ref(), data.as_ref()))
+        Some(ControlMessage::new(&kind, id.as_ref(), data.as_ref()))
     }
 
-    fn new(kind: &Value, id: Option<&Value>, data: Option<&Value>) -> Notice {
+    fn new(kind: &Value, id: Option<&Value>, data: Option<&Value>) -> ControlMessage {
         let member = |name: &str| data.and_then(|data| data.get(name));
-        Notice {
+        ControlMessage {
             kind: kind.as_str().unwrap_or_default().to_owned(),
-            position: id.and_then(Value::as_str).and_then(mark::offset_of),
+            position: id.and_then(Value::as_str).and_then(stamp::offset_of),
             reason: member("reason").and_then(Value::as_str).map(str::to_owned),
             count: member("count").and_then(Value::as_u64),
         }
@@ -64,8 +68,8 @@ mod tests {
     fn check(text: &str, kind: &str, position: Option<u64>, reason: Option<&str>) {
         let count = (kind == "gap").then_some(7);
         let (kind, reason) = (kind.to_owned(), reason.map(str::to_owned));
-        let expected = Notice { kind, position, reason, count };
-        assert_eq!(Notice::read(text.as_bytes()), Some(expected), "{text}");
+        let expected = ControlMessage { kind, position, reason, count };
+        assert_eq!(ControlMessage::read(text.as_bytes()), Some(expected), "{text}");
     }
 
     #[test]
@@ -94,6 +98,6 @@ mod tests {
             Some(6),
             Some("expired"),
         );
-        assert_eq!(Notice::read(b":"), None);
+        assert_eq!(ControlMessage::read(b":"), None);
     }
 }

@@ -14,7 +14,7 @@ const FOLDER: &str = "target/load";
 ///
 /// # Errors
 /// If another run has it, which would spoil the figures of both.
-pub fn claim() -> io::Result<File> {
+pub fn lock() -> io::Result<File> {
     fs::create_dir_all(FOLDER)?;
     let lock = File::create(Path::new(FOLDER).join("lock"))?;
     match lock.try_lock() {

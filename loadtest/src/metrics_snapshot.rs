@@ -1,12 +1,12 @@
 //! What a gateway's `/metrics` says.
 
 /// Metrics in Prometheus' text format.
-pub struct Exposition(
+pub struct MetricsSnapshot(
     /// The text.
     pub String,
 );
 
-impl Exposition {
+impl MetricsSnapshot {
     /// The sum of a metric's series that have all of these labels, which are
     /// counts; none where there is no such series.
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
@@ -53,7 +53,7 @@ mod tests {
             closed_total{protocol=\"ws\",reason=\"idle\"} 5\n\
             closed_totals 9\n\
             open 2.0\n";
-        let metrics = Exposition(text.to_owned());
+        let metrics = MetricsSnapshot(text.to_owned());
         let check = |name, labels: &[(&str, &str)], expected| {
             assert_eq!(metrics.count(name, labels), expected, "{name} {labels:?}");
         };

@@ -10,7 +10,7 @@ pub const PUBLISHERS_MAX: usize = 16;
 
 /// The numbers in one event's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct EventStamp {
     /// Which publisher, below [`PUBLISHERS_MAX`].
     pub publisher: usize,
     /// Its number among that publisher's, from 0.
@@ -19,12 +19,12 @@ pub struct Mark {
     pub due: u64,
 }
 
-impl Mark {
-    /// Appends a JSON object of `bytes` bytes (more if the mark alone needs
+impl EventStamp {
+    /// Appends a JSON object of `bytes` bytes (more if the stamp alone needs
     /// more).
     pub fn write(self, out: &mut Vec<u8>, bytes: usize) {
         let start = out.len();
-        let Mark { publisher, sequence, due } = self;
+        let EventStamp { publisher, sequence, due } = self;
         write!(out, r#"{{"w":{publisher},"s":{sequence},"t":{due},"p":""#)
             .expect("a Vec takes every write");
         let end = start + bytes.saturating_sub(2);
@@ -32,13 +32,13 @@ impl Mark {
         out.extend_from_slice(b"\"}");
     }
 
-    /// Finds the mark in an event of any wire form.
-    pub fn read(text: &[u8]) -> Option<Mark> {
-        Mark::next(text).map(|(mark, _)| mark)
+    /// Finds the stamp in an event of any wire form.
+    pub fn read(text: &[u8]) -> Option<EventStamp> {
+        EventStamp::next(text).map(|(stamp, _)| stamp)
     }
 
-    /// Finds the first mark in several events, and what stands behind it.
-    pub fn next(text: &[u8]) -> Option<(Mark, &[u8])> {
+    /// Finds the first stamp in several events, and what stands behind it.
+    pub fn next(text: &[u8]) -> Option<(EventStamp, &[u8])> {
         // One letter is found faster than a word.
         let is_first =
             |&at: &usize| text[..at].ends_with(b"\"") && text[at + 1..].starts_with(b"\":");
@@ -47,7 +47,7 @@ impl Mark {
         let (sequence, rest) = number(rest.strip_prefix(br#","s":"#)?)?;
         let (due, rest) = number(rest.strip_prefix(br#","t":"#)?)?;
         let publisher = publisher as usize;
-        (publisher < PUBLISHERS_MAX).then_some((Mark { publisher, sequence, due }, rest))
+        (publisher < PUBLISHERS_MAX).then_some((EventStamp { publisher, sequence, due }, rest))
     }
 }
 
@@ -76,19 +76,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_read_back_from_every_form() {
-        let mark = Mark { publisher: 1, sequence: 42, due: 7 };
+    fn a_stamp_is_read_back_from_every_form() {
+        let stamp = EventStamp { publisher: 1, sequence: 42, due: 7 };
         let mut data = Vec::new();
-        mark.write(&mut data, 256);
+        stamp.write(&mut data, 256);
         assert_eq!(data.len(), 256);
         let text = String::from_utf8(data).unwrap();
         for event in [
             format!("id: k3f9x2ab-9\nevent: tick\ndata: {text}"),
             format!(r#"{{"id":"k3f9x2ab-9","type":"tick","data":{text}}}"#),
         ] {
-            assert_eq!(Mark::read(event.as_bytes()), Some(mark));
+            assert_eq!(EventStamp::read(event.as_bytes()), Some(stamp));
             assert_eq!(offset(event.as_bytes()), Some(9));
         }
-        assert_eq!(Mark::read(b"event: heartbeat\ndata: {}"), None);
+        assert_eq!(EventStamp::read(b"event: heartbeat\ndata: {}"), None);
     }
 }

@@ -2,12 +2,12 @@
 
 use hdrhistogram::Histogram;
 
+use crate::control_message::ControlMessage;
 use crate::latency;
-use crate::mark::{self, Mark, PUBLISHERS_MAX};
-use crate::notice::Notice;
+use crate::stamp::{self, EventStamp, PUBLISHERS_MAX};
 
 /// Sums over all subscribers of a run.
-pub struct Tally {
+pub struct DeliveryStats {
     /// Events that were delivered.
     pub deliveries: u64,
     /// Reads that had events: fewer than deliveries where a server, or the
@@ -30,13 +30,13 @@ pub struct Tally {
     pub answers: u64,
     /// From when an event was due to when it was read, in nanoseconds.
     pub latency: Histogram<u64>,
-    /// Every mark that came, where somebody asked for them.
-    pub marks: Option<Vec<Mark>>,
+    /// Every stamp that came, where somebody asked for them.
+    pub stamps: Option<Vec<EventStamp>>,
 }
 
-/// What one subscriber has seen.
+/// What one subscriber has progress.
 #[derive(Clone, Default)]
-pub struct Seen {
+pub struct SubscriberProgress {
     next: [u64; PUBLISHERS_MAX],
     offset: u64,
     /// Gaps that it was told.
@@ -44,12 +44,12 @@ pub struct Seen {
     /// Events that an overflow policy dropped, as the gaps say.
     pub dropped: u64,
     /// What its stream ended with.
-    pub farewell: Farewell,
+    pub end: StreamEnd,
 }
 
 /// What a stream says at its end.
 #[derive(Clone, Debug, Default)]
-pub struct Farewell {
+pub struct StreamEnd {
     /// The reason of its `stream-close`.
     pub reason: Option<String>,
     /// The position in it.
@@ -60,7 +60,7 @@ pub struct Farewell {
     pub at: u64,
 }
 
-impl Seen {
+impl SubscriberProgress {
     /// The offset to come back with.
     pub fn offset(&self) -> u64 {
         self.offset
@@ -72,27 +72,27 @@ impl Seen {
     }
 
     /// Takes what a stream says of itself.
-    fn hear(&mut self, notice: Notice, now: u64) {
-        match notice.kind.as_str() {
+    fn record_control(&mut self, control_message: ControlMessage, now: u64) {
+        match control_message.kind.as_str() {
             "gap" => {
                 self.gaps += 1;
-                if notice.reason.as_deref() == Some("dropped") {
-                    self.dropped += notice.count.unwrap_or(0);
+                if control_message.reason.as_deref() == Some("dropped") {
+                    self.dropped += control_message.count.unwrap_or(0);
                 }
             }
             "stream-close" => {
-                let Farewell { reason, position, at, .. } = &mut self.farewell;
-                (*reason, *position, *at) = (notice.reason, notice.position, now);
+                let StreamEnd { reason, position, at, .. } = &mut self.end;
+                (*reason, *position, *at) = (control_message.reason, control_message.position, now);
                 return;
             }
             _ => {}
         }
-        self.offset = self.offset.max(notice.position.unwrap_or(0));
+        self.offset = self.offset.max(control_message.position.unwrap_or(0));
     }
 
     /// Takes a WebSocket's close frame.
-    pub fn closed(&mut self, payload: &[u8], now: u64) {
-        let Farewell { code, at, .. } = &mut self.farewell;
+    pub fn record_close_frame(&mut self, payload: &[u8], now: u64) {
+        let StreamEnd { code, at, .. } = &mut self.end;
         *code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
         if *at == 0 {
             *at = now;
@@ -100,10 +100,10 @@ impl Seen {
     }
 }
 
-impl Tally {
+impl DeliveryStats {
     /// Nothing yet.
-    pub fn new() -> Tally {
-        Tally {
+    pub fn new() -> DeliveryStats {
+        DeliveryStats {
             deliveries: 0,
             reads: 0,
             bytes: 0,
@@ -113,58 +113,58 @@ impl Tally {
             gaps: 0,
             ended: 0,
             answers: 0,
-            latency: latency::none(),
-            marks: None,
+            latency: latency::empty(),
+            stamps: None,
         }
     }
 
     /// Checks one event, or several that a server put into one, or whatever
     /// else a stream says.
-    pub fn take(&mut self, seen: &mut Seen, text: &[u8], now: u64) {
-        let Some((mark, mut rest)) = Mark::next(text) else {
-            if let Some(notice) = Notice::read(text) {
-                self.gaps += u64::from(notice.kind == "gap");
-                self.answers += u64::from(notice.kind == "response");
-                seen.hear(notice, now);
+    pub fn record(&mut self, progress: &mut SubscriberProgress, text: &[u8], now: u64) {
+        let Some((stamp, mut rest)) = EventStamp::next(text) else {
+            if let Some(control_message) = ControlMessage::read(text) {
+                self.gaps += u64::from(control_message.kind == "gap");
+                self.answers += u64::from(control_message.kind == "response");
+                progress.record_control(control_message, now);
             }
             return;
         };
-        self.count(seen, mark, now);
-        if let Some(offset) = mark::offset(text) {
-            self.disordered += u64::from(offset <= seen.offset);
-            seen.offset = offset;
+        self.record_event(progress, stamp, now);
+        if let Some(offset) = stamp::offset(text) {
+            self.disordered += u64::from(offset <= progress.offset);
+            progress.offset = offset;
         }
-        while let Some((mark, behind)) = Mark::next(rest) {
-            self.count(seen, mark, now);
+        while let Some((stamp, behind)) = EventStamp::next(rest) {
+            self.record_event(progress, stamp, now);
             rest = behind;
         }
     }
 
-    fn count(&mut self, seen: &mut Seen, mark: Mark, now: u64) {
-        let Mark { publisher, sequence, due } = mark;
+    fn record_event(&mut self, progress: &mut SubscriberProgress, stamp: EventStamp, now: u64) {
+        let EventStamp { publisher, sequence, due } = stamp;
         self.deliveries += 1;
         self.latency.saturating_record(now.saturating_sub(due));
-        let next = &mut seen.next[publisher];
+        let next = &mut progress.next[publisher];
         if sequence < *next {
             self.repeated += 1;
         } else {
             self.lost += sequence - *next;
             *next = sequence + 1;
         }
-        if let Some(marks) = &mut self.marks {
-            marks.push(mark);
+        if let Some(stamps) = &mut self.stamps {
+            stamps.push(stamp);
         }
     }
 
-    /// Counts what `seen` has not got of what was published.
-    pub fn close(&mut self, seen: &Seen, published: &[u64]) {
+    /// Counts what `progress` has not got of what was published.
+    pub fn finish(&mut self, progress: &SubscriberProgress, published: &[u64]) {
         for (publisher, &events) in published.iter().enumerate() {
-            self.lost += events.saturating_sub(seen.next[publisher]);
+            self.lost += events.saturating_sub(progress.next[publisher]);
         }
     }
 
     /// Whether every subscriber got every event once and in order.
-    pub fn is_whole(&self) -> bool {
+    pub fn has_no_faults(&self) -> bool {
         self.faults() == [0; 5]
     }
 
@@ -179,15 +179,15 @@ mod tests {
     use super::*;
 
     fn check(sequences: &[u64], published: u64, expected: [u64; 3]) {
-        let (mut tally, mut seen) = (Tally::new(), Seen::default());
+        let (mut stats, mut progress) = (DeliveryStats::new(), SubscriberProgress::default());
         for &sequence in sequences {
             let text = format!("id: a-{}{}", sequence + 1, "\ndata: ");
             let mut text = text.into_bytes();
-            Mark { publisher: 0, sequence, due: 0 }.write(&mut text, 64);
-            tally.take(&mut seen, &text, 5);
+            EventStamp { publisher: 0, sequence, due: 0 }.write(&mut text, 64);
+            stats.record(&mut progress, &text, 5);
         }
-        tally.close(&seen, &[published]);
-        assert_eq!([tally.lost, tally.repeated, tally.disordered], expected, "{sequences:?}");
+        stats.finish(&progress, &[published]);
+        assert_eq!([stats.lost, stats.repeated, stats.disordered], expected, "{sequences:?}");
     }
 
     #[test]
@@ -202,42 +202,42 @@ mod tests {
 
     #[test]
     fn several_events_in_one_are_told_apart() {
-        let (mut tally, mut seen) = (Tally::new(), Seen::default());
+        let (mut stats, mut progress) = (DeliveryStats::new(), SubscriberProgress::default());
         let mut text = b"event: data\ndata:[".to_vec();
         for sequence in [0, 1, 3] {
-            Mark { publisher: 0, sequence, due: 0 }.write(&mut text, 64);
+            EventStamp { publisher: 0, sequence, due: 0 }.write(&mut text, 64);
             text.push(b',');
         }
-        tally.take(&mut seen, &text, 5);
-        assert_eq!([tally.deliveries, tally.lost, tally.repeated], [3, 1, 0]);
+        stats.record(&mut progress, &text, 5);
+        assert_eq!([stats.deliveries, stats.lost, stats.repeated], [3, 1, 0]);
     }
 
     #[test]
     fn a_position_that_runs_ahead_is_seen() {
-        let (mut tally, mut seen) = (Tally::new(), Seen::default());
-        tally.take(&mut seen, b"id: a-2\nevent: heartbeat\ndata: {}", 1);
+        let (mut stats, mut progress) = (DeliveryStats::new(), SubscriberProgress::default());
+        stats.record(&mut progress, b"id: a-2\nevent: heartbeat\ndata: {}", 1);
         let mut text = b"id: a-2\ndata: ".to_vec();
-        Mark { publisher: 0, sequence: 0, due: 0 }.write(&mut text, 64);
-        tally.take(&mut seen, &text, 2);
-        assert_eq!(tally.disordered, 1);
+        EventStamp { publisher: 0, sequence: 0, due: 0 }.write(&mut text, 64);
+        stats.record(&mut progress, &text, 2);
+        assert_eq!(stats.disordered, 1);
     }
 
     #[test]
     fn gaps_and_the_end_are_heard() {
-        let (mut tally, mut seen) = (Tally::new(), Seen::default());
+        let (mut stats, mut progress) = (DeliveryStats::new(), SubscriberProgress::default());
         for count in [3, 4] {
             let gap = format!(r#"{{"type":"gap","data":{{"reason":"dropped","count":{count}}}}}"#);
-            tally.take(&mut seen, gap.as_bytes(), 1);
+            stats.record(&mut progress, gap.as_bytes(), 1);
         }
-        assert_eq!((seen.gaps, seen.dropped, tally.gaps), (2, 7, 2));
+        assert_eq!((progress.gaps, progress.dropped, stats.gaps), (2, 7, 2));
         let close = "id: a-9\nevent: stream-close\ndata: {\"reason\":\"draining\"}";
-        tally.take(&mut seen, close.as_bytes(), 8);
-        seen.closed(&1012_u16.to_be_bytes(), 9);
-        let Farewell { reason, position, code, at } = seen.farewell.clone();
+        stats.record(&mut progress, close.as_bytes(), 8);
+        progress.record_close_frame(&1012_u16.to_be_bytes(), 9);
+        let StreamEnd { reason, position, code, at } = progress.end.clone();
         assert_eq!(
             (reason.as_deref(), position, code, at),
             (Some("draining"), Some(9), Some(1012), 8)
         );
-        assert_eq!(seen.offset(), 0, "what a farewell says is compared, not taken");
+        assert_eq!(progress.offset(), 0, "what an end says is compared, not taken");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 
-use crate::framing::Chunks;
+use crate::framing::ChunkDecoder;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 256 * 1024;
@@ -20,7 +20,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// If the answer is none, is cut, or stops coming.
-pub fn read(
+pub fn read_lines(
     address: SocketAddr,
     path: &str,
     mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
@@ -44,7 +44,7 @@ pub fn read(
             }
         }
         text.drain(..start);
-        if chunks == Chunks::End && text.is_empty() {
+        if chunks == ChunkDecoder::End && text.is_empty() {
             return Ok(total);
         }
         let read = socket.read(&mut bytes)?;
@@ -56,7 +56,7 @@ pub fn read(
 }
 
 /// Reads the head, and what of the body came with it.
-fn head(socket: &mut TcpStream, bytes: &mut [u8], text: &mut Vec<u8>) -> io::Result<Chunks> {
+fn head(socket: &mut TcpStream, bytes: &mut [u8], text: &mut Vec<u8>) -> io::Result<ChunkDecoder> {
     let mut head = Vec::new();
     loop {
         let read = socket.read(bytes)?;
@@ -70,7 +70,7 @@ fn head(socket: &mut TcpStream, bytes: &mut [u8], text: &mut Vec<u8>) -> io::Res
                 let said = String::from_utf8_lossy(&head).into_owned();
                 return Err(io::Error::other(format!("the server answered {said:?}")));
             }
-            let mut chunks = Chunks::START;
+            let mut chunks = ChunkDecoder::START;
             chunks.decode(&head[end + 4..], text);
             return Ok(chunks);
         }

@@ -3,22 +3,22 @@
 use std::ops::Range;
 
 /// Which of a range of numbers have come.
-pub struct Ledger {
+pub struct ReceivedSet {
     range: Range<u64>,
     came: Vec<u64>,
     count: u64,
     faults: u64,
 }
 
-impl Ledger {
+impl ReceivedSet {
     /// None of `range` has come.
-    pub fn new(range: Range<u64>) -> Ledger {
+    pub fn new(range: Range<u64>) -> ReceivedSet {
         let words = (range.end - range.start).div_ceil(64) as usize;
-        Ledger { range, came: vec![0; words], count: 0, faults: 0 }
+        ReceivedSet { range, came: vec![0; words], count: 0, faults: 0 }
     }
 
     /// Takes one down.
-    pub fn take(&mut self, number: u64) {
+    pub fn insert(&mut self, number: u64) {
         if !self.range.contains(&number) {
             self.faults += 1;
             return;
@@ -34,7 +34,7 @@ impl Ledger {
     }
 
     /// Whether all have come.
-    pub fn is_full(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.count == self.range.end - self.range.start
     }
 
@@ -51,11 +51,11 @@ mod tests {
     #[test]
     fn what_is_missing_repeated_or_foreign_is_a_fault() {
         let check = |numbers: &[u64], expected| {
-            let mut ledger = Ledger::new(100..170);
+            let mut received = ReceivedSet::new(100..170);
             for &number in numbers {
-                ledger.take(number);
+                received.insert(number);
             }
-            assert_eq!(ledger.faults(), expected, "{numbers:?}");
+            assert_eq!(received.faults(), expected, "{numbers:?}");
         };
         let all: Vec<u64> = (100..170).collect();
         check(&[], 70);
