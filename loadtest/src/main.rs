@@ -22,6 +22,7 @@ mod measure;
 mod nats;
 mod control_message;
 mod process;
+mod program;
 mod proof;
 mod publisher;
 mod report;

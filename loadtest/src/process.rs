@@ -6,10 +6,12 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::program;
 
 /// From the start to the line with the address.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,8 +33,8 @@ impl Process {
     /// `output`, is a JSON object with the address as `listen`.
     ///
     /// # Errors
-    /// `NotFound` if there is no such program; any other if it ends or says
-    /// nothing in 10 seconds.
+    /// `NotFound` if the program is not installed. Any other kind if it exits or
+    /// prints no address within 10 seconds.
     pub fn start(command: &[String], output: &Path) -> io::Result<Process> {
         Process::run(command, output, |said| said.lines().find_map(listen))
     }
@@ -41,8 +43,8 @@ impl Process {
     /// it was told and does not say.
     ///
     /// # Errors
-    /// `NotFound` if there is no such program; any other if it ends or takes
-    /// none in 10 seconds.
+    /// `NotFound` if the program is not installed. Any other kind if it exits or
+    /// accepts no connection within 10 seconds.
     pub fn start_on(address: SocketAddr, command: &[String], output: &Path) -> io::Result<Process> {
         Process::run(command, output, |_| {
             TcpStream::connect(address).is_ok().then_some((address, None))
@@ -56,16 +58,12 @@ impl Process {
     ) -> io::Result<Process> {
         let program = command.first().ok_or_else(|| io::Error::other("the command is empty"))?;
         let file = File::create(output)?;
-        // By setpriv, of Debian's util-linux: whatever ends this process ends
-        // what it has started.
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM"])
-            .args(command)
+        let mut child = program::command(program)?
+            .args(&command[1..])
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("setpriv: {error}")))?;
+            .spawn()?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             // A child is there: nothing may end this but what ends it too.
@@ -78,14 +76,14 @@ impl Process {
             if !matches!(ended, Ok(None)) || Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
-                let code = ended.ok().flatten().and_then(|it| it.code());
-                // A dynamic loader ends with the same, where a library is missing.
-                if code == Some(127) && said.starts_with("setpriv:") {
-                    let hint = "`make load` builds the gateway, `make peers` installs others";
-                    let why = format!("there is no {program}; {hint}");
-                    return Err(io::Error::new(io::ErrorKind::NotFound, why));
-                }
-                return Err(io::Error::other(format!("{program} does not serve: {said}")));
+                let status = match ended {
+                    Ok(Some(status)) => status.to_string(),
+                    Ok(None) => format!("no address after {} s", START_TIMEOUT.as_secs()),
+                    Err(error) => error.to_string(),
+                };
+                return Err(io::Error::other(format!(
+                    "`{program}` does not serve: {status}: {said}"
+                )));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -227,4 +225,28 @@ fn listen(line: &str) -> Option<(SocketAddr, Option<SocketAddr>)> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     let address = |name: &str| line.get(name)?.as_str()?.parse().ok();
     Some((address("listen")?, address("admin_listen")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(command: &[&str]) -> io::Error {
+        let folder = tempfile::tempdir().unwrap();
+        let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        Process::start(&command, &folder.path().join("output")).err().unwrap()
+    }
+
+    #[test]
+    fn a_program_that_exits_with_127_is_not_missing() {
+        let error = start(&["sh", "-c", "echo 'setpriv: no libssl'; exit 127"]);
+        assert_ne!(error.kind(), io::ErrorKind::NotFound);
+        let error = error.to_string();
+        assert!(error.contains("exit status: 127: setpriv: no libssl"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_is_missing_is_not_found() {
+        assert_eq!(start(&["no-such-program"]).kind(), io::ErrorKind::NotFound);
+    }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::program;
+
 /// Where `make peers` puts it.
 const OHA: &str = "target/peers/bin/oha";
 
@@ -50,14 +52,14 @@ impl RequestLoad<'_> {
     /// # Errors
     /// If it is missing, ends badly or not in time, or cannot be understood.
     pub fn wrk(&self) -> io::Result<RequestStats> {
-        let mut command = self.bounded("wrk");
+        let mut command = self.bounded("wrk")?;
         command.args(["--threads", "1", "--latency", "--timeout", "10s"]);
         command.arg("--connections").arg(self.connections.to_string());
         command.arg("--duration").arg(format!("{}s", self.time.as_secs().max(1)));
         if let Some(script) = self.script {
             command.arg("--script").arg(script);
         }
-        let said = said("wrk", command.arg(self.url()))?;
+        let said = output("wrk", command.arg(self.url()))?;
         read_wrk(&said).ok_or_else(|| io::Error::other(format!("wrk: {said}")))
     }
 
@@ -69,23 +71,25 @@ impl RequestLoad<'_> {
         if !Path::new(OHA).exists() {
             return Ok(None);
         }
-        let mut command = self.bounded(OHA);
+        let mut command = self.bounded(OHA)?;
         command.args(["--no-tui", "--output-format", "json"]);
         command.arg("-c").arg(self.connections.to_string());
         command.arg("-z").arg(format!("{}s", self.time.as_secs().max(1))).arg(self.url());
-        let said = said("oha", &mut command)?;
+        let said = output("oha", &mut command)?;
         let read = read_oha(&said).ok_or_else(|| io::Error::other(format!("oha: {said}")))?;
         Ok(Some(read))
     }
 
-    /// A tool that is ended when it takes much longer than it was told to.
-    fn bounded(&self, program: &str) -> Command {
-        let mut command = Command::new("timeout");
-        // In the foreground: an interrupt of ours is one of the tool's too.
+    /// Returns a command for a tool, which is ended if it runs much longer than
+    /// it was asked to.
+    fn bounded(&self, tool: &str) -> io::Result<Command> {
+        program::find(tool)?;
+        let mut command = program::command("timeout")?;
+        // In the foreground: a Ctrl-C on this process also reaches the tool.
         command.args(["--foreground", "--kill-after=5"]);
         command.arg((self.time + PATIENCE).as_secs().to_string());
-        command.arg(program);
-        command
+        command.arg(tool);
+        Ok(command)
     }
 
     fn url(&self) -> String {
@@ -93,19 +97,18 @@ impl RequestLoad<'_> {
     }
 }
 
-fn said(program: &str, command: &mut Command) -> io::Result<String> {
-    let output = command.output().map_err(|error| {
-        io::Error::new(error.kind(), format!("timeout, of Debian's coreutils: {error}"))
-    })?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+/// Runs a tool and returns what it printed.
+fn output(tool: &str, command: &mut Command) -> io::Result<String> {
+    let output = command.output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
-        return Ok(said);
+        return Ok(printed);
     }
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(match output.status.code() {
-        Some(127) => format!("{program} is missing: {error}"),
-        Some(124 | 137) | None => format!("{program} was not done in time: {said}{error}"),
-        Some(code) => format!("{program} ended with {code}: {said}{error}"),
+        // The codes of timeout(1).
+        Some(124 | 137) | None => format!("`{tool}` did not end in time: {printed}{error}"),
+        Some(code) => format!("`{tool}` exited with code {code}: {printed}{error}"),
     }))
 }
 
@@ -163,7 +166,43 @@ fn read_oha(said: &str) -> Option<RequestStats> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::process::Stdio;
+
     use super::*;
+
+    #[test]
+    fn a_program_that_exits_with_127_is_not_missing() {
+        let mut command = Command::new("timeout");
+        command.args(["5", "sh", "-c", "echo no libssl >&2; exit 127"]);
+        let error = output("wrk", &mut command).unwrap_err().to_string();
+        assert!(error.contains("127") && error.contains("no libssl"), "{error}");
+        assert!(!error.contains("missing"), "{error}");
+    }
+
+    #[test]
+    fn a_tool_ends_with_the_thread_that_started_it() {
+        let address = ([127, 0, 0, 1], 1).into();
+        let load =
+            RequestLoad { address, path: "/", connections: 1, time: Duration::ZERO, script: None };
+        let spawn = || {
+            let mut command = load.bounded("sh").unwrap();
+            command.args(["-c", "echo started; exec sleep 300"]).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            // Until then the kernel does not know that it is to end it.
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
+            child
+        };
+        let mut child = std::thread::scope(|scope| scope.spawn(spawn).join().unwrap());
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while child.try_wait().unwrap().is_none() {
+            if std::time::Instant::now() > deadline {
+                child.kill().unwrap();
+                panic!("the tool goes on");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 
     #[test]
     fn what_wrk_says_is_read() {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -19,6 +19,7 @@ use crate::gateway::Gateway;
 use crate::gateway_config;
 use crate::http::Connection;
 use crate::latency;
+use crate::program;
 use crate::publisher;
 use crate::report::figures::median;
 use crate::report::figures::short;
@@ -95,9 +96,7 @@ struct AttackRound {
 /// # Errors
 /// If it cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
-    if Command::new(PROGRAM).arg("-h").output().is_err() {
-        return Err(io::Error::other(format!("{PROGRAM} is missing: apt-get install {PROGRAM}")));
-    }
+    program::find(PROGRAM)?;
     let gateway = Gateway::start(config)?;
     let resource = fill(settings, gateway.address())?;
     let mut report = ProofReport::new();
@@ -255,7 +254,7 @@ impl AttackTool {
     ) -> io::Result<AttackTool> {
         let log = File::create(log)?;
         let connections = connections.to_string();
-        let child = Command::new("nice")
+        let child = program::command("nice")?
             .args(["-n", "19", PROGRAM])
             .args(&attack.flags)
             .args(["-c", &connections, "-r", &connections, "-l", "240"])
