@@ -84,7 +84,15 @@ impl Gateway {
     /// If it does not give them.
     pub fn metrics(&self) -> io::Result<MetricsSnapshot> {
         let response = Connection::open(self.admin)?.get("/metrics")?;
-        Ok(MetricsSnapshot(response.body))
+        MetricsSnapshot::parse(&response.body)
+    }
+
+    /// Returns how many subscriptions read from the log and not from their ring.
+    ///
+    /// # Errors
+    /// If the gateway does not answer, or has no such metric.
+    pub fn catching_up(&self) -> io::Result<u64> {
+        catching_up(&self.metrics()?)
     }
 
     /// Sends it a signal.
@@ -168,4 +176,30 @@ fn run(
 
 fn admin(process: &Process) -> io::Result<SocketAddr> {
     process.admin.ok_or_else(|| io::Error::other("the gateway did not say admin_listen"))
+}
+
+/// The gauge of subscriptions that read from the log, and its name in builds
+/// from before 2026-12, which `--beside` may start.
+const CATCHING_UP: [&str; 2] =
+    ["streamgate_subscribers_catching_up", "streamgate_subscribers_parked"];
+
+fn catching_up(metrics: &MetricsSnapshot) -> io::Result<u64> {
+    let found = CATCHING_UP.iter().find_map(|name| metrics.count(name, &[]));
+    found.ok_or_else(|| io::Error::other(format!("/metrics has no {}", CATCHING_UP[0])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscribers_that_catch_up_are_counted_in_every_build() {
+        let check = |text: &str, expected| {
+            let metrics = MetricsSnapshot::parse(text).unwrap();
+            assert_eq!(catching_up(&metrics).ok(), expected, "{text}");
+        };
+        check("streamgate_subscribers_catching_up 3\n", Some(3));
+        check("streamgate_subscribers_parked 4\n", Some(4));
+        check("streamgate_connections_open 5\n", None);
+    }
 }

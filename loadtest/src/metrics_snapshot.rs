@@ -1,43 +1,50 @@
-//! What a gateway's `/metrics` says.
+//! The metrics of a gateway at one moment.
 
-/// Metrics in Prometheus' text format.
-pub struct MetricsSnapshot(
-    /// The text.
-    pub String,
-);
+use std::io;
+
+use prometheus_parse::{Sample, Scrape, Value};
+
+/// A scrape of `/metrics`.
+pub struct MetricsSnapshot(Scrape);
 
 impl MetricsSnapshot {
-    /// The sum of a metric's series that have all of these labels, which are
-    /// counts; none where there is no such series.
-    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
-        let value = |(series, value): (&str, &str)| {
-            let has =
-                |(label, value): &(&str, &str)| series.contains(&format!("{label}=\"{value}\""));
-            labels.iter().all(has).then(|| value.split('.').next()?.parse::<u64>().ok())?
-        };
-        self.series(name).filter_map(value).reduce(|sum, value| sum + value)
+    /// Parses the Prometheus text format.
+    ///
+    /// # Errors
+    /// If the text has no sample.
+    pub fn parse(text: &str) -> io::Result<MetricsSnapshot> {
+        let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned())))?;
+        if scrape.samples.is_empty() {
+            return Err(io::Error::other(format!("/metrics has no sample: {text:?}")));
+        }
+        Ok(MetricsSnapshot(scrape))
     }
 
-    /// The values that a label has among a metric's series.
-    pub fn labels(&self, name: &str, label: &str) -> Vec<String> {
-        let start = format!("{label}=\"");
-        let value = |(series, _): (&str, &str)| {
-            let from = series.find(&start)? + start.len();
-            let length = series[from..].find('"')?;
-            Some(series[from..from + length].to_owned())
+    /// Returns the sum of the counters or gauges of that name that have all of
+    /// `labels`. `None` if there is no such series.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+        let matches = |sample: &&Sample| {
+            labels.iter().all(|(label, value)| sample.labels.get(label) == Some(*value))
         };
+        let value = |sample: &Sample| match sample.value {
+            Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => Some(value),
+            Value::Histogram(_) | Value::Summary(_) => None,
+        };
+        let sum = self.series(name).filter(matches).filter_map(value).reduce(|a, b| a + b);
+        sum.map(|sum| sum as u64)
+    }
+
+    /// Returns the values of a label among the series of that name, sorted.
+    pub fn label_values(&self, name: &str, label: &str) -> Vec<String> {
+        let value = |sample: &Sample| sample.labels.get(label).map(str::to_owned);
         let mut values: Vec<String> = self.series(name).filter_map(value).collect();
         values.sort();
         values.dedup();
         values
     }
 
-    /// The labels and the value of each series of a metric.
-    fn series<'t>(&'t self, name: &'t str) -> impl Iterator<Item = (&'t str, &'t str)> {
-        self.0.lines().filter_map(move |line| {
-            let rest = line.strip_prefix(name)?;
-            rest.starts_with(['{', ' ']).then(|| rest.rsplit_once(' '))?
-        })
+    fn series<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Sample> {
+        self.0.samples.iter().filter(move |sample| sample.metric == name)
     }
 }
 
@@ -53,7 +60,7 @@ mod tests {
             closed_total{protocol=\"ws\",reason=\"idle\"} 5\n\
             closed_totals 9\n\
             open 2.0\n";
-        let metrics = MetricsSnapshot(text.to_owned());
+        let metrics = MetricsSnapshot::parse(text).unwrap();
         let check = |name, labels: &[(&str, &str)], expected| {
             assert_eq!(metrics.count(name, labels), expected, "{name} {labels:?}");
         };
@@ -63,6 +70,7 @@ mod tests {
         check("closed_total", &[("reason", "stalled")], None);
         check("open", &[], Some(2));
         check("none", &[], None);
-        assert_eq!(metrics.labels("closed_total", "reason"), ["drain", "idle"]);
+        assert_eq!(metrics.label_values("closed_total", "reason"), ["drain", "idle"]);
+        assert!(MetricsSnapshot::parse("not found").is_err());
     }
 }

@@ -191,7 +191,7 @@ fn phase(
     let fill = PublishPlan { first: 0, events: publish_plan.first, ..publish_plan.clone() };
     publish(&fill, &mut pool, &mut watch)?;
     let deadline = Instant::now() + FILL_MAX;
-    while standing(gateway)? != stalled as u64 {
+    while gateway.catching_up()? != stalled as u64 {
         if Instant::now() > deadline {
             return Err(io::Error::other(format!("not {stalled} readers stand still")));
         }
@@ -203,7 +203,7 @@ fn phase(
     let filling = mem::replace(&mut pool.stats.latency, latency::empty());
     publish(&publish_plan, &mut pool, &mut watch)?;
     // A live one that fell behind for a moment may stand beside them.
-    let still = standing(gateway)?;
+    let still = gateway.catching_up()?;
     if still < stalled as u64 {
         return Err(io::Error::other(format!("{still} of {stalled} readers stood to the end")));
     }
@@ -215,11 +215,6 @@ fn phase(
     let cpu = watch.meter.cpu()? - watch.cpu;
     let (rss, kernel) = watch.end()?;
     Ok(Phase { stats: pool.close(&totals), filling, cpu, rss, kernel })
-}
-
-/// How many readers the gateway does not write to as events come.
-fn standing(gateway: &Gateway) -> io::Result<u64> {
-    Ok(gateway.metrics()?.count("streamgate_subscribers_catching_up", &[]).unwrap_or(0))
 }
 
 /// Publishes, and reads until all of the pool have everything; what did not

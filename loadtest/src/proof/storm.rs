@@ -243,7 +243,7 @@ fn shared(settings: &Settings, metrics: &[MetricsSnapshot; 2], report: &mut Proo
         "",
     );
     let mut rows = vec![vec!["events to send to each client".to_owned(), short(events)]];
-    for form in metrics[1].labels(ENCODINGS, "form") {
+    for form in metrics[1].label_values(ENCODINGS, "form") {
         let made = grown(ENCODINGS, &[("form", &form)]);
         if made > 0.0 {
             rows.push(vec![format!("events encoded as {form}"), short(made)]);
