@@ -22,6 +22,7 @@ impl MetricsSnapshot {
 
     /// Returns the sum of the counters or gauges of that name that have all of
     /// `labels`. `None` if there is no such series.
+    #[allow(clippy::cast_sign_loss, reason = "the gateway's counts are never negative")]
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
         let matches = |sample: &&Sample| {
             labels.iter().all(|(label, value)| sample.labels.get(label) == Some(*value))

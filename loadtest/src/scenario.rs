@@ -4,8 +4,10 @@ use std::io;
 use std::path::Path;
 
 use crate::compare::Comparison;
-use crate::measure::Scenario;
+use crate::measure::{self, Scenario};
 use crate::proof::Proof;
+use crate::report::result::ScenarioResult;
+use crate::run_options::RunOptions;
 
 /// A file of `loadtest/scenarios`.
 pub enum ScenarioFile {
@@ -41,4 +43,42 @@ impl ScenarioFile {
         let scenario = Scenario { name, ..scenario };
         Ok(ScenarioFile::Measurement(if is_short { scenario.shortened() } else { scenario }))
     }
+
+    /// Runs the scenario.
+    ///
+    /// # Errors
+    /// If an option does not apply to a scenario of this kind, or the scenario
+    /// cannot be carried to its end.
+    pub fn run(&self, options: &RunOptions) -> io::Result<ScenarioResult> {
+        let (has_targets, is_proof) = match self {
+            ScenarioFile::Measurement(_) => (true, false),
+            ScenarioFile::Comparison(_) => (false, false),
+            ScenarioFile::Proof(_) => (false, true),
+        };
+        refuse("--targets", !options.targets.is_empty() && !has_targets, "a [measure]")?;
+        refuse("--repeats", options.repeats.is_some() && is_proof, "a [measure] or [compare]")?;
+        refuse("--beside", options.beside.is_some() && is_proof, "a [measure] or [compare]")?;
+        match self {
+            ScenarioFile::Measurement(scenario) => measure::run(scenario, options),
+            ScenarioFile::Comparison(comparison) => comparison.run(options),
+            ScenarioFile::Proof(proof) => proof.run(),
+        }
+    }
+
+    /// Returns the file that the section of the scenario goes to.
+    pub fn page(&self) -> &Path {
+        match self {
+            ScenarioFile::Measurement(scenario) => &scenario.report,
+            ScenarioFile::Comparison(comparison) => &comparison.report,
+            ScenarioFile::Proof(proof) => &proof.page,
+        }
+    }
+}
+
+/// Refuses an option that the scenario would ignore.
+fn refuse(option: &str, is_ignored: bool, section: &str) -> io::Result<()> {
+    if is_ignored {
+        return Err(io::Error::other(format!("{option} applies to scenarios with {section} only")));
+    }
+    Ok(())
 }

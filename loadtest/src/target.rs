@@ -90,6 +90,16 @@ impl Target {
         self.needs.iter().all(|path| path.exists())
     }
 
+    /// Returns the same target with another program, such as another build.
+    #[must_use]
+    pub fn with_program(&self, program: &Path) -> Target {
+        let mut target = self.clone();
+        if let Some(first) = target.command.first_mut() {
+            *first = program.display().to_string();
+        }
+        target
+    }
+
     /// Whether events come from it over this protocol.
     pub fn speaks(&self, protocol: Protocol) -> bool {
         self.path(protocol).is_some()

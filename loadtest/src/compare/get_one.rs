@@ -19,6 +19,7 @@ use crate::process::Process;
 use crate::publisher::{self, JSON};
 use crate::report::table::Table;
 use crate::run_dir;
+use crate::run_options::order;
 
 /// What is asked, and for how long.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,30 +52,33 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
         publisher::expect_success(posted)?;
         servers.push(Server::gateway(name, PATH, gateway));
     }
+    let gateways = servers.len();
     let folder = run_dir::temporary()?;
     let answer = CannedResponse::of(servers[0].address(), PATH)?;
     servers.push(Server::process(BARE, PATH, bare(folder.path(), &answer)?));
     match nginx(folder.path(), &answer) {
+        _ if plan.is_beside() => servers.truncate(gateways),
         Ok(process) => servers.push(Server::process("nginx `return`", PATH, process)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            table.note("nginx is left out: it is not installed.");
+            table.leave_out("nginx");
         }
         Err(error) => return Err(error),
     }
     for server in &servers {
         server.load(settings.warm_up, Duration::from_secs(1), None).wrk()?;
     }
+    let base = Some(BARE).filter(|_| !plan.is_beside());
     for round in 1..=plan.repeats {
         plan.announce(round);
-        for server in &servers {
+        for server in order(round, servers.len()).into_iter().map(|at| &servers[at]) {
             let load = server.load(settings.connections, Duration::from_secs(settings.secs), None);
-            server.measure(&mut table, &server.name, Some(BARE), || load.wrk().map(Some))?;
+            server.measure(&mut table, &server.name, base, || load.wrk().map(Some))?;
         }
-        for server in &servers {
+        for server in servers.iter().filter(|_| !plan.is_beside()) {
             let load = server.load(settings.connections, Duration::from_secs(settings.secs), None);
             let (row, base) = (format!("{}, oha", server.name), format!("{BARE}, oha"));
             if server.measure(&mut table, &row, Some(&base), || load.oha())?.is_none() {
-                table.note("oha is left out: it is not installed.");
+                table.leave_out("oha");
                 break;
             }
         }

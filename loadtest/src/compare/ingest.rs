@@ -14,7 +14,9 @@ use super::received_set::ReceivedSet;
 use super::usage::Usage;
 use crate::process::Meter;
 use crate::publisher;
+use crate::report::builds::{BESIDE, Better};
 use crate::report::table::{Column, Table, compared, plain};
+use crate::run_options::order;
 use crate::stamp::EventStamp;
 use crate::target;
 
@@ -46,8 +48,8 @@ enum IngestTarget {
 }
 
 const COLUMNS: &[Column] = &[
-    compared("events/s"),
-    compared("CPU µs per event"),
+    compared("events/s", Better::Higher),
+    compared("CPU µs per event", Better::Lower),
     plain("MB/s"),
     plain("generator µs"),
     plain("RSS MiB"),
@@ -58,17 +60,20 @@ const COLUMNS: &[Column] = &[
 /// # Errors
 /// If the gateway cannot be started, or refuses.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
-    let against = settings.targets.first().map(String::as_str);
-    let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "lost, repeated");
+    let peers = if plan.is_beside() { &[] } else { settings.targets.as_slice() };
+    let against = peers.first().map(String::as_str);
+    let mut table = Table::new(COLUMNS, against.unwrap_or(BESIDE), "lost, repeated");
     for round in 1..=plan.repeats {
         plan.announce(round);
-        for (name, gateway) in plan.gateways()? {
+        let gateways = plan.gateways()?;
+        for at in order(round, gateways.len()) {
+            let (name, gateway) = &gateways[at];
             let address = gateway.address();
             let figures = settings.measure(address, &gateway.meter(), None)?;
             let faults = settings.count(address)?;
             table.add(name, against.or(plan.other(name)), figures, faults);
         }
-        for name in &settings.targets {
+        for name in peers {
             match target::named(name)?.start() {
                 Ok(running) => {
                     let (address, path) = (running.publish_address(), running.publish());
@@ -77,7 +82,7 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
                     table.add(name, against, figures, 0);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    table.note(&format!("{name} is left out: it is not installed."));
+                    table.leave_out(name);
                 }
                 Err(error) => return Err(error),
             }

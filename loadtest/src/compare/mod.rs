@@ -30,7 +30,10 @@ use serde::Deserialize;
 use self::plan::RunPlan;
 use crate::gateway;
 use crate::gateway_config::overlay;
+use crate::report::builds::{BESIDE, BuildComparison};
 use crate::report::page;
+use crate::report::result::ScenarioResult;
+use crate::run_options::RunOptions;
 
 /// A scenario file that holds a comparison.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,9 +54,6 @@ pub struct Comparison {
     /// The gateway's configuration.
     #[serde(default)]
     gateway: toml::Table,
-    /// Whether this is the short form.
-    #[serde(skip)]
-    is_short: bool,
 }
 
 /// What is compared; each has a module of its own.
@@ -66,14 +66,6 @@ enum ComparisonKind {
     Snapshot(snapshot::Settings),
     Resume(resume::Settings),
     Subscriptions(subscriptions::Settings),
-}
-
-/// What came of a comparison.
-pub struct ComparisonResult {
-    /// The section of a report.
-    pub section: String,
-    /// Whether nothing was lost, repeated or refused.
-    pub has_no_faults: bool,
 }
 
 impl Comparison {
@@ -91,22 +83,17 @@ impl Comparison {
         {
             overlay(&mut table, short);
         }
-        Ok(Comparison { name, is_short, ..table.try_into()? })
+        Ok(Comparison { name, ..table.try_into()? })
     }
 
-    /// Runs it, with as many rounds as the file says where `repeats` does not,
-    /// and with another build of the gateway `beside` this one's.
+    /// Runs it.
     ///
     /// # Errors
     /// If it cannot be carried to its end.
-    pub fn run(
-        &self,
-        repeats: Option<usize>,
-        beside: Option<&Path>,
-    ) -> io::Result<ComparisonResult> {
-        let repeats = repeats.unwrap_or(self.repeats).max(1);
+    pub fn run(&self, options: &RunOptions) -> io::Result<ScenarioResult> {
+        let repeats = options.repeats.unwrap_or(self.repeats).max(1);
         let mut programs = vec![("gateway", Path::new(gateway::PROGRAM))];
-        programs.extend(beside.map(|path| ("beside", path)));
+        programs.extend(options.beside.as_deref().map(|path| (BESIDE, path)));
         let plan = RunPlan { name: &self.name, repeats, config: &self.gateway, programs };
         let table = match &self.compare {
             ComparisonKind::GetOne(settings) => get_one::run(settings, &plan),
@@ -116,10 +103,15 @@ impl Comparison {
             ComparisonKind::Resume(settings) => resume::run(settings, &plan),
             ComparisonKind::Subscriptions(settings) => subscriptions::run(settings, &plan),
         }?;
-        let short = if self.is_short { " --short" } else { "" };
-        let command = format!("loadtest run {}{short} --repeats {repeats}", self.name);
-        let section = table.section(&self.name, &self.about, &command);
-        Ok(ComparisonResult { section, has_no_faults: table.has_no_faults() })
+        let command = options.command(&self.name, repeats);
+        let mut section = table.section(&self.name, &self.about, &command);
+        let mut passed = table.has_no_faults();
+        if let Some(other) = &options.beside {
+            let builds = BuildComparison::new(other.display().to_string(), table.builds());
+            section = format!("{section}\n{}", builds.section());
+            passed &= builds.passed();
+        }
+        Ok(ScenarioResult { section, chart: None, passed, left_out: table.left_out().to_vec() })
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::gateway::Gateway;
+use crate::report::builds::BESIDE;
 
 /// How a comparison is run.
 pub struct RunPlan<'c> {
@@ -27,6 +28,11 @@ impl RunPlan<'_> {
         self.programs.iter().map(start).collect()
     }
 
+    /// Returns whether another build is measured too. Peers are then left out.
+    pub fn is_beside(&self) -> bool {
+        self.programs.len() > 1
+    }
+
     /// Says which round begins.
     pub fn announce(&self, round: usize) {
         eprintln!("{}: round {round} of {}", self.name, self.repeats);
@@ -34,7 +40,6 @@ impl RunPlan<'_> {
 
     /// What this build is held against, where the other one is there.
     pub fn other(&self, name: &str) -> Option<&'static str> {
-        let is_there = self.programs.len() > 1;
-        (is_there && name != "beside").then_some("beside")
+        (self.is_beside() && name != BESIDE).then_some(BESIDE)
     }
 }

@@ -14,8 +14,10 @@ use super::plan::RunPlan;
 use super::server::{COLUMNS, Server};
 use crate::http::Connection;
 use crate::publisher::{self, JSON};
+use crate::report::builds::BESIDE;
 use crate::report::table::Table;
 use crate::run_dir;
+use crate::run_options::order;
 use crate::stamp::EventStamp;
 use crate::target;
 
@@ -46,8 +48,9 @@ const AROUND: usize = r#"{"type":"tick","data":}"#.len();
 /// # Errors
 /// If a server cannot be started, or wrk is not installed.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
-    let against = settings.targets.first().map(String::as_str);
-    let mut table = Table::new(COLUMNS, against.unwrap_or("beside"), "failed or lost");
+    let peers = if plan.is_beside() { &[] } else { settings.targets.as_slice() };
+    let against = peers.first().map(String::as_str);
+    let mut table = Table::new(COLUMNS, against.unwrap_or(BESIDE), "failed or lost");
     let folder = run_dir::temporary()?;
     let script = folder.path().join("post.lua");
     fs::write(&script, post(settings.bytes))?;
@@ -56,11 +59,11 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
         servers.push(Server::gateway(name, PATH, gateway));
     }
     let gateways = servers.len();
-    for name in &settings.targets {
+    for name in peers {
         match target::named(name)?.start() {
             Ok(running) => servers.push(Server::target(name, running)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                table.note(&format!("{name} is left out: it is not installed."));
+                table.leave_out(name);
             }
             Err(error) => return Err(error),
         }
@@ -73,7 +76,8 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     for round in 1..=plan.repeats {
         plan.announce(round);
         for &connections in &settings.connections {
-            for (server, acknowledged) in servers.iter().zip(&mut acknowledged) {
+            for at in order(round, servers.len()) {
+                let (server, acknowledged) = (&servers[at], &mut acknowledged[at]);
                 let time = Duration::from_secs(settings.secs);
                 let load = server.load(connections, time, Some(&script));
                 let row = |name: &str| format!("{name}, {connections}");

@@ -15,7 +15,9 @@ use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::latency;
 use crate::publisher::{self, JSON};
+use crate::report::builds::Better;
 use crate::report::table::{Column, Table, compared, plain};
+use crate::run_options::order;
 
 /// What is resumed, and in what.
 #[derive(Clone, Debug, Deserialize)]
@@ -31,8 +33,12 @@ pub struct Settings {
     bytes: usize,
 }
 
-const COLUMNS: &[Column] =
-    &[compared("p50 ms"), compared("p99 ms"), plain("most ms"), compared("CPU µs per resume")];
+const COLUMNS: &[Column] = &[
+    compared("p50 ms", Better::Lower),
+    compared("p99 ms", Better::Lower),
+    plain("most ms"),
+    compared("CPU µs per resume", Better::Lower),
+];
 
 /// For an event that is there.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,7 +61,8 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     }
     for round in 1..=plan.repeats {
         plan.announce(round);
-        for (row, base, gateway, start) in &logs {
+        for at in order(round, logs.len()) {
+            let (row, base, gateway, start) = &logs[at];
             let (took, usage) = Usage::measure(gateway.meter(), || {
                 let resume = |number| resume(gateway.address(), number, start);
                 (0..settings.resumed).map(resume).collect::<io::Result<Vec<Duration>>>()

@@ -9,15 +9,16 @@ use super::usage::Usage;
 use super::wrk::{RequestLoad, RequestStats};
 use crate::gateway::Gateway;
 use crate::process::{Meter, Process};
+use crate::report::builds::Better;
 use crate::report::table::{Column, Table, compared, plain};
 use crate::target::RunningTarget;
 
 /// What is told of requests.
 pub const COLUMNS: &[Column] = &[
-    compared("requests/s"),
+    compared("requests/s", Better::Higher),
     plain("p50 ms"),
     plain("p99 ms"),
-    compared("server CPU µs per request"),
+    compared("server CPU µs per request", Better::Lower),
     plain("RSS MiB"),
 ];
 

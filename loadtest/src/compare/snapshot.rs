@@ -11,7 +11,9 @@ use super::ndjson;
 use super::plan::RunPlan;
 use super::received_set::ReceivedSet;
 use super::usage::{self, Usage};
+use crate::report::builds::{BESIDE, Better};
 use crate::report::table::{Column, Table, compared, plain};
+use crate::run_options::order;
 use crate::stamp::EventStamp;
 
 /// What is read.
@@ -25,9 +27,9 @@ pub struct Settings {
 }
 
 const COLUMNS: &[Column] = &[
-    compared("MB/s"),
+    compared("MB/s", Better::Higher),
     plain("seconds"),
-    compared("CPU µs per resource"),
+    compared("CPU µs per resource", Better::Lower),
     plain("generator µs"),
     plain("RSS growth MiB"),
     plain("RSS MiB"),
@@ -38,7 +40,7 @@ const COLUMNS: &[Column] = &[
 /// # Errors
 /// If the gateway cannot be started, or refuses.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
-    let mut table = Table::new(COLUMNS, "beside", "lost, repeated");
+    let mut table = Table::new(COLUMNS, BESIDE, "lost, repeated");
     let gateways = plan.gateways()?;
     for (_, gateway) in &gateways {
         let address = gateway.address();
@@ -49,7 +51,8 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     }
     for round in 1..=plan.repeats {
         plan.announce(round);
-        for (name, gateway) in &gateways {
+        for at in order(round, gateways.len()) {
+            let (name, gateway) = &gateways[at];
             let mut received = ReceivedSet::new(0..settings.resources);
             let (bytes, usage) = Usage::measure(gateway.meter(), || {
                 ndjson::read_lines(gateway.address(), "/orders/stream", |line| {

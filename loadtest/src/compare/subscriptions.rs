@@ -22,7 +22,9 @@ use crate::gateway::Gateway;
 use crate::http::Connection;
 use crate::latency;
 use crate::publisher::{self, JSON};
+use crate::report::builds::Better;
 use crate::report::table::{Column, Table, compared, plain};
+use crate::run_options::order;
 use crate::stamp::{EventStamp, PUBLISHERS_MAX};
 use crate::subscriber::{Protocol, Subscription};
 use crate::subscriber_pool::SubscriberPool;
@@ -46,10 +48,10 @@ pub struct Settings {
 }
 
 const COLUMNS: &[Column] = &[
-    compared("CPU µs per update"),
+    compared("CPU µs per update", Better::Lower),
     plain("updates/s"),
     plain("p50 ms"),
-    compared("p99 ms"),
+    compared("p99 ms", Better::Lower),
     plain("RSS MiB"),
 ];
 
@@ -91,7 +93,8 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
         plan.announce(round);
         let numbers = done..done + settings.updates;
         done = numbers.end;
-        for (base, audience) in &mut audiences {
+        for at in order(round, audiences.len()) {
+            let (base, audience) = &mut audiences[at];
             let (figures, faults) = settings.round(audience, numbers.clone())?;
             if round > 0 {
                 table.add(&audience.name, Some(base), figures, faults);

@@ -1,9 +1,9 @@
 //! Measurements: deliveries to many, and what a connection weighs.
 
+mod rounds;
 mod run;
 mod section;
 mod settings;
 
-pub use self::run::measure;
-pub use self::section::{Series, chart, put_chart, section};
+pub use self::rounds::run;
 pub use self::settings::Scenario;

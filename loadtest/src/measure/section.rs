@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::io;
 
 use super::run::{ALONE, Sample};
-use super::settings::{BASELINE, Measure, Scenario};
+use super::settings::{BASELINE, GATEWAY, Measure, Scenario};
 use crate::latency;
+use crate::report::builds::{BESIDE, Better, Figure};
 use crate::report::chart::{Bar, Chart};
 use crate::report::figures::{Spread, spread};
 use crate::report::machine::machine;
@@ -149,6 +150,23 @@ pub fn chart(scenario: &Scenario, all: &[Series]) -> Option<String> {
     (!bars.is_empty()).then(|| Chart { title, bars }.svg())
 }
 
+/// Returns the cost of a delivery, or of a connection, of both builds.
+pub fn builds(all: &[Series]) -> Vec<Figure> {
+    let rows = rows(all);
+    let mut figures = Vec::new();
+    for own in rows.iter().filter(|row| row.target == GATEWAY) {
+        let is_other = |row: &&Row| row.target == BESIDE && row.part() == own.part();
+        let Some(other) = rows.iter().find(is_other) else { continue };
+        for (title, value) in [CPU, EACH] {
+            let pairs = own.samples.iter().zip(&other.samples);
+            let pairs = pairs.filter_map(|(own, other)| Some((value((*own)?)?, value((*other)?)?)));
+            let name = format!("{} {title}", own.part().unwrap_or_default());
+            figures.push(Figure::new(name.trim(), Better::Lower, pairs));
+        }
+    }
+    figures
+}
+
 /// One part after the other, of all targets in their order.
 fn rows(all: &[Series]) -> Vec<Row<'_>> {
     let samples = || all.iter().flat_map(|rounds| rounds.rounds.iter().flatten());
@@ -216,14 +234,4 @@ fn cells(row: &Row, base: Option<&Row>, columns: &[&Column]) -> Vec<String> {
 fn quantile(sample: &Sample, quantile: f64) -> Option<f64> {
     let is_live = sample.cpu_per_publish.is_some();
     is_live.then(|| latency::ms(&sample.stats.latency, quantile))
-}
-
-/// Writes a scenario's chart beside the file that its section goes to.
-///
-/// # Errors
-/// If that cannot be written.
-pub fn put_chart(scenario: &Scenario, chart: &str) -> io::Result<()> {
-    let folder = scenario.report.with_file_name("charts");
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join(format!("{}.svg", scenario.name)), chart)
 }

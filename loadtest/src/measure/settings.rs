@@ -8,6 +8,9 @@ use serde::Deserialize;
 use crate::report::page;
 use crate::subscriber::Protocol;
 
+/// The target that is this build of the gateway.
+pub const GATEWAY: &str = "gateway";
+
 /// The target that others are compared with.
 pub const BASELINE: &str = "baseline";
 

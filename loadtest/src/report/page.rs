@@ -18,6 +18,16 @@ pub fn put(path: &Path, section: &str) -> io::Result<()> {
     std::fs::write(path, replaced(&text, section))
 }
 
+/// Writes the chart of a scenario beside the page that its section goes to.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn put_chart(page: &Path, scenario: &str, chart: &str) -> io::Result<()> {
+    let folder = page.with_file_name("charts");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join(format!("{scenario}.svg")), chart)
+}
+
 fn replaced(text: &str, section: &str) -> String {
     let heading = section.lines().next().unwrap_or_default();
     let start = text.find(&format!("\n{heading}\n")).map(|at| at + 1);

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::builds::{BESIDE, Better, Figure};
 use super::figures::spread;
 use super::machine::machine;
 
@@ -10,18 +11,18 @@ use super::machine::machine;
 pub struct Column {
     /// Its title, with the unit.
     pub title: &'static str,
-    /// Whether it is also given as a ratio.
-    pub is_compared: bool,
+    /// Which way it improves, if it is also given as a ratio.
+    pub better: Option<Better>,
 }
 
-/// A column with a ratio beside it.
-pub const fn compared(title: &'static str) -> Column {
-    Column { title, is_compared: true }
+/// Returns a column that is also given as a ratio.
+pub const fn compared(title: &'static str, better: Better) -> Column {
+    Column { title, better: Some(better) }
 }
 
-/// A column without one.
+/// Returns a column without a ratio.
 pub const fn plain(title: &'static str) -> Column {
-    Column { title, is_compared: false }
+    Column { title, better: None }
 }
 
 /// Rows of figures.
@@ -32,7 +33,7 @@ pub struct Table {
     /// What must not happen, for the last heading.
     faults: &'static str,
     rows: Vec<Row>,
-    notes: Vec<String>,
+    left_out: Vec<String>,
 }
 
 struct Row {
@@ -45,7 +46,13 @@ struct Row {
 impl Table {
     /// A table without rows. The last column counts `faults`.
     pub fn new(columns: &'static [Column], against: &str, faults: &'static str) -> Table {
-        Table { columns, against: against.to_owned(), faults, rows: Vec::new(), notes: Vec::new() }
+        Table {
+            columns,
+            against: against.to_owned(),
+            faults,
+            rows: Vec::new(),
+            left_out: Vec::new(),
+        }
     }
 
     /// Adds a round of the row `name`, whose ratios are of the row `base`; a
@@ -67,11 +74,35 @@ impl Table {
         }
     }
 
-    /// Adds a sentence below the table, once.
-    pub fn note(&mut self, note: &str) {
-        if !self.notes.iter().any(|known| known == note) {
-            self.notes.push(note.to_owned());
+    /// Notes once that a target or tool is not installed.
+    pub fn leave_out(&mut self, name: &str) {
+        if !self.left_out.iter().any(|known| known == name) {
+            self.left_out.push(name.to_owned());
         }
+    }
+
+    /// Returns the targets and tools that were left out.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
+    /// Returns the compared figures of both builds: those of each row of this
+    /// build that has a row of the other.
+    pub fn builds(&self) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        for row in &self.rows {
+            let Some(rest) = row.name.strip_prefix("gateway") else { continue };
+            let name = format!("{BESIDE}{rest}");
+            let Some(other) = self.rows.iter().find(|other| other.name == name) else { continue };
+            for (at, column) in self.columns.iter().enumerate() {
+                let Some(better) = column.better else { continue };
+                let rounds = row.rounds.iter().zip(&other.rounds);
+                let label = format!("{} {}", rest.trim_start_matches([',', ' ']), column.title);
+                let pairs = rounds.map(|(own, other)| (own[at], other[at]));
+                figures.push(Figure::new(label.trim(), better, pairs));
+            }
+        }
+        figures
     }
 
     /// Whether there were no faults, and something was measured.
@@ -92,7 +123,7 @@ impl Table {
         let mut heads = vec![String::new()];
         for column in self.columns {
             heads.push(column.title.to_owned());
-            if column.is_compared && has_base {
+            if column.better.is_some() && has_base {
                 heads.push(format!("× {}", self.against));
             }
         }
@@ -101,8 +132,8 @@ impl Table {
         for row in &self.rows {
             let _ = writeln!(out, "| {} |", self.cells(row, has_base).join(" | "));
         }
-        for note in &self.notes {
-            let _ = write!(out, "\n{note}\n");
+        for name in &self.left_out {
+            let _ = write!(out, "\n{name} is left out: it is not installed.\n");
         }
         out
     }
@@ -113,7 +144,7 @@ impl Table {
         for (at, column) in self.columns.iter().enumerate() {
             let figure = |round: &Vec<f64>| round.get(at).copied().unwrap_or(f64::NAN);
             cells.push(spread(row.rounds.iter().map(figure).collect()));
-            if !(column.is_compared && has_base) {
+            if !(column.better.is_some() && has_base) {
                 continue;
             }
             cells.push(base.map_or_else(String::new, |base| {
@@ -129,11 +160,12 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::builds::BuildComparison;
 
     #[test]
     fn a_ratio_is_the_median_of_those_of_each_round() {
         let mut table = Table::new(
-            const { &[compared("requests/s"), plain("p50 ms")] },
+            const { &[compared("requests/s", Better::Higher), plain("p50 ms")] },
             "bare hyper",
             "failed",
         );
@@ -141,7 +173,7 @@ mod tests {
             table.add("gateway", Some("bare hyper"), vec![ours, f64::NAN], 0);
             table.add("bare hyper", None, vec![theirs, 2.0], 0);
         }
-        table.note("nginx is left out: it is not installed.");
+        table.leave_out("nginx");
         let section = table.section("get-one", "one\n", "loadtest run get-one");
         let expected = "| gateway | 70.0 (40.0–90.0) | 0.70 (0.50–0.90) | – | 0 |\n\
              | bare hyper | 100 (80.0–100) |  | 2.00 (2.00–2.00) | 0 |\n\n\
@@ -160,5 +192,20 @@ mod tests {
         table.add("gateway", None, vec![1.0], 2);
         assert!(!table.has_no_faults());
         assert!(table.section("a", "b", "c").ends_with("| gateway | 1.00 (1.00–1.00) | 3 |\n"));
+    }
+
+    #[test]
+    fn a_row_of_this_build_is_compared_with_that_of_the_other() {
+        let mut table = Table::new(
+            const { &[compared("requests/s", Better::Higher), plain("p50 ms")] },
+            "",
+            "failed",
+        );
+        table.add("gateway, 16", None, vec![90.0, 1.0], 0);
+        table.add("beside, 16", None, vec![100.0, 1.0], 0);
+        table.add("gateway, oha", None, vec![90.0, 1.0], 0);
+        let section = BuildComparison::new("old".to_owned(), table.builds()).section();
+        assert!(section.contains("| 16 requests/s | 0.900 | 0.900 |"), "{section}");
+        assert!(!section.contains("oha") && !section.contains("p50"), "{section}");
     }
 }
