@@ -58,6 +58,11 @@ impl Gateway {
         self.process.address
     }
 
+    /// Returns the address of the admin listener.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its configuration's file.
     pub fn config_path(&self) -> PathBuf {
         self.folder.path().join("gateway.toml")

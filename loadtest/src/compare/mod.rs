@@ -16,6 +16,7 @@ mod ndjson;
 mod plan;
 mod post_one;
 mod resume;
+mod scrape;
 mod server;
 mod snapshot;
 mod subscriptions;
@@ -30,7 +31,7 @@ use serde::Deserialize;
 use self::plan::RunPlan;
 use crate::gateway;
 use crate::gateway_config::overlay;
-use crate::report::builds::{BESIDE, BuildComparison};
+use crate::report::builds::{BESIDE, Ratios};
 use crate::report::page;
 use crate::report::result::ScenarioResult;
 use crate::run_options::RunOptions;
@@ -66,6 +67,7 @@ enum ComparisonKind {
     Snapshot(snapshot::Settings),
     Resume(resume::Settings),
     Subscriptions(subscriptions::Settings),
+    Scrape(scrape::Settings),
 }
 
 impl Comparison {
@@ -95,6 +97,7 @@ impl Comparison {
         let mut programs = vec![("gateway", Path::new(gateway::PROGRAM))];
         programs.extend(options.beside.as_deref().map(|path| (BESIDE, path)));
         let plan = RunPlan { name: &self.name, repeats, config: &self.gateway, programs };
+        let mut ratios = Vec::new();
         let table = match &self.compare {
             ComparisonKind::GetOne(settings) => get_one::run(settings, &plan),
             ComparisonKind::PostOne(settings) => post_one::run(settings, &plan),
@@ -102,14 +105,20 @@ impl Comparison {
             ComparisonKind::Snapshot(settings) => snapshot::run(settings, &plan),
             ComparisonKind::Resume(settings) => resume::run(settings, &plan),
             ComparisonKind::Subscriptions(settings) => subscriptions::run(settings, &plan),
+            ComparisonKind::Scrape(settings) => scrape::run(settings, &plan).map(|(table, own)| {
+                ratios.push(own);
+                table
+            }),
         }?;
         let command = options.command(&self.name, repeats);
         let mut section = table.section(&self.name, &self.about, &command);
         let mut passed = table.has_no_faults();
-        if let Some(other) = &options.beside {
-            let builds = BuildComparison::new(other.display().to_string(), table.builds());
-            section = format!("{section}\n{}", builds.section());
-            passed &= builds.passed();
+        if options.beside.is_some() {
+            ratios.push(Ratios::of_builds(table.builds()));
+        }
+        for ratios in ratios {
+            section = format!("{section}\n{}", ratios.section());
+            passed &= ratios.passed();
         }
         Ok(ScenarioResult { section, chart: None, passed, left_out: table.left_out().to_vec() })
     }
@@ -129,6 +138,6 @@ mod tests {
                 assert!(read.is_ok(), "{name}: {:?}", read.err());
             }
         }
-        assert_eq!(comparisons.len(), 7);
+        assert_eq!(comparisons.len(), 8);
     }
 }

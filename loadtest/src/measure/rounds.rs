@@ -6,7 +6,7 @@ use std::path::Path;
 use super::run::measure;
 use super::section::{self, Series};
 use super::settings::{BASELINE, GATEWAY, Scenario};
-use crate::report::builds::{BESIDE, BuildComparison};
+use crate::report::builds::{BESIDE, Ratios};
 use crate::report::result::ScenarioResult;
 use crate::run_options::{RunOptions, order};
 use crate::target::{self, Target};
@@ -38,8 +38,8 @@ pub fn run(scenario: &Scenario, options: &RunOptions) -> io::Result<ScenarioResu
     let all: Vec<Series> = all.into_iter().map(|(_, series)| series).collect();
     let command = options.command(&scenario.name, repeats);
     let mut section = section::section(scenario, &all, &missing, &command);
-    if let Some(other) = &options.beside {
-        let builds = BuildComparison::new(other.display().to_string(), section::builds(&all));
+    if options.beside.is_some() {
+        let builds = Ratios::of_builds(section::builds(&all));
         section = format!("{section}\n{}", builds.section());
         passed &= builds.passed();
     }

@@ -1,9 +1,9 @@
-//! Two builds of the gateway that one run measured in turn: the ratio of each
-//! round, and a verdict.
+//! Two things that one run measured in turn, such as two builds of the gateway:
+//! the ratio of each round, and a verdict.
 
 use std::fmt::Write as _;
 
-use super::figures::{Spread, short};
+use super::figures::Spread;
 
 /// The name of the other build in rows and parts.
 pub const BESIDE: &str = "beside";
@@ -32,7 +32,7 @@ enum Verdict {
     Worse,
 }
 
-/// One figure of both builds.
+/// One figure of both sides.
 #[derive(Clone, Debug)]
 pub struct Figure {
     name: String,
@@ -40,15 +40,15 @@ pub struct Figure {
     ratios: Vec<f64>,
 }
 
-/// The figures of two builds.
+/// The ratios of some figures, by round.
 #[derive(Clone, Debug)]
-pub struct BuildComparison {
-    other: String,
+pub struct Ratios {
+    label: String,
     figures: Vec<Figure>,
 }
 
 impl Figure {
-    /// Takes the figure of this build and of the other one, by round.
+    /// Takes the figure of both sides, by round.
     pub fn new(name: &str, better: Better, rounds: impl Iterator<Item = (f64, f64)>) -> Figure {
         let ratios = rounds.map(|(own, other)| own / other).filter(|ratio| ratio.is_finite());
         Figure { name: name.to_owned(), better, ratios: ratios.collect() }
@@ -66,11 +66,16 @@ impl Figure {
     }
 }
 
-impl BuildComparison {
-    /// Compares this build with the one at `other`.
-    pub fn new(other: String, figures: Vec<Figure>) -> BuildComparison {
+impl Ratios {
+    /// Takes the figures that have a ratio. `label` names the two sides.
+    pub fn new(label: &str, figures: Vec<Figure>) -> Ratios {
         let figures = figures.into_iter().filter(|figure| !figure.ratios.is_empty()).collect();
-        BuildComparison { other, figures }
+        Ratios { label: label.to_owned(), figures }
+    }
+
+    /// Takes the figures of this build and the other one.
+    pub fn of_builds(figures: Vec<Figure>) -> Ratios {
+        Ratios::new(&format!("gateway / {BESIDE}"), figures)
     }
 
     fn rounds(&self) -> usize {
@@ -89,10 +94,10 @@ impl BuildComparison {
     /// Returns a table with the ratio of each round, and the verdict.
     pub fn section(&self) -> String {
         let rounds = self.figures.iter().map(|figure| figure.ratios.len()).max().unwrap_or(0);
-        let mut heads = vec![format!("gateway / {BESIDE}")];
+        let mut heads = vec![self.label.clone()];
         heads.extend((1..=rounds).map(|round| format!("round {round}")));
         heads.extend(["median", "least", "most", "verdict"].map(str::to_owned));
-        let mut out = format!("`{BESIDE}` is `{}`.\n\n", self.other);
+        let mut out = String::new();
         let _ = writeln!(out, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
         for figure in &self.figures {
             let mut cells = vec![figure.name.clone()];
@@ -120,8 +125,8 @@ impl BuildComparison {
             [Verdict::Same, Verdict::Better, Verdict::Worse].map(|verdict| self.count(verdict));
         let counts = format!("{same} of {all} figures the same, {better} better, {worse} worse");
         let rule = format!(
-            "the same: the median ratio is within {} %, or the range includes 1",
-            short(TOLERANCE * 100.0)
+            "the same: the median ratio is within {:.0} %, or the range includes 1",
+            TOLERANCE * 100.0
         );
         if rounds < ROUNDS_MIN {
             return format!(
@@ -161,7 +166,7 @@ mod tests {
     fn a_verdict_takes_nine_rounds() {
         let compare = |rounds| {
             let figures = vec![figure(Better::Lower, &vec![1.1; rounds])];
-            BuildComparison::new("old".to_owned(), figures)
+            Ratios::of_builds(figures)
         };
         assert!(compare(8).passed());
         assert!(compare(8).section().contains("Verdict: none, since 8 rounds"));

@@ -160,7 +160,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::builds::BuildComparison;
+    use crate::report::builds::Ratios;
 
     #[test]
     fn a_ratio_is_the_median_of_those_of_each_round() {
@@ -204,7 +204,7 @@ mod tests {
         table.add("gateway, 16", None, vec![90.0, 1.0], 0);
         table.add("beside, 16", None, vec![100.0, 1.0], 0);
         table.add("gateway, oha", None, vec![90.0, 1.0], 0);
-        let section = BuildComparison::new("old".to_owned(), table.builds()).section();
+        let section = Ratios::of_builds(table.builds()).section();
         assert!(section.contains("| 16 requests/s | 0.900 | 0.900 |"), "{section}");
         assert!(!section.contains("oha") && !section.contains("p50"), "{section}");
     }
