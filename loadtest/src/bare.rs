@@ -1,5 +1,5 @@
-//! Bare hyper: responses every request with the same ready head and body, and
-//! does nothing else. What a service on hyper costs at the least.
+//! A server with hyper and nothing else: it sends the same response to every
+//! request. The least that a service on hyper costs.
 
 use std::convert::Infallible;
 use std::fs;
@@ -19,20 +19,20 @@ use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// It ends by itself, should nobody end it.
+/// How long the server runs if nothing ends it.
 const LIFETIME: Duration = Duration::from_mins(30);
 
-/// For the response that is to be repeated.
+/// The read timeout for the response to copy.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An response as it came, head and body.
+/// A response as it came from a server: head and body.
 pub struct CannedResponse(Vec<u8>);
 
 impl CannedResponse {
-    /// What a server responses to a `GET`.
+    /// Requests `path` and keeps the response.
     ///
     /// # Errors
-    /// If it is no success, or has no length.
+    /// If the status is not 200, or the response has no body.
     pub fn of(address: SocketAddr, path: &str) -> io::Result<CannedResponse> {
         let mut socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -44,19 +44,19 @@ impl CannedResponse {
         Ok(response)
     }
 
-    /// Writes it to a file.
+    /// Writes the response to a file.
     ///
     /// # Errors
-    /// What the file system says.
+    /// If the file cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         fs::write(path, &self.0)
     }
 
-    /// Its fields, less those that hyper makes or that are the connection's,
-    /// and its body.
+    /// Returns the body, and the fields that hyper does not set itself and that
+    /// do not describe the connection.
     ///
     /// # Errors
-    /// If it is no success, or none of HTTP/1.1.
+    /// If this is no HTTP/1.1 response with status 200 and a body.
     pub fn parts(&self) -> io::Result<(HeaderMap, Bytes)> {
         let wrong = || io::Error::other(format!("{:?}", String::from_utf8_lossy(&self.0)));
         let (mut reader, mut fields) = (BufReader::new(&self.0[..]), HeaderMap::new());
@@ -81,11 +81,11 @@ impl CannedResponse {
     }
 }
 
-/// Serves the response in a file on `address`, on as many threads as the machine
-/// has processors, until it is killed.
+/// Serves the response in a file on `address` until the process is killed. Uses
+/// as many threads as the machine has processors.
 ///
 /// # Errors
-/// If the file holds no response, or the address cannot be had.
+/// If the file holds no response, or the address cannot be bound.
 pub fn serve(address: SocketAddr, response: &Path) -> io::Result<()> {
     let parts = Arc::new(CannedResponse(fs::read(response)?).parts()?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -110,7 +110,7 @@ async fn accept(listener: &TcpListener, parts: &Arc<(HeaderMap, Bytes)>) -> io::
                 *response.headers_mut() = parts.0.clone();
                 ready(Ok::<_, Infallible>(response))
             });
-            // A client that goes is none of the server's matters.
+            // A client that disconnects is no error of the server.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
         });
     }

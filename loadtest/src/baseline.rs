@@ -1,6 +1,6 @@
-//! The baseline: a server that writes a ready frame to each subscriber, one
-//! `write(2)` a delivery, and does nothing else. No log, no rings, no
-//! filters. No server that writes a message when it comes can cost less.
+//! The baseline: a server that writes an encoded frame to each subscriber, with
+//! one `write(2)` for each delivery. It has no log, no rings and no filters. A
+//! server that writes each event when it arrives cannot cost less.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,10 +14,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use crate::framing;
 use crate::subscriber::Protocol;
 
-/// It ends by itself, should nobody end it.
+/// How long the server runs if nothing ends it.
 const LIFETIME: Duration = Duration::from_mins(30);
 
-/// For a subscriber that does not read; everybody waits meanwhile.
+/// How long a write waits for a subscriber that does not read. All other
+/// subscribers wait too.
 const STALL_TIMEOUT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 const LISTENER: u64 = u64::MAX;
@@ -39,10 +40,10 @@ struct Baseline {
     offset: u64,
 }
 
-/// Serves on `address` until it is killed.
+/// Serves on `address` until the process is killed.
 ///
 /// # Errors
-/// If the address cannot be had, or epoll fails.
+/// If the address cannot be bound, or epoll fails.
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -174,7 +175,8 @@ impl Client {
         let has = |text: &[u8]| memmem::find(&request, text).is_some();
         let opening = r#"{"connection":"c0","cursor":"base0000-0"}"#;
         let (protocol, head) = if has(b"Upgrade: websocket") {
-            // RFC 6455 §1.3's answer to the one key that subscribers send.
+            // The accept value of RFC 6455 §1.3, for the one key that
+            // subscribers send.
             let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                  Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
             (Protocol::Ws, head.to_owned())
@@ -194,7 +196,8 @@ impl Client {
     }
 }
 
-/// One `write(2)`, unless the socket is full: then it waits for room.
+/// Writes a frame with one `write(2)`. If the socket's buffer is full, waits
+/// until it has room.
 fn send(socket: &TcpStream, mut frame: &[u8]) -> io::Result<()> {
     loop {
         match rustix::io::write(socket, frame) {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// Nanoseconds since the first call in this process.
+/// Returns the nanoseconds since the first call in this process.
 pub fn now() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
-/// Equal steps of time. What comes late does not move what comes next, so
-/// that a latency counts from when something was due.
+/// A schedule of equal steps of time. A step that runs late does not move the
+/// following ones, so latency counts from the time at which an event was due.
 pub struct Pace {
     start: u64,
     steps: u64,
@@ -19,12 +19,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// So many steps a second, from now on.
+    /// Starts a schedule of `rate` steps a second now.
     pub fn new(rate: f64) -> Pace {
         Pace { start: now(), steps: 0, rate }
     }
 
-    /// Waits for the next step and says when it was due.
+    /// Waits for the next step and returns the time at which it was due.
     pub fn wait(&mut self) -> u64 {
         let offset = Duration::from_secs_f64(self.steps as f64 / self.rate);
         self.steps += 1;

@@ -1,26 +1,25 @@
-//! What a stream says of itself between events, in any wire form
-//! (`docs/protocol.md#streams`).
+//! Control messages of a stream, in any wire form (`docs/protocol.md#streams`).
 
 use serde_json::Value;
 
 use crate::stamp;
 
-/// A `stream-open`, `heartbeat`, `gap`, `stream-close` or whatever else is no
-/// event of a publisher.
+/// A `stream-open`, `heartbeat`, `gap`, `stream-close` or other message that is
+/// not an event of a publisher.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ControlMessage {
-    /// Its type.
+    /// The type of the message.
     pub kind: String,
-    /// The offset to come back with.
+    /// The offset to resume from.
     pub position: Option<u64>,
-    /// Why, of a `gap` and a `stream-close`.
+    /// The reason of a `gap` or a `stream-close`.
     pub reason: Option<String>,
-    /// How many events are missing, of a `gap`.
+    /// The number of events that a `gap` stands for.
     pub count: Option<u64>,
 }
 
 impl ControlMessage {
-    /// Reads a block of SSE, a line of NDJSON, or a WebSocket message.
+    /// Parses an SSE block, an NDJSON line or a WebSocket message.
     pub fn read(text: &[u8]) -> Option<ControlMessage> {
         let text = std::str::from_utf8(text).ok()?;
         if !text.starts_with('{') {

@@ -1,4 +1,4 @@
-//! What was delivered, and what was wrong with it.
+//! Counts of deliveries, and of faults in them.
 
 use hdrhistogram::Histogram;
 
@@ -8,70 +8,72 @@ use crate::stamp::{self, EventStamp, PUBLISHERS_MAX};
 
 /// Sums over all subscribers of a run.
 pub struct DeliveryStats {
-    /// Events that were delivered.
+    /// The number of events delivered.
     pub deliveries: u64,
-    /// Reads that had events: fewer than deliveries where a server, or the
-    /// generator, was behind.
+    /// The number of reads that returned events. Fewer than deliveries if the
+    /// server or the generator was behind and several events came in one read.
     pub reads: u64,
-    /// Bytes of streams, of whole events or not.
+    /// The bytes of all streams, whether or not they complete an event.
     pub bytes: u64,
-    /// Events that were published and never came, or came behind later ones.
+    /// Events that were published and did not arrive, or arrived after later
+    /// ones.
     pub lost: u64,
-    /// Events that came again.
+    /// Events that arrived again.
     pub repeated: u64,
-    /// Events whose id was not beyond the one before, or the position that
-    /// the stream had told.
+    /// Events whose id is not greater than the id before, or than the position
+    /// that the stream had sent.
     pub disordered: u64,
-    /// Gaps that a server told.
+    /// The number of `gap` messages.
     pub gaps: u64,
     /// Streams that ended before the run did.
     pub ended: u64,
-    /// Commands that were answered, over WebSocket.
+    /// The number of responses to WebSocket commands.
     pub answers: u64,
-    /// From when an event was due to when it was read, in nanoseconds.
+    /// From the time an event was due to the time it was read, in nanoseconds.
     pub latency: Histogram<u64>,
-    /// Every stamp that came, where somebody asked for them.
+    /// Every stamp that arrived, if the caller set this to `Some`.
     pub stamps: Option<Vec<EventStamp>>,
 }
 
-/// What one subscriber has progress.
+/// What one subscriber has received.
 #[derive(Clone, Default)]
 pub struct SubscriberProgress {
     next: [u64; PUBLISHERS_MAX],
     offset: u64,
-    /// Gaps that it was told.
+    /// The number of `gap` messages.
     pub gaps: u64,
-    /// Events that an overflow policy dropped, as the gaps say.
+    /// Events that an overflow policy dropped, by the counts in the `gap`
+    /// messages.
     pub dropped: u64,
-    /// What its stream ended with.
+    /// How the stream ended.
     pub end: StreamEnd,
 }
 
-/// What a stream says at its end.
+/// How a stream ended.
 #[derive(Clone, Debug, Default)]
 pub struct StreamEnd {
-    /// The reason of its `stream-close`.
+    /// The reason in its `stream-close`.
     pub reason: Option<String>,
-    /// The position in it.
+    /// The position in its `stream-close`.
     pub position: Option<u64>,
-    /// The code of a WebSocket's close frame.
+    /// The code in the WebSocket close frame.
     pub code: Option<u16>,
     /// When the first of these was read, by [`clock::now`](crate::clock::now).
     pub at: u64,
 }
 
 impl SubscriberProgress {
-    /// The offset to come back with.
+    /// Returns the offset to resume from.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// How many of a publisher's events it has, if none is lost.
+    /// Returns how many events of a publisher arrived, if none was lost.
     pub fn of(&self, publisher: usize) -> u64 {
         self.next[publisher]
     }
 
-    /// Takes what a stream says of itself.
+    /// Records a control message.
     fn record_control(&mut self, control_message: ControlMessage, now: u64) {
         match control_message.kind.as_str() {
             "gap" => {
@@ -90,7 +92,7 @@ impl SubscriberProgress {
         self.offset = self.offset.max(control_message.position.unwrap_or(0));
     }
 
-    /// Takes a WebSocket's close frame.
+    /// Records a WebSocket close frame.
     pub fn record_close_frame(&mut self, payload: &[u8], now: u64) {
         let StreamEnd { code, at, .. } = &mut self.end;
         *code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
@@ -101,7 +103,7 @@ impl SubscriberProgress {
 }
 
 impl DeliveryStats {
-    /// Nothing yet.
+    /// Returns counts of zero.
     pub fn new() -> DeliveryStats {
         DeliveryStats {
             deliveries: 0,
@@ -118,8 +120,8 @@ impl DeliveryStats {
         }
     }
 
-    /// Checks one event, or several that a server put into one, or whatever
-    /// else a stream says.
+    /// Checks and records one event, several events that a server put into one,
+    /// or a control message.
     pub fn record(&mut self, progress: &mut SubscriberProgress, text: &[u8], now: u64) {
         let Some((stamp, mut rest)) = EventStamp::next(text) else {
             if let Some(control_message) = ControlMessage::read(text) {
@@ -156,19 +158,21 @@ impl DeliveryStats {
         }
     }
 
-    /// Counts what `progress` has not got of what was published.
+    /// Counts the events that were published and that this subscriber has not
+    /// received as lost.
     pub fn finish(&mut self, progress: &SubscriberProgress, published: &[u64]) {
         for (publisher, &events) in published.iter().enumerate() {
             self.lost += events.saturating_sub(progress.next[publisher]);
         }
     }
 
-    /// Whether every subscriber got every event once and in order.
+    /// Returns whether every subscriber received every event once and in order.
     pub fn has_no_faults(&self) -> bool {
         self.faults() == [0; 5]
     }
 
-    /// What was lost, repeated, out of order, told as gaps, and cut.
+    /// Returns the numbers of events lost, repeated and out of order, of gaps,
+    /// and of streams cut.
     pub fn faults(&self) -> [u64; 5] {
         [self.lost, self.repeated, self.disordered, self.gaps, self.ended]
     }

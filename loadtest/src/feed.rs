@@ -1,5 +1,5 @@
-//! A publisher without an end of its own: an event a request at a steady
-//! rate, until it is told to stop or the server goes, and what became of each.
+//! A publisher that sends one event a request at a steady rate until it is
+//! stopped or the server is gone, and records what became of each event.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,13 +13,13 @@ use crate::http::Connection;
 use crate::publisher::{self, JSON};
 use crate::stamp::EventStamp;
 
-/// For a server to come back.
+/// How long the server may be unreachable.
 const ABSENCE_MAX: Duration = Duration::from_mins(1);
 
-/// Between two tries to reach it.
+/// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// What is published, and how.
+/// What to publish, and how.
 #[derive(Clone, Debug)]
 pub struct Feed {
     /// The server.
@@ -32,23 +32,24 @@ pub struct Feed {
     pub rate: f64,
     /// Bytes of an event's data.
     pub bytes: usize,
-    /// What it does when a request is not answered.
+    /// What to do when a request is not answered.
     pub on_failure: OnFailure,
 }
 
-/// What a feed does when a request is not answered as it should be.
+/// What a feed does when a request is not answered, or is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// It fails.
+    /// The feed returns an error.
     Fail,
-    /// It ends, and says how; what may have crossed the end of a connection
-    /// that was kept is sent again first.
+    /// The feed ends, and its result says how. A request over a kept connection
+    /// that got no response is sent again first.
     End,
-    /// It asks again, with the same `Idempotency-Key`, until it is answered.
+    /// The feed sends the request again, with the same `Idempotency-Key`, until
+    /// it is answered.
     Retry,
 }
 
-/// A feed at work.
+/// A running feed. Dropping it stops the feed.
 pub struct FeedHandle {
     thread: Option<JoinHandle<io::Result<FeedResult>>>,
     stop: Arc<AtomicBool>,
@@ -58,56 +59,57 @@ pub struct FeedHandle {
 /// What became of a feed.
 #[derive(Debug, Default)]
 pub struct FeedResult {
-    /// Its first so many events were acknowledged.
+    /// The number of events that were acknowledged. They are the first ones of
+    /// the feed.
     pub acknowledged: u64,
-    /// When each of these was due, and how long its response took from then on.
+    /// The time of each of these requests.
     pub timings: Vec<PublishTiming>,
-    /// Requests that had to be sent again.
+    /// The number of requests that were sent again.
     pub retries: u64,
-    /// What it ended with, if nobody told it to, and when.
+    /// How and when the feed ended, if it was not stopped.
     pub end: Option<(FeedEnd, u64)>,
 }
 
-/// An response, in nanoseconds of [`clock::now`].
+/// The time of one request, in nanoseconds of [`clock::now`].
 #[derive(Clone, Copy, Debug)]
 pub struct PublishTiming {
-    /// When its request was due.
+    /// When the request was due.
     pub due: u64,
-    /// From then until it was there.
+    /// From then until the response arrived.
     pub took: u64,
 }
 
 /// How a feed ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedEnd {
-    /// Nobody listens any more.
+    /// The server accepts no connection.
     Gone,
-    /// A request over a connection that was kept got no byte of an response:
-    /// the server may have closed it at the same moment, and the request is to
+    /// A request over a kept connection got no byte of a response. The server
+    /// may have closed the connection at the same moment, so the request must
     /// be sent again (RFC 9112 §9.3.1).
     Stale,
-    /// A request over a new connection got no byte of an response.
+    /// A request over a new connection got no byte of a response.
     Unanswered,
-    /// An response broke off.
+    /// A response broke off.
     Broken,
-    /// An response said no.
+    /// The response had this status, which is no success.
     Refused(u16),
 }
 
 impl Feed {
-    /// Starts `count` publishers like this one, numbered from its own on.
+    /// Starts `count` such publishers, numbered from this one's number.
     ///
     /// # Errors
-    /// If one cannot connect.
+    /// If a thread cannot be started.
     pub fn start_all(&self, count: usize) -> io::Result<Vec<FeedHandle>> {
         let numbers = self.publisher..self.publisher + count;
         numbers.map(|publisher| Feed { publisher, ..self.clone() }.start()).collect()
     }
 
-    /// Starts it.
+    /// Starts the feed.
     ///
     /// # Errors
-    /// If there can be no thread.
+    /// If the thread cannot be started.
     pub fn start(self) -> io::Result<FeedHandle> {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), acknowledged.clone());
@@ -136,7 +138,8 @@ impl Feed {
                 }
                 result.retries += 1;
                 std::thread::sleep(RETRY_PAUSE);
-                // What was due meanwhile would come in one burst.
+                // Without a new schedule, the events due meanwhile would be
+                // sent in one burst.
                 pace = Pace::new(self.rate);
             }
             result.acknowledged += 1;
@@ -146,7 +149,7 @@ impl Feed {
         Ok(result)
     }
 
-    /// One try.
+    /// Sends one request.
     fn publish(
         &self,
         connection: &mut Option<Connection>,
@@ -182,15 +185,15 @@ impl Feed {
 }
 
 impl FeedHandle {
-    /// How many events were acknowledged so far.
+    /// Returns how many events were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Stops it and says what became of it.
+    /// Stops the feed and returns what became of it.
     ///
     /// # Errors
-    /// If it failed.
+    /// If the feed failed.
     pub fn finish(mut self) -> io::Result<FeedResult> {
         self.stop.store(true, Ordering::Relaxed);
         let joined = self.thread.take().map(JoinHandle::join);
@@ -205,7 +208,8 @@ impl Drop for FeedHandle {
 }
 
 impl FeedResult {
-    /// How long the answers took to what was due between `from` and `to`.
+    /// Returns how long the requests took that were due between `from` and
+    /// `to`.
     pub fn within(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
         let within = move |timing: &&PublishTiming| (from..to).contains(&timing.due);
         self.timings.iter().filter(within).map(|timing| timing.took)

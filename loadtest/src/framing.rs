@@ -1,24 +1,23 @@
-//! What stands around events on a socket: HTTP/1.1 chunks and WebSocket
-//! frames. Both may break anywhere.
+//! HTTP/1.1 chunks and WebSocket frames. A read may end anywhere in either.
 
-/// The place in a body of chunks (RFC 9112 §7.1).
+/// The state of a decoder of a chunked body (RFC 9112 §7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChunkDecoder {
-    /// In a size: what was read of it, and whether digits may follow.
+    /// In a size: the value so far, and whether digits may follow.
     Size(u32, bool),
-    /// In a payload, with so many bytes to come.
+    /// In a payload, with the number of bytes to come.
     Payload(u32),
-    /// In the line break behind a payload.
+    /// In the line break after a payload.
     Break,
-    /// Behind the last chunk.
+    /// After the last chunk.
     End,
 }
 
 impl ChunkDecoder {
-    /// Before the first chunk.
+    /// The state before the first chunk.
     pub const START: ChunkDecoder = ChunkDecoder::Size(0, true);
 
-    /// Appends the payload in `bytes` to `text`.
+    /// Decodes `bytes` and appends the payload to `text`.
     pub fn decode(&mut self, mut bytes: &[u8], text: &mut Vec<u8>) {
         while let Some(&byte) = bytes.first() {
             match *self {
@@ -48,23 +47,24 @@ impl ChunkDecoder {
     }
 }
 
-/// The place in a stream of WebSocket frames whose payloads are one stream
-/// themselves: a frame may be longer than any buffer.
+/// The state of a decoder of WebSocket frames whose payloads together are one
+/// stream. A frame may be longer than any buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PayloadDecoder {
-    /// In a header: what was read of it.
+    /// In a header: its bytes so far.
     Header(Vec<u8>),
-    /// In a payload, with so many bytes to come, which count or do not.
+    /// In a payload: the number of bytes to come, and whether they belong to a
+    /// data frame.
     Payload(u64, bool),
-    /// Behind a close frame.
+    /// After a close frame.
     End,
 }
 
 impl PayloadDecoder {
-    /// Before the first frame.
+    /// The state before the first frame.
     pub const START: PayloadDecoder = PayloadDecoder::Header(Vec::new());
 
-    /// Appends the payloads of data frames in `bytes` to `text`.
+    /// Decodes `bytes` and appends the payloads of data frames to `text`.
     pub fn decode(&mut self, mut bytes: &[u8], text: &mut Vec<u8>) {
         while !bytes.is_empty() {
             match self {
@@ -105,18 +105,18 @@ fn big_endian(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
-/// A server's WebSocket frame (RFC 6455 §5.2).
+/// A WebSocket frame from a server (RFC 6455 §5.2).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'b> {
-    /// Its opcode: 1 text, 8 close, 9 ping.
+    /// The opcode: 1 text, 8 close, 9 ping.
     pub opcode: u8,
-    /// What it holds.
+    /// The payload.
     pub payload: &'b [u8],
-    /// Its length with its header.
+    /// The length of the frame with its header.
     pub length: usize,
 }
 
-/// The frame that `bytes` begin with, if all of it is there.
+/// Returns the frame at the start of `bytes`. `None` if it is not complete.
 pub fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (header, payload) = match second & 0x7f {
@@ -128,7 +128,7 @@ pub fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
     Some(Frame { opcode: first & 0x0f, payload: bytes.get(header..length)?, length })
 }
 
-/// Appends a server's text frame.
+/// Appends a text frame as a server sends it.
 pub fn write_text(out: &mut Vec<u8>, payload: &[u8]) {
     out.push(0x81);
     match payload.len() {
@@ -145,8 +145,9 @@ pub fn write_text(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A client's frame that is short, such as a close (opcode 8), a pong (10) or
-/// a few bytes (2): masked with zeros, which changes nothing.
+/// Returns a client's frame with a payload of at most 125 bytes, such as a
+/// close (opcode 8), a pong (10) or a command (1). The masking key is 0, which
+/// leaves the payload as it is.
 pub fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![0x80 | opcode, 0x80 | payload.len().min(125) as u8, 0, 0, 0, 0];
     out.extend_from_slice(&payload[..payload.len().min(125)]);

@@ -1,5 +1,5 @@
-//! A gateway with a configuration and a store of its own, which may be
-//! signalled, ended and started again on the same store and port.
+//! A gateway with its own configuration and store. It can be signalled, ended,
+//! and restarted on the same store and ports.
 
 use std::fs;
 use std::io;
@@ -16,13 +16,13 @@ use crate::metrics_snapshot::MetricsSnapshot;
 use crate::process::{Meter, Process};
 use crate::run_dir;
 
-/// The program, from the top of the project.
+/// The program, from the top folder of the project.
 pub const PROGRAM: &str = "target/release/streamgate";
 
-/// Between two looks at whether it has ended.
+/// The time between two checks whether the process has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A gateway; it ends with this value, and its folder goes.
+/// A running gateway. Dropping it ends the process and removes its folder.
 pub struct Gateway {
     program: PathBuf,
     process: Process,
@@ -32,18 +32,18 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts it on free ports.
+    /// Starts this build on free ports.
     ///
     /// # Errors
-    /// If it does not serve; with what it says.
+    /// If the gateway does not serve. The error has its output.
     pub fn start(config: &toml::Table) -> io::Result<Gateway> {
         Gateway::start_build(Path::new(PROGRAM), config)
     }
 
-    /// Starts another build of it.
+    /// Starts another build on free ports.
     ///
     /// # Errors
-    /// If it does not serve; with what it says.
+    /// If the gateway does not serve. The error has its output.
     pub fn start_build(program: &Path, config: &toml::Table) -> io::Result<Gateway> {
         let folder = run_dir::temporary()?;
         let text = toml::to_string(config).map_err(io::Error::other)?;
@@ -53,7 +53,7 @@ impl Gateway {
         Ok(Gateway { program: program.to_owned(), process, admin, folder, starts: 1 })
     }
 
-    /// Where it takes clients.
+    /// Returns the address of the client listener.
     pub fn address(&self) -> SocketAddr {
         self.process.address
     }
@@ -63,30 +63,30 @@ impl Gateway {
         self.admin
     }
 
-    /// Its configuration's file.
+    /// Returns the path of the configuration file.
     pub fn config_path(&self) -> PathBuf {
         self.folder.path().join("gateway.toml")
     }
 
-    /// The last line that it printed.
+    /// Returns the last line of the gateway's output.
     ///
     /// # Errors
-    /// If that cannot be read.
+    /// If the output cannot be read.
     pub fn last_log_line(&self) -> io::Result<String> {
         let output = format!("output-{}", self.starts - 1);
         let said = fs::read_to_string(self.folder.path().join(output))?;
         Ok(said.lines().next_back().unwrap_or_default().to_owned())
     }
 
-    /// A meter for its process.
+    /// Returns a meter for the process.
     pub fn meter(&self) -> Meter {
         self.process.meter()
     }
 
-    /// Its metrics now.
+    /// Scrapes the metrics.
     ///
     /// # Errors
-    /// If it does not give them.
+    /// If the gateway does not answer.
     pub fn metrics(&self) -> io::Result<MetricsSnapshot> {
         let response = Connection::open(self.admin)?.get("/metrics")?;
         MetricsSnapshot::parse(&response.body)
@@ -100,26 +100,27 @@ impl Gateway {
         catching_up(&self.metrics()?)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If the process has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         self.process.signal(signal)
     }
 
-    /// What it ended with, if it has ended.
+    /// Returns the exit status if the process has ended.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the process cannot be waited for.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.process.try_wait()
     }
 
-    /// Waits for its end; none if it does not come within `limit`.
+    /// Waits for the end of the process. Returns `None` if it does not end
+    /// within `limit`.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the process cannot be waited for.
     pub fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
         loop {
@@ -131,10 +132,11 @@ impl Gateway {
         }
     }
 
-    /// Starts it again, once it has ended, where it was.
+    /// Starts the gateway again on the same store and ports. It must have
+    /// ended.
     ///
     /// # Errors
-    /// If it does not serve; with what it says.
+    /// If the gateway does not serve. The error has its output.
     pub fn restart(&mut self) -> io::Result<()> {
         let (address, admin_address) = (self.address().to_string(), self.admin.to_string());
         self.process = run(&self.program, &self.folder, self.starts, &address, &admin_address)?;
@@ -143,10 +145,10 @@ impl Gateway {
         Ok(())
     }
 
-    /// Whether `streamgate check` takes a file.
+    /// Returns whether `streamgate check` accepts a file.
     ///
     /// # Errors
-    /// If it cannot be run.
+    /// If the program cannot be run.
     pub fn check(path: &Path) -> io::Result<bool> {
         let mut command = Command::new(PROGRAM);
         let output = command.args(["check", "--config"]).arg(path).output()?;
@@ -183,8 +185,8 @@ fn admin(process: &Process) -> io::Result<SocketAddr> {
     process.admin.ok_or_else(|| io::Error::other("the gateway did not say admin_listen"))
 }
 
-/// The gauge of subscriptions that read from the log, and its name in builds
-/// from before 2026-12, which `--beside` may start.
+/// The gauge of subscriptions that catch up, and its name in builds from before
+/// 2026-12. `--beside` may start one of those.
 const CATCHING_UP: [&str; 2] =
     ["streamgate_subscribers_catching_up", "streamgate_subscribers_parked"];
 

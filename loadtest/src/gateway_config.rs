@@ -1,4 +1,4 @@
-//! A gateway's configuration as the proofs read and change it.
+//! The configuration of a gateway, as scenarios read and change it.
 
 use std::fs;
 use std::io;
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-/// Every key at its default, from the top of the project; a test of the
-/// gateway's holds it to that.
+/// A file with every key at its default. A test of the gateway compares it with
+/// the code.
 const DEFAULTS: &str = "config.toml";
 
-/// Puts `over` over `table`: tables key by key, anything else whole.
+/// Merges `over` into `table`: tables key by key, any other value as a whole.
 pub fn overlay(table: &mut Table, over: Table) {
     for (key, value) in over {
         match (table.get_mut(&key), value) {
@@ -22,10 +22,10 @@ pub fn overlay(table: &mut Table, over: Table) {
     }
 }
 
-/// The duration under `section.key` of a configuration, or its default.
+/// Returns the duration at `section.key` of a configuration, or its default.
 ///
 /// # Errors
-/// If it is neither here nor there.
+/// If neither has the key, or the value is no duration.
 pub fn duration(config: &Table, path: &str) -> io::Result<Duration> {
     let text = fs::read_to_string(DEFAULTS)?;
     let defaults: Table = toml::from_str(&text).map_err(io::Error::other)?;
@@ -34,7 +34,7 @@ pub fn duration(config: &Table, path: &str) -> io::Result<Duration> {
     found.ok_or_else(|| io::Error::other(format!("{path} is no duration")))
 }
 
-/// The section of that name, which is made where there is none.
+/// Returns the section of that name, and creates it if it is missing.
 pub fn section<'t>(config: &'t mut Table, name: &str) -> &'t mut Table {
     let section = config.entry(name).or_insert_with(|| Value::Table(Table::new()));
     if !section.is_table() {

@@ -1,22 +1,22 @@
-//! A keep-alive connection of HTTP/1.1, one request at a time.
+//! A keep-alive connection of HTTP/1.1, with one request at a time.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// For a connection over loopback.
+/// The timeout of a connect over loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For the next bytes of an response.
+/// The timeout for the next bytes of a response.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Bodies below this go out in one write with their head.
+/// A shorter body is sent in one write with its head.
 const JOINED_BYTES: usize = 16 * 1024;
 
-/// A socket that sends at once, and fails where an response does not come.
+/// Connects with `TCP_NODELAY` and with read and write timeouts.
 ///
 /// # Errors
-/// What the kernel says.
+/// If the connection is refused or times out.
 pub fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
     socket.set_nodelay(true)?;
@@ -33,19 +33,19 @@ pub struct Connection {
     has_begun: bool,
 }
 
-/// What a request was answered with.
+/// A response.
 #[derive(Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Whether the server ends the connection behind it.
+    /// Whether the server closes the connection after this response.
     pub closes: bool,
     /// The body.
     pub body: String,
 }
 
 impl Response {
-    /// Whether the request was taken.
+    /// Returns whether the status is 2xx.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -55,26 +55,27 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the connection is refused or times out.
     pub fn open(address: SocketAddr) -> io::Result<Connection> {
         let socket = dial(address)?;
         let reader = BufReader::new(socket.try_clone()?);
         Ok(Connection { address, socket, reader, has_begun: false })
     }
 
-    /// Asks without a body.
+    /// Sends a `GET` and returns the response.
     ///
     /// # Errors
-    /// If no whole response comes.
+    /// If no complete response arrives.
     pub fn get(&mut self, path: &str) -> io::Result<Response> {
         self.write(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address).as_bytes())?;
         self.response()
     }
 
-    /// Posts a body; `fields` are lines of the head, each with its line break.
+    /// Posts a body and returns the response. `fields` are header lines, each
+    /// with its line break.
     ///
     /// # Errors
-    /// If no whole response comes.
+    /// If no complete response arrives.
     pub fn post(&mut self, path: &str, fields: &str, body: &[u8]) -> io::Result<Response> {
         let mut out = self.head(path, &format!("{fields}Content-Length: {}\r\n", body.len()));
         if body.len() < JOINED_BYTES {
@@ -87,7 +88,7 @@ impl Connection {
         self.response()
     }
 
-    /// The head of a `POST`, for a body that is written piece by piece.
+    /// Returns the head of a `POST` whose body is written piece by piece.
     pub fn head(&self, path: &str, fields: &str) -> Vec<u8> {
         format!("POST {path} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", self.address).into_bytes()
     }
@@ -95,14 +96,14 @@ impl Connection {
     /// Writes a part of a request.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the connection is closed.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.has_begun = false;
         self.socket.write_all(bytes)
     }
 
-    /// Whether the server has closed it meanwhile: who keeps a connection
-    /// looks before using it again.
+    /// Returns whether the server has closed the connection. Check before you
+    /// reuse a kept connection.
     pub fn is_closed(&self) -> bool {
         let mut byte = [0];
         let peeked = self.socket.set_nonblocking(true).and_then(|()| self.socket.peek(&mut byte));
@@ -110,15 +111,15 @@ impl Connection {
         !is_open || self.socket.set_nonblocking(false).is_err()
     }
 
-    /// Whether a byte came of the response to the last request.
+    /// Returns whether a byte of the response to the last request arrived.
     pub fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Reads the response to what was written.
+    /// Reads a response.
     ///
     /// # Errors
-    /// If it does not come, or breaks off.
+    /// If the response does not arrive, or breaks off.
     pub fn response(&mut self) -> io::Result<Response> {
         let line = self.line()?;
         let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));

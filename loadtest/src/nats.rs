@@ -1,6 +1,6 @@
-//! NATS's protocol: a line for each operation, a payload behind some
-//! (<https://docs.nats.io/reference/reference-protocols/nats-protocol>). Over
-//! TCP to publish, in WebSocket frames to subscribe.
+//! The NATS protocol: one line for each operation, some followed by a payload
+//! (<https://docs.nats.io/reference/reference-protocols/nats-protocol>).
+//! Publishers use TCP, subscribers use WebSocket frames.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -9,30 +9,31 @@ use memchr::memmem;
 
 use crate::http;
 
-/// What a client says first: no answer to each operation.
+/// The first operation of a client. Without `verbose`, the server does not
+/// acknowledge operations.
 const CONNECT: &str = "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
 
-/// What everybody publishes and subscribes to.
+/// The subject of all messages.
 const SUBJECT: &str = "ticks";
 
-/// A publisher's connection.
+/// The connection of a publisher.
 pub struct Connection {
     socket: TcpStream,
     reader: BufReader<TcpStream>,
 }
 
-/// What a server says.
+/// A message from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ServerMessage<'t> {
-    /// A message's payload.
+    /// The payload of a message to a subscriber.
     Message(&'t [u8]),
-    /// It wants to be told that somebody is there.
+    /// The server checks that the client is alive.
     Ping,
-    /// All that was sent before a ping was taken.
+    /// The server has processed every operation before the client's ping.
     Pong,
-    /// It refuses something, and mostly ends.
+    /// An error, after which the server mostly closes the connection.
     Error(&'t [u8]),
-    /// Anything else.
+    /// Any other operation.
     Other,
 }
 
@@ -40,7 +41,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// What the kernel says, or the server.
+    /// If the connection or an operation is refused.
     pub fn open(address: SocketAddr) -> io::Result<Connection> {
         let socket = http::dial(address)?;
         let mut connection = Connection { reader: BufReader::new(socket.try_clone()?), socket };
@@ -49,18 +50,18 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sends operations, which nobody answers.
+    /// Sends operations, which the server does not acknowledge.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the connection is closed.
     pub fn publish(&mut self, operations: &[u8]) -> io::Result<()> {
         self.socket.write_all(operations)
     }
 
-    /// Waits until the server has taken all operations.
+    /// Waits until the server has processed all operations.
     ///
     /// # Errors
-    /// If it refused one, or says nothing.
+    /// If the server refuses one, or does not answer.
     pub fn flush(&mut self) -> io::Result<()> {
         self.socket.write_all(b"PING\r\n")?;
         let mut line = Vec::new();
@@ -79,7 +80,7 @@ impl Connection {
     }
 }
 
-/// Appends a message whose payload `write` appends.
+/// Appends an operation that publishes the payload that `write` appends.
 pub fn write(out: &mut Vec<u8>, write: impl Fn(&mut Vec<u8>)) {
     let mut payload = Vec::new();
     write(&mut payload);
@@ -88,12 +89,14 @@ pub fn write(out: &mut Vec<u8>, write: impl Fn(&mut Vec<u8>)) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What subscribes, and asks to be told when that is done.
+/// Returns the operations that subscribe, and a ping that the server answers
+/// once they are processed.
 pub fn subscribe() -> Vec<u8> {
     format!("{CONNECT}SUB {SUBJECT} 1\r\nPING\r\n").into_bytes()
 }
 
-/// What the text begins with, and its length, if all of it is there.
+/// Parses the message at the start of `text` and returns it with its length.
+/// `None` if it is not complete.
 pub fn parse(text: &[u8]) -> Option<(ServerMessage<'_>, usize)> {
     let end = memmem::find(text, b"\r\n")?;
     let (line, start) = (&text[..end], end + 2);
@@ -113,7 +116,7 @@ pub fn parse(text: &[u8]) -> Option<(ServerMessage<'_>, usize)> {
     Some((said, start))
 }
 
-/// The error that a server said.
+/// Returns an error of the server as an I/O error.
 pub fn server_error(error: &[u8]) -> io::Error {
     io::Error::other(format!("the server said {}", String::from_utf8_lossy(error)))
 }

@@ -1,5 +1,5 @@
-//! A server under measurement: started, watched through `/proc`, ended by its
-//! id.
+//! A server process: its start, its end by process id, and its CPU time and
+//! memory from `/proc`.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,24 +13,25 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program;
 
-/// From the start to the line with the address.
+/// The longest time from the start to the line with the address.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From SIGTERM to SIGKILL: the store is thrown away, and nobody is connected.
+/// The time from SIGTERM to SIGKILL. It is short: the store is deleted, and no
+/// client is connected.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A running server.
+/// A running server. Dropping it ends the process.
 pub struct Process {
     child: Child,
-    /// Where it takes clients.
+    /// The address of its client listener.
     pub address: SocketAddr,
-    /// Where it takes operators, if it said so.
+    /// The address of its admin listener, if it printed one.
     pub admin: Option<SocketAddr>,
 }
 
 impl Process {
-    /// Runs `command` and waits until a line of its output, written to
-    /// `output`, is a JSON object with the address as `listen`.
+    /// Runs `command` with its output in the file `output`. Waits until a line
+    /// of the output is a JSON object whose `listen` is the address.
     ///
     /// # Errors
     /// `NotFound` if the program is not installed. Any other kind if it exits or
@@ -39,8 +40,8 @@ impl Process {
         Process::run(command, output, |said| said.lines().find_map(listen))
     }
 
-    /// Runs `command` and waits until it takes connections at `address`, which
-    /// it was told and does not say.
+    /// Runs `command` and waits until it accepts connections at `address`. For
+    /// a server that is given its address and does not print it.
     ///
     /// # Errors
     /// `NotFound` if the program is not installed. Any other kind if it exits or
@@ -66,7 +67,8 @@ impl Process {
             .spawn()?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            // A child is there: nothing may end this but what ends it too.
+            // From here on, no error may leave this function before the child
+            // is killed.
             let said = fs::read(output).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
             if let Some((address, admin)) = serves(&said) {
@@ -89,24 +91,24 @@ impl Process {
         }
     }
 
-    /// A meter for it, with the workers that it has now.
+    /// Returns a meter for the process and its present workers.
     pub fn meter(&self) -> Meter {
         let id = self.child.id();
         Meter { processes: tree(id), ..Meter::of(id) }
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If the process has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(kill_process(id(self.child.id())?, signal)?)
     }
 
-    /// What it ended with, if it has ended.
+    /// Returns the exit status if the process has ended.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the process cannot be waited for.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
@@ -122,7 +124,7 @@ impl Drop for Process {
         let tree = tree(self.child.id());
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() > deadline {
-                // Workers outlive whoever is not asked.
+                // Workers survive a main process that is killed.
                 for worker in tree.into_iter().skip(1) {
                     let _ = id(worker).and_then(|worker| Ok(kill_process(worker, Signal::KILL)?));
                 }
@@ -140,14 +142,14 @@ fn id(process: u32) -> io::Result<Pid> {
     id.ok_or_else(|| io::Error::other("the process has no id"))
 }
 
-/// A process and all that descend from it, itself first.
+/// Returns a process and all its descendants, the process itself first.
 fn tree(process: u32) -> Vec<u32> {
     let mut tree = vec![process];
     let Ok(entries) = fs::read_dir("/proc") else { return tree };
     let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     let parent = |process: u32| -> Option<(u32, u32)> {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // The name, in brackets, may hold anything.
+        // The name, in brackets, may contain any character.
         let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?;
         Some((process, parent.parse().ok()?))
     };
@@ -161,9 +163,9 @@ fn tree(process: u32) -> Vec<u32> {
     tree
 }
 
-/// Reads the time and memory of a process, or of one and its workers. Sampled
-/// often enough, it also counts threads that have ended, which `/proc`
-/// forgets.
+/// Reads the CPU time and memory of a process, or of a process and its workers.
+/// `/proc` forgets threads that have ended. The meter counts those too if it
+/// samples often enough.
 #[derive(Clone)]
 pub struct Meter {
     processes: Vec<u32>,
@@ -172,15 +174,15 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A meter for the process of that id alone.
+    /// Returns a meter for one process.
     pub fn of(process: u32) -> Meter {
         Meter { processes: vec![process], threads: HashMap::new(), rss_max: 0 }
     }
 
-    /// Samples, and gives the CPU time so far in nanoseconds.
+    /// Samples, and returns the CPU time so far in nanoseconds.
     ///
     /// # Errors
-    /// If the process is gone.
+    /// If the process has ended.
     pub fn cpu(&mut self) -> io::Result<u64> {
         for process in &self.processes {
             for entry in fs::read_dir(format!("/proc/{process}/task"))? {
@@ -189,7 +191,7 @@ impl Meter {
                 let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else {
                     continue;
                 };
-                // A thread may end between the two.
+                // The thread may have ended since the folder was read.
                 let Ok(line) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
                 let ran = line.split(' ').next().and_then(|field| field.parse().ok());
                 self.threads.insert(thread, ran.unwrap_or(0));
@@ -199,10 +201,11 @@ impl Meter {
         Ok(self.threads.values().sum())
     }
 
-    /// Resident memory now, in bytes; what workers share counts for each.
+    /// Returns the resident memory in bytes. Memory that workers share counts
+    /// once for each.
     ///
     /// # Errors
-    /// If the process is gone.
+    /// If the process has ended.
     pub fn rss(&mut self) -> io::Result<u64> {
         let mut pages = 0;
         for process in &self.processes {
@@ -215,7 +218,7 @@ impl Meter {
         Ok(rss)
     }
 
-    /// The most resident memory that a sample saw, in bytes.
+    /// Returns the most resident memory that a sample saw, in bytes.
     pub fn rss_max(&self) -> u64 {
         self.rss_max
     }

@@ -1,5 +1,5 @@
-//! Publishers: each a thread with one keep-alive connection, one request at a
-//! time, in the dialect of the server.
+//! Publishers: each is a thread with one keep-alive connection and one request
+//! at a time, in the dialect of the server.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -16,55 +16,56 @@ use crate::http::{Connection, Response};
 use crate::nats;
 use crate::stamp::{EventStamp, PUBLISHERS_MAX};
 
-/// What is published.
+/// What to publish.
 #[derive(Clone, Debug)]
 pub struct PublishPlan {
     /// The server.
     pub address: SocketAddr,
-    /// The path that takes events; of no meaning to NATS.
+    /// The path that takes events. NATS ignores it.
     pub path: String,
-    /// What stands around them.
+    /// The format of events.
     pub dialect: Dialect,
-    /// How many publishers, each with a connection of its own.
+    /// The number of publishers, each with its own connection.
     pub publishers: usize,
-    /// The sequence that each publisher begins with, where it goes on.
+    /// The sequence number of each publisher's first event.
     pub first: u64,
-    /// Events of each publisher.
+    /// The number of events of each publisher.
     pub events: u64,
-    /// Events a second of each publisher; flat out without it.
+    /// Events a second of each publisher. `None` publishes as fast as possible.
     pub rate: Option<f64>,
-    /// Events of a request, where the dialect has such; one without it.
+    /// Events of a request, if the dialect has batches. `None` is one event.
     pub batch: Option<u64>,
     /// Bytes of an event's data.
     pub bytes: usize,
-    /// Subjects that each publisher's events go round; none at 0.
+    /// The number of subjects that each publisher cycles through. 0 for events
+    /// without a subject.
     pub subjects: u64,
 }
 
-/// How a server takes events.
+/// The format in which a server takes events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
-    /// The gateway's: an event with its type; batches as NDJSON.
+    /// The gateway's: an event with its type, batches as NDJSON.
     #[default]
     Streamgate,
-    /// A body is what subscribers get, always one event.
+    /// The body is the event.
     Plain,
-    /// Each line of a body is what subscribers get.
+    /// Each line of the body is an event.
     Lines,
-    /// JSON; of an array, each element is an event.
+    /// JSON. Each element of an array is an event.
     Array,
-    /// NATS's own protocol.
+    /// The NATS protocol.
     Nats,
 }
 
-/// A publisher's connection.
+/// The connection of a publisher.
 enum PublisherConnection {
     Http(Connection),
     Nats(nats::Connection),
 }
 
-/// Publishers at work.
+/// Running publishers. Dropping them stops the threads.
 pub struct Publishers {
     threads: Vec<JoinHandle<io::Result<String>>>,
     stop: Arc<AtomicBool>,
@@ -80,7 +81,7 @@ impl PublishPlan {
             return Err(io::Error::other(format!("at most {PUBLISHERS_MAX} publishers")));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        // Dropped, it stops those that were started before one that cannot be.
+        // Dropped on an error, it stops the publishers started so far.
         let mut publishers = Publishers { threads: Vec::new(), stop };
         for publisher in 0..self.publishers {
             let (publish_plan, stop) = (self.clone(), publishers.stop.clone());
@@ -96,7 +97,8 @@ impl PublishPlan {
         Ok(publishers)
     }
 
-    /// What each publisher has published in the end, with what went before.
+    /// Returns the number of events of each publisher at the end, those before
+    /// `first` included.
     pub fn totals(&self) -> Vec<u64> {
         vec![self.first + self.events; self.publishers]
     }
@@ -112,7 +114,8 @@ impl PublishPlan {
         let (mut body, mut response) = (Vec::new(), String::new());
         let (mut sequence, last) = (self.first, self.first + self.events);
         while sequence < last && !stop.load(Ordering::Relaxed) {
-            // Publishers take turns: all at once they would be one batch.
+            // Publishers take turns. Events sent at the same moment would share
+            // one commit.
             let turn = publisher as f64 / self.publishers as f64;
             let offset =
                 |rate: f64| Duration::from_secs_f64(((sequence - self.first) as f64 + turn) / rate);
@@ -143,7 +146,8 @@ impl PublishPlan {
         if self.dialect == Dialect::Streamgate && self.batch.is_some() { BATCH } else { JSON }
     }
 
-    /// The body of a request, or what stands for it.
+    /// Writes the body of a request, or the operations that NATS has in its
+    /// place.
     fn write(&self, body: &mut Vec<u8>, publisher: usize, sequences: Range<u64>, due: u64) {
         body.clear();
         for sequence in sequences {
@@ -174,20 +178,20 @@ impl PublishPlan {
 }
 
 impl Publishers {
-    /// Whether all have ended, with what they were to publish or with a fault.
+    /// Returns whether all publishers have ended, with or without an error.
     pub fn is_done(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Has them end after what they are at.
+    /// Stops the publishers after their present request.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Waits for them and gives the last response of each.
+    /// Waits for the publishers and returns the last response body of each.
     ///
     /// # Errors
-    /// If an event was not taken.
+    /// If an event was refused.
     pub fn finish(mut self) -> io::Result<Vec<String>> {
         let threads = std::mem::take(&mut self.threads);
         let join = |thread: JoinHandle<io::Result<String>>| match thread.join() {
@@ -204,13 +208,13 @@ impl Drop for Publishers {
     }
 }
 
-/// The field that goes with one event.
+/// The header line of a request with one event.
 pub const JSON: &str = "Content-Type: application/json\r\n";
 
 const BATCH: &str = "Content-Type: application/x-ndjson\r\nPrefer: return=minimal\r\n";
 
-/// Appends an event as it is posted: its data is `bytes` long, its subject the
-/// publisher's of that number.
+/// Appends an event as it is posted. The data is `bytes` long. The subject is
+/// that number, with the publisher's number before it.
 pub fn write_event(out: &mut Vec<u8>, stamp: EventStamp, bytes: usize, subject: Option<u64>) {
     out.extend_from_slice(br#"{"type":"tick","#);
     if let Some(subject) = subject {
@@ -222,10 +226,10 @@ pub fn write_event(out: &mut Vec<u8>, stamp: EventStamp, bytes: usize, subject: 
     out.push(b'}');
 }
 
-/// The body of an response that says that everything was written.
+/// Returns the body of a response that acknowledges every event.
 ///
 /// # Errors
-/// If it does not.
+/// If the status is no success, or an event failed.
 pub fn expect_success(response: Response) -> io::Result<String> {
     let Response { status, body, .. } = response;
     let failed = body.contains(r#""failed":"#) && !body.contains(r#""failed":0}"#);

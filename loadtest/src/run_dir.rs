@@ -1,4 +1,4 @@
-//! Where runs keep what they need while they go on.
+//! The folder for the files of a run.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -6,14 +6,14 @@ use std::path::{self, Path};
 
 use tempfile::TempDir;
 
-/// In the project's folder, which every run is in.
+/// Relative to the top folder of the project, where every run starts.
 const FOLDER: &str = "target/load";
 
-/// Takes the folder, until the file that it gives is closed, and frees it of
-/// what runs that were ended have left behind.
+/// Locks the folder and removes what earlier runs have left there. Closing the
+/// file releases the lock.
 ///
 /// # Errors
-/// If another run has it, which would spoil the figures of both.
+/// If another run holds the lock. Two runs would distort each other's figures.
 pub fn lock() -> io::Result<File> {
     fs::create_dir_all(FOLDER)?;
     let lock = File::create(Path::new(FOLDER).join("lock"))?;
@@ -33,10 +33,10 @@ pub fn lock() -> io::Result<File> {
     Ok(lock)
 }
 
-/// A new folder within, gone with what is given.
+/// Creates a folder in it. Dropping the value removes the folder.
 ///
 /// # Errors
-/// What the disk says.
+/// If the folder cannot be created.
 pub fn temporary() -> io::Result<TempDir> {
     fs::create_dir_all(FOLDER)?;
     TempDir::new_in(path::absolute(FOLDER)?)

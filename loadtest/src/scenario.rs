@@ -1,4 +1,4 @@
-//! A scenario file, of whatever kind it is.
+//! A scenario file of any kind.
 
 use std::io;
 use std::path::Path;
@@ -9,21 +9,22 @@ use crate::proof::Proof;
 use crate::report::result::ScenarioResult;
 use crate::run_options::RunOptions;
 
-/// A file of `loadtest/scenarios`.
+/// A scenario file of any kind.
 pub enum ScenarioFile {
-    /// It has a `[measure]`: numbers, to be compared.
+    /// The file has a `[measure]`: deliveries or connections, for several
+    /// targets.
     Measurement(Scenario),
-    /// It has a `[proof]`: bounds, that hold or do not.
+    /// The file has a `[proof]`: bounds that hold or do not.
     Proof(Proof),
-    /// It has a `[compare]`: figures of its own.
+    /// The file has a `[compare]`: other figures, for several servers.
     Comparison(Comparison),
 }
 
 impl ScenarioFile {
-    /// Reads a file, in its short form where that is asked for.
+    /// Reads a file, in its short form if `is_short`.
     ///
     /// # Errors
-    /// If it cannot be read or is none.
+    /// If the file cannot be read or parsed.
     pub fn read(path: &Path, is_short: bool) -> io::Result<ScenarioFile> {
         let named = |error: &dyn std::fmt::Display| {
             io::Error::other(format!("{}: {error}", path.display()))

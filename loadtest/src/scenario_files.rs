@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "loadtest/scenarios";
 
-/// The names of all there are, in order.
+/// Returns the names of all scenarios, sorted.
 ///
 /// # Errors
-/// If they are not there: they are found from the project's folder.
+/// If the folder is missing. Runs start in the top folder of the project.
 pub fn names() -> io::Result<Vec<String>> {
     let entries = std::fs::read_dir(FOLDER).map_err(|error| {
         let hint = "run it in the project's folder";
@@ -23,12 +23,12 @@ pub fn names() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Where the scenario of that name is.
+/// Returns the path of a scenario file.
 pub fn path(name: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}.toml"))
 }
 
-/// The scenarios that have the section `key`, by their files' names.
+/// Returns the files that have the section `key`, by path.
 #[cfg(test)]
 pub fn with(key: &str) -> Vec<(String, toml::Table)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");

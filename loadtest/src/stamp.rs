@@ -1,27 +1,29 @@
-//! What an event's data carries so that its delivery can be checked: who
-//! published it, its number among theirs, and when it was due.
+//! The stamp in an event's data, by which its delivery is checked: the
+//! publisher, the sequence number, and the time at which the event was due.
 
 use std::io::Write as _;
 
 use memchr::memchr_iter;
 
-/// Publishers of one run; each subscriber keeps a number for each of them.
+/// The most publishers of a run. Each subscriber keeps a number for each of
+/// them.
 pub const PUBLISHERS_MAX: usize = 16;
 
-/// The numbers in one event's data.
+/// The stamp of one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventStamp {
-    /// Which publisher, below [`PUBLISHERS_MAX`].
+    /// The publisher's number, below [`PUBLISHERS_MAX`].
     pub publisher: usize,
-    /// Its number among that publisher's, from 0.
+    /// The event's number among those of the publisher, from 0.
     pub sequence: u64,
-    /// When it was due, in nanoseconds of [`clock::now`](crate::clock::now).
+    /// When the event was due, in nanoseconds of
+    /// [`clock::now`](crate::clock::now).
     pub due: u64,
 }
 
 impl EventStamp {
-    /// Appends a JSON object of `bytes` bytes (more if the stamp alone needs
-    /// more).
+    /// Appends a JSON object of `bytes` bytes, or more if the stamp alone is
+    /// longer.
     pub fn write(self, out: &mut Vec<u8>, bytes: usize) {
         let start = out.len();
         let EventStamp { publisher, sequence, due } = self;
@@ -37,9 +39,10 @@ impl EventStamp {
         EventStamp::next(text).map(|(stamp, _)| stamp)
     }
 
-    /// Finds the first stamp in several events, and what stands behind it.
+    /// Finds the first stamp in several events. Returns it with the text after
+    /// it.
     pub fn next(text: &[u8]) -> Option<(EventStamp, &[u8])> {
-        // One letter is found faster than a word.
+        // Searching one letter is faster than searching a word.
         let is_first =
             |&at: &usize| text[..at].ends_with(b"\"") && text[at + 1..].starts_with(b"\":");
         let first = memchr_iter(b'w', text).find(is_first)?;
@@ -51,15 +54,16 @@ impl EventStamp {
     }
 }
 
-/// The offset in the id that an event begins with, where it begins with one:
-/// `id: <epoch>-<offset>` or `{"id":"<epoch>-<offset>"`.
+/// Returns the offset in the id at the start of an event: `id:
+/// <epoch>-<offset>` or `{"id":"<epoch>-<offset>"`. `None` if the event starts
+/// otherwise.
 pub fn offset(text: &[u8]) -> Option<u64> {
     let id = text.strip_prefix(b"id: ").or_else(|| text.strip_prefix(br#"{"id":""#))?;
     let dash = memchr::memchr(b'-', &id[..id.len().min(32)])?;
     number(&id[dash + 1..]).map(|(offset, _)| offset)
 }
 
-/// The offset of an event id.
+/// Returns the offset of an event id.
 pub fn offset_of(id: &str) -> Option<u64> {
     id.split_once('-')?.1.parse().ok()
 }

@@ -1,4 +1,5 @@
-//! One subscriber's socket: its request, its head, and its events.
+//! The socket of one subscriber: its request, the head of the response, and its
+//! events.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -13,37 +14,37 @@ use crate::delivery_stats::{DeliveryStats, StreamEnd, SubscriberProgress};
 use crate::framing::{self, ChunkDecoder, PayloadDecoder};
 use crate::nats::{self, ServerMessage};
 
-/// Subscribers of one source address; the kernel lends about 28,000 ports to
-/// each pair of addresses.
+/// The most subscribers of one source address. The kernel has about 28,000
+/// ephemeral ports for each pair of addresses.
 const PER_ADDRESS: usize = 20_000;
 
-/// For a connection over loopback.
+/// The timeout of a connect over loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most bytes of a response's head.
+/// The most bytes of a response head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Half an event of so many bytes stays where it is while it grows: one of
-/// megabytes would be copied with each read.
+/// A partial event of more bytes is kept in place while it grows. Copying
+/// megabytes with each read would cost too much.
 const LONG_BYTES: usize = 64 * 1024;
 
-/// How events come.
+/// The protocol of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Server-Sent Events.
     Sse,
-    /// A JSON object a line.
+    /// One JSON object a line.
     Ndjson,
     /// WebSocket.
     Ws,
-    /// NATS's own protocol in WebSocket's.
+    /// The NATS protocol in WebSocket frames.
     #[serde(skip)]
     Nats,
 }
 
 impl Protocol {
-    /// Its name in reports.
+    /// Returns the name in reports.
     pub fn label(self) -> &'static str {
         match self {
             Protocol::Sse => "SSE",
@@ -60,25 +61,26 @@ pub struct Subscription {
     pub address: SocketAddr,
     /// The path, with its query.
     pub path: String,
-    /// How events come.
+    /// The protocol of the stream.
     pub protocol: Protocol,
-    /// The id of the event to go on from; live without one.
+    /// The id to resume after. `None` for events from now on.
     pub after: Option<String>,
 }
 
 impl Subscription {
-    /// A new subscriber, whose head is not waited for.
+    /// Connects and sends the request. Does not wait for the head.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the connection is refused or times out.
     pub fn subscribe(&self, index: usize) -> io::Result<Subscriber> {
         Subscriber::new(self.connect(index, None)?, self.protocol)
     }
 
-    /// The same that has `progress` something before, of a log of that epoch.
+    /// Subscribes again after what `progress` has received, of a log with this
+    /// epoch.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the connection is refused or times out.
     pub fn resume(
         &self,
         index: usize,
@@ -91,10 +93,10 @@ impl Subscription {
         Ok(Subscriber { progress, ..subscription.subscribe(index)? })
     }
 
-    /// Connects and asks; the answer is not waited for.
+    /// Connects and sends the request. Does not wait for the response.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the connection is refused or times out.
     pub fn connect(&self, index: usize, receive_bytes: Option<usize>) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         if let Some(bytes) = receive_bytes {
@@ -117,7 +119,8 @@ impl Subscription {
         let form = match protocol {
             Protocol::Sse => "Accept: text/event-stream\r\n",
             Protocol::Ndjson => "Accept: application/x-ndjson\r\n",
-            // The key of RFC 6455 §1.3: who measures needs no other.
+            // The example key of RFC 6455 §1.3. A measurement needs no random
+            // one.
             Protocol::Ws | Protocol::Nats => {
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -135,43 +138,43 @@ pub struct ReadBuffers {
 }
 
 impl ReadBuffers {
-    /// Empty ones.
+    /// Creates buffers of 256 KiB.
     pub fn new() -> ReadBuffers {
         ReadBuffers::of(256 * 1024)
     }
 
-    /// Empty ones that take so many bytes a read.
+    /// Creates buffers that take this many bytes a read.
     pub fn of(bytes: usize) -> ReadBuffers {
         ReadBuffers { bytes: vec![0; bytes], text: Vec::with_capacity(2 * bytes) }
     }
 }
 
-/// What a read did.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// There is nothing to read at the moment.
+    /// The socket has no data now.
     Idle,
-    /// Events came, or a part of one.
+    /// Data arrived: events, or a part of one.
     Data,
-    /// The head came: the subscription is in place.
+    /// The head arrived, so the subscription is in place.
     Opened,
-    /// The stream is over.
+    /// The stream has ended.
     Ended,
 }
 
-/// Where a stream is.
+/// The state of a stream.
 enum StreamState {
     Head,
     ChunkDecoder(ChunkDecoder),
-    /// Events as they are, to the end of the connection.
+    /// A body without chunks, up to the end of the connection.
     Plain,
     Frames,
-    /// What frames hold is a stream itself; it begins when a subscription is
-    /// answered.
+    /// A NATS stream in frames, and whether the server has answered the
+    /// subscription.
     Nats(PayloadDecoder, bool),
 }
 
-/// One subscriber. What it holds between reads is half an event at most.
+/// One subscriber. Between reads it keeps at most a partial event.
 pub struct Subscriber {
     socket: TcpStream,
     protocol: Protocol,
@@ -182,7 +185,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// A subscriber that has [asked](Subscription::connect).
+    /// Creates a subscriber from a socket that has [sent its
+    /// request](Subscription::connect).
     ///
     /// # Errors
     /// If the socket cannot be made non-blocking.
@@ -193,31 +197,31 @@ impl Subscriber {
         Ok(Subscriber { socket, protocol, state, rest, progress, ended_cleanly: false })
     }
 
-    /// Its socket, to be waited for.
+    /// Returns the socket, for epoll.
     pub fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
-    /// How its events come.
+    /// Returns the protocol of the stream.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// What it has progress.
+    /// Returns what the subscriber has received.
     pub fn progress(&self) -> &SubscriberProgress {
         &self.progress
     }
 
-    /// Whether its stream came to an end that the server meant: the last
-    /// chunk, or a close frame.
+    /// Returns whether the server ended the stream properly: by the last chunk,
+    /// or by a close frame.
     pub fn ended_cleanly(&self) -> bool {
         self.ended_cleanly
     }
 
-    /// Reads once and checks what came.
+    /// Reads once and checks what arrived.
     ///
     /// # Errors
-    /// If the server refused, or spoke something else.
+    /// If the server refuses the request, or the stream is malformed.
     pub fn read(
         &mut self,
         buffers: &mut ReadBuffers,
@@ -282,7 +286,7 @@ impl Subscriber {
         let mut long = if is_long { std::mem::take(&mut self.rest) } else { Vec::new() };
         text.extend_from_slice(&self.rest);
         let text = if is_long { &mut long } else { text };
-        // What has been looked at has no end of an event.
+        // The part searched before has no end of an event.
         let from = if is_long { text.len() } else { 0 };
         let (mut ended, mut opened) = (false, false);
         let taken = match &mut self.state {
@@ -314,7 +318,8 @@ impl Subscriber {
                         8 => {
                             ended = true;
                             self.progress.record_close_frame(frame.payload, now);
-                            // The server may have gone meanwhile.
+                            // The server may already have closed the
+                            // connection.
                             let _ = self.socket.write_all(&framing::control(8, frame.payload));
                         }
                         9 => self.socket.write_all(&framing::control(10, frame.payload))?,
@@ -342,8 +347,8 @@ impl Subscriber {
     }
 }
 
-/// Checks the whole messages in `text`, and says how long they are and how
-/// many pongs are among them. Pings are answered.
+/// Checks the complete messages in `text`. Returns their length and the number
+/// of pongs among them. Answers pings.
 fn messages(
     socket: &mut TcpStream,
     text: &[u8],
@@ -365,8 +370,8 @@ fn messages(
     Ok((taken, pongs))
 }
 
-/// Checks the whole events in `text`, none of which ends before `from`, and
-/// says how long they are.
+/// Checks the complete events in `text`. None of them ends before `from`.
+/// Returns their length.
 fn events(
     protocol: Protocol,
     text: &[u8],

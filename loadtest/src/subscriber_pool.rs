@@ -11,34 +11,35 @@ use rustix::event::{Timespec, epoll};
 use crate::delivery_stats::DeliveryStats;
 use crate::subscriber::{ReadBuffers, ReadOutcome, Subscriber, Subscription};
 
-/// Subscribers of one run.
+/// The most subscribers of a pool.
 pub const SUBSCRIBERS_MAX: usize = 200_000;
 
-/// Requests that wait for their head at a time: below every listener's backlog.
+/// The most requests that wait for their head at a time. Below the backlog of
+/// every listener.
 const OPENING_MAX: usize = 256;
 
-/// For all heads of a pool.
+/// The timeout for all heads of a pool.
 const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Sockets that one wait reports.
+/// The most sockets that one wait reports.
 const EVENTS_MAX: usize = 1024;
 
-/// A pause after a wait that reported less than [`NAP_BELOW`] sockets, so that
-/// a server's writes do not each wake this thread, which would be a cost of
-/// the generator's in the server's account. It is what a latency is uncertain
-/// by.
+/// The pause after a wait that reported fewer than [`NAP_BELOW`] sockets.
+/// Without the pause, each write of a server would wake this thread, and that
+/// cost of the generator would count as the server's. Latencies are uncertain
+/// by this much.
 const NAP: Duration = Duration::from_micros(500);
 
 /// See [`NAP`].
 const NAP_BELOW: usize = 512;
 
-/// Subscribers that are read as soon as something comes.
+/// Subscribers that are read as soon as data arrives.
 pub struct SubscriberPool {
     epoll: OwnedFd,
     ready: Vec<epoll::Event>,
     subscribers: Vec<Subscriber>,
     buffers: ReadBuffers,
-    /// What came so far.
+    /// Counts of what arrived so far.
     pub stats: DeliveryStats,
     opened: usize,
     ended: usize,
@@ -54,8 +55,8 @@ impl SubscriberPool {
         SubscriberPool::open_with(count, OPENING_MAX, |index| subscription.subscribe(index))
     }
 
-    /// Takes the `count` subscribers that `ask` gives, at most `opening_max` of
-    /// them without a head at a time, and waits until each has its own.
+    /// Creates `count` subscribers with `ask` and waits until each has its
+    /// head. At most `opening_max` of them are without a head at a time.
     ///
     /// # Errors
     /// If one is refused, or they take longer than a minute.
@@ -102,21 +103,21 @@ impl SubscriberPool {
         Ok(())
     }
 
-    /// All of them, in the order in which they came.
+    /// Returns all subscribers, in the order of their index.
     pub fn subscribers(&self) -> &[Subscriber] {
         &self.subscribers
     }
 
-    /// How many of their streams have ended.
+    /// Returns how many streams have ended.
     pub fn ended(&self) -> usize {
         self.ended
     }
 
-    /// Reads until `is_done` says so, and gives whether it did within `limit`.
-    /// It is asked after every read, so it should cost little.
+    /// Reads until `is_done` returns true, at most for `limit`. Returns whether
+    /// it did. `is_done` is called after every wait, so it must be cheap.
     ///
     /// # Errors
-    /// If a stream is no stream.
+    /// If a stream is malformed or refused.
     pub fn read_until(
         &mut self,
         limit: Duration,
@@ -134,15 +135,15 @@ impl SubscriberPool {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of subscribers.
     pub fn len(&self) -> usize {
         self.subscribers.len()
     }
 
-    /// Waits for something to come, at most `timeout`, and reads it.
+    /// Waits at most `timeout` for data, and reads it.
     ///
     /// # Errors
-    /// If a stream is no stream.
+    /// If a stream is malformed or refused.
     pub fn read_ready(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = Timespec {
             tv_sec: timeout.as_secs().cast_signed(),
@@ -165,7 +166,7 @@ impl SubscriberPool {
                 ReadOutcome::Ended => {
                     self.ended += 1;
                     self.stats.ended += 1;
-                    // The server may wait for it. It may also have gone.
+                    // The server may wait for this, or may already be gone.
                     let _ = subscriber.socket().shutdown(Shutdown::Both);
                     epoll::delete(&self.epoll, subscriber.socket())?;
                 }
@@ -174,7 +175,7 @@ impl SubscriberPool {
         Ok(())
     }
 
-    /// Ends all streams and says what came, against what was published.
+    /// Ends all streams. Returns the counts, compared with what was published.
     pub fn close(mut self, published: &[u64]) -> DeliveryStats {
         for subscriber in &self.subscribers {
             self.stats.finish(subscriber.progress(), published);
@@ -183,14 +184,14 @@ impl SubscriberPool {
     }
 }
 
-/// Receive buffer that a stalled reader asks for, in bytes; Linux makes it
-/// twice as large, for what it keeps beside the data.
+/// The receive buffer that a stalled reader requests, in bytes. Linux doubles
+/// it for its bookkeeping.
 const STALLED_RECEIVE_BYTES: usize = 4096;
 
-/// Opens `count` subscriptions that nobody ever reads.
+/// Opens `count` subscriptions that are never read.
 ///
 /// # Errors
-/// If one cannot be connected, or they take longer than a minute.
+/// If one cannot connect, or they take longer than a minute.
 pub fn stalled(subscription: &Subscription, count: usize) -> io::Result<Vec<TcpStream>> {
     let deadline = Instant::now() + OPEN_TIMEOUT;
     let ask = |index| {

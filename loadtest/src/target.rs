@@ -1,4 +1,4 @@
-//! What is measured: how it is started, and its paths.
+//! A target: a server to measure, how to start it, and its paths.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,45 +15,47 @@ use crate::publisher::{Dialect, JSON};
 use crate::run_dir;
 use crate::subscriber::{Protocol, Subscription};
 
-/// For a second port of a server whose first takes connections.
+/// The timeout for the second port of a server whose first accepts connections.
 const PORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server as `targets.toml` names it. In its command and its configuration
-/// `{loadtest}` is this program, `{dir}` a fresh folder that is removed in the
-/// end, `{peers}` the folder that peers are installed in, `{config}` the
-/// configuration, and `{port}` and `{publish_port}` are free ports. Without
-/// `{port}`, it says where it listens (see [`Process::start`]).
+/// A server as `targets.toml` describes it. These are replaced in its command
+/// and its configuration: `{loadtest}` by this program, `{dir}` by a new folder
+/// that is removed at the end, `{peers}` by the folder of installed peers,
+/// `{config}` by the configuration file, `{port}` and `{publish_port}` by free
+/// ports. A server without `{port}` prints its address (see
+/// [`Process::start`]).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// The version of a peer, for the report.
     pub version: Option<String>,
-    /// Files that are there if a peer is installed. What has none is no peer.
+    /// Files that exist if a peer is installed. A target without such files is
+    /// not a peer.
     #[serde(default)]
     needs: Vec<PathBuf>,
     /// The program and its arguments.
     command: Vec<String>,
-    /// The file that its configuration is made of.
+    /// The template of the configuration file.
     config: Option<PathBuf>,
-    /// The path to `PUT` before anything else, as JSON.
+    /// A path to `PUT` before anything else, as JSON.
     create: Option<String>,
-    /// How it takes events.
+    /// The format in which the server takes events.
     #[serde(default)]
     dialect: Dialect,
-    /// The path that takes events by `POST`, if its dialect has paths.
+    /// The path that takes events by `POST`, if the dialect has paths.
     #[serde(default)]
     publish: String,
-    /// The path of the events as SSE, if it has any.
+    /// The path of the events as SSE, if there is one.
     sse: Option<String>,
-    /// The path of the events as NDJSON, if it has any.
+    /// The path of the events as NDJSON, if there is one.
     ndjson: Option<String>,
-    /// The path of the events as WebSocket, if it has any.
+    /// The path of the events as WebSocket, if there is one.
     ws: Option<String>,
 }
 
-/// A target that was started; it ends with this value.
+/// A running target. Dropping it ends the process.
 pub struct RunningTarget {
-    /// Its process.
+    /// The process.
     pub process: Process,
     target: Target,
     publish_address: SocketAddr,
@@ -63,14 +65,14 @@ pub struct RunningTarget {
 /// Reads the targets of a file, by name.
 ///
 /// # Errors
-/// If it cannot be read or is not one.
+/// If the file cannot be read or parsed.
 pub fn read(path: &Path) -> io::Result<BTreeMap<String, Target>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 
-/// The target of that name in the project's `targets.toml`.
+/// Returns the target of that name in the project's `targets.toml`.
 ///
 /// # Errors
 /// If there is none.
@@ -80,12 +82,12 @@ pub fn named(name: &str) -> io::Result<Target> {
 }
 
 impl Target {
-    /// Whether it is somebody else's server, which need not be installed.
+    /// Returns whether this is another project's server, which may be missing.
     pub fn is_peer(&self) -> bool {
         !self.needs.is_empty()
     }
 
-    /// Whether all is there that it needs.
+    /// Returns whether every file exists that the target needs.
     pub fn is_installed(&self) -> bool {
         self.needs.iter().all(|path| path.exists())
     }
@@ -100,15 +102,15 @@ impl Target {
         target
     }
 
-    /// Whether events come from it over this protocol.
+    /// Returns whether the target sends events over this protocol.
     pub fn speaks(&self, protocol: Protocol) -> bool {
         self.path(protocol).is_some()
     }
 
-    /// Starts it, in a folder of its own under `target/load`.
+    /// Starts the target in a new folder under `target/load`.
     ///
     /// # Errors
-    /// If it does not serve; `NotFound` if it is not installed.
+    /// If it does not serve. `NotFound` if it is not installed.
     pub fn start(&self) -> io::Result<RunningTarget> {
         if let Some(missing) = self.needs.iter().find(|path| !path.exists()) {
             let what = format!("there is no {}", missing.display());
@@ -138,7 +140,7 @@ impl Target {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let command: Vec<String> = self.command.iter().map(|word| fill(word)).collect();
         let output = folder.path().join("output");
-        // Until here, so that nobody else on this machine is given them.
+        // The ports are held until here, so that no other process takes them.
         drop(held);
         let process = if has("{port}") {
             Process::start_on(address(port), &command, &output)?
@@ -162,7 +164,7 @@ impl Target {
     }
 }
 
-/// A port that nobody else has as long as this lives.
+/// Binds a free port. The port is taken as long as the listener lives.
 fn free_port() -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }
@@ -189,30 +191,31 @@ impl RunningTarget {
         response.is_success().then_some(()).ok_or_else(refused)
     }
 
-    /// Where it takes subscribers.
+    /// Returns the address for subscribers.
     pub fn address(&self) -> SocketAddr {
         self.process.address
     }
 
-    /// Where it takes events.
+    /// Returns the address for publishers.
     pub fn publish_address(&self) -> SocketAddr {
         self.publish_address
     }
 
-    /// The path that takes events.
+    /// Returns the path that takes events.
     pub fn publish(&self) -> &str {
         &self.target.publish
     }
 
-    /// How it takes them.
+    /// Returns the format of events.
     pub fn dialect(&self) -> Dialect {
         self.target.dialect
     }
 
-    /// How to subscribe to it: over this protocol, or the first that it speaks.
+    /// Returns how to subscribe: over `protocol`, or over the first protocol
+    /// that the target has.
     ///
     /// # Errors
-    /// If it speaks none.
+    /// If the target has no path for events.
     pub fn subscription(&self, protocol: Protocol) -> io::Result<Subscription> {
         let others = [Protocol::Sse, Protocol::Ndjson, Protocol::Ws];
         let find = |protocol| Some((protocol, self.target.path(protocol)?.clone()));

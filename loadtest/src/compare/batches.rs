@@ -1,4 +1,4 @@
-//! NDJSON batches, flat out.
+//! Batches of events, sent as fast as possible.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,32 +8,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::http::Connection;
 use crate::publisher;
 
-/// How events are put together in a request.
+/// The format of a batch.
 #[derive(Clone, Copy, Debug)]
 pub enum BatchFormat {
-    /// The gateway's: NDJSON, and an response that counts what was written.
+    /// The gateway's: NDJSON, with a response that counts the lines written.
     Ndjson,
-    /// A JSON array, and a status.
+    /// A JSON array, with a status as the response.
     Array,
 }
 
-/// Who sends batches, and where to.
+/// Where and how to send batches.
 #[derive(Clone, Debug)]
 pub struct Batches<'b> {
     /// The server.
     pub address: SocketAddr,
-    /// The path that takes them.
+    /// The path that takes batches.
     pub path: &'b str,
-    /// How many send, each over a connection of its own.
+    /// The number of publishers, each with its own connection.
     pub publishers: usize,
-    /// Lines of a request.
+    /// Lines of a batch.
     pub lines: u64,
-    /// How they are put together.
+    /// The format of a batch.
     pub format: BatchFormat,
 }
 
 impl Batches<'_> {
-    /// Batches that fill a gateway's collection.
+    /// Returns the settings that fill a collection of the gateway.
     pub fn of_orders(address: SocketAddr) -> Batches<'static> {
         Batches {
             address,
@@ -44,11 +44,10 @@ impl Batches<'_> {
         }
     }
 
-    /// Sends a line for each of `numbers`, and waits until each is
-    /// acknowledged.
+    /// Sends a line for each of `numbers` and waits for all acknowledgements.
     ///
     /// # Errors
-    /// If one is not.
+    /// If a batch is not acknowledged as a whole.
     pub fn send(
         &self,
         numbers: Range<u64>,
@@ -106,7 +105,8 @@ impl BatchFormat {
         }
     }
 
-    /// What stands before an event; NDJSON may begin with an empty line.
+    /// Returns the separator before an event. NDJSON may start with an empty
+    /// line.
     fn before(self, is_first: bool) -> u8 {
         match self {
             BatchFormat::Ndjson => b'\n',

@@ -1,7 +1,7 @@
 //! The resources that comparisons write.
 
-/// Appends a resource of `bytes` bytes, made of what an order may have; `"s"`
-/// is its number.
+/// Appends a resource of `bytes` bytes with the members of an order. Its stamp
+/// has the number as the sequence.
 pub fn resource(out: &mut Vec<u8>, number: u64, bytes: usize) {
     let (start, customer, sku) = (out.len(), number * 7919 % 50_000, number * 31 % 1000);
     let state = ["CREATED", "PROCESSING", "SHIPPED"][(number % 3) as usize];

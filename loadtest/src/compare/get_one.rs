@@ -1,5 +1,5 @@
-//! One resource is asked for, over and over: the gateway, and servers that
-//! answer the same bytes without looking anything up.
+//! Requests for one resource: the gateway, and servers that send the same bytes
+//! without a lookup.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,13 +21,13 @@ use crate::report::table::Table;
 use crate::run_dir;
 use crate::run_options::order;
 
-/// What is asked, and for how long.
+/// The size of the load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Connections, each with one request at a time.
     connections: u32,
-    /// Connections of the warm-up, which takes a second.
+    /// Connections of the warm-up, which lasts one second.
     warm_up: u32,
     /// Bytes of the resource.
     bytes: usize,
@@ -39,7 +39,7 @@ const BARE: &str = "bare hyper";
 const PATH: &str = "/orders/r1";
 const LOOPBACK: &str = "127.0.0.1:0";
 
-/// Measures.
+/// Runs the comparison.
 ///
 /// # Errors
 /// If a server cannot be started, or wrk is not installed.
@@ -94,7 +94,8 @@ fn bare(folder: &Path, answer: &CannedResponse) -> io::Result<Process> {
     Process::start(&words, &folder.join("bare"))
 }
 
-/// Debian's nginx, in one process without a master, so that its id is known.
+/// Starts Debian's nginx as one process without a master, so that its process
+/// id is known.
 fn nginx(folder: &Path, answer: &CannedResponse) -> io::Result<Process> {
     let address = TcpListener::bind(LOOPBACK)?.local_addr()?;
     let (fields, body) = answer.parts()?;

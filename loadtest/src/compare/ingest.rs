@@ -1,4 +1,5 @@
-//! NDJSON batches flat out, and a count of what was acknowledged.
+//! Batches sent as fast as possible, and a check that the log has every event
+//! that was acknowledged.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,22 +21,21 @@ use crate::run_options::order;
 use crate::stamp::EventStamp;
 use crate::target;
 
-/// What is sent.
+/// The size of the load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// What takes it.
+    /// What takes the batches.
     into: IngestTarget,
-    /// How many events.
+    /// The number of events.
     events: u64,
     /// Bytes of an event's data, or of a resource.
     bytes: usize,
-    /// How many send.
+    /// The number of publishers.
     publishers: usize,
     /// Lines of a batch.
     batch: u64,
-    /// Targets of `targets.toml` that take a JSON array of events, beside the
-    /// gateway.
+    /// Targets of `targets.toml` that take a JSON array of events.
     #[serde(default)]
     targets: Vec<String>,
 }
@@ -55,10 +55,10 @@ const COLUMNS: &[Column] = &[
     plain("RSS MiB"),
 ];
 
-/// Measures.
+/// Runs the comparison.
 ///
 /// # Errors
-/// If the gateway cannot be started, or refuses.
+/// If a server cannot be started, or refuses a request.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let peers = if plan.is_beside() { &[] } else { settings.targets.as_slice() };
     let against = peers.first().map(String::as_str);
@@ -92,14 +92,14 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
 }
 
 impl Settings {
-    /// The warm-up, and what is measured.
+    /// Returns the event numbers of the warm-up and of the measurement.
     fn all(&self) -> (Range<u64>, Range<u64>) {
         let warm_up = self.events / 10;
         (0..warm_up, warm_up..warm_up + self.events)
     }
 
-    /// Sends all, to a gateway or to the path of a target that takes arrays,
-    /// and gives the figures.
+    /// Sends all events and returns the figures. `target` is the path of a
+    /// target that takes arrays. `None` is the gateway.
     fn measure(
         &self,
         address: SocketAddr,
@@ -138,7 +138,7 @@ impl Settings {
         }
     }
 
-    /// Reads the whole log and gives what is wrong with it.
+    /// Reads the whole log and returns the number of faults.
     fn count(&self, address: SocketAddr) -> io::Result<u64> {
         let path = match self.into {
             IngestTarget::Topic => "/events/ticks?from=earliest",

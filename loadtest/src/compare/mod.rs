@@ -1,11 +1,10 @@
-//! Comparisons: requests, batches, snapshots and resumes, each with figures of
-//! its own. A [measurement](crate::measure) is about deliveries to many; this
-//! is about everything else.
+//! Comparisons: requests, batches, snapshots, resumes and scrapes. Each has
+//! figures of its own. A [measurement](crate::measure) covers deliveries to
+//! many.
 //!
-//! A scenario file with a `[compare]` table is one. Its `[gateway]` table is
-//! the gateway's whole configuration, but for its addresses and its store;
-//! what stands under `[short]` takes the place of its namesakes in a short
-//! run.
+//! A scenario file with a `[compare]` table is a comparison. Its `[gateway]`
+//! table is the whole configuration of the gateway, except addresses and store.
+//! Keys under `[short]` replace the keys of the same name in a short run.
 
 mod batches;
 mod document;
@@ -36,19 +35,19 @@ use crate::report::page;
 use crate::report::result::ScenarioResult;
 use crate::run_options::RunOptions;
 
-/// A scenario file that holds a comparison.
+/// A scenario file with a `[compare]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
-    /// Its name: the file's.
+    /// The name of the file.
     #[serde(skip)]
     pub name: String,
-    /// What it shows, for the report.
+    /// What the scenario shows, for the report.
     about: String,
-    /// The file that its section goes to.
+    /// The page that the section goes to.
     #[serde(default = "page::benchmarks")]
     pub report: PathBuf,
-    /// Rounds; each measures everything once.
+    /// The number of rounds. Each measures every server once.
     repeats: usize,
     /// What is compared.
     compare: ComparisonKind,
@@ -57,7 +56,7 @@ pub struct Comparison {
     gateway: toml::Table,
 }
 
-/// What is compared; each has a module of its own.
+/// What is compared. Each kind has its own module.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum ComparisonKind {
@@ -71,10 +70,10 @@ enum ComparisonKind {
 }
 
 impl Comparison {
-    /// Reads a scenario file's table; `is_short` puts its `[short]` over it.
+    /// Reads the table of a scenario file. `is_short` applies its `[short]`.
     ///
     /// # Errors
-    /// If it is no comparison.
+    /// If the table is no comparison.
     pub fn read(
         name: String,
         mut table: toml::Table,
@@ -88,10 +87,10 @@ impl Comparison {
         Ok(Comparison { name, ..table.try_into()? })
     }
 
-    /// Runs it.
+    /// Runs the comparison.
     ///
     /// # Errors
-    /// If it cannot be carried to its end.
+    /// If a server cannot be started, refuses a request, or breaks off.
     pub fn run(&self, options: &RunOptions) -> io::Result<ScenarioResult> {
         let repeats = options.repeats.unwrap_or(self.repeats).max(1);
         let mut programs = vec![("gateway", Path::new(gateway::PROGRAM))];

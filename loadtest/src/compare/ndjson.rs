@@ -9,17 +9,17 @@ use memchr::memmem;
 
 use crate::framing::ChunkDecoder;
 
-/// Bytes of one read.
+/// The most bytes of a read.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Without a byte for so long, a body is cut.
+/// After this time without a byte, the body is cut.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-/// Asks for `path` and gives each line to `each`, until that breaks or the
-/// body ends. Gives the bytes of the lines.
+/// Requests `path` and calls `each` with every line, until it breaks or the
+/// body ends. Returns the bytes of the lines.
 ///
 /// # Errors
-/// If the answer is none, is cut, or stops coming.
+/// If the response is no chunked 200, is cut, or stops.
 pub fn read_lines(
     address: SocketAddr,
     path: &str,
@@ -55,7 +55,7 @@ pub fn read_lines(
     }
 }
 
-/// Reads the head, and what of the body came with it.
+/// Reads the head, and the part of the body that arrived with it.
 fn head(socket: &mut TcpStream, bytes: &mut [u8], text: &mut Vec<u8>) -> io::Result<ChunkDecoder> {
     let mut head = Vec::new();
     loop {

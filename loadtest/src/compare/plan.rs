@@ -8,13 +8,13 @@ use crate::report::builds::BESIDE;
 
 /// How a comparison is run.
 pub struct RunPlan<'c> {
-    /// The scenario.
+    /// The name of the scenario.
     pub name: &'c str,
-    /// How many rounds.
+    /// The number of rounds.
     pub repeats: usize,
     /// The gateway's configuration.
     pub config: &'c toml::Table,
-    /// The builds, by name.
+    /// The programs of the builds, with their names.
     pub programs: Vec<(&'static str, &'c Path)>,
 }
 
@@ -22,7 +22,7 @@ impl RunPlan<'_> {
     /// Starts a gateway of each build.
     ///
     /// # Errors
-    /// If one cannot be started.
+    /// If a gateway cannot be started.
     pub fn gateways(&self) -> io::Result<Vec<(&'static str, Gateway)>> {
         let start = |&(name, program)| Ok((name, Gateway::start_build(program, self.config)?));
         self.programs.iter().map(start).collect()
@@ -33,12 +33,13 @@ impl RunPlan<'_> {
         self.programs.len() > 1
     }
 
-    /// Says which round begins.
+    /// Prints which round starts.
     pub fn announce(&self, round: usize) {
         eprintln!("{}: round {round} of {}", self.name, self.repeats);
     }
 
-    /// What this build is held against, where the other one is there.
+    /// Returns the build that the ratios of `name` refer to, if there is
+    /// another one.
     pub fn other(&self, name: &str) -> Option<&'static str> {
         (self.is_beside() && name != BESIDE).then_some(BESIDE)
     }

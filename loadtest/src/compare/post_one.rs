@@ -1,5 +1,5 @@
-//! One event a request, on disk before its answer: the gateway, and other
-//! servers that say the same of themselves.
+//! One event a request, on disk before the response: the gateway, and other
+//! servers that promise the same.
 
 use std::fs;
 use std::io;
@@ -21,20 +21,20 @@ use crate::run_options::order;
 use crate::stamp::EventStamp;
 use crate::target;
 
-/// What is posted, and for how long.
+/// The size of the load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Connections, each with one request at a time; one run each.
+    /// Connections, each with one request at a time. Each number is a run of
+    /// its own.
     connections: Vec<u32>,
-    /// Connections of the warm-up, which takes a second.
+    /// Connections of the warm-up, which lasts one second.
     warm_up: u32,
     /// Bytes of a request's body.
     bytes: usize,
     /// Seconds of each run.
     secs: u64,
-    /// Targets of `targets.toml` that take one event by `POST` too, beside the
-    /// gateway.
+    /// Targets of `targets.toml` that take one event by `POST`.
     targets: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ const PATH: &str = "/events/ticks";
 /// Bytes of an event around its data.
 const AROUND: usize = r#"{"type":"tick","data":}"#.len();
 
-/// Measures.
+/// Runs the comparison.
 ///
 /// # Errors
 /// If a server cannot be started, or wrk is not installed.
@@ -96,7 +96,7 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     Ok(table)
 }
 
-/// How many events the log holds.
+/// Returns the number of events in the log.
 fn count(server: &Server) -> io::Result<u64> {
     let last = br#"{"type":"last","data":{}}"#;
     publisher::expect_success(Connection::open(server.address())?.post(PATH, JSON, last)?)?;
@@ -111,8 +111,8 @@ fn count(server: &Server) -> io::Result<u64> {
     Ok(count)
 }
 
-/// wrk's script. It says the same each time, so that wrk makes the request
-/// once and none of its time is the script's.
+/// Returns the script for wrk. Its request is constant, so wrk builds the
+/// request once and spends no time in the script.
 fn post(bytes: usize) -> String {
     let mut body = Vec::new();
     let stamp = EventStamp { publisher: 0, sequence: 0, due: 0 };

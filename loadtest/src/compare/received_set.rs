@@ -1,8 +1,8 @@
-//! Numbers that must come once each.
+//! Numbers that must arrive once each.
 
 use std::ops::Range;
 
-/// Which of a range of numbers have come.
+/// A range of numbers, and which of them have arrived.
 pub struct ReceivedSet {
     range: Range<u64>,
     came: Vec<u64>,
@@ -11,13 +11,13 @@ pub struct ReceivedSet {
 }
 
 impl ReceivedSet {
-    /// None of `range` has come.
+    /// Creates a set in which no number of `range` has arrived.
     pub fn new(range: Range<u64>) -> ReceivedSet {
         let words = (range.end - range.start).div_ceil(64) as usize;
         ReceivedSet { range, came: vec![0; words], count: 0, faults: 0 }
     }
 
-    /// Takes one down.
+    /// Records a number.
     pub fn insert(&mut self, number: u64) {
         if !self.range.contains(&number) {
             self.faults += 1;
@@ -33,12 +33,12 @@ impl ReceivedSet {
         self.count += 1;
     }
 
-    /// Whether all have come.
+    /// Returns whether all numbers have arrived.
     pub fn is_complete(&self) -> bool {
         self.count == self.range.end - self.range.start
     }
 
-    /// How many never came, came again, or are none of these.
+    /// Returns how many numbers are missing, repeated, or outside the range.
     pub fn faults(&self) -> u64 {
         self.range.end - self.range.start - self.count + self.faults
     }

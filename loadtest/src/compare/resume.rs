@@ -1,4 +1,4 @@
-//! Somebody comes back for one resource of a long log.
+//! A client that resumes one resource of a long log.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -19,15 +19,15 @@ use crate::report::builds::Better;
 use crate::report::table::{Column, Table, compared, plain};
 use crate::run_options::order;
 
-/// What is resumed, and in what.
+/// The size of the load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Events of the long log.
     events: u64,
-    /// Events of the short one.
+    /// Events of the short log.
     few: u64,
-    /// Resources that are resumed, each once a round and log.
+    /// Resources that are resumed, each once in every round and log.
     resumed: u64,
     /// Bytes of a resource.
     bytes: usize,
@@ -40,13 +40,14 @@ const COLUMNS: &[Column] = &[
     compared("CPU µs per resume", Better::Lower),
 ];
 
-/// For an event that is there.
+/// The timeout for an event that is in the log.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Measures.
+/// Runs the comparison.
 ///
 /// # Errors
-/// If the gateway cannot be started, or gives something else.
+/// If a gateway cannot be started, or sends another event than the one that is
+/// due.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let name = |events: u64| format!("{events} events");
     let mut table = Table::new(COLUMNS, "short log", "failed");
@@ -77,8 +78,9 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
 }
 
 impl Settings {
-    /// Fills a log: first the resources that have another event at its end,
-    /// then all others. Gives the id that lies between the two.
+    /// Fills a log: first the resources that get another event at the end, then
+    /// all others, then those events. Returns the id between the first two
+    /// parts.
     fn fill(&self, gateway: &Gateway, events: u64) -> io::Result<String> {
         let address = gateway.address();
         let batches = Batches::of_orders(address);
@@ -94,7 +96,7 @@ impl Settings {
     }
 }
 
-/// Appends an event of a resource and gives its id.
+/// Appends an event of a resource and returns its id.
 fn touch(connection: &mut Connection, number: u64) -> io::Result<String> {
     let event = br#"{"type":"order-touched","data":{"touched":true}}"#;
     let response = connection.post(&format!("/orders/r{number}/events"), JSON, event)?;
@@ -103,7 +105,7 @@ fn touch(connection: &mut Connection, number: u64) -> io::Result<String> {
     id.map(str::to_owned).ok_or_else(|| io::Error::other("the response has no id"))
 }
 
-/// Asks for the events of a resource after `start`, and gives the time to the
+/// Requests the events of a resource after `start`. Returns the time to the
 /// first of them.
 fn resume(address: SocketAddr, number: u64, start: &str) -> io::Result<Duration> {
     let mut socket = TcpStream::connect(address)?;

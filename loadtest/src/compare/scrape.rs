@@ -1,5 +1,5 @@
-//! Deliveries to many subscribers, with and without a scrape of `/metrics` each
-//! second: a scrape must not delay a delivery.
+//! Deliveries to many subscribers, with and without one scrape of `/metrics` a
+//! second. A scrape must not delay a delivery.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ pub struct Settings {
     events: u64,
     /// Bytes of an event's data.
     bytes: usize,
-    /// Scrapes a second, in every other phase.
+    /// Scrapes a second, in the phases with scrapes.
     scrape_rate: f64,
 }
 
@@ -48,10 +48,10 @@ const COLUMNS: &[Column] = &[
     plain("scrape longest ms"),
 ];
 
-/// The column of the p99.
+/// The index of the p99 among the columns.
 const P99: usize = 1;
 
-/// For a phase, beyond what its rate takes.
+/// How much longer a phase may take than its rate asks for.
 const PHASE_SLACK: Duration = Duration::from_mins(1);
 
 const TOPIC: &str = "/events/ticks";

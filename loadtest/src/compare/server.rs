@@ -1,4 +1,4 @@
-//! A server that answers plain requests, of whatever kind it is.
+//! A server of any kind that answers requests.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::report::builds::Better;
 use crate::report::table::{Column, Table, compared, plain};
 use crate::target::RunningTarget;
 
-/// What is told of requests.
+/// The columns of a comparison of requests.
 pub const COLUMNS: &[Column] = &[
     compared("requests/s", Better::Higher),
     plain("p50 ms"),
@@ -22,11 +22,11 @@ pub const COLUMNS: &[Column] = &[
     plain("RSS MiB"),
 ];
 
-/// A server under requests; it ends with this value.
+/// A server under load. Dropping it ends the process.
 pub struct Server {
-    /// Its name in the report.
+    /// The name in the report.
     pub name: String,
-    /// The path that is asked for.
+    /// The path to request.
     pub path: String,
     process: ServerProcess,
 }
@@ -38,7 +38,7 @@ enum ServerProcess {
 }
 
 impl Server {
-    /// A gateway.
+    /// Wraps a gateway.
     pub fn gateway(name: &str, path: &str, gateway: Gateway) -> Server {
         Server {
             name: name.to_owned(),
@@ -47,7 +47,7 @@ impl Server {
         }
     }
 
-    /// Anything that was started by a command.
+    /// Wraps a process that was started by a command.
     pub fn process(name: &str, path: &str, process: Process) -> Server {
         Server {
             name: name.to_owned(),
@@ -56,13 +56,13 @@ impl Server {
         }
     }
 
-    /// A target of `targets.toml`, where it takes events.
+    /// Wraps a target of `targets.toml`, with the path that takes events.
     pub fn target(name: &str, running: RunningTarget) -> Server {
         let path = running.publish().to_owned();
         Server { name: name.to_owned(), path, process: ServerProcess::Target(running) }
     }
 
-    /// Where it takes requests.
+    /// Returns the address for requests.
     pub fn address(&self) -> SocketAddr {
         match &self.process {
             ServerProcess::Gateway(gateway) => gateway.address(),
@@ -71,7 +71,7 @@ impl Server {
         }
     }
 
-    /// A meter for it.
+    /// Returns a meter for the process.
     pub fn meter(&self) -> Meter {
         match &self.process {
             ServerProcess::Gateway(gateway) => gateway.meter(),
@@ -80,7 +80,8 @@ impl Server {
         }
     }
 
-    /// Requests of it for so long; `script` is wrk's, for anything but a `GET`.
+    /// Returns a load on this server. `script` is for wrk, for anything but a
+    /// `GET`.
     pub fn load<'s>(
         &'s self,
         connections: u32,
@@ -90,11 +91,11 @@ impl Server {
         RequestLoad { address: self.address(), path: &self.path, connections, time, script }
     }
 
-    /// Adds a round to `row`, of what `ask` does to this server. Gives how
-    /// many requests were answered, if any were made.
+    /// Runs `ask` and adds its figures to `row`. Returns how many requests were
+    /// answered. `None` if `ask` made none.
     ///
     /// # Errors
-    /// What `ask` says.
+    /// The error of `ask`.
     pub fn measure(
         &self,
         table: &mut Table,

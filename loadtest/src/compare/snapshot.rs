@@ -16,13 +16,13 @@ use crate::report::table::{Column, Table, compared, plain};
 use crate::run_options::order;
 use crate::stamp::EventStamp;
 
-/// What is read.
+/// The size of the collection.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How many resources.
+    /// The number of resources.
     resources: u64,
-    /// Bytes of each.
+    /// Bytes of a resource.
     bytes: usize,
 }
 
@@ -35,10 +35,10 @@ const COLUMNS: &[Column] = &[
     plain("RSS MiB"),
 ];
 
-/// Measures.
+/// Runs the comparison.
 ///
 /// # Errors
-/// If the gateway cannot be started, or refuses.
+/// If a gateway cannot be started, or refuses a request.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     let mut table = Table::new(COLUMNS, BESIDE, "lost, repeated");
     let gateways = plan.gateways()?;

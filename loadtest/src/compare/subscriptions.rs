@@ -1,5 +1,5 @@
-//! Many resources with one subscription each, and updates of random ones: an
-//! update must cost what it costs among few.
+//! Many resources with one subscription each, and updates of random ones. An
+//! update must cost the same as among few subscriptions.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -29,21 +29,21 @@ use crate::stamp::{EventStamp, PUBLISHERS_MAX};
 use crate::subscriber::{Protocol, Subscription};
 use crate::subscriber_pool::SubscriberPool;
 
-/// Who subscribes to how much, and what is updated.
+/// The size of the load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Sockets of the many; the few have one.
+    /// The number of sockets in the case of many. The case of few has one.
     sockets: u64,
-    /// Subscriptions of a socket, each to a resource of its own.
+    /// Subscriptions of a socket, each to its own resource.
     each: u64,
-    /// Updates a second, all publishers together.
+    /// Updates a second of all publishers together.
     rate: f64,
     /// Updates of a round.
     updates: u64,
-    /// How many update, each with one request at a time.
+    /// The number of publishers, each with one request at a time.
     publishers: usize,
-    /// Bytes of a resource at first.
+    /// Bytes of a resource before the updates.
     bytes: usize,
 }
 
@@ -55,11 +55,11 @@ const COLUMNS: &[Column] = &[
     plain("RSS MiB"),
 ];
 
-/// For all subscriptions, and for what is still to come behind the last update.
+/// The timeouts for all subscriptions, and for data after the last update.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_mins(1);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// For one round, beyond what its rate asks for.
+/// How much longer a round may take than its rate asks for.
 const ROUND_SLACK: Duration = Duration::from_mins(1);
 
 /// A gateway with its subscribers.
@@ -70,10 +70,10 @@ struct SubscribedGateway {
     resources: u64,
 }
 
-/// Measures.
+/// Runs the comparison.
 ///
 /// # Errors
-/// If the gateway cannot be started, or refuses.
+/// If a gateway cannot be started, or refuses a request.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     if settings.publishers > PUBLISHERS_MAX {
         return Err(io::Error::other(format!("at most {PUBLISHERS_MAX} publishers")));
@@ -105,7 +105,7 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
 }
 
 impl Settings {
-    /// Makes the resources, and subscribes to each.
+    /// Creates the resources and subscribes to each.
     fn gather(
         &self,
         name: String,
@@ -132,7 +132,8 @@ impl Settings {
         Ok(SubscribedGateway { name, gateway, pool, resources })
     }
 
-    /// Updates, and waits until all has come. Gives figures and faults.
+    /// Publishes the updates and waits until all have arrived. Returns figures
+    /// and faults.
     fn round(
         &self,
         audience: &mut SubscribedGateway,
@@ -172,8 +173,8 @@ impl Settings {
             latency::ms(&stats.latency, 0.99),
             usage.rss_max as f64 / 1_048_576.0,
         ];
-        // The order is each subscription's own: a commit's events go out
-        // subscription by subscription.
+        // Only each subscription has an order: the events of a commit are
+        // written subscription by subscription.
         Ok((figures, received.faults() + stats.gaps + cut))
     }
 
@@ -187,7 +188,8 @@ impl Settings {
     ) -> io::Result<()> {
         let mut connection = Connection::open(address)?;
         let share = self.rate / self.publishers as f64;
-        // They take turns: all at once they would share one commit.
+        // Publishers take turns. Updates sent at the same moment would share
+        // one commit.
         std::thread::sleep(Duration::from_secs_f64(publisher as f64 / self.rate));
         let mut pace = Pace::new(share);
         let mut body = Vec::new();
@@ -205,7 +207,7 @@ impl Settings {
     }
 }
 
-/// A command that subscribes to a resource, in a client's frame.
+/// Returns a client's frame with a command that subscribes to a resource.
 fn subscribe(number: u64) -> Vec<u8> {
     let command = format!(
         r#"{{"id":"1","type":"command","data":{{"command":"subscribe","collection":"orders","resource":"r{number}"}}}}"#
@@ -213,7 +215,7 @@ fn subscribe(number: u64) -> Vec<u8> {
     framing::control(1, command.as_bytes())
 }
 
-/// A number that looks like chance and is the same in each run (splitmix64).
+/// Returns a pseudo-random number that is the same in each run (splitmix64).
 fn scattered(number: u64) -> u64 {
     let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! What a server used while something was done to it.
+//! The CPU time and memory that a server used during some work.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use crate::process::Meter;
 
-/// Between two looks at the process.
+/// The time between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
-/// A server that uses less of a processor than this has come to rest.
+/// A server that uses less of a processor than this is idle.
 const REST: f64 = 0.02;
 
-/// How long it must, and how long it is waited for.
+/// How long it must be idle, and how long to wait for that.
 const REST_TIME: Duration = Duration::from_millis(500);
 const REST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Waits until a server has done what a load left it to do: a store merges its
-/// files behind the answers.
+/// Waits until a server has finished the background work of a load: a store
+/// merges its files after the responses.
 ///
 /// # Errors
-/// If it is gone.
+/// If the process has ended.
 pub fn wait_until_idle(mut meter: Meter) -> io::Result<()> {
     let deadline = Instant::now() + REST_TIMEOUT;
     let mut before = meter.cpu()?;
@@ -39,26 +39,26 @@ pub fn wait_until_idle(mut meter: Meter) -> io::Result<()> {
     }
 }
 
-/// What one stretch of work used.
+/// What a server used during some work.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// How long it took.
+    /// The time that the work took.
     pub wall: Duration,
-    /// The server's CPU time.
+    /// The CPU time of the server.
     pub cpu: Duration,
-    /// CPU time of this process.
+    /// The CPU time of this process.
     pub own: Duration,
-    /// Resident memory before it, in bytes.
+    /// Resident memory before the work, in bytes.
     pub rss_before: u64,
-    /// The most resident memory during it, in bytes.
+    /// The most resident memory during the work, in bytes.
     pub rss_max: u64,
 }
 
 impl Usage {
-    /// Does `work` and gives what it gave, and what the server used.
+    /// Runs `work` and returns its value with what the server used.
     ///
     /// # Errors
-    /// What `work` says, or if the server is gone.
+    /// The error of `work`, or if the process has ended.
     pub fn measure<T>(
         mut meter: Meter,
         work: impl FnOnce() -> io::Result<T>,
@@ -70,7 +70,7 @@ impl Usage {
         let (given, wall, mut meter, mut own) = std::thread::scope(|scope| {
             let sampler = scope.spawn(|| {
                 while !is_done.load(Ordering::Relaxed) {
-                    // Gone: what reads its figures in the end says so.
+                    // If the process has ended, the last sample below fails.
                     let _ = (meter.cpu(), own.cpu());
                     std::thread::sleep(SAMPLE_EVERY);
                 }
@@ -89,22 +89,22 @@ impl Usage {
         Ok((given, Usage { wall, cpu, own, rss_before, rss_max }))
     }
 
-    /// So many of something, a second.
+    /// Returns `count` as a rate a second.
     pub fn rate(&self, count: u64) -> f64 {
         count as f64 / self.wall.as_secs_f64()
     }
 
-    /// The server's CPU time of each of so many, in µs.
+    /// Returns the server's CPU time divided by `count`, in µs.
     pub fn cpu_each(&self, count: u64) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / count as f64
     }
 
-    /// This process's CPU time of each of so many, in µs.
+    /// Returns this process's CPU time divided by `count`, in µs.
     pub fn own_each(&self, count: u64) -> f64 {
         self.own.as_secs_f64() * 1e6 / count as f64
     }
 
-    /// By how much resident memory grew at the most, in MiB.
+    /// Returns the largest growth of resident memory, in MiB.
     pub fn growth(&self) -> f64 {
         (self.rss_max - self.rss_before) as f64 / 1_048_576.0
     }

@@ -1,5 +1,4 @@
-//! Plain requests, by tools that others wrote: `wrk`, and `oha` where `make
-//! peers` has installed it.
+//! Requests made by the tools `wrk` and `oha`. `make peers` installs `oha`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,28 +10,28 @@ use serde_json::Value;
 
 use crate::program;
 
-/// Where `make peers` puts it.
+/// Where `make peers` installs oha.
 const OHA: &str = "target/peers/bin/oha";
 
-/// For a tool to connect, and to end, beyond the time it was told.
+/// How much longer than asked a tool may run, to connect and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a run of requests gave.
+/// The figures of a run of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RequestStats {
-    /// Requests that were answered.
+    /// The number of requests that were answered.
     pub count: u64,
-    /// The same, a second.
+    /// Requests a second.
     pub rate: f64,
-    /// Half of them took no longer, in ms.
+    /// The median latency, in ms.
     pub p50: f64,
-    /// 99 % of them took no longer, in ms.
+    /// The 99th percentile of the latency, in ms.
     pub p99: f64,
-    /// Requests that were cut, or answered by no success.
+    /// Requests that were cut, or whose status was no success.
     pub failed: u64,
 }
 
-/// Requests over keep-alive connections.
+/// A load of requests over keep-alive connections.
 pub struct RequestLoad<'l> {
     /// The server.
     pub address: SocketAddr,
@@ -40,17 +39,18 @@ pub struct RequestLoad<'l> {
     pub path: &'l str,
     /// Connections, each with one request at a time.
     pub connections: u32,
-    /// How long.
+    /// How long to send requests.
     pub time: Duration,
-    /// A script of wrk's, for anything but a `GET`.
+    /// A script for wrk, for anything but a `GET`.
     pub script: Option<&'l Path>,
 }
 
 impl RequestLoad<'_> {
-    /// Has wrk do it, on one thread.
+    /// Sends the requests with wrk, on one thread.
     ///
     /// # Errors
-    /// If it is missing, ends badly or not in time, or cannot be understood.
+    /// If wrk is not installed, fails, does not end in time, or prints
+    /// something unexpected.
     pub fn wrk(&self) -> io::Result<RequestStats> {
         let mut command = self.bounded("wrk")?;
         command.args(["--threads", "1", "--latency", "--timeout", "10s"]);
@@ -63,10 +63,10 @@ impl RequestLoad<'_> {
         read_wrk(&said).ok_or_else(|| io::Error::other(format!("wrk: {said}")))
     }
 
-    /// Has oha do it, if it is installed.
+    /// Sends the requests with oha. `None` if oha is not installed.
     ///
     /// # Errors
-    /// If it ends badly or not in time, or cannot be understood.
+    /// If oha fails, does not end in time, or prints something unexpected.
     pub fn oha(&self) -> io::Result<Option<RequestStats>> {
         if !Path::new(OHA).exists() {
             return Ok(None);
@@ -80,12 +80,13 @@ impl RequestLoad<'_> {
         Ok(Some(read))
     }
 
-    /// Returns a command for a tool, which is ended if it runs much longer than
-    /// it was asked to.
+    /// Returns a command for a tool. The tool is ended if it runs much longer
+    /// than asked.
     fn bounded(&self, tool: &str) -> io::Result<Command> {
         program::find(tool)?;
         let mut command = program::command("timeout")?;
-        // In the foreground: a Ctrl-C on this process also reaches the tool.
+        // In the foreground, so that a Ctrl-C on this process also reaches the
+        // tool.
         command.args(["--foreground", "--kill-after=5"]);
         command.arg((self.time + PATIENCE).as_secs().to_string());
         command.arg(tool);
@@ -97,7 +98,7 @@ impl RequestLoad<'_> {
     }
 }
 
-/// Runs a tool and returns what it printed.
+/// Runs a tool and returns its output.
 fn output(tool: &str, command: &mut Command) -> io::Result<String> {
     let output = command.output()?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -106,7 +107,7 @@ fn output(tool: &str, command: &mut Command) -> io::Result<String> {
     }
     let error = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(match output.status.code() {
-        // The codes of timeout(1).
+        // The exit codes of timeout(1).
         Some(124 | 137) | None => format!("`{tool}` did not end in time: {printed}{error}"),
         Some(code) => format!("`{tool}` exited with code {code}: {printed}{error}"),
     }))
@@ -130,7 +131,8 @@ fn read_wrk(said: &str) -> Option<RequestStats> {
     })
 }
 
-/// wrk's durations: `850.00us`, `1.21ms`, `2.00s`, `1.10m`.
+/// Parses a duration of wrk in milliseconds: `850.00us`, `1.21ms`, `2.00s`,
+/// `1.10m`.
 fn ms(text: &str) -> Option<f64> {
     let text = text.trim();
     let unit = text.find(|c: char| c.is_ascii_alphabetic())?;
@@ -152,7 +154,7 @@ fn read_oha(said: &str) -> Option<RequestStats> {
     };
     let count = counts("statusCodeDistribution").map(|(_, n)| n).sum();
     let refused = counts("statusCodeDistribution").filter(|(code, _)| !code.starts_with('2'));
-    // Those that were under way when the time was up are none of the server's.
+    // Requests under way at the end of the time are no failure of the server.
     let cut = counts("errorDistribution").filter(|(error, _)| !error.contains("deadline"));
     let quantile = |name: &str| said.get("latencyPercentiles")?.get(name)?.as_f64();
     Some(RequestStats {
@@ -189,7 +191,7 @@ mod tests {
             let mut command = load.bounded("sh").unwrap();
             command.args(["-c", "echo started; exec sleep 300"]).stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
-            // Until then the kernel does not know that it is to end it.
+            // Before its output, the program may not have set its death signal.
             child.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
             child
         };

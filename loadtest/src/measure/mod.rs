@@ -1,4 +1,5 @@
-//! Measurements: deliveries to many, and what a connection weighs.
+//! Measurements: the cost and latency of deliveries, and the memory of
+//! connections.
 
 mod rounds;
 mod run;

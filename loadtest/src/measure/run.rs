@@ -12,46 +12,46 @@ use crate::subscriber::{Protocol, Subscription};
 use crate::subscriber_pool::{self, SubscriberPool};
 use crate::target::{RunningTarget, Target};
 
-/// Without a byte for so long, what is missing is lost.
+/// After this time without a byte, missing events are lost.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// For one phase, whatever happens.
+/// The longest time of a phase.
 const PHASE_MAX: Duration = Duration::from_mins(2);
 
-/// Between two looks at the process.
+/// The time between two samples of the process.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 
-/// The part of a measure in which nobody is beside the readers.
+/// The part of a measurement in which no stalled readers are connected.
 pub const ALONE: &str = "alone";
 
-/// For memory to come to rest.
+/// How long memory is given to settle.
 const SETTLE: Duration = Duration::from_millis(1500);
 
-/// What one measurement of one target gave. What a measure has not got is
-/// none.
+/// The figures of one measurement of one target. `None` where the measurement
+/// has no such figure.
 pub struct Sample {
-    /// What was measured, where a measure has several parts, or the protocol
-    /// where it is not the scenario's.
+    /// The part, if a measurement has several, or the protocol, if it is not
+    /// the scenario's.
     pub part: &'static str,
-    /// CPU of one delivery, in µs, that of publishing taken off.
+    /// CPU time of a delivery in µs, without that of publishing.
     pub cpu_per_delivery: Option<f64>,
-    /// CPU of the publishing alone, per event, in µs.
+    /// CPU time of publishing an event to one subscriber, in µs.
     pub cpu_per_publish: Option<f64>,
-    /// CPU in all, in seconds.
+    /// CPU time of the whole phase, in seconds.
     pub cpu: Option<f64>,
     /// From the first event, or the first connection, to the last delivery.
     pub wall: Option<Duration>,
-    /// CPU of the generator for each delivery, in µs.
+    /// CPU time of the generator for each delivery, in µs.
     pub generator: Option<f64>,
-    /// Most resident memory, in bytes.
+    /// The most resident memory, in bytes.
     pub rss_max: u64,
-    /// Resident memory of each connection, in bytes.
+    /// Resident memory of a connection, in bytes.
     pub rss_per_connection: Option<f64>,
-    /// What came.
+    /// Counts of what arrived.
     pub stats: DeliveryStats,
 }
 
-/// One run of publishing to a pool.
+/// One phase: events published to a pool of subscribers.
 struct FanoutPhase {
     cpu: u64,
     generator: u64,
@@ -60,10 +60,10 @@ struct FanoutPhase {
     stats: DeliveryStats,
 }
 
-/// Measures the target of that name once.
+/// Measures a target once. `name` selects its number of events.
 ///
 /// # Errors
-/// If it cannot be started, refuses, or breaks off.
+/// If the target cannot be started, refuses a request, or breaks off.
 pub fn measure(scenario: &Scenario, name: &str, target: &Target) -> io::Result<Vec<Sample>> {
     match &scenario.measure {
         Measure::Fanout(load) => {
@@ -129,7 +129,7 @@ fn publish_plan(running: &RunningTarget, load: &FanoutLoad) -> PublishPlan {
     }
 }
 
-/// Brings code and memory into use, with a tenth of the events.
+/// Publishes a tenth of the events, so that code and memory are in use.
 fn warm_up(running: &RunningTarget, load: &FanoutLoad, subscribers: usize) -> io::Result<()> {
     let load =
         FanoutLoad { events: (load.events / 10).clamp(20, 2000), rate: None, ..load.clone() };
@@ -159,8 +159,8 @@ fn phase(
     Ok(FanoutPhase { cpu, generator, wall, rss_max: meter.rss_max(), stats: pool.close(&totals) })
 }
 
-/// Reads until all has come that was `expected`, or nothing comes any more;
-/// whether it did.
+/// Reads until `expected` deliveries arrived and everything is published, or no
+/// more data arrives. Returns whether everything arrived.
 fn read_until_delivered(
     pool: &mut SubscriberPool,
     meter: &mut Meter,

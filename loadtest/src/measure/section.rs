@@ -1,5 +1,4 @@
-//! What was measured, as Markdown: to standard output, and into the section
-//! of a file.
+//! The section of a measurement: its table and its chart.
 
 use std::fmt::Write as _;
 use std::io;
@@ -16,15 +15,15 @@ use crate::report::machine::machine;
 pub struct Series {
     /// The target's name.
     pub target: String,
-    /// Its version, if it is a peer.
+    /// The target's version, if it is a peer.
     pub version: Option<String>,
-    /// The parts of each round; none of one that failed.
+    /// The parts of each round. Empty for a round that failed.
     pub rounds: Vec<Vec<Sample>>,
-    /// What a peer failed with.
+    /// The errors of a peer, as sentences.
     pub failures: Vec<String>,
 }
 
-/// A row of a table: one part of one target.
+/// A row of the table: one part of one target.
 struct Row<'r> {
     target: &'r str,
     label: String,
@@ -32,7 +31,7 @@ struct Row<'r> {
     samples: Vec<Option<&'r Sample>>,
 }
 
-/// A column: its title, and its value in one sample.
+/// A column: its title, and the figure of a sample.
 type Column = (&'static str, fn(&Sample) -> Option<f64>);
 
 const CPU: Column = ("CPU µs per delivery", |sample| sample.cpu_per_delivery);
@@ -53,17 +52,17 @@ const RUN: Column = ("events a read", |sample| {
 const COLUMNS: [Column; 11] =
     [CPU, PUBLISH, RATE, P50, P99, TOOK, SECONDS, RUN, RSS, EACH, GENERATOR];
 
-/// Columns that are also given against the baseline's.
+/// Columns that are also given as a ratio to the baseline.
 const COMPARED: [&str; 3] = [CPU.0, RATE.0, P99.0];
 
 impl Series {
-    /// None yet, of the target of that name.
+    /// Creates a series without rounds.
     pub fn new(target: &str, version: Option<String>) -> Series {
         let (rounds, failures) = (Vec::new(), Vec::new());
         Series { target: target.to_owned(), version, rounds, failures }
     }
 
-    /// A round that a peer did not get through.
+    /// Records a round in which a peer failed.
     pub fn fail(&mut self, round: usize, error: &io::Error) {
         let line = format!("{} failed in round {round}: {error}.", self.target);
         eprintln!("loadtest: {line}");
@@ -72,8 +71,8 @@ impl Series {
     }
 }
 
-/// The section of a scenario: heading, command, table, and where its chart is.
-/// `left_out` are targets that are not installed.
+/// Returns the section of a scenario: heading, command, table, and a link to
+/// the chart. `left_out` are the targets that are not installed.
 pub fn section(scenario: &Scenario, all: &[Series], left_out: &[String], command: &str) -> String {
     let mut out = String::new();
     let rounds = all.iter().map(|rounds| rounds.rounds.len()).max().unwrap_or(0);
@@ -123,8 +122,8 @@ pub fn section(scenario: &Scenario, all: &[Series], left_out: &[String], command
     out
 }
 
-/// What ratios are of: the baseline, or where there is none, what readers get
-/// that have nobody beside them.
+/// Returns what the ratios refer to: the baseline, or else the part without
+/// stalled readers.
 fn against(scenario: &Scenario, all: &[Series]) -> Option<&'static str> {
     match scenario.measure {
         _ if all.iter().any(|rounds| rounds.target == BASELINE) => Some(BASELINE),
@@ -133,8 +132,8 @@ fn against(scenario: &Scenario, all: &[Series]) -> Option<&'static str> {
     }
 }
 
-/// The chart of a scenario that has one: the cost of a delivery, or of a
-/// connection.
+/// Returns the chart of a scenario, if it has one: the cost of a delivery, or
+/// of a connection.
 pub fn chart(scenario: &Scenario, all: &[Series]) -> Option<String> {
     let (title, value) = match scenario.measure {
         Measure::Fanout(_) => CPU,
@@ -167,7 +166,7 @@ pub fn builds(all: &[Series]) -> Vec<Figure> {
     figures
 }
 
-/// One part after the other, of all targets in their order.
+/// Returns the rows, part by part, each with all targets in order.
 fn rows(all: &[Series]) -> Vec<Row<'_>> {
     let samples = || all.iter().flat_map(|rounds| rounds.rounds.iter().flatten());
     let mut parts: Vec<&str> = Vec::new();

@@ -1,4 +1,5 @@
-//! A measurement: what is done to which targets, and how often.
+//! The settings of a measurement: which targets, what load, and how many
+//! rounds.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,25 +15,25 @@ pub const GATEWAY: &str = "gateway";
 /// The target that others are compared with.
 pub const BASELINE: &str = "baseline";
 
-/// A file that holds a measurement.
+/// A scenario file with a `[measure]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// Its name: the file's.
+    /// The name of the file.
     #[serde(skip)]
     pub name: String,
-    /// What it shows, in a sentence for the report.
+    /// What the scenario shows, for the report.
     pub about: String,
-    /// The file that its section goes to.
+    /// The page that the section goes to.
     #[serde(default = "page::benchmarks")]
     pub report: PathBuf,
-    /// The targets, in the order of each round. `baseline` among them is what
-    /// the others are compared with. One that does not speak the protocol is
-    /// measured over the first that it speaks.
+    /// The targets, in the order of each round. Ratios refer to `baseline` if
+    /// it is among them. A target without the protocol is measured over the
+    /// first one that it has.
     pub targets: Vec<String>,
-    /// Rounds; each measures every target once.
+    /// The number of rounds. Each measures every target once.
     pub repeats: usize,
-    /// Subscribers of the warm-up.
+    /// The number of subscribers in the warm-up.
     pub warm_up: usize,
     /// What is measured.
     pub measure: Measure,
@@ -42,31 +43,31 @@ pub struct Scenario {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Measure {
-    /// The cost and latency of deliveries, less the cost of publishing.
+    /// The cost and latency of deliveries, without the cost of publishing.
     Fanout(FanoutLoad),
-    /// The same, once alone and once beside readers that do not read.
+    /// The same, first alone and then beside readers that do not read.
     Stalled {
-        /// How many do not read.
+        /// The number of readers that do not read.
         stalled: usize,
-        /// What the others get.
+        /// The load of the other readers.
         load: FanoutLoad,
     },
-    /// Memory of connections that get nothing.
+    /// The memory of connections that receive no event.
     Idle {
-        /// How many connections.
+        /// The number of connections.
         connections: usize,
-        /// Over which protocols, one after the other.
+        /// The protocols, measured one after the other.
         protocols: Vec<Protocol>,
     },
-    /// Everybody comes back at once, with a position.
+    /// Many clients that reconnect at once, each with a position.
     Reconnect {
-        /// How many come.
+        /// The number of clients.
         clients: usize,
-        /// Events that each of them has missed.
+        /// The number of events that each client has missed.
         events: u64,
         /// Bytes of an event's data.
         bytes: usize,
-        /// How they come.
+        /// The protocol of the clients.
         protocol: Protocol,
     },
 }
@@ -75,22 +76,24 @@ pub enum Measure {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FanoutLoad {
-    /// How events come.
+    /// The protocol of the subscribers.
     pub protocol: Protocol,
-    /// How many subscribers.
+    /// The number of subscribers.
     pub subscribers: usize,
     /// Bytes of an event's data.
     pub bytes: usize,
-    /// Events a second, all publishers together; flat out without it.
+    /// Events a second of all publishers together. Without it, publishers send
+    /// as fast as possible.
     pub rate: Option<f64>,
-    /// Events, all publishers together.
+    /// Events of all publishers together.
     pub events: u64,
-    /// The same for targets that would take too long, or too much memory.
+    /// The number of events for single targets that would need too much time or
+    /// memory.
     #[serde(default)]
     pub events_of: BTreeMap<String, u64>,
-    /// Events of a request, where a target takes several; one without it.
+    /// Events of a request, if the target takes batches. Without it, one event.
     pub batch: Option<u64>,
-    /// How many publish.
+    /// The number of publishers.
     #[serde(default = "one")]
     pub publishers: usize,
 }
@@ -100,7 +103,7 @@ fn one() -> usize {
 }
 
 impl FanoutLoad {
-    /// The load of a target, which may have its own number of events.
+    /// Returns the load of a target, which may have its own number of events.
     #[must_use]
     pub fn of(&self, target: &str) -> FanoutLoad {
         let events = self.events_of.get(target).copied().unwrap_or(self.events);
@@ -109,8 +112,8 @@ impl FanoutLoad {
 }
 
 impl Scenario {
-    /// One round of a quarter of it: enough to see that it works, not to
-    /// publish.
+    /// Returns the short form: one round with a quarter of the load. It shows
+    /// that the scenario works. Its figures are not for publication.
     #[must_use]
     pub fn shortened(mut self) -> Scenario {
         self.repeats = 1;

@@ -1,6 +1,6 @@
-//! The end of a gateway with thousands of streams and with writes in flight:
-//! everybody is told, nobody all at once, nothing that was acknowledged is
-//! lost, nothing that was asked goes unanswered.
+//! The drain of a gateway with thousands of streams and with writes in flight.
+//! Every stream is told the reason, the closes are spread over time, no
+//! acknowledged event is lost, and every request is answered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,49 +25,50 @@ use crate::stamp::EventStamp;
 use crate::subscriber::{Protocol, Subscriber, Subscription};
 use crate::subscriber_pool::SubscriberPool;
 
-/// What is done, and the bounds.
+/// The size of the load, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Streams, over SSE, NDJSON and WebSocket in turn.
     streams: usize,
-    /// Publishers, an event a request each.
+    /// Publishers, each with one event a request.
     publishers: usize,
-    /// Events a second of each.
+    /// Events a second of each publisher.
     rate: f64,
-    /// Lines a second of one batch that is under way when the signal comes.
+    /// Lines a second of one batch that is in flight at the signal.
     batch_rate: f64,
     /// Bytes of an event's data.
     bytes: usize,
-    /// Publishing before the signal.
+    /// Seconds of publishing before the signal.
     lead_secs: f64,
-    /// How far the closes may be from an even spread: the largest difference
-    /// of the two distributions, 0 to 1.
+    /// How far the closes may deviate from an even spread: the largest
+    /// difference of the two distributions, 0 to 1.
     uneven_max: f64,
 }
 
-/// Of the drain's time, what the closes are spread over
+/// The part of the drain over which the closes are spread
 /// (`docs/operations.md#signals-and-health`).
 const SPREAD: f64 = 2.0 / 3.0;
 
-/// How late the last close, and the end, may be.
+/// How late the last close and the end of the process may be.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
-/// Of the drain's time, what the batch goes on for: longer than the streams,
-/// with time left for its response.
+/// The part of the drain for which the batch continues: longer than the
+/// streams, with time left for its response.
 const BATCH_PART: f64 = 0.85;
 
-/// Before the process goes, when a connection may be taken by the kernel alone.
+/// The time before the end of the process in which only the kernel may have
+/// accepted a connection.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 
-/// The publisher of the batch, in its stamps.
+/// The number of the batch's publisher in its stamps.
 const BATCH: usize = 3;
 
-/// For reading all of the log afterwards.
+/// The timeout for reading the whole log at the end.
 const AUDIT_MAX: Duration = Duration::from_mins(1);
 
 /// # Errors
-/// If it cannot be carried to its end.
+/// If the proof cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     if settings.publishers > BATCH {
         return Err(io::Error::other(format!("at most {BATCH} publishers")));
@@ -97,7 +98,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
         }
         ended.is_some()
     })?;
-    // What the kernel still has of the last ones.
+    // Reads what the kernel still holds of the last streams.
     pool.read_until(Duration::from_secs(1), |pool| pool.ended() == pool.subscribers().len())?;
     let (status, took) = ended.ok_or_else(|| {
         io::Error::other(format!("it has not ended {} s after the signal", limit.as_secs()))
@@ -117,7 +118,8 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     Ok(report)
 }
 
-/// Whether every stream was told why, with the position that it has, and when.
+/// Checks whether every stream was told the reason, with its position, and
+/// when.
 fn told(
     pool: &SubscriberPool,
     signalled: u64,
@@ -186,8 +188,8 @@ fn is_told(stream: &Subscriber) -> bool {
     }
 }
 
-/// The largest difference between the distribution of `sorted` and an even
-/// one over 0 to `spread` (the statistic of Kolmogorov and Smirnov).
+/// Returns the largest difference between the distribution of `sorted` and an
+/// even one over 0 to `spread`: the Kolmogorov–Smirnov statistic.
 fn uneven(sorted: &[f64], spread: f64) -> f64 {
     let count = sorted.len() as f64;
     let difference = |(index, value): (usize, &f64)| {
@@ -197,8 +199,8 @@ fn uneven(sorted: &[f64], spread: f64) -> f64 {
     sorted.iter().enumerate().map(difference).fold(0.0, f64::max)
 }
 
-/// Reads the log from the start: what was acknowledged is in it, once, and
-/// nothing that was not.
+/// Reads the log from its start and checks that it has every acknowledged event
+/// once, and no other event.
 fn audit(
     gateway: &Gateway,
     feeds: &[FeedResult],
@@ -214,7 +216,7 @@ fn audit(
         Subscription { path, ..topic::subscription(gateway, TICKS, Protocol::Ndjson) };
     let mut pool = SubscriberPool::open(&subscription, 1)?;
     pool.read_until(AUDIT_MAX, |pool| pool.stats.deliveries >= expected)?;
-    // And what should not be there.
+    // Waits for events that must not be there.
     pool.read_until(Duration::from_millis(500), |_| false)?;
     let progress = pool.subscribers()[0].progress().clone();
     let stats = pool.close(&acknowledged);
@@ -226,7 +228,7 @@ fn audit(
     Ok(())
 }
 
-/// Whether what was asked until the end was answered.
+/// Checks whether every request was answered.
 fn answered(feeds: &[FeedResult], batched: &io::Result<u64>, ended: u64, report: &mut ProofReport) {
     let count = |is: &dyn Fn(&FeedEnd, u64) -> bool| {
         let is = |result: &&FeedResult| result.end.as_ref().is_some_and(|(end, at)| is(end, *at));
@@ -235,8 +237,8 @@ fn answered(feeds: &[FeedResult], batched: &io::Result<u64>, ended: u64, report:
     report.exactly("answers that broke off", count(&|end, _| *end == FeedEnd::Broken), 0);
     let refused = count(&|end, _| matches!(end, FeedEnd::Refused(_)));
     report.exactly("requests refused", refused, 0);
-    // What the kernel had taken and nobody had accepted when the process went
-    // is cut, whatever the process does.
+    // Connections that the kernel had accepted and the process had not are cut
+    // when the process ends. The gateway cannot prevent that.
     let is_early = |at: u64| at + LAST_MOMENT.as_nanos() as u64 <= ended;
     report.exactly(
         format!("new connections cut unread, but for the last {} ms", LAST_MOMENT.as_millis()),
@@ -250,7 +252,7 @@ fn answered(feeds: &[FeedResult], batched: &io::Result<u64>, ended: u64, report:
     report.check("the batch that was under way", said, "every line answered", is_whole);
 }
 
-/// A batch that is sent line by line until it is told to end.
+/// A batch that is sent line by line until `end`.
 struct OpenBatch {
     thread: std::thread::JoinHandle<io::Result<u64>>,
     end: Arc<AtomicBool>,

@@ -1,10 +1,9 @@
-//! Proofs: what the gateway promises about overload, limits and its end, each
-//! with bounds that hold or do not. A measurement compares, a proof decides.
+//! Proofs: what the gateway promises about overload, limits and its end. Each
+//! has bounds that hold or do not.
 //!
-//! A scenario file with a `[proof]` table is one. Its `[gateway]` table is
-//! the gateway's whole configuration, but for its addresses and its store;
-//! what stands under `[short]` takes the place of its namesakes in a short
-//! run.
+//! A scenario file with a `[proof]` table is a proof. Its `[gateway]` table is
+//! the whole configuration of the gateway, except addresses and store. Keys
+//! under `[short]` replace the keys of the same name in a short run.
 
 mod drain;
 mod policies;
@@ -24,30 +23,30 @@ use crate::gateway_config;
 use crate::report::proof_report::ProofReport;
 use crate::report::result::ScenarioResult;
 
-/// A scenario file that holds a proof.
+/// A scenario file with a `[proof]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {
-    /// Its name: the file's.
+    /// The name of the file.
     #[serde(skip)]
     pub name: String,
-    /// What it shows, for the report.
+    /// What the proof shows, for the report.
     about: String,
-    /// The file that its section goes to.
+    /// The page that the section goes to.
     #[serde(rename = "report")]
     pub page: PathBuf,
-    /// What is done.
+    /// What is done to the gateway.
     #[serde(rename = "proof")]
     kind: ProofKind,
     /// The gateway's configuration.
     #[serde(default)]
     gateway: toml::Table,
-    /// What a short run changed of all that.
+    /// The `[short]` of the file, if this is a short run.
     #[serde(skip)]
     short: Option<toml::Table>,
 }
 
-/// What is done to the gateway; each has a module of its own.
+/// What is done to the gateway. Each kind has its own module.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum ProofKind {
@@ -60,10 +59,10 @@ enum ProofKind {
 }
 
 impl Proof {
-    /// Reads a scenario file's table; `is_short` puts its `[short]` over it.
+    /// Reads the table of a scenario file. `is_short` applies its `[short]`.
     ///
     /// # Errors
-    /// If it is no proof.
+    /// If the table is no proof.
     pub fn read(
         name: String,
         mut table: toml::Table,
@@ -77,10 +76,10 @@ impl Proof {
         Ok(Proof { name, short, ..table.try_into()? })
     }
 
-    /// Runs it.
+    /// Runs the proof.
     ///
     /// # Errors
-    /// If it cannot be carried to its end.
+    /// If the proof cannot be carried to its end.
     pub fn run(&self) -> io::Result<ScenarioResult> {
         eprintln!("{}", self.name);
         let report = self.report()?;

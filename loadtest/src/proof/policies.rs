@@ -1,5 +1,6 @@
-//! Every overflow policy with a reader that is slower than the publisher:
-//! what it gets, what it is told, and whether the two make a whole.
+//! Each overflow policy with a reader that is slower than the publishers: the
+//! events that arrive, the events that `gap` messages report as dropped, and
+//! whether the two add up.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,61 +19,61 @@ use crate::report::proof_report::ProofReport;
 use crate::stamp::EventStamp;
 use crate::subscriber::{Protocol, ReadBuffers, ReadOutcome, Subscriber, Subscription};
 
-/// What is done.
+/// The size of the load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Policies, as `?overflow=` takes them.
+    /// The policies, as values of `?overflow=`.
     policies: Vec<String>,
-    /// Events, all publishers together, the last one included.
+    /// Events of all publishers together, the last one included.
     events: u64,
-    /// Events a second, all publishers together.
+    /// Events a second of all publishers together.
     rate: u32,
     publishers: usize,
-    /// Subjects that the events go round, shared out among the publishers.
+    /// The number of subjects, divided among the publishers.
     subjects: u64,
     /// Bytes of an event's data.
     bytes: usize,
-    /// So many times a reader is slower than the publishers.
+    /// How many times slower than the publishers a reader is.
     slower: u64,
 }
 
-/// Receive buffer that a slow reader asks for: little, so that it is slow for
-/// the gateway and not for the kernel.
+/// The receive buffer that a slow reader requests. It is small, so that the
+/// gateway and not the kernel holds what the reader has not read.
 const SLOW_BYTES: usize = 4096;
 
-/// For all events to be published.
+/// The timeout for publishing all events.
 const PUBLISHING_MAX: Duration = Duration::from_mins(2);
 
-/// Receive buffer of a reader that has become quick.
+/// The receive buffer of a reader that reads at full speed again.
 const QUICK_BYTES: usize = 256 * 1024;
 
-/// Between two reads of a slow reader.
+/// The time between two reads of a slow reader.
 const STEP: Duration = Duration::from_millis(20);
 
-/// What an event is longer on the wire than its data: id, type and chunk.
+/// How much longer than its data an event is on the wire: id, type and chunk.
 const FRAMING_BYTES: usize = 64;
 
-/// Without a byte for so long, a reader has all that it is to get.
+/// After this time without a byte, a reader has everything that it will get.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// For all readers to have read all.
+/// The timeout for all readers to read everything.
 const READ_MAX: Duration = Duration::from_mins(1);
 
-/// What a reader came to.
+/// A reader, and what it received.
 struct Reader {
     policy: String,
     subscriber: Subscriber,
     stats: DeliveryStats,
-    /// Events that it got while it was slow.
+    /// Events that arrived while the reader was slow.
     slow: u64,
-    /// Its first stream's end, where it had to come back.
+    /// The reason of the end of its first stream, if it had to reconnect.
     ended: Option<String>,
     is_over: bool,
 }
 
 /// # Errors
-/// If it cannot be carried to its end.
+/// If the proof cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let gateway = Gateway::start(config)?;
     let epoch = topic::epoch(gateway.address(), TICKS)?;
@@ -114,7 +115,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
         reader.quicken(&gateway, &epoch)?;
     }
     read_all(&mut readers)?;
-    // What was dropped last is told with the next event.
+    // The gap of the last dropped events is sent with the next event.
     publish_last(settings, &gateway, &totals)?;
     totals[0] += 1;
     read_all(&mut readers)?;
@@ -147,7 +148,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     Ok(report)
 }
 
-/// Reads until no reader gets anything any more.
+/// Reads until no reader receives anything.
 fn read_all(readers: &mut [Reader]) -> io::Result<()> {
     let mut buffers = ReadBuffers::new();
     let (begun, mut last) = (Instant::now(), Instant::now());
@@ -217,8 +218,9 @@ fn judge(
     }
 }
 
-/// Of how many subjects the newest event is not among `stamps`. Each publisher
-/// goes round subjects of its own, so the last round has the newest of each.
+/// Returns the number of subjects whose newest event is not among `stamps`.
+/// Each publisher cycles through its own subjects, so its last cycle has the
+/// newest event of each.
 fn newest_missing(stamps: Option<&[EventStamp]>, totals: &[u64], subjects: u64) -> u64 {
     let newest = |publisher: usize| totals[publisher].saturating_sub(subjects);
     let is_newest = |stamp: &&EventStamp| stamp.sequence >= newest(stamp.publisher);
@@ -228,7 +230,7 @@ fn newest_missing(stamps: Option<&[EventStamp]>, totals: &[u64], subjects: u64) 
 }
 
 impl Settings {
-    /// What a slow reader reads at a time.
+    /// Returns the bytes that a slow reader reads at a time.
     fn step_bytes(&self) -> usize {
         let event_bytes = self.bytes + FRAMING_BYTES;
         let steps = (1000 / STEP.as_millis() as u64) * self.slower;
@@ -262,8 +264,8 @@ impl Reader {
         Ok(step)
     }
 
-    /// Publishing is over: from here on it reads as fast as it can. One whose
-    /// stream has been ended reads what is left of it and comes back.
+    /// Publishing is over, so the reader reads as fast as it can from now on. A
+    /// reader whose stream was ended reads the rest and reconnects.
     fn quicken(&mut self, gateway: &Gateway, epoch: &str) -> io::Result<()> {
         self.slow = self.stats.deliveries;
         SockRef::from(self.subscriber.socket()).set_recv_buffer_size(QUICK_BYTES)?;

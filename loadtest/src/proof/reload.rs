@@ -1,5 +1,6 @@
-//! A configuration that is read again and again under thousands of streams:
-//! good files take hold, faulty ones change nothing, and no stream notices.
+//! A configuration that is reloaded again and again under thousands of streams.
+//! Valid files take effect, faulty files change nothing, and no stream is
+//! disturbed.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -20,37 +21,38 @@ use crate::report::figures::short;
 use crate::report::proof_report::ProofReport;
 use crate::subscriber_pool::SubscriberPool;
 
-/// What is done.
+/// The size of the load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Streams, over SSE, NDJSON and WebSocket in turn.
     streams: usize,
-    /// Publishers, an event a request each.
+    /// Publishers, each with one event a request.
     publishers: usize,
-    /// Events a second of each.
+    /// Events a second of each publisher.
     rate: f64,
     /// Bytes of an event's data.
     bytes: usize,
-    /// SIGHUPs with a good file; with as many faulty ones between them.
+    /// The number of SIGHUPs with a valid file. As many faulty files are
+    /// between them.
     reloads: usize,
-    /// What streams and publishers have between two of them.
+    /// Milliseconds between two SIGHUPs.
     pause_ms: u64,
 }
 
-/// What counts the files that were read, by `result`.
+/// The counter of files read, by `result`.
 const RELOADS: &str = "streamgate_config_reloads_total";
 
-/// For a file to be read after its SIGHUP.
+/// The timeout for reading a file after SIGHUP.
 const RELOAD_MAX: Duration = Duration::from_secs(5);
 
-/// For the last events to come.
+/// The timeout for the last events.
 const REST_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes of a body between the small limit of the good files and the large.
+/// Bytes of a body between the small limit and the large one.
 const PROBE_BYTES: usize = 16 * 1024;
 
-/// What was found to be otherwise than the last good file says.
+/// The files after which the gateway differed from the last valid file.
 #[derive(Default)]
 struct Deviations {
     limits: Vec<String>,
@@ -60,7 +62,7 @@ struct Deviations {
 }
 
 /// # Errors
-/// If it cannot be carried to its end.
+/// If the proof cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let gateway = Gateway::start(config)?;
     let mut pool = topic::mixed(&gateway, TICKS, settings.streams)?;
@@ -110,8 +112,8 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     Ok(report)
 }
 
-/// Puts a file in place, sends SIGHUP and waits until it is counted as
-/// `result`. Gives whether `check` says the same of the file.
+/// Replaces the file, sends SIGHUP and waits until the file is counted as
+/// `result`. Returns whether `streamgate check` agrees.
 fn reload(
     gateway: &Gateway,
     pool: &mut SubscriberPool,
@@ -119,7 +121,7 @@ fn reload(
     result: &str,
 ) -> io::Result<bool> {
     let path = gateway.config_path();
-    // In one step, as whoever changes a live configuration should.
+    // By a rename, as anyone who changes a live configuration should do it.
     let next = path.with_extension("next");
     fs::write(&next, file)?;
     let is_valid = Gateway::check(&next)?;
@@ -151,7 +153,7 @@ fn counted(gateway: &Gateway, result: &str) -> io::Result<u64> {
 }
 
 impl Deviations {
-    /// Looks at what the gateway does, which must be what `expected` says.
+    /// Checks that the gateway behaves as `expected` says.
     fn note(
         &mut self,
         gateway: &Gateway,
@@ -212,7 +214,7 @@ fn get(gateway: &Gateway, path: &str) -> io::Result<u16> {
     Ok(Connection::open(gateway.address())?.get(path)?.status)
 }
 
-/// The pause that a new SSE stream is told, in milliseconds.
+/// Returns the reconnect delay that a new SSE stream is sent, in milliseconds.
 fn retry(gateway: &Gateway) -> io::Result<u64> {
     let mut socket = TcpStream::connect(gateway.address())?;
     socket.set_read_timeout(Some(RELOAD_MAX))?;

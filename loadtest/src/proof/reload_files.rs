@@ -1,26 +1,26 @@
-//! The configurations of the [reload](super::reload): good ones, each with
-//! something more than the one before, and twenty ways to be faulty.
+//! The configurations of the [reload](super::reload): valid ones, each with one
+//! more collection than the one before, and twenty kinds of faulty ones.
 
 use toml::{Table, Value};
 
 use crate::gateway_config::{overlay, section};
 
-/// What a good file says that can be progress from outside.
+/// What a valid file sets that a client can observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedState {
     /// `limits.body_bytes`.
     pub body_bytes: u64,
     /// `streams.retry`, in milliseconds.
     pub retry_ms: [u64; 2],
-    /// The collections `extra-1` to this are there.
+    /// The collections `extra-1` to this number exist.
     pub extras: usize,
 }
 
-/// A small and a large `limits.body_bytes`, by turns; a body between the two
-/// says which of them holds.
+/// A small and a large `limits.body_bytes`, in turn. A body between the two
+/// shows which one is in force.
 const BODY_BYTES: [u64; 2] = [2 * 1024, 64 * 1024];
 
-/// The name of an added collection.
+/// Returns the name of an added collection.
 pub fn extra(number: usize) -> String {
     format!("extra-{number}")
 }
@@ -28,11 +28,11 @@ pub fn extra(number: usize) -> String {
 /// A collection that only faulty files have.
 pub const GHOST: &str = "ghost";
 
-/// The `number`th good file, from 1, and what it says.
+/// Returns the valid file of that number, from 1, and what it sets.
 pub fn good(base: &Table, number: usize) -> (Table, ExpectedState) {
     let mut table = base.clone();
     let body_bytes = BODY_BYTES[number % BODY_BYTES.len()];
-    // Others that are in use meanwhile.
+    // Settings that are in use during the reload.
     let stall_timeout = Value::String(format!("{}s", 30 + number));
     set(&mut table, "limits", "stall_timeout", stall_timeout);
     set(&mut table, "streams", "ring_events", Value::Integer(64 + number.cast_signed() as i64));
@@ -47,8 +47,8 @@ pub fn good(base: &Table, number: usize) -> (Table, ExpectedState) {
     (table, ExpectedState { body_bytes, retry_ms, extras: number })
 }
 
-/// The next good file, corrupted in one of [`FAULTS`]' ways: taken in part, it
-/// would show.
+/// Returns the next valid file with one of the [`FAULTS`]. A partial reload of
+/// it could be observed.
 pub fn faulty(base: &Table, number: usize, fault: &ConfigFault) -> Vec<u8> {
     let (mut table, _) = good(base, number);
     add(&mut table, "collections", &[("name", GHOST), ("resource", "thing")]);
@@ -67,19 +67,19 @@ pub fn faulty(base: &Table, number: usize, fault: &ConfigFault) -> Vec<u8> {
     }
 }
 
-/// A way to be faulty.
+/// A kind of faulty file.
 pub struct ConfigFault {
-    /// Its name, in messages.
+    /// The name in messages.
     pub name: &'static str,
     corruption: Corruption,
 }
 
 enum Corruption {
-    /// A key of a section, with a value as TOML has it.
+    /// A key of a section, with a value in TOML.
     Key(&'static str, &'static str, &'static str),
     /// One more entry of a list.
     Entry(&'static str, &'static [(&'static str, &'static str)]),
-    /// The text of the file.
+    /// A change to the text of the file.
     Text(fn(&str) -> Vec<u8>),
 }
 
@@ -104,7 +104,7 @@ const fn corrupted(name: &'static str, corruption: fn(&str) -> Vec<u8>) -> Confi
     ConfigFault { name, corruption: Corruption::Text(corruption) }
 }
 
-/// Twenty of them.
+/// All kinds of faulty files.
 pub const FAULTS: [ConfigFault; 20] = [
     key("an unknown key", "limits", "colour", "3"),
     key("an unknown section", "weather", "rain", "true"),
@@ -128,7 +128,7 @@ pub const FAULTS: [ConfigFault; 20] = [
     corrupted("a byte that is not UTF-8", |text| [text.as_bytes(), b"\n# \xff\n"].concat()),
 ];
 
-/// A configuration as a file.
+/// Returns a configuration as the bytes of a file.
 pub fn text(table: &Table) -> Vec<u8> {
     toml::to_string(table).unwrap_or_default().into_bytes()
 }

@@ -1,5 +1,5 @@
-//! Debian's `slowhttptest` against the gateway's deadlines, beside a client
-//! that behaves.
+//! Debian's `slowhttptest` against the gateway's deadlines, beside a
+//! well-behaved client.
 
 use std::fs::File;
 use std::io;
@@ -25,30 +25,31 @@ use crate::report::figures::median;
 use crate::report::figures::short;
 use crate::report::proof_report::ProofReport;
 
-/// What is done, and the bounds.
+/// The size of the load, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Connections of each attack.
     connections: u64,
-    /// Requests a second of the good client.
+    /// Requests a second of the well-behaved client.
     probe_rate: f64,
-    /// How long it is timed before an attack: alone, and beside the tool at
-    /// work on sink else.
+    /// Seconds for which the client is timed before an attack: alone, and while
+    /// the tool attacks another listener.
     calm_secs: f64,
-    /// Its p99 during an attack, times that beside the tool: median of the
+    /// The most that the client's p99 during an attack may be, as a multiple of
+    /// that while the tool attacks another listener. For the median of the
     /// rounds.
     p99_times_max: f64,
-    /// A p99 below this is the scheduler's and is not compared.
+    /// A p99 below this is due to the scheduler and is not compared.
     p99_ms_free: f64,
     rounds: usize,
-    /// How long after its limit an attacker may be there.
+    /// How many seconds after its limit an attacker may be connected.
     grace_secs: f64,
     /// Resources of the collection that is read slowly.
     resources: u64,
-    /// Bytes of each.
+    /// Bytes of a resource.
     bytes: usize,
-    /// One after the other.
+    /// The attacks, one after the other.
     attacks: Vec<Attack>,
 }
 
@@ -57,44 +58,45 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 struct Attack {
     name: String,
-    /// Its mode and flags but for `-c`, `-r`, `-l` and `-u`.
+    /// The flags, except `-c`, `-r`, `-l` and `-u`.
     flags: Vec<String>,
-    /// The path that is attacked.
+    /// The path to attack.
     path: String,
-    /// The key whose time ends it.
+    /// The key of the limit that ends the attack.
     limit: String,
 }
 
 const PROGRAM: &str = "slowhttptest";
 
-/// The collection, which is one of the default configuration's.
+/// A collection of the default configuration.
 const COLLECTION: &str = "orders";
 
-/// For the attackers to have connected.
+/// The timeout for all attackers to connect.
 const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 
-/// Behind the limit, until an attack is given up on.
+/// How long after its limit an attack is watched.
 const WATCH_MAX: Duration = Duration::from_secs(20);
 
-/// Between two looks at how many connections are open.
+/// The time between two scrapes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The good client's own connection.
+/// The connection of the well-behaved client.
 const PROBE_CONNECTIONS: u64 = 1;
 
-/// What was seen of one round of an attack.
+/// What one round of an attack showed.
 struct AttackRound {
-    /// Connections at its height.
+    /// The most connections at once.
     most: u64,
-    /// From the last one's arrival until all were gone, if they went.
+    /// From the last connect until all were closed. `None` if they stayed.
     gone: Option<Duration>,
-    /// Latencies of the good client alone, beside the tool, and attacked.
+    /// Latencies of the client: alone, while the tool attacks another listener,
+    /// and during the attack.
     latencies: [hdrhistogram::Histogram<u64>; 3],
     failures: u64,
 }
 
 /// # Errors
-/// If it cannot be carried to its end.
+/// If the proof cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     program::find(PROGRAM)?;
     let gateway = Gateway::start(config)?;
@@ -132,7 +134,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     Ok(report)
 }
 
-/// Makes the collection, and gives the path of one resource.
+/// Creates the collection and returns the path of one resource.
 fn fill(settings: &Settings, address: SocketAddr) -> io::Result<String> {
     let filling = "x".repeat(settings.bytes);
     let line = |n: u64| format!("{{\"id\":\"{COLLECTION}-{n}\",\"note\":\"{filling}\"}}\n");
@@ -170,8 +172,8 @@ fn withstand(
     Ok(AttackRound { most, gone, latencies, failures: result.failures })
 }
 
-/// Looks at how many connections are open: the most at once, and the time from
-/// the last arrival until they are gone.
+/// Watches how many connections are open. Returns the most at once, and the
+/// time from the last connect until all are closed.
 fn watch(
     gateway: &Gateway,
     limit: Duration,
@@ -234,15 +236,15 @@ fn judge(
     to.exactly(named("its requests that failed"), rounds.iter().map(|s| s.failures).sum(), 0);
 }
 
-/// Of an attack's connections, so many must have been open at once; with fewer
-/// nothing is shown.
+/// Returns how many of an attack's connections must have been open at once.
+/// Fewer would show nothing.
 fn least(connections: u64) -> u64 {
     connections * 9 / 10
 }
 
-/// The tool, which is ended by its id with this value. It polls without a
-/// pause and would take a processor from the gateway and the good client, so it
-/// has the least priority.
+/// The tool. Dropping it kills the process. It polls without a pause, so it
+/// runs at the lowest priority, to leave the processors to the gateway and the
+/// client.
 struct AttackTool(Child);
 
 impl AttackTool {
@@ -274,8 +276,9 @@ impl Drop for AttackTool {
     }
 }
 
-/// Whom the tool works on before it attacks the gateway: takes connections and
-/// leaves it at that. What the tool costs the machine is then in both times.
+/// The listener that the tool attacks before the gateway. It accepts
+/// connections and does nothing with them. What the tool costs the machine is
+/// then part of both times.
 struct SinkServer {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -306,7 +309,7 @@ impl Drop for SinkServer {
     }
 }
 
-/// A client that behaves: one keep-alive connection, a request at a time.
+/// The well-behaved client: one keep-alive connection, one request at a time.
 struct ProbeClient {
     thread: Option<JoinHandle<ProbeResult>>,
     stop: Arc<AtomicBool>,
@@ -314,7 +317,8 @@ struct ProbeClient {
 
 #[derive(Default)]
 struct ProbeResult {
-    /// When a request was due, and how long its response took from then on.
+    /// When each request was due, and how long its response took from then on,
+    /// in nanoseconds.
     answered: Vec<(u64, u64)>,
     failures: u64,
 }
@@ -350,7 +354,8 @@ impl ProbeClient {
 }
 
 impl Drop for ProbeClient {
-    /// An attack that failed must not leave it asking beside what comes next.
+    /// After an attack that failed, the client must not go on beside the next
+    /// one.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }

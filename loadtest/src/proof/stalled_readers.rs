@@ -1,6 +1,6 @@
 //! Readers that never read, beside live ones: what they cost the gateway and
-//! the kernel, whether the live ones notice once they stand still, and whether
-//! each of them gets everything once it reads again or comes back.
+//! the kernel, whether they delay the live ones once they are stalled, and
+//! whether each gets everything once it reads again or reconnects.
 
 use std::fs;
 use std::io;
@@ -25,69 +25,70 @@ use crate::report::proof_report::ProofReport;
 use crate::subscriber::{Protocol, ReadBuffers, ReadOutcome, Subscriber, Subscription};
 use crate::subscriber_pool::{self, SubscriberPool};
 
-/// What is done, and the bounds.
+/// The size of the load, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Readers that do not read.
     stalled: usize,
-    /// Readers that do.
+    /// Readers that read.
     live: usize,
-    /// Events a second, of all publishers.
+    /// Events a second of all publishers.
     rate: f64,
     publishers: usize,
     /// Bytes of an event's data.
     bytes: usize,
-    /// Events that a phase begins with, of all publishers: enough that nothing
-    /// more goes into the socket of a reader that does not read. Until then it
-    /// is a live reader, to the gateway and to the kernel, and costs as one.
+    /// Events of all publishers at the start of a phase: enough that no more
+    /// fit into the socket of a reader that does not read. Until then such a
+    /// reader is a live one for the gateway and the kernel, and costs the same.
     filling: u64,
-    /// Events of a phase behind these, of all publishers.
+    /// Events of all publishers after these.
     events: u64,
-    /// Each is a phase without the stalled readers and one beside them.
+    /// The number of rounds. Each has a phase without the stalled readers and
+    /// one with them.
     rounds: usize,
-    /// Events that fill the gateway's caches before anything is measured.
+    /// Events that fill the gateway's caches before the first phase.
     warm_up: u64,
     p99_times_max: f64,
-    /// Milliseconds that 99 % of what the live ones get may take meanwhile.
+    /// The most milliseconds of the live readers' p99 while the sockets of the
+    /// others fill.
     filling_ms_max: f64,
     rss_bytes_max: u64,
     kernel_bytes_max: u64,
 }
 
-/// For the deliveries of a phase once its last event is published, and for
-/// what the stalled readers have to catch up with.
+/// The timeout for deliveries after the last event of a phase, and for the
+/// stalled readers to catch up.
 const CATCH_UP_MAX: Duration = Duration::from_mins(2);
 
-/// For memory to come to rest behind a phase.
+/// How long memory is given to settle after a phase.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Between two looks at memory.
+/// The time between two samples of memory.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Receive buffer of a reader that reads again.
+/// The receive buffer of a reader that reads again.
 const READING_BYTES: usize = 256 * 1024;
 
-/// Readers that go through the whole warm-up from the log, to fill the cache
-/// of its pages.
+/// Readers that read the whole warm-up from the log, to fill the page cache.
 const WARM_READERS: usize = 4;
 
-/// For the gateway to say that all stalled readers stand still.
+/// The timeout for the gateway to report all stalled readers.
 const FILL_MAX: Duration = Duration::from_secs(10);
 
 /// One phase.
 struct Phase {
-    /// Its latency is that of the events behind the filling ones.
+    /// The latencies in it are those of the events after the filling ones.
     stats: DeliveryStats,
-    /// That of the filling ones.
+    /// The latencies of the filling events.
     filling: Histogram<u64>,
-    /// CPU of the gateway, in nanoseconds.
+    /// CPU time of the gateway, in nanoseconds.
     cpu: u64,
     rss: MemoryLevel,
     kernel: MemoryLevel,
 }
 
-/// A quantity of memory over a phase, in bytes.
+/// An amount of memory over a phase, in bytes.
 #[derive(Clone, Copy, Default)]
 struct MemoryLevel {
     start: u64,
@@ -95,7 +96,7 @@ struct MemoryLevel {
     settled: u64,
 }
 
-/// Looks at memory while a phase goes on.
+/// Samples memory during a phase.
 struct MemoryWatch {
     meter: Meter,
     cpu: u64,
@@ -105,7 +106,7 @@ struct MemoryWatch {
 }
 
 /// # Errors
-/// If it cannot be carried to its end.
+/// If the proof cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let gateway = Gateway::start(config)?;
     let mut report = ProofReport::new();
@@ -130,7 +131,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     Ok(report)
 }
 
-/// The events of a phase, behind those that fill the sockets.
+/// Returns the events of a phase after those that fill the sockets.
 fn publish_plan(settings: &Settings, gateway: &Gateway) -> PublishPlan {
     let publishers = settings.publishers as u64;
     PublishPlan {
@@ -147,8 +148,8 @@ fn publish_plan(settings: &Settings, gateway: &Gateway) -> PublishPlan {
     }
 }
 
-/// Fills the newest events in memory and the cache of pages, which are there
-/// with and without stalled readers and would be taken for theirs.
+/// Fills the tail in memory and the page cache. Both are full with and without
+/// stalled readers, and would count as the cost of those.
 fn warm_up(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
     let publish_plan = PublishPlan {
         publishers: 1,
@@ -199,7 +200,7 @@ fn phase(
     }
     let filling = mem::replace(&mut pool.stats.latency, latency::empty());
     publish(&publish_plan, &mut pool, &mut watch)?;
-    // At the end of the phase they must still be stalled.
+    // At the end of the phase, all must still be stalled.
     is_stalled(gateway.catching_up()?, stalled as u64, true)?;
     let settled = Instant::now() + SETTLE;
     pool.read_until(SETTLE, |_| {
@@ -211,10 +212,9 @@ fn phase(
     Ok(Phase { stats: pool.close(&totals), filling, cpu, rss, kernel })
 }
 
-/// Returns whether all `stalled` readers read from the log and not from their
-/// ring, which the gateway's gauge says. The gauge also counts a live reader
-/// that catches up at that moment: more than `stalled` is accepted, but only
-/// once it `is_late`.
+/// Returns whether the gateway's gauge shows all `stalled` readers as catching
+/// up. The gauge also counts a live reader that catches up at that moment, so a
+/// larger number is accepted, but only once it `is_late`.
 ///
 /// # Errors
 /// If it `is_late` and a stalled reader is missing.
@@ -226,8 +226,8 @@ fn is_stalled(catching_up: u64, stalled: u64, is_late: bool) -> io::Result<bool>
     Ok(catching_up == stalled || (is_late && catching_up > stalled))
 }
 
-/// Publishes, and reads until all of the pool have everything; what did not
-/// come then is lost.
+/// Publishes, and reads until all live readers have everything. What has not
+/// arrived by then is lost.
 fn publish(
     publish_plan: &PublishPlan,
     pool: &mut SubscriberPool,
@@ -250,8 +250,8 @@ fn publish(
     Ok(())
 }
 
-/// Half of the readers read on. The others read what has reached them, are
-/// cut, and come back with the last id of it.
+/// Half of the readers read on. The others read what has reached them, close
+/// the connection, and reconnect with the last id of it.
 fn resume(
     settings: &Settings,
     gateway: &Gateway,
@@ -271,7 +271,7 @@ fn resume(
         if index.is_multiple_of(2) {
             return Ok(reader);
         }
-        // A few reads, and no more: the gateway fills the socket as it empties.
+        // Only a few reads: the gateway refills the socket as it empties.
         for _ in 0..3 {
             match reader.read(&mut buffers, &mut early)? {
                 ReadOutcome::Opened | ReadOutcome::Data => {}
@@ -418,7 +418,8 @@ impl MemoryWatch {
     }
 }
 
-/// What all TCP sockets of the machine hold, both ends of ours among them.
+/// Returns the memory of all TCP sockets of the machine, which includes both
+/// ends of this proof's.
 fn kernel_bytes() -> io::Result<u64> {
     let pages = tcp_pages(&fs::read_to_string("/proc/net/sockstat")?);
     let pages = pages.ok_or_else(|| io::Error::other("sockstat has no TCP mem"))?;

@@ -1,5 +1,5 @@
-//! A node restarts, and everybody comes back at once with the position that
-//! they had, while publishers go on.
+//! A node restarts, and all clients reconnect at once with their positions,
+//! while publishers go on.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,31 +21,34 @@ use crate::report::proof_report::ProofReport;
 use crate::subscriber::{Protocol, Subscriber};
 use crate::subscriber_pool::SubscriberPool;
 
-/// What is done, and the bounds.
+/// The size of the load, and the bounds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// SSE clients of one topic.
     clients: usize,
-    /// How the node goes.
+    /// How the node ends.
     end: NodeEnd,
     /// Events a second to all clients.
     rate: f64,
-    /// Events a second to a topic that nobody reads, to time publishing with.
+    /// Events a second to a topic without readers, to time publishing with.
     quiet_rate: f64,
     /// Bytes of an event's data.
     bytes: usize,
-    /// Events that are published between the restart and the return.
+    /// Events that are published between the restart and the reconnects.
     missed: u64,
-    /// How long it goes on before the end, and after everybody has caught up.
+    /// Seconds before the end of the node, and after all clients have caught
+    /// up.
     calm_secs: u64,
-    /// For all to have caught up, from the first one's return.
+    /// The most seconds from the first reconnect until all clients have caught
+    /// up.
     caught_up_secs_max: f64,
-    /// A publish's p99 in the storm, times that before it, …
+    /// The most that a publish's p99 in the storm may be, as a multiple of that
+    /// before,
     publish_times_max: f64,
-    /// … or this, whichever is more.
+    /// or in seconds, whichever is more.
     publish_secs_max: f64,
-    /// Encodings for each event that clients are sent.
+    /// The most encodings for each event that clients are sent.
     encodings_max: f64,
 }
 
@@ -56,20 +59,20 @@ enum NodeEnd {
     Term,
 }
 
-/// For clients to see that their node is gone, and for what is left to come.
+/// The timeout for clients to see the end of the node, and for the last events.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 
-/// Between two looks at whether everybody has caught up.
+/// The time between two checks whether all clients have caught up.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What counts events encoded, by form.
+/// The counter of encoded events, by form.
 const ENCODINGS: &str = "streamgate_encodings_total";
 
-/// Publishers, in the stamps of [`TICKS`].
+/// The numbers of the publishers in the stamps of [`TICKS`].
 const MISSED: usize = 0;
 const LIVE: usize = 1;
 
-/// Moments, by [`clock::now`].
+/// Points in time, by [`clock::now`].
 struct Times {
     calm: u64,
     ended: u64,
@@ -80,7 +83,7 @@ struct Times {
 }
 
 /// # Errors
-/// If it cannot be carried to its end.
+/// If the proof cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let mut gateway = Gateway::start(config)?;
     let epoch = topic::epoch(gateway.address(), TICKS)?;
@@ -102,7 +105,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     missed(settings, &gateway)?;
     let metrics = gateway.metrics()?;
     let storm = clock::now();
-    // Nobody waits for anybody: all of them ask before the first is answered.
+    // All clients send their request before the first is answered.
     let mut progress = progress.into_iter().enumerate();
     let mut pool = SubscriberPool::open_with(settings.clients, settings.clients, |_| {
         let (index, progress) =
@@ -139,7 +142,7 @@ fn feed(
     Feed { address, topic, publisher, rate, bytes, on_failure: OnFailure::Retry }
 }
 
-/// Ends the node and waits until its clients have progress it.
+/// Ends the node and waits until its clients have seen the end.
 fn end(settings: &Settings, gateway: &mut Gateway, pool: &mut SubscriberPool) -> io::Result<()> {
     gateway.signal(match settings.end {
         NodeEnd::Kill => Signal::KILL,
@@ -152,7 +155,7 @@ fn end(settings: &Settings, gateway: &mut Gateway, pool: &mut SubscriberPool) ->
     Err(io::Error::other("the node has not ended"))
 }
 
-/// What is published while the clients wait to come back.
+/// Publishes what the clients miss before they reconnect.
 fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
     let missed = PublishPlan {
         address: gateway.address(),
@@ -169,7 +172,7 @@ fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
     missed.start()?.finish().map(|_| ())
 }
 
-/// Reads until everybody has all that had been acknowledged a moment before.
+/// Reads until all clients have what had been acknowledged at the check before.
 fn catch_up(settings: &Settings, pool: &mut SubscriberPool, live: &FeedHandle) -> io::Result<bool> {
     let (mut due, mut looked) = (live.acknowledged(), Instant::now());
     pool.read_until(WAIT_MAX, |pool| {
@@ -182,7 +185,7 @@ fn catch_up(settings: &Settings, pool: &mut SubscriberPool, live: &FeedHandle) -
     })
 }
 
-/// Whether everybody has so many events of each publisher.
+/// Returns whether all clients have this many events of each publisher.
 fn has(pool: &SubscriberPool, totals: [u64; 2]) -> bool {
     pool.subscribers().iter().all(|subscriber| {
         let progress = subscriber.progress();
@@ -226,14 +229,14 @@ fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], report:
     report.table(&["the storm", ""], &rows);
 }
 
-/// Whether reads and encodings were shared: they grow with events, not with
+/// Checks that reads and encodings were shared: they grow with events, not with
 /// clients.
 fn shared(settings: &Settings, metrics: &[MetricsSnapshot; 2], report: &mut ProofReport) {
     let grown = |name: &str, labels: &[(&str, &str)]| {
         let [before, after] = metrics;
         (after.count(name, labels).unwrap_or(0) - before.count(name, labels).unwrap_or(0)) as f64
     };
-    // What was missed is in the log before the first look.
+    // The missed events are in the log before the first scrape.
     let ticks = [("log", TICKS)];
     let events = settings.missed as f64 + grown("streamgate_events_appended_total", &ticks);
     report.at_most(

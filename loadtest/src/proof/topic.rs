@@ -1,4 +1,4 @@
-//! The topic that the proofs publish to and read.
+//! The topics that the proofs publish to and read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,32 +10,33 @@ use crate::publisher::{self, JSON};
 use crate::subscriber::{Protocol, Subscription};
 use crate::subscriber_pool::SubscriberPool;
 
-/// Its name, in every proof's configuration.
+/// The name of the topic in every proof's configuration.
 pub const TICKS: &str = "ticks";
 
-/// A topic that nobody reads.
+/// A topic without readers.
 pub const QUIET: &str = "quiet";
 
 /// All protocols, in turn.
 pub const PROTOCOLS: [Protocol; 3] = [Protocol::Sse, Protocol::Ndjson, Protocol::Ws];
 
-/// For streams to be open, or gone, at the gateway's side.
+/// The timeout until the gateway reports the streams as open or closed.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Requests that wait for their head at a time.
+/// The most requests that wait for their head at a time.
 const OPENING_MAX: usize = 256;
 
-/// How to subscribe to a topic, from now on and with its position told.
+/// Returns how to subscribe to a topic from now on, with a position in the
+/// first message.
 pub fn subscription(gateway: &Gateway, topic: &str, protocol: Protocol) -> Subscription {
     let path = match protocol {
         Protocol::Sse | Protocol::Ndjson => format!("/events/{topic}"),
-        // Without a start a WebSocket is told no position.
+        // Without `from`, a WebSocket is not sent a position.
         Protocol::Ws | Protocol::Nats => format!("/events/{topic}/ws?from=now"),
     };
     Subscription { address: gateway.address(), path, protocol, after: None }
 }
 
-/// Subscribers of a topic over every protocol in turn.
+/// Opens subscribers of a topic over each protocol in turn.
 ///
 /// # Errors
 /// If one is refused.
@@ -46,10 +47,11 @@ pub fn mixed(gateway: &Gateway, topic: &str, count: usize) -> io::Result<Subscri
     })
 }
 
-/// The epoch of a topic's log; publishes an event that no stats counts.
+/// Returns the epoch of a topic's log. Publishes an event without a stamp,
+/// which is not counted.
 ///
 /// # Errors
-/// If it is not taken.
+/// If the event is refused.
 pub fn epoch(address: SocketAddr, topic: &str) -> io::Result<String> {
     let event = br#"{"type":"epoch","data":{}}"#;
     let response = Connection::open(address)?.post(&format!("/events/{topic}"), JSON, event)?;
@@ -60,10 +62,10 @@ pub fn epoch(address: SocketAddr, topic: &str) -> io::Result<String> {
     Ok(epoch.to_owned())
 }
 
-/// Waits until the gateway has exactly so many streams open.
+/// Waits until the gateway has exactly `count` open streams.
 ///
 /// # Errors
-/// If that does not come about.
+/// If it does not within 30 s.
 pub fn await_streams(gateway: &Gateway, count: usize) -> io::Result<()> {
     let deadline = Instant::now() + STREAMS_TIMEOUT;
     loop {

@@ -1,4 +1,4 @@
-//! Two things that one run measured in turn, such as two builds of the gateway:
+//! Two sides that one run measured in turn, such as two builds of the gateway:
 //! the ratio of each round, and a verdict.
 
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use super::figures::Spread;
 /// The name of the other build in rows and parts.
 pub const BESIDE: &str = "beside";
 
-/// Rounds that a verdict takes.
+/// The fewest rounds for a verdict.
 const ROUNDS_MIN: usize = 9;
 
 /// How far the median ratio may be from 1.
@@ -17,9 +17,9 @@ const TOLERANCE: f64 = 0.03;
 /// Which way a figure improves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
-    /// A lower one is better, such as a cost.
+    /// A lower figure is better, such as a cost.
     Lower,
-    /// A higher one is better, such as a rate.
+    /// A higher figure is better, such as a rate.
     Higher,
 }
 

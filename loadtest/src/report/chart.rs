@@ -1,29 +1,29 @@
-//! A chart of bars as SVG. Its colours are read on white and on black, since a
-//! picture in a page does not know what is behind it.
+//! A bar chart as SVG. Its colours are legible on white and on black, since a
+//! picture does not know the background of its page.
 
 use std::fmt::Write as _;
 
 use super::figures::{Spread, short};
 
-/// Bars from the same zero.
+/// Bars that start at the same zero.
 pub struct Chart {
-    /// What they are, with the unit.
+    /// The title, with the unit.
     pub title: String,
-    /// From the top.
+    /// The bars, from the top.
     pub bars: Vec<Bar>,
 }
 
-/// A bar, with the least and the most as whiskers.
+/// A bar, with whiskers from the least to the most.
 pub struct Bar {
-    /// Whose it is.
+    /// The name beside the bar.
     pub label: String,
-    /// How long it is.
+    /// The length of the bar.
     pub spread: Spread,
 }
 
 const WIDTH: f64 = 760.0;
 
-/// Where bars begin, and where the longest whisker ends.
+/// Where bars start, and where the longest whisker ends.
 const LEFT: f64 = 240.0;
 
 /// See [`LEFT`].
@@ -37,7 +37,8 @@ const BAR: f64 = 16.0;
 
 const INK: &str = "#727a86";
 
-/// A bar's colour by the first word of its label: ours, the baseline's, a peer's.
+/// Returns a bar's colour by the first word of its label: the gateway, the
+/// baseline, or a peer.
 fn colour(label: &str) -> &'static str {
     match label.split(' ').next() {
         Some("gateway") => "#58a6ff",
@@ -47,7 +48,7 @@ fn colour(label: &str) -> &'static str {
 }
 
 impl Chart {
-    /// The text of the picture.
+    /// Returns the SVG text.
     pub fn svg(&self) -> String {
         let most = self.bars.iter().map(|bar| bar.spread.most).fold(0.0, f64::max);
         let scale = if most > 0.0 { (RIGHT - LEFT) / most } else { 0.0 };
@@ -115,7 +116,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The names of the elements, if each is closed where it should be.
+    /// Returns the names of the elements, and checks that each is closed.
     fn elements(text: &str) -> Vec<String> {
         let (mut open, mut names): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
         for tag in text.split('<').skip(1) {
@@ -160,7 +161,7 @@ mod tests {
         ] {
             assert!(svg.contains(text), "{text}: {svg}");
         }
-        // 12.75 is as long as the chart is wide.
+        // 12.75 is the most of all, and spans the whole width.
         let width = (RIGHT - LEFT) / 12.75 * 10.5;
         assert!(svg.contains(&format!("width=\"{width:.1}\"")), "{svg}");
     }

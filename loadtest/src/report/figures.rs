@@ -1,18 +1,18 @@
 //! Figures as text, and their medians.
 
-/// The median of some values, the least of them and the most.
+/// The median of some values, and their range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The median.
     pub median: f64,
-    /// The least.
+    /// The least value.
     pub least: f64,
-    /// The most.
+    /// The greatest value.
     pub most: f64,
 }
 
 impl Spread {
-    /// Of these values; none of no values.
+    /// Returns the spread of the finite values. `None` if there are none.
     pub fn of(mut values: Vec<f64>) -> Option<Spread> {
         values.retain(|value| value.is_finite());
         values.sort_by(f64::total_cmp);
@@ -22,7 +22,7 @@ impl Spread {
     }
 }
 
-/// The median, with the least and the most where they say more.
+/// Formats the median, and the range if there are several values.
 pub fn spread(values: Vec<f64>) -> String {
     let is_one = values.iter().filter(|value| value.is_finite()).count() == 1;
     match Spread::of(values) {
@@ -34,7 +34,7 @@ pub fn spread(values: Vec<f64>) -> String {
     }
 }
 
-/// Three digits that count.
+/// Formats a value with about three significant digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         huge if huge >= 1e6 => format!("{:.2}M", value / 1e6),
@@ -45,7 +45,8 @@ pub fn short(value: f64) -> String {
     }
 }
 
-/// The median, the upper one of two.
+/// Returns the median. Of an even number of values, the upper of the two in the
+/// middle.
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

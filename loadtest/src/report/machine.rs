@@ -1,6 +1,6 @@
-//! The machine that figures come from.
+//! The machine on which figures were measured.
 
-/// The date, and what it was measured on.
+/// Returns the date, the processors and the kernel.
 pub fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field =

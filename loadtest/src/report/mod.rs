@@ -1,4 +1,4 @@
-//! What was measured, as Markdown and SVG. Knows no scenario.
+//! Reports as Markdown and SVG. This module knows no scenario.
 
 pub mod builds;
 pub mod chart;

@@ -1,15 +1,14 @@
-//! Sections of a page of Markdown.
+//! Sections of a Markdown page.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where figures are published.
+/// Returns the page of measurements.
 pub fn benchmarks() -> PathBuf {
     PathBuf::from("docs/benchmarks.md")
 }
 
-/// Puts a section into a file of sections, in the place of the one with the
-/// same heading, or at the end.
+/// Replaces the section with the same heading, or appends the section.
 ///
 /// # Errors
 /// If the file cannot be read or written.

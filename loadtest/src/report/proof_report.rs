@@ -1,11 +1,11 @@
-//! What a proof found, as Markdown.
+//! The report of a proof.
 
 use std::fmt::Write as _;
 
 use super::figures::short;
 use super::machine::machine;
 
-/// What a proof found.
+/// The bounds that a proof checked, and its tables.
 #[derive(Debug, Default)]
 pub struct ProofReport {
     checks: Vec<Check>,
@@ -21,12 +21,12 @@ struct Check {
 }
 
 impl ProofReport {
-    /// Nothing yet.
+    /// Creates an empty report.
     pub fn new() -> ProofReport {
         ProofReport::default()
     }
 
-    /// Adds what was found and whether it is within its bound.
+    /// Adds what was found, and whether it is within its bound.
     pub fn check(
         &mut self,
         what: impl Into<String>,
@@ -39,29 +39,29 @@ impl ProofReport {
         self.checks.push(Check { what, found, bound, holds });
     }
 
-    /// Adds a number that must not be above another.
+    /// Adds a number that must not exceed `bound`.
     pub fn at_most(&mut self, what: impl Into<String>, found: f64, bound: f64, unit: &str) {
         let found_text = format!("{} {unit}", short(found)).trim().to_owned();
         let bound_text = format!("≤ {} {unit}", short(bound)).trim().to_owned();
         self.check(what, found_text, bound_text, found <= bound);
     }
 
-    /// Adds a count that must be exactly another.
+    /// Adds a count that must equal `bound`.
     pub fn exactly(&mut self, what: impl Into<String>, found: u64, bound: u64) {
         self.check(what, found.to_string(), bound.to_string(), found == bound);
     }
 
-    /// Adds a table: its head and its rows.
+    /// Adds a table.
     pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
         self.tables.push(table(heads, rows));
     }
 
-    /// Whether every bound holds.
+    /// Returns whether every bound holds.
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.holds)
     }
 
-    /// The section of a report.
+    /// Returns the section for a page.
     pub fn section(&self, name: &str, about: &str, command: &str) -> String {
         let mut out = format!("## {name}\n\n{}\n\n{}. {command}.\n", about.trim(), machine());
         let row = |check: &Check| {

@@ -1,4 +1,4 @@
-//! Figures by row and round, as Markdown.
+//! A table of figures by row and round.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use super::machine::machine;
 pub struct Column {
     /// Its title, with the unit.
     pub title: &'static str,
-    /// Which way it improves, if it is also given as a ratio.
+    /// Which way the figure improves, if it is also given as a ratio.
     pub better: Option<Better>,
 }
 
@@ -28,9 +28,9 @@ pub const fn plain(title: &'static str) -> Column {
 /// Rows of figures.
 pub struct Table {
     columns: &'static [Column],
-    /// What the ratios are of, for their heading.
+    /// What the ratios refer to, for their heading.
     against: String,
-    /// What must not happen, for the last heading.
+    /// The faults that the last column counts, for its heading.
     faults: &'static str,
     rows: Vec<Row>,
     left_out: Vec<String>,
@@ -44,7 +44,7 @@ struct Row {
 }
 
 impl Table {
-    /// A table without rows. The last column counts `faults`.
+    /// Creates a table without rows. The last column counts `faults`.
     pub fn new(columns: &'static [Column], against: &str, faults: &'static str) -> Table {
         Table {
             columns,
@@ -55,8 +55,8 @@ impl Table {
         }
     }
 
-    /// Adds a round of the row `name`, whose ratios are of the row `base`; a
-    /// figure that is not there is not a number.
+    /// Adds a round to the row `name`. Its ratios refer to the row `base`. A
+    /// missing figure is `NaN`.
     pub fn add(&mut self, name: &str, base: Option<&str>, figures: Vec<f64>, faults: u64) {
         let at = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
             let (name, base) = (name.to_owned(), base.map(str::to_owned));
@@ -67,7 +67,7 @@ impl Table {
         self.rows[at].faults += faults;
     }
 
-    /// Adds to the faults of a row that is there.
+    /// Adds to the faults of an existing row.
     pub fn add_faults(&mut self, name: &str, faults: u64) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.name == name) {
             row.faults += faults;
@@ -86,8 +86,8 @@ impl Table {
         &self.left_out
     }
 
-    /// Returns the compared figures of both builds: those of each row of this
-    /// build that has a row of the other.
+    /// Returns the compared figures of both builds, for each row of this build
+    /// that has a row of the other.
     pub fn builds(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
         for row in &self.rows {
@@ -105,12 +105,12 @@ impl Table {
         figures
     }
 
-    /// Whether there were no faults, and something was measured.
+    /// Returns whether there are rows and no faults.
     pub fn has_no_faults(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.faults == 0)
     }
 
-    /// Heading, command, table.
+    /// Returns the section for a page: heading, command and table.
     pub fn section(&self, name: &str, about: &str, command: &str) -> String {
         let rounds = self.rows.iter().map(|row| row.rounds.len()).max().unwrap_or(0);
         let mut out = format!(
