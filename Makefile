@@ -65,7 +65,7 @@ bench: compiler ## Measure each stage; every number stands beside its unit
 	cargo bench --locked --bench stages --bench reopen
 
 .PHONY: load
-load: compiler ## Load from outside, beside baseline and peers; SCENARIO= one of loadtest/scenarios, in full
+load: compiler ## Measure all scenarios in short, or one in full: SCENARIO=fanout-ws
 	@$(call need,wrk,wrk)
 	@$(call need,slowhttptest,slowhttptest)
 	cargo build --release --locked --bin streamgate

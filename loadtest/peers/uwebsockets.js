@@ -1,12 +1,12 @@
-// uWebSockets.js under load: whatever is posted goes to every subscriber, a
-// message a line.
+// uWebSockets.js under load: each line that is posted goes to every subscriber
+// as one message.
 
 "use strict";
 
 const path = require("node:path");
 
-// The addon itself: the package falls back to another server, written in
-// JavaScript, where it has none for this machine.
+// Loads the addon directly: the package would fall back to another server,
+// written in JavaScript, on a machine without an addon.
 const { modules } = process.versions;
 const addon = `uws_${process.platform}_${process.arch}_${modules}.node`;
 const folder = "target/peers/uwebsockets/node_modules/@trufflesuite/uws-js-unofficial/binaries";
@@ -30,7 +30,7 @@ const app = uws.App();
 app.ws("/subscribe", {
     compression: uws.DISABLED,
     idleTimeout: 0,
-    // No bound: a subscriber that is behind gets everything all the same.
+    // No limit, so that a slow subscriber still receives every event.
     maxBackpressure: 0,
     open: (socket) => socket.subscribe(TOPIC),
 });
@@ -39,7 +39,7 @@ app.post("/publish", (response) => {
     const chunks = [];
     response.onAborted(() => {});
     response.onData((chunk, isLast) => {
-        // The chunk is gone when this returns.
+        // The chunk is only valid until this callback returns.
         chunks.push(Buffer.from(new Uint8Array(chunk)));
         if (isLast) {
             publish(app, Buffer.concat(chunks));

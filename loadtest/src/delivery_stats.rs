@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_repeats_and_disorder_are_seen() {
+    fn loss_repeats_and_disorder_are_faults() {
         check(&[0, 1, 2], 3, [0, 0, 0]);
         check(&[0, 2], 3, [1, 0, 0]);
         check(&[0, 1], 3, [1, 0, 0]);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn several_events_in_one_are_told_apart() {
+    fn several_events_in_one_message_are_counted() {
         let (mut stats, mut progress) = (DeliveryStats::new(), SubscriberProgress::default());
         let mut text = b"event: data\ndata:[".to_vec();
         for sequence in [0, 1, 3] {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_that_runs_ahead_is_seen() {
+    fn a_position_ahead_of_the_events_is_a_fault() {
         let (mut stats, mut progress) = (DeliveryStats::new(), SubscriberProgress::default());
         stats.record(&mut progress, b"id: a-2\nevent: heartbeat\ndata: {}", 1);
         let mut text = b"id: a-2\ndata: ".to_vec();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_and_the_end_are_heard() {
+    fn gaps_and_the_end_are_recorded() {
         let (mut stats, mut progress) = (DeliveryStats::new(), SubscriberProgress::default());
         for count in [3, 4] {
             let gap = format!(r#"{{"type":"gap","data":{{"reason":"dropped","count":{count}}}}}"#);
@@ -242,6 +242,6 @@ mod tests {
             (reason.as_deref(), position, code, at),
             (Some("draining"), Some(9), Some(1012), 8)
         );
-        assert_eq!(progress.offset(), 0, "what an end says is compared, not taken");
+        assert_eq!(progress.offset(), 0, "the position of a close does not move the offset");
     }
 }

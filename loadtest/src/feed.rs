@@ -127,7 +127,7 @@ impl Feed {
             let absent = Instant::now();
             while let Err(end) = self.publish(&mut connection, result.acknowledged, due) {
                 connection = None;
-                let name = format!("publisher {}: {end:?}", self.publisher);
+                let name = format!("publisher {} failed: {end:?}", self.publisher);
                 match self.on_failure {
                     OnFailure::End if end == FeedEnd::Stale => {}
                     OnFailure::End => {

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_whole_or_not_there() {
+    fn a_frame_is_complete_or_not_returned() {
         for size in [0, 125, 126, 70_000] {
             let (payload, mut bytes) = (vec![b'x'; size], Vec::new());
             write_text(&mut bytes, &payload);

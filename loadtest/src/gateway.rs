@@ -20,7 +20,7 @@ use crate::run_dir;
 pub const PROGRAM: &str = "target/release/streamgate";
 
 /// The time between two checks whether the process has ended.
-const LOOK: Duration = Duration::from_millis(5);
+const CHECK_EVERY: Duration = Duration::from_millis(5);
 
 /// A running gateway. Dropping it ends the process and removes its folder.
 pub struct Gateway {
@@ -74,8 +74,8 @@ impl Gateway {
     /// If the output cannot be read.
     pub fn last_log_line(&self) -> io::Result<String> {
         let output = format!("output-{}", self.starts - 1);
-        let said = fs::read_to_string(self.folder.path().join(output))?;
-        Ok(said.lines().next_back().unwrap_or_default().to_owned())
+        let received = fs::read_to_string(self.folder.path().join(output))?;
+        Ok(received.lines().next_back().unwrap_or_default().to_owned())
     }
 
     /// Returns a meter for the process.
@@ -128,7 +128,7 @@ impl Gateway {
             if ended.is_some() || Instant::now() > end {
                 return Ok(ended);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CHECK_EVERY);
         }
     }
 
@@ -182,7 +182,7 @@ fn run(
 }
 
 fn admin(process: &Process) -> io::Result<SocketAddr> {
-    process.admin.ok_or_else(|| io::Error::other("the gateway did not say admin_listen"))
+    process.admin.ok_or_else(|| io::Error::other("the gateway printed no `admin_listen`"))
 }
 
 /// The gauge of subscriptions that catch up, and its name in builds from before

@@ -31,7 +31,7 @@ pub fn duration(config: &Table, path: &str) -> io::Result<Duration> {
     let defaults: Table = toml::from_str(&text).map_err(io::Error::other)?;
     let found = find(config, path).or_else(|| find(&defaults, path));
     let found = found.and_then(Value::as_str).and_then(read_duration);
-    found.ok_or_else(|| io::Error::other(format!("{path} is no duration")))
+    found.ok_or_else(|| io::Error::other(format!("`{path}` must be a duration such as \"30s\"")))
 }
 
 /// Returns the section of that name, and creates it if it is missing.

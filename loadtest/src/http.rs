@@ -124,7 +124,9 @@ impl Connection {
         let line = self.line()?;
         let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
         let status = status.and_then(|code| code.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other(format!("no status: {line:?}")))?;
+        let status = status.ok_or_else(|| {
+            io::Error::other(format!("the response has no status line: {line:?}"))
+        })?;
         let (mut length, mut is_chunked, mut closes) = (0, false, false);
         loop {
             let line = self.line()?.to_ascii_lowercase();

@@ -7,8 +7,7 @@ const LATENCY_MAX: u64 = 600_000_000_000;
 
 /// Returns an empty histogram.
 pub fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(1_000, LATENCY_MAX, 3)
-        .expect("the bounds are in order and three digits are allowed")
+    Histogram::new_with_bounds(1_000, LATENCY_MAX, 3).expect("the bounds are valid")
 }
 
 /// Returns the histogram of some latencies.

@@ -107,18 +107,18 @@ pub fn parse(text: &[u8]) -> Option<(ServerMessage<'_>, usize)> {
         let end = start + length + 2;
         return (end <= text.len()).then_some((ServerMessage::Message(payload), end));
     }
-    let said = match line {
+    let received = match line {
         b"PING" => ServerMessage::Ping,
         b"PONG" => ServerMessage::Pong,
         _ if line.starts_with(b"-ERR") => ServerMessage::Error(line),
         _ => ServerMessage::Other,
     };
-    Some((said, start))
+    Some((received, start))
 }
 
 /// Returns an error of the server as an I/O error.
 pub fn server_error(error: &[u8]) -> io::Error {
-    io::Error::other(format!("the server said {}", String::from_utf8_lossy(error)))
+    io::Error::other(format!("the server sent {}", String::from_utf8_lossy(error)))
 }
 
 #[cfg(test)]
@@ -126,22 +126,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_says_is_whole_or_not_there() {
+    fn a_message_is_complete_or_not_parsed() {
         let text = b"INFO {}\r\nPONG\r\nMSG ticks 1 5\r\na\r\nbc\r\nPING\r\n-ERR 'no'\r\n";
         for cut in 0..=text.len() {
-            let (mut at, mut said) = (0, Vec::new());
+            let (mut at, mut received) = (0, Vec::new());
             while let Some((what, length)) = parse(&text[at..cut]) {
-                said.push(what);
+                received.push(what);
                 at += length;
             }
             while let Some((what, length)) = parse(&text[at..]) {
-                said.push(what);
+                received.push(what);
                 at += length;
             }
             let (message, error) =
                 (ServerMessage::Message(b"a\r\nbc"), ServerMessage::Error(b"-ERR 'no'"));
             assert_eq!(
-                said,
+                received,
                 [ServerMessage::Other, ServerMessage::Pong, message, ServerMessage::Ping, error],
                 "cut at {cut}"
             );

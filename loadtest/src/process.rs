@@ -37,7 +37,7 @@ impl Process {
     /// `NotFound` if the program is not installed. Any other kind if it exits or
     /// prints no address within 10 seconds.
     pub fn start(command: &[String], output: &Path) -> io::Result<Process> {
-        Process::run(command, output, |said| said.lines().find_map(listen))
+        Process::run(command, output, |output| output.lines().find_map(listen))
     }
 
     /// Runs `command` and waits until it accepts connections at `address`. For
@@ -57,7 +57,9 @@ impl Process {
         output: &Path,
         serves: impl Fn(&str) -> Option<(SocketAddr, Option<SocketAddr>)>,
     ) -> io::Result<Process> {
-        let program = command.first().ok_or_else(|| io::Error::other("the command is empty"))?;
+        let program = command
+            .first()
+            .ok_or_else(|| io::Error::other("a target's `command` must not be empty"))?;
         let file = File::create(output)?;
         let mut child = program::command(program)?
             .args(&command[1..])
@@ -69,9 +71,9 @@ impl Process {
         loop {
             // From here on, no error may leave this function before the child
             // is killed.
-            let said = fs::read(output).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said);
-            if let Some((address, admin)) = serves(&said) {
+            let output = fs::read(output).unwrap_or_default();
+            let output = String::from_utf8_lossy(&output);
+            if let Some((address, admin)) = serves(&output) {
                 return Ok(Process { child, address, admin });
             }
             let ended = child.try_wait();
@@ -84,7 +86,7 @@ impl Process {
                     Err(error) => error.to_string(),
                 };
                 return Err(io::Error::other(format!(
-                    "`{program}` does not serve: {status}: {said}"
+                    "`{program}` does not serve: {status}: {output}"
                 )));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -139,7 +141,7 @@ impl Drop for Process {
 
 fn id(process: u32) -> io::Result<Pid> {
     let id = i32::try_from(process).ok().and_then(Pid::from_raw);
-    id.ok_or_else(|| io::Error::other("the process has no id"))
+    id.ok_or_else(|| io::Error::other("the process id is out of range"))
 }
 
 /// Returns a process and all its descendants, the process itself first.

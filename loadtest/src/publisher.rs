@@ -78,7 +78,7 @@ impl PublishPlan {
     /// If one cannot connect, or there are too many.
     pub fn start(&self) -> io::Result<Publishers> {
         if self.publishers > PUBLISHERS_MAX {
-            return Err(io::Error::other(format!("at most {PUBLISHERS_MAX} publishers")));
+            return Err(io::Error::other(format!("`publishers` must be at most {PUBLISHERS_MAX}")));
         }
         let stop = Arc::new(AtomicBool::new(false));
         // Dropped on an error, it stops the publishers started so far.
@@ -219,7 +219,7 @@ pub fn write_event(out: &mut Vec<u8>, stamp: EventStamp, bytes: usize, subject: 
     out.extend_from_slice(br#"{"type":"tick","#);
     if let Some(subject) = subject {
         write!(out, r#""subject":"s{}-{subject}","#, stamp.publisher)
-            .expect("a Vec takes every write");
+            .expect("writing to a Vec cannot fail");
     }
     out.extend_from_slice(br#""data":"#);
     stamp.write(out, bytes);
@@ -234,7 +234,7 @@ pub fn expect_success(response: Response) -> io::Result<String> {
     let Response { status, body, .. } = response;
     let failed = body.contains(r#""failed":"#) && !body.contains(r#""failed":0}"#);
     if failed || !(200..300).contains(&status) {
-        return Err(io::Error::other(format!("{status}: {body}")));
+        return Err(io::Error::other(format!("the request failed with status {status}: {body}")));
     }
     Ok(body)
 }

@@ -20,7 +20,9 @@ pub fn lock() -> io::Result<File> {
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(io::Error::other("another loadtest runs here; wait for its end"));
+            return Err(io::Error::other(
+                "another loadtest is running in this folder; wait until it ends",
+            ));
         }
         Err(TryLockError::Error(error)) => return Err(error),
     }

@@ -11,7 +11,7 @@ const FOLDER: &str = "loadtest/scenarios";
 /// If the folder is missing. Runs start in the top folder of the project.
 pub fn names() -> io::Result<Vec<String>> {
     let entries = std::fs::read_dir(FOLDER).map_err(|error| {
-        let hint = "run it in the project's folder";
+        let hint = "run loadtest in the top folder of the project";
         io::Error::new(error.kind(), format!("{FOLDER}: {error}; {hint}"))
     })?;
     let mut names = Vec::new();

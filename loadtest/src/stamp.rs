@@ -28,7 +28,7 @@ impl EventStamp {
         let start = out.len();
         let EventStamp { publisher, sequence, due } = self;
         write!(out, r#"{{"w":{publisher},"s":{sequence},"t":{due},"p":""#)
-            .expect("a Vec takes every write");
+            .expect("writing to a Vec cannot fail");
         let end = start + bytes.saturating_sub(2);
         out.resize(end.max(out.len()), b'x');
         out.extend_from_slice(b"\"}");

@@ -357,8 +357,8 @@ fn messages(
     now: u64,
 ) -> io::Result<(usize, usize)> {
     let (mut taken, mut pongs) = (0, 0);
-    while let Some((said, length)) = nats::parse(&text[taken..]) {
-        match said {
+    while let Some((received, length)) = nats::parse(&text[taken..]) {
+        match received {
             ServerMessage::Message(payload) => stats.record(progress, payload, now),
             ServerMessage::Pong => pongs += 1,
             ServerMessage::Ping => socket.write_all(&framing::control(2, b"PONG\r\n"))?,
@@ -407,7 +407,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_may_end_behind_what_was_looked_at() {
+    fn an_event_may_end_after_the_part_searched_before() {
         let text = b"event: data\ndata:[{\"w\":0,\"s\":0,\"t\":0}]\n\nevent";
         let end = text.len() - "event".len();
         for from in [0, end - 2, end - 1] {
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_whole_ones() {
+    fn only_complete_events_are_checked() {
         let text = b"retry: 1\nevent: stream-open\ndata: {}\n\nid: a-1\ndata: {\"w\":0,\"s\":0,\"t\":0}\n\nid: a";
         let (mut progress, mut stats) = (SubscriberProgress::default(), DeliveryStats::new());
         let taken = events(Protocol::Sse, text, 0, &mut progress, &mut stats, 1);

@@ -66,7 +66,9 @@ impl SubscriberPool {
         mut ask: impl FnMut(usize) -> io::Result<Subscriber>,
     ) -> io::Result<SubscriberPool> {
         if count > SUBSCRIBERS_MAX {
-            return Err(io::Error::other(format!("at most {SUBSCRIBERS_MAX} subscribers")));
+            return Err(io::Error::other(format!(
+                "`subscribers` must be at most {SUBSCRIBERS_MAX}"
+            )));
         }
         let mut pool = SubscriberPool {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -81,7 +83,10 @@ impl SubscriberPool {
         let deadline = Instant::now() + OPEN_TIMEOUT;
         while pool.opened < count {
             if Instant::now() > deadline {
-                return Err(io::Error::other(format!("{} of {count} heads came", pool.opened)));
+                return Err(io::Error::other(format!(
+                    "only {} of {count} heads arrived in time",
+                    pool.opened
+                )));
             }
             let index = pool.subscribers.len();
             if index < count && index - pool.opened < opening_max {
@@ -196,7 +201,9 @@ pub fn stalled(subscription: &Subscription, count: usize) -> io::Result<Vec<TcpS
     let deadline = Instant::now() + OPEN_TIMEOUT;
     let ask = |index| {
         if Instant::now() > deadline {
-            return Err(io::Error::other(format!("{index} of {count} could connect in time")));
+            return Err(io::Error::other(format!(
+                "only {index} of {count} readers connected in time"
+            )));
         }
         subscription.connect(index, Some(STALLED_RECEIVE_BYTES))
     };

@@ -78,7 +78,7 @@ pub fn read(path: &Path) -> io::Result<BTreeMap<String, Target>> {
 /// If there is none.
 pub fn named(name: &str) -> io::Result<Target> {
     let found = read(Path::new("loadtest/targets.toml"))?.remove(name);
-    found.ok_or_else(|| io::Error::other(format!("targets.toml has no {name:?}")))
+    found.ok_or_else(|| io::Error::other(format!("loadtest/targets.toml has no target {name:?}")))
 }
 
 impl Target {
@@ -113,7 +113,8 @@ impl Target {
     /// If it does not serve. `NotFound` if it is not installed.
     pub fn start(&self) -> io::Result<RunningTarget> {
         if let Some(missing) = self.needs.iter().find(|path| !path.exists()) {
-            let what = format!("there is no {}", missing.display());
+            let what =
+                format!("{} is not installed; `make peers` installs the peers", missing.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, what));
         }
         let folder = run_dir::temporary()?;
@@ -186,8 +187,12 @@ impl RunningTarget {
             format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\n{JSON}Content-Length: 0\r\n\r\n");
         connection.write(request.as_bytes())?;
         let response = connection.response()?;
-        let refused =
-            || io::Error::other(format!("{path}: {}: {}", response.status, response.body));
+        let refused = || {
+            io::Error::other(format!(
+                "`PUT {path}` failed with status {}: {}",
+                response.status, response.body
+            ))
+        };
         response.is_success().then_some(()).ok_or_else(refused)
     }
 
@@ -220,7 +225,8 @@ impl RunningTarget {
         let others = [Protocol::Sse, Protocol::Ndjson, Protocol::Ws];
         let find = |protocol| Some((protocol, self.target.path(protocol)?.clone()));
         let found = [protocol].into_iter().chain(others).find_map(find);
-        let found = found.ok_or_else(|| io::Error::other("the target has no path of events"));
+        let found = found
+            .ok_or_else(|| io::Error::other("the target has none of `sse`, `ndjson` and `ws`"));
         let (protocol, path) = found?;
         let is_nats = protocol == Protocol::Ws && self.target.dialect == Dialect::Nats;
         let protocol = if is_nats { Protocol::Nats } else { protocol };

@@ -87,9 +87,11 @@ impl Batches<'_> {
             }
             body.extend_from_slice(self.format.end());
             let response = connection.post(self.path, self.format.fields(), &body)?;
-            let said = publisher::expect_success(response)?;
-            if !self.format.is_whole(&said, count) {
-                return Err(io::Error::other(format!("of {count} lines: {said}")));
+            let received = publisher::expect_success(response)?;
+            if !self.format.is_whole(&received, count) {
+                return Err(io::Error::other(format!(
+                    "the server did not write all {count} lines: {received}"
+                )));
             }
         }
     }
@@ -122,9 +124,9 @@ impl BatchFormat {
         }
     }
 
-    fn is_whole(self, said: &str, count: u64) -> bool {
+    fn is_whole(self, received: &str, count: u64) -> bool {
         match self {
-            BatchFormat::Ndjson => said.contains(&format!("\"written\":{count},")),
+            BatchFormat::Ndjson => received.contains(&format!("\"written\":{count},")),
             BatchFormat::Array => true,
         }
     }

@@ -49,7 +49,9 @@ pub fn read_lines(
         }
         let read = socket.read(&mut bytes)?;
         if read == 0 {
-            return Err(io::Error::other(format!("{path} was cut after {total} bytes")));
+            return Err(io::Error::other(format!(
+                "the response to {path} was cut after {total} bytes"
+            )));
         }
         chunks.decode(&bytes[..read], &mut text);
     }
@@ -67,8 +69,8 @@ fn head(socket: &mut TcpStream, bytes: &mut [u8], text: &mut Vec<u8>) -> io::Res
                     .or(memmem::find(&head[..end], b"RANSFER-"))
                     .is_some();
             if !is_taken {
-                let said = String::from_utf8_lossy(&head).into_owned();
-                return Err(io::Error::other(format!("the server answered {said:?}")));
+                let received = String::from_utf8_lossy(&head).into_owned();
+                return Err(io::Error::other(format!("the server answered {received:?}")));
             }
             let mut chunks = ChunkDecoder::START;
             chunks.decode(&head[end + 4..], text);

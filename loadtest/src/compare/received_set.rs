@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_repeated_or_foreign_is_a_fault() {
+    fn a_missing_repeated_or_foreign_number_is_a_fault() {
         let check = |numbers: &[u64], expected| {
             let mut received = ReceivedSet::new(100..170);
             for &number in numbers {

@@ -117,22 +117,22 @@ fn resume(address: SocketAddr, number: u64, start: &str) -> io::Result<Duration>
     );
     let begun = Instant::now();
     socket.write_all(request.as_bytes())?;
-    let (mut bytes, mut said) = (vec![0; 16 * 1024], Vec::new());
+    let (mut bytes, mut received) = (vec![0; 16 * 1024], Vec::new());
     let mut took = None;
     loop {
         let read = socket.read(&mut bytes)?;
-        said.extend_from_slice(&bytes[..read]);
-        if let Some(at) = memmem::find(&said, b"event: order-") {
+        received.extend_from_slice(&bytes[..read]);
+        if let Some(at) = memmem::find(&received, b"event: order-") {
             let took = *took.get_or_insert_with(|| begun.elapsed());
-            if let Some(end) = memmem::find(&said[at..], b"\n\n") {
-                let event = String::from_utf8_lossy(&said[at..at + end]).into_owned();
+            if let Some(end) = memmem::find(&received[at..], b"\n\n") {
+                let event = String::from_utf8_lossy(&received[at..at + end]).into_owned();
                 let is_due = event.starts_with("event: order-touched\n")
                     && event.contains(&format!("\"orderId\":\"r{number}\""));
                 return if is_due { Ok(took) } else { Err(io::Error::other(event)) };
             }
         }
         if read == 0 {
-            return Err(io::Error::other(String::from_utf8_lossy(&said).into_owned()));
+            return Err(io::Error::other(String::from_utf8_lossy(&received).into_owned()));
         }
     }
 }

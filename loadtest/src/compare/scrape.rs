@@ -97,7 +97,8 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<(Table, Ratios)> {
                 if gateway.name == "gateway" {
                     p99[scraped].push(figures[P99]);
                 }
-                table.add(&rows[scraped], Some(&rows[0]), figures, faults);
+                let base = (scraped == 1).then_some(rows[0].as_str());
+                table.add(&rows[scraped], base, figures, faults);
             }
         }
     }

@@ -76,7 +76,7 @@ struct SubscribedGateway {
 /// If a gateway cannot be started, or refuses a request.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
     if settings.publishers > PUBLISHERS_MAX {
-        return Err(io::Error::other(format!("at most {PUBLISHERS_MAX} publishers")));
+        return Err(io::Error::other(format!("`publishers` must be at most {PUBLISHERS_MAX}")));
     }
     let name = |build: &str, sockets| format!("{build}, {} resources", sockets * settings.each);
     let mut table = Table::new(COLUMNS, "few", "lost, repeated, gaps, cut");
@@ -126,7 +126,9 @@ impl Settings {
         }
         if !pool.read_until(SUBSCRIBE_TIMEOUT, |pool| pool.stats.answers >= resources)? {
             let answers = pool.stats.answers;
-            return Err(io::Error::other(format!("{answers} of {resources} were subscribed")));
+            return Err(io::Error::other(format!(
+                "only {answers} of {resources} subscriptions were answered"
+            )));
         }
         usage::wait_until_idle(gateway.meter())?;
         Ok(SubscribedGateway { name, gateway, pool, resources })
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_reaches_everybody() {
+    fn random_numbers_are_spread_evenly() {
         let mut met = [0_u32; 100];
         (0..10_000).for_each(|number| met[(scattered(number) % 100) as usize] += 1);
         assert!(met.iter().all(|&count| count > 50), "{met:?}");

@@ -32,7 +32,9 @@ pub fn wait_until_idle(mut meter: Meter) -> io::Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            eprintln!("  not at rest after {REST_TIMEOUT:?}: what it still does is measured too");
+            eprintln!(
+                "  the server is not idle after {REST_TIMEOUT:?}; its background work is measured too"
+            );
             return Ok(());
         }
         before = now;

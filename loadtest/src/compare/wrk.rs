@@ -59,8 +59,9 @@ impl RequestLoad<'_> {
         if let Some(script) = self.script {
             command.arg("--script").arg(script);
         }
-        let said = output("wrk", command.arg(self.url()))?;
-        read_wrk(&said).ok_or_else(|| io::Error::other(format!("wrk: {said}")))
+        let output = output("wrk", command.arg(self.url()))?;
+        read_wrk(&output)
+            .ok_or_else(|| io::Error::other(format!("cannot parse the output of wrk: {output}")))
     }
 
     /// Sends the requests with oha. `None` if oha is not installed.
@@ -75,8 +76,9 @@ impl RequestLoad<'_> {
         command.args(["--no-tui", "--output-format", "json"]);
         command.arg("-c").arg(self.connections.to_string());
         command.arg("-z").arg(format!("{}s", self.time.as_secs().max(1))).arg(self.url());
-        let said = output("oha", &mut command)?;
-        let read = read_oha(&said).ok_or_else(|| io::Error::other(format!("oha: {said}")))?;
+        let output = output("oha", &mut command)?;
+        let read = read_oha(&output)
+            .ok_or_else(|| io::Error::other(format!("cannot parse the output of oha: {output}")))?;
         Ok(Some(read))
     }
 
@@ -113,10 +115,10 @@ fn output(tool: &str, command: &mut Command) -> io::Result<String> {
     }))
 }
 
-fn read_wrk(said: &str) -> Option<RequestStats> {
-    let after = |word: &str| said.lines().find_map(|line| line.trim().strip_prefix(word));
+fn read_wrk(output: &str) -> Option<RequestStats> {
+    let after = |word: &str| output.lines().find_map(|line| line.trim().strip_prefix(word));
     let count =
-        said.lines().find_map(|line| line.split_once(" requests in ")?.0.trim().parse().ok());
+        output.lines().find_map(|line| line.split_once(" requests in ")?.0.trim().parse().ok());
     let errors = after("Socket errors:").unwrap_or_default();
     let refused = after("Non-2xx or 3xx responses:").unwrap_or("0");
     let numbers = |text: &str| {
@@ -146,20 +148,20 @@ fn ms(text: &str) -> Option<f64> {
     }
 }
 
-fn read_oha(said: &str) -> Option<RequestStats> {
-    let said: Value = serde_json::from_str(said).ok()?;
+fn read_oha(output: &str) -> Option<RequestStats> {
+    let output: Value = serde_json::from_str(output).ok()?;
     let counts = |name: &str| {
-        let counts = said.get(name).and_then(Value::as_object);
+        let counts = output.get(name).and_then(Value::as_object);
         counts.into_iter().flatten().filter_map(|(key, n)| Some((key.clone(), n.as_u64()?)))
     };
     let count = counts("statusCodeDistribution").map(|(_, n)| n).sum();
     let refused = counts("statusCodeDistribution").filter(|(code, _)| !code.starts_with('2'));
     // Requests under way at the end of the time are no failure of the server.
     let cut = counts("errorDistribution").filter(|(error, _)| !error.contains("deadline"));
-    let quantile = |name: &str| said.get("latencyPercentiles")?.get(name)?.as_f64();
+    let quantile = |name: &str| output.get("latencyPercentiles")?.get(name)?.as_f64();
     Some(RequestStats {
         count,
-        rate: said.get("summary")?.get("requestsPerSec")?.as_f64()?,
+        rate: output.get("summary")?.get("requestsPerSec")?.as_f64()?,
         p50: quantile("p50")? * 1e3,
         p99: quantile("p99")? * 1e3,
         failed: refused.chain(cut).map(|(_, n)| n).sum(),
@@ -207,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn what_wrk_says_is_read() {
-        let said = "RunningTarget 5s test @ http://127.0.0.1:8080/\n  1 threads and 64 connections\n  \
+    fn the_output_of_wrk_is_parsed() {
+        let output = "RunningTarget 5s test @ http://127.0.0.1:8080/\n  1 threads and 64 connections\n  \
             Thread Stats   Avg      Stdev     Max   +/- Stdev\n    Latency   1.04ms  1.10ms\n  \
             Latency Distribution\n     50%  850.00us\n     75%    1.21ms\n     90%    2.01ms\n     \
             99%    1.30s \n  326115 requests in 5.10s, 74.64MB read\n  \
@@ -216,17 +218,17 @@ mod tests {
             Non-2xx or 3xx responses: 4\nRequests/sec:  63946.04\nTransfer/sec:     14.64MB\n";
         let (p50, p99) = (0.85, 1300.0);
         let expected = RequestStats { count: 326_115, rate: 63_946.04, p50, p99, failed: 10 };
-        assert_eq!(read_wrk(said), Some(expected));
+        assert_eq!(read_wrk(output), Some(expected));
         assert_eq!(read_wrk("unable to connect"), None);
     }
 
     #[test]
-    fn what_oha_says_is_read() {
-        let said = r#"{"summary":{"successRate":1.0,"requestsPerSec":5000.5},
+    fn the_output_of_oha_is_parsed() {
+        let output = r#"{"summary":{"successRate":1.0,"requestsPerSec":5000.5},
             "latencyPercentiles":{"p50":0.001,"p99":0.0125},
             "statusCodeDistribution":{"200":24998,"500":2},
             "errorDistribution":{"aborted due to deadline":64,"connection reset":1}}"#;
         let expected = RequestStats { count: 25_000, rate: 5000.5, p50: 1.0, p99: 12.5, failed: 3 };
-        assert_eq!(read_oha(said), Some(expected));
+        assert_eq!(read_oha(output), Some(expected));
     }
 }

@@ -72,8 +72,9 @@ impl Targets {
         let (mut all, mut missing, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for name in known {
             let target = targets.get(name);
-            let target =
-                target.ok_or_else(|| io::Error::other(format!("targets.toml has no {name:?}")))?;
+            let target = target.ok_or_else(|| {
+                io::Error::other(format!("loadtest/targets.toml has no target {name:?}"))
+            })?;
             let is_wanted = if options.targets.is_empty() {
                 options.beside.is_none() || [GATEWAY, BASELINE].contains(&name.as_str())
             } else {

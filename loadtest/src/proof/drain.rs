@@ -1,5 +1,5 @@
 //! The drain of a gateway with thousands of streams and with writes in flight.
-//! Every stream is told the reason, the closes are spread over time, no
+//! Every stream is closed the reason, the closes are spread over time, no
 //! acknowledged event is lost, and every request is answered.
 
 use std::io;
@@ -71,7 +71,7 @@ const AUDIT_MAX: Duration = Duration::from_mins(1);
 /// If the proof cannot be carried to its end.
 pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     if settings.publishers > BATCH {
-        return Err(io::Error::other(format!("at most {BATCH} publishers")));
+        return Err(io::Error::other(format!("`publishers` must be at most {BATCH}")));
     }
     let drain = gateway_config::duration(config, "server.drain")?;
     let mut gateway = Gateway::start(config)?;
@@ -101,26 +101,31 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     // Reads what the kernel still holds of the last streams.
     pool.read_until(Duration::from_secs(1), |pool| pool.ended() == pool.subscribers().len())?;
     let (status, took) = ended.ok_or_else(|| {
-        io::Error::other(format!("it has not ended {} s after the signal", limit.as_secs()))
+        io::Error::other(format!("the gateway has not ended {} s after SIGTERM", limit.as_secs()))
     })?;
     let mut report = ProofReport::new();
-    told(&pool, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut report);
+    check_closes(&pool, signalled, drain.mul_f64(SPREAD), settings.uneven_max, &mut report);
     let code = status.code().map_or("a signal".to_owned(), |code| code.to_string());
     report.check("exit code", code, "0", status.success());
     let bound = drain + LATE_MAX;
-    report.at_most("from the signal to the end", took.as_secs_f64(), bound.as_secs_f64(), "s");
+    report.at_most(
+        "from SIGTERM to the end of the process",
+        took.as_secs_f64(),
+        bound.as_secs_f64(),
+        "s",
+    );
     let feeds = feeds.into_iter().map(FeedHandle::finish).collect::<io::Result<Vec<_>>>()?;
     let batched = batch.finish();
     gateway.restart()?;
     let ended = signalled + took.as_nanos() as u64;
-    answered(&feeds, &batched, ended, &mut report);
+    check_responses(&feeds, &batched, ended, &mut report);
     audit(&gateway, &feeds, &batched, &mut report)?;
     Ok(report)
 }
 
-/// Checks whether every stream was told the reason, with its position, and
+/// Checks whether every stream was closed the reason, with its position, and
 /// when.
-fn told(
+fn check_closes(
     pool: &SubscriberPool,
     signalled: u64,
     spread: Duration,
@@ -133,14 +138,14 @@ fn told(
     for protocol in PROTOCOLS {
         let of: Vec<&Subscriber> =
             streams.iter().filter(|stream| stream.protocol() == protocol).collect();
-        let is_told = |stream: &&&Subscriber| is_told(stream);
-        let told = of.iter().filter(is_told).count();
+        let is_closed_properly = |stream: &&&Subscriber| is_closed_properly(stream);
+        let closed = of.iter().filter(is_closed_properly).count();
         let how = match protocol {
             Protocol::Ws | Protocol::Nats => "the close code 1012",
             Protocol::Sse | Protocol::Ndjson => "`stream-close`, reason draining, and a whole end",
         };
-        let what = format!("{} streams that got {how}", protocol.label());
-        report.exactly(what, told as u64, of.len() as u64);
+        let what = format!("{} streams that received {how}", protocol.label());
+        report.exactly(what, closed as u64, of.len() as u64);
         let after = |stream: &&Subscriber| {
             let at = stream.progress().end.at;
             (at > 0).then(|| at.saturating_sub(signalled) as f64 / 1e9)
@@ -157,9 +162,9 @@ fn told(
     all.sort_by(f64::total_cmp);
     let last = all.last().copied().unwrap_or(0.0);
     let bound = (spread + LATE_MAX).as_secs_f64();
-    report.at_most("the last of them was told after", last, bound, "s");
+    report.at_most("last close after", last, bound, "s");
     report.at_most(
-        format!("farthest from an even spread over {} s", short(spread.as_secs_f64())),
+        format!("largest deviation from an even spread over {} s", short(spread.as_secs_f64())),
         uneven(&all, spread.as_secs_f64()),
         uneven_max,
         "",
@@ -169,16 +174,16 @@ fn told(
         progress.end.position != Some(progress.offset())
     };
     let elsewhere = streams.iter().filter(elsewhere).count();
-    report.exactly("streams whose last position was not their last event", elsewhere as u64, 0);
+    report.exactly("streams whose closing position is not their last event", elsewhere as u64, 0);
     let faults: u64 = pool.stats.faults()[..4].iter().sum();
     report.exactly("events lost, repeated or out of order on a stream, gaps", faults, 0);
     report.table(
-        &["told after, s", "streams", "first", "10 %", "25 %", "50 %", "75 %", "90 %", "last"],
+        &["closed after, s", "streams", "first", "10 %", "25 %", "50 %", "75 %", "90 %", "last"],
         &rows,
     );
 }
 
-fn is_told(stream: &Subscriber) -> bool {
+fn is_closed_properly(stream: &Subscriber) -> bool {
     let end = &stream.progress().end;
     match stream.protocol() {
         Protocol::Ws | Protocol::Nats => end.code == Some(1012),
@@ -220,36 +225,41 @@ fn audit(
     pool.read_until(Duration::from_millis(500), |_| false)?;
     let progress = pool.subscribers()[0].progress().clone();
     let stats = pool.close(&acknowledged);
-    let what = format!("acknowledged events, of {expected}, that are lost or twice in the log");
+    let what = format!("of {expected} acknowledged events, lost or repeated in the log");
     report.exactly(what, stats.lost + stats.repeated + stats.disordered, 0);
     let unanswered: u64 =
         (0..acknowledged.len()).map(|p| progress.of(p).saturating_sub(acknowledged[p])).sum();
-    report.exactly("events in the log whose request was not answered", unanswered, 0);
+    report.exactly("events in the log without a response", unanswered, 0);
     Ok(())
 }
 
 /// Checks whether every request was answered.
-fn answered(feeds: &[FeedResult], batched: &io::Result<u64>, ended: u64, report: &mut ProofReport) {
+fn check_responses(
+    feeds: &[FeedResult],
+    batched: &io::Result<u64>,
+    ended: u64,
+    report: &mut ProofReport,
+) {
     let count = |is: &dyn Fn(&FeedEnd, u64) -> bool| {
         let is = |result: &&FeedResult| result.end.as_ref().is_some_and(|(end, at)| is(end, *at));
         feeds.iter().filter(is).count() as u64
     };
-    report.exactly("answers that broke off", count(&|end, _| *end == FeedEnd::Broken), 0);
+    report.exactly("responses that broke off", count(&|end, _| *end == FeedEnd::Broken), 0);
     let refused = count(&|end, _| matches!(end, FeedEnd::Refused(_)));
     report.exactly("requests refused", refused, 0);
     // Connections that the kernel had accepted and the process had not are cut
     // when the process ends. The gateway cannot prevent that.
     let is_early = |at: u64| at + LAST_MOMENT.as_nanos() as u64 <= ended;
     report.exactly(
-        format!("new connections cut unread, but for the last {} ms", LAST_MOMENT.as_millis()),
+        format!("new connections cut unread, except in the last {} ms", LAST_MOMENT.as_millis()),
         count(&|end, at| *end == FeedEnd::Unanswered && is_early(at)),
         0,
     );
-    let (said, is_whole) = match batched {
-        Ok(lines) => (format!("{lines} lines, all answered"), true),
+    let (received, is_whole) = match batched {
+        Ok(lines) => (format!("{lines} lines, each answered"), true),
         Err(error) => (error.to_string(), false),
     };
-    report.check("the batch that was under way", said, "every line answered", is_whole);
+    report.check("the batch in flight", received, "every line answered", is_whole);
 }
 
 /// A batch that is sent line by line until `end`.
@@ -304,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_even_spread_is_told_from_a_burst() {
+    fn an_even_spread_differs_from_a_burst() {
         let check = |values: &[f64], least: f64, most: f64| {
             let found = uneven(values, 10.0);
             assert!((least..=most).contains(&found), "{values:?}: {found}");

@@ -102,7 +102,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let mut buffers = ReadBuffers::of(settings.step_bytes());
     while !publishers.is_done() {
         if begun.elapsed() > PUBLISHING_MAX {
-            return Err(io::Error::other("the publishers were not done in time"));
+            return Err(io::Error::other("the publishers did not finish in time"));
         }
         for reader in &mut readers {
             reader.read(&mut buffers)?;
@@ -190,17 +190,21 @@ fn judge(
     let [_, repeated, disordered, _, _] = reader.stats.faults();
     let named = |what: &str| format!("`{policy}`: {what}");
     report.exactly(named("repeated or out of order"), repeated + disordered, 0);
-    report.exactly(named("last id is the head"), reader.subscriber.progress().offset(), head);
+    report.exactly(
+        named("last id, which must be the head"),
+        reader.subscriber.progress().offset(),
+        head,
+    );
     match policy.as_str() {
         "log" | "disconnect" => {
             report.exactly(named("received"), received, events);
-            report.exactly(named("told or counted as dropped"), told + dropped, 0);
+            report.exactly(named("reported or counted as dropped"), told + dropped, 0);
         }
         _ => {
-            report.exactly(named("received and told"), received + told, events);
-            report.exactly(named("counted by the metric, as told"), dropped, told);
+            report.exactly(named("received, and reported as dropped"), received + told, events);
+            report.exactly(named("dropped by the metric, as reported"), dropped, told);
             report.check(
-                named("dropped at all: the reader was slow"),
+                named("dropped, since the reader was slow"),
                 told.to_string(),
                 "> 0",
                 told > 0,
@@ -210,7 +214,7 @@ fn judge(
     if policy == "conflate" {
         let subjects = settings.subjects / settings.publishers as u64;
         let missing = newest_missing(reader.stats.stamps.as_deref(), totals, subjects);
-        report.exactly(named("subjects whose newest event did not come"), missing, 0);
+        report.exactly(named("subjects whose newest event is missing"), missing, 0);
     }
     if policy == "disconnect" {
         let ended = reader.ended.as_deref().unwrap_or("nothing");

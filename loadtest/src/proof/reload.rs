@@ -74,14 +74,14 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let (mut faults, begun) = (Deviations::default(), Instant::now());
     for number in 1..=settings.reloads {
         pool.read_until(pause, |_| false)?;
-        let (table, expected) = reload_files::good(config, number);
-        let name = format!("good file {number}");
+        let (table, expected) = reload_files::valid_file(config, number);
+        let name = format!("valid file {number}");
         let is_valid = reload(&gateway, &mut pool, &reload_files::text(&table), "applied")
             .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
         faults.note(&gateway, &name, &expected, is_valid)?;
         pool.read_until(pause, |_| false)?;
         let fault = &FAULTS[(number - 1) % FAULTS.len()];
-        let file = reload_files::faulty(config, number + 1, fault);
+        let file = reload_files::faulty_file(config, number + 1, fault);
         let is_valid = reload(&gateway, &mut pool, &file, "faulty")
             .map_err(|error| io::Error::other(format!("{}: {error}", fault.name)))?;
         faults.note(&gateway, fault.name, &expected, is_valid)?;
@@ -94,7 +94,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let mut report = ProofReport::new();
     report.exactly("streams that ended", pool.ended() as u64, 0);
     let [lost, repeated, disordered, gaps, _] = pool.close(&totals).faults();
-    let what = format!("of {expected} deliveries lost, repeated, out of order, told as gaps");
+    let what = format!("of {expected} deliveries lost, repeated, out of order, or in gaps");
     report.exactly(what, lost + repeated + disordered + gaps, 0);
     for result in ["applied", "faulty"] {
         let what = format!("files counted as {result}");
@@ -129,10 +129,10 @@ fn reload(
     let before = counted(gateway, result)?;
     gateway.signal(Signal::HUP)?;
     let mut read = None;
-    let mut looked = Instant::now();
+    let mut checked_at = Instant::now();
     pool.read_until(RELOAD_MAX, |_| {
-        if looked.elapsed() > Duration::from_millis(20) {
-            looked = Instant::now();
+        if checked_at.elapsed() > Duration::from_millis(20) {
+            checked_at = Instant::now();
             read = Some(counted(gateway, result));
         }
         matches!(read, Some(Ok(now)) if now > before)
@@ -141,7 +141,7 @@ fn reload(
         Some(Ok(now)) if now > before => Ok(is_valid == (result == "applied")),
         Some(Err(error)) => Err(error),
         _ => Err(io::Error::other(format!(
-            "no {RELOADS}{{result=\"{result}\"}} more within {} s of SIGHUP; its last line: {}",
+            "{RELOADS}{{result=\"{result}\"}} did not rise within {} s of SIGHUP; the gateway's last line: {}",
             RELOAD_MAX.as_secs(),
             gateway.last_log_line()?
         ))),
@@ -189,13 +189,13 @@ impl Deviations {
 
     fn judge(&self, files: usize, report: &mut ProofReport) {
         for (what, faults) in [
-            ("after which another body limit held than the last good file's", &self.limits),
-            ("after which another `retry` was sent", &self.ranges),
+            ("after which the body limit was not that of the last valid file", &self.limits),
+            ("after which `retry` was not in the range of the last valid file", &self.ranges),
             (
-                "after which a new collection did not serve, or one of a faulty file did",
+                "after which a new collection was missing, or one of a faulty file existed",
                 &self.collections,
             ),
-            ("of which `streamgate check` says otherwise", &self.unchecked),
+            ("for which `streamgate check` disagrees", &self.unchecked),
         ] {
             let found = match faults.as_slice() {
                 [] => "0".to_owned(),
@@ -226,5 +226,5 @@ fn retry(gateway: &Gateway) -> io::Result<u64> {
             return pause.parse().map_err(io::Error::other);
         }
     }
-    Err(io::Error::other("the stream has no retry"))
+    Err(io::Error::other("the stream sent no `retry`"))
 }

@@ -29,7 +29,7 @@ pub fn extra(number: usize) -> String {
 pub const GHOST: &str = "ghost";
 
 /// Returns the valid file of that number, from 1, and what it sets.
-pub fn good(base: &Table, number: usize) -> (Table, ExpectedState) {
+pub fn valid_file(base: &Table, number: usize) -> (Table, ExpectedState) {
     let mut table = base.clone();
     let body_bytes = BODY_BYTES[number % BODY_BYTES.len()];
     // Settings that are in use during the reload.
@@ -49,8 +49,8 @@ pub fn good(base: &Table, number: usize) -> (Table, ExpectedState) {
 
 /// Returns the next valid file with one of the [`FAULTS`]. A partial reload of
 /// it could be observed.
-pub fn faulty(base: &Table, number: usize, fault: &ConfigFault) -> Vec<u8> {
-    let (mut table, _) = good(base, number);
+pub fn faulty_file(base: &Table, number: usize, fault: &ConfigFault) -> Vec<u8> {
+    let (mut table, _) = valid_file(base, number);
     add(&mut table, "collections", &[("name", GHOST), ("resource", "thing")]);
     match fault.corruption {
         Corruption::Key(section, key, value) => {
@@ -157,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn good_files_grow_and_differ() {
-        let (first, expected) = good(&base(), 1);
+    fn valid_files_grow_and_differ() {
+        let (first, expected) = valid_file(&base(), 1);
         assert_eq!(
             (expected.body_bytes, expected.retry_ms, expected.extras),
             (64 * 1024, [1_000, 1_500], 1)
         );
-        let (second, expected) = good(&base(), 2);
+        let (second, expected) = valid_file(&base(), 2);
         assert_eq!((expected.body_bytes, expected.extras), (2 * 1024, 2));
         assert_eq!(second["collections"].as_array().unwrap().len(), 2);
         assert_ne!(first, second);
@@ -173,10 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_another_file_than_the_good_one() {
-        let good = text(&good(&base(), 3).0);
+    fn every_fault_is_another_file_than_the_valid_one() {
+        let good = text(&valid_file(&base(), 3).0);
         let mut files: Vec<Vec<u8>> =
-            FAULTS.iter().map(|fault| faulty(&base(), 3, fault)).collect();
+            FAULTS.iter().map(|fault| faulty_file(&base(), 3, fault)).collect();
         assert!(files.iter().all(|file| *file != good && file.len() > 100));
         files.sort();
         files.dedup();

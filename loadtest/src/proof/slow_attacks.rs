@@ -78,7 +78,7 @@ const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 const WATCH_MAX: Duration = Duration::from_secs(20);
 
 /// The time between two scrapes.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// The connection of the well-behaved client.
 const PROBE_CONNECTIONS: u64 = 1;
@@ -126,7 +126,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
         "attack",
         "flags",
         "ended by",
-        "good client alone: p50, p99, longest ms",
+        "well-behaved client alone: p50, p99, longest ms",
         "beside the tool",
         "during the attack",
     ];
@@ -194,7 +194,7 @@ fn watch(
         if begun.elapsed() > patience {
             return Ok((most, None));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(CHECK_EVERY);
     }
 }
 
@@ -219,8 +219,8 @@ fn judge(
         rounds.iter().map(|seen| seen.gone.map(|gone| gone.as_secs_f64())).collect();
     let gone = gone.map(|secs| secs.into_iter().fold(0.0, f64::max));
     to.check(
-        named("from the last arrival until all are gone"),
-        gone.map_or("they stay".to_owned(), |secs| format!("{} s", short(secs))),
+        named("from the last connect until all are closed"),
+        gone.map_or("still open".to_owned(), |secs| format!("{} s", short(secs))),
         format!("≤ {} s", short(bound)),
         gone.is_some_and(|secs| secs <= bound),
     );
@@ -228,12 +228,16 @@ fn judge(
     let during = median(rounds.iter().map(|seen| p99(seen, 2)));
     let times = median(rounds.iter().map(|seen| p99(seen, 2) / p99(seen, 1)));
     to.check(
-        named("the good client's p99, times that beside the tool"),
+        named("p99 of the well-behaved client, × beside the tool"),
         format!("{} ({} ms)", short(times), short(during)),
         format!("≤ {}, or {} ms", short(settings.p99_times_max), short(settings.p99_ms_free)),
         times <= settings.p99_times_max || during <= settings.p99_ms_free,
     );
-    to.exactly(named("its requests that failed"), rounds.iter().map(|s| s.failures).sum(), 0);
+    to.exactly(
+        named("failed requests of the well-behaved client"),
+        rounds.iter().map(|s| s.failures).sum(),
+        0,
+    );
 }
 
 /// Returns how many of an attack's connections must have been open at once.
@@ -335,7 +339,7 @@ impl ProbeClient {
                 match ask(&mut connection, address, &path) {
                     Ok(()) => result.answered.push((due, clock::now().saturating_sub(due))),
                     Err(error) => {
-                        eprintln!("  the good client: {error}");
+                        eprintln!("  the well-behaved client: {error}");
                         result.failures += 1;
                     }
                 }
@@ -349,7 +353,7 @@ impl ProbeClient {
     fn finish(mut self) -> io::Result<ProbeResult> {
         self.stop.store(true, Ordering::Relaxed);
         let done = self.thread.take().map_or_else(|| Ok(ProbeResult::default()), JoinHandle::join);
-        done.map_err(|_| io::Error::other("the good client panicked"))
+        done.map_err(|_| io::Error::other("the well-behaved client panicked"))
     }
 }
 
@@ -368,7 +372,7 @@ fn ask(connection: &mut Option<Connection>, address: SocketAddr, path: &str) -> 
     };
     let response = open.get(path)?;
     if !response.is_success() {
-        return Err(io::Error::other(format!("it was answered {}", response.status)));
+        return Err(io::Error::other(format!("the response has status {}", response.status)));
     }
     *connection = (!response.closes).then_some(open);
     Ok(())

@@ -65,7 +65,7 @@ const CATCH_UP_MAX: Duration = Duration::from_mins(2);
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// The time between two samples of memory.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 
 /// The receive buffer of a reader that reads again.
 const READING_BYTES: usize = 256 * 1024;
@@ -102,7 +102,7 @@ struct MemoryWatch {
     cpu: u64,
     rss: MemoryLevel,
     kernel: MemoryLevel,
-    looked: Instant,
+    sampled_at: Instant,
 }
 
 /// # Errors
@@ -167,7 +167,7 @@ fn warm_up(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
     let came = pool.read_until(CATCH_UP_MAX, |pool| pool.stats.deliveries >= expected)?;
     drop(pool);
     topic::await_streams(gateway, 0)?;
-    if came { Ok(()) } else { Err(io::Error::other("the warm-up did not come")) }
+    if came { Ok(()) } else { Err(io::Error::other("the warm-up was not delivered in time")) }
 }
 
 fn live(gateway: &Gateway) -> Subscription {
@@ -193,8 +193,8 @@ fn phase(
     publish(&fill, &mut pool, &mut watch)?;
     let deadline = Instant::now() + FILL_MAX;
     while !is_stalled(gateway.catching_up()?, stalled as u64, Instant::now() > deadline)? {
-        pool.read_until(LOOK_EVERY, |_| {
-            watch.look();
+        pool.read_until(SAMPLE_EVERY, |_| {
+            watch.sample();
             false
         })?;
     }
@@ -204,7 +204,7 @@ fn phase(
     is_stalled(gateway.catching_up()?, stalled as u64, true)?;
     let settled = Instant::now() + SETTLE;
     pool.read_until(SETTLE, |_| {
-        watch.look();
+        watch.sample();
         Instant::now() > settled
     })?;
     let cpu = watch.meter.cpu()? - watch.cpu;
@@ -236,15 +236,15 @@ fn publish(
     let expected = publish_plan.totals().iter().sum::<u64>() * pool.len() as u64;
     let publishers = publish_plan.start()?;
     let done = pool.read_until(CATCH_UP_MAX, |_| {
-        watch.look();
+        watch.sample();
         publishers.is_done()
     })?;
     if !done {
-        return Err(io::Error::other("the publishers were not done in time"));
+        return Err(io::Error::other("the publishers did not finish in time"));
     }
     publishers.finish()?;
     pool.read_until(CATCH_UP_MAX, |pool| {
-        watch.look();
+        watch.sample();
         pool.stats.deliveries >= expected
     })?;
     Ok(())
@@ -265,7 +265,8 @@ fn resume(
     let mut readers = readers.into_iter();
     let subscription = live(gateway);
     let mut pool = SubscriberPool::open_with(count, count, |index| {
-        let socket = readers.next().ok_or_else(|| io::Error::other("there are no more readers"))?;
+        let socket =
+            readers.next().ok_or_else(|| io::Error::other("fewer readers than expected"))?;
         SockRef::from(&socket).set_recv_buffer_size(READING_BYTES)?;
         let mut reader = Subscriber::new(socket, Protocol::Sse)?;
         if index.is_multiple_of(2) {
@@ -294,18 +295,18 @@ fn resume(
     let stats = pool.close(&totals);
     let faults = stats.faults().iter().zip(early.faults()).map(|(a, b)| a + b).collect::<Vec<_>>();
     report.exactly(
-        format!("events that {count} stalled readers got in the end, of {expected}"),
+        format!("events that {count} stalled readers received in the end, of {expected}"),
         deliveries,
         expected,
     );
     report.check(
-        "of these lost, repeated, out of order, told as gaps; streams cut",
+        "of these lost, repeated, out of order, in gaps; streams cut",
         faults.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
         "0 of each",
         faults.iter().all(|&fault| fault == 0),
     );
     report.check(
-        "until the last of them had caught up",
+        "until the last reader had caught up",
         format!("{} s", short(took.as_secs_f64())),
         format!("≤ {} s", CATCH_UP_MAX.as_secs()),
         took <= CATCH_UP_MAX,
@@ -316,7 +317,7 @@ fn resume(
 fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], report: &mut ProofReport) {
     let p99 = |phase: &Phase| latency::ms(&phase.stats.latency, 0.99);
     report.at_most(
-        "p99 of the live readers beside them once they stand still, times that without",
+        "p99 of the live readers beside stalled ones, × without",
         median(rounds.iter().map(|(without, beside)| p99(beside) / p99(without))),
         settings.p99_times_max,
         "",
@@ -352,7 +353,7 @@ fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], report: &mut ProofRe
         .flat_map(|(without, beside)| [without, beside])
         .map(|phase| phase.stats.faults().iter().sum::<u64>())
         .sum();
-    report.exactly("events that a live reader lost or got twice, gaps, cuts", faults, 0);
+    report.exactly("live readers: events lost or repeated, gaps, cuts", faults, 0);
     tabulate(rounds, report);
 }
 
@@ -396,14 +397,14 @@ impl MemoryWatch {
         let mut meter = gateway.meter();
         let level = |start| MemoryLevel { start, peak: start, settled: start };
         let (rss, kernel) = (level(meter.rss()?), level(kernel_bytes()?));
-        Ok(MemoryWatch { cpu: meter.cpu()?, meter, rss, kernel, looked: Instant::now() })
+        Ok(MemoryWatch { cpu: meter.cpu()?, meter, rss, kernel, sampled_at: Instant::now() })
     }
 
-    fn look(&mut self) {
-        if self.looked.elapsed() < LOOK_EVERY {
+    fn sample(&mut self) {
+        if self.sampled_at.elapsed() < SAMPLE_EVERY {
             return;
         }
-        self.looked = Instant::now();
+        self.sampled_at = Instant::now();
         if let (Ok(rss), Ok(kernel)) = (self.meter.rss(), kernel_bytes()) {
             for (level, now) in [(&mut self.rss, rss), (&mut self.kernel, kernel)] {
                 level.peak = level.peak.max(now);
@@ -422,7 +423,7 @@ impl MemoryWatch {
 /// ends of this proof's.
 fn kernel_bytes() -> io::Result<u64> {
     let pages = tcp_pages(&fs::read_to_string("/proc/net/sockstat")?);
-    let pages = pages.ok_or_else(|| io::Error::other("sockstat has no TCP mem"))?;
+    let pages = pages.ok_or_else(|| io::Error::other("/proc/net/sockstat has no `mem` of TCP"))?;
     Ok(pages * rustix::param::page_size() as u64)
 }
 

@@ -63,7 +63,7 @@ enum NodeEnd {
 const WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// The time between two checks whether all clients have caught up.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// The counter of encoded events, by form.
 const ENCODINGS: &str = "streamgate_encodings_total";
@@ -109,7 +109,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let mut progress = progress.into_iter().enumerate();
     let mut pool = SubscriberPool::open_with(settings.clients, settings.clients, |_| {
         let (index, progress) =
-            progress.next().ok_or_else(|| io::Error::other("no more clients"))?;
+            progress.next().ok_or_else(|| io::Error::other("fewer clients than expected"))?;
         subscription.resume(index, &epoch, progress)
     })?;
     let heads = clock::now();
@@ -123,7 +123,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let after = pool.close(&totals).faults();
     let times = Times { calm, ended, serving, storm, heads, caught_up };
     let mut report = ProofReport::new();
-    report.check("everybody caught up", is_caught_up.to_string(), "true", is_caught_up);
+    report.check("all clients caught up", is_caught_up.to_string(), "true", is_caught_up);
     let faults: u64 = before[..4].iter().chain(&after).sum();
     report.exactly("events lost, repeated, out of order, gaps; streams cut again", faults, 0);
     conclude(settings, &times, &[&live, &quiet], &mut report);
@@ -152,7 +152,7 @@ fn end(settings: &Settings, gateway: &mut Gateway, pool: &mut SubscriberPool) ->
     if gone && gateway.wait(WAIT_MAX)?.is_some() {
         return Ok(());
     }
-    Err(io::Error::other("the node has not ended"))
+    Err(io::Error::other("the node did not end in time"))
 }
 
 /// Publishes what the clients miss before they reconnect.
@@ -174,12 +174,12 @@ fn missed(settings: &Settings, gateway: &Gateway) -> io::Result<()> {
 
 /// Reads until all clients have what had been acknowledged at the check before.
 fn catch_up(settings: &Settings, pool: &mut SubscriberPool, live: &FeedHandle) -> io::Result<bool> {
-    let (mut due, mut looked) = (live.acknowledged(), Instant::now());
+    let (mut due, mut checked_at) = (live.acknowledged(), Instant::now());
     pool.read_until(WAIT_MAX, |pool| {
-        if looked.elapsed() < LOOK_EVERY {
+        if checked_at.elapsed() < CHECK_EVERY {
             return false;
         }
-        looked = Instant::now();
+        checked_at = Instant::now();
         let before = std::mem::replace(&mut due, live.acknowledged());
         has(pool, [settings.missed, before])
     })
@@ -196,7 +196,7 @@ fn has(pool: &SubscriberPool, totals: [u64; 2]) -> bool {
 fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], report: &mut ProofReport) {
     let secs = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
     report.at_most(
-        format!("{} clients back and caught up after", settings.clients),
+        format!("{} clients reconnected and caught up after", settings.clients),
         secs(times.storm, times.caught_up),
         settings.caught_up_secs_max,
         "s",
@@ -221,9 +221,9 @@ fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], report:
     let retries: u64 = results.iter().map(|result| result.retries).sum();
     let rows = [
         ("from the signal until it served again, s", secs(times.ended, times.serving)),
-        ("until all heads were back, s", secs(times.storm, times.heads)),
+        ("until all heads had arrived, s", secs(times.storm, times.heads)),
         ("until all had caught up, s", secs(times.storm, times.caught_up)),
-        ("publishes tried again, with their `Idempotency-Key`", retries as f64),
+        ("publishes repeated with their `Idempotency-Key`", retries as f64),
     ];
     let rows = rows.map(|(what, value)| vec![what.to_owned(), short(value)]);
     report.table(&["the storm", ""], &rows);
@@ -254,7 +254,7 @@ fn shared(settings: &Settings, metrics: &[MetricsSnapshot; 2], report: &mut Proo
     }
     for (what, name) in [
         ("deliveries", "streamgate_events_delivered_total"),
-        ("of these read from the log", "streamgate_events_replayed_total"),
+        ("of these, read from the log", "streamgate_events_replayed_total"),
     ] {
         rows.push(vec![what.to_owned(), short(grown(name, &[]))]);
     }

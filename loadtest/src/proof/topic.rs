@@ -74,7 +74,9 @@ pub fn await_streams(gateway: &Gateway, count: usize) -> io::Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(io::Error::other(format!("{open} streams are open, not {count}")));
+            return Err(io::Error::other(format!(
+                "the gateway has {open} streams open; {count} were expected"
+            )));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -133,7 +133,7 @@ impl Table {
             let _ = writeln!(out, "| {} |", self.cells(row, has_base).join(" | "));
         }
         for name in &self.left_out {
-            let _ = write!(out, "\n{name} is left out: it is not installed.\n");
+            let _ = write!(out, "\n{name} is left out, since it is not installed.\n");
         }
         out
     }
@@ -177,7 +177,7 @@ mod tests {
         let section = table.section("get-one", "one\n", "loadtest run get-one");
         let expected = "| gateway | 70.0 (40.0–90.0) | 0.70 (0.50–0.90) | – | 0 |\n\
              | bare hyper | 100 (80.0–100) |  | 2.00 (2.00–2.00) | 0 |\n\n\
-             nginx is left out: it is not installed.\n";
+             nginx is left out, since it is not installed.\n";
         assert!(section.starts_with("## get-one\n\none\n\n"), "{section}");
         assert!(section.contains("|  | requests/s | × bare hyper | p50 ms | failed |\n"));
         assert!(section.ends_with(expected), "{section}");
