@@ -17,7 +17,7 @@ use streamgate::event::ResourceId;
 use streamgate::log::{Engine, Medium, Write};
 use tokio::runtime::Runtime;
 
-use super::ground;
+use super::fixture;
 
 /// Writes of one call, where there are several.
 const BATCH: u64 = 1000;
@@ -26,7 +26,7 @@ const BATCH: u64 = 1000;
 pub fn append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
     let folder = tempfile::tempdir().expect("a folder");
-    let engine = Arc::new(ground::open(folder.path(), Medium::Disk));
+    let engine = Arc::new(fixture::open(folder.path(), Medium::Disk));
     let mut group = criterion.benchmark_group("append");
     group.sampling_mode(SamplingMode::Flat);
     for writers in [1, 16, 256] {
@@ -37,7 +37,7 @@ pub fn append(criterion: &mut Criterion) {
     }
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("1,000 events in one call to a topic", |bencher| {
-        let batch = || (0..BATCH).map(ground::tick).collect();
+        let batch = || (0..BATCH).map(fixture::tick).collect();
         bencher.iter_custom(|calls| runtime.block_on(batches(&engine, "ticks", calls, batch)));
     });
     let next = AtomicU64::new(0);
@@ -57,7 +57,7 @@ async fn single(engine: &Arc<Engine>, writers: u64, rounds: u64) -> Duration {
             tokio::spawn(async move {
                 let log = engine.log("ticks").expect("it is configured");
                 for _ in 0..rounds {
-                    let answers = engine.append(&log, vec![ground::tick(writer)]).await;
+                    let answers = engine.append(&log, vec![fixture::tick(writer)]).await;
                     answers.expect("the disk works")[0].as_ref().expect("it is accepted");
                 }
             })
@@ -93,5 +93,5 @@ fn resource(engine: &Engine, next: &AtomicU64) -> Write {
     let log = engine.log("orders").expect("it is configured");
     let number = next.fetch_add(1, Ordering::Relaxed);
     let id = ResourceId::new(&format!("r{number}")).expect("a good id");
-    Write::create(log.origin(), id, &ground::document(number)).expect("it is an object")
+    Write::create(log.origin(), id, &fixture::document(number)).expect("it is an object")
 }

@@ -12,7 +12,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use streamgate::event::{Epoch, Event, EventType, Offset, ResourceId, Timestamp};
 use streamgate::wire::{Batch, Form, Kind, Origin};
 
-use super::ground;
+use super::fixture;
 
 const EVENTS: u64 = 256;
 
@@ -42,6 +42,6 @@ fn event(number: u64) -> Event {
         kind: EventType::new("order-updated").expect("a good type"),
         subject: Some(ResourceId::new(&format!("order-{number}")).expect("a good id")),
         merge: true,
-        data: ground::document(number).into_bytes(),
+        data: fixture::document(number).into_bytes(),
     }
 }

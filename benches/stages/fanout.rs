@@ -27,7 +27,7 @@ use streamgate::supervisor::Supervisor;
 use streamgate::wire::{Filter, Form};
 use tokio::runtime::Runtime;
 
-use super::ground;
+use super::fixture;
 
 /// For one commit to come to all.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -37,12 +37,12 @@ const SHAPES: [(u64, u64); 2] = [(10_000, 1), (1000, 100)];
 
 /// Where the fan-out writes for a writer that sleeps; counts what it takes.
 #[derive(Default)]
-struct Sink {
+struct CountingPort {
     writes: AtomicU64,
     bytes: AtomicU64,
 }
 
-impl Port for Sink {
+impl Port for CountingPort {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.writes.fetch_add(1, Ordering::Release);
@@ -51,7 +51,7 @@ impl Port for Sink {
 }
 
 /// A hub with its subscribers.
-struct Audience {
+struct SubscribedHub {
     engine: Engine,
     log: Arc<Log>,
     subscribers: Vec<Arc<Subscriber>>,
@@ -66,19 +66,19 @@ pub fn fanout(criterion: &mut Criterion) {
     group.sampling_mode(SamplingMode::Flat);
     for (subscribers, events) in SHAPES {
         let folder = tempfile::tempdir().expect("a folder");
-        let audience = {
+        let subscribed = {
             let _entered = runtime.enter();
-            gather(folder.path(), subscribers)
+            subscribe_all(folder.path(), subscribers)
         };
         group.throughput(Throughput::Elements(subscribers * events));
         group.bench_function(format!("{events} to {subscribers} subscribers"), |bencher| {
-            bencher.iter_custom(|commits| runtime.block_on(audience.deliver(events, commits)));
+            bencher.iter_custom(|commits| runtime.block_on(subscribed.deliver(events, commits)));
         });
         // More is in no single slice, and left to the writers.
         if events == 1 {
-            let sink = audience.open_ports();
+            let port = subscribed.open_ports();
             group.bench_function(format!("{events} to {subscribers} open ports"), |bencher| {
-                let deliver = |commits| audience.deliver_to(&sink, commits);
+                let deliver = |commits| subscribed.deliver_to(&port, commits);
                 bencher.iter_custom(|commits| runtime.block_on(deliver(commits)));
             });
         }
@@ -86,8 +86,8 @@ pub fn fanout(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn gather(path: &Path, count: u64) -> Audience {
-    let engine = ground::open(path, Medium::Memory);
+fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
+    let engine = fixture::open(path, Medium::Memory);
     let settings = Settings {
         heartbeat: Duration::from_hours(1),
         ring_events: 1024,
@@ -117,29 +117,29 @@ fn gather(path: &Path, count: u64) -> Audience {
         subscriber
     };
     let subscribers = (0..count).map(subscribe).collect();
-    Audience { engine, log, subscribers, _hub: hub, _supervisor: supervisor }
+    SubscribedHub { engine, log, subscribers, _hub: hub, _supervisor: supervisor }
 }
 
-impl Audience {
+impl SubscribedHub {
     /// Every writer goes to sleep on a port.
-    fn open_ports(&self) -> Arc<Sink> {
-        let sink = Arc::<Sink>::default();
+    fn open_ports(&self) -> Arc<CountingPort> {
+        let port = Arc::<CountingPort>::default();
         for subscriber in &self.subscribers {
-            subscriber.open_port(sink.clone());
+            subscriber.open_port(port.clone());
             assert_eq!(drain(subscriber), 0, "it has all there is");
         }
-        sink
+        port
     }
 
     /// How long it takes until so many commits of an event are at all ports.
-    async fn deliver_to(&self, sink: &Sink, commits: u64) -> Duration {
-        let (writes, bytes) = (&sink.writes, &sink.bytes);
+    async fn deliver_to(&self, port: &CountingPort, commits: u64) -> Duration {
+        let (writes, bytes) = (&port.writes, &port.bytes);
         let mut took = Duration::ZERO;
         for n in 0..commits {
             let due = writes.load(Ordering::Acquire) + self.subscribers.len() as u64;
             let before = bytes.load(Ordering::Relaxed);
             let begun = Instant::now();
-            self.engine.append(&self.log, vec![ground::tick(n)]).await.expect("the log takes it");
+            self.engine.append(&self.log, vec![fixture::tick(n)]).await.expect("the log takes it");
             while writes.load(Ordering::Acquire) < due {
                 assert!(begun.elapsed() < DEADLINE, "an event has not come to all");
                 tokio::task::yield_now().await;
@@ -157,7 +157,7 @@ impl Audience {
         let before = origin.encodings(Form::SseChunked);
         let mut took = Duration::ZERO;
         for _ in 0..commits {
-            let writes = (0..events).map(ground::tick).collect();
+            let writes = (0..events).map(fixture::tick).collect();
             let begun = Instant::now();
             self.engine.append(&self.log, writes).await.expect("the log takes it");
             for subscriber in &self.subscribers {

@@ -8,7 +8,7 @@ mod append;
 mod encode;
 mod end_to_end;
 mod fanout;
-mod ground;
+mod fixture;
 mod snapshot;
 
 use std::time::Duration;

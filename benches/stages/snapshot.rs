@@ -11,7 +11,7 @@ use streamgate::event::ResourceId;
 use streamgate::log::{Engine, Log, Medium, Write};
 use tokio::runtime::Runtime;
 
-use super::ground;
+use super::fixture;
 
 const RESOURCES: u64 = 100_000;
 
@@ -22,7 +22,7 @@ const BATCH: u64 = 1000;
 pub fn snapshot(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
     let folder = tempfile::tempdir().expect("a folder");
-    let engine = ground::open(folder.path(), Medium::Disk);
+    let engine = fixture::open(folder.path(), Medium::Disk);
     let log = engine.log("orders").expect("it is configured");
     runtime.block_on(fill(&engine, &log));
     let mut group = criterion.benchmark_group("snapshot");
@@ -38,7 +38,7 @@ async fn fill(engine: &Engine, log: &Log) {
     for start in (0..RESOURCES).step_by(BATCH as usize) {
         let create = |number| {
             let id = ResourceId::new(&format!("r{number}")).expect("a good id");
-            Write::create(log.origin(), id, &ground::document(number)).expect("it is an object")
+            Write::create(log.origin(), id, &fixture::document(number)).expect("it is an object")
         };
         let writes = (start..start + BATCH).map(create).collect();
         engine.append(log, writes).await.expect("the disk works");

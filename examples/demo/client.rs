@@ -13,31 +13,31 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::Failure;
+use crate::DemoError;
 use crate::script::Change;
 
 /// One connection; its requests go one after the other.
-pub struct Link {
+pub struct ApiConnection {
     address: SocketAddr,
     requests: SendRequest<Full<Bytes>>,
 }
 
 /// One line of a batch's answer.
 #[derive(Deserialize)]
-struct Answer {
+struct LineResult {
     status: u16,
     event: Option<String>,
     problem: Option<Value>,
 }
 
-impl Link {
+impl ApiConnection {
     /// Connects.
-    pub async fn open(address: SocketAddr) -> Result<Link, Failure> {
+    pub async fn open(address: SocketAddr) -> Result<ApiConnection, DemoError> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
         let (requests, connection) = http1::handshake(TokioIo::new(socket)).await?;
         tokio::spawn(connection);
-        Ok(Link { address, requests })
+        Ok(ApiConnection { address, requests })
     }
 
     /// Opens a stream of events in the form of that media type.
@@ -46,7 +46,7 @@ impl Link {
         path: &str,
         accept: &str,
         last_event_id: Option<&str>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Incoming>, DemoError> {
         let mut request = Request::get(path).header(ACCEPT, accept);
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
@@ -55,15 +55,15 @@ impl Link {
     }
 
     /// Posts lines as one batch and gives the event id of each.
-    pub async fn batch(&mut self, path: &str, lines: &[String]) -> Result<Vec<String>, Failure> {
+    pub async fn batch(&mut self, path: &str, lines: &[String]) -> Result<Vec<String>, DemoError> {
         let body = Bytes::from(lines.join("\n"));
         let answer = self.request(Method::POST, path, "application/x-ndjson", body).await?;
         let answers = answer.into_body().collect().await?.to_bytes();
         let mut ids = Vec::with_capacity(lines.len());
         for line in answers.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line)? {
-                Answer { event: Some(id), .. } => ids.push(id),
-                Answer { status, problem, .. } => {
+                LineResult { event: Some(id), .. } => ids.push(id),
+                LineResult { status, problem, .. } => {
                     return Err(format!("{path}: {status} {}", problem.unwrap_or_default()).into());
                 }
             }
@@ -77,7 +77,7 @@ impl Link {
 
     /// Writes one change and gives its event's id: the body of a posted
     /// event's answer, the `ETag` of a resource's.
-    pub async fn write(&mut self, change: Change) -> Result<String, Failure> {
+    pub async fn write(&mut self, change: Change) -> Result<String, DemoError> {
         let Change { method, path, body, .. } = change;
         let answer = self.request(method, &path, "application/json", body.into()).await?;
         let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok());
@@ -92,7 +92,7 @@ impl Link {
     }
 
     /// How many resources a collection has.
-    pub async fn total(&mut self, collection: &str) -> Result<u64, Failure> {
+    pub async fn total(&mut self, collection: &str) -> Result<u64, DemoError> {
         let path = format!("/{collection}?size=1");
         let answer = self.request(Method::GET, &path, "application/json", Bytes::new()).await?;
         let page: Value = serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?;
@@ -106,13 +106,16 @@ impl Link {
         path: &str,
         media_type: &str,
         body: Bytes,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Incoming>, DemoError> {
         let request = Request::builder().method(method).uri(path);
         let request = request.header(HOST, self.address.to_string());
         self.send(request.header(CONTENT_TYPE, media_type).body(Full::new(body))?).await
     }
 
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
+    async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, DemoError> {
         let what = format!("{} {}", request.method(), request.uri());
         self.requests.ready().await?;
         let answer = self.requests.send_request(request).await?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::Failure;
+use crate::DemoError;
 use crate::script::Script;
 
 /// From the signal to the end of the process; the drain itself has 3 s.
@@ -25,7 +25,7 @@ pub struct Gateway {
 impl Gateway {
     /// Starts `streamgate serve` beside this example, on free ports and a
     /// fresh store.
-    pub fn start(script: &Script) -> Result<Gateway, Failure> {
+    pub fn start(script: &Script) -> Result<Gateway, DemoError> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("config.toml");
         let store = Value::from(folder.path().join("data").display().to_string());
@@ -69,7 +69,7 @@ impl Gateway {
     }
 
     /// Asks it to end, as a service manager would, and waits for that.
-    pub fn stop(mut self) -> Result<(), Failure> {
+    pub fn stop(mut self) -> Result<(), DemoError> {
         let pid = self.child.id().to_string();
         // The shell's own kill: a bare system may have no other.
         Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status()?;
@@ -95,7 +95,7 @@ impl Drop for Gateway {
 }
 
 /// The address in the line that the gateway logs once it serves.
-fn address(log: &mut BufReader<ChildStderr>) -> Result<SocketAddr, Failure> {
+fn address(log: &mut BufReader<ChildStderr>) -> Result<SocketAddr, DemoError> {
     let mut line = String::new();
     while log.read_line(&mut line)? > 0 {
         let entry: Value = serde_json::from_str(&line).unwrap_or_default();

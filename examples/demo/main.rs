@@ -14,19 +14,19 @@ mod subscriber;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use client::Link;
+use client::ApiConnection;
 use gateway::Gateway;
 use script::Script;
-use subscriber::{Protocol, Story, Told};
+use subscriber::{DeliveryCounters, Protocol, ReceivedEvents};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Whatever ends the demo early; it is for a person to read.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Connections that post side by side. Each waits for its answer before it
 /// posts again, so this is also how many writes a commit can gather.
-const LINKS: usize = 32;
+const CONNECTIONS: usize = 32;
 
 /// For everything that was written to reach every subscriber.
 const DELIVERY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -35,17 +35,17 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_mins(1);
 type Sent = (String, Instant);
 
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> Result<(), DemoError> {
     let script = Script::from_environment()?;
     println!("streamgate demo: {}", script.title);
     let gateway = Gateway::start(&script)?;
     println!("  gateway     http://{} on a fresh store", gateway.address);
 
-    let told = Told::new(Protocol::ALL.len());
+    let counters = DeliveryCounters::new(Protocol::ALL.len());
     let mut following = JoinSet::new();
     for (at, protocol) in Protocol::ALL.into_iter().enumerate() {
         let opened =
-            subscriber::follow(protocol, gateway.address, &script, told.counter(at)).await?;
+            subscriber::follow(protocol, gateway.address, &script, counters.counter(at)).await?;
         following.spawn(opened);
     }
     println!("  subscribed  SSE, NDJSON and WebSocket, each to the collection and the topic");
@@ -54,8 +54,8 @@ async fn main() -> Result<(), Failure> {
     sent[0].extend(replay(&gateway, &script).await?);
     let expected = sent[0].len() + sent[1].len();
     let waiting = Instant::now();
-    timeout(DELIVERY_TIMEOUT, told.reach(expected)).await.map_err(|_| {
-        format!("only {:?} of {expected} events came in {DELIVERY_TIMEOUT:?}", told.counts())
+    timeout(DELIVERY_TIMEOUT, counters.reach(expected)).await.map_err(|_| {
+        format!("only {:?} of {expected} events came in {DELIVERY_TIMEOUT:?}", counters.counts())
     })?;
     println!("  delivered   all, {:.0?} after the last answer", waiting.elapsed());
     compare_state(&gateway, &script).await?;
@@ -64,33 +64,34 @@ async fn main() -> Result<(), Failure> {
     let resuming = subscriber::resume(gateway.address, &script, &middle, &last);
     let resumed = timeout(DELIVERY_TIMEOUT, resuming).await??;
     gateway.stop()?;
-    let stories = join(following).await?;
-    check(&stories, &sent)?;
-    check_resumed(&stories[0], &middle, &resumed)?;
+    let subscribers = join(following).await?;
+    check(&subscribers, &sent)?;
+    check_resumed(&subscribers[0], &middle, &resumed)?;
     println!("  resumed     SSE after {middle}: the {} events that follow, again", resumed.len());
     println!("  stopped     by SIGTERM: every stream told so, exit code 0");
-    for story in &stories {
-        report(story, &sent, script.resources.len());
+    for subscriber in &subscribers {
+        report(subscriber, &sent, script.resources.len());
     }
     println!("demo: ok, all three were told the same {expected} events and nothing else");
     Ok(())
 }
 
 /// One batch of all resources.
-async fn import(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failure> {
+async fn import(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoError> {
     let begun = Instant::now();
     let path = format!("/{}", script.collection);
-    let ids = Link::open(gateway.address).await?.batch(&path, &script.resources).await?;
+    let ids = ApiConnection::open(gateway.address).await?.batch(&path, &script.resources).await?;
     let (count, took) = (ids.len(), begun.elapsed());
     println!("  imported    {count} {} in {took:.2?}, {}", script.collection, rate(count, took));
     Ok(ids.into_iter().map(|id| (id, begun)).collect())
 }
 
 /// One batch of all events of the topic.
-async fn publish(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failure> {
+async fn publish(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoError> {
     let begun = Instant::now();
     let path = format!("/events/{}", script.topic);
-    let ids = Link::open(gateway.address).await?.batch(&path, &script.publications).await?;
+    let ids =
+        ApiConnection::open(gateway.address).await?.batch(&path, &script.publications).await?;
     let (count, took) = (ids.len(), begun.elapsed());
     println!("  published   {count} {} in {took:.2?}, {}", script.topic, rate(count, took));
     Ok(ids.into_iter().map(|id| (id, begun)).collect())
@@ -98,22 +99,22 @@ async fn publish(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failur
 
 /// What happened to the resources, one request each, over connections that
 /// stay open. What concerns one resource goes over one of them, in order.
-async fn replay(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failure> {
+async fn replay(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoError> {
     let begun = Instant::now();
-    let mut lanes: Vec<Vec<script::Change>> = vec![Vec::new(); LINKS];
+    let mut lanes: Vec<Vec<script::Change>> = vec![Vec::new(); CONNECTIONS];
     for change in &script.changes {
-        lanes[change.lane(LINKS)].push(change.clone());
+        lanes[change.lane(CONNECTIONS)].push(change.clone());
     }
     let mut posting = JoinSet::new();
     for lane in lanes {
-        let mut link = Link::open(gateway.address).await?;
+        let mut connection = ApiConnection::open(gateway.address).await?;
         posting.spawn(async move {
             let mut sent = Vec::with_capacity(lane.len());
             for change in lane {
                 let at = Instant::now();
-                sent.push((link.write(change).await?, at));
+                sent.push((connection.write(change).await?, at));
             }
-            Ok::<_, Failure>(sent)
+            Ok::<_, DemoError>(sent)
         });
     }
     let mut sent = Vec::with_capacity(script.changes.len());
@@ -122,15 +123,15 @@ async fn replay(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, Failure
     }
     let (count, took) = (sent.len(), begun.elapsed());
     println!(
-        "  replayed    {count} changes in {took:.2?}, {}, a request each, {LINKS} at a time",
+        "  replayed    {count} changes in {took:.2?}, {}, a request each, {CONNECTIONS} at a time",
         rate(count, took)
     );
     Ok(sent)
 }
 
 /// The collection holds as many resources as were imported.
-async fn compare_state(gateway: &Gateway, script: &Script) -> Result<(), Failure> {
-    let total = Link::open(gateway.address).await?.total(&script.collection).await?;
+async fn compare_state(gateway: &Gateway, script: &Script) -> Result<(), DemoError> {
+    let total = ApiConnection::open(gateway.address).await?.total(&script.collection).await?;
     let expected = script.resources.len() as u64;
     if total == expected {
         Ok(())
@@ -151,28 +152,30 @@ fn offset(id: &str) -> u64 {
     id.rsplit('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-async fn join(mut following: JoinSet<Result<Story, Failure>>) -> Result<Vec<Story>, Failure> {
-    let mut stories = Vec::new();
-    while let Some(story) = following.join_next().await {
-        stories.push(story??);
+async fn join(
+    mut following: JoinSet<Result<ReceivedEvents, DemoError>>,
+) -> Result<Vec<ReceivedEvents>, DemoError> {
+    let mut subscribers = Vec::new();
+    while let Some(subscriber) = following.join_next().await {
+        subscribers.push(subscriber??);
     }
-    stories.sort_by_key(|story| story.protocol);
-    Ok(stories)
+    subscribers.sort_by_key(|subscriber| subscriber.protocol);
+    Ok(subscribers)
 }
 
 /// Each subscriber was told exactly what was written, in the logs' order.
-fn check(stories: &[Story], sent: &[Vec<Sent>; 2]) -> Result<(), Failure> {
+fn check(subscribers: &[ReceivedEvents], sent: &[Vec<Sent>; 2]) -> Result<(), DemoError> {
     for (log, sent) in sent.iter().enumerate() {
         let mut expected: Vec<&str> = sent.iter().map(|(id, _)| id.as_str()).collect();
         expected.sort_by_key(|id| offset(id));
-        for story in stories {
-            let seen: Vec<&str> = story.logs[log].iter().map(|(id, _)| id.as_str()).collect();
+        for subscriber in subscribers {
+            let seen: Vec<&str> = subscriber.logs[log].iter().map(|(id, _)| id.as_str()).collect();
             if let Some(at) =
                 (0..seen.len().max(expected.len())).find(|&at| seen.get(at) != expected.get(at))
             {
                 return Err(format!(
                     "{}: event {at} of log {log} is {:?}, not {:?}",
-                    story.protocol.name(),
+                    subscriber.protocol.name(),
                     seen.get(at),
                     expected.get(at)
                 )
@@ -184,17 +187,24 @@ fn check(stories: &[Story], sent: &[Vec<Sent>; 2]) -> Result<(), Failure> {
 }
 
 /// A client that came back with an id was told what follows it, and no more.
-fn check_resumed(story: &Story, after: &str, resumed: &[String]) -> Result<(), Failure> {
-    let whole: Vec<&String> =
-        story.logs[0].iter().map(|(id, _)| id).filter(|id| offset(id) > offset(after)).collect();
+fn check_resumed(
+    subscriber: &ReceivedEvents,
+    after: &str,
+    resumed: &[String],
+) -> Result<(), DemoError> {
+    let whole: Vec<&String> = subscriber.logs[0]
+        .iter()
+        .map(|(id, _)| id)
+        .filter(|id| offset(id) > offset(after))
+        .collect();
     let same = whole.iter().copied().eq(resumed.iter());
     if same { Ok(()) } else { Err(format!("resumed after {after}: not the same events").into()) }
 }
 
 /// How fast one subscriber was told. The first `imported` writes were all
 /// sent at the beginning of their batch, so their latency says nothing.
-fn report(story: &Story, sent: &[Vec<Sent>; 2], imported: usize) {
-    let seen: Vec<_> = story.logs.iter().flatten().collect();
+fn report(subscriber: &ReceivedEvents, sent: &[Vec<Sent>; 2], imported: usize) {
+    let seen: Vec<_> = subscriber.logs.iter().flatten().collect();
     let (first, last) = (seen.iter().map(|s| s.1).min(), seen.iter().map(|s| s.1).max());
     let took = last.zip(first).map_or(Duration::ZERO, |(last, first)| last - first);
     let came: HashMap<&str, Instant> = seen.iter().map(|(id, at)| (id.as_str(), *at)).collect();
@@ -204,7 +214,7 @@ fn report(story: &Story, sent: &[Vec<Sent>; 2], imported: usize) {
     let percentile = |p: usize| waits.get(waits.len() * p / 100).copied().unwrap_or_default();
     println!(
         "  {:<11} {} events, {}; from a change's request to its event p50 {:.2?}, p99 {:.2?}",
-        story.protocol.name(),
+        subscriber.protocol.name(),
         seen.len(),
         rate(seen.len(), took),
         percentile(50),

@@ -8,7 +8,7 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::Failure;
+use crate::DemoError;
 
 /// What the demo does where nothing else is asked for.
 const EARTHQUAKES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/earthquakes.ndjson");
@@ -63,7 +63,7 @@ impl Change {
 impl Script {
     /// The orders of `DATA` and their `EVENTS`, where these are set; else
     /// the earthquakes that come with the demo.
-    pub fn from_environment() -> Result<Script, Failure> {
+    pub fn from_environment() -> Result<Script, DemoError> {
         let file = |name| std::env::var(name).ok().filter(|path| !path.is_empty());
         match (file("DATA"), file("EVENTS")) {
             (None, None) => earthquakes(),
@@ -74,7 +74,7 @@ impl Script {
 }
 
 /// A week of them as they were first reported, then what became of each.
-fn earthquakes() -> Result<Script, Failure> {
+fn earthquakes() -> Result<Script, DemoError> {
     #[derive(Deserialize)]
     struct Earthquake {
         id: String,
@@ -127,7 +127,7 @@ fn earthquakes() -> Result<Script, Failure> {
 
 /// Orders, then what was recorded of each as events that leave it as it is.
 /// What concerns no known order goes to the topic.
-fn orders(data: &Path, events: &Path) -> Result<Script, Failure> {
+fn orders(data: &Path, events: &Path) -> Result<Script, DemoError> {
     #[derive(Deserialize)]
     struct Order {
         id: String,
@@ -166,7 +166,7 @@ fn orders(data: &Path, events: &Path) -> Result<Script, Failure> {
 }
 
 /// The lines of a file, unpacked where its name ends in `.gz`.
-fn lines(path: &Path) -> Result<Vec<String>, Failure> {
+fn lines(path: &Path) -> Result<Vec<String>, DemoError> {
     let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let text = if path.extension().is_some_and(|extension| extension == "gz") {
         let unpacked = Command::new("gzip").arg("-dc").arg(path).output()?;

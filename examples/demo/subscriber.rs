@@ -13,8 +13,8 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
-use crate::Failure;
-use crate::client::Link;
+use crate::DemoError;
+use crate::client::ApiConnection;
 use crate::script::Script;
 
 /// Longest silence of the gateway; it sends a heartbeat every 15 s.
@@ -46,29 +46,29 @@ impl Protocol {
 }
 
 /// An event's id, and when it came.
-pub type Sighting = (String, Instant);
+pub type ReceivedEvent = (String, Instant);
 
 /// What one subscriber was told until the gateway ended its streams: of the
 /// collection, and of the topic.
-pub struct Story {
+pub struct ReceivedEvents {
     /// How.
     pub protocol: Protocol,
     /// The events of each log.
-    pub logs: [Vec<Sighting>; 2],
+    pub logs: [Vec<ReceivedEvent>; 2],
 }
 
 /// How many events each subscriber has been told so far.
-pub struct Told(Arc<watch::Sender<Vec<usize>>>);
+pub struct DeliveryCounters(Arc<watch::Sender<Vec<usize>>>);
 
-impl Told {
+impl DeliveryCounters {
     /// For that many subscribers.
-    pub fn new(subscribers: usize) -> Told {
-        Told(Arc::new(watch::Sender::new(vec![0; subscribers])))
+    pub fn new(subscribers: usize) -> DeliveryCounters {
+        DeliveryCounters(Arc::new(watch::Sender::new(vec![0; subscribers])))
     }
 
     /// The counter of one of them.
-    pub fn counter(&self, at: usize) -> Counter {
-        Counter(self.0.clone(), at)
+    pub fn counter(&self, at: usize) -> DeliveryCounter {
+        DeliveryCounter(self.0.clone(), at)
     }
 
     /// The counts now.
@@ -86,24 +86,24 @@ impl Told {
 
 /// Counts what one subscriber is told.
 #[derive(Clone)]
-pub struct Counter(Arc<watch::Sender<Vec<usize>>>, usize);
+pub struct DeliveryCounter(Arc<watch::Sender<Vec<usize>>>, usize);
 
-impl Counter {
+impl DeliveryCounter {
     fn count(&self) {
         self.0.send_modify(|counts| counts[self.1] += 1);
     }
 }
 
-type Following = Pin<Box<dyn Future<Output = Result<Story, Failure>> + Send>>;
+type ReadTask = Pin<Box<dyn Future<Output = Result<ReceivedEvents, DemoError>> + Send>>;
 
 /// Subscribes. What is given reads until the gateway ends the streams; every
-/// event from this function's end on will be in the story.
+/// event from this function's end on will be in the subscriber.
 pub async fn follow(
     protocol: Protocol,
     address: SocketAddr,
     script: &Script,
-    counter: Counter,
-) -> Result<Following, Failure> {
+    counter: DeliveryCounter,
+) -> Result<ReadTask, DemoError> {
     let paths = [format!("/{}/events", script.collection), format!("/events/{}", script.topic)];
     let names = [script.collection.clone(), script.topic.clone()];
     let accept = match protocol {
@@ -116,12 +116,12 @@ pub async fn follow(
             return Ok(Box::pin(async move {
                 let read = move || read_socket(&mut socket, &names, &counter);
                 let logs = tokio::task::spawn_blocking(read).await??;
-                Ok(Story { protocol, logs })
+                Ok(ReceivedEvents { protocol, logs })
             }));
         }
     };
-    let first = Link::open(address).await?.stream(&paths[0], accept, None).await?;
-    let second = Link::open(address).await?.stream(&paths[1], accept, None).await?;
+    let first = ApiConnection::open(address).await?.stream(&paths[0], accept, None).await?;
+    let second = ApiConnection::open(address).await?.stream(&paths[1], accept, None).await?;
     let read = move |body: Incoming| {
         let mut stream = Stream::new(body, protocol);
         let counter = counter.clone();
@@ -129,7 +129,7 @@ pub async fn follow(
     };
     Ok(Box::pin(async move {
         let (first, second) = tokio::try_join!(read(first.into_body()), read(second.into_body()))?;
-        Ok(Story { protocol, logs: [first, second] })
+        Ok(ReceivedEvents { protocol, logs: [first, second] })
     }))
 }
 
@@ -140,23 +140,23 @@ pub async fn resume(
     script: &Script,
     after: &str,
     last: &str,
-) -> Result<Vec<String>, Failure> {
+) -> Result<Vec<String>, DemoError> {
     let path = format!("/{}/events", script.collection);
-    let mut link = Link::open(address).await?;
-    let answer = link.stream(&path, "text/event-stream", Some(after)).await?;
+    let mut connection = ApiConnection::open(address).await?;
+    let answer = connection.stream(&path, "text/event-stream", Some(after)).await?;
     let mut stream = Stream::new(answer.into_body(), Protocol::Sse);
     let mut ids = Vec::new();
     while ids.last().is_none_or(|id| id != last) {
         match stream.next().await? {
-            Next::Event(id) => ids.push(id),
-            Next::Closed => return Err("the resumed stream ended".into()),
+            StreamItem::Event(id) => ids.push(id),
+            StreamItem::Closed => return Err("the resumed stream ended".into()),
         }
     }
     Ok(ids)
 }
 
 /// What a stream says.
-enum Next {
+enum StreamItem {
     /// An event, by its id.
     Event(String),
     /// That it ends.
@@ -165,25 +165,28 @@ enum Next {
 
 /// A stream of events over HTTP.
 struct Stream {
-    lines: Lines,
+    lines: LineReader,
     protocol: Protocol,
 }
 
 impl Stream {
     fn new(body: Incoming, protocol: Protocol) -> Stream {
-        Stream { lines: Lines { body, buffer: BytesMut::new(), scanned: 0 }, protocol }
+        Stream { lines: LineReader { body, buffer: BytesMut::new(), scanned: 0 }, protocol }
     }
 
-    async fn read_to_end(&mut self, counter: &Counter) -> Result<Vec<Sighting>, Failure> {
+    async fn read_to_end(
+        &mut self,
+        counter: &DeliveryCounter,
+    ) -> Result<Vec<ReceivedEvent>, DemoError> {
         let mut seen = Vec::new();
-        while let Next::Event(id) = self.next().await? {
+        while let StreamItem::Event(id) = self.next().await? {
             seen.push((id, Instant::now()));
             counter.count();
         }
         Ok(seen)
     }
 
-    async fn next(&mut self) -> Result<Next, Failure> {
+    async fn next(&mut self) -> Result<StreamItem, DemoError> {
         loop {
             let (kind, id) = match self.protocol {
                 Protocol::Sse => self.block().await?,
@@ -196,7 +199,7 @@ impl Stream {
     }
 
     /// One block of SSE: its `event` and `id`.
-    async fn block(&mut self) -> Result<(String, Option<String>), Failure> {
+    async fn block(&mut self) -> Result<(String, Option<String>), DemoError> {
         let (mut kind, mut id) = (String::new(), None);
         loop {
             let line = self.lines.next().await?;
@@ -211,7 +214,7 @@ impl Stream {
     }
 
     /// One line of NDJSON: its `type` and `id`.
-    async fn line(&mut self) -> Result<(String, Option<String>), Failure> {
+    async fn line(&mut self) -> Result<(String, Option<String>), DemoError> {
         #[derive(Deserialize)]
         struct Line {
             r#type: String,
@@ -223,24 +226,24 @@ impl Stream {
 }
 
 /// An event, the end, or nothing that counts.
-fn classify(kind: &str, id: Option<String>) -> Result<Option<Next>, Failure> {
+fn classify(kind: &str, id: Option<String>) -> Result<Option<StreamItem>, DemoError> {
     match kind {
         "stream-open" | "heartbeat" => Ok(None),
-        "stream-close" => Ok(Some(Next::Closed)),
+        "stream-close" => Ok(Some(StreamItem::Closed)),
         "gap" | "error" => Err(format!("the stream says {kind}").into()),
-        _ => Ok(Some(Next::Event(id.ok_or_else(|| format!("a {kind} without an id"))?))),
+        _ => Ok(Some(StreamItem::Event(id.ok_or_else(|| format!("a {kind} without an id"))?))),
     }
 }
 
 /// The lines of a body.
-struct Lines {
+struct LineReader {
     body: Incoming,
     buffer: BytesMut,
     scanned: usize,
 }
 
-impl Lines {
-    async fn next(&mut self) -> Result<Bytes, Failure> {
+impl LineReader {
+    async fn next(&mut self) -> Result<Bytes, DemoError> {
         loop {
             let end = self.buffer[self.scanned..].iter().position(|&b| b == b'\n');
             if let Some(end) = end {
@@ -258,7 +261,10 @@ impl Lines {
 
 /// Connects and subscribes to a collection and a topic, and waits for both
 /// answers.
-fn open_socket(address: SocketAddr, names: &[String; 2]) -> Result<WebSocket<TcpStream>, Failure> {
+fn open_socket(
+    address: SocketAddr,
+    names: &[String; 2],
+) -> Result<WebSocket<TcpStream>, DemoError> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(SILENCE_MAX))?;
@@ -285,12 +291,12 @@ struct Envelope<'a> {
     #[serde(borrow)]
     r#type: Cow<'a, str>,
     #[serde(borrow, default)]
-    data: Content<'a>,
+    data: MessageData<'a>,
 }
 
 /// What of a message's data matters here.
 #[derive(Default, Deserialize)]
-struct Content<'a> {
+struct MessageData<'a> {
     #[serde(borrow)]
     collection: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -303,8 +309,8 @@ struct Content<'a> {
 fn read_socket(
     socket: &mut WebSocket<TcpStream>,
     names: &[String; 2],
-    counter: &Counter,
-) -> Result<[Vec<Sighting>; 2], Failure> {
+    counter: &DeliveryCounter,
+) -> Result<[Vec<ReceivedEvent>; 2], DemoError> {
     let mut logs = [Vec::new(), Vec::new()];
     let mut told = false;
     loop {
