@@ -1,10 +1,10 @@
-//! Reopening: how long a store of a million events takes to open again, after
-//! an orderly end and after a kill, and to be verified.
+//! Reopening: the time to open a store of a million events again, after an
+//! orderly end and after a kill, and the time to verify it.
 //!
-//! Unit: seconds, once each. Budget: 1 s to open, whatever ended it; 15 s to
-//! verify. Not with criterion: the store takes longer to fill than all other
-//! benches to run, a killed one can be opened once, and the figures are
-//! seconds, which need no statistics. `cargo bench --bench reopen`
+//! Unit: seconds, measured once each. Budget: 1 s to open in both cases, 15 s
+//! to verify. This does not use criterion: filling the store takes longer than
+//! all other benchmarks, a killed store can be opened once only, and figures of
+//! seconds need no statistics. `cargo bench --bench reopen`
 
 use std::path::Path;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use streamgate::store::Retention;
 use streamgate::wire::Kind;
 use streamgate::wire::json::Json;
 
-/// As in the binary.
+/// The allocator of the gateway's binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -38,7 +38,7 @@ fn open(path: &Path) -> Engine {
     };
     let spec = Spec {
         name: "orders".to_owned(),
-        kind: Kind::collection("order").expect("a good name"),
+        kind: Kind::collection("order").expect("the name is valid"),
         retention: Retention::default(),
         durability: Medium::Disk,
     };
@@ -46,25 +46,25 @@ fn open(path: &Path) -> Engine {
 }
 
 fn write(engine: &Engine, n: u64) -> Write {
-    let log = engine.log("orders").expect("it is configured");
-    let id = ResourceId::new(&format!("r{}", n * 7919 % RESOURCES)).expect("a good id");
+    let log = engine.log("orders").expect("the log is configured");
+    let id = ResourceId::new(&format!("r{}", n * 7919 % RESOURCES)).expect("the id is valid");
     let text = format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat(260));
-    let document = Json::parse(text.as_bytes()).expect("it is JSON");
-    Write::put(log.origin(), id, &document).expect("it is an object")
+    let document = Json::parse(text.as_bytes()).expect("the text is JSON");
+    Write::put(log.origin(), id, &document).expect("the document is an object")
 }
 
 async fn reopening() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a folder can be created");
     let engine = open(folder.path());
-    let log = engine.log("orders").expect("it is configured");
+    let log = engine.log("orders").expect("the log is configured");
     let start = Instant::now();
     for n in (0..MILLION).step_by(500) {
         let writes = (n..n + 500).map(|n| write(&engine, n)).collect();
-        engine.append(&log, writes).await.expect("the disk works");
+        engine.append(&log, writes).await.expect("the write succeeds");
     }
     println!("a million in calls of 500: {:.0} events/s", 1e6 / start.elapsed().as_secs_f64());
-    // As after kill -9: the copy was never closed.
-    let copied = tempfile::tempdir().expect("a folder");
+    // As after kill -9: the copy is of a store that was not closed.
+    let copied = tempfile::tempdir().expect("a folder can be created");
     copy(folder.path(), copied.path());
     drop(log);
     drop(engine);
@@ -72,26 +72,27 @@ async fn reopening() {
         let start = Instant::now();
         let engine = open(path);
         let elapsed = start.elapsed();
-        let head = engine.log("orders").expect("it is configured").head();
+        let head = engine.log("orders").expect("the log is configured").head();
         assert_eq!(head.0, MILLION);
         println!("opening a million events, {what}: {elapsed:?}");
         drop(engine);
     }
     let start = Instant::now();
     let report = streamgate::store::verify(&folder.path().join("data"), |_, _| {});
-    assert_eq!(report.expect("it opens").damage, Vec::<String>::new());
+    assert_eq!(report.expect("the store opens").damage, Vec::<String>::new());
     println!("verifying a million events: {:?}", start.elapsed());
 }
 
 fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("it is there") {
-        let entry = entry.expect("it reads");
+    std::fs::create_dir_all(to).expect("a folder can be created");
+    for entry in std::fs::read_dir(from).expect("the folder exists") {
+        let entry = entry.expect("the folder can be read");
         let target = to.join(entry.file_name());
-        if entry.file_type().expect("it has one").is_dir() {
+        if entry.file_type().expect("the entry has a type").is_dir() {
             copy(&entry.path(), &target);
         } else {
-            // A table may be compacted away meanwhile; its successor is there.
+            // A table may be compacted during the copy. Its successor is copied
+            // then.
             let _ = std::fs::copy(entry.path(), target);
         }
     }

@@ -1,12 +1,13 @@
-//! Appends through the embedded engine, each commit synced before its answer.
+//! Appends through the embedded engine. Each commit is synced before its
+//! response.
 //!
-//! Unit: time in which every writer has made one write, and events a second;
-//! of batches, time a call. Budget: one write alone in 0.4 ms, of which the
-//! disk's sync is half; 100,000 events a second of 256 writers, since they
-//! share a sync, so that the store is not what holds up 256 connections;
-//! 250,000 a second in calls of 1,000 to a topic, and 100,000 to a collection,
-//! whose resources are new. The disk is that of the system's temporary folder.
-//! `cargo bench --bench stages -- append`
+//! Unit: the time in which every writer makes one write, and events a second;
+//! for batches, the time of a call. Budget: 0.4 ms for one write alone, of
+//! which the disk's sync is half. 100,000 events a second for 256 writers,
+//! since they share a sync, so that the store does not limit 256 connections.
+//! 250,000 events a second in calls of 1,000 to a topic, and 100,000 to a
+//! collection, where each creates a resource. The disk is that of the system's
+//! temporary folder. `cargo bench --bench stages -- append`
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +20,13 @@ use tokio::runtime::Runtime;
 
 use super::fixture;
 
-/// Writes of one call, where there are several.
+/// The number of writes in a batch.
 const BATCH: u64 = 1000;
 
-/// See the head of this file.
+/// Runs the benchmarks of this file.
 pub fn append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a folder can be created");
     let engine = Arc::new(fixture::open(folder.path(), Medium::Disk));
     let mut group = criterion.benchmark_group("append");
     group.sampling_mode(SamplingMode::Flat);
@@ -48,50 +49,52 @@ pub fn append(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// How long it takes until each of `writers` has made `rounds` writes.
+/// Returns the time until each of `writers` has made `rounds` writes.
 async fn single(engine: &Arc<Engine>, writers: u64, rounds: u64) -> Duration {
     let begun = Instant::now();
     let tasks: Vec<_> = (0..writers)
         .map(|writer| {
             let engine = engine.clone();
             tokio::spawn(async move {
-                let log = engine.log("ticks").expect("it is configured");
+                let log = engine.log("ticks").expect("the log is configured");
                 for _ in 0..rounds {
                     let answers = engine.append(&log, vec![fixture::tick(writer)]).await;
-                    answers.expect("the disk works")[0].as_ref().expect("it is accepted");
+                    answers.expect("the write succeeds")[0]
+                        .as_ref()
+                        .expect("the write is accepted");
                 }
             })
         })
         .collect();
     for task in tasks {
-        task.await.expect("it ends");
+        task.await.expect("the task ends");
     }
     begun.elapsed()
 }
 
-/// How long so many calls take, one after the other, the making of their
-/// writes aside.
+/// Returns the time of that many calls, one after the other, without building
+/// their writes.
 async fn batches(
     engine: &Engine,
     name: &str,
     calls: u64,
     batch: impl Fn() -> Vec<Write>,
 ) -> Duration {
-    let log = engine.log(name).expect("it is configured");
+    let log = engine.log(name).expect("the log is configured");
     let mut took = Duration::ZERO;
     for _ in 0..calls {
         let writes = batch();
         let begun = Instant::now();
-        let answers = engine.append(&log, writes).await.expect("the disk works");
+        let answers = engine.append(&log, writes).await.expect("the write succeeds");
         took += begun.elapsed();
-        assert!(answers.iter().all(Result::is_ok), "they are accepted");
+        assert!(answers.iter().all(Result::is_ok), "the writes are accepted");
     }
     took
 }
 
 fn resource(engine: &Engine, next: &AtomicU64) -> Write {
-    let log = engine.log("orders").expect("it is configured");
+    let log = engine.log("orders").expect("the log is configured");
     let number = next.fetch_add(1, Ordering::Relaxed);
-    let id = ResourceId::new(&format!("r{number}")).expect("a good id");
-    Write::create(log.origin(), id, &fixture::document(number)).expect("it is an object")
+    let id = ResourceId::new(&format!("r{number}")).expect("the id is valid");
+    Write::create(log.origin(), id, &fixture::document(number)).expect("the document is an object")
 }

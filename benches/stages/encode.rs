@@ -1,9 +1,9 @@
-//! Encoding: a batch of 256 events of 256 bytes into each wire form.
+//! Encoding of a batch of 256 events of 256 bytes into each wire form.
 //!
-//! Unit: time a batch, and events a second. Budget: 0.5 µs an event in any
-//! form (128 µs a batch): a tenth of what one delivery of it costs, and it is
-//! paid once a form, whatever the number of subscribers.
-//! `cargo bench --bench stages -- encode`
+//! Unit: the time of a batch, and events a second. Budget: 0.5 µs an event in
+//! any form, 128 µs a batch. That is a tenth of the cost of one delivery, and
+//! is paid once for each form, whatever the number of subscribers. `cargo bench
+//! --bench stages -- encode`
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use super::fixture;
 
 const EVENTS: u64 = 256;
 
-/// See the head of this file.
+/// Runs the benchmarks of this file.
 pub fn encode(criterion: &mut Criterion) {
-    let kind = Kind::collection("order").expect("a good name");
+    let kind = Kind::collection("order").expect("the name is valid");
     let origin = Arc::new(Origin::new("orders".to_owned(), Epoch::from_bits(42), kind));
     let events: Vec<Event> = (1..=EVENTS).map(event).collect();
     let mut group = criterion.benchmark_group("encode");
@@ -39,8 +39,8 @@ fn event(number: u64) -> Event {
     Event {
         offset: Offset(number),
         time: Timestamp::now(),
-        kind: EventType::new("order-updated").expect("a good type"),
-        subject: Some(ResourceId::new(&format!("order-{number}")).expect("a good id")),
+        kind: EventType::new("order-updated").expect("the type is valid"),
+        subject: Some(ResourceId::new(&format!("order-{number}")).expect("the id is valid")),
         merge: true,
         data: fixture::document(number).into_bytes(),
     }

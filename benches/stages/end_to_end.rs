@@ -1,11 +1,11 @@
-//! End to end: a request through a real socket to a gateway in this process,
-//! one at a time over a keep-alive connection, and an event to a subscriber.
+//! Requests through a real socket to a gateway in this process, one at a time
+//! over a keep-alive connection, and an event to a subscriber.
 //!
-//! Unit: time a request, the client's share included. Budget: 0.08 ms for one
-//! resource, of which loopback and its two wake-ups are half; 0.5 ms for an
-//! event that is on disk before its answer, and no more until it has come out
-//! of a subscriber's socket, which is written to while the answer is.
-//! `cargo bench --bench stages -- end_to_end`
+//! Unit: the time of a request, the client's share included. Budget: 0.08 ms
+//! for one resource, of which loopback and its two wake-ups are half. 0.5 ms
+//! for an event that is on disk before its response. No more than that until
+//! the event has arrived at a subscriber, whose socket is written to at the
+//! same time as the response. `cargo bench --bench stages -- end_to_end`
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -17,13 +17,13 @@ use streamgate::config::{self, Config};
 use streamgate::server::{Gateway, Setup};
 use tokio::runtime::Runtime;
 
-/// For an answer that is due.
+/// The timeout for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See the head of this file.
+/// Runs the benchmarks of this file.
 pub fn end_to_end(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a folder can be created");
     let gateway = runtime.block_on(Gateway::start(setup(folder.path())));
     let gateway = gateway.expect("the gateway starts");
     let address = gateway.address();
@@ -60,7 +60,7 @@ fn setup(folder: &Path) -> Setup {
         "server.drain=1s".to_owned(),
         format!("storage.path={}", folder.join("data").display()),
     ];
-    let config = config::load(None, &sets, std::iter::empty()).expect("the settings are good");
+    let config = config::load(None, &sets, std::iter::empty()).expect("the settings are valid");
     let Config { server, log, logs, hub, deliver, api, .. } = config;
     Setup { server, log, logs, hub, deliver, api }
 }
@@ -74,7 +74,7 @@ fn post(path: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A client that reads what it waits for and nothing more.
+/// A client that reads one response, or up to one event.
 struct Connection {
     socket: TcpStream,
     bytes: Vec<u8>,
@@ -83,28 +83,29 @@ struct Connection {
 impl Connection {
     fn open(address: SocketAddr) -> Connection {
         let socket = TcpStream::connect(address).expect("the gateway listens");
-        socket.set_nodelay(true).expect("it is a socket");
-        socket.set_read_timeout(Some(TIMEOUT)).expect("it is a socket");
+        socket.set_nodelay(true).expect("the option can be set");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("the option can be set");
         Connection { socket, bytes: vec![0; 64 * 1024] }
     }
 
-    /// Asks, and reads an answer of that status, which comes in one read.
+    /// Sends a request and reads a response with that status, which must arrive
+    /// in one read.
     fn ask(&mut self, request: &[u8], status: &[u8]) {
         self.socket.write_all(request).expect("the gateway reads");
         let read = self.socket.read(&mut self.bytes).expect("the gateway answers");
         let answer = &self.bytes[..read];
         let said = String::from_utf8_lossy(answer);
         assert!(answer[b"HTTP/1.1 ".len()..].starts_with(status), "{said}");
-        assert!(answer.ends_with(b"}"), "all of it came: {said}");
+        assert!(answer.ends_with(b"}"), "the whole response arrived: {said}");
     }
 
-    /// Reads up to a block that has this line.
+    /// Reads up to the end of a block that has this line.
     fn until(&mut self, line: &[u8]) {
         let mut said = Vec::new();
         while !(said.windows(line.len()).any(|window| window == line)
             && said.ends_with(b"\n\n\r\n"))
         {
-            let read = self.socket.read(&mut self.bytes).expect("the gateway says it");
+            let read = self.socket.read(&mut self.bytes).expect("the gateway sends it");
             assert!(read > 0, "the stream ended");
             said.extend_from_slice(&self.bytes[..read]);
         }

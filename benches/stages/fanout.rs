@@ -1,14 +1,15 @@
-//! Fan-out: committed events into the rings of subscribers, and out of them as
-//! a writer takes them whose socket takes everything. The topic is in memory,
-//! so that no sync is in it.
+//! Fan-out of committed events into the rings of subscribers, and out of the
+//! rings as a writer takes them whose socket accepts everything. The topic is
+//! in memory, so no sync is included.
 //!
-//! Unit: time an event, or a batch, until the last subscriber has it, and
-//! deliveries a second. Budget: one encoding an event and form, whatever the
-//! number of subscribers (law 3 of `docs/architecture.md`; the bench fails
-//! otherwise); 0.25 µs a delivery of an event alone to 10,000 subscribers, both
-//! sides of the ring included; 0.01 µs of one that comes in a run of 100, since
-//! a run is one push. To ports that cost nothing, while their writers
-//! sleep, an event alone has the same budget. `cargo bench --bench stages -- fanout`
+//! Unit: the time of an event, or a batch, until the last subscriber has it,
+//! and deliveries a second. Budget: one encoding for each event and form,
+//! whatever the number of subscribers (law 3 of `docs/architecture.md`; the
+//! benchmark fails otherwise). 0.25 µs for the delivery of a single event to
+//! 10,000 subscribers, both sides of the ring included. 0.01 µs for an event in
+//! a run of 100, since a run is one push. The delivery of a single event to
+//! ports without a cost, while their writers sleep, has the same budget. `cargo
+//! bench --bench stages -- fanout`
 
 use std::io;
 use std::path::Path;
@@ -29,13 +30,14 @@ use tokio::runtime::Runtime;
 
 use super::fixture;
 
-/// For one commit to come to all.
+/// The timeout for one commit to reach all subscribers.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Subscribers, and events of one commit.
+/// The number of subscribers, and of events in one commit.
 const SHAPES: [(u64, u64); 2] = [(10_000, 1), (1000, 100)];
 
-/// Where the fan-out writes for a writer that sleeps; counts what it takes.
+/// The port that the fan-out writes to while the writer sleeps. Counts what it
+/// is given.
 #[derive(Default)]
 struct CountingPort {
     writes: AtomicU64,
@@ -59,13 +61,13 @@ struct SubscribedHub {
     _supervisor: Supervisor,
 }
 
-/// See the head of this file.
+/// Runs the benchmarks of this file.
 pub fn fanout(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
     let mut group = criterion.benchmark_group("fanout");
     group.sampling_mode(SamplingMode::Flat);
     for (subscribers, events) in SHAPES {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a folder can be created");
         let subscribed = {
             let _entered = runtime.enter();
             subscribe_all(folder.path(), subscribers)
@@ -74,7 +76,7 @@ pub fn fanout(criterion: &mut Criterion) {
         group.bench_function(format!("{events} to {subscribers} subscribers"), |bencher| {
             bencher.iter_custom(|commits| runtime.block_on(subscribed.deliver(events, commits)));
         });
-        // More is in no single slice, and left to the writers.
+        // Several events are not one slice, and are left to the writers.
         if events == 1 {
             let port = subscribed.open_ports();
             group.bench_function(format!("{events} to {subscribers} open ports"), |bencher| {
@@ -99,10 +101,10 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
     let metrics = Arc::new(Metrics::new());
     let supervisor = Supervisor::new(metrics.clone());
     let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 2);
-    let log = engine.log("ticks").expect("it is configured");
+    let log = engine.log("ticks").expect("the log is configured");
     let filter = Arc::new(Filter::default());
     let subscribe = |_| {
-        let subscriber = hub.join(Protocol::Sse, &settings, 0).expect("no limit");
+        let subscriber = hub.join(Protocol::Sse, &settings, 0).expect("no limit applies");
         let interest = Interest {
             overflow: Overflow::Log,
             scope: Scope::Whole,
@@ -113,7 +115,7 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
             on_gap: OnGap::Event,
         };
         subscriber.subscribe(&log, interest, None);
-        assert_eq!(drain(&subscriber), 0, "nothing is there yet, and it is live now");
+        assert_eq!(drain(&subscriber), 0, "the log is empty, so the subscription is live now");
         subscriber
     };
     let subscribers = (0..count).map(subscribe).collect();
@@ -121,17 +123,17 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
 }
 
 impl SubscribedHub {
-    /// Every writer goes to sleep on a port.
+    /// Opens a port for every subscriber, whose writer then sleeps.
     fn open_ports(&self) -> Arc<CountingPort> {
         let port = Arc::<CountingPort>::default();
         for subscriber in &self.subscribers {
             subscriber.open_port(port.clone());
-            assert_eq!(drain(subscriber), 0, "it has all there is");
+            assert_eq!(drain(subscriber), 0, "the subscriber has every event");
         }
         port
     }
 
-    /// How long it takes until so many commits of an event are at all ports.
+    /// Returns the time until that many commits of one event are at all ports.
     async fn deliver_to(&self, port: &CountingPort, commits: u64) -> Duration {
         let (writes, bytes) = (&port.writes, &port.bytes);
         let mut took = Duration::ZERO;
@@ -139,19 +141,23 @@ impl SubscribedHub {
             let due = writes.load(Ordering::Acquire) + self.subscribers.len() as u64;
             let before = bytes.load(Ordering::Relaxed);
             let begun = Instant::now();
-            self.engine.append(&self.log, vec![fixture::tick(n)]).await.expect("the log takes it");
+            self.engine
+                .append(&self.log, vec![fixture::tick(n)])
+                .await
+                .expect("the log accepts it");
             while writes.load(Ordering::Acquire) < due {
-                assert!(begun.elapsed() < DEADLINE, "an event has not come to all");
+                assert!(begun.elapsed() < DEADLINE, "an event has not reached all ports");
                 tokio::task::yield_now().await;
             }
             took += begun.elapsed();
             let each = bytes.load(Ordering::Relaxed) - before;
-            assert_eq!(each % self.subscribers.len() as u64, 0, "the same to each");
+            assert_eq!(each % self.subscribers.len() as u64, 0, "each port gets the same bytes");
         }
         took
     }
 
-    /// How long it takes until all have all of so many commits.
+    /// Returns the time until all subscribers have all events of that many
+    /// commits.
     async fn deliver(&self, events: u64, commits: u64) -> Duration {
         let origin = self.log.origin();
         let before = origin.encodings(Form::SseChunked);
@@ -159,11 +165,11 @@ impl SubscribedHub {
         for _ in 0..commits {
             let writes = (0..events).map(fixture::tick).collect();
             let begun = Instant::now();
-            self.engine.append(&self.log, writes).await.expect("the log takes it");
+            self.engine.append(&self.log, writes).await.expect("the log accepts it");
             for subscriber in &self.subscribers {
                 let mut came = 0;
                 while came < events {
-                    assert!(begun.elapsed() < DEADLINE, "{came} of {events} have come");
+                    assert!(begun.elapsed() < DEADLINE, "only {came} of {events} events arrived");
                     match drain(subscriber) {
                         0 => tokio::task::yield_now().await,
                         more => came += u64::from(more),
@@ -173,12 +179,12 @@ impl SubscribedHub {
             took += begun.elapsed();
         }
         let encodings = origin.encodings(Form::SseChunked) - before;
-        assert_eq!(encodings, events * commits, "one encoding an event");
+        assert_eq!(encodings, events * commits, "one encoding for each event");
         took
     }
 }
 
-/// Takes what is in the ring.
+/// Takes everything from the ring and returns the number of events.
 fn drain(subscriber: &Subscriber) -> u32 {
     let mut hand: Vec<Slice> = Vec::new();
     let mut room = Room::for_write(u32::MAX);

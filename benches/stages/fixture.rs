@@ -8,8 +8,8 @@ use streamgate::store::Retention;
 use streamgate::wire::Kind;
 use streamgate::wire::json::Json;
 
-/// Opens a store with the collection `orders` and the topic `ticks`, which is
-/// kept where `ticks` says.
+/// Opens a store with the collection `orders` and the topic `ticks`. `ticks`
+/// says where the topic is kept.
 pub fn open(path: &Path, ticks: Medium) -> Engine {
     let settings = Settings {
         path: path.join("data"),
@@ -23,19 +23,19 @@ pub fn open(path: &Path, ticks: Medium) -> Engine {
         let (name, retention) = (name.to_owned(), Retention::default());
         Spec { name, kind, retention, durability }
     };
-    let orders = Kind::collection("order").expect("a good name");
+    let orders = Kind::collection("order").expect("the name is valid");
     let specs = [spec("orders", orders, Medium::Disk), spec("ticks", Kind::Topic, ticks)];
     Engine::open(&settings, &specs).expect("the store opens")
 }
 
-/// An event of the topic `ticks`, of about 256 bytes.
+/// Returns an event of the topic `ticks` with about 256 bytes.
 pub fn tick(number: u64) -> Write {
-    let kind = streamgate::event::EventType::new("tick").expect("a good type");
+    let kind = streamgate::event::EventType::new("tick").expect("the type is valid");
     Write::publish(None, kind, document(number))
 }
 
-/// JSON of about 256 bytes.
+/// Returns JSON of about 256 bytes.
 pub fn document(number: u64) -> Json {
     let text = format!(r#"{{"n":{number},"text":"{}"}}"#, "x".repeat(230));
-    Json::parse(text.as_bytes()).expect("it is JSON")
+    Json::parse(text.as_bytes()).expect("the text is JSON")
 }

@@ -1,8 +1,9 @@
-//! One stage of the data path a file, its unit and its budget in its head. One
-//! binary, so that it is linked once. `cargo bench --bench stages -- NAME`
+//! Benchmarks of the stages of the data path, one a file. The head of each file
+//! has its unit and its budget. They are one binary, which is linked once.
+//! `cargo bench --bench stages -- NAME`
 //!
-//! A budget is for a machine like that of `docs/benchmarks.md`, and for eyes:
-//! nothing here fails for being slow.
+//! Budgets are for a machine like that of `docs/benchmarks.md`, and are
+//! compared by a person. No benchmark fails because it is slow.
 
 mod append;
 mod encode;
@@ -15,11 +16,12 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// As in the binary.
+/// The allocator of the gateway's binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Ten samples in two seconds: all of it is to take a minute or two.
+/// Returns settings with ten samples in two seconds, so that all stages take
+/// one to two minutes.
 fn settings() -> Criterion {
     Criterion::default()
         .sample_size(10)

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 connection that stays open.
+//! A keep-alive connection of HTTP/1.1.
 
 use std::net::SocketAddr;
 
@@ -16,13 +16,13 @@ use tokio::net::TcpStream;
 use crate::DemoError;
 use crate::script::Change;
 
-/// One connection; its requests go one after the other.
+/// One connection. It has one request at a time.
 pub struct ApiConnection {
     address: SocketAddr,
     requests: SendRequest<Full<Bytes>>,
 }
 
-/// One line of a batch's answer.
+/// One line of the response to a batch.
 #[derive(Deserialize)]
 struct LineResult {
     status: u16,
@@ -40,7 +40,7 @@ impl ApiConnection {
         Ok(ApiConnection { address, requests })
     }
 
-    /// Opens a stream of events in the form of that media type.
+    /// Opens a stream of events in that media type.
     pub async fn stream(
         &mut self,
         path: &str,
@@ -54,7 +54,7 @@ impl ApiConnection {
         self.send(request.header(HOST, self.address.to_string()).body(Full::default())?).await
     }
 
-    /// Posts lines as one batch and gives the event id of each.
+    /// Posts lines as one batch and returns the event id of each.
     pub async fn batch(&mut self, path: &str, lines: &[String]) -> Result<Vec<String>, DemoError> {
         let body = Bytes::from(lines.join("\n"));
         let answer = self.request(Method::POST, path, "application/x-ndjson", body).await?;
@@ -71,12 +71,13 @@ impl ApiConnection {
         if ids.len() == lines.len() {
             Ok(ids)
         } else {
-            Err(format!("{path}: {} answers to {} lines", ids.len(), lines.len()).into())
+            Err(format!("{path}: {} results for {} lines", ids.len(), lines.len()).into())
         }
     }
 
-    /// Writes one change and gives its event's id: the body of a posted
-    /// event's answer, the `ETag` of a resource's.
+    /// Writes one change and returns its event's id: from the body of the
+    /// response to a posted event, from the `ETag` of the response to a
+    /// resource.
     pub async fn write(&mut self, change: Change) -> Result<String, DemoError> {
         let Change { method, path, body, .. } = change;
         let answer = self.request(method, &path, "application/json", body.into()).await?;
@@ -87,11 +88,11 @@ impl ApiConnection {
             return Ok(id);
         }
         let posted: Value = serde_json::from_slice(&body)?;
-        let id = posted.get("id").and_then(Value::as_str).ok_or("the answer has no event id")?;
+        let id = posted.get("id").and_then(Value::as_str).ok_or("the response has no event id")?;
         Ok(id.to_owned())
     }
 
-    /// How many resources a collection has.
+    /// Returns the number of resources in a collection.
     pub async fn total(&mut self, collection: &str) -> Result<u64, DemoError> {
         let path = format!("/{collection}?size=1");
         let answer = self.request(Method::GET, &path, "application/json", Bytes::new()).await?;

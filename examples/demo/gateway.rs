@@ -1,4 +1,4 @@
-//! The gateway as a process of its own.
+//! A gateway in its own process.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -11,20 +11,21 @@ use tempfile::TempDir;
 use crate::DemoError;
 use crate::script::Script;
 
-/// From the signal to the end of the process; the drain itself has 3 s.
+/// The longest time from the signal to the end of the process. The drain has 3
+/// s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A running gateway; killed when dropped.
+/// A running gateway. Dropping it kills the process.
 pub struct Gateway {
-    /// Where clients connect.
+    /// The address of the client listener.
     pub address: SocketAddr,
     child: Child,
     _folder: TempDir,
 }
 
 impl Gateway {
-    /// Starts `streamgate serve` beside this example, on free ports and a
-    /// fresh store.
+    /// Starts the `streamgate` binary of this build, on free ports and a new
+    /// store.
     pub fn start(script: &Script) -> Result<Gateway, DemoError> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("config.toml");
@@ -44,7 +45,7 @@ impl Gateway {
         let binary = this
             .parent()
             .and_then(|examples| examples.parent())
-            .ok_or("the example is not in a target folder")?
+            .ok_or("the example must be in a target folder")?
             .join("streamgate");
         let mut child = Command::new(&binary)
             .arg("serve")
@@ -53,7 +54,9 @@ impl Gateway {
             .args(["--log-format", "json"])
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("{}: {error}; build it first", binary.display()))?;
+            .map_err(|error| {
+                format!("{}: {error}; build it with `cargo build --release`", binary.display())
+            })?;
         let log = child.stderr.take().ok_or("the gateway has no standard error")?;
         let mut log = BufReader::new(log);
         match address(&mut log) {
@@ -68,10 +71,11 @@ impl Gateway {
         }
     }
 
-    /// Asks it to end, as a service manager would, and waits for that.
+    /// Sends SIGTERM, as a service manager does, and waits for the end of the
+    /// process.
     pub fn stop(mut self) -> Result<(), DemoError> {
         let pid = self.child.id().to_string();
-        // The shell's own kill: a bare system may have no other.
+        // The kill of the shell: a minimal system may have no kill program.
         Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status()?;
         let deadline = Instant::now() + STOP_TIMEOUT;
         let status = loop {
@@ -83,7 +87,7 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        if status.success() { Ok(()) } else { Err(format!("the gateway ended: {status}").into()) }
+        if status.success() { Ok(()) } else { Err(format!("the gateway failed: {status}").into()) }
     }
 }
 
@@ -94,7 +98,7 @@ impl Drop for Gateway {
     }
 }
 
-/// The address in the line that the gateway logs once it serves.
+/// Returns the address from the line that the gateway logs when it serves.
 fn address(log: &mut BufReader<ChildStderr>) -> Result<SocketAddr, DemoError> {
     let mut line = String::new();
     while log.read_line(&mut line)? > 0 {
@@ -106,10 +110,11 @@ fn address(log: &mut BufReader<ChildStderr>) -> Result<SocketAddr, DemoError> {
         eprint!("{line}");
         line.clear();
     }
-    Err("the gateway ended before it served".into())
+    Err("the gateway ended before it printed its address".into())
 }
 
-/// Shows what the gateway warns of, and keeps it from waiting for a reader.
+/// Prints the gateway's warnings. Also drains its pipe, so that the gateway
+/// never blocks on a log line.
 fn pass_on(log: BufReader<ChildStderr>) {
     for line in log.lines().map_while(Result::ok) {
         if !line.contains("\"INFO\"") {

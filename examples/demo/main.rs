@@ -1,10 +1,10 @@
-//! A real gateway, real clients: starts `streamgate serve` on a fresh
-//! directory, follows it by Server-Sent Events, NDJSON and WebSocket, imports
-//! a collection, replays what happened to it, and holds that all three were
-//! told the same, in the same order, and nothing else.
+//! A real gateway and real clients. Starts `streamgate serve` on a new store
+//! and subscribes over Server-Sent Events, NDJSON and WebSocket. Imports a
+//! collection, replays changes to it, and checks that all three subscribers
+//! received the same events in the same order, and no others.
 //!
-//! `make demo`, or with data of one's own:
-//! `make demo DATA=orders.ndjson.gz EVENTS=order-events.ndjson.gz`.
+//! `make demo`, or with other data: `make demo DATA=orders.ndjson.gz
+//! EVENTS=order-events.ndjson.gz`.
 
 mod client;
 mod gateway;
@@ -21,14 +21,15 @@ use subscriber::{DeliveryCounters, Protocol, ReceivedEvents};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Whatever ends the demo early; it is for a person to read.
+/// Any error that ends the demo, for a person to read.
 type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connections that post side by side. Each waits for its answer before it
-/// posts again, so this is also how many writes a commit can gather.
+/// The number of connections that post at the same time. Each waits for its
+/// response before it posts again, so this is also the most writes that a
+/// commit can have.
 const CONNECTIONS: usize = 32;
 
-/// For everything that was written to reach every subscriber.
+/// The timeout for every subscriber to receive everything.
 const DELIVERY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// An event's id, and when its write was sent.
@@ -55,7 +56,7 @@ async fn main() -> Result<(), DemoError> {
     let expected = sent[0].len() + sent[1].len();
     let waiting = Instant::now();
     timeout(DELIVERY_TIMEOUT, counters.reach(expected)).await.map_err(|_| {
-        format!("only {:?} of {expected} events came in {DELIVERY_TIMEOUT:?}", counters.counts())
+        format!("only {:?} of {expected} events arrived in {DELIVERY_TIMEOUT:?}", counters.counts())
     })?;
     println!("  delivered   all, {:.0?} after the last answer", waiting.elapsed());
     compare_state(&gateway, &script).await?;
@@ -68,15 +69,15 @@ async fn main() -> Result<(), DemoError> {
     check(&subscribers, &sent)?;
     check_resumed(&subscribers[0], &middle, &resumed)?;
     println!("  resumed     SSE after {middle}: the {} events that follow, again", resumed.len());
-    println!("  stopped     by SIGTERM: every stream told so, exit code 0");
+    println!("  stopped     by SIGTERM: every stream was closed with a reason, exit code 0");
     for subscriber in &subscribers {
         report(subscriber, &sent, script.resources.len());
     }
-    println!("demo: ok, all three were told the same {expected} events and nothing else");
+    println!("demo: ok, all three received the same {expected} events and no others");
     Ok(())
 }
 
-/// One batch of all resources.
+/// Writes all resources as one batch.
 async fn import(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoError> {
     let begun = Instant::now();
     let path = format!("/{}", script.collection);
@@ -86,7 +87,7 @@ async fn import(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoErr
     Ok(ids.into_iter().map(|id| (id, begun)).collect())
 }
 
-/// One batch of all events of the topic.
+/// Publishes all events of the topic as one batch.
 async fn publish(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoError> {
     let begun = Instant::now();
     let path = format!("/events/{}", script.topic);
@@ -97,8 +98,8 @@ async fn publish(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoEr
     Ok(ids.into_iter().map(|id| (id, begun)).collect())
 }
 
-/// What happened to the resources, one request each, over connections that
-/// stay open. What concerns one resource goes over one of them, in order.
+/// Replays the changes to the resources, one request each, over keep-alive
+/// connections. All changes of one resource use the same connection, in order.
 async fn replay(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoError> {
     let begun = Instant::now();
     let mut lanes: Vec<Vec<script::Change>> = vec![Vec::new(); CONNECTIONS];
@@ -129,25 +130,25 @@ async fn replay(gateway: &Gateway, script: &Script) -> Result<Vec<Sent>, DemoErr
     Ok(sent)
 }
 
-/// The collection holds as many resources as were imported.
+/// Checks that the collection has as many resources as were imported.
 async fn compare_state(gateway: &Gateway, script: &Script) -> Result<(), DemoError> {
     let total = ApiConnection::open(gateway.address).await?.total(&script.collection).await?;
     let expected = script.resources.len() as u64;
     if total == expected {
         Ok(())
     } else {
-        Err(format!("{total} resources, not {expected}").into())
+        Err(format!("the collection has {total} resources; {expected} were imported").into())
     }
 }
 
-/// The ids in the middle and at the end of what was written, by offset.
+/// Returns the ids in the middle and at the end of what was written, by offset.
 fn landmarks(sent: &[Sent]) -> (String, String) {
     let mut ids: Vec<&String> = sent.iter().map(|(id, _)| id).collect();
     ids.sort_by_key(|id| offset(id));
     (ids[ids.len() / 2].clone(), ids[ids.len() - 1].clone())
 }
 
-/// The offset in an event id, `<epoch>-<offset>`.
+/// Returns the offset in an event id, `<epoch>-<offset>`.
 fn offset(id: &str) -> u64 {
     id.rsplit('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
@@ -163,7 +164,8 @@ async fn join(
     Ok(subscribers)
 }
 
-/// Each subscriber was told exactly what was written, in the logs' order.
+/// Checks that each subscriber received exactly what was written, in the order
+/// of the logs.
 fn check(subscribers: &[ReceivedEvents], sent: &[Vec<Sent>; 2]) -> Result<(), DemoError> {
     for (log, sent) in sent.iter().enumerate() {
         let mut expected: Vec<&str> = sent.iter().map(|(id, _)| id.as_str()).collect();
@@ -174,7 +176,7 @@ fn check(subscribers: &[ReceivedEvents], sent: &[Vec<Sent>; 2]) -> Result<(), De
                 (0..seen.len().max(expected.len())).find(|&at| seen.get(at) != expected.get(at))
             {
                 return Err(format!(
-                    "{}: event {at} of log {log} is {:?}, not {:?}",
+                    "{}: event {at} of log {log} is {:?}, but must be {:?}",
                     subscriber.protocol.name(),
                     seen.get(at),
                     expected.get(at)
@@ -186,7 +188,8 @@ fn check(subscribers: &[ReceivedEvents], sent: &[Vec<Sent>; 2]) -> Result<(), De
     Ok(())
 }
 
-/// A client that came back with an id was told what follows it, and no more.
+/// Checks that a client that resumed after an id received the events after it,
+/// and no others.
 fn check_resumed(
     subscriber: &ReceivedEvents,
     after: &str,
@@ -198,11 +201,16 @@ fn check_resumed(
         .filter(|id| offset(id) > offset(after))
         .collect();
     let same = whole.iter().copied().eq(resumed.iter());
-    if same { Ok(()) } else { Err(format!("resumed after {after}: not the same events").into()) }
+    if same {
+        Ok(())
+    } else {
+        Err(format!("resumed after {after}: the events differ from those received before").into())
+    }
 }
 
-/// How fast one subscriber was told. The first `imported` writes were all
-/// sent at the beginning of their batch, so their latency says nothing.
+/// Prints how fast one subscriber received the events. The first `imported`
+/// writes are left out of the latency: they were all sent at the start of their
+/// batch.
 fn report(subscriber: &ReceivedEvents, sent: &[Vec<Sent>; 2], imported: usize) {
     let seen: Vec<_> = subscriber.logs.iter().flatten().collect();
     let (first, last) = (seen.iter().map(|s| s.1).min(), seen.iter().map(|s| s.1).max());

@@ -1,4 +1,4 @@
-//! What is imported, and what then happens to it.
+//! The data of the demo: what is imported, and what happens to it then.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
@@ -10,39 +10,39 @@ use serde_json::Value;
 
 use crate::DemoError;
 
-/// What the demo does where nothing else is asked for.
+/// The data of the demo without `DATA` and `EVENTS`.
 const EARTHQUAKES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/earthquakes.ndjson");
 
-/// Earthquakes from this magnitude on get an event of their own when they are
-/// reviewed; smaller ones are replaced.
+/// An earthquake of at least this magnitude gets an event of its own when it is
+/// reviewed. Smaller ones are replaced.
 const REVIEWED_MAGNITUDE: f64 = 2.5;
 
-/// Everything that will be written.
+/// Everything that the demo writes.
 pub struct Script {
-    /// What the data is, for the first line.
+    /// A title for the data.
     pub title: String,
-    /// The collection's name.
+    /// The name of the collection.
     pub collection: String,
-    /// What one of its resources is called.
+    /// The name of one of its resources.
     pub resource: String,
-    /// The topic's name.
+    /// The name of the topic.
     pub topic: String,
-    /// The resources, a JSON text each.
+    /// The resources, each as JSON.
     pub resources: Vec<String>,
-    /// What happens to them, in order.
+    /// The changes to the resources, in order.
     pub changes: Vec<Change>,
-    /// The topic's events, a JSON text each.
+    /// The events of the topic, each as JSON.
     pub publications: Vec<String>,
 }
 
-/// One write that concerns one resource.
+/// One write to one resource.
 #[derive(Clone)]
 pub struct Change {
     /// The method.
     pub method: Method,
     /// The path.
     pub path: String,
-    /// JSON.
+    /// The body, as JSON.
     pub body: String,
     subject: String,
 }
@@ -52,7 +52,8 @@ impl Change {
         Change { method, path, body, subject: subject.to_owned() }
     }
 
-    /// Which of `count` lanes it belongs to: one resource's changes share one.
+    /// Returns the connection, out of `count`, for this change. All changes of
+    /// one resource use the same one.
     pub fn lane(&self, count: usize) -> usize {
         let mut hasher = DefaultHasher::new();
         self.subject.hash(&mut hasher);
@@ -61,19 +62,20 @@ impl Change {
 }
 
 impl Script {
-    /// The orders of `DATA` and their `EVENTS`, where these are set; else
-    /// the earthquakes that come with the demo.
+    /// Reads the orders of `DATA` and their `EVENTS`, if these are set.
+    /// Otherwise reads the earthquakes that come with the demo.
     pub fn from_environment() -> Result<Script, DemoError> {
         let file = |name| std::env::var(name).ok().filter(|path| !path.is_empty());
         match (file("DATA"), file("EVENTS")) {
             (None, None) => earthquakes(),
             (Some(data), Some(events)) => orders(Path::new(&data), Path::new(&events)),
-            _ => Err("DATA and EVENTS go together".into()),
+            _ => Err("set both DATA and EVENTS, or neither".into()),
         }
     }
 }
 
-/// A week of them as they were first reported, then what became of each.
+/// Returns a week of earthquakes as they were first reported, then the changes
+/// to each.
 fn earthquakes() -> Result<Script, DemoError> {
     #[derive(Deserialize)]
     struct Earthquake {
@@ -125,8 +127,8 @@ fn earthquakes() -> Result<Script, DemoError> {
     Ok(script)
 }
 
-/// Orders, then what was recorded of each as events that leave it as it is.
-/// What concerns no known order goes to the topic.
+/// Returns orders, then their recorded events, which do not change the orders.
+/// Events of unknown orders go to the topic.
 fn orders(data: &Path, events: &Path) -> Result<Script, DemoError> {
     #[derive(Deserialize)]
     struct Order {
@@ -165,7 +167,7 @@ fn orders(data: &Path, events: &Path) -> Result<Script, DemoError> {
     })
 }
 
-/// The lines of a file, unpacked where its name ends in `.gz`.
+/// Reads the lines of a file, unpacked if its name ends in `.gz`.
 fn lines(path: &Path) -> Result<Vec<String>, DemoError> {
     let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let text = if path.extension().is_some_and(|extension| extension == "gz") {

@@ -1,4 +1,4 @@
-//! Followers of the collection and the topic, one for each protocol.
+//! Subscribers to the collection and the topic, one for each protocol.
 
 use std::borrow::Cow;
 use std::net::{SocketAddr, TcpStream};
@@ -17,25 +17,25 @@ use crate::DemoError;
 use crate::client::ApiConnection;
 use crate::script::Script;
 
-/// Longest silence of the gateway; it sends a heartbeat every 15 s.
+/// The longest time without a byte. The gateway sends a heartbeat every 15 s.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
 
-/// What a subscriber speaks.
+/// The protocol of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
-    /// Server-Sent Events, a connection for each log.
+    /// Server-Sent Events, with a connection for each log.
     Sse,
-    /// NDJSON, a connection for each log.
+    /// NDJSON, with a connection for each log.
     Ndjson,
     /// One WebSocket with two subscriptions.
     WebSocket,
 }
 
 impl Protocol {
-    /// All of them.
+    /// All protocols.
     pub const ALL: [Protocol; 3] = [Protocol::Sse, Protocol::Ndjson, Protocol::WebSocket];
 
-    /// For people.
+    /// Returns the name for output.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Sse => "SSE",
@@ -45,46 +45,46 @@ impl Protocol {
     }
 }
 
-/// An event's id, and when it came.
+/// An event's id, and when it arrived.
 pub type ReceivedEvent = (String, Instant);
 
-/// What one subscriber was told until the gateway ended its streams: of the
-/// collection, and of the topic.
+/// The events that one subscriber received until the gateway ended its streams:
+/// of the collection, and of the topic.
 pub struct ReceivedEvents {
-    /// How.
+    /// The protocol.
     pub protocol: Protocol,
     /// The events of each log.
     pub logs: [Vec<ReceivedEvent>; 2],
 }
 
-/// How many events each subscriber has been told so far.
+/// How many events each subscriber has received so far.
 pub struct DeliveryCounters(Arc<watch::Sender<Vec<usize>>>);
 
 impl DeliveryCounters {
-    /// For that many subscribers.
+    /// Creates counters for that many subscribers.
     pub fn new(subscribers: usize) -> DeliveryCounters {
         DeliveryCounters(Arc::new(watch::Sender::new(vec![0; subscribers])))
     }
 
-    /// The counter of one of them.
+    /// Returns the counter of one subscriber.
     pub fn counter(&self, at: usize) -> DeliveryCounter {
         DeliveryCounter(self.0.clone(), at)
     }
 
-    /// The counts now.
+    /// Returns the counts.
     pub fn counts(&self) -> Vec<usize> {
         self.0.borrow().clone()
     }
 
-    /// Waits until each has been told so many.
+    /// Waits until each subscriber has received that many.
     pub async fn reach(&self, count: usize) {
-        let all = |counts: &Vec<usize>| counts.iter().all(|&told| told >= count);
-        // The sender lives as long as this does.
+        let all = |counts: &Vec<usize>| counts.iter().all(|&received| received >= count);
+        // The sender lives as long as this value, so this cannot fail.
         let _ = self.0.subscribe().wait_for(all).await;
     }
 }
 
-/// Counts what one subscriber is told.
+/// Counts the events of one subscriber.
 #[derive(Clone)]
 pub struct DeliveryCounter(Arc<watch::Sender<Vec<usize>>>, usize);
 
@@ -96,8 +96,8 @@ impl DeliveryCounter {
 
 type ReadTask = Pin<Box<dyn Future<Output = Result<ReceivedEvents, DemoError>> + Send>>;
 
-/// Subscribes. What is given reads until the gateway ends the streams; every
-/// event from this function's end on will be in the subscriber.
+/// Subscribes. The returned task reads until the gateway ends the streams.
+/// Every event after this function returns is among the events of the task.
 pub async fn follow(
     protocol: Protocol,
     address: SocketAddr,
@@ -133,8 +133,8 @@ pub async fn follow(
     }))
 }
 
-/// Comes back to the collection as a client that has seen `after` last, and
-/// gives the ids of what follows, up to `last`.
+/// Resumes the collection after the event `after`. Returns the ids of the
+/// events that follow, up to `last`.
 pub async fn resume(
     address: SocketAddr,
     script: &Script,
@@ -155,11 +155,11 @@ pub async fn resume(
     Ok(ids)
 }
 
-/// What a stream says.
+/// An item of a stream.
 enum StreamItem {
     /// An event, by its id.
     Event(String),
-    /// That it ends.
+    /// The end of the stream.
     Closed,
 }
 
@@ -198,7 +198,7 @@ impl Stream {
         }
     }
 
-    /// One block of SSE: its `event` and `id`.
+    /// Reads one block of SSE and returns its `event` and `id`.
     async fn block(&mut self) -> Result<(String, Option<String>), DemoError> {
         let (mut kind, mut id) = (String::new(), None);
         loop {
@@ -213,7 +213,7 @@ impl Stream {
         }
     }
 
-    /// One line of NDJSON: its `type` and `id`.
+    /// Reads one line of NDJSON and returns its `type` and `id`.
     async fn line(&mut self) -> Result<(String, Option<String>), DemoError> {
         #[derive(Deserialize)]
         struct Line {
@@ -225,13 +225,15 @@ impl Stream {
     }
 }
 
-/// An event, the end, or nothing that counts.
+/// Returns an event or the end. `None` for an opening or a heartbeat.
 fn classify(kind: &str, id: Option<String>) -> Result<Option<StreamItem>, DemoError> {
     match kind {
         "stream-open" | "heartbeat" => Ok(None),
         "stream-close" => Ok(Some(StreamItem::Closed)),
-        "gap" | "error" => Err(format!("the stream says {kind}").into()),
-        _ => Ok(Some(StreamItem::Event(id.ok_or_else(|| format!("a {kind} without an id"))?))),
+        "gap" | "error" => Err(format!("the stream sent an unexpected {kind}").into()),
+        _ => {
+            Ok(Some(StreamItem::Event(id.ok_or_else(|| format!("an event {kind} without an id"))?)))
+        }
     }
 }
 
@@ -253,14 +255,14 @@ impl LineReader {
             }
             self.scanned = self.buffer.len();
             let frame = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await?;
-            let frame = frame.ok_or("the stream ended without a word")??;
+            let frame = frame.ok_or("the stream ended without a stream-close")??;
             self.buffer.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
         }
     }
 }
 
-/// Connects and subscribes to a collection and a topic, and waits for both
-/// answers.
+/// Connects, subscribes to a collection and a topic, and waits for both
+/// responses.
 fn open_socket(
     address: SocketAddr,
     names: &[String; 2],
@@ -277,7 +279,9 @@ fn open_socket(
         let answer = socket.read()?.into_text()?;
         let answer: Envelope = serde_json::from_str(&answer)?;
         if answer.r#type != "response" {
-            return Err(format!("subscribe was answered by {:?}", answer.r#type).into());
+            return Err(
+                format!("the response to subscribe has the type {:?}", answer.r#type).into()
+            );
         }
     }
     Ok(socket)
@@ -294,7 +298,7 @@ struct Envelope<'a> {
     data: MessageData<'a>,
 }
 
-/// What of a message's data matters here.
+/// The members of a message's data that the demo needs.
 #[derive(Default, Deserialize)]
 struct MessageData<'a> {
     #[serde(borrow)]
@@ -305,21 +309,24 @@ struct MessageData<'a> {
     r#type: Option<Cow<'a, str>>,
 }
 
-/// Reads until the gateway closes, with 1012 and a word before.
+/// Reads until the gateway closes the socket with 1012, which must follow a
+/// `stream-close`.
 fn read_socket(
     socket: &mut WebSocket<TcpStream>,
     names: &[String; 2],
     counter: &DeliveryCounter,
 ) -> Result<[Vec<ReceivedEvent>; 2], DemoError> {
     let mut logs = [Vec::new(), Vec::new()];
-    let mut told = false;
+    let mut has_close_reason = false;
     loop {
         let text = match socket.read()? {
             Message::Text(text) => text,
-            Message::Close(Some(frame)) if told && u16::from(frame.code) == 1012 => {
+            Message::Close(Some(frame)) if has_close_reason && u16::from(frame.code) == 1012 => {
                 return Ok(logs);
             }
-            Message::Close(frame) => return Err(format!("closed too early: {frame:?}").into()),
+            Message::Close(frame) => {
+                return Err(format!("the socket was closed too early: {frame:?}").into());
+            }
             _ => continue,
         };
         let message: Envelope = serde_json::from_str(&text)?;
@@ -331,12 +338,14 @@ fn read_socket(
                     .iter()
                     .zip(names)
                     .position(|(from, name)| from.as_deref().is_some_and(|from| from == name));
-                let log = log.ok_or("an event of something else")?;
+                let log = log.ok_or("an event of another log")?;
                 logs[log].push((message.id.into_owned(), Instant::now()));
                 counter.count();
             }
-            ("control", "stream-close") => told = true,
-            (message, kind) => return Err(format!("the socket says {message} {kind}").into()),
+            ("control", "stream-close") => has_close_reason = true,
+            (message, kind) => {
+                return Err(format!("the socket sent an unexpected {message} {kind}").into());
+            }
         }
     }
 }

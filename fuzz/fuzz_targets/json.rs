@@ -1,5 +1,5 @@
-//! The scanner and the functions over text: no bytes panic, and what is made
-//! of good text is good and compact. The input is two texts with a 0 between.
+//! The JSON scanner and its functions: no input panics, and output made of
+//! valid text is valid and compact. The input is two texts, separated by 0.
 
 #![no_main]
 
@@ -44,5 +44,5 @@ fn through_everything(a: &[u8], b: &[u8]) {
 }
 
 fn assert_compact(text: &[u8]) {
-    assert_eq!(Json::parse(text).expect("it was made of good text").as_bytes(), text);
+    assert_eq!(Json::parse(text).expect("the input was valid").as_bytes(), text);
 }

@@ -1,5 +1,5 @@
-//! The PROXY header: no bytes panic, what decides is not taken back by what
-//! follows, and a header is as long as it may be at most.
+//! The PROXY header: no input panics, a decision for a prefix stays the same
+//! for the whole, and a header is at most as long as the limit.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use streamgate::wire::proxy::{Decoded, HEADER_BYTES_MAX, decode};
 
 fuzz_target!(|input: &[u8]| {
     let whole = decode(input);
-    // Cut anywhere near its beginning, and here and there in its block.
+    // Cuts at every point near the start, and at some points in the block.
     let cuts = (0..input.len().min(256)).chain((256..input.len()).step_by(97));
     for cut in cuts {
         match decode(&input[..cut]) {

@@ -1,5 +1,6 @@
-//! The frame decoder: no bytes panic, how they are cut changes nothing, and no
-//! more is kept than twice what may come. The first byte says how to cut.
+//! The WebSocket frame decoder: no input panics, the result does not depend on
+//! how the input is cut, and the buffer holds at most twice the largest
+//! message. The first byte is the length of the pieces.
 
 #![no_main]
 
