@@ -20,14 +20,14 @@ pub struct Run {
     /// Run the short form: one round, and fewer events or connections
     #[arg(long)]
     short: bool,
-    /// The number of rounds, in place of the scenario's own; not for a [proof]
+    /// The number of rounds, in place of the scenario's own; not for proofs
     #[arg(long, value_name = "ROUNDS", requires = "scenarios")]
     repeats: Option<NonZeroUsize>,
-    /// Measure only these of the scenario's targets; for scenarios with a [measure]
+    /// Measure only these of the scenario's targets; for measurements of deliveries only
     #[arg(long, value_delimiter = ',', value_name = "NAMES", requires = "scenarios")]
     targets: Vec<String>,
     /// The program of another build, to be measured in the same rounds as
-    /// target/release/streamgate; not for a [proof]
+    /// target/release/streamgate; not for proofs
     ///
     /// The report then has the ratio of the two in each round and a verdict.
     /// Peers are left out, unless --targets names them.
