@@ -8,28 +8,29 @@ use super::{code, files, is_test_only, place, text};
 /// The crates that each layer uses, and no others. A new use is a decision: it
 /// is made here, and `docs/architecture.md#dependencies` says why the crate is
 /// there. `wire` has no I/O, no clock and no tokio (law 5).
-const USES: [(&str, &str); 14] = [
+const USES: [(&str, &str); 15] = [
     ("main", "mimalloc"),
     (
         "cli",
         "bytes clap clap_complete clap_mangen http_body_util hyper hyper_util \
          indicatif serde serde_json tokio tracing tracing_subscriber",
     ),
-    ("config", "toml"),
+    ("config", "strsim toml"),
     ("server", "bytes hyper hyper_util parking_lot rustix socket2 tokio tokio_util tracing"),
     (
         "api",
-        "bytes http_body_util hyper parking_lot serde_json sha2 strsim \
+        "bytes http_body_util hyper ipnet parking_lot percent_encoding serde serde_json sha2 strsim \
          tokio tokio_tungstenite tokio_util tracing uuid",
     ),
     ("deliver", "bytes hyper hyper_util parking_lot socket2 tokio tracing"),
     ("hub", "bytes parking_lot tokio"),
     ("log", "bytes metrics parking_lot rustix tokio tokio_util tracing uuid"),
     ("store", "bytes crc32fast fjall rustix tracing"),
-    ("wire", "bytes serde_json"),
-    ("event", "bytes jiff"),
-    ("metrics", "metrics metrics_exporter_prometheus"),
-    ("random", "uuid"),
+    ("wire", "bytes ipnet serde_json"),
+    ("event", "bytes ipnet itoa jiff"),
+    ("supervisor", "parking_lot tokio tracing"),
+    ("metrics", "metrics metrics_exporter_prometheus rustix"),
+    ("random", "fastrand"),
     ("sync", "parking_lot shuttle tokio"),
 ];
 
