@@ -33,7 +33,7 @@ pub const RESERVED_NAMES: [&str; 8] =
 
 /// The reason why a text is not a valid name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadName {
+pub enum InvalidName {
     /// The text is empty.
     Empty,
     /// The text is longer than [`NAME_BYTES_MAX`].
@@ -44,31 +44,33 @@ pub enum BadName {
     Reserved,
 }
 
-impl fmt::Display for BadName {
+impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadName::Empty => write!(f, "a name must not be empty"),
-            BadName::TooLong => write!(f, "a name must not be longer than {NAME_BYTES_MAX} bytes"),
-            BadName::Character(c) => {
+            InvalidName::Empty => write!(f, "a name must not be empty"),
+            InvalidName::TooLong => {
+                write!(f, "a name must not be longer than {NAME_BYTES_MAX} bytes")
+            }
+            InvalidName::Character(c) => {
                 write!(f, "the character {c:?} is not allowed; use A-Z a-z 0-9 . _ ~ : -")
             }
-            BadName::Reserved => write!(f, "the name is reserved; use another name"),
+            InvalidName::Reserved => write!(f, "the name is reserved; use another name"),
         }
     }
 }
 
-impl std::error::Error for BadName {}
+impl std::error::Error for InvalidName {}
 
-fn check_characters(text: &str) -> Result<(), BadName> {
+fn check_characters(text: &str) -> Result<(), InvalidName> {
     if text.is_empty() {
-        return Err(BadName::Empty);
+        return Err(InvalidName::Empty);
     }
     if text.len() > NAME_BYTES_MAX {
-        return Err(BadName::TooLong);
+        return Err(InvalidName::TooLong);
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._~:-".contains(c);
     match text.chars().find(|&c| !allowed(c)) {
-        Some(c) => Err(BadName::Character(c)),
+        Some(c) => Err(InvalidName::Character(c)),
         None => Ok(()),
     }
 }
@@ -87,11 +89,11 @@ macro_rules! name {
             ///
             /// # Errors
             /// The reason why the text is not a valid name.
-            pub fn new(text: &str) -> Result<Self, BadName> {
+            pub fn new(text: &str) -> Result<Self, InvalidName> {
                 check_characters(text)?;
                 let reserved: fn(&str) -> bool = $reserved;
                 if reserved(text) {
-                    return Err(BadName::Reserved);
+                    return Err(InvalidName::Reserved);
                 }
                 Ok(Self(Bytes::copy_from_slice(text.as_bytes())))
             }
@@ -102,9 +104,9 @@ macro_rules! name {
             /// # Errors
             /// The reason why the bytes are not a name. For a stored record
             /// this means that the record is damaged.
-            pub fn from_stored(bytes: Bytes) -> Result<Self, BadName> {
+            pub fn from_stored(bytes: Bytes) -> Result<Self, InvalidName> {
                 let text = str::from_utf8(&bytes)
-                    .map_err(|_| BadName::Character(char::REPLACEMENT_CHARACTER))?;
+                    .map_err(|_| InvalidName::Character(char::REPLACEMENT_CHARACTER))?;
                 check_characters(text)?;
                 Ok(Self(bytes))
             }
@@ -201,7 +203,7 @@ pub struct Event {
     /// corrected clock (`docs/protocol.md#event-time`).
     pub time: Timestamp,
     /// The type of the event.
-    pub kind: EventType,
+    pub event_type: EventType,
     /// The resource that the event is about. An event of a topic can be without
     /// a subject.
     pub subject: Option<ResourceId>,
@@ -222,18 +224,18 @@ mod tests {
             assert_eq!(ResourceId::new(valid).unwrap().as_str(), valid);
         }
         for (invalid, reason) in [
-            ("", BadName::Empty),
-            (&"x".repeat(129), BadName::TooLong),
-            ("a/b", BadName::Character('/')),
-            ("a\nb", BadName::Character('\n')),
-            ("é", BadName::Character('é')),
-            ("..", BadName::Reserved),
-            ("ws", BadName::Reserved),
+            ("", InvalidName::Empty),
+            (&"x".repeat(129), InvalidName::TooLong),
+            ("a/b", InvalidName::Character('/')),
+            ("a\nb", InvalidName::Character('\n')),
+            ("é", InvalidName::Character('é')),
+            ("..", InvalidName::Reserved),
+            ("ws", InvalidName::Reserved),
         ] {
             assert_eq!(ResourceId::new(invalid), Err(reason), "{invalid:?}");
         }
         for reserved in ["gap", "stream-open", "snapshot", "snapshots"] {
-            assert_eq!(EventType::new(reserved), Err(BadName::Reserved), "{reserved:?}");
+            assert_eq!(EventType::new(reserved), Err(InvalidName::Reserved), "{reserved:?}");
         }
     }
 

@@ -39,7 +39,7 @@ fn event(number: u64) -> Event {
     Event {
         offset: Offset(number),
         time: Timestamp::now(),
-        kind: EventType::new("order-updated").expect("the type is valid"),
+        event_type: EventType::new("order-updated").expect("the type is valid"),
         subject: Some(ResourceId::new(&format!("order-{number}")).expect("the id is valid")),
         merge: true,
         data: fixture::document(number).into_bytes(),

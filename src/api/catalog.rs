@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Settings;
-use crate::event::{BadName, EventType};
+use crate::event::{EventType, InvalidName};
 use crate::hub::Overflow;
 use crate::log::{Engine, Log, Medium, Spec};
 use crate::wire::{Filter, Kind};
@@ -69,7 +69,7 @@ impl Settings {
     ///
     /// # Errors
     /// When a collection's resource name makes no event types.
-    pub fn specs(&self) -> Result<Vec<Spec>, BadName> {
+    pub fn specs(&self) -> Result<Vec<Spec>, InvalidName> {
         let mut specs = Vec::new();
         for collection in &self.collections {
             specs.push(Spec {

@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode};
 
 use super::body::Body;
 use super::limit::{Policy, Wait};
-use crate::event::{BadName, EventId, MalformedId, Offset};
+use crate::event::{EventId, InvalidName, MalformedId, Offset};
 use crate::log::{self, BadWrite, Refusal};
 use crate::wire::Origin;
 use crate::wire::problem::{Code, Problem};
@@ -50,8 +50,8 @@ pub fn malformed_id(name: &str, why: MalformedId) -> Problem {
 }
 
 /// Returns the 400 problem for an invalid resource id or event type.
-pub fn bad_name(what: &str, why: BadName) -> Problem {
-    Problem::new(Code::BadName, format!("{what}: {why}"))
+pub fn bad_name(what: &str, why: InvalidName) -> Problem {
+    Problem::new(Code::InvalidName, format!("{what}: {why}"))
 }
 
 /// Returns the 400 problem for a body that is JSON of the wrong form.

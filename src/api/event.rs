@@ -140,7 +140,7 @@ impl Posted {
 fn named<T>(
     member: &str,
     value: &[u8],
-    name: impl Fn(&str) -> Result<T, crate::event::BadName>,
+    name: impl Fn(&str) -> Result<T, crate::event::InvalidName>,
 ) -> Result<T, Problem> {
     let text = json::string(value)
         .ok_or_else(|| error::bad_body(format!("the member {member:?} must be a string")))?;

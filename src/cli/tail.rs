@@ -255,7 +255,7 @@ impl<W: Write> Tail<'_, W> {
 /// Returns whether `kind` is the type of a control message. These types are
 /// reserved (`docs/protocol.md#names`), so no event of a log has one.
 fn is_control(kind: &str) -> bool {
-    crate::event::EventType::new(kind) == Err(crate::event::BadName::Reserved)
+    crate::event::EventType::new(kind) == Err(crate::event::InvalidName::Reserved)
 }
 
 /// Returns at most 500 characters of a server's text for a terminal. Control

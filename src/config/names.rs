@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::section::Section;
 use crate::api;
-use crate::event::{BadName, EventType, NAME_BYTES_MAX, RESERVED_NAMES};
+use crate::event::{EventType, InvalidName, NAME_BYTES_MAX, RESERVED_NAMES};
 use crate::hub::Overflow;
 use crate::log::Medium;
 use crate::store::Retention;
@@ -126,14 +126,14 @@ impl Names {
 /// resource id, the name cannot have a colon.
 fn check_log_name(name: &str) -> Result<(), String> {
     if name.len() > NAME_BYTES_MAX {
-        return Err(BadName::TooLong.to_string());
+        return Err(InvalidName::TooLong.to_string());
     }
     let allowed = |c: &char| c.is_ascii_alphanumeric() || "._~-".contains(*c);
     if let Some(c) = name.chars().find(|c| !allowed(c)) {
         return Err(format!("the character {c:?} is not allowed; use A-Z a-z 0-9 . _ ~ -"));
     }
     if [".", ".."].contains(&name) || RESERVED_NAMES.contains(&name) {
-        return Err(BadName::Reserved.to_string());
+        return Err(InvalidName::Reserved.to_string());
     }
     Ok(())
 }

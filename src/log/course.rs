@@ -218,7 +218,7 @@ impl Course {
         let event = Event {
             offset: self.next,
             time,
-            kind: outcome.kind.clone(),
+            event_type: outcome.kind.clone(),
             subject: write.subject.clone(),
             merge: outcome.merge,
             data: outcome.data.clone(),

@@ -48,7 +48,7 @@ pub(super) struct Numbered {
 }
 
 pub(super) fn encode_event(key: &[u8], number: u64, event: &Event) -> Bytes {
-    let kind = event.kind.as_bytes();
+    let kind = event.event_type.as_bytes();
     let subject = event.subject.as_ref().map(ResourceId::as_bytes);
     seal(key, event_bytes(event) - CHECKSUM_BYTES, |out| {
         out.extend_from_slice(&number.to_be_bytes());
@@ -65,7 +65,7 @@ pub(super) fn encode_event(key: &[u8], number: u64, event: &Event) -> Bytes {
 /// How long the record of an event is.
 pub(super) fn event_bytes(event: &Event) -> usize {
     let subject = event.subject.as_ref().map_or(0, |subject| subject.as_bytes().len());
-    CHECKSUM_BYTES + 19 + event.kind.as_bytes().len() + subject + event.data.len()
+    CHECKSUM_BYTES + 19 + event.event_type.as_bytes().len() + subject + event.data.len()
 }
 
 /// The event that `record` was just made of, as slices of it: nothing is
@@ -75,11 +75,11 @@ pub(super) fn event_bytes(event: &Event) -> usize {
 /// When it is another's record.
 pub(super) fn slices_of(event: Event, record: &Bytes) -> Event {
     let kind_at = CHECKSUM_BYTES + 19;
-    let subject_at = kind_at + event.kind.as_bytes().len();
+    let subject_at = kind_at + event.event_type.as_bytes().len();
     let data_at = record.len() - event.data.len();
     let same = "the record is the event's";
     Event {
-        kind: event.kind.within(record, kind_at).expect(same),
+        event_type: event.event_type.within(record, kind_at).expect(same),
         subject: event.subject.map(|it| it.within(record, subject_at).expect(same)),
         data: record.slice(data_at..),
         ..event
@@ -104,7 +104,7 @@ fn event_fields(key: &[u8], mut fields: Fields) -> Option<Numbered> {
         _ => Some(ResourceId::from_stored(subject).ok()?),
     };
     let merge = flags & MERGE != 0;
-    let event = Event { offset, time, kind, subject, merge, data: fields.rest() };
+    let event = Event { offset, time, event_type: kind, subject, merge, data: fields.rest() };
     Some(Numbered { number, event })
 }
 

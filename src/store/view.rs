@@ -327,7 +327,7 @@ impl View {
         Ok(match self.resource(meta.id, subject)? {
             Some(state) => state.revision == event.offset,
             // A type of a user's own that ends so leaves the resource there.
-            None => event.kind.as_str().ends_with("-deleted"),
+            None => event.event_type.as_str().ends_with("-deleted"),
         })
     }
 

@@ -119,7 +119,7 @@ pub fn chunk(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn sse(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
-    put(out, format_args!("id: {}\nevent: {}\ndata: ", origin.id(event.offset), event.kind));
+    put(out, format_args!("id: {}\nevent: {}\ndata: ", origin.id(event.offset), event.event_type));
     out.extend_from_slice(&event.data);
     out.extend_from_slice(b"\n\n");
 }
@@ -133,7 +133,7 @@ fn ndjson(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
 /// with `"merge": false` if the data was not merged. NDJSON lines and the
 /// entries of a JSON page have this object.
 pub(super) fn object(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
-    put(out, format_args!(r#"{{"id":"{}","type":"{}""#, origin.id(event.offset), event.kind));
+    put(out, format_args!(r#"{{"id":"{}","type":"{}""#, origin.id(event.offset), event.event_type));
     subject(out, event);
     put(out, format_args!(r#","time":"{}""#, event.time));
     data(out, event);
@@ -151,7 +151,7 @@ fn cloud_event(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
             r#"{{"specversion":"1.0","id":"{}","source":"{prefix}{}","type":"{}""#,
             origin.id(event.offset),
             origin.name,
-            event.kind
+            event.event_type
         ),
     );
     subject(out, event);
@@ -173,7 +173,7 @@ fn envelope(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
             origin.id(event.offset),
             event.time,
             origin.name,
-            event.kind
+            event.event_type
         ),
     );
     subject(out, event);

@@ -66,7 +66,7 @@ impl Filter {
 
     /// Returns whether the filter matches `event`.
     pub fn wants(&self, event: &Event) -> bool {
-        (self.types.is_empty() || self.types.contains(&event.kind))
+        (self.types.is_empty() || self.types.contains(&event.event_type))
             && self.fields.iter().all(|field| field.matches(&event.data))
     }
 

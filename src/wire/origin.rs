@@ -54,7 +54,7 @@ impl Kind {
     /// # Errors
     /// If an event type made from `resource` is invalid: too long, reserved, or
     /// with a forbidden character.
-    pub fn collection(resource: &str) -> Result<Kind, crate::event::BadName> {
+    pub fn collection(resource: &str) -> Result<Kind, crate::event::InvalidName> {
         let event_type = |suffix: &str| EventType::new(&format!("{resource}-{suffix}"));
         Ok(Kind::Collection {
             key: format!("{resource}Id"),

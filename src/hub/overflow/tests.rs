@@ -119,7 +119,7 @@ impl Bench {
             Event {
                 offset: Offset(offset),
                 time: Timestamp(0),
-                kind: EventType::new("order-noted").unwrap(),
+                event_type: EventType::new("order-noted").unwrap(),
                 subject: Some(ResourceId::new(&format!("r{resource}")).unwrap()),
                 merge: false,
                 data: data.into(),

@@ -137,7 +137,7 @@ pub(super) async fn what_needs_a_restart_is_named_and_left(open: Open) {
         one(&engine, &orders, put(&orders, "a", &format!(r#"{{"n":{n}}}"#))).await.unwrap();
     }
     assert_eq!((news.position().events, orders.position().events), (3, 3));
-    assert_eq!(read(&orders, Offset::ZERO).await[0].kind.as_str(), "order-created");
+    assert_eq!(read(&orders, Offset::ZERO).await[0].event_type.as_str(), "order-created");
     assert_eq!(news.medium(), Medium::Disk);
     assert_eq!(engine.log("ticks").unwrap().medium(), Medium::Memory);
     // A collection is never in memory, so there is nothing to change here.

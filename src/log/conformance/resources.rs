@@ -30,7 +30,7 @@ pub(super) async fn writes_become_events_and_states(open: Open) {
     assert_eq!(engine.store().resource(log.id(), &id("7")).unwrap(), None);
     let events = read(log, Offset::ZERO).await;
     let seen: Vec<_> =
-        events.iter().map(|it| (it.kind.as_str(), it.merge, text(&it.data))).collect();
+        events.iter().map(|it| (it.event_type.as_str(), it.merge, text(&it.data))).collect();
     let expected = [
         ("order-created", true, r#"{"orderId":"7","a":1}"#),
         ("order-updated", true, r#"{"orderId":"7","a":1,"b":2}"#),

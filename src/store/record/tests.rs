@@ -18,7 +18,7 @@ prop_compose! {
         merge: bool, data in bytes()) -> Numbered {
         let kind = EventType::from_stored(kind).unwrap();
         let (offset, time) = (Offset(offset), Timestamp(time));
-        Numbered { number, event: Event { offset, time, kind, subject, merge, data } }
+        Numbered { number, event: Event { offset, time, event_type: kind, subject, merge, data } }
     }
 }
 
@@ -52,7 +52,7 @@ fn records_have_the_bytes_of_format_1() {
     let event = Event {
         offset: Offset(2),
         time: Timestamp(3),
-        kind: EventType::new("order-paid").unwrap(),
+        event_type: EventType::new("order-paid").unwrap(),
         subject: subject.clone(),
         merge: true,
         data: Bytes::from_static(b"{}"),
@@ -164,10 +164,10 @@ proptest! {
         let record = encode_event(&key, it.number, &it.event);
         prop_assert_eq!(record.len(), event_bytes(&it.event));
         let slices = slices_of(it.event.clone(), &record);
-        prop_assert!(record.as_ptr_range().contains(&slices.kind.as_bytes().as_ptr()));
+        prop_assert!(record.as_ptr_range().contains(&slices.event_type.as_bytes().as_ptr()));
         prop_assert_eq!(&slices, &it.event);
         let read = decode_event(&key, record.clone()).unwrap();
-        prop_assert!(record.as_ptr_range().contains(&read.event.kind.as_bytes().as_ptr()));
+        prop_assert!(record.as_ptr_range().contains(&read.event.event_type.as_bytes().as_ptr()));
         prop_assert_eq!(read, it);
     }
 

@@ -21,7 +21,7 @@ fn event(offset: u64) -> Event {
     Event {
         offset: Offset(offset),
         time: time(offset),
-        kind: EventType::new("order-updated").unwrap(),
+        event_type: EventType::new("order-updated").unwrap(),
         subject: Some(subject(offset)),
         merge: true,
         data: Bytes::from(format!("{{\"n\":{offset}}}")),

@@ -12,7 +12,7 @@ fn opened(path: &Path) -> (Opened, [Meta; 2]) {
         let event = Event {
             offset: Offset(1),
             time: Timestamp(1),
-            kind: EventType::new("said").unwrap(),
+            event_type: EventType::new("said").unwrap(),
             subject: Some(subject()),
             merge: true,
             data: "{}".into(),
