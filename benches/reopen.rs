@@ -12,7 +12,7 @@ use std::time::Instant;
 use streamgate::event::ResourceId;
 use streamgate::log::{Engine, Medium, Settings, Spec, Sync, Write};
 use streamgate::store::Retention;
-use streamgate::wire::Kind;
+use streamgate::wire::LogKind;
 use streamgate::wire::json::Json;
 
 /// The allocator of the gateway's binary.
@@ -38,7 +38,7 @@ fn open(path: &Path) -> Engine {
     };
     let spec = Spec {
         name: "orders".to_owned(),
-        kind: Kind::collection("order").expect("the name is valid"),
+        kind: LogKind::collection("order").expect("the name is valid"),
         retention: Retention::default(),
         durability: Medium::Disk,
     };

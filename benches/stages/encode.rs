@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use streamgate::event::{Epoch, Event, EventType, Offset, ResourceId, Timestamp};
-use streamgate::wire::{Batch, Form, Kind, Origin};
+use streamgate::wire::{Batch, LogIdentity, LogKind, WireFormat};
 
 use super::fixture;
 
@@ -18,12 +18,12 @@ const EVENTS: u64 = 256;
 
 /// Runs the benchmarks of this file.
 pub fn encode(criterion: &mut Criterion) {
-    let kind = Kind::collection("order").expect("the name is valid");
-    let origin = Arc::new(Origin::new("orders".to_owned(), Epoch::from_bits(42), kind));
+    let kind = LogKind::collection("order").expect("the name is valid");
+    let origin = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(42), kind));
     let events: Vec<Event> = (1..=EVENTS).map(event).collect();
     let mut group = criterion.benchmark_group("encode");
     group.throughput(Throughput::Elements(EVENTS));
-    for form in Form::ALL {
+    for form in WireFormat::ALL {
         group.bench_function(format!("{form:?}"), |bencher| {
             let batch = || Batch::new(origin.clone(), events.clone(), None);
             let encode = |batch: &mut Batch| {

@@ -25,7 +25,7 @@ use streamgate::hub::{
 use streamgate::log::{Engine, Log, Medium};
 use streamgate::metrics::{Metrics, Protocol};
 use streamgate::supervisor::Supervisor;
-use streamgate::wire::{Filter, Form};
+use streamgate::wire::{Filter, WireFormat};
 use tokio::runtime::Runtime;
 
 use super::fixture;
@@ -109,7 +109,7 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
             overflow: Overflow::Log,
             scope: Scope::Whole,
             filter: filter.clone(),
-            form: Form::SseChunked,
+            form: WireFormat::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
@@ -160,7 +160,7 @@ impl SubscribedHub {
     /// commits.
     async fn deliver(&self, events: u64, commits: u64) -> Duration {
         let origin = self.log.origin();
-        let before = origin.encodings(Form::SseChunked);
+        let before = origin.encodings(WireFormat::SseChunked);
         let mut took = Duration::ZERO;
         for _ in 0..commits {
             let writes = (0..events).map(fixture::tick).collect();
@@ -178,7 +178,7 @@ impl SubscribedHub {
             }
             took += begun.elapsed();
         }
-        let encodings = origin.encodings(Form::SseChunked) - before;
+        let encodings = origin.encodings(WireFormat::SseChunked) - before;
         assert_eq!(encodings, events * commits, "one encoding for each event");
         took
     }

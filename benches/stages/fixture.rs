@@ -5,7 +5,7 @@ use std::path::Path;
 
 use streamgate::log::{Engine, Medium, Settings, Spec, Sync, Write};
 use streamgate::store::Retention;
-use streamgate::wire::Kind;
+use streamgate::wire::LogKind;
 use streamgate::wire::json::Json;
 
 /// Opens a store with the collection `orders` and the topic `ticks`. `ticks`
@@ -23,8 +23,8 @@ pub fn open(path: &Path, ticks: Medium) -> Engine {
         let (name, retention) = (name.to_owned(), Retention::default());
         Spec { name, kind, retention, durability }
     };
-    let orders = Kind::collection("order").expect("the name is valid");
-    let specs = [spec("orders", orders, Medium::Disk), spec("ticks", Kind::Topic, ticks)];
+    let orders = LogKind::collection("order").expect("the name is valid");
+    let specs = [spec("orders", orders, Medium::Disk), spec("ticks", LogKind::Topic, ticks)];
     Engine::open(&settings, &specs).expect("the store opens")
 }
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use libfuzzer_sys::fuzz_target;
 use streamgate::event::parse_network;
-use streamgate::wire::forwarded::{Field, client};
+use streamgate::wire::forwarded::{ForwardedHeader, client};
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -17,10 +17,10 @@ fuzz_target!(|input: &[u8]| {
     let parse = |text: &str| parse_network(text).expect("the network is valid");
     let (everybody, proxies) = ([parse("0.0.0.0/0"), parse("::/0")], [parse("10.0.0.0/8")]);
     let lines = || input.split(|&byte| byte == 0);
-    let words: [(Field, &[u8]); 3] = [
-        (Field::XForwardedFor, b"192.0.2.1"),
-        (Field::Forwarded, b"for=192.0.2.1"),
-        (Field::Forwarded, b"by=\"_a,\\\"\\\\\";for=\"192.0.2.1:_b\";host=\"c\""),
+    let words: [(ForwardedHeader, &[u8]); 3] = [
+        (ForwardedHeader::XForwardedFor, b"192.0.2.1"),
+        (ForwardedHeader::Forwarded, b"for=192.0.2.1"),
+        (ForwardedHeader::Forwarded, b"by=\"_a,\\\"\\\\\";for=\"192.0.2.1:_b\";host=\"c\""),
     ];
     for (field, word) in words {
         client(field, lines(), PROXY, &everybody);

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use streamgate::wire::proxy::{Decoded, HEADER_BYTES_MAX, decode};
+use streamgate::wire::proxy::{ParseOutcome, HEADER_BYTES_MAX, decode};
 
 fuzz_target!(|input: &[u8]| {
     let whole = decode(input);
@@ -12,13 +12,13 @@ fuzz_target!(|input: &[u8]| {
     let cuts = (0..input.len().min(256)).chain((256..input.len()).step_by(97));
     for cut in cuts {
         match decode(&input[..cut]) {
-            Decoded::Incomplete => assert!(cut < HEADER_BYTES_MAX),
+            ParseOutcome::Incomplete => assert!(cut < HEADER_BYTES_MAX),
             decided => assert_eq!(decided, whole, "at {cut}"),
         }
     }
-    if let Decoded::Header { length, .. } = whole {
+    if let ParseOutcome::Header { length, .. } = whole {
         assert!(length <= input.len().min(HEADER_BYTES_MAX));
         assert_eq!(decode(&input[..length]), whole);
-        assert_eq!(decode(&input[..length - 1]), Decoded::Incomplete);
+        assert_eq!(decode(&input[..length - 1]), ParseOutcome::Incomplete);
     }
 });

@@ -7,7 +7,7 @@ use hyper::header::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
 use crate::event::network_contains;
-use crate::wire::forwarded::{self, Field};
+use crate::wire::forwarded::{self, ForwardedHeader};
 
 /// The proxies that are believed when they say whom they speak for.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +16,7 @@ pub struct Proxies {
     pub networks: Vec<IpNet>,
     /// The field of a request that they name its client in; none if they do
     /// not (`server.forwarded`).
-    pub field: Option<Field>,
+    pub field: Option<ForwardedHeader>,
 }
 
 /// Who is at the other end of a connection.
@@ -83,7 +83,8 @@ mod tests {
             let peer = Peer { address: address.parse().unwrap(), believed };
             proxies(field).client(&fields, peer).address.to_string()
         };
-        let (listed, standard) = (Some(Field::XForwardedFor), Some(Field::Forwarded));
+        let (listed, standard) =
+            (Some(ForwardedHeader::XForwardedFor), Some(ForwardedHeader::Forwarded));
         assert_eq!(client(listed, "10.0.0.1", true), "192.0.2.2");
         assert_eq!(client(standard, "::ffff:10.0.0.1", true), "192.0.2.3");
         assert_eq!(client(None, "10.0.0.1", true), "10.0.0.1");

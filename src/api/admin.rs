@@ -12,7 +12,7 @@ use super::body::Body;
 use super::{error, joined, respond};
 use crate::log::WriteState;
 use crate::metrics::LogValues;
-use crate::wire::Form;
+use crate::wire::WireFormat;
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
@@ -92,9 +92,9 @@ impl super::Api {
     /// lock of a connection and reads nothing of the store; blocks on `/proc`.
     pub fn render_metrics(&self) -> String {
         let logs = self.engine.logs();
-        for form in Form::ALL {
+        for form in WireFormat::ALL {
             // With and without chunks is one form to an operator.
-            let alike = Form::ALL.into_iter().filter(|other| other.label() == form.label());
+            let alike = WireFormat::ALL.into_iter().filter(|other| other.label() == form.label());
             let made = alike.flat_map(|it| logs.iter().map(move |log| log.origin().encodings(it)));
             let label = ("form", form.label().to_owned());
             self.metrics.counted("streamgate_encodings_total", label, made.sum());

@@ -8,7 +8,7 @@ use super::Settings;
 use crate::event::{EventType, InvalidName};
 use crate::hub::Overflow;
 use crate::log::{Engine, Log, Medium, Spec};
-use crate::wire::{Filter, Kind};
+use crate::wire::{Filter, LogKind};
 
 /// A collection that is served.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ impl Settings {
         for collection in &self.collections {
             specs.push(Spec {
                 name: collection.name.clone(),
-                kind: Kind::collection(&collection.resource)?,
+                kind: LogKind::collection(&collection.resource)?,
                 retention: collection.retention,
                 durability: Medium::Disk,
             });
@@ -82,7 +82,7 @@ impl Settings {
         for topic in self.topics.iter().filter(|topic| topic.collection.is_none()) {
             specs.push(Spec {
                 name: topic.name.clone(),
-                kind: Kind::Topic,
+                kind: LogKind::Topic,
                 retention: topic.retention,
                 durability: topic.durability,
             });
@@ -100,7 +100,7 @@ impl Catalog {
         let logs = engine.logs();
         let log = |name: &str, topic: bool| {
             let is = |log: &&Arc<Log>| {
-                log.origin().name == name && matches!(log.origin().kind, Kind::Topic) == topic
+                log.origin().name == name && matches!(log.origin().kind, LogKind::Topic) == topic
             };
             logs.iter().find(is).cloned().ok_or_else(|| NoLog(name.to_owned()))
         };

@@ -10,7 +10,7 @@ use super::body::Body;
 use super::limit::{Policy, Wait};
 use crate::event::{EventId, InvalidName, MalformedId, Offset};
 use crate::log::{self, BadWrite, Refusal};
-use crate::wire::Origin;
+use crate::wire::LogIdentity;
 use crate::wire::problem::{Code, Problem};
 
 /// The longest path in bytes that a problem has as its `instance`. Without the
@@ -105,7 +105,7 @@ pub fn key_in_progress() -> Problem {
 
 /// Returns the 410 problem for a position whose next events are gone. The member
 /// `earliest` is `floor`, the earliest position from which the log is complete.
-pub fn gone(origin: &Origin, reason: &'static str, floor: Offset) -> Problem {
+pub fn gone(origin: &LogIdentity, reason: &'static str, floor: Offset) -> Problem {
     let earliest = origin.id(floor).to_string();
     let detail =
         format!("the events after the position are gone ({reason}); start from {earliest}");
@@ -176,7 +176,7 @@ pub fn internal() -> Problem {
 }
 
 /// Returns the problem for a rejected write.
-pub fn refused(refusal: &Refusal, origin: &Origin) -> Problem {
+pub fn refused(refusal: &Refusal, origin: &LogIdentity) -> Problem {
     match refusal {
         Refusal::Exists => Problem::new(Code::Exists, "the id is in use"),
         Refusal::NotFound => not_found("no resource with this id"),

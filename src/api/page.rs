@@ -16,7 +16,7 @@ use super::query::append_fields;
 use super::{Api, Ask, error, respond};
 use crate::event::{Offset, ResourceId};
 use crate::store::{self, View};
-use crate::wire::Field;
+use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
 /// Resources of a page where `?size=` does not say (`docs/protocol.md#paths`).
@@ -100,7 +100,7 @@ impl Place {
     }
 
     /// The links to other pages (RFC 8288), with the filters.
-    fn links(self, path: &str, fields: &[Field], total: u64) -> String {
+    fn links(self, path: &str, fields: &[FieldEquals], total: u64) -> String {
         let last = total.div_ceil(u64::from(self.size)).saturating_sub(1);
         let page = u64::from(self.page);
         let mut filters = String::new();
@@ -142,7 +142,7 @@ impl Reader {
         log: crate::event::LogId,
         resources: u64,
         place: Place,
-        fields: Vec<Field>,
+        fields: Vec<FieldEquals>,
     ) -> Result<Reader, store::Error> {
         let size = place.size as usize;
         let (total, documents): (u64, Documents) = if fields.is_empty() {
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn links_keep_the_filters() {
-        let fields = [Field { name: "size".to_owned(), value: "a b".to_owned() }];
+        let fields = [FieldEquals { name: "size".to_owned(), value: "a b".to_owned() }];
         assert_eq!(
             Place { page: 0, size: 2 }.links("/orders", &fields, 1),
             "</orders?page=0&size=2&field.size=a%20b>; rel=\"first\", \

@@ -6,7 +6,7 @@ use std::fmt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::error;
-use crate::wire::Field;
+use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
 /// Every parameter of the path table. One that does not apply to a form of an
@@ -123,8 +123,8 @@ impl Query {
     /// # Errors
     /// 400 for a parameter of another form of the answer, and for a member
     /// that is filtered twice.
-    pub fn into_fields(self) -> Result<Vec<Field>, Problem> {
-        let mut fields: Vec<Field> = Vec::with_capacity(self.pairs.len());
+    pub fn into_fields(self) -> Result<Vec<FieldEquals>, Problem> {
+        let mut fields: Vec<FieldEquals> = Vec::with_capacity(self.pairs.len());
         for (name, value) in self.pairs {
             let name = match name.strip_prefix(ESCAPE) {
                 Some(member) => member.to_owned(),
@@ -134,7 +134,7 @@ impl Query {
             if fields.iter().any(|field| field.name == name) {
                 return Err(error::parameter(&name, "it is given twice"));
             }
-            fields.push(Field { name, value });
+            fields.push(FieldEquals { name, value });
         }
         Ok(fields)
     }
@@ -161,8 +161,8 @@ fn misplaced(name: &str) -> Problem {
 
 /// Appends `&name=value` for each field, escaped where it has to be, so that
 /// [`Query::into_fields`] gives the same fields again.
-pub fn append_fields(fields: &[Field], out: &mut String) {
-    for Field { name, value } in fields {
+pub fn append_fields(fields: &[FieldEquals], out: &mut String) {
+    for FieldEquals { name, value } in fields {
         out.push('&');
         if PARAMETERS.contains(&name.as_str()) || name.starts_with(ESCAPE) {
             out.push_str(ESCAPE);
@@ -254,8 +254,10 @@ mod tests {
 
     #[test]
     fn fields_read_back_as_they_were_appended() {
-        let field =
-            |name: &str, value: &str| Field { name: name.to_owned(), value: value.to_owned() };
+        let field = |name: &str, value: &str| FieldEquals {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
         let all = vec![field("a b", ""), field("size", "ü/&=+%"), field("field.x", "~._-")];
         let mut out = String::new();
         append_fields(&all, &mut out);

@@ -16,7 +16,7 @@ use super::query::Query;
 use super::{Api, Ask, batch, error, idempotency, negotiate, respond};
 use crate::event::ResourceId;
 use crate::log::{BadWrite, Log, Write, Written};
-use crate::wire::Origin;
+use crate::wire::LogIdentity;
 use crate::wire::json::{self, Json};
 use crate::wire::problem::Problem;
 
@@ -95,7 +95,7 @@ pub async fn create(
 ///
 /// # Errors
 /// 400 for what is no object or has an id that is none.
-pub fn creation(origin: &Origin, document: &Json) -> Result<Write, Problem> {
+pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem> {
     if !document.is_object() {
         return Err(error::bad_write(&BadWrite::NotAnObject));
     }
@@ -200,7 +200,7 @@ pub async fn post(
     log: &Arc<Log>,
     path: &str,
     meaning: &str,
-    write: impl FnOnce(&Origin, &Bytes) -> Result<Write, Problem>,
+    write: impl FnOnce(&LogIdentity, &Bytes) -> Result<Write, Problem>,
 ) -> Result<Written, Problem> {
     let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
     let key = idempotency::header(&ask.head.headers)?;

@@ -18,7 +18,7 @@ use super::{Api, Ask, error, respond};
 use crate::event::{EventId, LogId, ResourceId};
 use crate::store::Store;
 use crate::wire::problem::Problem;
-use crate::wire::{Field, Filter};
+use crate::wire::{FieldEquals, Filter};
 
 /// Room beside what a step is to hold, for its last resource: a frame that
 /// grows is copied. More than most resources have, little for those that idle.
@@ -135,7 +135,7 @@ fn value(text: &str) -> HeaderValue {
 struct Reader {
     store: Store,
     log: LogId,
-    fields: Vec<Field>,
+    fields: Vec<FieldEquals>,
     form: Form,
     cursor: EventId,
     records_max: Option<NonZeroU32>,

@@ -19,7 +19,7 @@ use crate::hub::{Interest, OnGap, Overflow, Scope};
 use crate::log::Log;
 use crate::metrics::Protocol;
 use crate::wire::problem::Problem;
-use crate::wire::{Filter, Form as WireForm, Kind};
+use crate::wire::{Filter, LogKind, WireFormat as WireForm};
 
 /// Tells nginx not to hold events back until the end.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -125,7 +125,7 @@ impl Target {
     /// Safe.
     pub async fn beginning(&self) -> Result<Beginning, Problem> {
         let log = &self.log;
-        let topic = matches!(log.origin().kind, Kind::Topic);
+        let topic = matches!(log.origin().kind, LogKind::Topic);
         if self.asked.on_gap == OnGap::Snapshot && topic {
             return Err(error::parameter("onGap", "a topic has no resources to snapshot"));
         }
@@ -314,7 +314,7 @@ pub fn turned_away(
         return Err(problem);
     }
     let retry: Duration = crate::random::within(&api.deliver.retry);
-    let notice = crate::wire::Notice {
+    let notice = crate::wire::ControlMessage {
         kind: "error",
         id: None,
         retry: Some(retry),

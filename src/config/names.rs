@@ -8,7 +8,7 @@ use crate::event::{EventType, InvalidName, NAME_BYTES_MAX, RESERVED_NAMES};
 use crate::hub::Overflow;
 use crate::log::Medium;
 use crate::store::Retention;
-use crate::wire::Kind;
+use crate::wire::LogKind;
 
 /// The default collection: its name and its resource name.
 const DEFAULT_COLLECTION: (&str, &str) = ("orders", "order");
@@ -153,7 +153,7 @@ pub(super) fn resource(
         Some(stem) => stem.to_owned(),
     };
     let resource = resource.unwrap_or_else(singular);
-    if let Err(why) = Kind::collection(&resource) {
+    if let Err(why) = LogKind::collection(&resource) {
         let message = format!(
             "{resource:?} cannot be the first part of event types such as \"order-created\": {why}"
         );

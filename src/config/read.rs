@@ -13,7 +13,7 @@ use crate::event::parse_network;
 use crate::hub::Overflow;
 use crate::metrics::Protocol;
 use crate::store::Retention;
-use crate::wire::forwarded::Field;
+use crate::wire::forwarded::ForwardedHeader;
 use crate::{api, deliver, hub, log, server};
 
 const KIB: u64 = 1 << 10;
@@ -203,9 +203,10 @@ fn proxy_keys(s: &mut Section<'_, '_>) -> (server::ProxyProtocol, api::Proxies) 
             }
         }
     }
-    let named = |field: Field| (field.name(), Some(field));
-    let fields = [named(Field::XForwardedFor), named(Field::Forwarded), ("none", None)];
-    let field = s.choice("forwarded", Some(Field::XForwardedFor), &fields, &[]);
+    let named = |field: ForwardedHeader| (field.name(), Some(field));
+    let fields =
+        [named(ForwardedHeader::XForwardedFor), named(ForwardedHeader::Forwarded), ("none", None)];
+    let field = s.choice("forwarded", Some(ForwardedHeader::XForwardedFor), &fields, &[]);
     let protocol = s.choice("proxy_protocol", Off, &[("off", Off), ("required", Required)], &[]);
     if protocol == Required && listed.is_empty() {
         let message = "needs trusted proxies in server.proxies, because all other connections are \

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::forwarded::Field;
+use crate::wire::forwarded::ForwardedHeader;
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
 
@@ -181,7 +181,7 @@ fn values_with_units_and_choices_are_passed_to_the_settings_of_the_layers() {
                 [[topics]]\nname = \"c\"\ndurability = \"memory\"\n";
     let config = load_text(text, &[], &[]).unwrap();
     assert_eq!(config.server.proxy_protocol, server::ProxyProtocol::Required);
-    assert_eq!(config.api.proxies.field, Some(Field::Forwarded));
+    assert_eq!(config.api.proxies.field, Some(ForwardedHeader::Forwarded));
     assert_eq!(config.api.proxies.networks.len(), 2);
     assert!(config.api.proxies.contain([10, 1, 2, 3].into()));
     assert_eq!(config.log.sync, log::Sync::Interval(std::time::Duration::from_millis(250)));

@@ -31,7 +31,7 @@ use super::pump::Pump;
 use super::scratch::with_scratch;
 use crate::hub::Ending;
 use crate::metrics::Metrics;
-use crate::wire::http2::Frames;
+use crate::wire::http2::ControlFrameCounter;
 
 /// A stream that waits for its socket.
 pub struct Departure {
@@ -232,7 +232,7 @@ pub struct Wire {
 
 /// The control frames of an HTTP/2 client.
 struct Control {
-    frames: Frames,
+    frames: ControlFrameCounter,
     bucket: Bucket,
     begun: Instant,
     metrics: Arc<Metrics>,
@@ -282,7 +282,7 @@ impl Wire {
     #[must_use]
     pub fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> Wire {
         let (frames, bucket, metrics) =
-            (Frames::default(), Bucket::new(rate.into()), metrics.clone());
+            (ControlFrameCounter::default(), Bucket::new(rate.into()), metrics.clone());
         let control = Control { frames, bucket, begun: Instant::now(), metrics };
         self.control = (rate > 0).then(|| Box::new(control));
         self

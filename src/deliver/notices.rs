@@ -11,7 +11,7 @@ use crate::event::{EventId, ResourceId, Timestamp};
 use crate::hub::{Ending, OnGap, Reading, Scope};
 use crate::store::State;
 use crate::wire::problem::Problem;
-use crate::wire::{Form, Kind, Notice};
+use crate::wire::{ControlMessage, LogKind, WireFormat};
 
 /// What a notice has around its data, about.
 const NOTICE_BYTES: usize = 128;
@@ -19,18 +19,18 @@ const NOTICE_BYTES: usize = 128;
 /// Makes what a connection is told beside events.
 pub struct Notices {
     settings: Arc<Settings>,
-    form: Form,
+    form: WireFormat,
     connection: u64,
     said: u64,
 }
 
 impl Notices {
-    pub(super) fn new(settings: Arc<Settings>, form: Form, connection: u64) -> Notices {
+    pub(super) fn new(settings: Arc<Settings>, form: WireFormat, connection: u64) -> Notices {
         Notices { settings, form, connection, said: 0 }
     }
 
     /// Speaks another form from here on.
-    pub fn reform(&mut self, form: Form) {
+    pub fn reform(&mut self, form: WireFormat) {
         self.form = form;
     }
 
@@ -53,7 +53,8 @@ impl Notices {
     ) -> Bytes {
         let (message, time) = (self.number(), Timestamp::now());
         let (collection, subject) = (None, None);
-        Notice { kind, id, retry, collection, subject, data, time, message }.encode(self.form)
+        ControlMessage { kind, id, retry, collection, subject, data, time, message }
+            .encode(self.form)
     }
 
     /// The first thing on a stream: proves that no proxy buffers, and gives
@@ -70,9 +71,11 @@ impl Notices {
 
     pub(super) fn heartbeat(&mut self, id: Option<EventId>) -> Bytes {
         match (self.form, self.settings.heartbeat_format) {
-            (Form::Envelope | Form::Bare, _) => crate::wire::websocket::ping(&[]),
-            (Form::Sse, HeartbeatFormat::Comment) => Bytes::from_static(b":\n"),
-            (Form::SseChunked, HeartbeatFormat::Comment) => Bytes::from_static(b"2\r\n:\n\r\n"),
+            (WireFormat::Envelope | WireFormat::Bare, _) => crate::wire::websocket::ping(&[]),
+            (WireFormat::Sse, HeartbeatFormat::Comment) => Bytes::from_static(b":\n"),
+            (WireFormat::SseChunked, HeartbeatFormat::Comment) => {
+                Bytes::from_static(b"2\r\n:\n\r\n")
+            }
             _ => {
                 let data = format!(r#"{{"timestamp":"{}"}}"#, Timestamp::now());
                 self.notice("heartbeat", id, data.as_bytes())
@@ -94,7 +97,7 @@ impl Notices {
         let skipped = gap.reason != Reason::Dropped && reading.on_gap != OnGap::Snapshot;
         let id = skipped.then_some(gap.to);
         let context = match self.form {
-            Form::Envelope | Form::Bare => context(reading),
+            WireFormat::Envelope | WireFormat::Bare => context(reading),
             _ => String::new(),
         };
         self.notice("gap", id, gap.to_json(&context).as_bytes())
@@ -111,7 +114,7 @@ impl Notices {
         let (mut out, time) = (Vec::new(), Timestamp::now());
         let mut count = 0;
         for (id, state) in rows {
-            let notice = Notice {
+            let notice = ControlMessage {
                 kind: "snapshot",
                 id: None,
                 retry: None,
@@ -139,7 +142,7 @@ impl Notices {
     pub(super) fn snapshot_end(&mut self, reading: &Reading) -> Bytes {
         let cursor = reading.log.origin().id(reading.after);
         let mut data = String::from("{");
-        if matches!(self.form, Form::Envelope | Form::Bare) {
+        if matches!(self.form, WireFormat::Envelope | WireFormat::Bare) {
             data.push_str(&context(reading));
         }
         data = format!(r#"{data}"cursor":"{cursor}"}}"#);
@@ -177,7 +180,7 @@ impl Notices {
     }
 
     fn reply(&mut self, kind: &str, id: Option<&[u8]>, data: &[u8]) -> Bytes {
-        if self.form == Form::Bare {
+        if self.form == WireFormat::Bare {
             let kind = if kind == "error" { "error" } else { "response" };
             return self.notice(kind, None, data);
         }
@@ -206,8 +209,8 @@ impl Notices {
 fn context(reading: &Reading) -> String {
     let origin = reading.log.origin();
     let kind = match origin.kind {
-        Kind::Collection { .. } => "collection",
-        Kind::Topic => "topic",
+        LogKind::Collection { .. } => "collection",
+        LogKind::Topic => "topic",
     };
     match &reading.scope {
         Scope::Whole => format!(r#""{kind}":"{}","#, origin.name),

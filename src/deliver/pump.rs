@@ -2,7 +2,7 @@
 //! its ring and what its parked subscriptions read from the log.
 //!
 //! The pump hands out slices without taking them from where they are. Only
-//! [`Pump::wrote`] does, so a writer whose socket takes nothing keeps the
+//! [`Pump::may_have_committed`] does, so a writer whose socket takes nothing keeps the
 //! rest of one slice and a cursor, and lets everything else go.
 
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ use super::reading::Work;
 use crate::event::{EventId, Offset};
 use crate::hub::{Ending, Next, Port, Reading, Room, Slice, Subscriber, SubscriptionId, Turn};
 use crate::metrics::Metrics;
-use crate::wire::Form;
+use crate::wire::WireFormat;
 
 /// What the pump has for its writer.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Pump {
         subscriber: Arc<Subscriber>,
         settings: Arc<Settings>,
         metrics: Arc<Metrics>,
-        form: Form,
+        form: WireFormat,
         batch_size: Option<u32>,
     ) -> Pump {
         let pacer = Pacer::new(settings.pace);
@@ -115,7 +115,7 @@ impl Pump {
     }
 
     /// Speaks `form` from here on, also what waits in the ring.
-    pub fn reform(&mut self, form: Form) {
+    pub fn reform(&mut self, form: WireFormat) {
         // What was said before and waits is in the old form. The fan-out would
         // write in the new one, so it keeps off until that is out.
         if let Some(rest) = self.subscriber.claim() {

@@ -22,10 +22,10 @@ use super::scratch::with_scratch;
 use super::transport::Transport;
 use super::{CONTROL_SAVED, Settings};
 use crate::hub::{Ending, SubscriptionId};
-use crate::wire::Form;
-use crate::wire::close::Close;
+use crate::wire::WireFormat;
+use crate::wire::close::CloseCode;
 use crate::wire::problem::Problem;
-use crate::wire::websocket::{self, Decoder, Incoming, Limits};
+use crate::wire::websocket::{self, Decoder, Limits, Message};
 
 /// Answers that may wait before no more is read: a client that sends commands
 /// and reads nothing is slowed down, not given memory.
@@ -79,7 +79,7 @@ pub struct Session<C> {
     control: Bucket,
     commands: C,
     running: Option<Reaction>,
-    inbox: VecDeque<Incoming>,
+    inbox: VecDeque<Message>,
     /// Heartbeats when the client was last heard.
     heard: u32,
     /// When the message that has begun and not ended began, in the hub's time.
@@ -147,7 +147,7 @@ impl<C: Commands> Session<C> {
         let control = decoder.take_control_frames();
         let moment = Duration::from_millis(now);
         if control > 0 && !self.control.take(control.into(), CONTROL_SAVED, moment) {
-            self.close(Close::Policy, "too many control frames", "control-rate");
+            self.close(CloseCode::Policy, "too many control frames", "control-rate");
         }
         let before = self.unfinished;
         self.unfinished = decoder.unfinished().then(|| before.unwrap_or(now));
@@ -169,7 +169,7 @@ impl<C: Commands> Session<C> {
         }
         let now = self.pump.subscriber().now();
         if self.unfinished.is_some_and(|since| now - since > self.message_timeout_ms) {
-            self.close(Close::Policy, "a message took too long", "client-error");
+            self.close(CloseCode::Policy, "a message took too long", "client-error");
         }
     }
 
@@ -219,18 +219,18 @@ impl<C: Commands> Session<C> {
         })
     }
 
-    fn react(&mut self, incoming: Incoming) {
+    fn react(&mut self, incoming: Message) {
         match incoming {
-            Incoming::Text(text) => {
+            Message::Text(text) => {
                 if self.pump.heard() {
                     self.pump.set_answering(true);
                     self.running = Some(self.commands.command(text));
                 }
             }
-            Incoming::Binary(_) => self.close(Close::NotText, "send text", "client-error"),
-            Incoming::Ping(payload) => self.pump.say(websocket::pong(&payload)),
-            Incoming::Pong(_) => {}
-            Incoming::Close { code, .. } => {
+            Message::Binary(_) => self.close(CloseCode::NotText, "send text", "client-error"),
+            Message::Ping(payload) => self.pump.say(websocket::pong(&payload)),
+            Message::Pong(_) => {}
+            Message::Close { code, .. } => {
                 self.pump.say(websocket::close_reply(code));
                 self.begin_closing("client");
             }
@@ -249,12 +249,12 @@ impl<C: Commands> Session<C> {
                 let Some(reading) = self.pump.subscriber().reading(subscription) else { return };
                 self.pump.notices().gap_of(&gap, &reading)
             }
-            Say::Bare => return self.pump.reform(Form::Bare),
+            Say::Bare => return self.pump.reform(WireFormat::Bare),
         };
         self.pump.say(frame);
     }
 
-    fn close(&mut self, close: Close, detail: &str, reason: &'static str) {
+    fn close(&mut self, close: CloseCode, detail: &str, reason: &'static str) {
         if matches!(self.state, State::Open) {
             self.pump.say(websocket::close(close, detail));
             self.begin_closing(reason);
@@ -327,14 +327,14 @@ impl<C: Commands> Session<C> {
 }
 
 /// The code that says why; none where the socket takes nothing.
-fn close_code(end: End) -> Option<Close> {
+fn close_code(end: End) -> Option<CloseCode> {
     match end {
-        End::Ending(Ending::Drained | Ending::Lifetime) => Some(Close::Draining),
-        End::Ending(Ending::Overflow) => Some(Close::Overloaded),
+        End::Ending(Ending::Drained | Ending::Lifetime) => Some(CloseCode::Draining),
+        End::Ending(Ending::Overflow) => Some(CloseCode::Overloaded),
         End::Ending(Ending::Stalled) => None,
-        End::Ending(Ending::Idle) => Some(Close::Idle),
-        End::HistoryGone => Some(Close::HistoryGone),
-        End::Unreadable => Some(Close::Internal),
+        End::Ending(Ending::Idle) => Some(CloseCode::Idle),
+        End::HistoryGone => Some(CloseCode::HistoryGone),
+        End::Unreadable => Some(CloseCode::Internal),
     }
 }
 

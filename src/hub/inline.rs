@@ -15,7 +15,7 @@ use super::subscriber::Subscriber;
 use super::subscription::SubscriptionId;
 use crate::event::Offset;
 use crate::metrics::{Metrics, Protocol};
-use crate::wire::{Batch, Form, Selection};
+use crate::wire::{Batch, Selection, WireFormat};
 
 /// What a visit that writes costs, in visits that only push. `send(2)` to a
 /// socket on loopback takes 4 to 8 µs, some fifty times as long; counted lower,
@@ -35,7 +35,7 @@ pub trait Port: Send + Sync {
 /// The last slice that was cut from a round's batch: most of the visits of a
 /// round write the same.
 #[derive(Default)]
-pub(super) struct Cut(Option<(Form, Range<u32>, Option<Slice>)>);
+pub(super) struct Cut(Option<(WireFormat, Range<u32>, Option<Slice>)>);
 
 /// Some of a batch in one piece.
 #[derive(Clone)]
@@ -46,12 +46,12 @@ struct Slice {
 
 impl Cut {
     /// The selected events as one slice; none where they are more than that.
-    fn of(&mut self, batch: &Batch, selection: &Selection, form: Form) -> Option<&Slice> {
+    fn of(&mut self, batch: &Batch, selection: &Selection, form: WireFormat) -> Option<&Slice> {
         let run = selection.run_from(0);
         if run.end - run.start < selection.len() {
             return None;
         }
-        let known = |(of, cut, _): &(Form, Range<u32>, _)| *of == form && *cut == run;
+        let known = |(of, cut, _): &(WireFormat, Range<u32>, _)| *of == form && *cut == run;
         if !self.0.as_ref().is_some_and(known) {
             let slice = Slice::of(batch, &run, form);
             self.0 = Some((form, run, slice));
@@ -61,7 +61,7 @@ impl Cut {
 }
 
 impl Slice {
-    fn of(batch: &Batch, run: &Range<u32>, form: Form) -> Option<Slice> {
+    fn of(batch: &Batch, run: &Range<u32>, form: WireFormat) -> Option<Slice> {
         let events = &batch.events()[run.start as usize..run.end as usize];
         // What is too long in its data alone need not be looked at encoded.
         let least: usize = events.iter().map(|event| event.data.len()).sum();

@@ -7,7 +7,7 @@ use super::overflow::Bounds;
 use super::run::{Lost, Room, Run, Slice};
 use super::subscription::SubscriptionId;
 use crate::event::Offset;
-use crate::wire::{Form, Selection};
+use crate::wire::{Selection, WireFormat};
 
 #[derive(Debug)]
 enum Item {
@@ -172,7 +172,7 @@ impl Ring {
     }
 
     /// Shows in `form` what waits in another: for a socket that turns bare.
-    pub(super) fn reform(&mut self, form: Form) {
+    pub(super) fn reform(&mut self, form: WireFormat) {
         self.rebuild(|_, item| match item {
             Item::Lost(_) => Some(item),
             Item::Run(mut run) => {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::overflow::Bounds;
 use super::subscription::SubscriptionId;
 use crate::event::Offset;
-use crate::wire::{Batch, Form, Selection};
+use crate::wire::{Batch, Selection, WireFormat};
 
 /// Events of one batch for one subscription.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Run {
     pub(super) subscription: SubscriptionId,
     pub(super) batch: Arc<Batch>,
     selection: Selection,
-    form: Form,
+    form: WireFormat,
     /// How many of the selection are done.
     next: u32,
     /// Where in the selection it ends.
@@ -30,7 +30,7 @@ impl Run {
         subscription: SubscriptionId,
         batch: Arc<Batch>,
         selection: Selection,
-        form: Form,
+        form: WireFormat,
     ) -> Run {
         let bytes = batch.encoded(form).selected_bytes(&selection);
         let end = selection.len();
@@ -53,7 +53,7 @@ impl Run {
     }
 
     /// The same in another form.
-    pub(super) fn reform(&mut self, form: Form) {
+    pub(super) fn reform(&mut self, form: WireFormat) {
         self.form = form;
         self.bytes = self.bytes_at(self.next..self.end);
     }
@@ -74,7 +74,7 @@ impl Run {
             Selection::Run(run) => {
                 encoded.bytes_of(&(run.start + places.start..run.start + places.end))
             }
-            Selection::Picks(picks) => {
+            Selection::Sparse(picks) => {
                 let picks = &picks[places.start as usize..places.end as usize];
                 picks.iter().map(|&at| encoded.bytes_of(&(at..at + 1))).sum()
             }
@@ -133,7 +133,7 @@ impl Run {
                 self.bytes -= encoded.bytes_of(&(from..to));
                 self.next = to - run.start;
             }
-            Selection::Picks(picks) => {
+            Selection::Sparse(picks) => {
                 let events = self.batch.events();
                 for &position in &picks[self.next as usize..self.end as usize] {
                     if events[position as usize].offset > through {
@@ -200,7 +200,7 @@ pub fn slices(
     subscription: SubscriptionId,
     batch: &Batch,
     selection: &Selection,
-    form: Form,
+    form: WireFormat,
     places: Range<u32>,
 ) {
     let encoded = batch.encoded(form);

@@ -26,7 +26,7 @@ use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp
 use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
 use crate::store::{Durability, Meta, Store, Stored};
-use crate::wire::{Batch, Filter, Form, Kind, Origin};
+use crate::wire::{Batch, Filter, Form, LogIdentity, LogKind};
 
 /// Events of each batch, by their resource.
 const BATCHES: [&[&str]; 5] = [&["a"], &["b", "a"], &["a"], &["b"], &["a", "b", "a"]];
@@ -39,7 +39,7 @@ struct Ground {
     _folder: TempDir,
     store: Store,
     meta: Meta,
-    origin: Arc<Origin>,
+    origin: Arc<LogIdentity>,
     metrics: Arc<Metrics>,
     streams: Arc<deliver::Settings>,
 }
@@ -75,7 +75,11 @@ impl Ground {
         Arc::new(Ground {
             _folder: folder,
             store: opened.store,
-            origin: Arc::new(Origin::new(name, empty.epoch, Kind::collection("order").unwrap())),
+            origin: Arc::new(LogIdentity::new(
+                name,
+                empty.epoch,
+                LogKind::collection("order").unwrap(),
+            )),
             meta: empty,
             metrics: Arc::new(Metrics::new()),
             streams: Arc::new(streams),

@@ -18,7 +18,7 @@ use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::metrics::Protocol;
 use crate::sync::{AtomicBool, Mutex};
-use crate::wire::Form;
+use crate::wire::WireFormat;
 
 /// One client connection: what it subscribes to and what waits to be written.
 pub struct Subscriber {
@@ -128,7 +128,7 @@ impl Subscriber {
     }
 
     /// Changes the form of everything from here on, also of what waits.
-    pub fn reform(&self, form: Form) {
+    pub fn reform(&self, form: WireFormat) {
         let mut state = self.state.lock();
         for subscription in state.subscriptions.iter_mut().flatten() {
             subscription.interest.form = form;

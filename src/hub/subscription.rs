@@ -8,7 +8,7 @@ use super::lane::{Lane, Scope};
 use super::overflow::Overflow;
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
-use crate::wire::{Filter, Form};
+use crate::wire::{Filter, WireFormat};
 
 /// A subscription's name within the process; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +25,7 @@ pub struct Interest {
     /// Which of its events; shared by all who want the same.
     pub filter: Arc<Filter>,
     /// In which form they are written.
-    pub form: Form,
+    pub form: WireFormat,
     /// How many events the client has asked for so far; none for all that come.
     pub credit: Option<u64>,
     /// Whether it starts with the resources themselves.
@@ -94,7 +94,7 @@ pub struct Reading {
     /// Which events.
     pub filter: Arc<Filter>,
     /// The form they will be written in.
-    pub form: Form,
+    pub form: WireFormat,
     /// Where to go on.
     pub after: Offset,
     /// Most events to write.

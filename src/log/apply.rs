@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::write::{Change, Precondition, Refusal, Write, keyed};
 use crate::event::{EventType, Offset, ResourceId};
 use crate::store::State;
-use crate::wire::{Kind, Origin, json};
+use crate::wire::{LogIdentity, LogKind, json};
 
 /// The event that a write becomes, and what it leaves of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) enum Next {
 /// Where there is no resource, that is said before any precondition is looked
 /// at (RFC 9110 §13.2.1).
 pub(super) fn apply(
-    origin: &Origin,
+    origin: &LogIdentity,
     current: Option<&State>,
     write: &Write,
     bytes_max: usize,
@@ -53,7 +53,7 @@ pub(super) fn apply(
     if let Change::Publish { kind, data } = &write.change {
         return Ok(outcome(kind, data.clone(), Next::Keep));
     }
-    let (Kind::Collection { created, updated, deleted, .. }, Some(subject)) =
+    let (LogKind::Collection { created, updated, deleted, .. }, Some(subject)) =
         (&origin.kind, &write.subject)
     else {
         // A topic has no resources.
@@ -88,7 +88,7 @@ fn outcome(kind: &EventType, data: Bytes, next: Next) -> Outcome {
     Outcome { kind: kind.clone(), data, merge: true, next, created: false }
 }
 
-fn key_alone(origin: &Origin, subject: &ResourceId) -> Bytes {
+fn key_alone(origin: &LogIdentity, subject: &ResourceId) -> Bytes {
     keyed(origin, subject, b"{}", &[])
 }
 
@@ -121,9 +121,9 @@ mod tests {
 
     const BYTES_MAX: usize = 64;
 
-    fn origin() -> Origin {
-        let kind = Kind::collection("order").unwrap();
-        Origin::new("orders".to_owned(), Epoch::from_bits(1), kind)
+    fn origin() -> LogIdentity {
+        let kind = LogKind::collection("order").unwrap();
+        LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind)
     }
 
     fn state(document: &str) -> State {

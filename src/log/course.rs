@@ -12,7 +12,7 @@ use super::clock::{ClockReading, Lead, Step};
 use super::{Change, IdempotencyKey, Log, Medium, Refusal, Spec, Write, Written};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{self, Answer, Meta, Retention, State, Store, Stored, Transaction};
-use crate::wire::{Batch, Kind};
+use crate::wire::{Batch, LogKind};
 use retention::Cutoff;
 
 /// Newest events that a log has in memory from the start, and their bytes: at
@@ -175,8 +175,8 @@ impl Course {
             }
         }
         let place = match (&write.subject, &write.change, &log.origin().kind) {
-            (_, Change::Publish { .. }, _) | (_, _, Kind::Topic) => None,
-            (subject, _, Kind::Collection { .. }) => subject.clone().map(|it| (log.id(), it)),
+            (_, Change::Publish { .. }, _) | (_, _, LogKind::Topic) => None,
+            (subject, _, LogKind::Collection { .. }) => subject.clone().map(|it| (log.id(), it)),
         };
         let current = match &place {
             Some(place) => match work.states.get(place) {

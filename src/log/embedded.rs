@@ -18,7 +18,7 @@ use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, WriteState, Writ
 use crate::event::LogId;
 use crate::store::{self, Store};
 use crate::supervisor::{Cause, Thread};
-use crate::wire::Origin;
+use crate::wire::LogIdentity;
 
 /// Requests that wait for the committer.
 const QUEUE_REQUESTS: usize = 16 * 1024;
@@ -46,7 +46,7 @@ pub(super) type Answer = Result<Vec<Result<Written, Refusal>>, Error>;
 pub(super) struct Request {
     pub(super) log: LogId,
     /// Its name, for an error.
-    pub(super) origin: Arc<Origin>,
+    pub(super) origin: Arc<LogIdentity>,
     pub(super) medium: Medium,
     pub(super) writes: Vec<Write>,
     pub(super) bytes: usize,

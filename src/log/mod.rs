@@ -43,7 +43,7 @@ pub use write::{BadWrite, Change, IdempotencyKey, Precondition, Refusal, Write, 
 
 use crate::store::{self, Retention, Store};
 use crate::supervisor::Cause;
-use crate::wire::Kind;
+use crate::wire::LogKind;
 
 /// What an engine needs to know to open.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ pub struct Spec {
     /// The collection's or topic's name.
     pub name: String,
     /// Which of the two it is.
-    pub kind: Kind,
+    pub kind: LogKind,
     /// How much of it is kept.
     pub retention: Retention,
     /// Where it is kept. A collection's resources are state that has to last:
@@ -123,11 +123,11 @@ impl Spec {
     #[cfg(test)]
     pub(crate) fn topic(name: &str, durability: Medium) -> Spec {
         let retention = Retention::default();
-        Spec { name: name.to_owned(), kind: Kind::Topic, retention, durability }
+        Spec { name: name.to_owned(), kind: LogKind::Topic, retention, durability }
     }
 
     fn is_topic(&self) -> bool {
-        matches!(self.kind, Kind::Topic)
+        matches!(self.kind, LogKind::Topic)
     }
 
     fn medium(&self) -> Medium {

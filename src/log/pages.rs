@@ -15,7 +15,7 @@ use super::{Error, Medium, store};
 use crate::event::{Event, LogId, Offset, ResourceId};
 use crate::store::{Position, State, Store, View};
 use crate::sync::unblock;
-use crate::wire::{Batch, Origin};
+use crate::wire::{Batch, LogIdentity};
 
 /// Offsets of a page.
 const PAGE_OFFSETS: u64 = 256;
@@ -284,7 +284,7 @@ fn beyond(event: &Result<Event, store::Error>, end: Offset) -> bool {
 /// The entry for `span` from `events`, which begin with its first one that is
 /// above the floor.
 fn assemble(
-    origin: Arc<Origin>,
+    origin: Arc<LogIdentity>,
     span: Span,
     (floor, head): (Offset, Offset),
     events: impl Iterator<Item = Result<Event, store::Error>>,
@@ -314,7 +314,7 @@ fn assemble(
 /// A page of at most [`PAGE_OFFSETS`] events and about [`PAGE_BYTES`]; `end`
 /// is how far `events` reach.
 fn collect(
-    origin: Arc<Origin>,
+    origin: Arc<LogIdentity>,
     events: impl Iterator<Item = Result<Event, store::Error>>,
     end: Offset,
 ) -> Result<Page, store::Error> {

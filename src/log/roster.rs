@@ -8,7 +8,7 @@ use super::pages::Pages;
 use super::{Log, Medium, Spec};
 use crate::event::{Epoch, LogId};
 use crate::store::{self, Durability, Meta, Store, Writer};
-use crate::wire::Origin;
+use crate::wire::LogIdentity;
 
 /// Logs in memory are numbered from here on; those of the store, which count
 /// from 1, do not come so far.
@@ -60,7 +60,7 @@ impl Roster {
                     Meta::new(LogId(IN_MEMORY + self.in_memory), name, topic, new_epoch())
                 }
             };
-            let origin = Origin::new(meta.name.clone(), meta.epoch, spec.kind.clone());
+            let origin = LogIdentity::new(meta.name.clone(), meta.epoch, spec.kind.clone());
             let (store, pages) = (self.store.clone(), self.pages.clone());
             let log = Log::new(&meta, Arc::new(origin), spec.medium(), store, pages);
             courses.push(Course::new(Arc::new(log), meta, spec.retention)?);

@@ -10,7 +10,7 @@ use super::{Error, Medium};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{Meta, Position, State, Store};
 use crate::sync::{AtomicU64, Mutex};
-use crate::wire::{Batch, Origin};
+use crate::wire::{Batch, LogIdentity};
 
 /// A batch of the tail at least this large is given out as a page: it is
 /// encoded already. Smaller ones are put together, or a reader would be
@@ -20,7 +20,7 @@ const BATCH_EVENTS_MIN: usize = 64;
 /// A log's identity, positions and recent batches. Cheap to share.
 pub struct Log {
     id: LogId,
-    origin: Arc<Origin>,
+    origin: Arc<LogIdentity>,
     pub(super) medium: Medium,
     head: AtomicU64,
     floor: AtomicU64,
@@ -65,7 +65,7 @@ pub struct Page {
 impl Log {
     pub(super) fn new(
         meta: &Meta,
-        origin: Arc<Origin>,
+        origin: Arc<LogIdentity>,
         medium: Medium,
         store: Store,
         pages: Arc<Pages>,
@@ -93,7 +93,7 @@ impl Log {
     }
 
     /// What its events have in common.
-    pub fn origin(&self) -> &Arc<Origin> {
+    pub fn origin(&self) -> &Arc<LogIdentity> {
         &self.origin
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::event::{EventType, Offset, ResourceId, Timestamp};
 use crate::wire::json::{self, Json};
-use crate::wire::{Kind, Origin};
+use crate::wire::{LogIdentity, LogKind};
 
 /// One write, checked as far as it can be without the resource's state.
 #[derive(Clone, Debug)]
@@ -173,7 +173,7 @@ impl Write {
     /// When the document is no object, carries another id, or names another
     /// resource under `<resource>Id`.
     pub fn create(
-        origin: &Origin,
+        origin: &LogIdentity,
         subject: ResourceId,
         document: &Json,
     ) -> Result<Write, BadWrite> {
@@ -185,7 +185,11 @@ impl Write {
     ///
     /// # Errors
     /// As for [`Write::create`].
-    pub fn put(origin: &Origin, subject: ResourceId, document: &Json) -> Result<Write, BadWrite> {
+    pub fn put(
+        origin: &LogIdentity,
+        subject: ResourceId,
+        document: &Json,
+    ) -> Result<Write, BadWrite> {
         let (document, data) = resource(origin, &subject, document)?;
         Ok(Write::on(subject, Change::Put { document, data }))
     }
@@ -195,7 +199,11 @@ impl Write {
     /// # Errors
     /// When the patch is no object, would change or remove the id, or names
     /// another resource under `<resource>Id`.
-    pub fn patch(origin: &Origin, subject: ResourceId, patch: &Json) -> Result<Write, BadWrite> {
+    pub fn patch(
+        origin: &LogIdentity,
+        subject: ResourceId,
+        patch: &Json,
+    ) -> Result<Write, BadWrite> {
         let has_key = check(origin, &subject, patch)?;
         check_id(&subject, patch)?;
         let patch = unkeyed(origin, patch, has_key);
@@ -213,14 +221,14 @@ impl Write {
     /// When the data is no object, names another resource under
     /// `<resource>Id`, or would change or remove the id by its merge.
     pub fn event(
-        origin: &Origin,
+        origin: &LogIdentity,
         subject: ResourceId,
         kind: EventType,
         data: &Json,
         merge: bool,
     ) -> Result<Write, BadWrite> {
         let has_key = check(origin, &subject, data)?;
-        if let Kind::Collection { created, updated, deleted, .. } = &origin.kind
+        if let LogKind::Collection { created, updated, deleted, .. } = &origin.kind
             && [created, updated, deleted].contains(&&kind)
         {
             return Err(BadWrite::OwnType(kind));
@@ -278,15 +286,20 @@ impl Write {
 }
 
 /// The member that names the resource in a collection's events.
-fn key(origin: &Origin) -> Option<&str> {
+fn key(origin: &LogIdentity) -> Option<&str> {
     match &origin.kind {
-        Kind::Collection { key, .. } => Some(key),
-        Kind::Topic => None,
+        LogKind::Collection { key, .. } => Some(key),
+        LogKind::Topic => None,
     }
 }
 
 /// An event's data: `fields` without the members `drop`, the key first.
-pub(super) fn keyed(origin: &Origin, subject: &ResourceId, fields: &[u8], drop: &[&str]) -> Bytes {
+pub(super) fn keyed(
+    origin: &LogIdentity,
+    subject: &ResourceId,
+    fields: &[u8],
+    drop: &[&str],
+) -> Bytes {
     let Some(key) = key(origin) else { return Bytes::copy_from_slice(fields) };
     let mut out = Vec::with_capacity(fields.len() + key.len() + subject.as_bytes().len() + 6);
     json::with_first(fields, key, &quoted(subject), drop, &mut out);
@@ -294,7 +307,7 @@ pub(super) fn keyed(origin: &Origin, subject: &ResourceId, fields: &[u8], drop: 
 }
 
 fn resource(
-    origin: &Origin,
+    origin: &LogIdentity,
     subject: &ResourceId,
     document: &Json,
 ) -> Result<(Bytes, Bytes), BadWrite> {
@@ -312,7 +325,7 @@ fn resource(
 
 /// The object without the key, which is the events' and never a member of the
 /// resource: state that is rebuilt from events could not tell whether it is.
-fn unkeyed(origin: &Origin, object: &Json, has_key: bool) -> Bytes {
+fn unkeyed(origin: &LogIdentity, object: &Json, has_key: bool) -> Bytes {
     match key(origin).filter(|_| has_key) {
         Some(key) => without(object.as_bytes(), key),
         None => object.clone().into_bytes(),
@@ -321,7 +334,7 @@ fn unkeyed(origin: &Origin, object: &Json, has_key: bool) -> Bytes {
 
 /// An object that names no other resource under the key; tells whether it has
 /// the key.
-fn check(origin: &Origin, subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
+fn check(origin: &LogIdentity, subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
     if !object.is_object() {
         return Err(BadWrite::NotAnObject);
     }
@@ -373,9 +386,9 @@ mod tests {
     use super::*;
     use crate::event::Epoch;
 
-    fn origin() -> Origin {
-        let kind = Kind::collection("order").unwrap();
-        Origin::new("orders".to_owned(), Epoch::from_bits(1), kind)
+    fn origin() -> LogIdentity {
+        let kind = LogKind::collection("order").unwrap();
+        LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind)
     }
 
     fn id(text: &str) -> ResourceId {

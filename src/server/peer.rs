@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{ProxyProtocol, Shared};
 use crate::api::Peer;
-use crate::wire::proxy::{self, Decoded};
+use crate::wire::proxy::{self, ParseOutcome};
 
 /// Takes a PROXY header off, where there must be one, and nothing else; none
 /// where the connection is to be closed, which is counted here.
@@ -64,9 +64,11 @@ async fn header(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let (own, header) = match proxy::decode(&start[..seen]) {
-            Decoded::Incomplete => (seen, None),
-            Decoded::Header { length, source } => (length, Some(source)),
-            Decoded::Invalid(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+            ParseOutcome::Incomplete => (seen, None),
+            ParseOutcome::Header { length, source } => (length, Some(source)),
+            ParseOutcome::Invalid(why) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
         };
         socket.read_exact(&mut start[taken..own]).await?;
         taken = own;

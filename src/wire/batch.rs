@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::encode::{self, Form};
-use super::origin::Origin;
+use super::encode::{self, WireFormat};
+use super::origin::LogIdentity;
 use crate::event::{Event, Offset};
 
 /// The size in bytes from which on an encoded block is complete. A stalled
@@ -20,10 +20,10 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// page. All subscribers share the batch, and their rings hold references to it.
 #[derive(Debug)]
 pub struct Batch {
-    origin: Arc<Origin>,
+    origin: Arc<LogIdentity>,
     events: Box<[Event]>,
     committed: Option<Instant>,
-    forms: [OnceLock<Encoded>; Form::COUNT],
+    forms: [OnceLock<Encoded>; WireFormat::COUNT],
 }
 
 /// The events of a batch that match a subscription, as positions in the batch.
@@ -33,7 +33,7 @@ pub enum Selection {
     Run(Range<u32>),
     /// Single positions in ascending order. All subscribers with the same filter
     /// share the list.
-    Picks(Arc<[u32]>),
+    Sparse(Arc<[u32]>),
 }
 
 /// All events of a batch, encoded in one wire format.
@@ -57,17 +57,17 @@ impl Batch {
     /// Returns a batch of `events`, which all belong to the log `origin` and
     /// have ascending offsets. `committed` is the time at which they became
     /// durable, if known.
-    pub fn new(origin: Arc<Origin>, events: Vec<Event>, committed: Option<Instant>) -> Batch {
+    pub fn new(origin: Arc<LogIdentity>, events: Vec<Event>, committed: Option<Instant>) -> Batch {
         Batch {
             origin,
             events: events.into(),
             committed,
-            forms: [const { OnceLock::new() }; Form::COUNT],
+            forms: [const { OnceLock::new() }; WireFormat::COUNT],
         }
     }
 
     /// Returns the identity of the log that the events belong to.
-    pub fn origin(&self) -> &Arc<Origin> {
+    pub fn origin(&self) -> &Arc<LogIdentity> {
         &self.origin
     }
 
@@ -96,7 +96,7 @@ impl Batch {
     /// Returns the batch in the wire format `form`. The first call for a wire
     /// format encodes the batch. A call on another thread waits until this is
     /// done.
-    pub fn encoded(&self, form: Form) -> &Encoded {
+    pub fn encoded(&self, form: WireFormat) -> &Encoded {
         self.forms[form as usize].get_or_init(|| {
             self.origin.encoded(form, self.events.len() as u64);
             Encoded::new(&self.origin, &self.events, form)
@@ -111,7 +111,7 @@ impl Batch {
 }
 
 impl Encoded {
-    fn new(origin: &Origin, events: &[Event], form: Form) -> Encoded {
+    fn new(origin: &LogIdentity, events: &[Event], form: WireFormat) -> Encoded {
         let mut blocks = Vec::new();
         let mut ends = Vec::with_capacity(events.len());
         let mut start = 0;
@@ -151,7 +151,7 @@ impl Encoded {
     pub fn selected_bytes(&self, selection: &Selection) -> u64 {
         match selection {
             Selection::Run(run) => self.bytes_of(run),
-            Selection::Picks(picks) => picks.iter().map(|&p| self.bytes_of(&(p..p + 1))).sum(),
+            Selection::Sparse(picks) => picks.iter().map(|&p| self.bytes_of(&(p..p + 1))).sum(),
         }
     }
 
@@ -183,7 +183,7 @@ impl Selection {
         if (last - first) as usize + 1 == positions.len() {
             Selection::Run(first..last + 1)
         } else {
-            Selection::Picks(positions.into())
+            Selection::Sparse(positions.into())
         }
     }
 
@@ -191,7 +191,7 @@ impl Selection {
     pub fn len(&self) -> u32 {
         match self {
             Selection::Run(run) => run.end - run.start,
-            Selection::Picks(picks) => picks.len() as u32,
+            Selection::Sparse(picks) => picks.len() as u32,
         }
     }
 
@@ -204,7 +204,7 @@ impl Selection {
     pub fn position(&self, n: u32) -> u32 {
         match self {
             Selection::Run(run) => run.start + n,
-            Selection::Picks(picks) => picks[n as usize],
+            Selection::Sparse(picks) => picks[n as usize],
         }
     }
 
@@ -213,7 +213,7 @@ impl Selection {
     pub fn run_from(&self, n: u32) -> Range<u32> {
         match self {
             Selection::Run(run) => run.start + n..run.end,
-            Selection::Picks(picks) => {
+            Selection::Sparse(picks) => {
                 let rest = &picks[n as usize..];
                 let run = rest.windows(2).take_while(|w| w[1] == w[0] + 1).count() as u32;
                 rest[0]..rest[0] + run + 1

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A close code that the gateway sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Close {
+pub enum CloseCode {
     /// The stream is complete, or the client closed first.
     Done,
     /// The client sent a frame or a sequence of frames that RFC 6455 forbids.
@@ -37,23 +37,23 @@ pub enum Close {
     RateExceeded,
 }
 
-impl Close {
+impl CloseCode {
     /// All close codes, in ascending order.
-    pub const ALL: [Close; 14] = [
-        Close::Done,
-        Close::Protocol,
-        Close::NotText,
-        Close::NotUtf8,
-        Close::Policy,
-        Close::TooBig,
-        Close::Internal,
-        Close::Draining,
-        Close::Overloaded,
-        Close::CredentialExpired,
-        Close::Forbidden,
-        Close::Idle,
-        Close::HistoryGone,
-        Close::RateExceeded,
+    pub const ALL: [CloseCode; 14] = [
+        CloseCode::Done,
+        CloseCode::Protocol,
+        CloseCode::NotText,
+        CloseCode::NotUtf8,
+        CloseCode::Policy,
+        CloseCode::TooBig,
+        CloseCode::Internal,
+        CloseCode::Draining,
+        CloseCode::Overloaded,
+        CloseCode::CredentialExpired,
+        CloseCode::Forbidden,
+        CloseCode::Idle,
+        CloseCode::HistoryGone,
+        CloseCode::RateExceeded,
     ];
 
     /// Returns the number on the wire (RFC 6455 §7.4). The codes from 4000 on
@@ -78,25 +78,25 @@ impl Close {
     /// Returns the code, the reason, and whether to reconnect.
     fn row(self) -> (u16, &'static str, bool) {
         match self {
-            Close::Done => (1000, "done", false),
-            Close::Protocol => (1002, "protocol error", false),
-            Close::NotText => (1003, "binary where text is due", false),
-            Close::NotUtf8 => (1007, "not utf-8", false),
-            Close::Policy => (1008, "policy", false),
-            Close::TooBig => (1009, "too big", false),
-            Close::Internal => (1011, "internal error", true),
-            Close::Draining => (1012, "draining", true),
-            Close::Overloaded => (1013, "overloaded", true),
-            Close::CredentialExpired => (4401, "credential missing or expired", false),
-            Close::Forbidden => (4403, "not allowed", false),
-            Close::Idle => (4408, "idle", true),
-            Close::HistoryGone => (4410, "history gone", false),
-            Close::RateExceeded => (4429, "rate exceeded", true),
+            CloseCode::Done => (1000, "done", false),
+            CloseCode::Protocol => (1002, "protocol error", false),
+            CloseCode::NotText => (1003, "binary where text is due", false),
+            CloseCode::NotUtf8 => (1007, "not utf-8", false),
+            CloseCode::Policy => (1008, "policy", false),
+            CloseCode::TooBig => (1009, "too big", false),
+            CloseCode::Internal => (1011, "internal error", true),
+            CloseCode::Draining => (1012, "draining", true),
+            CloseCode::Overloaded => (1013, "overloaded", true),
+            CloseCode::CredentialExpired => (4401, "credential missing or expired", false),
+            CloseCode::Forbidden => (4403, "not allowed", false),
+            CloseCode::Idle => (4408, "idle", true),
+            CloseCode::HistoryGone => (4410, "history gone", false),
+            CloseCode::RateExceeded => (4429, "rate exceeded", true),
         }
     }
 }
 
-impl fmt::Display for Close {
+impl fmt::Display for CloseCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.reason())
     }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_list_has_every_close_code_in_ascending_order() {
-        let codes: Vec<u16> = Close::ALL.iter().map(|close| close.code()).collect();
+        let codes: Vec<u16> = CloseCode::ALL.iter().map(|close| close.code()).collect();
         assert!(codes.is_sorted_by(|a, b| a < b), "{codes:?}");
         assert_eq!(
             codes,
@@ -118,10 +118,10 @@ mod tests {
 
     #[test]
     fn each_reason_is_short_and_unique() {
-        let mut reasons: Vec<&str> = Close::ALL.iter().map(|close| close.reason()).collect();
+        let mut reasons: Vec<&str> = CloseCode::ALL.iter().map(|close| close.reason()).collect();
         assert!(reasons.iter().all(|reason| reason.len() <= 40));
         reasons.sort_unstable();
         reasons.dedup();
-        assert_eq!(reasons.len(), Close::ALL.len());
+        assert_eq!(reasons.len(), CloseCode::ALL.len());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 
-use super::origin::{Kind, Origin};
+use super::origin::{LogIdentity, LogKind};
 use super::websocket::{Opcode, frame_header};
 use crate::event::Event;
 
@@ -14,18 +14,18 @@ use crate::event::Event;
 /// an HTTP chunk. One encoding can therefore be written unchanged to every
 /// socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum WireFormat {
     /// A block of Server-Sent Events with `id`, `event` and `data`.
     Sse,
-    /// The block of [`Form::Sse`] as one HTTP/1.1 chunk.
+    /// The block of [`WireFormat::Sse`] as one HTTP/1.1 chunk.
     SseChunked,
     /// A line with the JSON object `{"id","type","subject","time","data"}`.
     Ndjson,
-    /// The line of [`Form::Ndjson`] as one HTTP/1.1 chunk.
+    /// The line of [`WireFormat::Ndjson`] as one HTTP/1.1 chunk.
     NdjsonChunked,
     /// A line of CloudEvents 1.0 JSON.
     CloudEvents,
-    /// The line of [`Form::CloudEvents`] as one HTTP/1.1 chunk.
+    /// The line of [`WireFormat::CloudEvents`] as one HTTP/1.1 chunk.
     CloudEventsChunked,
     /// A WebSocket text frame with the standard envelope.
     Envelope,
@@ -33,30 +33,30 @@ pub enum Form {
     Bare,
 }
 
-impl Form {
+impl WireFormat {
     /// The number of wire formats.
     pub const COUNT: usize = 8;
 
     /// All wire formats, in the order of their discriminants.
-    pub const ALL: [Form; Form::COUNT] = [
-        Form::Sse,
-        Form::SseChunked,
-        Form::Ndjson,
-        Form::NdjsonChunked,
-        Form::CloudEvents,
-        Form::CloudEventsChunked,
-        Form::Envelope,
-        Form::Bare,
+    pub const ALL: [WireFormat; WireFormat::COUNT] = [
+        WireFormat::Sse,
+        WireFormat::SseChunked,
+        WireFormat::Ndjson,
+        WireFormat::NdjsonChunked,
+        WireFormat::CloudEvents,
+        WireFormat::CloudEventsChunked,
+        WireFormat::Envelope,
+        WireFormat::Bare,
     ];
 
     /// Returns the wire format with the same event format and HTTP/1.1 chunk
     /// framing. A WebSocket format is returned unchanged.
     #[must_use]
-    pub fn chunked(self) -> Form {
+    pub fn chunked(self) -> WireFormat {
         match self {
-            Form::Sse => Form::SseChunked,
-            Form::Ndjson => Form::NdjsonChunked,
-            Form::CloudEvents => Form::CloudEventsChunked,
+            WireFormat::Sse => WireFormat::SseChunked,
+            WireFormat::Ndjson => WireFormat::NdjsonChunked,
+            WireFormat::CloudEvents => WireFormat::CloudEventsChunked,
             other => other,
         }
     }
@@ -64,26 +64,26 @@ impl Form {
     /// Returns the value of the label in metrics.
     pub fn label(self) -> &'static str {
         match self {
-            Form::Sse | Form::SseChunked => "sse",
-            Form::Ndjson | Form::NdjsonChunked => "ndjson",
-            Form::CloudEvents | Form::CloudEventsChunked => "cloudevents",
-            Form::Envelope => "ws",
-            Form::Bare => "ws-bare",
+            WireFormat::Sse | WireFormat::SseChunked => "sse",
+            WireFormat::Ndjson | WireFormat::NdjsonChunked => "ndjson",
+            WireFormat::CloudEvents | WireFormat::CloudEventsChunked => "cloudevents",
+            WireFormat::Envelope => "ws",
+            WireFormat::Bare => "ws-bare",
         }
     }
 }
 
 /// Appends `event` in the wire format `form`.
-pub(super) fn event(out: &mut Vec<u8>, form: Form, origin: &Origin, event: &Event) {
+pub(super) fn event(out: &mut Vec<u8>, form: WireFormat, origin: &LogIdentity, event: &Event) {
     match form {
-        Form::Sse => sse(out, origin, event),
-        Form::SseChunked => chunk(out, |out| sse(out, origin, event)),
-        Form::Ndjson => ndjson(out, origin, event),
-        Form::NdjsonChunked => chunk(out, |out| ndjson(out, origin, event)),
-        Form::CloudEvents => cloud_event(out, origin, event),
-        Form::CloudEventsChunked => chunk(out, |out| cloud_event(out, origin, event)),
-        Form::Envelope => text_frame(out, |out| envelope(out, origin, event)),
-        Form::Bare => text_frame(out, |out| {
+        WireFormat::Sse => sse(out, origin, event),
+        WireFormat::SseChunked => chunk(out, |out| sse(out, origin, event)),
+        WireFormat::Ndjson => ndjson(out, origin, event),
+        WireFormat::NdjsonChunked => chunk(out, |out| ndjson(out, origin, event)),
+        WireFormat::CloudEvents => cloud_event(out, origin, event),
+        WireFormat::CloudEventsChunked => chunk(out, |out| cloud_event(out, origin, event)),
+        WireFormat::Envelope => text_frame(out, |out| envelope(out, origin, event)),
+        WireFormat::Bare => text_frame(out, |out| {
             out.extend_from_slice(br#"{"type":"update""#);
             data(out, event);
             out.push(b'}');
@@ -118,13 +118,13 @@ pub fn chunk(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn sse(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
+fn sse(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
     put(out, format_args!("id: {}\nevent: {}\ndata: ", origin.id(event.offset), event.event_type));
     out.extend_from_slice(&event.data);
     out.extend_from_slice(b"\n\n");
 }
 
-fn ndjson(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
+fn ndjson(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
     object(out, origin, event);
     out.push(b'\n');
 }
@@ -132,7 +132,7 @@ fn ndjson(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
 /// Appends the JSON object of an event: `{"id","type","subject","time","data"}`,
 /// with `"merge": false` if the data was not merged. NDJSON lines and the
 /// entries of a JSON page have this object.
-pub(super) fn object(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
+pub(super) fn object(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
     put(out, format_args!(r#"{{"id":"{}","type":"{}""#, origin.id(event.offset), event.event_type));
     subject(out, event);
     put(out, format_args!(r#","time":"{}""#, event.time));
@@ -140,10 +140,10 @@ pub(super) fn object(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
     out.push(b'}');
 }
 
-fn cloud_event(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
+fn cloud_event(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
     let prefix = match origin.kind {
-        Kind::Collection { .. } => "/",
-        Kind::Topic => "/events/",
+        LogKind::Collection { .. } => "/",
+        LogKind::Topic => "/events/",
     };
     put(
         out,
@@ -161,10 +161,10 @@ fn cloud_event(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
     out.extend_from_slice(b"}\n");
 }
 
-fn envelope(out: &mut Vec<u8>, origin: &Origin, event: &Event) {
+fn envelope(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
     let source = match origin.kind {
-        Kind::Collection { .. } => "collection",
-        Kind::Topic => "topic",
+        LogKind::Collection { .. } => "collection",
+        LogKind::Topic => "topic",
     };
     put(
         out,

@@ -12,20 +12,20 @@ use crate::event::{Event, EventType, Offset};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     types: Box<[EventType]>,
-    fields: Box<[Field]>,
+    fields: Box<[FieldEquals]>,
 }
 
 /// A condition on a top-level member of the data. A string is compared by its
 /// content, and any other scalar by its JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field {
+pub struct FieldEquals {
     /// The name of the member.
     pub name: String,
     /// The required value.
     pub value: String,
 }
 
-impl Field {
+impl FieldEquals {
     /// Returns whether the member of `object` has the required value. A member
     /// that is an object or an array never matches.
     pub fn matches(&self, object: &[u8]) -> bool {
@@ -37,14 +37,14 @@ impl Field {
 
 impl Filter {
     /// Returns a filter by types and fields. An empty list matches everything.
-    pub fn new(types: Vec<EventType>, fields: Vec<Field>) -> Filter {
+    pub fn new(types: Vec<EventType>, fields: Vec<FieldEquals>) -> Filter {
         Filter { types: types.into(), fields: fields.into() }
     }
 
     /// Returns a filter by types and fields in an [`Arc`]. All filters that
     /// match every event are the same [`Arc`]: it is evaluated once for each
     /// batch and is in memory once.
-    pub fn shared(types: Vec<EventType>, fields: Vec<Field>) -> Arc<Filter> {
+    pub fn shared(types: Vec<EventType>, fields: Vec<FieldEquals>) -> Arc<Filter> {
         static OPEN: LazyLock<Arc<Filter>> = LazyLock::new(Arc::default);
         let filter = Filter::new(types, fields);
         if filter.is_open() { OPEN.clone() } else { Arc::new(filter) }

@@ -17,7 +17,7 @@ use crate::event::network_contains;
 
 /// The header field in which proxies name the address of their client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum ForwardedHeader {
     /// `X-Forwarded-For`: a list of addresses.
     XForwardedFor,
     /// `Forwarded` (RFC 7239): a list of elements with pairs. The pair `for` has
@@ -25,12 +25,12 @@ pub enum Field {
     Forwarded,
 }
 
-impl Field {
+impl ForwardedHeader {
     /// Returns the name of the field in lower case.
     pub fn name(self) -> &'static str {
         match self {
-            Field::XForwardedFor => "x-forwarded-for",
-            Field::Forwarded => "forwarded",
+            ForwardedHeader::XForwardedFor => "x-forwarded-for",
+            ForwardedHeader::Forwarded => "forwarded",
         }
     }
 }
@@ -45,7 +45,7 @@ impl Field {
 /// text or no element), the function returns the address of this proxy. The size
 /// of the request head limits the cost.
 pub fn client<'a>(
-    field: Field,
+    field: ForwardedHeader,
     lines: impl DoubleEndedIterator<Item = &'a [u8]>,
     peer: IpAddr,
     proxies: &[IpNet],
@@ -64,7 +64,7 @@ pub fn client<'a>(
 /// An iterator over the hops of one line, from the last to the first. An item is
 /// `None` if the hop has no valid address.
 struct Hops<'a> {
-    field: Field,
+    field: ForwardedHeader,
     rest: Option<&'a [u8]>,
 }
 
@@ -74,14 +74,14 @@ impl Iterator for Hops<'_> {
     fn next(&mut self) -> Option<Option<IpAddr>> {
         let line = self.rest?;
         let comma = match self.field {
-            Field::XForwardedFor => line.iter().rposition(|&byte| byte == b','),
-            Field::Forwarded => last_comma(line),
+            ForwardedHeader::XForwardedFor => line.iter().rposition(|&byte| byte == b','),
+            ForwardedHeader::Forwarded => last_comma(line),
         };
         let element = &line[comma.map_or(0, |comma| comma + 1)..];
         self.rest = comma.map(|comma| &line[..comma]);
         Some(match self.field {
-            Field::XForwardedFor => address(element.trim_ascii()),
-            Field::Forwarded => for_address(element),
+            ForwardedHeader::XForwardedFor => address(element.trim_ascii()),
+            ForwardedHeader::Forwarded => for_address(element),
         })
     }
 }
@@ -198,12 +198,12 @@ mod tests {
         ["10.0.0.0/8", "2001:db8:5::/48"].map(|text| text.parse().unwrap()).to_vec()
     }
 
-    fn client_of(field: Field, lines: &[&str], peer: &str) -> String {
+    fn client_of(field: ForwardedHeader, lines: &[&str], peer: &str) -> String {
         let lines = lines.iter().map(|line| line.as_bytes());
         client(field, lines, peer.parse().unwrap(), &proxies()).to_string()
     }
 
-    fn check(field: Field, lines: &[&str], expected: &str) {
+    fn check(field: ForwardedHeader, lines: &[&str], expected: &str) {
         assert_eq!(client_of(field, lines, PEER), expected, "{lines:?}");
     }
 
@@ -244,9 +244,9 @@ mod tests {
     #[test]
     fn every_usual_spelling_of_an_address_is_accepted() {
         for (text, expected) in SPELLINGS {
-            check(Field::XForwardedFor, &[text], expected);
-            check(Field::Forwarded, &[&format!("for={text}")], expected);
-            check(Field::Forwarded, &[&format!("for=\"{text}\"")], expected);
+            check(ForwardedHeader::XForwardedFor, &[text], expected);
+            check(ForwardedHeader::Forwarded, &[&format!("for={text}")], expected);
+            check(ForwardedHeader::Forwarded, &[&format!("for=\"{text}\"")], expected);
         }
     }
 
@@ -255,24 +255,29 @@ mod tests {
         for invalid in
             INVALID.into_iter().chain(["", " ", "\u{e9}", "\"192.0.2.1\"", "1.2.3.4 5.6.7.8"])
         {
-            check(Field::XForwardedFor, &[invalid], PEER);
-            check(Field::XForwardedFor, &[&format!("192.0.2.9, {invalid}")], PEER);
-            check(Field::XForwardedFor, &["192.0.2.9", invalid], PEER);
-            check(Field::XForwardedFor, &[&format!("192.0.2.9,{invalid}, 10.0.0.2")], "10.0.0.2");
+            check(ForwardedHeader::XForwardedFor, &[invalid], PEER);
+            check(ForwardedHeader::XForwardedFor, &[&format!("192.0.2.9, {invalid}")], PEER);
+            check(ForwardedHeader::XForwardedFor, &["192.0.2.9", invalid], PEER);
+            check(
+                ForwardedHeader::XForwardedFor,
+                &[&format!("192.0.2.9,{invalid}, 10.0.0.2")],
+                "10.0.0.2",
+            );
         }
         for invalid in INVALID {
             for quote in ["", "\""] {
                 let invalid = format!("for={quote}{invalid}{quote};proto=http");
-                check(Field::Forwarded, &[&format!("for=192.0.2.9, {invalid}")], PEER);
+                check(ForwardedHeader::Forwarded, &[&format!("for=192.0.2.9, {invalid}")], PEER);
                 let inner = format!("for=192.0.2.9, {invalid}, for=10.0.0.2");
-                check(Field::Forwarded, &[&inner], "10.0.0.2");
+                check(ForwardedHeader::Forwarded, &[&inner], "10.0.0.2");
             }
         }
     }
 
     #[test]
     fn the_last_hop_that_is_not_a_trusted_proxy_is_the_client() {
-        let check = |lines: &[&str], expected| check(Field::XForwardedFor, lines, expected);
+        let check =
+            |lines: &[&str], expected| check(ForwardedHeader::XForwardedFor, lines, expected);
         check(&[], PEER);
         check(&["198.51.100.7, 192.0.2.1"], "192.0.2.1");
         check(&["198.51.100.7,192.0.2.1 ,\t10.9.9.9:80"], "192.0.2.1");
@@ -280,12 +285,21 @@ mod tests {
         check(&["nonsense, 192.0.2.1, 10.0.0.2"], "192.0.2.1");
         check(&["10.0.0.3, 10.0.0.2"], "10.0.0.3");
         check(&["10.0.0.3", "", "10.0.0.2"], "10.0.0.2");
-        assert_eq!(client_of(Field::XForwardedFor, &["192.0.2.1"], "::ffff:10.0.0.1"), "192.0.2.1");
-        assert_eq!(client_of(Field::XForwardedFor, &["192.0.2.1"], "198.51.100.7"), "198.51.100.7");
-        assert_eq!(client_of(Field::XForwardedFor, &["192.0.2.1"], "::ffff:11.0.0.1"), "11.0.0.1");
+        assert_eq!(
+            client_of(ForwardedHeader::XForwardedFor, &["192.0.2.1"], "::ffff:10.0.0.1"),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            client_of(ForwardedHeader::XForwardedFor, &["192.0.2.1"], "198.51.100.7"),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client_of(ForwardedHeader::XForwardedFor, &["192.0.2.1"], "::ffff:11.0.0.1"),
+            "11.0.0.1"
+        );
         let peer = PEER.parse().unwrap();
         let lines = [&b"192.0.2.1"[..]];
-        assert_eq!(client(Field::XForwardedFor, lines.into_iter(), peer, &[]), peer);
+        assert_eq!(client(ForwardedHeader::XForwardedFor, lines.into_iter(), peer, &[]), peer);
     }
 
     #[test]
@@ -323,16 +337,20 @@ mod tests {
             ("for='192.0.2.43'", PEER),
             ("192.0.2.43", PEER),
         ] {
-            check(Field::Forwarded, &[line], expected);
+            check(ForwardedHeader::Forwarded, &[line], expected);
         }
-        check(Field::Forwarded, &["for=192.0.2.43", "for=10.0.0.2;by=\"x,y\""], "192.0.2.43");
-        check(Field::Forwarded, &["for=192.0.2.43", "proto=http"], PEER);
+        check(
+            ForwardedHeader::Forwarded,
+            &["for=192.0.2.43", "for=10.0.0.2;by=\"x,y\""],
+            "192.0.2.43",
+        );
+        check(ForwardedHeader::Forwarded, &["for=192.0.2.43", "proto=http"], PEER);
     }
 
-    fn element(field: Field, hop: &str) -> String {
+    fn element(field: ForwardedHeader, hop: &str) -> String {
         match field {
-            Field::XForwardedFor => hop.to_owned(),
-            Field::Forwarded => format!("by=\"_p\\\\, \\\"\";for=\"{hop}\";host=\"a,b\""),
+            ForwardedHeader::XForwardedFor => hop.to_owned(),
+            ForwardedHeader::Forwarded => format!("by=\"_p\\\\, \\\"\";for=\"{hop}\";host=\"a,b\""),
         }
     }
 
@@ -347,7 +365,7 @@ mod tests {
             same_line: bool,
             inner in 0usize..3,
         ) {
-            for field in [Field::XForwardedFor, Field::Forwarded] {
+            for field in [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded] {
                 let mut hops = vec![element(field, "198.51.100.7")];
                 hops.extend((0..inner).map(|_| element(field, "10.0.0.2")));
                 let appended = hops.join(", ");
@@ -365,7 +383,7 @@ mod tests {
             text in "[for=\"\\\\,;:\\[\\]_0-9.]{0,60}",
         ) {
             let all: [IpNet; 2] = ["0.0.0.0/0", "::/0"].map(|text| text.parse().unwrap());
-            for field in [Field::XForwardedFor, Field::Forwarded] {
+            for field in [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded] {
                 let lines = lines.iter().map(Vec::as_slice).chain([text.as_bytes()]);
                 client(field, lines, PEER.parse().unwrap(), &all);
             }

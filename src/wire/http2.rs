@@ -23,7 +23,7 @@ const END_STREAM: u8 = 0x1;
 /// Counts the control frames that a client sends on one connection. The counter
 /// must receive every byte from the first one on.
 #[derive(Clone, Debug)]
-pub struct Frames {
+pub struct ControlFrameCounter {
     /// The number of bytes before the next frame header.
     skip: u32,
     header: [u8; HEADER_BYTES],
@@ -34,13 +34,18 @@ pub struct Frames {
     bodies: u32,
 }
 
-impl Default for Frames {
-    fn default() -> Frames {
-        Frames { skip: PREFACE_BYTES, header: [0; HEADER_BYTES], header_len: 0, bodies: 0 }
+impl Default for ControlFrameCounter {
+    fn default() -> ControlFrameCounter {
+        ControlFrameCounter {
+            skip: PREFACE_BYTES,
+            header: [0; HEADER_BYTES],
+            header_len: 0,
+            bodies: 0,
+        }
     }
 }
 
-impl Frames {
+impl ControlFrameCounter {
     /// Reads the next bytes from the client, and returns the number of control
     /// frames whose header is completed by `input`. The following frames are not
     /// control frames: HEADERS, `WINDOW_UPDATE`, DATA with a payload, and the
@@ -107,7 +112,7 @@ mod tests {
     /// arrive in pieces of `step` bytes.
     fn count(frames: &[Vec<u8>], step: usize) -> u32 {
         let bytes = [PREFACE, &frames.concat()].concat();
-        let mut counter = Frames::default();
+        let mut counter = ControlFrameCounter::default();
         bytes.chunks(step).map(|piece| counter.feed(piece)).sum()
     }
 
@@ -158,7 +163,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..300), step in 1usize..60) {
-            let mut counter = Frames::default();
+            let mut counter = ControlFrameCounter::default();
             for piece in bytes.chunks(step) {
                 prop_assert!(counter.feed(piece) as usize <= piece.len());
             }

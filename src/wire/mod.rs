@@ -20,7 +20,7 @@ mod notice;
 mod origin;
 
 pub use batch::{Batch, Encoded, Selection};
-pub use encode::{Form, chunk};
-pub use filter::{Field, Filter};
-pub use notice::Notice;
-pub use origin::{Kind, Origin};
+pub use encode::{WireFormat, chunk};
+pub use filter::{FieldEquals, Filter};
+pub use notice::ControlMessage;
+pub use origin::{LogIdentity, LogKind};

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::encode::{self, Form, chunk};
+use super::encode::{self, WireFormat, chunk};
 use crate::event::{EventId, ResourceId, Timestamp};
 
 /// A message on a stream that is not an event of a log.
 #[derive(Clone, Debug)]
-pub struct Notice<'a> {
+pub struct ControlMessage<'a> {
     /// The type: `stream-open`, `heartbeat`, `gap`, …
     pub kind: &'static str,
     /// The position from which the client can resume the stream.
@@ -32,9 +32,9 @@ pub struct Notice<'a> {
     pub message: (u64, u64),
 }
 
-impl Notice<'_> {
+impl ControlMessage<'_> {
     /// Returns the message in the wire format `form`, with its framing.
-    pub fn encode(&self, form: Form) -> Bytes {
+    pub fn encode(&self, form: WireFormat) -> Bytes {
         let mut out = Vec::with_capacity(128 + self.data.len());
         self.append(form, &mut out);
         out.into()
@@ -42,16 +42,16 @@ impl Notice<'_> {
 
     /// Appends the message in the wire format `form` to `out`, with its
     /// framing. Several messages can share one buffer.
-    pub fn append(&self, form: Form, out: &mut Vec<u8>) {
+    pub fn append(&self, form: WireFormat, out: &mut Vec<u8>) {
         match form {
-            Form::Sse => self.sse(out),
-            Form::SseChunked => chunk(out, |out| self.sse(out)),
-            Form::Ndjson => self.ndjson(out),
-            Form::NdjsonChunked => chunk(out, |out| self.ndjson(out)),
-            Form::CloudEvents => self.cloud_event(out),
-            Form::CloudEventsChunked => chunk(out, |out| self.cloud_event(out)),
-            Form::Envelope => encode::text_frame(out, |out| self.envelope(out)),
-            Form::Bare => encode::text_frame(out, |out| self.bare(out)),
+            WireFormat::Sse => self.sse(out),
+            WireFormat::SseChunked => chunk(out, |out| self.sse(out)),
+            WireFormat::Ndjson => self.ndjson(out),
+            WireFormat::NdjsonChunked => chunk(out, |out| self.ndjson(out)),
+            WireFormat::CloudEvents => self.cloud_event(out),
+            WireFormat::CloudEventsChunked => chunk(out, |out| self.cloud_event(out)),
+            WireFormat::Envelope => encode::text_frame(out, |out| self.envelope(out)),
+            WireFormat::Bare => encode::text_frame(out, |out| self.bare(out)),
         }
     }
 

@@ -37,7 +37,7 @@ const HEAD_BYTES: usize = SIGNATURE.len() + 4;
 
 /// The result of parsing the first bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoded {
+pub enum ParseOutcome {
     /// The bytes are the start of a header. The rest has not arrived.
     Incomplete,
     /// The bytes start with a complete header. Other bytes can follow it.
@@ -54,10 +54,10 @@ pub enum Decoded {
     Invalid(&'static str),
 }
 
-use Decoded::{Header, Incomplete, Invalid};
+use ParseOutcome::{Header, Incomplete, Invalid};
 
 /// Parses the first bytes of a connection.
-pub fn decode(start: &[u8]) -> Decoded {
+pub fn decode(start: &[u8]) -> ParseOutcome {
     match start.first() {
         None => Incomplete,
         Some(b'P') => line(start),
@@ -72,7 +72,7 @@ fn agree(start: &[u8], expected: &[u8]) -> bool {
 }
 
 /// Parses a header of version 1 (§2.1).
-fn line(start: &[u8]) -> Decoded {
+fn line(start: &[u8]) -> ParseOutcome {
     if !agree(start, LINE) {
         return Invalid("the connection does not begin with a PROXY header");
     }
@@ -91,7 +91,7 @@ fn line(start: &[u8]) -> Decoded {
 
 /// Parses the fields of a version 1 header, which follow `PROXY`. `length` is
 /// the length of the whole header.
-fn fields(text: &[u8], length: usize) -> Decoded {
+fn fields(text: &[u8], length: usize) -> ParseOutcome {
     // A receiver must ignore the rest of the line after UNKNOWN (§2.1).
     if text == b"UNKNOWN" || text.starts_with(b"UNKNOWN ") {
         return Header { length, source: None };
@@ -132,7 +132,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Parses a header of version 2 (§2.2).
-fn binary(start: &[u8]) -> Decoded {
+fn binary(start: &[u8]) -> ParseOutcome {
     if !agree(start, SIGNATURE) {
         return Invalid("the connection does not begin with a PROXY header");
     }

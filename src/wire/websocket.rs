@@ -16,7 +16,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::close::Close;
+use super::close::CloseCode;
 use header::{Control, Data, FrameType, HEADER_BYTES_MAX, Header};
 
 /// The largest payload of a control frame, in bytes (RFC 6455 §5.5).
@@ -44,7 +44,7 @@ impl Default for Limits {
 
 /// A complete message or control frame from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Incoming {
+pub enum Message {
     /// A text message.
     Text(String),
     /// A binary message.
@@ -65,9 +65,9 @@ pub enum Incoming {
 
 /// A protocol error of a client, and the close code for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Violation {
+pub struct ProtocolError {
     /// The close code.
-    pub close: Close,
+    pub close: CloseCode,
     /// The error, for the reason of the close frame and for the log.
     pub detail: &'static str,
 }
@@ -87,7 +87,7 @@ pub struct Decoder {
     /// The payload of an incomplete control frame. It is separate from the
     /// message, because control frames can arrive between fragments.
     control: Vec<u8>,
-    message: Option<Box<Message>>,
+    message: Option<Box<PartialMessage>>,
     /// The number of control frames and empty fragments since the last call of
     /// [`Decoder::take_control_frames`].
     control_frames: u32,
@@ -96,7 +96,7 @@ pub struct Decoder {
 /// The part of a frame header that is needed until the payload is complete.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
-    kind: Kind,
+    kind: FrameKind,
     left: usize,
     /// The mask, rotated so that its first byte belongs to the next byte of the
     /// payload.
@@ -104,14 +104,14 @@ struct Frame {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum FrameKind {
     Data { last: bool },
     Control(Control),
 }
 
 /// An incomplete message: the unmasked fragments that have arrived.
 #[derive(Debug, Default)]
-struct Message {
+struct PartialMessage {
     text: bool,
     bytes: Vec<u8>,
     /// The number of bytes at the start of `bytes` that are checked to be UTF-8.
@@ -121,23 +121,23 @@ struct Message {
 
 // === impl Violation ===
 
-impl Violation {
-    fn protocol(detail: &'static str) -> Violation {
-        Violation { close: Close::Protocol, detail }
+impl ProtocolError {
+    fn protocol(detail: &'static str) -> ProtocolError {
+        ProtocolError { close: CloseCode::Protocol, detail }
     }
 
-    fn not_utf8() -> Violation {
-        Violation { close: Close::NotUtf8, detail: "text is not utf-8" }
+    fn not_utf8() -> ProtocolError {
+        ProtocolError { close: CloseCode::NotUtf8, detail: "text is not utf-8" }
     }
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.detail)
     }
 }
 
-impl std::error::Error for Violation {}
+impl std::error::Error for ProtocolError {}
 
 // === impl Decoder ===
 
@@ -148,13 +148,13 @@ impl Decoder {
     /// # Errors
     /// The protocol error of the client. `out` has been called for everything
     /// that was complete before the error. All later input is dropped, as after
-    /// [`Incoming::Close`].
+    /// [`Message::CloseCode`].
     pub fn feed(
         &mut self,
         mut input: &[u8],
         limits: Limits,
-        mut out: impl FnMut(Incoming),
-    ) -> Result<(), Violation> {
+        mut out: impl FnMut(Message),
+    ) -> Result<(), ProtocolError> {
         while let Some(incoming) = self.next(&mut input, limits)? {
             out(incoming);
         }
@@ -171,13 +171,13 @@ impl Decoder {
         &mut self,
         input: &mut &[u8],
         limits: Limits,
-    ) -> Result<Option<Incoming>, Violation> {
+    ) -> Result<Option<Message>, ProtocolError> {
         if self.ended {
             *input = &[];
             return Ok(None);
         }
         let result = self.advance(input, limits);
-        if matches!(result, Err(_) | Ok(Some(Incoming::Close { .. }))) {
+        if matches!(result, Err(_) | Ok(Some(Message::Close { .. }))) {
             *self = Decoder { ended: true, ..Decoder::default() };
             *input = &[];
         }
@@ -212,7 +212,7 @@ impl Decoder {
         &mut self,
         input: &mut &[u8],
         limits: Limits,
-    ) -> Result<Option<Incoming>, Violation> {
+    ) -> Result<Option<Message>, ProtocolError> {
         loop {
             let mut frame = match self.frame.take() {
                 Some(frame) => frame,
@@ -224,8 +224,8 @@ impl Decoder {
             let part = input.split_off(..frame.left.min(input.len())).expect("within input");
             frame.left -= part.len();
             let incoming = match frame.kind {
-                Kind::Data { last } => self.data(part, &mut frame, last)?,
-                Kind::Control(control) => self.control(part, &mut frame, control)?,
+                FrameKind::Data { last } => self.data(part, &mut frame, last)?,
+                FrameKind::Control(control) => self.control(part, &mut frame, control)?,
             };
             if frame.left > 0 {
                 self.frame = Some(frame);
@@ -238,7 +238,7 @@ impl Decoder {
     }
 
     /// Returns the next frame header, once it is complete.
-    fn header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, Violation> {
+    fn header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, ProtocolError> {
         let start = usize::from(self.header_len);
         let copied = input.len().min(HEADER_BYTES_MAX - start);
         self.header[start..start + copied].copy_from_slice(&input[..copied]);
@@ -250,54 +250,54 @@ impl Decoder {
         self.header_len = 0;
         *input = &input[header.payload_at - start..];
         if header.frame_type == FrameType::Reserved {
-            return Err(Violation::protocol("reserved opcode"));
+            return Err(ProtocolError::protocol("reserved opcode"));
         }
         if !header.is_length_minimal() {
-            return Err(Violation::protocol("payload length not in its shortest form"));
+            return Err(ProtocolError::protocol("payload length not in its shortest form"));
         }
         Ok(Some(header))
     }
 
     /// Starts the frame of a header, if the header is valid.
-    fn begin_frame(&mut self, header: &Header, limits: Limits) -> Result<Frame, Violation> {
+    fn begin_frame(&mut self, header: &Header, limits: Limits) -> Result<Frame, ProtocolError> {
         let length = header.length;
         if header.reserved_bits {
-            return Err(Violation::protocol("reserved bit without an extension"));
+            return Err(ProtocolError::protocol("reserved bit without an extension"));
         }
         let Some(mask) = header.mask else {
-            return Err(Violation::protocol("unmasked frame"));
+            return Err(ProtocolError::protocol("unmasked frame"));
         };
         let kind = match header.frame_type {
             FrameType::Control(control) => {
                 if !header.is_final {
-                    return Err(Violation::protocol("fragmented control frame"));
+                    return Err(ProtocolError::protocol("fragmented control frame"));
                 }
                 if length > CONTROL_BYTES_MAX as u64 {
-                    return Err(Violation::protocol("control frame over 125 bytes"));
+                    return Err(ProtocolError::protocol("control frame over 125 bytes"));
                 }
                 self.control_frames += 1;
-                Kind::Control(control)
+                FrameKind::Control(control)
             }
             FrameType::Data(data) => {
                 self.fragment(data, length, limits)?;
                 let whole = data != Data::Continuation && header.is_final;
                 self.control_frames += u32::from(length == 0 && !whole);
-                Kind::Data { last: header.is_final }
+                FrameKind::Data { last: header.is_final }
             }
-            FrameType::Reserved => return Err(Violation::protocol("reserved opcode")),
+            FrameType::Reserved => return Err(ProtocolError::protocol("reserved opcode")),
         };
         Ok(Frame { kind, left: length as usize, mask })
     }
 
     /// Adds a data frame to the counts of its message. The frame starts a new
     /// message or continues the incomplete one.
-    fn fragment(&mut self, data: Data, length: u64, limits: Limits) -> Result<(), Violation> {
+    fn fragment(&mut self, data: Data, length: u64, limits: Limits) -> Result<(), ProtocolError> {
         match (data, &self.message) {
             (Data::Continuation, None) => {
-                return Err(Violation::protocol("continuation frame without a message"));
+                return Err(ProtocolError::protocol("continuation frame without a message"));
             }
             (Data::Text | Data::Binary, Some(_)) => {
-                return Err(Violation::protocol("new message inside a fragmented message"));
+                return Err(ProtocolError::protocol("new message inside a fragmented message"));
             }
             (Data::Continuation, Some(_)) | (Data::Text | Data::Binary, None) => {}
         }
@@ -305,13 +305,16 @@ impl Decoder {
         message.text |= data == Data::Text;
         message.fragments += 1;
         if message.fragments > limits.message_fragments_max {
-            return Err(Violation {
-                close: Close::Policy,
+            return Err(ProtocolError {
+                close: CloseCode::Policy,
                 detail: "message with too many fragments",
             });
         }
         if length > limits.message_bytes_max.saturating_sub(message.bytes.len()) as u64 {
-            return Err(Violation { close: Close::TooBig, detail: "message above the limit" });
+            return Err(ProtocolError {
+                close: CloseCode::TooBig,
+                detail: "message above the limit",
+            });
         }
         Ok(())
     }
@@ -321,7 +324,7 @@ impl Decoder {
         part: &[u8],
         frame: &mut Frame,
         last: bool,
-    ) -> Result<Option<Incoming>, Violation> {
+    ) -> Result<Option<Message>, ProtocolError> {
         let message = self.message.as_mut().expect("begin_frame() has created it");
         unmask(&mut message.bytes, part, frame);
         if frame.left > 0 || !last {
@@ -329,10 +332,10 @@ impl Decoder {
         }
         let message = self.message.take().expect("it is present above");
         if message.text {
-            let text = String::from_utf8(message.bytes).map_err(|_| Violation::not_utf8())?;
-            return Ok(Some(Incoming::Text(text)));
+            let text = String::from_utf8(message.bytes).map_err(|_| ProtocolError::not_utf8())?;
+            return Ok(Some(Message::Text(text)));
         }
-        Ok(Some(Incoming::Binary(message.bytes.into())))
+        Ok(Some(Message::Binary(message.bytes.into())))
     }
 
     fn control(
@@ -340,15 +343,15 @@ impl Decoder {
         part: &[u8],
         frame: &mut Frame,
         control: Control,
-    ) -> Result<Option<Incoming>, Violation> {
+    ) -> Result<Option<Message>, ProtocolError> {
         unmask(&mut self.control, part, frame);
         if frame.left > 0 {
             return Ok(None);
         }
         let payload = Bytes::from(std::mem::take(&mut self.control));
         match control {
-            Control::Ping => Ok(Some(Incoming::Ping(payload))),
-            Control::Pong => Ok(Some(Incoming::Pong(payload))),
+            Control::Ping => Ok(Some(Message::Ping(payload))),
+            Control::Pong => Ok(Some(Message::Pong(payload))),
             Control::Close => parse_close(&payload).map(Some),
         }
     }
@@ -356,18 +359,18 @@ impl Decoder {
 
 // === impl Message ===
 
-impl Message {
+impl PartialMessage {
     /// Rejects text that is invalid UTF-8 with any following bytes. Each byte is
     /// checked once. The bytes of an incomplete character are checked at most
     /// three more times.
-    fn check(&mut self) -> Result<(), Violation> {
+    fn check(&mut self) -> Result<(), ProtocolError> {
         if !self.text {
             return Ok(());
         }
         match std::str::from_utf8(&self.bytes[self.checked..]) {
             Ok(text) => self.checked += text.len(),
             Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
-            Err(_) => return Err(Violation::not_utf8()),
+            Err(_) => return Err(ProtocolError::not_utf8()),
         }
         Ok(())
     }
@@ -395,22 +398,24 @@ fn unmask(to: &mut Vec<u8>, part: &[u8], frame: &mut Frame) {
 }
 
 /// Parses the payload of a close frame (RFC 6455 §5.5.1).
-fn parse_close(payload: &[u8]) -> Result<Incoming, Violation> {
+fn parse_close(payload: &[u8]) -> Result<Message, ProtocolError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         if payload.is_empty() {
-            return Ok(Incoming::Close { code: None, reason: String::new() });
+            return Ok(Message::Close { code: None, reason: String::new() });
         }
-        return Err(Violation::protocol("close code must have two bytes"));
+        return Err(ProtocolError::protocol("close code must have two bytes"));
     };
     let code = u16::from_be_bytes(*code);
     // RFC 6455 §7.4 and its registry: 1004 to 1006 and 1015 must not be sent,
     // 1016 to 2999 are not assigned.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Violation::protocol("close code that must not be sent"));
+        return Err(ProtocolError::protocol("close code that must not be sent"));
     }
-    let reason = std::str::from_utf8(reason)
-        .map_err(|_| Violation { close: Close::NotUtf8, detail: "close reason is not utf-8" })?;
-    Ok(Incoming::Close { code: Some(code), reason: reason.to_owned() })
+    let reason = std::str::from_utf8(reason).map_err(|_| ProtocolError {
+        close: CloseCode::NotUtf8,
+        detail: "close reason is not utf-8",
+    })?;
+    Ok(Message::Close { code: Some(code), reason: reason.to_owned() })
 }
 
 // === encoders ===
@@ -457,7 +462,7 @@ pub fn pong(payload: &[u8]) -> Bytes {
 
 /// Returns a close frame with the code and its reason. If `detail` is not empty,
 /// it follows the reason, and is truncated to the size of a control frame.
-pub fn close(close: Close, detail: &str) -> Bytes {
+pub fn close(close: CloseCode, detail: &str) -> Bytes {
     let mut payload = close.code().to_be_bytes().to_vec();
     payload.extend_from_slice(close.reason().as_bytes());
     if !detail.is_empty() {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use streamgate::wire::close::Close;
+use streamgate::wire::close::CloseCode;
 use streamgate::wire::problem;
 
 /// Lines of a file; past them it is two files.
@@ -271,11 +271,11 @@ fn every_error_and_close_code_is_documented() {
     let docs = text("docs/protocol.md");
     let yes = |yes| if yes { "yes" } else { "no" };
     for code in problem::ALL {
-        let (again, wrote) = (yes(code.retryable()), yes(code.wrote()));
+        let (again, wrote) = (yes(code.retryable()), yes(code.may_have_committed()));
         let row = format!("| `{}` | {} | {again} | {wrote} |", code.slug(), code.status());
         assert!(docs.contains(&row), "docs/protocol.md has no row {row}");
     }
-    for close in Close::ALL {
+    for close in CloseCode::ALL {
         let row = format!("| {} | {} | {} |", close.code(), close.reason(), yes(close.reconnect()));
         assert!(docs.contains(&row), "docs/protocol.md has no row {row}");
     }

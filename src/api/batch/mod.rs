@@ -28,7 +28,7 @@ use super::resource::{creation, parse};
 use super::{Api, Ask, Client, Unanswered, error, event, idempotency, respond};
 use crate::deliver::Flow;
 use crate::log::{self, Log, Refusal, Write, Written};
-use crate::wire::Kind;
+use crate::wire::LogKind;
 use crate::wire::problem::Problem;
 
 /// Most lines of a group: with one sync per group at a time, eight of these
@@ -270,8 +270,8 @@ impl Run {
             Some(bytes) => {
                 self.open.bytes += bytes.len();
                 parse(bytes).and_then(|json| match self.log.origin().kind {
-                    Kind::Collection { .. } => creation(self.log.origin(), &json),
-                    Kind::Topic => event::publication(&json),
+                    LogKind::Collection { .. } => creation(self.log.origin(), &json),
+                    LogKind::Topic => event::publication(&json),
                 })
             }
         };
@@ -341,7 +341,7 @@ impl Run {
         use std::io::Write as _;
         let event = self.log.origin().id(written.offset);
         let line = match (&self.log.origin().kind, &written.subject) {
-            (Kind::Collection { .. }, Some(subject)) => {
+            (LogKind::Collection { .. }, Some(subject)) => {
                 writeln!(out, "{{\"status\":201,\"id\":\"{subject}\",\"event\":\"{event}\"}}")
             }
             _ => writeln!(out, "{{\"status\":201,\"event\":\"{event}\"}}"),

@@ -16,7 +16,7 @@ use crate::hub::{OnGap, Subscriber, SubscriptionId};
 use crate::log::{Log, Write};
 use crate::wire::json::{self, Json};
 use crate::wire::problem::{Code, Problem};
-use crate::wire::{Filter, Form, Kind};
+use crate::wire::{Filter, LogKind, WireFormat};
 
 /// Subscriptions of one socket; past it a client opens another.
 const SUBSCRIPTIONS_MAX: usize = 1024;
@@ -203,7 +203,7 @@ impl Core {
 
     async fn status(&self, message: &Message) -> Result<Vec<Say>, Problem> {
         let target = self.target(message)?;
-        let Kind::Collection { key, .. } = &target.log.origin().kind else {
+        let LogKind::Collection { key, .. } = &target.log.origin().kind else {
             return Err(wrong("topic", "left out: a topic has no resources"));
         };
         let id = target.scope.ok_or_else(|| missing("resource", "it says whose status"))?;
@@ -254,7 +254,7 @@ impl Core {
         target.asked = Asked { from, resumed, on_gap, batch_size: None };
         let window = message.count("window")?;
         let snapshot = message.flag("snapshot")?.unwrap_or(false);
-        if snapshot && matches!(target.log.origin().kind, Kind::Topic) {
+        if snapshot && matches!(target.log.origin().kind, LogKind::Topic) {
             return Err(wrong("snapshot", "left out: a topic has no resources"));
         }
         if snapshot && from.is_some() && !resumed {
@@ -276,7 +276,11 @@ impl Core {
         } else {
             target.beginning().await?
         };
-        let form = if self.0.bare.load(Ordering::Relaxed) { Form::Bare } else { Form::Envelope };
+        let form = if self.0.bare.load(Ordering::Relaxed) {
+            WireFormat::Bare
+        } else {
+            WireFormat::Envelope
+        };
         let interest = target.interest(form, window, &beginning);
         let (id, start) = self.0.subscriber.subscribe(&target.log, interest, beginning.start);
         self.hold(&target, id);
@@ -324,7 +328,7 @@ impl Core {
         let data = message.raw("data").ok_or_else(|| missing("data", "it is the event's data"))?;
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
         let merge = message.flag("merge")?;
-        if merge.is_some() && matches!(target.log.origin().kind, Kind::Topic) {
+        if merge.is_some() && matches!(target.log.origin().kind, LogKind::Topic) {
             return Err(wrong("merge", "left out: a topic has no resources"));
         }
         let write = write(&target, kind, data, merge.unwrap_or(true))?;
@@ -344,16 +348,16 @@ impl Core {
 fn write(target: &Target, kind: EventType, data: Json, merge: bool) -> Result<Write, Problem> {
     let log: &Log = &target.log;
     match (&log.origin().kind, &target.scope, &target.topic) {
-        (Kind::Topic, subject, _) => Ok(Write::publish(subject.clone(), kind, data)),
-        (Kind::Collection { .. }, _, Some(_)) => Err(Problem::new(
+        (LogKind::Topic, subject, _) => Ok(Write::publish(subject.clone(), kind, data)),
+        (LogKind::Collection { .. }, _, Some(_)) => Err(Problem::new(
             Code::MethodNotAllowed,
             "the topic is a view: publish to its collection",
         )),
-        (Kind::Collection { .. }, Some(id), None) => {
+        (LogKind::Collection { .. }, Some(id), None) => {
             Write::event(log.origin(), id.clone(), kind, &data, merge)
                 .map_err(|bad| error::bad_write(&bad))
         }
-        (Kind::Collection { .. }, None, None) => {
+        (LogKind::Collection { .. }, None, None) => {
             Err(missing("resource", "an event of a collection is about one of its resources"))
         }
     }

@@ -18,7 +18,7 @@ use super::subscribe::{Beginning, Target};
 use super::{Api, Client, respond};
 use crate::deliver::{Handover, Pump, Session, Transport, Wire};
 use crate::metrics::Protocol;
-use crate::wire::Form;
+use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
 use commands::Core;
 
@@ -81,7 +81,7 @@ fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
 }
 
 /// A page of another site must not speak to a gateway that trusts its
-/// network: browsers send such a page's `Origin`, and no other client does.
+/// network: browsers send such a page's `LogIdentity`, and no other client does.
 fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
     let asked = request.uri().authority().cloned().or_else(|| {
@@ -117,11 +117,11 @@ fn begin(
 ) -> (Pump, Core) {
     let Admitted { subscriber, share } = admitted;
     let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
-    let mut pump = Pump::new(subscriber.clone(), deliver, metrics, Form::Envelope, None);
+    let mut pump = Pump::new(subscriber.clone(), deliver, metrics, WireFormat::Envelope, None);
     pump.hold(share);
     let core = Core::new(api.clone(), subscriber.clone(), client, target.clone());
     if let (Some(target), Some(beginning)) = (target, beginning) {
-        let interest = target.interest(Form::Envelope, None, &beginning);
+        let interest = target.interest(WireFormat::Envelope, None, &beginning);
         let (id, start) = subscriber.subscribe(&target.log, interest, beginning.start);
         core.hold(&target, id);
         if target.asked.from.is_some() {

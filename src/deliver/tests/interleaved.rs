@@ -140,7 +140,7 @@ impl<'a> Case<'a> {
                 // As a session does it: said behind what waits, and polled.
                 self.said += 1;
                 writer.say(self.said);
-                writer.pump.reform(Form::Bare);
+                writer.pump.reform(WireFormat::Bare);
                 tokio::task::yield_now().await;
                 writer.poll();
             }

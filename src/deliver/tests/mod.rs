@@ -21,7 +21,7 @@ use crate::log::{self, Engine, Log, Medium, Spec, Write};
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 use crate::wire::json::Json;
-use crate::wire::{Filter, Form};
+use crate::wire::{Filter, WireFormat};
 use wire::Wire;
 
 /// The topics that there are.
@@ -65,7 +65,7 @@ impl Bench {
     fn connect(&self) -> Writer {
         let subscriber = self.hub.join(Protocol::WebSocket, &self.rings, 0).unwrap();
         let metrics = self.metrics.clone();
-        let pump = Pump::new(subscriber, Arc::new(settings()), metrics, Form::Envelope, None);
+        let pump = Pump::new(subscriber, Arc::new(settings()), metrics, WireFormat::Envelope, None);
         let socket = Wire::default();
         pump.open_port(Arc::new(socket.clone()));
         let (outlet, woken) = (Outlet::default(), Arc::default());
@@ -120,7 +120,7 @@ impl Writer {
         let interest = Interest {
             scope: Scope::Whole,
             filter: filter.clone(),
-            form: Form::Envelope,
+            form: WireFormat::Envelope,
             credit,
             snapshot: false,
             on_gap: OnGap::Event,
@@ -180,7 +180,7 @@ async fn what_was_said_comes_before_an_event_in_another_form() {
         tokio::task::yield_now().await;
     }
     writer.say(1);
-    writer.pump.reform(Form::Bare);
+    writer.pump.reform(WireFormat::Bare);
     writer.woken.0.store(false, Ordering::SeqCst);
     let before = writer.socket.taken().len();
     bench.engine.append(&log, vec![tick("wanted", 2, 0)]).await.unwrap();

@@ -62,7 +62,7 @@ impl Bench {
         let interest = Interest {
             scope: Scope::Whole,
             filter: Filter::shared(Vec::new(), Vec::new()),
-            form: Form::Ndjson,
+            form: WireFormat::Ndjson,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{Epoch, Event, EventType, Timestamp};
 use crate::hub::run::{Room, Slice};
-use crate::wire::{Form, Kind, Origin};
+use crate::wire::{LogIdentity, LogKind, WireFormat};
 
 const BOUNDS: Bounds = Bounds { events: 8, bytes: 2_000 };
 
@@ -96,15 +96,15 @@ impl Side {
 
 struct Bench {
     ring: Ring,
-    origin: Arc<Origin>,
+    origin: Arc<LogIdentity>,
     sides: [Side; 2],
     hand: Vec<Slice>,
 }
 
 impl Bench {
     fn new(policies: [Overflow; 2]) -> Bench {
-        let kind = Kind::collection("order").unwrap();
-        let origin = Arc::new(Origin::new("orders".to_owned(), Epoch::from_bits(1), kind));
+        let kind = LogKind::collection("order").unwrap();
+        let origin = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind));
         let (ring, hand) = (Ring::default(), Vec::new());
         Bench { ring, origin, sides: policies.map(Side::new), hand }
     }
@@ -128,7 +128,7 @@ impl Bench {
         let events: Vec<Event> = events.collect();
         let selection = Selection::Run(0..events.len() as u32);
         let batch = Arc::new(Batch::new(origin.clone(), events, None));
-        let run = Run::new(side.id, batch, selection, Form::Ndjson);
+        let run = Run::new(side.id, batch, selection, WireFormat::Ndjson);
         if ring.fits(&run, BOUNDS) {
             side.waiting += run.events().cast_signed();
             ring.push(run);

@@ -10,7 +10,7 @@ use crate::event::{EventType, Offset, ResourceId};
 use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, SubscriptionId, Turn};
 use crate::log::{self, Medium, Spec, Write};
 use crate::wire::json::Json;
-use crate::wire::{Filter, Form};
+use crate::wire::{Filter, WireFormat};
 
 struct Bench {
     _folder: tempfile::TempDir,
@@ -61,7 +61,7 @@ impl Bench {
         let interest = Interest {
             scope,
             filter,
-            form: Form::SseChunked,
+            form: WireFormat::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
@@ -365,7 +365,7 @@ impl Bench {
         let interest = Interest {
             scope: Scope::Whole,
             filter: everything(),
-            form: Form::SseChunked,
+            form: WireFormat::SseChunked,
             credit: None,
             snapshot,
             on_gap: OnGap::Event,

@@ -16,7 +16,7 @@ use super::clock::{Clock, TestClock};
 use super::{Engine, Log, Medium, Refusal, Settings, Spec, Sync, Write, Written};
 use crate::event::{Event, EventType, Offset, ResourceId};
 use crate::store::{self, Retention};
-use crate::wire::Kind;
+use crate::wire::LogKind;
 use crate::wire::json::Json;
 
 /// How the suite opens an engine on a store, again and again.
@@ -69,7 +69,7 @@ impl Fixture {
 }
 
 pub(super) fn collection(name: &str, resource: &str) -> Spec {
-    let kind = Kind::collection(resource).unwrap();
+    let kind = LogKind::collection(resource).unwrap();
     Spec { name: name.to_owned(), kind, retention: Retention::default(), durability: Medium::Disk }
 }
 

@@ -36,20 +36,20 @@ pub struct Json(Bytes);
 
 /// The error for a text that is not accepted as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Malformed {
+pub struct ParseError {
     /// The position of the error in the input, in bytes from 0.
     pub position: usize,
     /// The reason.
     pub reason: &'static str,
 }
 
-impl fmt::Display for Malformed {
+impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "at byte {}: {}", self.position, self.reason)
     }
 }
 
-impl std::error::Error for Malformed {}
+impl std::error::Error for ParseError {}
 
 impl Json {
     /// Validates `input` and compacts it.
@@ -58,7 +58,7 @@ impl Json {
     /// If `input` is not JSON (RFC 8259), is not UTF-8, is nested deeper than
     /// [`DEPTH_MAX`], has an object with a duplicate key, or has an escape of
     /// half a surrogate pair.
-    pub fn parse(input: &[u8]) -> Result<Json, Malformed> {
+    pub fn parse(input: &[u8]) -> Result<Json, ParseError> {
         scan::compact(input).map(|text| Json(text.into()))
     }
 

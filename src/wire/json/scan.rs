@@ -8,10 +8,10 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{COMPARED_MAX, DEPTH_MAX, Malformed, text};
+use super::{COMPARED_MAX, DEPTH_MAX, ParseError, text};
 
 /// Validates `input` and returns it compacted.
-pub(super) fn compact(input: &[u8]) -> Result<Vec<u8>, Malformed> {
+pub(super) fn compact(input: &[u8]) -> Result<Vec<u8>, ParseError> {
     let mut scan = Scan {
         input,
         at: 0,
@@ -62,7 +62,7 @@ enum Container<'a> {
 impl<'a> Scan<'a> {
     /// Reads a scalar, an empty container, or the start of any other container up
     /// to its first value. Returns whether a complete value was read.
-    fn value(&mut self) -> Result<bool, Malformed> {
+    fn value(&mut self) -> Result<bool, ParseError> {
         match self.token() {
             Some(b'"') => self.string().map(|_| true),
             Some(b'-' | b'0'..=b'9') => self.number().map(|()| true),
@@ -91,7 +91,7 @@ impl<'a> Scan<'a> {
 
     /// Closes the containers that end after a value, and moves to the next value.
     /// Returns whether there is a next value.
-    fn next_value(&mut self) -> Result<bool, Malformed> {
+    fn next_value(&mut self) -> Result<bool, ParseError> {
         loop {
             let token = self.token();
             match (self.open.last(), token) {
@@ -118,7 +118,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn enter(&mut self, container: Container<'a>) -> Result<(), Malformed> {
+    fn enter(&mut self, container: Container<'a>) -> Result<(), ParseError> {
         if self.open.len() == DEPTH_MAX {
             return self.fail("more than 64 levels of nesting");
         }
@@ -136,7 +136,7 @@ impl<'a> Scan<'a> {
 
     /// Reads a key of the innermost object and the colon after it. A duplicate key
     /// is an error.
-    fn key(&mut self) -> Result<(), Malformed> {
+    fn key(&mut self) -> Result<(), ParseError> {
         if self.token() != Some(b'"') {
             return self.fail("expected a member name in quotes");
         }
@@ -155,7 +155,7 @@ impl<'a> Scan<'a> {
             Cow::Borrowed(raw)
         };
         if !self.is_new(key) {
-            return Err(Malformed {
+            return Err(ParseError {
                 position: start,
                 reason: "duplicate member name in the object",
             });
@@ -189,7 +189,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Reads a string with its quotes. Returns whether it has an escape.
-    fn string(&mut self) -> Result<bool, Malformed> {
+    fn string(&mut self) -> Result<bool, ParseError> {
         let start = self.at;
         let (mut ascii, mut escaped) = (true, false);
         self.at += 1;
@@ -210,12 +210,12 @@ impl<'a> Scan<'a> {
         }
         self.at += 1;
         if !ascii && let Err(e) = str::from_utf8(&self.input[start..self.at]) {
-            return Err(Malformed { position: start + e.valid_up_to(), reason: "not UTF-8" });
+            return Err(ParseError { position: start + e.valid_up_to(), reason: "not UTF-8" });
         }
         Ok(escaped)
     }
 
-    fn number(&mut self) -> Result<(), Malformed> {
+    fn number(&mut self) -> Result<(), ParseError> {
         if self.input[self.at] == b'-' {
             self.at += 1;
         }
@@ -241,7 +241,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), Malformed> {
+    fn digits(&mut self) -> Result<(), ParseError> {
         let start = self.at;
         while self.input.get(self.at).is_some_and(u8::is_ascii_digit) {
             self.at += 1;
@@ -249,7 +249,7 @@ impl<'a> Scan<'a> {
         if self.at == start { self.fail("expected a digit") } else { Ok(()) }
     }
 
-    fn literal(&mut self, word: &[u8]) -> Result<bool, Malformed> {
+    fn literal(&mut self, word: &[u8]) -> Result<bool, ParseError> {
         if !self.input[self.at..].starts_with(word) {
             return self.fail("expected a value");
         }
@@ -279,8 +279,8 @@ impl<'a> Scan<'a> {
         self.copied = self.at;
     }
 
-    fn fail<T>(&self, reason: &'static str) -> Result<T, Malformed> {
-        Err(Malformed { position: self.at, reason })
+    fn fail<T>(&self, reason: &'static str) -> Result<T, ParseError> {
+        Err(ParseError { position: self.at, reason })
     }
 }
 

@@ -50,7 +50,7 @@ fn valid_text_is_only_compacted() {
 
 fn check_invalid(cases: &[(&[u8], usize, &'static str)]) {
     for &(input, position, reason) in cases {
-        let expected = Malformed { position, reason };
+        let expected = ParseError { position, reason };
         assert_eq!(Json::parse(input), Err(expected), "{:?}", input.escape_ascii().to_string());
     }
 }

@@ -141,7 +141,7 @@ impl Code {
     /// Returns whether the rejected write may have been committed in spite of
     /// the error. If so, only an idempotency key or a precondition makes a
     /// repeated write safe.
-    pub fn wrote(self) -> bool {
+    pub fn may_have_committed(self) -> bool {
         self.row().may_have_committed
     }
 }
@@ -172,7 +172,10 @@ mod tests {
             assert!(!code.title().is_empty() && !code.title().ends_with('.'), "{code:?}");
             let temporary = matches!(status, 408 | 429 | 500 | 503 | 507);
             assert_eq!(code.retryable(), temporary || code == Code::InProgress, "{code:?}");
-            assert!(!code.wrote() || status >= 500, "{code:?}: a 4xx means nothing was committed");
+            assert!(
+                !code.may_have_committed() || status >= 500,
+                "{code:?}: a 4xx means nothing was committed"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::json::{self, Malformed};
+use super::json::{self, ParseError};
 
 mod code;
 
@@ -101,10 +101,10 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-impl From<Malformed> for Problem {
+impl From<ParseError> for Problem {
     /// Returns a problem that names the position of the invalid byte, in the
     /// detail and in the member `position`.
-    fn from(malformed: Malformed) -> Problem {
+    fn from(malformed: ParseError) -> Problem {
         Problem::new(Code::MalformedJson, malformed.to_string())
             .with("position", malformed.position)
     }

@@ -43,7 +43,7 @@ fn header(first: u8, length: u64) -> Vec<u8> {
     out
 }
 
-type Outcome = (Vec<Incoming>, Option<Violation>);
+type Outcome = (Vec<Message>, Option<ProtocolError>);
 
 /// Decodes `pieces` one after the other. Returns the messages and the protocol
 /// error.
@@ -60,7 +60,7 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
 }
 
 #[track_caller]
-fn check(frames: &[Vec<u8>], expected: &[Incoming], close: Option<Close>) {
+fn check(frames: &[Vec<u8>], expected: &[Message], close: Option<CloseCode>) {
     let bytes = frames.concat();
     for (pieces, outcome) in [
         ("in one piece", decode([bytes.as_slice()])),
@@ -72,19 +72,19 @@ fn check(frames: &[Vec<u8>], expected: &[Incoming], close: Option<Close>) {
     }
 }
 
-fn text_of(text: &str) -> Incoming {
-    Incoming::Text(text.to_owned())
+fn text_of(text: &str) -> Message {
+    Message::Text(text.to_owned())
 }
 
-fn closed(code: Option<u16>, reason: &str) -> Incoming {
-    Incoming::Close { code, reason: reason.to_owned() }
+fn closed(code: Option<u16>, reason: &str) -> Message {
+    Message::Close { code, reason: reason.to_owned() }
 }
 
 #[test]
 fn a_message_of_one_frame_is_decoded() {
     check(&[client(FINAL | TEXT, b"hello")], &[text_of("hello")], None);
     check(&[client(FINAL | TEXT, b"")], &[text_of("")], None);
-    check(&[client(FINAL | BINARY, b"\xff\0")], &[Incoming::Binary(b"\xff\0"[..].into())], None);
+    check(&[client(FINAL | BINARY, b"\xff\0")], &[Message::Binary(b"\xff\0"[..].into())], None);
     check(
         &[client(FINAL | TEXT, "zażółć".as_bytes()), client(FINAL | TEXT, "🎏".as_bytes())],
         &[text_of("zażółć"), text_of("🎏")],
@@ -107,8 +107,8 @@ fn control_frames_are_decoded_between_the_fragments_of_a_message() {
             client(FINAL | TEXT, b"next"),
         ],
         &[
-            Incoming::Ping(b"p"[..].into()),
-            Incoming::Pong(Bytes::new()),
+            Message::Ping(b"p"[..].into()),
+            Message::Pong(Bytes::new()),
             text_of("one ż two three"),
             text_of("next"),
         ],
@@ -121,13 +121,13 @@ fn a_close_frame_is_accepted_with_a_valid_code_only() {
     check(&[client(CLOSE, b"")], &[closed(None, "")], None);
     check(&[client(CLOSE, b"\x03\xe8")], &[closed(Some(1000), "")], None);
     check(&[client(CLOSE, b"\x0f\xa1why")], &[closed(Some(4001), "why")], None);
-    check(&[client(CLOSE, b"\x03")], &[], Some(Close::Protocol));
-    check(&[client(CLOSE, b"\x03\xe8\xff")], &[], Some(Close::NotUtf8));
+    check(&[client(CLOSE, b"\x03")], &[], Some(CloseCode::Protocol));
+    check(&[client(CLOSE, b"\x03\xe8\xff")], &[], Some(CloseCode::NotUtf8));
     for code in [1000u16, 1001, 1002, 1003, 1007, 1011, 1012, 1014, 3000, 3999, 4000, 4999] {
         check(&[client(CLOSE, &code.to_be_bytes())], &[closed(Some(code), "")], None);
     }
     for code in [0u16, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
-        check(&[client(CLOSE, &code.to_be_bytes())], &[], Some(Close::Protocol));
+        check(&[client(CLOSE, &code.to_be_bytes())], &[], Some(CloseCode::Protocol));
     }
 }
 
@@ -152,7 +152,7 @@ fn bytes_after_a_protocol_error_are_dropped() {
 
 #[test]
 fn frames_that_rfc_6455_forbids_are_protocol_errors() {
-    let protocol = |frames: &[Vec<u8>]| check(frames, &[], Some(Close::Protocol));
+    let protocol = |frames: &[Vec<u8>]| check(frames, &[], Some(CloseCode::Protocol));
     protocol(&[vec![FINAL | TEXT, 5, b'h', b'e', b'l', b'l', b'o']]); // unmasked
     for reserved_bit in [0x40, 0x20, 0x10] {
         protocol(&[client(FINAL | reserved_bit | TEXT, b"x")]);
@@ -182,26 +182,30 @@ fn a_complete_message_before_a_protocol_error_is_delivered() {
     check(
         &[client(FINAL | TEXT, b"valid"), client(FINAL | 0x07, b"")],
         &[text_of("valid")],
-        Some(Close::Protocol),
+        Some(CloseCode::Protocol),
     );
 }
 
 #[test]
 fn text_that_is_not_utf8_is_rejected_at_its_first_invalid_byte() {
     for invalid in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"] {
-        check(&[client(FINAL | TEXT, invalid)], &[], Some(Close::NotUtf8));
-        check(&[client(TEXT, invalid)], &[], Some(Close::NotUtf8));
+        check(&[client(FINAL | TEXT, invalid)], &[], Some(CloseCode::NotUtf8));
+        check(&[client(TEXT, invalid)], &[], Some(CloseCode::NotUtf8));
     }
-    check(&[client(FINAL | TEXT, b"cut \xc5")], &[], Some(Close::NotUtf8));
-    check(&[client(TEXT, b"\xce\xba"), client(CONTINUE, b"\xf4\x90")], &[], Some(Close::NotUtf8));
+    check(&[client(FINAL | TEXT, b"cut \xc5")], &[], Some(CloseCode::NotUtf8));
+    check(
+        &[client(TEXT, b"\xce\xba"), client(CONTINUE, b"\xf4\x90")],
+        &[],
+        Some(CloseCode::NotUtf8),
+    );
     let mut incomplete = client(FINAL | TEXT, b"\xff and more");
     incomplete.truncate(7);
-    check(&[incomplete], &[], Some(Close::NotUtf8));
+    check(&[incomplete], &[], Some(CloseCode::NotUtf8));
 }
 
 #[test]
 fn a_message_above_the_limit_is_rejected_at_its_header() {
-    let too_big = |frames: &[Vec<u8>]| check(frames, &[], Some(Close::TooBig));
+    let too_big = |frames: &[Vec<u8>]| check(frames, &[], Some(CloseCode::TooBig));
     too_big(&[header(FINAL | TEXT, 1001)]);
     too_big(&[header(FINAL | BINARY, i64::MAX as u64)]);
     too_big(&[client(TEXT, &[b'x'; 900]), header(CONTINUE, 101)]);
@@ -215,7 +219,7 @@ fn a_message_with_too_many_fragments_is_rejected() {
     frames.extend(vec![client(CONTINUE, b""); 7]);
     check(&frames, &[], None);
     frames.push(client(FINAL | CONTINUE, b""));
-    check(&frames, &[], Some(Close::Policy));
+    check(&frames, &[], Some(CloseCode::Policy));
     // Each message has its own count.
     let of_two = [client(TEXT, b""), client(FINAL | CONTINUE, b"")].concat();
     check(&vec![of_two; 8], &vec![text_of(""); 8], None);
@@ -271,15 +275,15 @@ fn server_frames_have_the_bytes_of_rfc_6455() {
     assert_eq!(&ping(b"")[..], b"\x89\x00");
     assert_eq!(&pong(b"p")[..], b"\x8a\x01p");
     assert_eq!(pong(&[0; 200]).len(), 2 + 125);
-    assert_eq!(&close(Close::Draining, "")[..], b"\x88\x0a\x03\xf4draining");
-    assert_eq!(&close(Close::Policy, "no")[..], b"\x88\x0c\x03\xf0policy: no");
+    assert_eq!(&close(CloseCode::Draining, "")[..], b"\x88\x0a\x03\xf4draining");
+    assert_eq!(&close(CloseCode::Policy, "no")[..], b"\x88\x0c\x03\xf0policy: no");
     assert_eq!(&close_reply(Some(1000))[..], b"\x88\x02\x03\xe8");
     assert_eq!(&close_reply(None)[..], b"\x88\x00");
 }
 
 #[test]
 fn the_detail_of_a_close_frame_is_truncated_at_a_character() {
-    for code in Close::ALL {
+    for code in CloseCode::ALL {
         for pad in 0..4 {
             let frame = close(code, &("x".repeat(pad) + &"ż".repeat(100)));
             assert!((126..=127).contains(&frame.len()), "{} bytes", frame.len());
@@ -374,7 +378,7 @@ proptest! {
         let bytes = fragmented(message.as_bytes(), &cuts);
         let (mut messages, violation) = decode(pieces(&bytes, &lengths));
         prop_assert_eq!(violation, None);
-        prop_assert_eq!(messages.pop(), Some(Incoming::Text(message)));
+        prop_assert_eq!(messages.pop(), Some(Message::Text(message)));
         prop_assert_eq!(messages.len(), cuts.len());
     }
 
