@@ -15,7 +15,7 @@ use super::pull::{Pull, STEP_BYTES, Source};
 use super::query::append_fields;
 use super::{Api, Ask, error, respond};
 use crate::event::{Offset, ResourceId};
-use crate::store::{self, View};
+use crate::store::{self, ReadSnapshot};
 use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
@@ -138,7 +138,7 @@ struct Reader {
 
 impl Reader {
     fn new(
-        view: &View,
+        view: &ReadSnapshot,
         log: crate::event::LogId,
         resources: u64,
         place: Place,
@@ -153,7 +153,7 @@ impl Reader {
             // so that the reading after it does not start over.
             let mut total = 0;
             let mut before: Option<ResourceId> = None;
-            let mut previous: Option<store::Found> = None;
+            let mut previous: Option<store::ResourceEntry> = None;
             for entry in view.resources(log, None) {
                 let found = entry?;
                 if fields.iter().all(|field| field.matches(&found.state.document)) {

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::{Exit, Failure};
 use super::source::Source;
-use crate::store::{self, Position, Report};
+use crate::store::{self, LogBounds, Report};
 
 /// Reads the whole store and reports all damage. Stop the gateway before you run
 /// this command.
@@ -62,7 +62,7 @@ fn told(path: &Path, report: &Report) -> Result<String, Failure> {
         .logs
         .iter()
         .map(|log| {
-            let Position { head, floor, events, resources, .. } = log.position;
+            let LogBounds { head, floor, events, resources, .. } = log.position;
             let (name, epoch) = (&log.name, log.epoch);
             format!(
                 "{path}: {name}: {events} event(s) from {epoch}-{floor} to {epoch}-{head}, \
@@ -82,12 +82,12 @@ mod tests {
 
     #[test]
     fn the_report_lists_the_logs_of_a_valid_store_and_the_damage_of_a_damaged_one() {
-        let position = Position {
+        let position = LogBounds {
             head: Offset(9),
             floor: Offset(4),
             events: 5,
             resources: 2,
-            ..Position::default()
+            ..LogBounds::default()
         };
         let epoch = Epoch::from_bits(0);
         let log = LogReport { name: "orders".to_owned(), id: LogId(1), epoch, position };

@@ -9,7 +9,7 @@ use super::gap::{Gap, Reason};
 use super::{HeartbeatFormat, Settings};
 use crate::event::{EventId, ResourceId, Timestamp};
 use crate::hub::{Ending, OnGap, Reading, Scope};
-use crate::store::State;
+use crate::store::Resource;
 use crate::wire::problem::Problem;
 use crate::wire::{ControlMessage, LogKind, WireFormat};
 
@@ -108,7 +108,7 @@ impl Notices {
     pub(super) fn snapshot(
         &mut self,
         log: &str,
-        rows: &[(ResourceId, State)],
+        rows: &[(ResourceId, Resource)],
         bytes_max: usize,
     ) -> (Bytes, usize) {
         let (mut out, time) = (Vec::new(), Timestamp::now());

@@ -13,7 +13,7 @@ use crate::hub::{
     OnGap, Reading, Room, SLICE_BYTES, Scope, Slice, SubscriptionId, newest_of_each, slices,
 };
 use crate::log::{self, Page};
-use crate::store::State;
+use crate::store::Resource;
 use crate::wire::Selection;
 use crate::wire::problem::{Code, Problem};
 
@@ -30,14 +30,14 @@ pub(super) enum Work {
     /// A page that is being written.
     Page(Box<PageUnderWay>),
     /// The resources are being read.
-    Resources(SubscriptionId, Read<Vec<(ResourceId, State)>>),
+    Resources(SubscriptionId, Read<Vec<(ResourceId, Resource)>>),
     /// Resources that are being written.
     Rows(Box<Rows>),
 }
 
 pub(super) struct Rows {
     subscription: SubscriptionId,
-    resources: Vec<(ResourceId, State)>,
+    resources: Vec<(ResourceId, Resource)>,
     /// How many of them are written.
     next: usize,
     /// How many each slice holds that was handed out last.
@@ -268,7 +268,7 @@ impl Pump {
         self.work = Some(Work::Resources(reading.subscription, read));
     }
 
-    fn take_resources(&mut self, id: SubscriptionId, resources: Vec<(ResourceId, State)>) {
+    fn take_resources(&mut self, id: SubscriptionId, resources: Vec<(ResourceId, Resource)>) {
         let Some(reading) = self.subscriber.reading(id) else { return };
         if resources.is_empty() {
             let frame = self.notices.snapshot_end(&reading);

@@ -25,7 +25,7 @@ use crate::deliver::{self, Filled, HeartbeatFormat, Pace, Pump};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
-use crate::store::{Durability, Meta, Store, Stored};
+use crate::store::{Durability, EncodedEvent, LogMetadata, Store};
 use crate::wire::{Batch, Filter, Form, LogIdentity, LogKind};
 
 /// Events of each batch, by their resource.
@@ -38,7 +38,7 @@ const LATE: u64 = 3_600_000;
 struct Ground {
     _folder: TempDir,
     store: Store,
-    meta: Meta,
+    meta: LogMetadata,
     origin: Arc<LogIdentity>,
     metrics: Arc<Metrics>,
     streams: Arc<deliver::Settings>,
@@ -52,11 +52,11 @@ impl Ground {
         let opened = Store::open(&folder.path().join("store")).unwrap();
         let mut writer = opened.writer;
         let name = "orders".to_owned();
-        let empty = Meta::new(LogId(1), name.clone(), false, Epoch::from_bits(1));
+        let empty = LogMetadata::new(LogId(1), name.clone(), false, Epoch::from_bits(1));
         let mut changes = writer.begin();
         for event in events() {
             let number = event.offset.0;
-            changes.put_event(empty.id, Stored::new(empty.id, number, event));
+            changes.put_event(empty.id, EncodedEvent::new(empty.id, number, event));
         }
         let mut full = empty.clone();
         full.position.head = Offset(events().len() as u64);

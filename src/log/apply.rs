@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::write::{Change, Precondition, Refusal, Write, keyed};
 use crate::event::{EventType, Offset, ResourceId};
-use crate::store::State;
+use crate::store::Resource;
 use crate::wire::{LogIdentity, LogKind, json};
 
 /// The event that a write becomes, and what it leaves of the resource.
@@ -40,7 +40,7 @@ pub(super) enum Next {
 /// at (RFC 9110 §13.2.1).
 pub(super) fn apply(
     origin: &LogIdentity,
-    current: Option<&State>,
+    current: Option<&Resource>,
     write: &Write,
     bytes_max: usize,
 ) -> Result<Outcome, Refusal> {
@@ -92,7 +92,7 @@ fn key_alone(origin: &LogIdentity, subject: &ResourceId) -> Bytes {
     keyed(origin, subject, b"{}", &[])
 }
 
-fn merged(current: Option<&State>, patch: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
+fn merged(current: Option<&Resource>, patch: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
     let document = &current.ok_or(Refusal::NotFound)?.document;
     let mut out = Vec::with_capacity(document.len() + patch.len());
     json::merge_patch(document, patch, &mut out);
@@ -126,8 +126,8 @@ mod tests {
         LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind)
     }
 
-    fn state(document: &str) -> State {
-        State { revision: Offset(5), document: Bytes::copy_from_slice(document.as_bytes()) }
+    fn state(document: &str) -> Resource {
+        Resource { revision: Offset(5), document: Bytes::copy_from_slice(document.as_bytes()) }
     }
 
     fn id() -> ResourceId {
@@ -143,7 +143,7 @@ mod tests {
         Write::event(&origin(), id(), kind, &json(text), merge).unwrap()
     }
 
-    fn decide(current: Option<&State>, write: &Write) -> Result<Outcome, Refusal> {
+    fn decide(current: Option<&Resource>, write: &Write) -> Result<Outcome, Refusal> {
         apply(&origin(), current, write, BYTES_MAX)
     }
 

@@ -11,7 +11,9 @@ use super::apply::{Next, Outcome, apply};
 use super::clock::{ClockReading, Lead, Step};
 use super::{Change, IdempotencyKey, Log, Medium, Refusal, Spec, Write, Written};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
-use crate::store::{self, Answer, Meta, Retention, State, Store, Stored, Transaction};
+use crate::store::{
+    self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Store, Transaction,
+};
 use crate::wire::{Batch, LogKind};
 use retention::Cutoff;
 
@@ -23,12 +25,12 @@ const PRELOAD_BYTES: usize = 1024 * 1024;
 /// One log in the committer's hands.
 pub(super) struct Course {
     log: Arc<Log>,
-    meta: Meta,
+    meta: LogMetadata,
     retention: Retention,
     /// The next event's offset.
     next: Offset,
     /// Events of the commit at work.
-    pending: VecDeque<Stored>,
+    pending: VecDeque<EncodedEvent>,
     /// Whether the meta has changed in the commit at work.
     touched: bool,
     /// Whether more is to be trimmed than one commit may.
@@ -52,8 +54,8 @@ pub(super) struct Work {
     changes: Transaction,
     now: ClockReading,
     /// Resources as the writes so far leave them.
-    states: HashMap<(LogId, ResourceId), Option<State>>,
-    answers: HashMap<[u8; 32], Answer>,
+    states: HashMap<(LogId, ResourceId), Option<Resource>>,
+    answers: HashMap<[u8; 32], IdempotentResponse>,
 }
 
 impl Work {
@@ -92,7 +94,7 @@ impl Work {
         &self,
         store: &Store,
         key: &IdempotencyKey,
-    ) -> Result<Option<Answer>, store::Error> {
+    ) -> Result<Option<IdempotentResponse>, store::Error> {
         match self.answers.get(&key.key) {
             Some(answer) => Ok(Some(answer.clone())),
             None => store.answer(&key.key),
@@ -103,7 +105,7 @@ impl Work {
 impl Course {
     pub(super) fn new(
         log: Arc<Log>,
-        meta: Meta,
+        meta: LogMetadata,
         retention: Retention,
     ) -> Result<Course, store::Error> {
         let next = meta.position.head.max(meta.reserved).next();
@@ -226,7 +228,7 @@ impl Course {
         meta.number += 1;
         meta.time = event.time;
         meta.position.head = event.offset;
-        let stored = Stored::new(meta.id, meta.number, event);
+        let stored = EncodedEvent::new(meta.id, meta.number, event);
         let event = &stored.event;
         meta.position.events += 1;
         meta.position.bytes += stored.bytes();
@@ -252,14 +254,14 @@ impl Course {
         &mut self,
         work: &mut Work,
         place: (LogId, ResourceId),
-        current: Option<State>,
+        current: Option<Resource>,
         next: &Next,
         revision: Offset,
     ) {
         let (was, resources) = (current.is_some(), &mut self.meta.position.resources);
         let state = match next {
-            Next::Keep => current.map(|state| State { revision, ..state }),
-            Next::Set(document) => Some(State { revision, document: document.clone() }),
+            Next::Keep => current.map(|state| Resource { revision, ..state }),
+            Next::Set(document) => Some(Resource { revision, document: document.clone() }),
             Next::Remove => None,
         };
         *resources = *resources + u64::from(state.is_some()) - u64::from(was);
@@ -353,7 +355,7 @@ impl Course {
             let first = (batch.position_after(meta.position.floor) as usize).min(count);
             for event in &batch.events()[first..count] {
                 meta.position.events -= 1;
-                meta.position.bytes -= Stored::bytes_of(event);
+                meta.position.bytes -= EncodedEvent::bytes_of(event);
                 meta.raise_floor(event.offset, event.time);
             }
             self.oldest = None;
@@ -365,7 +367,7 @@ impl Course {
     }
 }
 
-fn preload(log: &Log, meta: &Meta) -> Result<usize, store::Error> {
+fn preload(log: &Log, meta: &LogMetadata) -> Result<usize, store::Error> {
     let mut events = Vec::new();
     let mut bytes = 0;
     for event in log.store().view().sized(meta.id, meta.position.floor).rev() {
@@ -380,16 +382,16 @@ fn preload(log: &Log, meta: &Meta) -> Result<usize, store::Error> {
     Ok(log.preload(Batch::new(log.origin().clone(), events, None)))
 }
 
-fn replay(key: &IdempotencyKey, answer: Answer) -> Result<Written, Refusal> {
+fn replay(key: &IdempotencyKey, answer: IdempotentResponse) -> Result<Written, Refusal> {
     if answer.body != key.body {
         return Err(Refusal::KeyReused);
     }
-    let Answer { offset, time, subject, created, document, .. } = answer;
+    let IdempotentResponse { offset, time, subject, created, document, .. } = answer;
     Ok(Written { offset, time, subject, created, document, replayed: true })
 }
 
-fn answer(key: &IdempotencyKey, written: &Written) -> Answer {
-    Answer {
+fn answer(key: &IdempotencyKey, written: &Written) -> IdempotentResponse {
+    IdempotentResponse {
         body: key.body,
         offset: written.offset,
         time: written.time,

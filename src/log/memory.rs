@@ -8,7 +8,7 @@ use super::pages::Span;
 use super::tail::{Held, Log, footprint};
 use super::{Medium, Page};
 use crate::event::{Event, Offset, ResourceId, Timestamp};
-use crate::store::Position;
+use crate::store::LogBounds;
 use crate::wire::Batch;
 
 /// Events of one resource in a page.
@@ -106,7 +106,7 @@ impl Log {
     }
 
     /// Notes what a commit left of the log.
-    pub(super) fn set_place(&self, place: Position) {
+    pub(super) fn set_place(&self, place: LogBounds) {
         self.tail.lock().place = place;
     }
 

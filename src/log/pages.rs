@@ -13,7 +13,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use super::tail::{Log, Page, footprint};
 use super::{Error, Medium, store};
 use crate::event::{Event, LogId, Offset, ResourceId};
-use crate::store::{Position, State, Store, View};
+use crate::store::{LogBounds, ReadSnapshot, Resource, Store};
 use crate::sync::unblock;
 use crate::wire::{Batch, LogIdentity};
 
@@ -154,7 +154,7 @@ impl Pages {
     ) -> Result<Page, Error> {
         let (id, origin) = (log.id(), log.origin().clone());
         self.read(log.store(), move |view| {
-            let Position { floor, head, .. } = view.position(id)?;
+            let LogBounds { floor, head, .. } = view.position(id)?;
             let page = collect(origin, view.events_of(id, &subject, after), head.max(after))?;
             Ok(Page { floor, ..page })
         })
@@ -166,7 +166,7 @@ impl Pages {
         &self,
         log: &Log,
         subject: ResourceId,
-    ) -> Result<Option<State>, Error> {
+    ) -> Result<Option<Resource>, Error> {
         let id = log.id();
         self.read(log.store(), move |view| view.resource(id, &subject)).await
     }
@@ -177,7 +177,7 @@ impl Pages {
         &self,
         log: &Log,
         after: Option<ResourceId>,
-    ) -> Result<Vec<(ResourceId, State)>, Error> {
+    ) -> Result<Vec<(ResourceId, Resource)>, Error> {
         let id = log.id();
         self.read(log.store(), move |view| {
             let mut found = Vec::new();
@@ -205,7 +205,7 @@ impl Pages {
                 assemble(origin, span, (floor, head), events.into_iter().map(Ok))?
             } else {
                 let id = log.id();
-                let assembled = move |view: View| {
+                let assembled = move |view: ReadSnapshot| {
                     let floor = view.position(id)?.floor;
                     assemble(origin, span, (floor, head), view.events(id, span.start()))
                 };
@@ -250,7 +250,7 @@ impl Pages {
     async fn read<T: Send + 'static>(
         &self,
         store: &Store,
-        read: impl FnOnce(View) -> Result<T, store::Error> + Send + 'static,
+        read: impl FnOnce(ReadSnapshot) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let store = store.clone();
         Ok(self.on_thread(move || read(store.view())).await??)

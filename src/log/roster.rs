@@ -7,7 +7,7 @@ use super::course::Course;
 use super::pages::Pages;
 use super::{Log, Medium, Spec};
 use crate::event::{Epoch, LogId};
-use crate::store::{self, Durability, Meta, Store, Writer};
+use crate::store::{self, Durability, LogMetadata, Store, Writer};
 use crate::wire::LogIdentity;
 
 /// Logs in memory are numbered from here on; those of the store, which count
@@ -20,14 +20,14 @@ pub(super) struct Roster {
     pages: Arc<Pages>,
     /// The logs that the store has, each as it was when this was told of it:
     /// up to date for those that were not opened since.
-    known: Vec<Meta>,
+    known: Vec<LogMetadata>,
     /// How many were made in memory.
     in_memory: u32,
 }
 
 impl Roster {
     /// Of a store that has the logs `known`.
-    pub(super) fn new(store: Store, pages: Arc<Pages>, known: Vec<Meta>) -> Roster {
+    pub(super) fn new(store: Store, pages: Arc<Pages>, known: Vec<LogMetadata>) -> Roster {
         Roster { store, pages, known, in_memory: 0 }
     }
 
@@ -40,9 +40,9 @@ impl Roster {
     pub(super) fn open(
         &mut self,
         specs: &[&Spec],
-    ) -> Result<(Vec<Course>, Vec<Meta>), store::Error> {
+    ) -> Result<(Vec<Course>, Vec<LogMetadata>), store::Error> {
         let mut courses = Vec::with_capacity(specs.len());
-        let mut made: Vec<Meta> = Vec::new();
+        let mut made: Vec<LogMetadata> = Vec::new();
         for spec in specs {
             let (name, topic) = (spec.name.clone(), spec.is_topic());
             let known = self.known.iter().find(|meta| meta.name == name && meta.topic == topic);
@@ -51,13 +51,13 @@ impl Roster {
                 (Medium::Disk, None) => {
                     let last = self.known.iter().chain(&made).map(|meta| meta.id.0).max();
                     let id = LogId(last.unwrap_or(0) + 1);
-                    made.push(Meta::new(id, name, topic, new_epoch()));
+                    made.push(LogMetadata::new(id, name, topic, new_epoch()));
                     made[made.len() - 1].clone()
                 }
                 // One on disk of the same name is another log, and stays there.
                 (Medium::Memory, _) => {
                     self.in_memory += 1;
-                    Meta::new(LogId(IN_MEMORY + self.in_memory), name, topic, new_epoch())
+                    LogMetadata::new(LogId(IN_MEMORY + self.in_memory), name, topic, new_epoch())
                 }
             };
             let origin = LogIdentity::new(meta.name.clone(), meta.epoch, spec.kind.clone());
@@ -69,7 +69,7 @@ impl Roster {
     }
 
     /// Takes note of logs that are in the store now.
-    pub(super) fn add(&mut self, made: Vec<Meta>) {
+    pub(super) fn add(&mut self, made: Vec<LogMetadata>) {
         self.known.extend(made);
     }
 }
@@ -78,7 +78,7 @@ impl Roster {
 ///
 /// # Errors
 /// [`store::Error`]; then every later commit fails too.
-pub(super) fn write(writer: &mut Writer, made: &[Meta]) -> Result<(), store::Error> {
+pub(super) fn write(writer: &mut Writer, made: &[LogMetadata]) -> Result<(), store::Error> {
     if made.is_empty() {
         return Ok(());
     }

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use super::pages::Pages;
 use super::{Log, Medium};
-use crate::store::{Meta, Store};
+use crate::store::{LogMetadata, Store};
 use crate::wire::{Batch, LogIdentity};
 
 impl Log {
     /// Makes a log whose committed end is that of `meta`, on a store that may
     /// hold later events already.
-    pub(crate) fn scheduled(meta: &Meta, origin: Arc<LogIdentity>, store: Store) -> Arc<Log> {
+    pub(crate) fn scheduled(
+        meta: &LogMetadata,
+        origin: Arc<LogIdentity>,
+        store: Store,
+    ) -> Arc<Log> {
         let pages = Arc::new(Pages::new(1 << 20, 8));
         Arc::new(Log::new(meta, origin, Medium::Disk, store, pages))
     }

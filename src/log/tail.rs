@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::pages::{Pages, Span};
 use super::{Error, Medium};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
-use crate::store::{Meta, Position, State, Store};
+use crate::store::{LogBounds, LogMetadata, Resource, Store};
 use crate::sync::{AtomicU64, Mutex};
 use crate::wire::{Batch, LogIdentity};
 
@@ -36,7 +36,7 @@ pub(super) struct Tail {
     pub(super) from: Offset,
     pub(super) batches: VecDeque<Held>,
     /// What the last commit that was shown left of the log.
-    pub(super) place: Position,
+    pub(super) place: LogBounds,
     /// The newest event before the last step back of the log's time, as far as
     /// this process has seen one: a log in memory is searched from there on.
     pub(super) step: Offset,
@@ -64,13 +64,13 @@ pub struct Page {
 
 impl Log {
     pub(super) fn new(
-        meta: &Meta,
+        meta: &LogMetadata,
         origin: Arc<LogIdentity>,
         medium: Medium,
         store: Store,
         pages: Arc<Pages>,
     ) -> Log {
-        let Position { head, floor, .. } = meta.position;
+        let LogBounds { head, floor, .. } = meta.position;
         let tail =
             Tail { from: head, batches: VecDeque::new(), place: meta.position, step: Offset::ZERO };
         Log {
@@ -204,7 +204,7 @@ impl Log {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn resource(&self, id: &ResourceId) -> Result<Option<State>, Error> {
+    pub async fn resource(&self, id: &ResourceId) -> Result<Option<Resource>, Error> {
         match self.medium {
             Medium::Disk => self.pages.resource(self, id.clone()).await,
             Medium::Memory => Ok(None),
@@ -223,7 +223,7 @@ impl Log {
     pub async fn resources(
         &self,
         after: Option<ResourceId>,
-    ) -> Result<Vec<(ResourceId, State)>, Error> {
+    ) -> Result<Vec<(ResourceId, Resource)>, Error> {
         match self.medium {
             Medium::Disk => self.pages.resources(self, after).await,
             Medium::Memory => Ok(Vec::new()),
@@ -259,7 +259,7 @@ impl Log {
     }
 
     /// Its place as of the last commit that was shown.
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> LogBounds {
         self.tail.lock().place
     }
 

@@ -4,7 +4,7 @@
 //! keyspaces: `log` with the events, `state` with everything else; which keys
 //! and values stands in `key` and `record`. One [`Writer`] changes them, a
 //! [`Transaction`] at a time, each atomic and numbered; anybody reads, through
-//! a [`Store`] or, where reads belong together, a [`View`].
+//! a [`Store`] or, where reads belong together, a [`ReadSnapshot`].
 //!
 //! fjall drops a damaged end of its journal without a word, so nothing here
 //! is believed: each record has its own checksum, the events of a log are
@@ -15,7 +15,7 @@
 mod codec;
 mod format;
 mod key;
-mod mark;
+mod watermark;
 mod open;
 mod record;
 mod verify;
@@ -33,10 +33,10 @@ use crate::event::{Offset, Timestamp};
 use codec::Unreadable;
 
 pub use open::Opened;
-pub use record::{Answer, Meta};
+pub use record::{IdempotentResponse, LogMetadata};
 pub use verify::{LogReport, Report, verify};
-pub use view::{Found, Store, View};
-pub use writer::{Durability, Stored, Transaction, Writer};
+pub use view::{ReadSnapshot, ResourceEntry, Store};
+pub use writer::{Durability, EncodedEvent, Transaction, Writer};
 
 /// How much of a log is kept; zero is no bound of that kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Retention {
 
 /// A resource as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
+pub struct Resource {
     /// The offset of its newest event: with the epoch, its `ETag`.
     pub revision: Offset,
     /// The resource, compact JSON.
@@ -60,7 +60,7 @@ pub struct State {
 
 /// A log's place at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
+pub struct LogBounds {
     /// Newest event.
     pub head: Offset,
     /// Last trimmed event.
@@ -75,7 +75,7 @@ pub struct Position {
     pub resources: u64,
 }
 
-impl Position {
+impl LogBounds {
     /// Whether every event after `step` that is at or after `time` is still
     /// kept. From `step` on, time never decreases.
     pub fn keeps_since(&self, step: Offset, time: Timestamp) -> bool {

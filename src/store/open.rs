@@ -10,9 +10,9 @@ use fjall::config::BlockSizePolicy;
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 
 use super::format::{self, FORMAT};
-use super::mark::Mark;
-use super::record::{Meta, Numbered};
-use super::view::{Files, Store, View};
+use super::record::{LogMetadata, Numbered};
+use super::view::{Files, ReadSnapshot, Store};
+use super::watermark::CommitWatermark;
 use super::writer::Writer;
 use super::{ADVICE, Error};
 
@@ -56,7 +56,7 @@ pub struct Opened {
     /// For the one writer.
     pub writer: Writer,
     /// All logs, by number.
-    pub metas: Vec<Meta>,
+    pub metas: Vec<LogMetadata>,
 }
 
 impl Store {
@@ -174,9 +174,9 @@ fn damaged_files(path: &Path, why: &str) -> Error {
     Error::Damaged(format!("the files in {} do not open ({why}); {ADVICE}", path.display()))
 }
 
-pub(super) fn open_mark(path: &Path) -> Result<(Mark, Option<u64>), Error> {
+pub(super) fn open_mark(path: &Path) -> Result<(CommitWatermark, Option<u64>), Error> {
     let file = path.join("mark");
-    Mark::open(&file).map_err(|error| match error.kind() {
+    CommitWatermark::open(&file).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => Error::Damaged(format!(
             "{} cannot be read; run `streamgate verify`, and if it finds nothing else remove \
              that file",
@@ -207,7 +207,7 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
 }
 
 /// The newest event must be there, and be the one that the meta counts.
-fn check_end(view: &View, meta: &Meta) -> Result<(), Error> {
+fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     let head = meta.position.head;
     if meta.position.events == 0 {
         return Ok(());
@@ -228,7 +228,11 @@ fn check_end(view: &View, meta: &Meta) -> Result<(), Error> {
 
 /// Everything that journals of `bytes` in all can have held must be there: the
 /// events without a hole, and the resources that they left.
-pub(super) fn check_newest(view: &View, meta: &Meta, bytes: u64) -> Result<(), Error> {
+pub(super) fn check_newest(
+    view: &ReadSnapshot,
+    meta: &LogMetadata,
+    bytes: u64,
+) -> Result<(), Error> {
     let mut seen = HashSet::new();
     let mut left = bytes;
     let mut due = meta.number;
@@ -244,7 +248,7 @@ pub(super) fn check_newest(view: &View, meta: &Meta, bytes: u64) -> Result<(), E
         due -= 1;
         if let Some(subject) = &event.subject
             && seen.insert(subject.clone())
-            && !view.agrees(meta, &event)?
+            && !view.matches_latest(meta, &event)?
         {
             return Err(Error::Damaged(format!(
                 "the resource {subject} of {} is not as its newest event, at offset {}, left it; \

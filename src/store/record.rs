@@ -20,7 +20,7 @@
 use bytes::Bytes;
 
 use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, seal_version};
-use super::{Position, State, key};
+use super::{LogBounds, Resource, key};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 
 /// The newest version of each kind that this build reads.
@@ -108,22 +108,22 @@ fn event_fields(key: &[u8], mut fields: Fields) -> Option<Numbered> {
     Some(Numbered { number, event })
 }
 
-pub(super) fn encode_state(key: &[u8], state: &State) -> Bytes {
+pub(super) fn encode_state(key: &[u8], state: &Resource) -> Bytes {
     seal(key, 8 + state.document.len(), |out| {
         out.extend_from_slice(&state.revision.0.to_be_bytes());
         out.extend_from_slice(&state.document);
     })
 }
 
-pub(super) fn decode_state(key: &[u8], record: Bytes) -> Result<State, Unreadable> {
+pub(super) fn decode_state(key: &[u8], record: Bytes) -> Result<Resource, Unreadable> {
     read(key, record, RESOURCE_VERSION, |_, mut fields| {
-        Some(State { revision: Offset(fields.u64()?), document: fields.rest() })
+        Some(Resource { revision: Offset(fields.u64()?), document: fields.rest() })
     })
 }
 
 /// A log as its last commit left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Meta {
+pub struct LogMetadata {
     /// Its number in the store.
     pub id: LogId,
     /// The collection's or topic's name.
@@ -133,7 +133,7 @@ pub struct Meta {
     /// Its identity.
     pub epoch: Epoch,
     /// Its place.
-    pub position: Position,
+    pub position: LogBounds,
     /// The newest event's number, counted without a hole from 1.
     pub number: u64,
     /// The newest event's time.
@@ -147,11 +147,11 @@ pub struct Meta {
     pub steps: Vec<Offset>,
 }
 
-impl Meta {
+impl LogMetadata {
     /// A log without events.
-    pub fn new(id: LogId, name: String, topic: bool, epoch: Epoch) -> Meta {
+    pub fn new(id: LogId, name: String, topic: bool, epoch: Epoch) -> LogMetadata {
         let (position, time, reserved, steps) = Default::default();
-        Meta { id, name, topic, epoch, position, number: 0, time, reserved, steps }
+        LogMetadata { id, name, topic, epoch, position, number: 0, time, reserved, steps }
     }
 
     /// The newest event before the last step back of the log's time, or 0 if
@@ -182,7 +182,7 @@ impl Meta {
     }
 }
 
-pub(super) fn encode_meta(key: &[u8], meta: &Meta) -> Bytes {
+pub(super) fn encode_meta(key: &[u8], meta: &LogMetadata) -> Bytes {
     let at = &meta.position;
     let version = if meta.steps.is_empty() { META_WITHOUT_STEPS } else { META_VERSION };
     seal_version(key, version, 91 + 8 * meta.steps.len() + meta.name.len(), |out| {
@@ -205,15 +205,15 @@ pub(super) fn encode_meta(key: &[u8], meta: &Meta) -> Bytes {
     })
 }
 
-pub(super) fn decode_meta(key: &[u8], record: Bytes) -> Result<Meta, Unreadable> {
+pub(super) fn decode_meta(key: &[u8], record: Bytes) -> Result<LogMetadata, Unreadable> {
     read(key, record, META_VERSION, |version, fields| meta_fields(key, version, fields))
 }
 
-fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<Meta> {
+fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<LogMetadata> {
     let id = key::meta_of(key)?;
     let epoch = str::from_utf8(&fields.array::<8>()?).ok()?.parse().ok()?;
     let topic = fields.u8()? != 0;
-    let position = Position {
+    let position = LogBounds {
         head: Offset(fields.u64()?),
         floor: Offset(fields.u64()?),
         events: fields.u64()?,
@@ -227,12 +227,12 @@ fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<Meta> {
     let count = if version > META_WITHOUT_STEPS { fields.u8()? } else { 0 };
     let steps = (0..count).map(|_| fields.u64().map(Offset)).collect::<Option<_>>()?;
     let name = String::from_utf8(fields.rest().into()).ok()?;
-    Some(Meta { id, name, topic, epoch, position, number, time, reserved, steps })
+    Some(LogMetadata { id, name, topic, epoch, position, number, time, reserved, steps })
 }
 
 /// What an idempotent write was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct IdempotentResponse {
     /// Digest of the body that the key came with.
     pub body: [u8; 32],
     /// The event's offset.
@@ -247,7 +247,7 @@ pub struct Answer {
     pub document: Option<Bytes>,
 }
 
-pub(super) fn encode_answer(key: &[u8], answer: &Answer) -> Bytes {
+pub(super) fn encode_answer(key: &[u8], answer: &IdempotentResponse) -> Bytes {
     let subject = answer.subject.as_ref().map(ResourceId::as_bytes);
     let document = answer.document.as_deref();
     let capacity = 50 + subject.map_or(0, <[u8]>::len) + document.map_or(0, <[u8]>::len);
@@ -266,11 +266,11 @@ pub(super) fn encode_answer(key: &[u8], answer: &Answer) -> Bytes {
     })
 }
 
-pub(super) fn decode_answer(key: &[u8], record: Bytes) -> Result<Answer, Unreadable> {
+pub(super) fn decode_answer(key: &[u8], record: Bytes) -> Result<IdempotentResponse, Unreadable> {
     read(key, record, ANSWER_VERSION, |_, fields| answer_fields(fields))
 }
 
-fn answer_fields(mut fields: Fields) -> Option<Answer> {
+fn answer_fields(mut fields: Fields) -> Option<IdempotentResponse> {
     let body = fields.array()?;
     let offset = Offset(fields.u64()?);
     let time = Timestamp(fields.i64()?);
@@ -283,7 +283,7 @@ fn answer_fields(mut fields: Fields) -> Option<Answer> {
     };
     let created = flags & CREATED != 0;
     let document = (flags & DOCUMENT != 0).then(|| fields.rest());
-    Some(Answer { body, offset, time, subject, created, document })
+    Some(IdempotentResponse { body, offset, time, subject, created, document })
 }
 
 pub(super) fn encode_commit(number: u64) -> Bytes {

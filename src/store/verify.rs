@@ -8,9 +8,9 @@ use std::path::Path;
 
 use super::codec::Unreadable;
 use super::open::{check_mark, open_files, open_mark};
-use super::record::{self, Meta};
-use super::view::{Space, View};
-use super::{Error, Position, format, key, meta_text, unreadable};
+use super::record::{self, LogMetadata};
+use super::view::{KeyspaceName, ReadSnapshot};
+use super::{Error, LogBounds, format, key, meta_text, unreadable};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
 /// Damages that are named one by one; a broken table would fill the screen.
@@ -39,7 +39,7 @@ pub struct LogReport {
     /// Its identity.
     pub epoch: Epoch,
     /// Its place as counted, not as noted down.
-    pub position: Position,
+    pub position: LogBounds,
 }
 
 /// Opens the store and reads all of it. `progress` is called now and then
@@ -65,10 +65,10 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Err
     check.commits(path);
     let metas = check.metas()?;
     check.total = metas.iter().map(|it| 2 * it.position.events + it.position.resources).sum();
-    check.strangers(&metas)?;
+    check.orphan_events(&metas)?;
     for meta in &metas {
         let position = check.log(meta)?;
-        let Meta { id, name, epoch, .. } = meta.clone();
+        let LogMetadata { id, name, epoch, .. } = meta.clone();
         check.report.logs.push(LogReport { name, id, epoch, position });
     }
     check.answers()?;
@@ -77,7 +77,7 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Err
 }
 
 struct Check<F> {
-    view: View,
+    view: ReadSnapshot,
     report: Report,
     done: u64,
     total: u64,
@@ -87,7 +87,7 @@ struct Check<F> {
 /// What the events of a log come to.
 #[derive(Default)]
 struct Tally {
-    position: Position,
+    position: LogBounds,
     number: u64,
     time: Timestamp,
     subjects: u64,
@@ -121,11 +121,11 @@ impl<F: FnMut(u64, u64)> Check<F> {
         }
     }
 
-    fn metas(&mut self) -> Result<Vec<Meta>, Error> {
+    fn metas(&mut self) -> Result<Vec<LogMetadata>, Error> {
         let mut metas = Vec::new();
         let range = key::METAS;
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
-        for guard in self.view.range(Space::State, range) {
+        for guard in self.view.range(KeyspaceName::State, range) {
             let (key, value) = guard.into_inner()?;
             match record::decode_meta(&key, value.into()) {
                 Ok(meta) => metas.push(meta),
@@ -139,13 +139,13 @@ impl<F: FnMut(u64, u64)> Check<F> {
     }
 
     /// Events of logs that have no meta.
-    fn strangers(&mut self, metas: &[Meta]) -> Result<(), Error> {
+    fn orphan_events(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
         let ends = metas.iter().map(|meta| meta.id.0).chain([u32::MAX]);
         let starts = [0].into_iter().chain(metas.iter().map(|meta| meta.id.0 + 1));
         for (start, end) in starts.zip(ends) {
             let edge = |log| key::event(LogId(log), Offset::ZERO);
             let range = (Bound::Included(edge(start)), Bound::Excluded(edge(end)));
-            if let Some(guard) = self.view.range(Space::Log, range).next() {
+            if let Some(guard) = self.view.range(KeyspaceName::Log, range).next() {
                 let key = guard.key()?;
                 let Some((log, offset)) = key::event_of(&key) else {
                     self.damage(format!("the key {key:?} is not that of an event"));
@@ -161,7 +161,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(())
     }
 
-    fn log(&mut self, meta: &Meta) -> Result<Position, Error> {
+    fn log(&mut self, meta: &LogMetadata) -> Result<LogBounds, Error> {
         let name = &meta.name;
         let mut tally = self.events(meta)?;
         let indexed = self.index(meta)?;
@@ -185,13 +185,13 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let (found, noted) = (found.head, noted.head);
             self.damage(format!("{name}: ends with offset {found}, but {noted} is noted"));
         }
-        Ok(Position { floor: noted.floor, floor_time: noted.floor_time, ..found })
+        Ok(LogBounds { floor: noted.floor, floor_time: noted.floor_time, ..found })
     }
 
-    fn events(&mut self, meta: &Meta) -> Result<Tally, Error> {
+    fn events(&mut self, meta: &LogMetadata) -> Result<Tally, Error> {
         let (name, id) = (&meta.name, meta.id);
         let mut tally = Tally {
-            position: Position { head: meta.position.floor, ..Position::default() },
+            position: LogBounds { head: meta.position.floor, ..LogBounds::default() },
             number: meta.number.saturating_sub(meta.position.events),
             ..Tally::default()
         };
@@ -199,7 +199,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
             Bound::Included(key::event(id, Offset::ZERO)),
             Bound::Included(key::event(id, Offset(u64::MAX))),
         );
-        for guard in self.view.range(Space::Log, range) {
+        for guard in self.view.range(KeyspaceName::Log, range) {
             self.step();
             let last = tally.position.head;
             let (key, value) = match guard.into_inner() {
@@ -238,7 +238,12 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(tally)
     }
 
-    fn indexed(&mut self, meta: &Meta, event: &Event, tally: &mut Tally) -> Result<(), Error> {
+    fn indexed(
+        &mut self,
+        meta: &LogMetadata,
+        event: &Event,
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
         (tally.position.head, tally.time) = (event.offset, event.time);
         let Some(subject) = &event.subject else { return Ok(()) };
         tally.subjects += 1;
@@ -251,12 +256,12 @@ impl<F: FnMut(u64, u64)> Check<F> {
 
     /// Counts the index, and compares each resource's newest event with what
     /// the resource says it is.
-    fn index(&mut self, meta: &Meta) -> Result<u64, Error> {
+    fn index(&mut self, meta: &LogMetadata) -> Result<u64, Error> {
         let range = key::log_range(key::INDEX, meta.id);
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
         let mut count = 0;
         let mut newest: Option<(Vec<u8>, Offset)> = None;
-        for guard in self.view.range(Space::State, range) {
+        for guard in self.view.range(KeyspaceName::State, range) {
             self.step();
             count += 1;
             let key = guard.key()?;
@@ -274,7 +279,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(count)
     }
 
-    fn newest(&mut self, meta: &Meta, newest: Option<(Vec<u8>, Offset)>) {
+    fn newest(&mut self, meta: &LogMetadata, newest: Option<(Vec<u8>, Offset)>) {
         let Some((subject, offset)) = newest else { return };
         let name = &meta.name;
         let Ok(subject) = ResourceId::from_stored(subject.into()) else {
@@ -283,7 +288,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         };
         let event = self.view.event(meta.id, offset);
         match event {
-            Ok(Some(event)) => match self.view.agrees(meta, &event) {
+            Ok(Some(event)) => match self.view.matches_latest(meta, &event) {
                 Ok(true) | Err(_) => {}
                 Ok(false) => self.damage(format!(
                     "{name}: the resource {subject} is not as its newest event, at offset \
@@ -298,12 +303,12 @@ impl<F: FnMut(u64, u64)> Check<F> {
         }
     }
 
-    fn resources(&mut self, meta: &Meta) -> Result<u64, Error> {
+    fn resources(&mut self, meta: &LogMetadata) -> Result<u64, Error> {
         let name = &meta.name;
         let range = key::log_range(key::RESOURCES, meta.id);
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
         let mut count = 0;
-        for guard in self.view.range(Space::State, range) {
+        for guard in self.view.range(KeyspaceName::State, range) {
             self.step();
             count += 1;
             let (key, value) = guard.into_inner()?;
@@ -334,7 +339,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
     fn answers(&mut self) -> Result<(), Error> {
         let range = (Bound::Included([4]), Bound::Excluded([5]));
         let mut answers = HashSet::new();
-        for guard in self.view.range(Space::State, range) {
+        for guard in self.view.range(KeyspaceName::State, range) {
             let (key, value) = guard.into_inner()?;
             let answer = record::decode_answer(&key, value.into());
             if undamaged(answer, "the answer to an idempotent write")?.is_none() {
@@ -343,7 +348,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
             answers.insert(key[1..].to_vec());
         }
         let range = (Bound::Included([5]), Bound::Excluded([6]));
-        for guard in self.view.range(Space::State, range) {
+        for guard in self.view.range(KeyspaceName::State, range) {
             if let Some((_, hash)) = key::expiry_of(&guard.key()?) {
                 answers.remove(hash.as_slice());
             }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
 
 use super::codec::Unreadable;
-use super::record::{self, Answer, Meta, Numbered};
-use super::{Error, Position, State, key, meta_text, unreadable};
+use super::record::{self, IdempotentResponse, LogMetadata, Numbered};
+use super::{Error, LogBounds, Resource, key, meta_text, unreadable};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
 /// The open store. Cheap to clone; reads block on the disk.
@@ -25,17 +25,17 @@ pub(super) struct Files {
 
 /// The store as it was at one moment, for reads that belong together. To be
 /// held shortly: it pins what retention would free.
-pub struct View {
+pub struct ReadSnapshot {
     files: Arc<Files>,
     snapshot: Snapshot,
 }
 
 /// A resource that a scan has met.
-pub struct Found {
+pub struct ResourceEntry {
     log: LogId,
     key: fjall::Slice,
     /// It at this moment.
-    pub state: State,
+    pub state: Resource,
 }
 
 impl Files {
@@ -46,8 +46,8 @@ impl Files {
         let key = key::meta(log);
         let meta = self.state.get(key).ok().flatten();
         let owner = match meta.map(|value| record::decode_meta(&key, value.into())) {
-            Some(Ok(Meta { topic: true, name, .. })) => format!("the topic {name}"),
-            Some(Ok(Meta { name, .. })) => format!("the collection {name}"),
+            Some(Ok(LogMetadata { topic: true, name, .. })) => format!("the topic {name}"),
+            Some(Ok(LogMetadata { name, .. })) => format!("the collection {name}"),
             _ => format!("the log with number {}", log.0),
         };
         unreadable(why, format_args!("{what} of {owner}"))
@@ -63,7 +63,7 @@ impl Files {
         id: &ResourceId,
         key: &[u8],
         value: fjall::Slice,
-    ) -> Result<State, Error> {
+    ) -> Result<Resource, Error> {
         record::decode_state(key, value.into())
             .map_err(|why| self.unreadable(why, format_args!("the resource {id}"), log))
     }
@@ -94,15 +94,15 @@ impl Store {
     }
 
     /// A consistent view of now.
-    pub fn view(&self) -> View {
-        View { files: Arc::clone(&self.0), snapshot: self.0.database.snapshot() }
+    pub fn view(&self) -> ReadSnapshot {
+        ReadSnapshot { files: Arc::clone(&self.0), snapshot: self.0.database.snapshot() }
     }
 
     /// A resource as it is now.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
-    pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
+    pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<Resource>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
         self.0.decode_state(log, id, &key, value).map(Some)
@@ -113,7 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
-    pub fn answer(&self, hash: &[u8; 32]) -> Result<Option<Answer>, Error> {
+    pub fn answer(&self, hash: &[u8; 32]) -> Result<Option<IdempotentResponse>, Error> {
         let key = key::answer(hash);
         let Some(value) = self.0.state.get(key)? else { return Ok(None) };
         let answer = record::decode_answer(&key, value.into());
@@ -151,16 +151,16 @@ impl Store {
     }
 }
 
-impl View {
+impl ReadSnapshot {
     /// The log's place at this moment.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
-    pub fn position(&self, log: LogId) -> Result<Position, Error> {
+    pub fn position(&self, log: LogId) -> Result<LogBounds, Error> {
         Ok(self.meta(log)?.position)
     }
 
-    fn meta(&self, log: LogId) -> Result<Meta, Error> {
+    fn meta(&self, log: LogId) -> Result<LogMetadata, Error> {
         let key = key::meta(log);
         let Some(value) = self.snapshot.get(&self.files.state, key)? else {
             return Err(unreadable(Unreadable::Damaged, meta_text(&key)));
@@ -169,7 +169,7 @@ impl View {
     }
 
     /// All logs, by number.
-    pub(super) fn metas(&self) -> Result<Vec<Meta>, Error> {
+    pub(super) fn metas(&self) -> Result<Vec<LogMetadata>, Error> {
         let mut metas = Vec::new();
         for guard in self.snapshot.range(&self.files.state, key::METAS) {
             let (key, value) = guard.into_inner()?;
@@ -192,7 +192,7 @@ impl View {
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
-    pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<State>, Error> {
+    pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<Resource>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.snapshot.get(&self.files.state, &key)? else { return Ok(None) };
         self.files.decode_state(log, id, &key, value).map(Some)
@@ -203,7 +203,7 @@ impl View {
     ///
     /// # Errors
     /// [`Error`] when the key is damaged.
-    pub fn id_of(&self, found: &Found) -> Result<ResourceId, Error> {
+    pub fn id_of(&self, found: &ResourceEntry) -> Result<ResourceId, Error> {
         key::subject_of(&found.key)
             .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
             .ok_or_else(|| self.files.damaged("the key of a resource", found.log))
@@ -214,7 +214,7 @@ impl View {
         &self,
         log: LogId,
         after: Option<&ResourceId>,
-    ) -> impl Iterator<Item = Result<Found, Error>> + use<> {
+    ) -> impl Iterator<Item = Result<ResourceEntry, Error>> + use<> {
         let range = key::log_range(key::RESOURCES, log);
         let start = match after {
             Some(id) => Bound::Excluded(key::resource(log, id)),
@@ -222,12 +222,12 @@ impl View {
         };
         let end = Bound::Excluded(range.end.to_vec());
         let files = Arc::clone(&self.files);
-        self.range(Space::State, (start, end)).map(move |guard| {
+        self.range(KeyspaceName::State, (start, end)).map(move |guard| {
             let (key, value) = guard.into_inner()?;
             let what = || format!("the resource {}", key_text(&key));
             let state = record::decode_state(&key, value.into())
                 .map_err(|why| files.unreadable(why, what(), log))?;
-            Ok(Found { log, key, state })
+            Ok(ResourceEntry { log, key, state })
         })
     }
 
@@ -259,7 +259,7 @@ impl View {
         let start = Bound::Excluded(key::event(log, after));
         let end = Bound::Included(key::event(log, Offset(u64::MAX)));
         let files = Arc::clone(&self.files);
-        self.range(Space::Log, (start, end)).map(move |guard| files.decode_event(log, guard))
+        self.range(KeyspaceName::Log, (start, end)).map(move |guard| files.decode_event(log, guard))
     }
 
     /// All kept events of one resource after `after`, in order, through its index.
@@ -271,8 +271,8 @@ impl View {
     ) -> impl Iterator<Item = Result<Event, Error>> + use<> {
         let start = Bound::Excluded(key::index(log, subject, after));
         let end = Bound::Included(key::index(log, subject, Offset(u64::MAX)));
-        let view = View { files: Arc::clone(&self.files), snapshot: self.snapshot.clone() };
-        self.range(Space::State, (start, end)).map(move |guard| {
+        let view = ReadSnapshot { files: Arc::clone(&self.files), snapshot: self.snapshot.clone() };
+        self.range(KeyspaceName::State, (start, end)).map(move |guard| {
             let offset = key::indexed(&guard.key()?).unwrap_or_default();
             let what = format_args!("the event at offset {offset}");
             view.event(log, offset)?.ok_or_else(|| view.files.damaged(what, log))
@@ -320,7 +320,7 @@ impl View {
     }
 
     /// Whether the resource is as `event`, its newest one, left it.
-    pub(super) fn agrees(&self, meta: &Meta, event: &Event) -> Result<bool, Error> {
+    pub(super) fn matches_latest(&self, meta: &LogMetadata, event: &Event) -> Result<bool, Error> {
         let Some(subject) = event.subject.as_ref().filter(|_| !meta.topic) else {
             return Ok(true);
         };
@@ -333,12 +333,12 @@ impl View {
 
     pub(super) fn range<K: AsRef<[u8]>>(
         &self,
-        space: Space,
+        space: KeyspaceName,
         range: (Bound<K>, Bound<K>),
     ) -> impl DoubleEndedIterator<Item = Guard> + use<K> {
         let keyspace = match space {
-            Space::Log => &self.files.log,
-            Space::State => &self.files.state,
+            KeyspaceName::Log => &self.files.log,
+            KeyspaceName::State => &self.files.state,
         };
         self.snapshot.range(keyspace, range)
     }
@@ -346,7 +346,7 @@ impl View {
 
 /// One of the two keyspaces.
 #[derive(Clone, Copy)]
-pub(super) enum Space {
+pub(super) enum KeyspaceName {
     Log,
     State,
 }

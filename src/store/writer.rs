@@ -3,16 +3,16 @@
 use bytes::Bytes;
 use fjall::{OwnedWriteBatch, PersistMode};
 
-use super::mark::Mark;
-use super::record::{self, Answer, Meta};
+use super::record::{self, IdempotentResponse, LogMetadata};
 use super::view::Store;
-use super::{Error, State, key};
+use super::watermark::CommitWatermark;
+use super::{Error, Resource, key};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
 /// The one who may change the store.
 pub struct Writer {
     store: Store,
-    mark: Mark,
+    mark: CommitWatermark,
     /// The last commit, and the last that is known to be on disk.
     commit: u64,
     synced: u64,
@@ -34,28 +34,28 @@ pub struct Transaction {
 }
 
 /// An event ready to be stored.
-pub struct Stored {
+pub struct EncodedEvent {
     key: [u8; key::EVENT_BYTES],
     record: Bytes,
     /// The same event, as slices of the record.
     pub event: Event,
 }
 
-impl Stored {
+impl EncodedEvent {
     /// Encodes an event under its number.
     ///
     /// # Panics
     /// Never: the slices are of the record that it has just made.
-    pub fn new(log: LogId, number: u64, event: Event) -> Stored {
+    pub fn new(log: LogId, number: u64, event: Event) -> EncodedEvent {
         let key = key::event(log, event.offset);
         let record = record::encode_event(&key, number, &event);
         let event = record::slices_of(event, &record);
-        Stored { key, record, event }
+        EncodedEvent { key, record, event }
     }
 
     /// Bytes it takes in the log.
     pub fn bytes(&self) -> u64 {
-        Stored::bytes_of(&self.event)
+        EncodedEvent::bytes_of(&self.event)
     }
 
     /// Bytes that `event` takes in a log, or would.
@@ -65,7 +65,7 @@ impl Stored {
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, mark: Mark, commit: u64) -> Writer {
+    pub(super) fn new(store: Store, mark: CommitWatermark, commit: u64) -> Writer {
         Writer { store, mark, commit, synced: commit }
     }
 
@@ -144,7 +144,7 @@ impl Transaction {
     }
 
     /// Adds an event of `log` and its index entry.
-    pub fn put_event(&mut self, log: LogId, stored: Stored) {
+    pub fn put_event(&mut self, log: LogId, stored: EncodedEvent) {
         let files = self.store.files();
         if let Some(subject) = &stored.event.subject {
             let entry = key::index(log, subject, stored.event.offset);
@@ -164,7 +164,7 @@ impl Transaction {
     }
 
     /// Makes or replaces a resource.
-    pub fn put_resource(&mut self, log: LogId, id: &ResourceId, state: &State) {
+    pub fn put_resource(&mut self, log: LogId, id: &ResourceId, state: &Resource) {
         let key = key::resource(log, id);
         let record = record::encode_state(&key, state);
         self.batch.insert(&self.store.files().state, key, record);
@@ -176,13 +176,13 @@ impl Transaction {
     }
 
     /// Writes a log's meta.
-    pub fn put_meta(&mut self, meta: &Meta) {
+    pub fn put_meta(&mut self, meta: &LogMetadata) {
         let key = key::meta(meta.id);
         self.batch.insert(&self.store.files().state, key, record::encode_meta(&key, meta));
     }
 
     /// Remembers an answer until `expiry`.
-    pub fn put_answer(&mut self, hash: &[u8; 32], answer: &Answer, expiry: Timestamp) {
+    pub fn put_answer(&mut self, hash: &[u8; 32], answer: &IdempotentResponse, expiry: Timestamp) {
         let state = &self.store.files().state;
         let key = key::answer(hash);
         self.batch.insert(state, key, record::encode_answer(&key, answer));

@@ -103,7 +103,7 @@ pub(super) async fn a_full_tail_raises_the_floor(open: Open) {
     let kept: Vec<u64> = (floor.0 + 1..=1000).collect();
     assert_eq!(offsets(&read(log, floor).await), kept);
     assert_eq!(offsets(&read_of(log, "x", floor).await), kept);
-    let bytes: u64 = read(log, floor).await.iter().map(store::Stored::bytes_of).sum();
+    let bytes: u64 = read(log, floor).await.iter().map(store::EncodedEvent::bytes_of).sum();
     assert_eq!(log.position().bytes, bytes);
     for after in [0, 255, 256, floor.0 - 1] {
         let page = log.page(Offset(after)).await.unwrap();

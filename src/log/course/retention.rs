@@ -4,7 +4,7 @@ use super::Course;
 use crate::event::{Event, Offset, Timestamp};
 use crate::log::Medium;
 use crate::log::clock::{ClockReading, START_WAIT, earlier};
-use crate::store::{self, Stored, Transaction};
+use crate::store::{self, EncodedEvent, Transaction};
 
 /// Events trimmed in a commit beside twice those it adds.
 const TRIMMED_EVENTS: usize = 1024;
@@ -122,7 +122,7 @@ impl Course {
         let (_, batches) = self.log.recall(after, most);
         let events = batches.into_iter().flat_map(|batch| batch.events().to_vec());
         let events = events.filter(move |event| event.offset > after);
-        Box::new(events.map(|event| Ok((Stored::bytes_of(&event), event))))
+        Box::new(events.map(|event| Ok((EncodedEvent::bytes_of(&event), event))))
     }
 
     pub(super) fn trim(&mut self, changes: &mut Transaction) -> Result<(), store::Error> {

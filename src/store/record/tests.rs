@@ -25,12 +25,12 @@ prop_compose! {
 prop_compose! {
     fn meta()(id: u32, name in "[a-z-]{0,40}", topic: bool, epoch: u64, n: [u64; 7],
         times: [i64; 2], steps in proptest::collection::vec(any::<u64>(), 0..=STEPS_MAX))
-        -> Meta {
-        let position = Position {
+        -> LogMetadata {
+        let position = LogBounds {
             head: Offset(n[0]), floor: Offset(n[1]), floor_time: Timestamp(times[0]),
             events: n[2], bytes: n[3], resources: n[4],
         };
-        Meta { id: LogId(id), name, topic, epoch: Epoch::from_bits(epoch), position,
+        LogMetadata { id: LogId(id), name, topic, epoch: Epoch::from_bits(epoch), position,
             number: n[5], time: Timestamp(times[1]), reserved: Offset(n[6]),
             steps: steps.into_iter().map(Offset).collect() }
     }
@@ -38,8 +38,8 @@ prop_compose! {
 
 prop_compose! {
     fn answer()(body: [u8; 32], offset: u64, time: i64, subject in subject(), created: bool,
-        document in proptest::option::of(bytes())) -> Answer {
-        Answer { body, offset: Offset(offset), time: Timestamp(time), subject, created, document }
+        document in proptest::option::of(bytes())) -> IdempotentResponse {
+        IdempotentResponse { body, offset: Offset(offset), time: Timestamp(time), subject, created, document }
     }
 }
 
@@ -58,10 +58,10 @@ fn records_have_the_bytes_of_format_1() {
         data: Bytes::from_static(b"{}"),
     };
     let document = Bytes::from_static(b"[4]");
-    let state = State { revision: Offset(5), document: document.clone() };
+    let state = Resource { revision: Offset(5), document: document.clone() };
     let (offset, time, created) = (Offset(6), Timestamp(7), true);
     let document = Some(document);
-    let answer = Answer { body: [8; 32], offset, time, subject, created, document };
+    let answer = IdempotentResponse { body: [8; 32], offset, time, subject, created, document };
     let records = [
         encode_event(&key, 9, &event),
         encode_state(&key, &state),
@@ -104,9 +104,9 @@ fn bytes_of(hex: &str) -> Bytes {
     digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
-fn without_steps() -> Meta {
-    let mut meta = Meta::new(LogId(3), "orders".to_owned(), true, Epoch::from_bits(7));
-    meta.position = Position {
+fn without_steps() -> LogMetadata {
+    let mut meta = LogMetadata::new(LogId(3), "orders".to_owned(), true, Epoch::from_bits(7));
+    meta.position = LogBounds {
         head: Offset(9),
         floor: Offset(4),
         floor_time: Timestamp(1_767_225_600_000),
@@ -124,7 +124,7 @@ fn metadata_without_steps_is_written_as_in_version_1() {
     let key = key::meta(LogId(3));
     assert_eq!(decode_meta(&key, bytes_of(VERSION_1)), Ok(without_steps()));
     assert_eq!(encode_meta(&key, &without_steps()), bytes_of(VERSION_1));
-    let stepped = Meta { steps: vec![Offset(6)], ..without_steps() };
+    let stepped = LogMetadata { steps: vec![Offset(6)], ..without_steps() };
     let record = encode_meta(&key, &stepped);
     assert_eq!(record[CHECKSUM_BYTES], META_VERSION);
     assert_eq!(decode_meta(&key, record), Ok(stepped));
@@ -179,7 +179,7 @@ proptest! {
         let under = key::answer(&hash);
         prop_assert_eq!(decode_answer(&under, encode_answer(&under, &answer)), Ok(answer));
         prop_assert_eq!(decode_commit(encode_commit(commit)), Ok(commit));
-        let state = State { revision: Offset(commit), document };
+        let state = Resource { revision: Offset(commit), document };
         prop_assert_eq!(decode_state(&under, encode_state(&under, &state)), Ok(state));
     }
 

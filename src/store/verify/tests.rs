@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::event::EventType;
 use crate::store::open::check_newest;
-use crate::store::{Durability, Opened, State, Store, Stored, Transaction, codec};
+use crate::store::{Durability, EncodedEvent, Opened, Resource, Store, Transaction, codec};
 
 const EVENTS: u64 = 20;
 
@@ -29,16 +29,16 @@ fn event(offset: u64) -> Event {
 }
 
 /// A sound store of one log.
-fn sound(path: &Path) -> (Opened, Meta) {
+fn sound(path: &Path) -> (Opened, LogMetadata) {
     let mut opened = Store::open(path).unwrap();
-    let mut meta = Meta::new(LogId(1), "orders".to_owned(), false, Epoch::from_bits(7));
+    let mut meta = LogMetadata::new(LogId(1), "orders".to_owned(), false, Epoch::from_bits(7));
     let mut changes = opened.writer.begin();
     for offset in 1..=EVENTS {
-        let stored = Stored::new(meta.id, offset, event(offset));
+        let stored = EncodedEvent::new(meta.id, offset, event(offset));
         meta.position.bytes += stored.bytes();
         changes.put_event(meta.id, stored);
         let document = Bytes::from_static(b"{}");
-        let state = State { revision: Offset(offset), document };
+        let state = Resource { revision: Offset(offset), document };
         changes.put_resource(meta.id, &subject(offset), &state);
     }
     meta.position.events = EVENTS;
@@ -51,7 +51,7 @@ fn sound(path: &Path) -> (Opened, Meta) {
 }
 
 /// What [`verify`] says of a store after `harm`.
-fn damage(harm: impl FnOnce(&mut Transaction, &Meta)) -> Vec<String> {
+fn damage(harm: impl FnOnce(&mut Transaction, &LogMetadata)) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let (mut opened, meta) = sound(folder.path());
     let mut changes = opened.writer.begin();
@@ -65,7 +65,7 @@ fn damage(harm: impl FnOnce(&mut Transaction, &Meta)) -> Vec<String> {
     report.damage
 }
 
-fn check(harm: impl FnOnce(&mut Transaction, &Meta), words: &[&str]) {
+fn check(harm: impl FnOnce(&mut Transaction, &LogMetadata), words: &[&str]) {
     let damage = damage(harm);
     assert!(!damage.is_empty(), "{words:?}");
     let named = |word: &&str| damage.iter().any(|line| line.contains(*word));
@@ -87,19 +87,19 @@ fn each_damage_is_named() {
     check(|it, meta| it.trim_event(meta.id, Offset(EVENTS), None), &["ends with offset 19"]);
     check(
         |it, meta| {
-            let wrong = Stored::new(meta.id, 9, all(5));
+            let wrong = EncodedEvent::new(meta.id, 9, all(5));
             it.put_event(meta.id, wrong);
         },
         &["missing between offsets 4 and 5"],
     );
     check(
-        |it, meta| it.put_event(meta.id, Stored::new(meta.id, 21, all(21))),
+        |it, meta| it.put_event(meta.id, EncodedEvent::new(meta.id, 21, all(21))),
         &["offset 21 should not be there"],
     );
     check(|it, meta| it.remove_resource(meta.id, &subject(0)), &["r0 is not as its newest event"]);
     check(
         |it, meta| {
-            let state = State { revision: Offset(2), document: Bytes::new() };
+            let state = Resource { revision: Offset(2), document: Bytes::new() };
             it.put_resource(meta.id, &subject(0), &state);
         },
         &["r0 is not as its newest event, at offset 18", "r0 comes from offset 2"],
@@ -107,18 +107,18 @@ fn each_damage_is_named() {
     check(
         |it, meta| {
             let other = Event { time: Timestamp(1), ..all(7) };
-            it.put_event(meta.id, Stored::new(meta.id, 7, other));
+            it.put_event(meta.id, EncodedEvent::new(meta.id, 7, other));
         },
         &["time runs backwards at offset 7"],
     );
     check(
-        |it, _| it.put_event(LogId(9), Stored::new(LogId(9), 1, all(1))),
+        |it, _| it.put_event(LogId(9), EncodedEvent::new(LogId(9), 1, all(1))),
         &["offset 1 has the log number 9, which no collection"],
     );
     check(
         |it, meta| {
             let unindexed = Event { subject: Some(ResourceId::new("other").unwrap()), ..all(7) };
-            let mut stored = Stored::new(meta.id, 7, unindexed);
+            let mut stored = EncodedEvent::new(meta.id, 7, unindexed);
             stored.event.subject = None;
             it.put_event(meta.id, stored);
         },
@@ -128,7 +128,7 @@ fn each_damage_is_named() {
 
 #[test]
 fn a_hole_in_what_journals_held_is_refused() {
-    let refused = |harm: &dyn Fn(&mut Transaction, &Meta), bytes| {
+    let refused = |harm: &dyn Fn(&mut Transaction, &LogMetadata), bytes| {
         let folder = tempfile::tempdir().unwrap();
         let (mut opened, meta) = sound(folder.path());
         let mut changes = opened.writer.begin();
@@ -137,10 +137,10 @@ fn a_hole_in_what_journals_held_is_refused() {
         check_newest(&opened.store.view(), &meta, bytes).err().map(|error| error.to_string())
     };
     assert_eq!(refused(&|_, _| {}, u64::MAX), None);
-    let hole = |it: &mut Transaction, meta: &Meta| it.trim_event(meta.id, Offset(5), None);
+    let hole = |it: &mut Transaction, meta: &LogMetadata| it.trim_event(meta.id, Offset(5), None);
     assert!(refused(&hole, u64::MAX).unwrap().contains("missing after offset 4"));
     assert_eq!(refused(&hole, 100), None, "no journal held it");
-    let stale = |it: &mut Transaction, meta: &Meta| it.remove_resource(meta.id, &subject(1));
+    let stale = |it: &mut Transaction, meta: &LogMetadata| it.remove_resource(meta.id, &subject(1));
     assert!(refused(&stale, u64::MAX).unwrap().contains("at offset 19"));
 }
 

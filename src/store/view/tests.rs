@@ -1,14 +1,14 @@
 use super::*;
 use crate::event::{Epoch, EventType};
 use crate::store::codec::seal_version;
-use crate::store::{Durability, Opened, Stored};
+use crate::store::{Durability, EncodedEvent, Opened};
 
 /// A store with the collection `orders` and the topic `news`, of one event each.
-fn opened(path: &Path) -> (Opened, [Meta; 2]) {
+fn opened(path: &Path) -> (Opened, [LogMetadata; 2]) {
     let mut opened = Store::open(path).unwrap();
     let mut changes = opened.writer.begin();
     let metas = [(1, "orders", false), (2, "news", true)].map(|(id, name, topic)| {
-        let mut meta = Meta::new(LogId(id), name.to_owned(), topic, Epoch::from_bits(7));
+        let mut meta = LogMetadata::new(LogId(id), name.to_owned(), topic, Epoch::from_bits(7));
         let event = Event {
             offset: Offset(1),
             time: Timestamp(1),
@@ -17,7 +17,7 @@ fn opened(path: &Path) -> (Opened, [Meta; 2]) {
             merge: true,
             data: "{}".into(),
         };
-        let stored = Stored::new(meta.id, 1, event);
+        let stored = EncodedEvent::new(meta.id, 1, event);
         (meta.number, meta.time) = (1, Timestamp(1));
         (meta.position.head, meta.position.events) = (Offset(1), 1);
         meta.position.bytes = stored.bytes();
@@ -59,7 +59,7 @@ fn an_error_names_the_collection_or_topic() {
         assert_eq!(text(opened.store.resource(log, &subject())), resource);
         assert_eq!(text(view.resources(log, None).next().unwrap()), resource);
         let key = [&key::log_prefix(key::RESOURCES, log)[..], b"\xff"].concat();
-        let state = State { revision: Offset(1), document: "{}".into() };
+        let state = Resource { revision: Offset(1), document: "{}".into() };
         files.state.insert(&key, record::encode_state(&key, &state)).unwrap();
         files.state.remove(key::resource(log, &subject())).unwrap();
         let view = opened.store.view();

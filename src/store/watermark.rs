@@ -23,18 +23,18 @@ const KEY: &[u8] = b"streamgate mark 1";
 const VERSION: u8 = 1;
 
 /// The open file.
-pub(super) struct Mark {
+pub(super) struct CommitWatermark {
     file: File,
     dirty: bool,
 }
 
-impl Mark {
+impl CommitWatermark {
     /// Opens the file, making it if it is not there, and tells the number in
     /// it: none in a new one.
     ///
     /// # Errors
     /// `InvalidData` when neither slot can be read.
-    pub(super) fn open(path: &Path) -> io::Result<(Mark, Option<u64>)> {
+    pub(super) fn open(path: &Path) -> io::Result<(CommitWatermark, Option<u64>)> {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let value = if file.metadata()?.len() == 0 {
@@ -47,7 +47,7 @@ impl Mark {
             let newest = [0, SLOT_BYTES].iter().filter_map(|&at| slot(&file, at)).max();
             Some(newest.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?)
         };
-        Ok((Mark { file, dirty: false }, value))
+        Ok((CommitWatermark { file, dirty: false }, value))
     }
 
     /// Moves the mark up to `commit`; it reaches the disk with the next sync.
@@ -78,16 +78,16 @@ mod tests {
     fn the_mark_is_the_newest_readable_slot() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mark");
-        let (mut mark, found) = Mark::open(&path).unwrap();
+        let (mut mark, found) = CommitWatermark::open(&path).unwrap();
         assert_eq!(found, None);
         for commit in 1..=7 {
             mark.advance(commit).unwrap();
         }
         mark.sync().unwrap();
-        assert_eq!(Mark::open(&path).unwrap().1, Some(7));
+        assert_eq!(CommitWatermark::open(&path).unwrap().1, Some(7));
         mark.file.write_all_at(&[0xff; RECORD_BYTES], SLOT_BYTES).unwrap();
-        assert_eq!(Mark::open(&path).unwrap().1, Some(6));
+        assert_eq!(CommitWatermark::open(&path).unwrap().1, Some(6));
         mark.file.write_all_at(&[0xff; RECORD_BYTES], 0).unwrap();
-        assert_eq!(Mark::open(&path).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(CommitWatermark::open(&path).err().unwrap().kind(), io::ErrorKind::InvalidData);
     }
 }
