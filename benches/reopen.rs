@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use streamgate::event::ResourceId;
-use streamgate::log::{Engine, Medium, Settings, Spec, Sync, Write};
+use streamgate::log::{Engine, FsyncPolicy, LogConfig, Settings, StorageKind, Write};
 use streamgate::store::Retention;
 use streamgate::wire::LogKind;
 use streamgate::wire::json::Json;
@@ -30,17 +30,17 @@ fn main() {
 fn open(path: &Path) -> Engine {
     let settings = Settings {
         path: path.join("data"),
-        sync: Sync::Always,
+        sync: FsyncPolicy::Always,
         tail_bytes: 64 << 20,
         page_cache_bytes: 64 << 20,
         catchup_concurrency: 4,
         resource_bytes_max: 1 << 20,
     };
-    let spec = Spec {
+    let spec = LogConfig {
         name: "orders".to_owned(),
         kind: LogKind::collection("order").expect("the name is valid"),
         retention: Retention::default(),
-        durability: Medium::Disk,
+        durability: StorageKind::Disk,
     };
     Engine::open(&settings, &[spec]).expect("the store opens")
 }

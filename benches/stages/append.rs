@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use streamgate::event::ResourceId;
-use streamgate::log::{Engine, Medium, Write};
+use streamgate::log::{Engine, StorageKind, Write};
 use tokio::runtime::Runtime;
 
 use super::fixture;
@@ -27,7 +27,7 @@ const BATCH: u64 = 1000;
 pub fn append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
     let folder = tempfile::tempdir().expect("a folder can be created");
-    let engine = Arc::new(fixture::open(folder.path(), Medium::Disk));
+    let engine = Arc::new(fixture::open(folder.path(), StorageKind::Disk));
     let mut group = criterion.benchmark_group("append");
     group.sampling_mode(SamplingMode::Flat);
     for writers in [1, 16, 256] {

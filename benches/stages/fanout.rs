@@ -22,7 +22,7 @@ use criterion::{Criterion, SamplingMode, Throughput};
 use streamgate::hub::{
     Hub, Interest, Next, OnGap, Overflow, Port, Room, Scope, Settings, Slice, Subscriber, Turn,
 };
-use streamgate::log::{Engine, Log, Medium};
+use streamgate::log::{Engine, Log, StorageKind};
 use streamgate::metrics::{Metrics, Protocol};
 use streamgate::supervisor::Supervisor;
 use streamgate::wire::{Filter, WireFormat};
@@ -89,7 +89,7 @@ pub fn fanout(criterion: &mut Criterion) {
 }
 
 fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
-    let engine = fixture::open(path, Medium::Memory);
+    let engine = fixture::open(path, StorageKind::Memory);
     let settings = Settings {
         heartbeat: Duration::from_hours(1),
         ring_events: 1024,

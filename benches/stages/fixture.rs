@@ -3,17 +3,17 @@
 
 use std::path::Path;
 
-use streamgate::log::{Engine, Medium, Settings, Spec, Sync, Write};
+use streamgate::log::{Engine, FsyncPolicy, LogConfig, Settings, StorageKind, Write};
 use streamgate::store::Retention;
 use streamgate::wire::LogKind;
 use streamgate::wire::json::Json;
 
 /// Opens a store with the collection `orders` and the topic `ticks`. `ticks`
 /// says where the topic is kept.
-pub fn open(path: &Path, ticks: Medium) -> Engine {
+pub fn open(path: &Path, ticks: StorageKind) -> Engine {
     let settings = Settings {
         path: path.join("data"),
-        sync: Sync::Always,
+        sync: FsyncPolicy::Always,
         tail_bytes: 16 << 20,
         page_cache_bytes: 16 << 20,
         catchup_concurrency: 8,
@@ -21,10 +21,10 @@ pub fn open(path: &Path, ticks: Medium) -> Engine {
     };
     let spec = |name: &str, kind, durability| {
         let (name, retention) = (name.to_owned(), Retention::default());
-        Spec { name, kind, retention, durability }
+        LogConfig { name, kind, retention, durability }
     };
     let orders = LogKind::collection("order").expect("the name is valid");
-    let specs = [spec("orders", orders, Medium::Disk), spec("ticks", LogKind::Topic, ticks)];
+    let specs = [spec("orders", orders, StorageKind::Disk), spec("ticks", LogKind::Topic, ticks)];
     Engine::open(&settings, &specs).expect("the store opens")
 }
 

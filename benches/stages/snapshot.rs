@@ -7,7 +7,7 @@
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use streamgate::event::ResourceId;
-use streamgate::log::{Engine, Log, Medium, Write};
+use streamgate::log::{Engine, Log, StorageKind, Write};
 use tokio::runtime::Runtime;
 
 use super::fixture;
@@ -21,7 +21,7 @@ const BATCH: u64 = 1000;
 pub fn snapshot(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
     let folder = tempfile::tempdir().expect("a folder can be created");
-    let engine = fixture::open(folder.path(), Medium::Disk);
+    let engine = fixture::open(folder.path(), StorageKind::Disk);
     let log = engine.log("orders").expect("the log is configured");
     runtime.block_on(fill(&engine, &log));
     let mut group = criterion.benchmark_group("snapshot");

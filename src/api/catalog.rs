@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Settings;
 use crate::event::{EventType, InvalidName};
 use crate::hub::Overflow;
-use crate::log::{Engine, Log, Medium, Spec};
+use crate::log::{Engine, Log, LogConfig, StorageKind};
 use crate::wire::{Filter, LogKind};
 
 /// A collection that is served.
@@ -69,18 +69,18 @@ impl Settings {
     ///
     /// # Errors
     /// When a collection's resource name makes no event types.
-    pub fn specs(&self) -> Result<Vec<Spec>, InvalidName> {
+    pub fn specs(&self) -> Result<Vec<LogConfig>, InvalidName> {
         let mut specs = Vec::new();
         for collection in &self.collections {
-            specs.push(Spec {
+            specs.push(LogConfig {
                 name: collection.name.clone(),
                 kind: LogKind::collection(&collection.resource)?,
                 retention: collection.retention,
-                durability: Medium::Disk,
+                durability: StorageKind::Disk,
             });
         }
         for topic in self.topics.iter().filter(|topic| topic.collection.is_none()) {
-            specs.push(Spec {
+            specs.push(LogConfig {
                 name: topic.name.clone(),
                 kind: LogKind::Topic,
                 retention: topic.retention,

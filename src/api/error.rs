@@ -9,7 +9,7 @@ use hyper::{Response, StatusCode};
 use super::body::Body;
 use super::limit::{Policy, Wait};
 use crate::event::{EventId, InvalidName, MalformedId, Offset};
-use crate::log::{self, BadWrite, Refusal};
+use crate::log::{self, AppendRejection, BadWrite};
 use crate::wire::LogIdentity;
 use crate::wire::problem::{Code, Problem};
 
@@ -176,22 +176,22 @@ pub fn internal() -> Problem {
 }
 
 /// Returns the problem for a rejected write.
-pub fn refused(refusal: &Refusal, origin: &LogIdentity) -> Problem {
+pub fn refused(refusal: &AppendRejection, origin: &LogIdentity) -> Problem {
     match refusal {
-        Refusal::Exists => Problem::new(Code::Exists, "the id is in use"),
-        Refusal::NotFound => not_found("no resource with this id"),
-        Refusal::Precondition(revision) => {
+        AppendRejection::Exists => Problem::new(Code::Exists, "the id is in use"),
+        AppendRejection::NotFound => not_found("no resource with this id"),
+        AppendRejection::Precondition(revision) => {
             precondition_failed(revision.map(|revision| origin.id(revision)))
         }
-        Refusal::TooLarge => Problem::new(
+        AppendRejection::TooLarge => Problem::new(
             Code::BodyTooLarge,
             "the resource would be larger than limits.body_bytes; split the resource",
         ),
-        Refusal::KeyReused => Problem::new(
+        AppendRejection::KeyReused => Problem::new(
             Code::KeyReused,
             "this Idempotency-Key was used with another request body; use a new key",
         ),
-        Refusal::KeyNotKept => {
+        AppendRejection::KeyNotKept => {
             header("Idempotency-Key: a topic in memory cannot store the response; omit the header")
         }
     }

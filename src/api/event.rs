@@ -16,7 +16,7 @@ use super::subscribe::{self, EventForm, Target};
 use super::{Api, Ask, batch, error, past, respond};
 use crate::event::{EventType, ResourceId};
 use crate::hub::Overflow;
-use crate::log::{Log, Write, Written};
+use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::Filter;
 use crate::wire::json::{self, Json};
 use crate::wire::problem::Problem;
@@ -93,7 +93,7 @@ pub fn publication(body: &Json) -> Result<Write, Problem> {
     Ok(Write::publish(subject, kind, data))
 }
 
-fn answer(log: &Log, written: &Written) -> Response<Body> {
+fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
     let body = format!("{{\"id\":\"{}\"}}", log.origin().id(written.offset));
     let mut response = respond::json(201, Body::Full(Bytes::from(body)));
     if written.replayed {

@@ -46,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use crate::deliver::{self, Flow, Handover};
 use crate::event::EventType;
 use crate::hub::{self, Hub, Overflow};
-use crate::log::{Engine, Medium};
+use crate::log::{Engine, StorageKind};
 use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::wire::problem::Problem;
@@ -167,7 +167,7 @@ pub struct TopicSettings {
     /// What happens to a client that does not keep up.
     pub overflow: Overflow,
     /// Where its own log is kept.
-    pub durability: Medium,
+    pub durability: StorageKind,
 }
 
 /// What every request needs. Shared by all connections.

@@ -88,7 +88,7 @@ pub async fn page(mut target: Target, place: Place) -> Result<Response<Body>, Pr
             continue;
         }
         let before = position;
-        position = read.upto;
+        position = read.scanned_to;
         if let Some(selection) = target.filter.select(&read.batch, before) {
             for n in 0..selection.len() {
                 if count == place.limit || out.len() >= BYTES_MAX {
@@ -101,7 +101,8 @@ pub async fn page(mut target: Target, place: Place) -> Result<Response<Body>, Pr
                 read.batch.object(at, &mut out);
                 count += 1;
                 let last = n + 1 == selection.len();
-                position = if last { read.upto } else { read.batch.events()[at as usize].offset };
+                position =
+                    if last { read.scanned_to } else { read.batch.events()[at as usize].offset };
             }
         }
         if out.len() >= BYTES_MAX || position <= before {

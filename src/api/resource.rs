@@ -15,7 +15,7 @@ use super::intake::Intake;
 use super::query::Query;
 use super::{Api, Ask, batch, error, idempotency, negotiate, respond};
 use crate::event::ResourceId;
-use crate::log::{BadWrite, Log, Write, Written};
+use crate::log::{AppendOutcome, BadWrite, Log, Write};
 use crate::wire::LogIdentity;
 use crate::wire::json::{self, Json};
 use crate::wire::problem::Problem;
@@ -131,7 +131,7 @@ pub async fn put(
     let body = read(api, body).await?;
     let path = format!("{}/{}/{id}", ask.prefix, log.origin().name);
     let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| error::bad_write(&b))?;
-    let written = append(api, ask, log, write.only_if(condition)).await?;
+    let written = append(api, ask, log, write.with_precondition(condition)).await?;
     let mut response = answer(log, if written.created { 201 } else { 200 }, &written);
     if written.created {
         respond::set_location(&mut response, &path);
@@ -180,7 +180,7 @@ pub async fn delete(
     std::mem::take(&mut ask.query).finish()?;
     let log = &collection.log;
     let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
-    append(api, ask, log, Write::delete(id).only_if(condition)).await?;
+    append(api, ask, log, Write::delete(id).with_precondition(condition)).await?;
     Ok(respond::empty(204))
 }
 
@@ -201,18 +201,18 @@ pub async fn post(
     path: &str,
     meaning: &str,
     write: impl FnOnce(&LogIdentity, &Bytes) -> Result<Write, Problem>,
-) -> Result<Written, Problem> {
+) -> Result<AppendOutcome, Problem> {
     let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
     let key = idempotency::header(&ask.head.headers)?;
     let body = read(api, body).await?;
-    let mut write = write(log.origin(), &body)?.only_if(condition);
+    let mut write = write(log.origin(), &body)?.with_precondition(condition);
     let _held = match key {
         None => None,
         Some(key) => {
             let scope = [ask.principal(), ask.head.method.as_str(), path];
             let digest = idempotency::digest(scope, key, meaning, &body);
             let held = api.keys.hold(&digest)?;
-            write = write.once(digest);
+            write = write.with_idempotency_key(digest);
             Some(held)
         }
     };
@@ -231,7 +231,7 @@ async fn append(
     ask: &Ask,
     log: &Arc<Log>,
     write: Write,
-) -> Result<Written, Problem> {
+) -> Result<AppendOutcome, Problem> {
     api.may_publish(ask.client)?;
     let answers = api.engine.append(log, vec![write]).await;
     let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
@@ -252,7 +252,7 @@ pub fn parse(body: &[u8]) -> Result<Json, Problem> {
     Ok(Json::parse(body)?)
 }
 
-fn answer(log: &Log, status: u16, written: &Written) -> Response<Body> {
+fn answer(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {
     let document = written.document.clone().unwrap_or_default();
     let mut response = respond::json(status, Body::Full(document));
     respond::set_etag(&mut response, log.origin().id(written.offset));

@@ -35,7 +35,7 @@ pub struct Config {
     pub log: log::Settings,
     /// The logs: one for each collection, then one for each topic that is not a
     /// view. They have the order of the file.
-    pub logs: Vec<log::Spec>,
+    pub logs: Vec<log::LogConfig>,
     /// The settings of the fan-out.
     pub hub: hub::Settings,
     /// The settings of streams.

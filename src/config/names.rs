@@ -6,7 +6,7 @@ use super::section::Section;
 use crate::api;
 use crate::event::{EventType, InvalidName, NAME_BYTES_MAX, RESERVED_NAMES};
 use crate::hub::Overflow;
-use crate::log::Medium;
+use crate::log::StorageKind;
 use crate::store::Retention;
 use crate::wire::LogKind;
 
@@ -92,7 +92,7 @@ impl Names {
             types: types.iter().filter_map(|text| EventType::new(text).ok()).collect(),
             retention: Retention::default(),
             overflow: viewed.overflow,
-            durability: Medium::Disk,
+            durability: StorageKind::Disk,
         })
     }
 

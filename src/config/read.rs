@@ -37,7 +37,7 @@ struct Server {
 
 struct Storage {
     path: PathBuf,
-    sync: log::Sync,
+    sync: log::FsyncPolicy,
     tail_bytes: usize,
 }
 
@@ -222,11 +222,11 @@ fn storage_keys(s: &mut Section<'_, '_>) -> Storage {
         path: s.text("path").unwrap_or_else(|| "data".to_owned()).into(),
         sync: s.choice(
             "sync",
-            log::Sync::Always,
+            log::FsyncPolicy::Always,
             &[
-                ("always", log::Sync::Always),
-                ("interval", log::Sync::Interval(interval)),
-                ("never", log::Sync::Never),
+                ("always", log::FsyncPolicy::Always),
+                ("interval", log::FsyncPolicy::Interval(interval)),
+                ("never", log::FsyncPolicy::Never),
             ],
             &[],
         ),
@@ -337,8 +337,8 @@ fn topic(
     let retention = retention(s);
     let durability = s.choice(
         "durability",
-        log::Medium::Disk,
-        &[("disk", log::Medium::Disk), ("memory", log::Medium::Memory)],
+        log::StorageKind::Disk,
+        &[("disk", log::StorageKind::Disk), ("memory", log::StorageKind::Memory)],
         &[],
     );
     if s.has("collection") {

@@ -184,7 +184,7 @@ fn values_with_units_and_choices_are_passed_to_the_settings_of_the_layers() {
     assert_eq!(config.api.proxies.field, Some(ForwardedHeader::Forwarded));
     assert_eq!(config.api.proxies.networks.len(), 2);
     assert!(config.api.proxies.contain([10, 1, 2, 3].into()));
-    assert_eq!(config.log.sync, log::Sync::Interval(std::time::Duration::from_millis(250)));
+    assert_eq!(config.log.sync, log::FsyncPolicy::Interval(std::time::Duration::from_millis(250)));
     assert_eq!(config.deliver.heartbeat_format, deliver::HeartbeatFormat::Comment);
     assert_eq!(config.api.sse_overload, api::SseOverload::Status);
     assert_eq!((config.api.body_bytes_max, config.log.resource_bytes_max), (2048, 2048));
@@ -192,7 +192,7 @@ fn values_with_units_and_choices_are_passed_to_the_settings_of_the_layers() {
     assert_eq!(config.hub.stall_timeout.as_secs(), 300);
     assert_eq!(
         config.logs.iter().map(|log| log.durability).collect::<Vec<_>>(),
-        [log::Medium::Disk, log::Medium::Disk, log::Medium::Memory]
+        [log::StorageKind::Disk, log::StorageKind::Disk, log::StorageKind::Memory]
     );
     assert_eq!((config.server.control_rate, config.deliver.control_rate), (0, 0));
     assert_eq!(config.api.body_rate, 0);

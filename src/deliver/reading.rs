@@ -67,7 +67,7 @@ impl Pump {
             Some(Work::Page(under_way)) => {
                 under_way.next += of(under_way.subscription).map(|slice| slice.events).sum::<u32>();
                 if under_way.next >= under_way.selection.len() {
-                    self.subscriber.passed(under_way.subscription, under_way.page.upto);
+                    self.subscriber.passed(under_way.subscription, under_way.page.scanned_to);
                     self.work = None;
                 }
             }
@@ -192,7 +192,7 @@ impl Pump {
                 let under_way = PageUnderWay { subscription, page, selection, next: 0 };
                 self.work = Some(Work::Page(Box::new(under_way)));
             }
-            None => self.subscriber.passed(reading.subscription, page.upto),
+            None => self.subscriber.passed(reading.subscription, page.scanned_to),
         }
     }
 
@@ -209,12 +209,12 @@ impl Pump {
     ) -> Option<Selection> {
         let fresh = told <= reading.after;
         if !fresh {
-            page.upto = page.upto.min(told);
+            page.scanned_to = page.scanned_to.min(told);
         }
-        let (kept, count, last) = newest_of_each(&page.batch, whole, page.upto);
+        let (kept, count, last) = newest_of_each(&page.batch, whole, page.scanned_to);
         if fresh && count > 0 {
             self.say_lost(reading, count, last);
-            self.subscriber.conflated(reading.subscription, page.upto);
+            self.subscriber.conflated(reading.subscription, page.scanned_to);
         }
         (!kept.is_empty()).then_some(kept)
     }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::clock::{ClockReading, START_WAIT, later};
-use super::course::Work;
+use super::writer::CommitBatch;
 use crate::event::Timestamp;
 use crate::store::{self, Store};
 
@@ -39,10 +39,10 @@ impl Expiries {
     ///
     /// # Errors
     /// [`store::Error`] when the store cannot be read.
-    pub(super) fn forget(
+    pub(super) fn expire(
         &mut self,
         store: &Store,
-        work: &mut Work,
+        work: &mut CommitBatch,
         count: usize,
     ) -> Result<(), store::Error> {
         let now = work.now();
@@ -63,7 +63,7 @@ impl Expiries {
         let Some((last, _)) = expired.last() else { return Ok(()) };
         self.done = *last;
         for (expiry, hash) in &expired {
-            work.forget(hash, *expiry);
+            work.remove_answer(hash, *expiry);
         }
         Ok(())
     }

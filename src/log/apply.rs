@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-use super::write::{Change, Precondition, Refusal, Write, keyed};
+use super::write::{AppendRejection, Mutation, Precondition, Write, keyed};
 use crate::event::{EventType, Offset, ResourceId};
 use crate::store::Resource;
 use crate::wire::{LogIdentity, LogKind, json};
 
 /// The event that a write becomes, and what it leaves of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(super) struct Effect {
     /// The event's type.
     pub(super) kind: EventType,
     /// The event's data.
@@ -17,14 +17,14 @@ pub(super) struct Outcome {
     /// Whether a follower is to merge the data.
     pub(super) merge: bool,
     /// The resource after it.
-    pub(super) next: Next,
+    pub(super) next: ResourceChange,
     /// Whether the resource was not there before.
     pub(super) created: bool,
 }
 
 /// What becomes of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum ResourceChange {
     /// The same document, if there is one; its revision is the event's.
     Keep,
     /// This document.
@@ -43,66 +43,72 @@ pub(super) fn apply(
     current: Option<&Resource>,
     write: &Write,
     bytes_max: usize,
-) -> Result<Outcome, Refusal> {
+) -> Result<Effect, AppendRejection> {
     let needs_one =
-        matches!(write.change, Change::Patch { .. } | Change::Delete | Change::Event { .. });
+        matches!(write.change, Mutation::Patch { .. } | Mutation::Delete | Mutation::Event { .. });
     if needs_one && current.is_none() {
-        return Err(Refusal::NotFound);
+        return Err(AppendRejection::NotFound);
     }
     check(&write.precondition, current.map(|state| state.revision))?;
-    if let Change::Publish { kind, data } = &write.change {
-        return Ok(outcome(kind, data.clone(), Next::Keep));
+    if let Mutation::Publish { kind, data } = &write.change {
+        return Ok(outcome(kind, data.clone(), ResourceChange::Keep));
     }
     let (LogKind::Collection { created, updated, deleted, .. }, Some(subject)) =
         (&origin.kind, &write.subject)
     else {
         // A topic has no resources.
-        return Err(Refusal::NotFound);
+        return Err(AppendRejection::NotFound);
     };
     match &write.change {
-        Change::Create { .. } if current.is_some() => Err(Refusal::Exists),
-        Change::Create { document, data } | Change::Put { document, data } => {
+        Mutation::Create { .. } if current.is_some() => Err(AppendRejection::Exists),
+        Mutation::Create { document, data } | Mutation::Put { document, data } => {
             let is_new = current.is_none();
             let kind = if is_new { created } else { updated };
-            let next = Next::Set(document.clone());
-            Ok(Outcome { created: is_new, ..outcome(kind, data.clone(), next) })
+            let next = ResourceChange::Set(document.clone());
+            Ok(Effect { created: is_new, ..outcome(kind, data.clone(), next) })
         }
-        Change::Patch { patch } => {
+        Mutation::Patch { patch } => {
             let document = merged(current, patch, bytes_max)?;
             let data = keyed(origin, subject, &document, &["id"]);
-            Ok(outcome(updated, data, Next::Set(document)))
+            Ok(outcome(updated, data, ResourceChange::Set(document)))
         }
-        Change::Delete => Ok(outcome(deleted, key_alone(origin, subject), Next::Remove)),
-        Change::Event { kind, data, patch: Some(patch) } => {
-            let next = Next::Set(merged(current, patch, bytes_max)?);
+        Mutation::Delete => {
+            Ok(outcome(deleted, key_alone(origin, subject), ResourceChange::Remove))
+        }
+        Mutation::Event { kind, data, patch: Some(patch) } => {
+            let next = ResourceChange::Set(merged(current, patch, bytes_max)?);
             Ok(outcome(kind, data.clone(), next))
         }
-        Change::Event { kind, data, patch: None } => {
-            Ok(Outcome { merge: false, ..outcome(kind, data.clone(), Next::Keep) })
+        Mutation::Event { kind, data, patch: None } => {
+            Ok(Effect { merge: false, ..outcome(kind, data.clone(), ResourceChange::Keep) })
         }
-        Change::Publish { .. } => unreachable!("answered above"),
+        Mutation::Publish { .. } => unreachable!("answered above"),
     }
 }
 
-fn outcome(kind: &EventType, data: Bytes, next: Next) -> Outcome {
-    Outcome { kind: kind.clone(), data, merge: true, next, created: false }
+fn outcome(kind: &EventType, data: Bytes, next: ResourceChange) -> Effect {
+    Effect { kind: kind.clone(), data, merge: true, next, created: false }
 }
 
 fn key_alone(origin: &LogIdentity, subject: &ResourceId) -> Bytes {
     keyed(origin, subject, b"{}", &[])
 }
 
-fn merged(current: Option<&Resource>, patch: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
-    let document = &current.ok_or(Refusal::NotFound)?.document;
+fn merged(
+    current: Option<&Resource>,
+    patch: &[u8],
+    bytes_max: usize,
+) -> Result<Bytes, AppendRejection> {
+    let document = &current.ok_or(AppendRejection::NotFound)?.document;
     let mut out = Vec::with_capacity(document.len() + patch.len());
     json::merge_patch(document, patch, &mut out);
     if out.len() > bytes_max {
-        return Err(Refusal::TooLarge);
+        return Err(AppendRejection::TooLarge);
     }
     Ok(out.into())
 }
 
-fn check(precondition: &Precondition, revision: Option<Offset>) -> Result<(), Refusal> {
+fn check(precondition: &Precondition, revision: Option<Offset>) -> Result<(), AppendRejection> {
     let holds = match precondition {
         Precondition::None => true,
         Precondition::Present => revision.is_some(),
@@ -110,7 +116,7 @@ fn check(precondition: &Precondition, revision: Option<Offset>) -> Result<(), Re
         Precondition::OneOf(revisions) => revision.is_some_and(|it| revisions.contains(&it)),
         Precondition::NoneOf(revisions) => revision.is_none_or(|it| !revisions.contains(&it)),
     };
-    if holds { Ok(()) } else { Err(Refusal::Precondition(revision)) }
+    if holds { Ok(()) } else { Err(AppendRejection::Precondition(revision)) }
 }
 
 #[cfg(test)]
@@ -143,7 +149,7 @@ mod tests {
         Write::event(&origin(), id(), kind, &json(text), merge).unwrap()
     }
 
-    fn decide(current: Option<&Resource>, write: &Write) -> Result<Outcome, Refusal> {
+    fn decide(current: Option<&Resource>, write: &Write) -> Result<Effect, AppendRejection> {
         apply(&origin(), current, write, BYTES_MAX)
     }
 
@@ -154,7 +160,7 @@ mod tests {
         let create = Write::create(&origin(), id(), &document).unwrap();
         let put = Write::put(&origin(), id(), &document).unwrap();
         let patch = Write::patch(&origin(), id(), &json(r#"{"a":null,"b":9}"#)).unwrap();
-        let set = |text: &'static str| Next::Set(Bytes::from_static(text.as_bytes()));
+        let set = |text: &'static str| ResourceChange::Set(Bytes::from_static(text.as_bytes()));
         let whole = r#"{"orderId":"7","c":3}"#;
         let both = r#"{"id":"7","a":1,"b":2,"d":4}"#;
         let d = r#"{"orderId":"7","d":4}"#;
@@ -177,16 +183,24 @@ mod tests {
                 "order-deleted",
                 r#"{"orderId":"7"}"#,
                 true,
-                Next::Remove,
+                ResourceChange::Remove,
                 false,
             ),
             (Some(&here), event(r#"{"d":4}"#, true), "order-shipped", d, true, set(both), false),
-            (Some(&here), event(r#"{"d":4}"#, false), "order-shipped", d, false, Next::Keep, false),
+            (
+                Some(&here),
+                event(r#"{"d":4}"#, false),
+                "order-shipped",
+                d,
+                false,
+                ResourceChange::Keep,
+                false,
+            ),
         ];
         for (current, write, kind, data, merge, next, created) in cases {
             let kind = EventType::new(kind).unwrap();
             let data = Bytes::from_static(data.as_bytes());
-            let expected = Outcome { kind, data, merge, next, created };
+            let expected = Effect { kind, data, merge, next, created };
             assert_eq!(decide(current, &write), Ok(expected), "{write:?}");
         }
     }
@@ -195,14 +209,14 @@ mod tests {
     fn what_cannot_be_done_is_refused() {
         let here = state(r#"{"id":"7"}"#);
         let create = Write::create(&origin(), id(), &json("{}")).unwrap();
-        assert_eq!(decide(Some(&here), &create), Err(Refusal::Exists));
+        assert_eq!(decide(Some(&here), &create), Err(AppendRejection::Exists));
         for write in [Write::delete(id()), event("{}", true), event("{}", false)] {
-            assert_eq!(decide(None, &write), Err(Refusal::NotFound));
-            let write = write.only_if(Precondition::Present);
-            assert_eq!(decide(None, &write), Err(Refusal::NotFound));
+            assert_eq!(decide(None, &write), Err(AppendRejection::NotFound));
+            let write = write.with_precondition(Precondition::Present);
+            assert_eq!(decide(None, &write), Err(AppendRejection::NotFound));
         }
         let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(BYTES_MAX));
-        assert_eq!(decide(Some(&here), &event(&large, true)), Err(Refusal::TooLarge));
+        assert_eq!(decide(Some(&here), &event(&large, true)), Err(AppendRejection::TooLarge));
         assert!(decide(Some(&here), &event(&large, false)).is_ok());
     }
 
@@ -221,8 +235,8 @@ mod tests {
             (Precondition::NoneOf(other), true, true),
         ];
         for (precondition, with, without) in cases {
-            let write = put.clone().only_if(precondition.clone());
-            let refused = |revision| Err(Refusal::Precondition(revision));
+            let write = put.clone().with_precondition(precondition.clone());
+            let refused = |revision| Err(AppendRejection::Precondition(revision));
             let (a, b) = (decide(Some(&here), &write), decide(None, &write));
             assert_eq!(a.is_ok(), with, "{precondition:?}");
             assert!(with || a == refused(Some(Offset(5))), "{precondition:?}");

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answers::{Expiries, FORGOTTEN_ANSWERS};
 use super::clock::Clock;
-use super::course::{Course, Work};
 use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Reconfiguration, Request, Shared};
-use super::roster::{self, Roster};
-use super::{Error, Medium, Settings, Spec, Sync};
+use super::registry::{self, LogRegistry};
+use super::writer::{CommitBatch, LogWriter};
+use super::{Error, FsyncPolicy, LogConfig, Settings, StorageKind};
 use crate::store::{self, Durability, Writer};
 use crate::supervisor::{Task, fault_point};
 
@@ -32,12 +32,12 @@ const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 const RESERVE_PART: u64 = 8;
 
 pub(super) struct Committer {
-    sync: Sync,
+    sync: FsyncPolicy,
     tail_bytes_max: usize,
     resource_bytes_max: usize,
     writer: Writer,
-    roster: Roster,
-    courses: Vec<Course>,
+    roster: LogRegistry,
+    courses: Vec<LogWriter>,
     shared: Arc<Shared>,
     clock: Clock,
     expiries: Expiries,
@@ -49,8 +49,8 @@ impl Committer {
     pub(super) fn new(
         settings: &Settings,
         writer: Writer,
-        roster: Roster,
-        mut courses: Vec<Course>,
+        roster: LogRegistry,
+        mut courses: Vec<LogWriter>,
         shared: Arc<Shared>,
         clock: Clock,
     ) -> Committer {
@@ -115,19 +115,19 @@ impl Committer {
     }
 
     fn due(&self) -> Instant {
-        let behind = self.is_behind();
+        let behind = self.is_trim_pending();
         let tick = if behind { Instant::now() } else { self.ticked + TICK };
         match self.sync {
-            Sync::Interval(interval) => tick.min(self.synced + interval),
-            Sync::Always | Sync::Never => tick,
+            FsyncPolicy::Interval(interval) => tick.min(self.synced + interval),
+            FsyncPolicy::Always | FsyncPolicy::Never => tick,
         }
     }
 
     /// Whether retention has more to trim than the last commit could.
-    fn is_behind(&self) -> bool {
+    fn is_trim_pending(&self) -> bool {
         let poisoned = self.is_poisoned();
-        let works = |course: &&Course| !poisoned || course.log().medium() == Medium::Memory;
-        self.courses.iter().filter(works).any(Course::is_behind)
+        let works = |course: &&LogWriter| !poisoned || course.log().medium() == StorageKind::Memory;
+        self.courses.iter().filter(works).any(LogWriter::is_trim_pending)
     }
 
     fn is_poisoned(&self) -> bool {
@@ -137,10 +137,10 @@ impl Committer {
     /// What is for memory first: it need not wait for the others' sync, nor
     /// for a disk that has room and works.
     fn commit(&mut self, requests: Vec<Request>) {
-        let in_memory = |request: &Request| request.medium == Medium::Memory;
+        let in_memory = |request: &Request| request.medium == StorageKind::Memory;
         let (memory, disk): (Vec<_>, Vec<_>) = requests.into_iter().partition(in_memory);
         if !memory.is_empty() {
-            self.commit_to(Medium::Memory, memory);
+            self.commit_to(StorageKind::Memory, memory);
         }
         if disk.is_empty() {
             return;
@@ -151,12 +151,12 @@ impl Committer {
         if !self.has_room() {
             return refuse(disk.into_iter().map(|it| it.answer), || Error::Full);
         }
-        self.commit_to(Medium::Disk, disk);
+        self.commit_to(StorageKind::Disk, disk);
     }
 
-    fn commit_to(&mut self, medium: Medium, requests: Vec<Request>) {
+    fn commit_to(&mut self, medium: StorageKind, requests: Vec<Request>) {
         let begun = Instant::now();
-        let mut work = Work::new(self.writer.begin(), self.clock.read());
+        let mut work = CommitBatch::new(self.writer.begin(), self.clock.read());
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
             // The room is given back when its writes no longer take any.
@@ -165,12 +165,12 @@ impl Committer {
             answers.push((answer, result.map_err(Error::Store), room));
         }
         let written = match medium {
-            Medium::Disk => self.write(work),
-            Medium::Memory => self.remember(work),
+            StorageKind::Disk => self.write(work),
+            StorageKind::Memory => self.commit_memory(work),
         };
         match written {
             Ok(()) => {
-                if let (Medium::Disk, Some(commits)) = (medium, self.shared.commits.get()) {
+                if let (StorageKind::Disk, Some(commits)) = (medium, self.shared.commits.get()) {
                     commits.record(begun.elapsed());
                 }
                 for (answer, result, _room) in answers {
@@ -193,9 +193,9 @@ impl Committer {
 
     fn decide(
         &mut self,
-        work: &mut Work,
+        work: &mut CommitBatch,
         request: &Request,
-    ) -> Result<Vec<Result<super::Written, super::Refusal>>, store::Error> {
+    ) -> Result<Vec<Result<super::AppendOutcome, super::AppendRejection>>, store::Error> {
         let course = self.courses.iter_mut().find(|course| course.log().id() == request.log);
         let Some(course) = course else {
             let why = format!("{} is not a log of this engine", request.origin.name);
@@ -207,24 +207,24 @@ impl Committer {
 
     /// Makes durable, then shows. Trims in the same commit what the new events
     /// push out.
-    fn write(&mut self, mut work: Work) -> Result<(), store::Error> {
+    fn write(&mut self, mut work: CommitBatch) -> Result<(), store::Error> {
         let mut durability = match self.sync {
-            Sync::Always => Durability::Synced,
-            Sync::Interval(_) | Sync::Never => Durability::Buffered,
+            FsyncPolicy::Always => Durability::Synced,
+            FsyncPolicy::Interval(_) | FsyncPolicy::Never => Durability::Buffered,
         };
         let forget = 2 * work.answers() + FORGOTTEN_ANSWERS;
         if work.answers() > 0 {
-            self.expiries.forget(self.writer.store(), &mut work, forget)?;
+            self.expiries.expire(self.writer.store(), &mut work, forget)?;
         }
         let mut shown = Vec::new();
         for (place, course) in self.courses.iter_mut().enumerate() {
-            if !course.is_touched() || course.log().medium() == Medium::Memory {
+            if !course.is_dirty() || course.log().medium() == StorageKind::Memory {
                 continue;
             }
-            if self.sync != Sync::Always && course.reserve(RESERVED_OFFSETS) {
+            if self.sync != FsyncPolicy::Always && course.reserve(RESERVED_OFFSETS) {
                 durability = Durability::Synced;
             }
-            let events = course.settle(&mut work)?;
+            let events = course.stage(&mut work)?;
             shown.push((place, events));
         }
         let changes = work.into_changes();
@@ -234,18 +234,19 @@ impl Committer {
         self.writer.commit(changes, durability)?;
         let committed = Instant::now();
         for (place, events) in shown {
-            self.courses[place].show(events, committed);
+            self.courses[place].publish(events, committed);
         }
         self.evict();
         Ok(())
     }
 
     /// The same for logs in memory: what is shown there is all there is.
-    fn remember(&mut self, mut work: Work) -> Result<(), store::Error> {
+    fn commit_memory(&mut self, mut work: CommitBatch) -> Result<(), store::Error> {
         let committed = Instant::now();
-        for course in of(&mut self.courses, Medium::Memory).filter(|course| course.is_touched()) {
-            let events = course.settle(&mut work)?;
-            course.show(events, committed);
+        for course in of(&mut self.courses, StorageKind::Memory).filter(|course| course.is_dirty())
+        {
+            let events = course.stage(&mut work)?;
+            course.publish(events, committed);
         }
         self.evict();
         Ok(())
@@ -257,7 +258,7 @@ impl Committer {
         while self.courses.iter().map(|course| course.tail_bytes).sum::<usize>()
             > self.tail_bytes_max
         {
-            let mut courses: Vec<&mut Course> = self.courses.iter_mut().collect();
+            let mut courses: Vec<&mut LogWriter> = self.courses.iter_mut().collect();
             courses.sort_by_cached_key(|course| std::cmp::Reverse(course.weight()));
             let given = courses.into_iter().any(|course| course.evict(TICK));
             if !given {
@@ -274,42 +275,42 @@ impl Committer {
             // Also while nobody writes: `/readyz` names the state of the disk.
             self.has_room();
         }
-        let looked_after = self.look_after_memory(elapsed).and_then(|()| {
+        let looked_after = self.maintain_memory(elapsed).and_then(|()| {
             if self.is_poisoned() {
                 self.synced = Instant::now();
                 return Ok(());
             }
-            self.look_after(elapsed)
+            self.maintain(elapsed)
         });
         if let Err(error) = looked_after {
             self.poison(&error);
         }
     }
 
-    fn look_after_memory(&mut self, elapsed: bool) -> Result<(), store::Error> {
-        if elapsed || self.is_behind() {
-            let work = Work::new(self.writer.begin(), self.clock.read());
-            for course in of(&mut self.courses, Medium::Memory) {
+    fn maintain_memory(&mut self, elapsed: bool) -> Result<(), store::Error> {
+        if elapsed || self.is_trim_pending() {
+            let work = CommitBatch::new(self.writer.begin(), self.clock.read());
+            for course in of(&mut self.courses, StorageKind::Memory) {
                 course.age(work.now())?;
             }
-            self.remember(work)?;
+            self.commit_memory(work)?;
         }
         Ok(())
     }
 
-    fn look_after(&mut self, elapsed: bool) -> Result<(), store::Error> {
-        if let Sync::Interval(interval) = self.sync
+    fn maintain(&mut self, elapsed: bool) -> Result<(), store::Error> {
+        if let FsyncPolicy::Interval(interval) = self.sync
             && self.synced.elapsed() >= interval
         {
             self.synced = Instant::now();
             self.writer.sync()?;
         }
-        if elapsed || self.is_behind() {
-            let mut work = Work::new(self.writer.begin(), self.clock.read());
-            for course in of(&mut self.courses, Medium::Disk) {
+        if elapsed || self.is_trim_pending() {
+            let mut work = CommitBatch::new(self.writer.begin(), self.clock.read());
+            for course in of(&mut self.courses, StorageKind::Disk) {
                 course.age(work.now())?;
             }
-            self.expiries.forget(self.writer.store(), &mut work, FORGOTTEN_ANSWERS)?;
+            self.expiries.expire(self.writer.store(), &mut work, FORGOTTEN_ANSWERS)?;
             self.write(work)?;
         }
         if elapsed {
@@ -323,10 +324,10 @@ impl Committer {
     /// cannot any more.
     fn reconfigure(
         &mut self,
-        specs: &[Spec],
+        specs: &[LogConfig],
         resource_bytes_max: usize,
     ) -> Result<Vec<String>, Error> {
-        let known = |spec: &&Spec| self.courses.iter().any(|course| course.is(spec));
+        let known = |spec: &&LogConfig| self.courses.iter().any(|course| course.is(spec));
         let (known, new): (Vec<_>, Vec<_>) = specs.iter().partition(known);
         let (mut courses, made) = self.roster.open(&new)?;
         if !made.is_empty() {
@@ -336,7 +337,7 @@ impl Committer {
             if !self.has_room() {
                 return Err(Error::Full);
             }
-            roster::write(&mut self.writer, &made).map_err(|error| {
+            registry::write(&mut self.writer, &made).map_err(|error| {
                 self.poison(&error);
                 Error::Poisoned
             })?;
@@ -351,8 +352,8 @@ impl Committer {
         let mut others = Vec::new();
         for spec in known {
             for course in self.courses.iter_mut().filter(|course| course.is(spec)) {
-                if course.fits(spec) {
-                    course.keep(spec.retention);
+                if course.is_compatible(spec) {
+                    course.set_retention(spec.retention);
                 } else {
                     others.push(spec.name.clone());
                 }
@@ -363,11 +364,11 @@ impl Committer {
     }
 
     /// Shows all logs, those that `specs` name first.
-    fn list(&self, specs: &[Spec]) {
-        let named = |course: &Course| specs.iter().position(|spec| course.is(spec));
-        let mut courses: Vec<&Course> = self.courses.iter().collect();
+    fn list(&self, specs: &[LogConfig]) {
+        let named = |course: &LogWriter| specs.iter().position(|spec| course.is(spec));
+        let mut courses: Vec<&LogWriter> = self.courses.iter().collect();
         courses.sort_by_key(|course| named(course).unwrap_or(specs.len()));
-        *self.shared.logs.write() = courses.into_iter().map(Course::log).cloned().collect();
+        *self.shared.logs.write() = courses.into_iter().map(LogWriter::log).cloned().collect();
     }
 
     /// Refuses all later writes.
@@ -419,7 +420,7 @@ impl Committer {
 }
 
 /// The logs that are kept there.
-fn of(courses: &mut [Course], medium: Medium) -> impl Iterator<Item = &mut Course> {
+fn of(courses: &mut [LogWriter], medium: StorageKind) -> impl Iterator<Item = &mut LogWriter> {
     courses.iter_mut().filter(move |course| course.log().medium() == medium)
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::conformance::{Fixture, collection, create, id, json, one, publish, read, read_of};
-use super::{Engine, Error, Medium, Settings, Spec, Sync, Write, WriteState};
+use super::{Engine, Error, FsyncPolicy, LogConfig, Settings, StorageKind, Write, WriteState};
 use crate::event::Offset;
 use crate::store;
 
@@ -90,12 +90,14 @@ async fn what_was_acknowledged_survives_a_kill() {
 
 #[tokio::test]
 async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
-    for sync in [Sync::Always, Sync::Interval(Duration::from_hours(1)), Sync::Never] {
+    for sync in
+        [FsyncPolicy::Always, FsyncPolicy::Interval(Duration::from_hours(1)), FsyncPolicy::Never]
+    {
         let mut fixture = Fixture::new(Engine::open_at);
         fixture.settings.sync = sync;
         let engine = fixture.open();
-        fixture.specs.push(Spec::topic("alerts", Medium::Disk));
-        fixture.specs.push(Spec::topic("ticks", Medium::Memory));
+        fixture.specs.push(LogConfig::topic("alerts", StorageKind::Disk));
+        fixture.specs.push(LogConfig::topic("ticks", StorageKind::Memory));
         assert!(engine.reconfigure(&fixture.specs, 1 << 20).await.unwrap().is_empty());
         let (_folder, copied) = copy(&fixture.settings);
         let killed = Engine::open(&copied, &fixture.specs).unwrap();
@@ -111,7 +113,7 @@ async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
 /// What needs no disk goes on; what does is refused, and nothing of it done.
 #[tokio::test]
 async fn a_poisoned_log_leaves_memory_alone() {
-    let mut fixture = Fixture::new(Engine::open_at).on(Medium::Memory);
+    let mut fixture = Fixture::new(Engine::open_at).on(StorageKind::Memory);
     fixture.settings.tail_bytes = 32 << 10;
     let engine = fixture.open();
     let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
@@ -128,7 +130,7 @@ async fn a_poisoned_log_leaves_memory_alone() {
     assert!(news.floor() > Offset::ZERO, "and its bounds hold");
     let mut specs = fixture.specs.clone();
     specs[1].retention.age = Duration::from_millis(1);
-    specs.push(Spec::topic("ticks", Medium::Memory));
+    specs.push(LogConfig::topic("ticks", StorageKind::Memory));
     assert!(engine.reconfigure(&specs, 1 << 20).await.unwrap().is_empty());
     let ticks = engine.log("ticks").unwrap();
     one(&engine, &ticks, publish("3")).await.unwrap();
@@ -241,7 +243,7 @@ async fn a_store_is_open_once() {
 
 #[tokio::test]
 async fn an_unclean_stop_without_syncs_skips_what_may_have_been_issued() {
-    for sync in [Sync::Interval(Duration::from_millis(5)), Sync::Never] {
+    for sync in [FsyncPolicy::Interval(Duration::from_millis(5)), FsyncPolicy::Never] {
         let mut fixture = Fixture::new(Engine::open_at);
         fixture.settings.sync = sync;
         let engine = fixture.open();
@@ -288,12 +290,12 @@ async fn pages_have_fixed_boundaries_and_are_read_once() {
     for page in asked {
         pages.push(page.await.unwrap());
     }
-    assert_eq!((pages[0].batch.events().len(), pages[0].upto), (256, Offset(256)));
+    assert_eq!((pages[0].batch.events().len(), pages[0].scanned_to), (256, Offset(256)));
     assert!(pages.iter().all(|page| Arc::ptr_eq(&page.batch, &pages[0].batch)));
     let last = log.page(Offset(520)).await.unwrap();
-    assert_eq!((last.batch.events().len(), last.upto), (81, Offset(601)));
+    assert_eq!((last.batch.events().len(), last.scanned_to), (81, Offset(601)));
     one(&engine, &log, publish("[]")).await.unwrap();
-    assert_eq!(log.page(Offset(520)).await.unwrap().upto, Offset(602), "it was not cached");
+    assert_eq!(log.page(Offset(520)).await.unwrap().scanned_to, Offset(602), "it was not cached");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,7 +315,7 @@ async fn large_events_make_small_pages() {
         let page = log.page(Offset(after)).await.unwrap();
         let bytes: usize = page.batch.events().iter().map(|event| event.data.len()).sum();
         assert!(bytes < 2 << 20, "{bytes} bytes after {after}");
-        assert_eq!(page.upto.0 % 16, 0, "the same boundaries wherever one begins");
+        assert_eq!(page.scanned_to.0 % 16, 0, "the same boundaries wherever one begins");
         assert_eq!(read(log, Offset(after)).await, whole[after as usize..]);
     }
 }
@@ -329,8 +331,8 @@ async fn one_resources_replay_is_paged() {
     };
     engine.append(log, (0..1200).map(patch).collect()).await.unwrap();
     let first = log.page_of(&id("even"), Offset::ZERO).await.unwrap();
-    assert_eq!((first.batch.events().len(), first.upto), (256, Offset(511)));
+    assert_eq!((first.batch.events().len(), first.scanned_to), (256, Offset(511)));
     assert_eq!(read_of(log, "even", Offset::ZERO).await.len(), 600);
     let none = log.page_of(&id("nobody"), Offset(7)).await.unwrap();
-    assert_eq!((none.batch.events().len(), none.upto), (0, log.head()));
+    assert_eq!((none.batch.events().len(), none.scanned_to), (0, log.head()));
 }

@@ -11,10 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::committer::Committer;
-use super::course::Course;
-use super::pages::Pages;
-use super::roster::{self, Roster};
-use super::{Error, Log, Medium, Refusal, Settings, Spec, Write, WriteState, Written};
+use super::page_cache::PageCache;
+use super::registry::{self, LogRegistry};
+use super::writer::LogWriter;
+use super::{
+    AppendOutcome, AppendRejection, Error, Log, LogConfig, Settings, StorageKind, Write, WriteState,
+};
 use crate::event::LogId;
 use crate::store::{self, Store};
 use crate::supervisor::{Cause, Thread};
@@ -40,14 +42,14 @@ pub struct Embedded {
     committer: Thread,
 }
 
-pub(super) type Answer = Result<Vec<Result<Written, Refusal>>, Error>;
+pub(super) type Answer = Result<Vec<Result<AppendOutcome, AppendRejection>>, Error>;
 
 /// Writes on their way to the committer.
 pub(super) struct Request {
     pub(super) log: LogId,
     /// Its name, for an error.
     pub(super) origin: Arc<LogIdentity>,
-    pub(super) medium: Medium,
+    pub(super) medium: StorageKind,
     pub(super) writes: Vec<Write>,
     pub(super) bytes: usize,
     pub(super) answer: oneshot::Sender<Answer>,
@@ -57,7 +59,7 @@ pub(super) struct Request {
 
 /// Logs to have from now on.
 pub(super) struct Reconfiguration {
-    pub(super) specs: Vec<Spec>,
+    pub(super) specs: Vec<LogConfig>,
     pub(super) resource_bytes_max: usize,
     pub(super) answer: oneshot::Sender<Result<Vec<String>, Error>>,
 }
@@ -84,12 +86,12 @@ impl Shared {
 
 /// Writes that have their place in the log and are not durable yet.
 #[must_use = "without an answer nobody knows what was written"]
-pub struct Queued {
+pub struct PendingAppend {
     answers: Vec<oneshot::Receiver<Answer>>,
     shared: Arc<Shared>,
 }
 
-impl Queued {
+impl PendingAppend {
     /// The second half of [`Engine::append`](super::Engine::append): the
     /// answer to each write, once all of them are durable.
     ///
@@ -99,7 +101,7 @@ impl Queued {
     /// # Cancel safety
     /// Dropping the future does not take the writes back: they are committed,
     /// unanswered.
-    pub async fn answered(self) -> Result<Vec<Result<Written, Refusal>>, Error> {
+    pub async fn answered(self) -> Result<Vec<Result<AppendOutcome, AppendRejection>>, Error> {
         let mut results = Vec::new();
         for answer in self.answers {
             results.extend(answer.await.map_err(|_| self.shared.ended())??);
@@ -111,17 +113,18 @@ impl Queued {
 impl Embedded {
     pub(super) fn open(
         settings: &Settings,
-        specs: &[Spec],
+        specs: &[LogConfig],
         clock: Clock,
     ) -> Result<Embedded, store::Error> {
         let store::Opened { store, mut writer, metas } = Store::open(&settings.path)?;
-        let pages = Arc::new(Pages::new(settings.page_cache_bytes, settings.catchup_concurrency));
-        let mut roster = Roster::new(store.clone(), pages, metas);
+        let pages =
+            Arc::new(PageCache::new(settings.page_cache_bytes, settings.catchup_concurrency));
+        let mut roster = LogRegistry::new(store.clone(), pages, metas);
         let (courses, made) = roster.open(&specs.iter().collect::<Vec<_>>())?;
-        roster::write(&mut writer, &made)?;
+        registry::write(&mut writer, &made)?;
         roster.add(made);
         let shared = Arc::new(Shared::default());
-        *shared.logs.write() = courses.iter().map(Course::log).cloned().collect();
+        *shared.logs.write() = courses.iter().map(LogWriter::log).cloned().collect();
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
         let committer = Committer::new(settings, writer, roster, courses, shared.clone(), clock);
@@ -139,12 +142,16 @@ impl Embedded {
         &self.store
     }
 
-    pub(super) async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<Queued, Error> {
+    pub(super) async fn queue(
+        &self,
+        log: &Log,
+        writes: Vec<Write>,
+    ) -> Result<PendingAppend, Error> {
         let mut answers = Vec::new();
         for (writes, bytes) in portions(writes) {
             answers.push(self.send(log, writes, bytes).await?);
         }
-        Ok(Queued { answers, shared: self.shared.clone() })
+        Ok(PendingAppend { answers, shared: self.shared.clone() })
     }
 
     async fn send(
@@ -157,7 +164,7 @@ impl Embedded {
             return Err(Error::Closed);
         }
         let (origin, log, medium) = (log.origin().clone(), log.id(), log.medium());
-        if medium == Medium::Disk && self.shared.poisoned.load(Ordering::Acquire) {
+        if medium == StorageKind::Disk && self.shared.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
         let room = self.room.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
@@ -170,7 +177,7 @@ impl Embedded {
 
     pub(super) async fn reconfigure(
         &self,
-        specs: &[Spec],
+        specs: &[LogConfig],
         resource_bytes_max: usize,
     ) -> Result<Vec<String>, Error> {
         if self.shared.closing.is_cancelled() {

@@ -6,7 +6,7 @@
 //! (`docs/architecture.md#laws`, 1). Reads go to the [`Store`]
 //! that every engine fills; the newest batches also stay in memory, in each
 //! log's tail, already shared and encoded at most once. A topic may ask for no
-//! more than that tail ([`Medium::Memory`]).
+//! more than that tail ([`StorageKind::Memory`]).
 
 mod answers;
 mod apply;
@@ -14,17 +14,17 @@ mod clock;
 mod committer;
 #[cfg(test)]
 mod conformance;
-mod course;
+mod writer;
 #[cfg(test)]
 mod crash;
 mod embedded;
-mod memory;
-mod pages;
-mod roster;
+mod tail_reads;
+mod page_cache;
+mod registry;
 #[cfg(all(test, feature = "shuttle"))]
 mod scheduled;
 #[cfg(test)]
-mod shown;
+mod visibility_tests;
 mod tail;
 mod write;
 
@@ -37,9 +37,11 @@ use std::time::Duration;
 use ::metrics::Histogram;
 use tokio::sync::Notify;
 
-pub use embedded::Queued;
+pub use embedded::PendingAppend;
 pub use tail::{Log, Page};
-pub use write::{BadWrite, Change, IdempotencyKey, Precondition, Refusal, Write, Written};
+pub use write::{
+    AppendOutcome, AppendRejection, BadWrite, IdempotencyKey, Mutation, Precondition, Write,
+};
 
 use crate::store::{self, Retention, Store};
 use crate::supervisor::Cause;
@@ -51,7 +53,7 @@ pub struct Settings {
     /// Directory of the store; made if it is not there.
     pub path: PathBuf,
     /// When a write is answered and shown.
-    pub sync: Sync,
+    pub sync: FsyncPolicy,
     /// Memory for the tails of all logs together, in bytes.
     pub tail_bytes: usize,
     /// Memory for encoded pages read back, in bytes.
@@ -69,7 +71,7 @@ impl Settings {
     pub(crate) fn within(folder: &std::path::Path) -> Settings {
         Settings {
             path: folder.join("data"),
-            sync: Sync::Never,
+            sync: FsyncPolicy::Never,
             tail_bytes: 64 << 20,
             page_cache_bytes: 16 << 20,
             catchup_concurrency: 4,
@@ -80,7 +82,7 @@ impl Settings {
 
 /// When data is on disk relative to its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sync {
+pub enum FsyncPolicy {
     /// Before anybody is answered or shown anything; one sync for all that
     /// has queued up.
     Always,
@@ -93,8 +95,8 @@ pub enum Sync {
 /// Where a log is kept, and so what it survives; not to be taken for
 /// [`store::Durability`], which is how far one commit has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Medium {
-    /// In the store: it survives the process, and with [`Sync::Always`] a
+pub enum StorageKind {
+    /// In the store: it survives the process, and with [`FsyncPolicy::Always`] a
     /// power cut.
     #[default]
     Disk,
@@ -106,7 +108,7 @@ pub enum Medium {
 
 /// A log that the configuration asks for.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub struct LogConfig {
     /// The collection's or topic's name.
     pub name: String,
     /// Which of the two it is.
@@ -115,23 +117,23 @@ pub struct Spec {
     pub retention: Retention,
     /// Where it is kept. A collection's resources are state that has to last:
     /// its log is on disk whatever this says.
-    pub durability: Medium,
+    pub durability: StorageKind,
 }
 
-impl Spec {
+impl LogConfig {
     /// A topic that keeps everything.
     #[cfg(test)]
-    pub(crate) fn topic(name: &str, durability: Medium) -> Spec {
+    pub(crate) fn topic(name: &str, durability: StorageKind) -> LogConfig {
         let retention = Retention::default();
-        Spec { name: name.to_owned(), kind: LogKind::Topic, retention, durability }
+        LogConfig { name: name.to_owned(), kind: LogKind::Topic, retention, durability }
     }
 
     fn is_topic(&self) -> bool {
         matches!(self.kind, LogKind::Topic)
     }
 
-    fn medium(&self) -> Medium {
-        if self.is_topic() { self.durability } else { Medium::Disk }
+    fn medium(&self) -> StorageKind {
+        if self.is_topic() { self.durability } else { StorageKind::Disk }
     }
 }
 
@@ -175,7 +177,7 @@ impl Engine {
     /// # Errors
     /// [`store::Error`] when the directory cannot be used, or when what it
     /// holds is damaged or ends before what was acknowledged.
-    pub fn open(settings: &Settings, specs: &[Spec]) -> Result<Engine, store::Error> {
+    pub fn open(settings: &Settings, specs: &[LogConfig]) -> Result<Engine, store::Error> {
         let clock = clock::Clock::system();
         Ok(Engine::Embedded(embedded::Embedded::open(settings, specs, clock)?))
     }
@@ -184,7 +186,7 @@ impl Engine {
     #[cfg(test)]
     fn open_at(
         settings: &Settings,
-        specs: &[Spec],
+        specs: &[LogConfig],
         clock: clock::Clock,
     ) -> Result<Engine, store::Error> {
         Ok(Engine::Embedded(embedded::Embedded::open(settings, specs, clock)?))
@@ -223,7 +225,7 @@ impl Engine {
     /// Dropping the future does not take it back: once queued it is done.
     pub async fn reconfigure(
         &self,
-        specs: &[Spec],
+        specs: &[LogConfig],
         resource_bytes_max: usize,
     ) -> Result<Vec<String>, Error> {
         match self {
@@ -253,7 +255,7 @@ impl Engine {
         &self,
         log: &Log,
         writes: Vec<Write>,
-    ) -> Result<Vec<Result<Written, Refusal>>, Error> {
+    ) -> Result<Vec<Result<AppendOutcome, AppendRejection>>, Error> {
         self.queue(log, writes).await?.answered().await
     }
 
@@ -266,7 +268,7 @@ impl Engine {
     /// # Cancel safety
     /// Dropping the future may leave some of the first writes queued; they
     /// are committed, unanswered.
-    pub async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<Queued, Error> {
+    pub async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<PendingAppend, Error> {
         match self {
             Engine::Embedded(engine) => engine.queue(log, writes).await,
         }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::pages::Pages;
-use super::{Log, Medium};
+use super::page_cache::PageCache;
+use super::{Log, StorageKind};
 use crate::store::{LogMetadata, Store};
 use crate::wire::{Batch, LogIdentity};
 
@@ -16,8 +16,8 @@ impl Log {
         origin: Arc<LogIdentity>,
         store: Store,
     ) -> Arc<Log> {
-        let pages = Arc::new(Pages::new(1 << 20, 8));
-        Arc::new(Log::new(meta, origin, Medium::Disk, store, pages))
+        let pages = Arc::new(PageCache::new(1 << 20, 8));
+        Arc::new(Log::new(meta, origin, StorageKind::Disk, store, pages))
     }
 
     /// Publishes a batch as the committer does after its commit.

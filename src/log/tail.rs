@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::pages::{Pages, Span};
-use super::{Error, Medium};
+use super::page_cache::{PageCache, PageRange};
+use super::{Error, StorageKind};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{LogBounds, LogMetadata, Resource, Store};
 use crate::sync::{AtomicU64, Mutex};
@@ -21,20 +21,20 @@ const BATCH_EVENTS_MIN: usize = 64;
 pub struct Log {
     id: LogId,
     origin: Arc<LogIdentity>,
-    pub(super) medium: Medium,
+    pub(super) medium: StorageKind,
     head: AtomicU64,
     floor: AtomicU64,
     appended: AtomicU64,
     clock_steps: AtomicU64,
     pub(super) tail: Mutex<Tail>,
     store: Store,
-    pages: Arc<Pages>,
+    pages: Arc<PageCache>,
 }
 
 pub(super) struct Tail {
     /// All committed events after this are in `batches`.
     pub(super) from: Offset,
-    pub(super) batches: VecDeque<Held>,
+    pub(super) batches: VecDeque<TailBatch>,
     /// What the last commit that was shown left of the log.
     pub(super) place: LogBounds,
     /// The newest event before the last step back of the log's time, as far as
@@ -42,7 +42,7 @@ pub(super) struct Tail {
     pub(super) step: Offset,
 }
 
-pub(super) struct Held {
+pub(super) struct TailBatch {
     pub(super) batch: Arc<Batch>,
     pub(super) bytes: usize,
 }
@@ -55,7 +55,7 @@ pub struct Page {
     pub batch: Arc<Batch>,
     /// The last offset that was looked at: the log's end when there is no
     /// more, even where nothing matched. Never below the position asked for.
-    pub upto: Offset,
+    pub scanned_to: Offset,
     /// Where it is above the position asked for, events between the two may
     /// be missing: it is the last one that had been trimmed. Where it is not,
     /// nothing is missing.
@@ -66,9 +66,9 @@ impl Log {
     pub(super) fn new(
         meta: &LogMetadata,
         origin: Arc<LogIdentity>,
-        medium: Medium,
+        medium: StorageKind,
         store: Store,
-        pages: Arc<Pages>,
+        pages: Arc<PageCache>,
     ) -> Log {
         let LogBounds { head, floor, .. } = meta.position;
         let tail =
@@ -163,9 +163,11 @@ impl Log {
         let newest = self.tail_from(from, 1).and_then(|batches| batches.into_iter().next());
         let page = match newest {
             Some(batch) if batch.events().len() >= BATCH_EVENTS_MIN => whole(batch),
-            _ if Span::around(from).end() <= head => self.pages.closed(self, from, head).await?,
+            _ if PageRange::around(from).end() <= head => {
+                self.pages.sealed_page(self, from, head).await?
+            }
             Some(batch) => whole(batch),
-            None => self.pages.open(self, from, head).await?,
+            None => self.pages.growing_page(self, from, head).await?,
         };
         Ok(page.trimmed(floor, head))
     }
@@ -186,15 +188,15 @@ impl Log {
             return Ok(self.nothing(after, floor));
         }
         let page = match self.medium {
-            Medium::Disk => self.pages.of(self, subject.clone(), after).await?,
-            Medium::Memory => self.recall_of(subject, after, (floor, head)),
+            StorageKind::Disk => self.pages.of(self, subject.clone(), after).await?,
+            StorageKind::Memory => self.read_tail_of(subject, after, (floor, head)),
         };
         Ok(page.trimmed(Offset::ZERO, head))
     }
 
     fn nothing(&self, upto: Offset, floor: Offset) -> Page {
         let batch = Arc::new(Batch::new(self.origin.clone(), Vec::new(), None));
-        Page { batch, upto, floor }
+        Page { batch, scanned_to: upto, floor }
     }
 
     /// A resource of the collection as it is now; read as pages are.
@@ -206,8 +208,8 @@ impl Log {
     /// Safe.
     pub async fn resource(&self, id: &ResourceId) -> Result<Option<Resource>, Error> {
         match self.medium {
-            Medium::Disk => self.pages.resource(self, id.clone()).await,
-            Medium::Memory => Ok(None),
+            StorageKind::Disk => self.pages.resource(self, id.clone()).await,
+            StorageKind::Memory => Ok(None),
         }
     }
 
@@ -225,8 +227,8 @@ impl Log {
         after: Option<ResourceId>,
     ) -> Result<Vec<(ResourceId, Resource)>, Error> {
         match self.medium {
-            Medium::Disk => self.pages.resources(self, after).await,
-            Medium::Memory => Ok(Vec::new()),
+            StorageKind::Disk => self.pages.resources(self, after).await,
+            StorageKind::Memory => Ok(Vec::new()),
         }
     }
 
@@ -239,8 +241,8 @@ impl Log {
     /// # Errors
     /// [`Error::Store`] when the disk cannot be read.
     pub fn before(&self, time: Timestamp) -> Result<(Offset, bool), Error> {
-        if self.medium == Medium::Memory {
-            return Ok(self.recall_before(time));
+        if self.medium == StorageKind::Memory {
+            return Ok(self.tail_before(time));
         }
         Ok(self.store.view().before(self.id, time)?)
     }
@@ -280,7 +282,7 @@ impl Log {
         let bytes = footprint(batch.events());
         let mut tail = self.tail.lock();
         tail.from = Offset(first.offset.0 - 1);
-        tail.batches.push_back(Held { batch: Arc::new(batch), bytes });
+        tail.batches.push_back(TailBatch { batch: Arc::new(batch), bytes });
         bytes
     }
 
@@ -307,7 +309,7 @@ impl Log {
         self.appended.fetch_add(batch.events().len() as u64, Ordering::Relaxed);
         let mut tail = self.tail.lock();
         tail.step = step;
-        tail.batches.push_back(Held { batch, bytes });
+        tail.batches.push_back(TailBatch { batch, bytes });
         self.head.store(end.0, Ordering::Release);
         bytes
     }
@@ -323,7 +325,7 @@ impl Page {
 
 fn whole(batch: Arc<Batch>) -> Page {
     let upto = batch.end();
-    Page { batch, upto, floor: Offset::ZERO }
+    Page { batch, scanned_to: upto, floor: Offset::ZERO }
 }
 
 /// Memory that a batch takes: its events, and about as much again encoded.

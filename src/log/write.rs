@@ -14,7 +14,7 @@ pub struct Write {
     /// The resource; none for an event of a topic that names none.
     pub subject: Option<ResourceId>,
     /// What to do with it.
-    pub change: Change,
+    pub change: Mutation,
     /// What must hold for it to be done.
     pub precondition: Precondition,
     /// Makes a repeat of the write answer as the first one did.
@@ -24,7 +24,7 @@ pub struct Write {
 /// What a write does. `data` is the event's data, made ahead of the
 /// committer, which is one thread for all.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum Mutation {
     /// A new resource; refused where there is one.
     Create {
         /// The resource, `id` included.
@@ -94,7 +94,7 @@ pub struct IdempotencyKey {
 
 /// What a write came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct AppendOutcome {
     /// The event's offset, and for a resource its new revision.
     pub offset: Offset,
     /// The event's time.
@@ -112,7 +112,7 @@ pub struct Written {
 
 /// Why one write was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AppendRejection {
     /// The id is in use.
     Exists,
     /// There is no such resource.
@@ -178,7 +178,7 @@ impl Write {
         document: &Json,
     ) -> Result<Write, BadWrite> {
         let (document, data) = resource(origin, &subject, document)?;
-        Ok(Write::on(subject, Change::Create { document, data }))
+        Ok(Write::on(subject, Mutation::Create { document, data }))
     }
 
     /// A resource created or replaced; the document as for [`Write::create`].
@@ -191,7 +191,7 @@ impl Write {
         document: &Json,
     ) -> Result<Write, BadWrite> {
         let (document, data) = resource(origin, &subject, document)?;
-        Ok(Write::on(subject, Change::Put { document, data }))
+        Ok(Write::on(subject, Mutation::Put { document, data }))
     }
 
     /// A merge patch (RFC 7396) on a resource.
@@ -207,12 +207,12 @@ impl Write {
         let has_key = check(origin, &subject, patch)?;
         check_id(&subject, patch)?;
         let patch = unkeyed(origin, patch, has_key);
-        Ok(Write::on(subject, Change::Patch { patch }))
+        Ok(Write::on(subject, Mutation::Patch { patch }))
     }
 
     /// A deletion.
     pub fn delete(subject: ResourceId) -> Write {
-        Write::on(subject, Change::Delete)
+        Write::on(subject, Mutation::Delete)
     }
 
     /// An event of the user's own type on a resource, merged into it if `merge`.
@@ -238,16 +238,16 @@ impl Write {
         }
         let patch = merge.then(|| unkeyed(origin, data, has_key));
         let data = keyed(origin, &subject, data.as_bytes(), &[]);
-        Ok(Write::on(subject, Change::Event { kind, data, patch }))
+        Ok(Write::on(subject, Mutation::Event { kind, data, patch }))
     }
 
     /// An event of a topic; any JSON.
     pub fn publish(subject: Option<ResourceId>, kind: EventType, data: Json) -> Write {
-        let change = Change::Publish { kind, data: data.into_bytes() };
+        let change = Mutation::Publish { kind, data: data.into_bytes() };
         Write { subject, change, precondition: Precondition::None, idempotency: None }
     }
 
-    fn on(subject: ResourceId, change: Change) -> Write {
+    fn on(subject: ResourceId, change: Mutation) -> Write {
         let precondition = Precondition::None;
         Write { subject: Some(subject), change, precondition, idempotency: None }
     }
@@ -258,28 +258,28 @@ impl Write {
         const FIXED: usize = 512;
         FIXED
             + match &self.change {
-                Change::Create { document, data } | Change::Put { document, data } => {
+                Mutation::Create { document, data } | Mutation::Put { document, data } => {
                     document.len() + data.len()
                 }
-                Change::Patch { patch } => patch.len(),
-                Change::Delete => 0,
-                Change::Event { data, patch, .. } => {
+                Mutation::Patch { patch } => patch.len(),
+                Mutation::Delete => 0,
+                Mutation::Event { data, patch, .. } => {
                     data.len() + patch.as_ref().map_or(0, Bytes::len)
                 }
-                Change::Publish { data, .. } => data.len(),
+                Mutation::Publish { data, .. } => data.len(),
             }
     }
 
     /// The same write under a precondition.
     #[must_use]
-    pub fn only_if(mut self, precondition: Precondition) -> Write {
+    pub fn with_precondition(mut self, precondition: Precondition) -> Write {
         self.precondition = precondition;
         self
     }
 
     /// The same write with an idempotency key.
     #[must_use]
-    pub fn once(mut self, key: IdempotencyKey) -> Write {
+    pub fn with_idempotency_key(mut self, key: IdempotencyKey) -> Write {
         self.idempotency = Some(key);
         self
     }
@@ -401,7 +401,7 @@ mod tests {
 
     fn created(text: &str) -> Result<(String, String), BadWrite> {
         let write = Write::create(&origin(), id("7"), &parsed(text))?;
-        let Change::Create { document, data } = write.change else { unreachable!() };
+        let Mutation::Create { document, data } = write.change else { unreachable!() };
         let text = |bytes: Bytes| String::from_utf8(bytes.into()).unwrap();
         Ok((text(document), text(data)))
     }
@@ -409,7 +409,7 @@ mod tests {
     fn merged(text: &str, merge: bool) -> Result<(String, Option<String>), BadWrite> {
         let kind = EventType::new("order-shipped").unwrap();
         let write = Write::event(&origin(), id("7"), kind, &parsed(text), merge)?;
-        let Change::Event { data, patch, .. } = write.change else { unreachable!() };
+        let Mutation::Event { data, patch, .. } = write.change else { unreachable!() };
         let text = |bytes: Bytes| String::from_utf8(bytes.into()).unwrap();
         Ok((text(data), patch.map(text)))
     }

@@ -81,7 +81,7 @@ pub struct Setup {
     /// The engine.
     pub log: log::Settings,
     /// Its logs.
-    pub logs: Vec<log::Spec>,
+    pub logs: Vec<log::LogConfig>,
     /// Fan-out.
     pub hub: hub::Settings,
     /// Streams.

@@ -190,7 +190,7 @@ impl Transaction {
     }
 
     /// Forgets an answer that was to be kept until `expiry`.
-    pub fn forget_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
+    pub fn remove_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
         let state = &self.store.files().state;
         self.batch.remove(state, key::answer(hash));
         self.batch.remove(state, key::expiry(expiry, hash));

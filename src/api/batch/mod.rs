@@ -27,7 +27,7 @@ use super::negotiate::Form;
 use super::resource::{creation, parse};
 use super::{Api, Ask, Client, Unanswered, error, event, idempotency, respond};
 use crate::deliver::Flow;
-use crate::log::{self, Log, Refusal, Write, Written};
+use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
 use crate::wire::problem::Problem;
 
@@ -113,7 +113,7 @@ fn prefers_minimal(headers: &hyper::HeaderMap) -> bool {
     })
 }
 
-type Appended = Result<Vec<Result<Written, Refusal>>, log::Error>;
+type Appended = Result<Vec<Result<AppendOutcome, AppendRejection>>, log::Error>;
 
 /// Lines to be appended together.
 #[derive(Default)]
@@ -337,7 +337,7 @@ impl Run {
         if out.is_empty() { Ok(()) } else { self.sender.send(&out).await }
     }
 
-    fn done(&self, written: &Written, out: &mut Vec<u8>) {
+    fn done(&self, written: &AppendOutcome, out: &mut Vec<u8>) {
         use std::io::Write as _;
         let event = self.log.origin().id(written.offset);
         let line = match (&self.log.origin().kind, &written.subject) {

@@ -8,7 +8,7 @@ use super::super::TopicSettings;
 use super::super::admin::{Admin, Readiness, handle};
 use super::super::body::Body;
 use super::{Gateway, settings};
-use crate::log::Medium;
+use crate::log::StorageKind;
 use crate::store::Retention;
 
 fn readiness(ready: bool) -> Readiness {
@@ -125,7 +125,7 @@ async fn the_thousand_most_active_logs_have_series_of_their_own() {
         types: Vec::new(),
         retention: Retention::default(),
         overflow: settings.collections[0].overflow,
-        durability: Medium::Memory,
+        durability: StorageKind::Memory,
     }));
     let gateway = Gateway::with(settings).await;
     let publish = async |topic: usize, count: usize| {

@@ -29,7 +29,7 @@ use super::{
 use crate::deliver::{self, HeartbeatFormat};
 use crate::event::{EventType, Offset};
 use crate::hub::{self, Hub, Overflow};
-use crate::log::{self, Engine, Medium};
+use crate::log::{self, Engine, StorageKind};
 use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::supervisor::Supervisor;
@@ -91,7 +91,7 @@ fn settings() -> Settings {
         types: types.iter().map(|kind| EventType::new(kind).unwrap()).collect(),
         retention,
         overflow,
-        durability: Medium::Disk,
+        durability: StorageKind::Disk,
     };
     Settings {
         body_bytes_max: 64 * 1024,

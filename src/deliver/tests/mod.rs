@@ -17,7 +17,7 @@ use super::pump::Filled;
 use super::{End, HeartbeatFormat, Pace, Pump, Settings};
 use crate::event::EventType;
 use crate::hub::{self, Hub, Interest, OnGap, Overflow, Scope, SubscriptionId};
-use crate::log::{self, Engine, Log, Medium, Spec, Write};
+use crate::log::{self, Engine, Log, LogConfig, StorageKind, Write};
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 use crate::wire::json::Json;
@@ -48,7 +48,7 @@ impl Bench {
             catchup_concurrency: 1,
             ..log::Settings::within(folder.path())
         };
-        let specs = TOPICS.map(|name| Spec::topic(name, Medium::Disk));
+        let specs = TOPICS.map(|name| LogConfig::topic(name, StorageKind::Disk));
         let engine = Engine::open(&settings, &specs).unwrap();
         let rings = hub::Settings::of_rings(6, 1 << 16);
         let metrics = Arc::new(Metrics::new());

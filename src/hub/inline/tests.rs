@@ -11,7 +11,7 @@ use crate::event::EventType;
 use crate::hub::{
     Ending, Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Subscriber, Turn,
 };
-use crate::log::{self, Engine, Log, Medium, Spec, Write};
+use crate::log::{self, Engine, Log, LogConfig, StorageKind, Write};
 use crate::supervisor::Supervisor;
 use crate::wire::Filter;
 use crate::wire::json::Json;
@@ -51,7 +51,7 @@ struct Bench {
 impl Bench {
     fn start() -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let spec = Spec::topic("ticks", Medium::Memory);
+        let spec = LogConfig::topic("ticks", StorageKind::Memory);
         let engine = Engine::open(&log::Settings::within(folder.path()), &[spec]).unwrap();
         let log = engine.log("ticks").unwrap();
         let settings = Settings::of_rings(16, 1 << 20);

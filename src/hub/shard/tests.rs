@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{EventType, Offset, ResourceId};
 use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, SubscriptionId, Turn};
-use crate::log::{self, Medium, Spec, Write};
+use crate::log::{self, LogConfig, StorageKind, Write};
 use crate::wire::json::Json;
 use crate::wire::{Filter, WireFormat};
 
@@ -28,7 +28,7 @@ impl Bench {
 
     fn with_rings(ring_events: usize) -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let specs = ["busy", "new"].map(|name| Spec::topic(name, Medium::Memory));
+        let specs = ["busy", "new"].map(|name| LogConfig::topic(name, StorageKind::Memory));
         let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
         let engine = Engine::open(&log, &specs).unwrap();
         let settings = Settings::of_rings(ring_events, 1 << 30);

@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::{Fixture, Open, create, one, publish, read, until};
 use crate::event::{Offset, Timestamp};
 use crate::log::clock::{TestClock, earlier, later};
-use crate::log::{Engine, IdempotencyKey, Log, Medium, Refusal, Spec, Written};
+use crate::log::{
+    AppendOutcome, AppendRejection, Engine, IdempotencyKey, Log, LogConfig, StorageKind,
+};
 use crate::store::{self, Retention};
 
-const MEDIA: [Medium; 2] = [Medium::Disk, Medium::Memory];
+const MEDIA: [StorageKind; 2] = [StorageKind::Disk, StorageKind::Memory];
 /// The right time when a test begins: 2026-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_767_225_600_000);
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,7 +35,7 @@ async fn a_tick(clock: &TestClock) {
     until(|| clock.reads() >= due).await;
 }
 
-async fn write(engine: &Engine, log: &Log) -> Written {
+async fn write(engine: &Engine, log: &Log) -> AppendOutcome {
     one(engine, log, publish("1")).await.unwrap()
 }
 
@@ -252,7 +254,7 @@ pub(super) async fn a_start_that_would_expire_a_whole_log_waits(open: Open) {
     until(|| log.floor().next() == young.offset).await;
     // What is set smaller while it runs holds at once.
     clock.advance(MINUTE);
-    let mut specs: Vec<Spec> = fixture.specs.clone();
+    let mut specs: Vec<LogConfig> = fixture.specs.clone();
     specs[1].retention = aged(SECOND);
     engine.reconfigure(&specs, 1 << 20).await.unwrap();
     until(|| log.floor() == young.offset).await;
@@ -267,7 +269,7 @@ pub(super) async fn answers_last_a_day_by_both_clocks(open: Open) {
     let repeat = async |engine: &Engine, n: u8| {
         let log = engine.log("orders").unwrap();
         let key = IdempotencyKey { key: [n; 32], body: [0; 32] };
-        let write = create(&log, &format!("r{n}"), "{}").once(key);
+        let write = create(&log, &format!("r{n}"), "{}").with_idempotency_key(key);
         one(engine, &log, write).await.map(|it| it.replayed)
     };
     let is_known = |engine: &Engine, n: u8| engine.store().answer(&[n; 32]).unwrap().is_some();
@@ -283,7 +285,7 @@ pub(super) async fn answers_last_a_day_by_both_clocks(open: Open) {
     assert_eq!(repeat(&engine, 1).await, Ok(true), "the clock is ahead at the start");
     clock.advance(10 * MINUTE);
     until(|| !is_known(&engine, 1)).await;
-    assert_eq!(repeat(&engine, 1).await, Err(Refusal::Exists));
+    assert_eq!(repeat(&engine, 1).await, Err(AppendRejection::Exists));
     assert_eq!(repeat(&engine, 2).await, Ok(false));
     clock.advance(day + SECOND);
     until(|| !is_known(&engine, 2)).await;

@@ -9,17 +9,17 @@ use super::{
     Fixture, Open, futures_all, id, kind, offsets, one, publish, put, read, read_of, text, until,
 };
 use crate::event::{Event, Offset, Timestamp};
-use crate::log::{Error, Log, Medium, Write};
+use crate::log::{Error, Log, StorageKind, Write};
 use crate::store::Retention;
 
-const MEDIA: [Medium; 2] = [Medium::Disk, Medium::Memory];
+const MEDIA: [StorageKind; 2] = [StorageKind::Disk, StorageKind::Memory];
 
 /// What a tail no longer holds is read from the log, and both agree; where
 /// there is no more than the tail, its pages agree with it.
 pub(super) async fn tail_and_pages_agree(open: Open) {
     for medium in MEDIA {
         let mut fixture = Fixture::new(open).on(medium);
-        if medium == Medium::Disk {
+        if medium == StorageKind::Disk {
             fixture.settings.tail_bytes = 64 << 10;
         }
         let engine = fixture.open();
@@ -29,7 +29,7 @@ pub(super) async fn tail_and_pages_agree(open: Open) {
             engine.append(log, writes).await.unwrap();
         }
         let tail = log.tail(Offset::ZERO);
-        assert_eq!(tail.is_none(), medium == Medium::Disk, "the tail is bounded");
+        assert_eq!(tail.is_none(), medium == StorageKind::Disk, "the tail is bounded");
         let kept: Vec<Event> = if let Some(batches) = tail {
             batches.iter().flat_map(|batch| batch.events().to_vec()).collect()
         } else {
@@ -52,10 +52,10 @@ pub(super) async fn retention_keeps_the_newest(open: Open) {
     let said = |_: &Log, name: &str, text: &str| {
         Write::publish(Some(id(name)), kind("said"), super::json(text))
     };
-    let logs: [(&str, Medium, Make); 3] = [
-        ("orders", Medium::Disk, put),
-        ("news", Medium::Disk, said),
-        ("news", Medium::Memory, said),
+    let logs: [(&str, StorageKind, Make); 3] = [
+        ("orders", StorageKind::Disk, put),
+        ("news", StorageKind::Disk, said),
+        ("news", StorageKind::Memory, said),
     ];
     let by_events = Retention { events: 10, ..Retention::default() };
     let by_bytes = Retention { bytes: 2_000, ..Retention::default() };
@@ -82,7 +82,7 @@ pub(super) async fn retention_keeps_the_newest(open: Open) {
         assert_eq!(full.resources, resources, "retention trims events, not resources");
         assert!(read_of(log, "r0", Offset::ZERO).await.iter().all(|it| it.offset > full.floor));
         let stored = engine.store().view().events(log.id(), Offset::ZERO).count() as u64;
-        assert_eq!(stored, if medium == Medium::Disk { full.events } else { 0 });
+        assert_eq!(stored, if medium == StorageKind::Disk { full.events } else { 0 });
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn retention_by_age_trims_in_time(open: Open) {
         let position = log.position();
         assert_eq!((position.events, position.bytes), (0, 0));
         assert_eq!((position.floor, position.floor_time), (written.offset, written.time));
-        assert_eq!(log.page(Offset::ZERO).await.unwrap().upto, written.offset);
+        assert_eq!(log.page(Offset::ZERO).await.unwrap().scanned_to, written.offset);
         let next = one(&engine, log, publish("2")).await.unwrap();
         assert_eq!(next.offset, written.offset.next());
     }
@@ -142,8 +142,8 @@ pub(super) async fn times_are_found(open: Open) {
 pub(super) async fn a_follower_misses_and_repeats_nothing(open: Open) {
     const WRITERS: usize = 8;
     const WRITES: usize = 100;
-    let disk = [0, 4 << 10, 16 << 20].map(|tail_bytes| (Medium::Disk, tail_bytes));
-    for (medium, tail_bytes) in disk.into_iter().chain([(Medium::Memory, 16 << 20)]) {
+    let disk = [0, 4 << 10, 16 << 20].map(|tail_bytes| (StorageKind::Disk, tail_bytes));
+    for (medium, tail_bytes) in disk.into_iter().chain([(StorageKind::Memory, 16 << 20)]) {
         let mut fixture = Fixture::new(open).on(medium);
         fixture.settings.tail_bytes = tail_bytes;
         let engine = Arc::new(fixture.open());

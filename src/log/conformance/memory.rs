@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::{Fixture, Open, id, json, kind, offsets, one, publish, put, read, read_of, until};
 use crate::event::{Event, Offset};
-use crate::log::{Engine, IdempotencyKey, Log, Medium, Refusal, Write};
+use crate::log::{AppendRejection, Engine, IdempotencyKey, Log, StorageKind, Write};
 use crate::store;
 
 fn fixture(open: Open) -> Fixture {
-    Fixture::new(open).on(Medium::Memory)
+    Fixture::new(open).on(StorageKind::Memory)
 }
 
 fn short_of_memory(open: Open, tail_bytes: usize) -> Fixture {
@@ -70,14 +70,14 @@ pub(super) async fn a_topic_on_disk_waits_while_its_name_is_in_memory(open: Open
     publish_all(&engine, &log, 3).await;
     let (epoch, events) = (log.origin().epoch, read(&log, Offset::ZERO).await);
     drop((log, engine));
-    let fixture = fixture.on(Medium::Memory);
+    let fixture = fixture.on(StorageKind::Memory);
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
     assert_ne!(log.origin().epoch, epoch);
     publish_all(&engine, &log, 5).await;
     assert_eq!(read(&log, Offset::ZERO).await.len(), 5);
     drop((log, engine));
-    let fixture = fixture.on(Medium::Disk);
+    let fixture = fixture.on(StorageKind::Disk);
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
     assert_eq!(log.origin().epoch, epoch);
@@ -162,9 +162,9 @@ pub(super) async fn a_reader_is_told_each_gap_of_a_tail_that_runs_away(open: Ope
                 let events: &[Event] = &page.batch.events()[first..];
                 let due: Vec<u64> = (after.0 + 1..).take(events.len()).collect();
                 assert_eq!(offsets(events), due, "a gap that nobody told");
-                assert!(page.upto.0 <= after.0 + events.len() as u64, "passed over");
+                assert!(page.scanned_to.0 <= after.0 + events.len() as u64, "passed over");
                 seen += events.len() as u64;
-                after = page.upto;
+                after = page.scanned_to;
                 tokio::task::yield_now().await;
             }
             (seen, missed)
@@ -197,7 +197,7 @@ pub(super) async fn one_subject_is_found_without_an_index(open: Open) {
         engine.append(log, writes).await.unwrap();
     }
     let first = log.page_of(&id("rare"), Offset::ZERO).await.unwrap();
-    assert!(first.upto < log.head(), "it was looked through at once");
+    assert!(first.scanned_to < log.head(), "it was looked through at once");
     let rare: Vec<u64> = (1..=20).map(|n| 1000 * n).collect();
     assert_eq!(offsets(&read_of(log, "rare", Offset::ZERO).await), rare);
     assert_eq!(read_of(log, "common", Offset::ZERO).await.len(), 20_000 - 20);
@@ -210,7 +210,7 @@ pub(super) async fn no_answer_is_kept_in_memory(open: Open) {
     let engine = fixture.open();
     let log = &engine.log("news").unwrap();
     let key = IdempotencyKey { key: [1; 32], body: [2; 32] };
-    let refused = one(&engine, log, publish("1").once(key)).await;
-    assert_eq!(refused, Err(Refusal::KeyNotKept));
+    let refused = one(&engine, log, publish("1").with_idempotency_key(key)).await;
+    assert_eq!(refused, Err(AppendRejection::KeyNotKept));
     assert_eq!(log.head(), Offset::ZERO);
 }

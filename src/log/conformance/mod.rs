@@ -13,14 +13,17 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::clock::{Clock, TestClock};
-use super::{Engine, Log, Medium, Refusal, Settings, Spec, Sync, Write, Written};
+use super::{
+    AppendOutcome, AppendRejection, Engine, FsyncPolicy, Log, LogConfig, Settings, StorageKind,
+    Write,
+};
 use crate::event::{Event, EventType, Offset, ResourceId};
 use crate::store::{self, Retention};
 use crate::wire::LogKind;
 use crate::wire::json::Json;
 
 /// How the suite opens an engine on a store, again and again.
-pub(super) type Open = fn(&Settings, &[Spec], Clock) -> Result<Engine, store::Error>;
+pub(super) type Open = fn(&Settings, &[LogConfig], Clock) -> Result<Engine, store::Error>;
 
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Fixture {
     _folder: TempDir,
     pub(super) settings: Settings,
-    pub(super) specs: Vec<Spec>,
+    pub(super) specs: Vec<LogConfig>,
     open: Open,
     /// The machine's if there is none.
     clock: Option<TestClock>,
@@ -38,13 +41,14 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) fn new(open: Open) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { sync: Sync::Always, ..Settings::within(folder.path()) };
-        let specs = vec![collection("orders", "order"), Spec::topic("news", Medium::Disk)];
+        let settings = Settings { sync: FsyncPolicy::Always, ..Settings::within(folder.path()) };
+        let specs =
+            vec![collection("orders", "order"), LogConfig::topic("news", StorageKind::Disk)];
         Fixture { _folder: folder, settings, specs, open, clock: None }
     }
 
     /// With the topic on `medium`.
-    pub(super) fn on(mut self, medium: Medium) -> Fixture {
+    pub(super) fn on(mut self, medium: StorageKind) -> Fixture {
         self.specs[1].durability = medium;
         self
     }
@@ -68,9 +72,14 @@ impl Fixture {
     }
 }
 
-pub(super) fn collection(name: &str, resource: &str) -> Spec {
+pub(super) fn collection(name: &str, resource: &str) -> LogConfig {
     let kind = LogKind::collection(resource).unwrap();
-    Spec { name: name.to_owned(), kind, retention: Retention::default(), durability: Medium::Disk }
+    LogConfig {
+        name: name.to_owned(),
+        kind,
+        retention: Retention::default(),
+        durability: StorageKind::Disk,
+    }
 }
 
 pub(super) fn id(text: &str) -> ResourceId {
@@ -97,7 +106,11 @@ pub(super) fn publish(text: &str) -> Write {
     Write::publish(None, kind("said"), json(text))
 }
 
-pub(super) async fn one(engine: &Engine, log: &Log, write: Write) -> Result<Written, Refusal> {
+pub(super) async fn one(
+    engine: &Engine,
+    log: &Log,
+    write: Write,
+) -> Result<AppendOutcome, AppendRejection> {
     engine.append(log, vec![write]).await.unwrap().pop().unwrap()
 }
 
@@ -115,12 +128,12 @@ pub(super) async fn read(log: &Log, mut after: Offset) -> Vec<Event> {
     let mut events = Vec::new();
     while after < log.head() {
         let page = log.page(after).await.unwrap();
-        assert!(page.upto > after, "a page before the end gets on");
+        assert!(page.scanned_to > after, "a page before the end gets on");
         let first = page.batch.position_after(after) as usize;
         events.extend_from_slice(&page.batch.events()[first..]);
-        after = page.upto;
+        after = page.scanned_to;
     }
-    assert_eq!(log.page(after).await.unwrap().upto, after);
+    assert_eq!(log.page(after).await.unwrap().scanned_to, after);
     events
 }
 
@@ -128,9 +141,9 @@ pub(super) async fn read_of(log: &Log, name: &str, mut after: Offset) -> Vec<Eve
     let mut events = Vec::new();
     while after < log.head() {
         let page = log.page_of(&id(name), after).await.unwrap();
-        assert!(page.upto > after, "a page before the end gets on");
+        assert!(page.scanned_to > after, "a page before the end gets on");
         events.extend_from_slice(page.batch.events());
-        after = page.upto;
+        after = page.scanned_to;
     }
     events
 }

@@ -8,12 +8,12 @@ use super::{
 };
 use crate::event::Offset;
 use crate::log::clock::Clock;
-use crate::log::{Engine, Error, Medium, Refusal, Spec, Write};
+use crate::log::{AppendRejection, Engine, Error, LogConfig, StorageKind, Write};
 use crate::store::Retention;
 
 const BYTES_MAX: usize = 1 << 20;
 
-async fn reconfigure(engine: &Engine, specs: &[Spec]) -> Vec<String> {
+async fn reconfigure(engine: &Engine, specs: &[LogConfig]) -> Vec<String> {
     engine.reconfigure(specs, BYTES_MAX).await.unwrap()
 }
 
@@ -21,7 +21,7 @@ fn names(engine: &Engine) -> Vec<String> {
     engine.logs().iter().map(|log| log.origin().name.clone()).collect()
 }
 
-fn keeping(mut spec: Spec, events: u64) -> Spec {
+fn keeping(mut spec: LogConfig, events: u64) -> LogConfig {
     spec.retention = Retention { events, ..Retention::default() };
     spec
 }
@@ -30,9 +30,9 @@ fn keeping(mut spec: Spec, events: u64) -> Spec {
 pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
     let mut fixture = Fixture::new(open);
     let engine = fixture.open();
-    fixture.specs.insert(0, Spec::topic("alerts", Medium::Disk));
+    fixture.specs.insert(0, LogConfig::topic("alerts", StorageKind::Disk));
     fixture.specs.push(collection("carts", "cart"));
-    fixture.specs.push(Spec::topic("ticks", Medium::Memory));
+    fixture.specs.push(LogConfig::topic("ticks", StorageKind::Memory));
     assert_eq!(reconfigure(&engine, &fixture.specs).await, Vec::<String>::new());
     assert_eq!(names(&engine), ["alerts", "orders", "news", "carts", "ticks"]);
     let logs = engine.logs();
@@ -61,21 +61,21 @@ pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
 
 /// In the usual steps: what is too much goes, what is to be kept is not.
 pub(super) async fn retention_changes_while_it_runs(open: Open) {
-    for medium in [Medium::Disk, Medium::Memory] {
+    for medium in [StorageKind::Disk, StorageKind::Memory] {
         let fixture = Fixture::new(open).on(medium);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         engine.append(log, (0..5000).map(|n| publish(&n.to_string())).collect()).await.unwrap();
-        let specs = [keeping(Spec::topic("news", medium), 10), collection("orders", "order")];
+        let specs = [keeping(LogConfig::topic("news", medium), 10), collection("orders", "order")];
         assert!(reconfigure(&engine, &specs).await.is_empty());
         until(|| log.position().events == 10).await;
         assert_eq!(log.floor(), Offset(4990));
         assert_eq!(read(log, log.floor()).await.len(), 10);
-        reconfigure(&engine, &[keeping(Spec::topic("news", medium), 12)]).await;
+        reconfigure(&engine, &[keeping(LogConfig::topic("news", medium), 12)]).await;
         engine.append(log, (0..5).map(|n| publish(&n.to_string())).collect()).await.unwrap();
         assert_eq!(offsets(&read(log, log.floor()).await), (4994..=5005).collect::<Vec<_>>());
         let age = Duration::from_millis(1);
-        let mut aged = Spec::topic("news", medium);
+        let mut aged = LogConfig::topic("news", medium);
         aged.retention.age = age;
         reconfigure(&engine, &[aged]).await;
         until(|| log.position().events == 0).await;
@@ -127,9 +127,9 @@ pub(super) async fn what_needs_a_restart_is_named_and_left(open: Open) {
     let engine = fixture.open();
     let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
     let specs = [
-        keeping(Spec::topic("news", Medium::Memory), 1),
+        keeping(LogConfig::topic("news", StorageKind::Memory), 1),
         keeping(collection("orders", "purchase"), 1),
-        Spec::topic("ticks", Medium::Memory),
+        LogConfig::topic("ticks", StorageKind::Memory),
     ];
     assert_eq!(reconfigure(&engine, &specs).await, ["news", "orders"]);
     for n in 0..3 {
@@ -138,11 +138,11 @@ pub(super) async fn what_needs_a_restart_is_named_and_left(open: Open) {
     }
     assert_eq!((news.position().events, orders.position().events), (3, 3));
     assert_eq!(read(&orders, Offset::ZERO).await[0].event_type.as_str(), "order-created");
-    assert_eq!(news.medium(), Medium::Disk);
-    assert_eq!(engine.log("ticks").unwrap().medium(), Medium::Memory);
+    assert_eq!(news.medium(), StorageKind::Disk);
+    assert_eq!(engine.log("ticks").unwrap().medium(), StorageKind::Memory);
     // A collection is never in memory, so there is nothing to change here.
     let mut durable = collection("orders", "order");
-    durable.durability = Medium::Memory;
+    durable.durability = StorageKind::Memory;
     assert!(reconfigure(&engine, &[durable]).await.is_empty());
 }
 
@@ -158,7 +158,7 @@ pub(super) async fn the_largest_resource_changes(open: Open) {
     };
     one(&engine, log, grow(0)).await.unwrap();
     engine.reconfigure(&fixture.specs, 1500).await.unwrap();
-    assert_eq!(one(&engine, log, grow(1)).await, Err(Refusal::TooLarge));
+    assert_eq!(one(&engine, log, grow(1)).await, Err(AppendRejection::TooLarge));
     engine.reconfigure(&fixture.specs, 3000).await.unwrap();
     one(&engine, log, grow(1)).await.unwrap();
 }
@@ -175,7 +175,7 @@ pub(super) async fn writes_go_on_meanwhile(open: Open) {
         async move {
             for n in 0..CHANGES {
                 let mut specs = specs.clone();
-                specs.push(Spec::topic(&format!("t{n}"), Medium::Disk));
+                specs.push(LogConfig::topic(&format!("t{n}"), StorageKind::Disk));
                 specs[1].retention.events = if n.is_multiple_of(2) { 100_000 } else { 0 };
                 assert!(reconfigure(&engine, &specs).await.is_empty());
                 let log = engine.log(&format!("t{n}")).unwrap();
@@ -213,7 +213,8 @@ pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
     engine.close();
-    let refused = engine.reconfigure(&[Spec::topic("alerts", Medium::Disk)], BYTES_MAX).await;
+    let refused =
+        engine.reconfigure(&[LogConfig::topic("alerts", StorageKind::Disk)], BYTES_MAX).await;
     assert!(matches!(refused, Err(Error::Closed)));
     assert_eq!(names(&engine), ["orders", "news"]);
 }
@@ -222,7 +223,7 @@ pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
 pub(super) async fn a_log_of_another_engine_is_refused_by_its_name(open: Open) {
     let fixture = Fixture::new(open);
     let mut other = Fixture::new(open);
-    other.specs.push(Spec::topic("alerts", Medium::Disk));
+    other.specs.push(LogConfig::topic("alerts", StorageKind::Disk));
     let (engine, others) = (fixture.open(), other.open());
     let alerts = others.log("alerts").unwrap();
     let Err(Error::Store(error)) = engine.append(&alerts, vec![publish("1")]).await else {

@@ -4,7 +4,7 @@ use super::{
     Fixture, Open, create, futures_all, id, json, kind, one, publish, put, read, read_of, text,
 };
 use crate::event::Offset;
-use crate::log::{Engine, IdempotencyKey, Precondition, Refusal, Write, Written};
+use crate::log::{AppendOutcome, AppendRejection, Engine, IdempotencyKey, Precondition, Write};
 
 /// A life of a resource: each write's answer, event and state.
 pub(super) async fn writes_become_events_and_states(open: Open) {
@@ -49,14 +49,14 @@ pub(super) async fn writes_of_one_call_see_each_other(open: Open) {
     let engine = fixture.open();
     let log = &engine.log("orders").unwrap();
     let first = log.head().next();
-    let absent = || put(log, "a", "{}").only_if(Precondition::Absent);
+    let absent = || put(log, "a", "{}").with_precondition(Precondition::Absent);
     let writes = vec![
         absent(),
         absent(),
-        put(log, "a", r#"{"x":1}"#).only_if(Precondition::OneOf(vec![first])),
-        put(log, "a", r#"{"x":2}"#).only_if(Precondition::OneOf(vec![first])),
+        put(log, "a", r#"{"x":1}"#).with_precondition(Precondition::OneOf(vec![first])),
+        put(log, "a", r#"{"x":2}"#).with_precondition(Precondition::OneOf(vec![first])),
         create(log, "a", "{}"),
-        Write::delete(id("a")).only_if(Precondition::Present),
+        Write::delete(id("a")).with_precondition(Precondition::Present),
         Write::delete(id("a")),
         create(log, "a", "{}"),
     ];
@@ -68,12 +68,12 @@ pub(super) async fn writes_of_one_call_see_each_other(open: Open) {
     let second = results[2].as_ref().unwrap().offset;
     let expected = [
         Ok(true),
-        Err(Refusal::Precondition(Some(first))),
+        Err(AppendRejection::Precondition(Some(first))),
         Ok(false),
-        Err(Refusal::Precondition(Some(second))),
-        Err(Refusal::Exists),
+        Err(AppendRejection::Precondition(Some(second))),
+        Err(AppendRejection::Exists),
         Ok(false),
-        Err(Refusal::NotFound),
+        Err(AppendRejection::NotFound),
         Ok(true),
     ];
     assert_eq!(kinds, expected);
@@ -88,7 +88,7 @@ pub(super) async fn one_of_many_rivals_wins(open: Open) {
     let base = one(&engine, log, create(log, "a", r#"{"n":0}"#)).await.unwrap().offset;
     let rivals = (1..=50).map(|n| {
         let write = put(log, "a", &format!(r#"{{"n":{n}}}"#));
-        one(&engine, log, write.only_if(Precondition::OneOf(vec![base])))
+        one(&engine, log, write.with_precondition(Precondition::OneOf(vec![base])))
     });
     let results = futures_all(rivals).await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
@@ -103,23 +103,24 @@ pub(super) async fn a_repeat_is_answered_and_not_done(open: Open) {
         let engine = fixture.open();
         let log = &engine.log("orders").unwrap();
         let key = IdempotencyKey { key: [1; 32], body: [2; 32] };
-        let write = || create(log, "a", r#"{"n":1}"#).once(key.clone());
+        let write = || create(log, "a", r#"{"n":1}"#).with_idempotency_key(key.clone());
         let results = engine.append(log, vec![write(), write()]).await.unwrap();
         let first = results[0].clone().unwrap();
-        let again = Written { replayed: true, ..first.clone() };
+        let again = AppendOutcome { replayed: true, ..first.clone() };
         assert_eq!(results[1], Ok(again.clone()));
         assert_eq!(one(&engine, log, write()).await, Ok(again));
         let other = IdempotencyKey { body: [3; 32], ..key };
-        let reused = create(log, "b", "{}").once(other);
-        assert_eq!(one(&engine, log, reused).await, Err(Refusal::KeyReused));
+        let reused = create(log, "b", "{}").with_idempotency_key(other);
+        assert_eq!(one(&engine, log, reused).await, Err(AppendRejection::KeyReused));
         engine.close();
         (first, log.head())
     };
     let engine = fixture.open();
     let log = &engine.log("orders").unwrap();
     let key = IdempotencyKey { key: [1; 32], body: [2; 32] };
-    let repeat = one(&engine, log, create(log, "a", r#"{"n":1}"#).once(key)).await.unwrap();
-    assert_eq!(repeat, Written { replayed: true, ..first });
+    let repeat =
+        one(&engine, log, create(log, "a", r#"{"n":1}"#).with_idempotency_key(key)).await.unwrap();
+    assert_eq!(repeat, AppendOutcome { replayed: true, ..first });
     assert_eq!(log.head(), count);
 }
 

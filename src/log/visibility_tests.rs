@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::conformance::{Fixture, id, one, publish, put};
-use super::pages::Pages;
-use super::{Engine, Medium};
+use super::page_cache::PageCache;
+use super::{Engine, StorageKind};
 use crate::event::Offset;
 use crate::store::Retention;
 
@@ -15,7 +15,7 @@ fn keeping(events: u64) -> Fixture {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_floor_never_passes_the_head() {
-    for medium in [Medium::Disk, Medium::Memory] {
+    for medium in [StorageKind::Disk, StorageKind::Memory] {
         let fixture = keeping(2).on(medium);
         let engine = fixture.open();
         let log = engine.log("news").unwrap();
@@ -43,8 +43,8 @@ async fn the_floor_never_passes_the_head() {
 /// Whatever a page comes from: a batch of the tail, the cache, or the disk.
 #[tokio::test]
 async fn a_page_tells_each_gap_and_no_other() {
-    let memory = (Medium::Memory, 16 << 20);
-    for (medium, tail_bytes) in [(Medium::Disk, 0), (Medium::Disk, 16 << 20), memory] {
+    let memory = (StorageKind::Memory, 16 << 20);
+    for (medium, tail_bytes) in [(StorageKind::Disk, 0), (StorageKind::Disk, 16 << 20), memory] {
         let mut fixture = keeping(300).on(medium);
         fixture.settings.tail_bytes = tail_bytes;
         let engine = fixture.open();
@@ -78,7 +78,7 @@ async fn a_page_tells_each_gap_and_no_other() {
 /// Between a reader's look at the floor and its look at the tail.
 #[tokio::test]
 async fn a_page_from_memory_tells_what_went_while_it_was_read() {
-    let mut fixture = Fixture::new(Engine::open_at).on(Medium::Memory);
+    let mut fixture = Fixture::new(Engine::open_at).on(StorageKind::Memory);
     fixture.settings.tail_bytes = 64 << 10;
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
@@ -87,17 +87,20 @@ async fn a_page_from_memory_tells_what_went_while_it_was_read() {
     }
     let (floor, head) = (log.floor(), log.head());
     assert!(floor > Offset(100) && floor < Offset(256), "{floor}");
-    let pages = Pages::new(1 << 20, 1);
+    let pages = PageCache::new(1 << 20, 1);
     for after in [0, 100, floor.0 - 1].map(Offset) {
-        let open = pages.open(&log, after, head).await.unwrap();
-        let closed = pages.closed(&log, after, head).await.unwrap();
-        let of_one = log.recall_of(&id("nobody"), after, (Offset::ZERO, head));
+        let open = pages.growing_page(&log, after, head).await.unwrap();
+        let closed = pages.sealed_page(&log, after, head).await.unwrap();
+        let of_one = log.read_tail_of(&id("nobody"), after, (Offset::ZERO, head));
         assert_eq!((open.floor, closed.floor, of_one.floor), (floor, floor, floor));
         assert_eq!(open.batch.events()[0].offset, floor.next());
         assert_eq!(closed.batch.events()[0].offset, floor.next());
-        assert_eq!((open.upto, closed.upto, of_one.upto), (head, Offset(256), head));
+        assert_eq!(
+            (open.scanned_to, closed.scanned_to, of_one.scanned_to),
+            (head, Offset(256), head)
+        );
     }
-    let closed = pages.closed(&log, floor, head).await.unwrap();
+    let closed = pages.sealed_page(&log, floor, head).await.unwrap();
     assert!(closed.floor <= floor, "nothing is missing after it");
 }
 

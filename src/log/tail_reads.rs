@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pages::Span;
-use super::tail::{Held, Log, footprint};
-use super::{Medium, Page};
+use super::page_cache::PageRange;
+use super::tail::{Log, TailBatch, footprint};
+use super::{Page, StorageKind};
 use crate::event::{Event, Offset, ResourceId, Timestamp};
 use crate::store::LogBounds;
 use crate::wire::Batch;
@@ -20,18 +20,18 @@ const LOOKED_AT_EVENTS: u64 = 8192;
 
 impl Log {
     /// Where it is kept.
-    pub fn medium(&self) -> Medium {
+    pub fn medium(&self) -> StorageKind {
         self.medium
     }
 
     /// The batches with what follows `after`, as many as have `events_max` of
     /// these between them; and the offset up to which the tail has given up
     /// what it had.
-    pub(super) fn recall(&self, after: Offset, events_max: u64) -> (Offset, Vec<Arc<Batch>>) {
+    pub(super) fn read_tail(&self, after: Offset, events_max: u64) -> (Offset, Vec<Arc<Batch>>) {
         let tail = self.tail.lock();
         let first = tail.batches.partition_point(|held| held.batch.end() <= after);
         let mut events = 0;
-        let wanted = |held: &&Held| {
+        let wanted = |held: &&TailBatch| {
             let wanted = events < events_max;
             let length = held.batch.events().len() as u64;
             events += length - u64::from(held.batch.position_after(after));
@@ -44,10 +44,10 @@ impl Log {
     /// The events of `span` and the first one behind it, if memory holds them;
     /// or, where there is nothing but memory, those that it does hold. Above
     /// the offset that comes first none is missing.
-    pub(super) fn recent(&self, span: Span) -> Option<(Offset, Vec<Event>)> {
-        let (from, batches) = self.recall(span.start(), span.length() + 1);
+    pub(super) fn recent(&self, span: PageRange) -> Option<(Offset, Vec<Event>)> {
+        let (from, batches) = self.read_tail(span.start(), span.length() + 1);
         let whole = from <= span.start();
-        if !whole && self.medium == Medium::Disk {
+        if !whole && self.medium == StorageKind::Disk {
             return None;
         }
         let mut events = Vec::new();
@@ -64,14 +64,14 @@ impl Log {
 
     /// A page of one resource's events after `after`, of a log in memory whose
     /// floor and head were these before.
-    pub(super) fn recall_of(
+    pub(super) fn read_tail_of(
         &self,
         subject: &ResourceId,
         after: Offset,
         (floor, head): (Offset, Offset),
     ) -> Page {
         let after = after.max(floor);
-        let (from, batches) = self.recall(after, LOOKED_AT_EVENTS);
+        let (from, batches) = self.read_tail(after, LOOKED_AT_EVENTS);
         let mut upto = batches.last().map_or(after.max(head), |batch| batch.end());
         let mut found = Vec::new();
         for event in batches.iter().flat_map(|batch| batch.events()) {
@@ -84,11 +84,11 @@ impl Log {
             }
         }
         let batch = Arc::new(Batch::new(self.origin().clone(), found, None));
-        Page { batch, upto, floor: floor.max(from) }
+        Page { batch, scanned_to: upto, floor: floor.max(from) }
     }
 
     /// [`Log::before`] of a log in memory.
-    pub(super) fn recall_before(&self, time: Timestamp) -> (Offset, bool) {
+    pub(super) fn tail_before(&self, time: Timestamp) -> (Offset, bool) {
         let tail = self.tail.lock();
         let (place, step) = (tail.place, tail.step);
         let whole = place.keeps_since(step, time);
@@ -134,17 +134,17 @@ impl Log {
             return None;
         }
         let count = match self.medium {
-            Medium::Disk => all,
-            Medium::Memory => (all / 2).max(oldest.position_after(floor) as usize),
+            StorageKind::Disk => all,
+            StorageKind::Memory => (all / 2).max(oldest.position_after(floor) as usize),
         };
         (count > 0).then_some((oldest, count))
     }
 
     /// Drops the first `count` events of the oldest batch from memory; tells
     /// what that frees.
-    pub(super) fn forget(&self, count: usize) -> usize {
+    pub(super) fn evict(&self, count: usize) -> usize {
         let mut tail = self.tail.lock();
-        let Some(Held { batch, bytes }) = tail.batches.pop_front() else { return 0 };
+        let Some(TailBatch { batch, bytes }) = tail.batches.pop_front() else { return 0 };
         let (gone, rest) = batch.events().split_at(count);
         tail.from = gone.last().map_or(tail.from, |event| event.offset);
         if rest.is_empty() {
@@ -152,7 +152,7 @@ impl Log {
         }
         let rest = Batch::new(self.origin().clone(), rest.to_vec(), batch.committed());
         let left = footprint(rest.events());
-        tail.batches.push_front(Held { batch: Arc::new(rest), bytes: left });
+        tail.batches.push_front(TailBatch { batch: Arc::new(rest), bytes: left });
         bytes.saturating_sub(left)
     }
 }

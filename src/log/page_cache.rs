@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::tail::{Log, Page, footprint};
-use super::{Error, Medium, store};
+use super::{Error, StorageKind, store};
 use crate::event::{Event, LogId, Offset, ResourceId};
 use crate::store::{LogBounds, ReadSnapshot, Resource, Store};
 use crate::sync::unblock;
@@ -34,15 +34,15 @@ const SLOT_BYTES: usize = 256;
 
 /// A run of offsets that begins at a multiple of its length, a power of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Span {
+pub(super) struct PageRange {
     start: u64,
     length: u64,
 }
 
-impl Span {
+impl PageRange {
     /// The page that holds what follows `after`.
-    pub(super) fn around(after: Offset) -> Span {
-        Span { start: after.0 - after.0 % PAGE_OFFSETS, length: PAGE_OFFSETS }
+    pub(super) fn around(after: Offset) -> PageRange {
+        PageRange { start: after.0 - after.0 % PAGE_OFFSETS, length: PAGE_OFFSETS }
     }
 
     /// Exclusive.
@@ -61,21 +61,21 @@ impl Span {
     }
 
     /// The half that holds what follows `after`.
-    fn half(self, after: Offset) -> Span {
+    fn half(self, after: Offset) -> PageRange {
         let length = self.length / 2;
         let upper = after.0 >= self.start + length;
-        Span { start: if upper { self.start + length } else { self.start }, length }
+        PageRange { start: if upper { self.start + length } else { self.start }, length }
     }
 }
 
 /// The cache, and the permits to read for it.
-pub(super) struct Pages {
+pub(super) struct PageCache {
     permits: Arc<Semaphore>,
     bytes_max: usize,
     cache: Mutex<Cache>,
 }
 
-type Key = (LogId, Span);
+type Key = (LogId, PageRange);
 
 #[derive(Default)]
 struct Cache {
@@ -99,9 +99,9 @@ enum Entry {
     Split,
 }
 
-impl Pages {
-    pub(super) fn new(bytes_max: usize, concurrency: usize) -> Pages {
-        Pages {
+impl PageCache {
+    pub(super) fn new(bytes_max: usize, concurrency: usize) -> PageCache {
+        PageCache {
             permits: Arc::new(Semaphore::new(concurrency.max(1))),
             bytes_max,
             cache: Mutex::new(Cache::default()),
@@ -109,13 +109,13 @@ impl Pages {
     }
 
     /// The page with what follows `after`, all of whose offsets are issued.
-    pub(super) async fn closed(
+    pub(super) async fn sealed_page(
         &self,
         log: &Log,
         after: Offset,
         head: Offset,
     ) -> Result<Page, Error> {
-        let mut span = Span::around(after);
+        let mut span = PageRange::around(after);
         loop {
             match self.entry(log, span, head).await? {
                 Entry::Page(page) => return Ok(page),
@@ -126,11 +126,16 @@ impl Pages {
 
     /// What follows `after` in the last page, which is still growing and
     /// therefore not kept.
-    pub(super) async fn open(&self, log: &Log, after: Offset, head: Offset) -> Result<Page, Error> {
+    pub(super) async fn growing_page(
+        &self,
+        log: &Log,
+        after: Offset,
+        head: Offset,
+    ) -> Result<Page, Error> {
         let (id, origin) = (log.id(), log.origin().clone());
-        if log.medium() == Medium::Memory {
+        if log.medium() == StorageKind::Memory {
             // The floor has moved since the tail was asked.
-            let (floor, batches) = log.recall(after, PAGE_OFFSETS);
+            let (floor, batches) = log.read_tail(after, PAGE_OFFSETS);
             let events = batches.iter().flat_map(|batch| batch.events());
             let events = events.filter(|event| event.offset > after && event.offset <= head);
             let page = collect(origin, events.cloned().map(Ok), head)?;
@@ -195,7 +200,7 @@ impl Pages {
         .await
     }
 
-    async fn entry(&self, log: &Log, span: Span, head: Offset) -> Result<Entry, Error> {
+    async fn entry(&self, log: &Log, span: PageRange, head: Offset) -> Result<Entry, Error> {
         let key = (log.id(), span);
         let cell = self.cell(key);
         let load = async {
@@ -285,7 +290,7 @@ fn beyond(event: &Result<Event, store::Error>, end: Offset) -> bool {
 /// above the floor.
 fn assemble(
     origin: Arc<LogIdentity>,
-    span: Span,
+    span: PageRange,
     (floor, head): (Offset, Offset),
     events: impl Iterator<Item = Result<Event, store::Error>>,
 ) -> Result<Entry, store::Error> {
@@ -308,7 +313,7 @@ fn assemble(
     let upto = if found.is_empty() { upto.unwrap_or(head) } else { span.end() };
     let upto = upto.max(span.end());
     let batch = Arc::new(Batch::new(origin, found, None));
-    Ok(Entry::Page(Page { batch, upto, floor }))
+    Ok(Entry::Page(Page { batch, scanned_to: upto, floor }))
 }
 
 /// A page of at most [`PAGE_OFFSETS`] events and about [`PAGE_BYTES`]; `end`
@@ -332,5 +337,5 @@ fn collect(
         }
     }
     let batch = Arc::new(Batch::new(origin, found, None));
-    Ok(Page { batch, upto, floor: Offset::ZERO })
+    Ok(Page { batch, scanned_to: upto, floor: Offset::ZERO })
 }

@@ -1,8 +1,8 @@
 //! Retention of one log: which of its events go, by count, bytes and age.
 
-use super::Course;
+use super::LogWriter;
 use crate::event::{Event, Offset, Timestamp};
-use crate::log::Medium;
+use crate::log::StorageKind;
 use crate::log::clock::{ClockReading, START_WAIT, earlier};
 use crate::store::{self, EncodedEvent, Transaction};
 
@@ -22,7 +22,7 @@ pub(super) struct Cutoff {
 /// time of the first event behind it that is not ahead, if there is one.
 type Run = (Offset, Option<Timestamp>);
 
-impl Course {
+impl LogWriter {
     /// Looks at the clocks for the first time. Where all events are too old by
     /// them, the clock may be ahead, and nothing is trimmed for a while.
     pub(in crate::log) fn begin(&mut self, now: ClockReading) {
@@ -46,8 +46,8 @@ impl Course {
     /// events that are too old.
     pub(in crate::log) fn age(&mut self, now: ClockReading) -> Result<(), store::Error> {
         self.lead.observe(self.meta.time, now);
-        if self.behind {
-            self.touched = true;
+        if self.trim_pending {
+            self.dirty = true;
         }
         if self.retention.age.is_zero() || self.meta.position.events == 0 {
             return Ok(());
@@ -66,7 +66,7 @@ impl Course {
             && self.is_old(offset, time, cutoff, &mut None)?
         {
             self.cutoff = Some(cutoff);
-            self.touched = true;
+            self.dirty = true;
         }
         Ok(())
     }
@@ -116,10 +116,10 @@ impl Course {
         after: Offset,
         most: u64,
     ) -> Box<dyn Iterator<Item = Result<(u64, Event), store::Error>>> {
-        if self.log.medium() == Medium::Disk {
+        if self.log.medium() == StorageKind::Disk {
             return Box::new(self.log.store().view().sized(self.meta.id, after));
         }
-        let (_, batches) = self.log.recall(after, most);
+        let (_, batches) = self.log.read_tail(after, most);
         let events = batches.into_iter().flat_map(|batch| batch.events().to_vec());
         let events = events.filter(move |event| event.offset > after);
         Box::new(events.map(|event| Ok((EncodedEvent::bytes_of(&event), event))))
@@ -130,10 +130,10 @@ impl Course {
         let mut most = 2 * self.pending.len() + TRIMMED_EVENTS;
         let mut stored = self.meta.position.events - self.pending.len() as u64;
         let (floor, mut kept, mut run) = (self.meta.position.floor, None, None);
-        self.behind = false;
+        self.trim_pending = false;
         while self.is_over() {
             if most == 0 {
-                self.behind = true;
+                self.trim_pending = true;
                 break;
             }
             most -= 1;
@@ -148,7 +148,7 @@ impl Course {
                     self.oldest = Some((event.offset, event.time));
                     break;
                 }
-                if self.log.medium() == Medium::Disk {
+                if self.log.medium() == StorageKind::Disk {
                     changes.trim_event(id, event.offset, event.subject.as_ref());
                 }
                 (event.offset, event.time, bytes)

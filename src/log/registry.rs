@@ -3,9 +3,9 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
-use super::course::Course;
-use super::pages::Pages;
-use super::{Log, Medium, Spec};
+use super::page_cache::PageCache;
+use super::writer::LogWriter;
+use super::{Log, LogConfig, StorageKind};
 use crate::event::{Epoch, LogId};
 use crate::store::{self, Durability, LogMetadata, Store, Writer};
 use crate::wire::LogIdentity;
@@ -15,9 +15,9 @@ use crate::wire::LogIdentity;
 const IN_MEMORY: u32 = 1 << 31;
 
 /// Finds and makes logs.
-pub(super) struct Roster {
+pub(super) struct LogRegistry {
     store: Store,
-    pages: Arc<Pages>,
+    pages: Arc<PageCache>,
     /// The logs that the store has, each as it was when this was told of it:
     /// up to date for those that were not opened since.
     known: Vec<LogMetadata>,
@@ -25,37 +25,37 @@ pub(super) struct Roster {
     in_memory: u32,
 }
 
-impl Roster {
+impl LogRegistry {
     /// Of a store that has the logs `known`.
-    pub(super) fn new(store: Store, pages: Arc<Pages>, known: Vec<LogMetadata>) -> Roster {
-        Roster { store, pages, known, in_memory: 0 }
+    pub(super) fn new(store: Store, pages: Arc<PageCache>, known: Vec<LogMetadata>) -> LogRegistry {
+        LogRegistry { store, pages, known, in_memory: 0 }
     }
 
     /// Opens a log for each of `specs`. Those that the store does not have yet
     /// come back as metas too: they are to be written, and told by
-    /// [`Roster::add`], before anybody sees the logs.
+    /// [`LogRegistry::add`], before anybody sees the logs.
     ///
     /// # Errors
     /// [`store::Error`] when a log's newest events cannot be read.
     pub(super) fn open(
         &mut self,
-        specs: &[&Spec],
-    ) -> Result<(Vec<Course>, Vec<LogMetadata>), store::Error> {
+        specs: &[&LogConfig],
+    ) -> Result<(Vec<LogWriter>, Vec<LogMetadata>), store::Error> {
         let mut courses = Vec::with_capacity(specs.len());
         let mut made: Vec<LogMetadata> = Vec::new();
         for spec in specs {
             let (name, topic) = (spec.name.clone(), spec.is_topic());
             let known = self.known.iter().find(|meta| meta.name == name && meta.topic == topic);
             let meta = match (spec.medium(), known) {
-                (Medium::Disk, Some(meta)) => meta.clone(),
-                (Medium::Disk, None) => {
+                (StorageKind::Disk, Some(meta)) => meta.clone(),
+                (StorageKind::Disk, None) => {
                     let last = self.known.iter().chain(&made).map(|meta| meta.id.0).max();
                     let id = LogId(last.unwrap_or(0) + 1);
                     made.push(LogMetadata::new(id, name, topic, new_epoch()));
                     made[made.len() - 1].clone()
                 }
                 // One on disk of the same name is another log, and stays there.
-                (Medium::Memory, _) => {
+                (StorageKind::Memory, _) => {
                     self.in_memory += 1;
                     LogMetadata::new(LogId(IN_MEMORY + self.in_memory), name, topic, new_epoch())
                 }
@@ -63,7 +63,7 @@ impl Roster {
             let origin = LogIdentity::new(meta.name.clone(), meta.epoch, spec.kind.clone());
             let (store, pages) = (self.store.clone(), self.pages.clone());
             let log = Log::new(&meta, Arc::new(origin), spec.medium(), store, pages);
-            courses.push(Course::new(Arc::new(log), meta, spec.retention)?);
+            courses.push(LogWriter::new(Arc::new(log), meta, spec.retention)?);
         }
         Ok((courses, made))
     }

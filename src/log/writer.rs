@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answers::expiry;
-use super::apply::{Next, Outcome, apply};
+use super::apply::{Effect, ResourceChange, apply};
 use super::clock::{ClockReading, Lead, Step};
-use super::{Change, IdempotencyKey, Log, Medium, Refusal, Spec, Write, Written};
+use super::{
+    AppendOutcome, AppendRejection, IdempotencyKey, Log, LogConfig, Mutation, StorageKind, Write,
+};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{
     self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Store, Transaction,
@@ -23,7 +25,7 @@ const PRELOAD_EVENTS: usize = 256;
 const PRELOAD_BYTES: usize = 1024 * 1024;
 
 /// One log in the committer's hands.
-pub(super) struct Course {
+pub(super) struct LogWriter {
     log: Arc<Log>,
     meta: LogMetadata,
     retention: Retention,
@@ -32,9 +34,9 @@ pub(super) struct Course {
     /// Events of the commit at work.
     pending: VecDeque<EncodedEvent>,
     /// Whether the meta has changed in the commit at work.
-    touched: bool,
+    dirty: bool,
     /// Whether more is to be trimmed than one commit may.
-    behind: bool,
+    trim_pending: bool,
     /// The age at which events are trimmed, in the commit at work.
     cutoff: Option<Cutoff>,
     /// The oldest event kept and its time, if it has been looked up.
@@ -50,7 +52,7 @@ pub(super) struct Course {
 }
 
 /// The commit at work, for all logs.
-pub(super) struct Work {
+pub(super) struct CommitBatch {
     changes: Transaction,
     now: ClockReading,
     /// Resources as the writes so far leave them.
@@ -58,9 +60,9 @@ pub(super) struct Work {
     answers: HashMap<[u8; 32], IdempotentResponse>,
 }
 
-impl Work {
-    pub(super) fn new(changes: Transaction, now: ClockReading) -> Work {
-        Work { changes, now, states: HashMap::new(), answers: HashMap::new() }
+impl CommitBatch {
+    pub(super) fn new(changes: Transaction, now: ClockReading) -> CommitBatch {
+        CommitBatch { changes, now, states: HashMap::new(), answers: HashMap::new() }
     }
 
     pub(super) fn now(&self) -> ClockReading {
@@ -72,8 +74,8 @@ impl Work {
         self.answers.len()
     }
 
-    pub(super) fn forget(&mut self, hash: &[u8; 32], expiry: Timestamp) {
-        self.changes.forget_answer(hash, expiry);
+    pub(super) fn remove_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
+        self.changes.remove_answer(hash, expiry);
     }
 
     pub(super) fn into_changes(mut self) -> Transaction {
@@ -102,25 +104,25 @@ impl Work {
     }
 }
 
-impl Course {
+impl LogWriter {
     pub(super) fn new(
         log: Arc<Log>,
         meta: LogMetadata,
         retention: Retention,
-    ) -> Result<Course, store::Error> {
+    ) -> Result<LogWriter, store::Error> {
         let next = meta.position.head.max(meta.reserved).next();
         let tail_bytes = match log.medium() {
-            Medium::Disk => preload(&log, &meta)?,
-            Medium::Memory => 0,
+            StorageKind::Disk => preload(&log, &meta)?,
+            StorageKind::Memory => 0,
         };
-        let mut course = Course {
+        let mut course = LogWriter {
             log,
             meta,
             retention,
             next,
             pending: VecDeque::new(),
-            touched: false,
-            behind: false,
+            dirty: false,
+            trim_pending: false,
             cutoff: None,
             oldest: None,
             waits_until: None,
@@ -128,7 +130,7 @@ impl Course {
             stepped: None,
             tail_bytes,
         };
-        course.behind = course.is_too_much();
+        course.trim_pending = course.is_too_much();
         Ok(course)
     }
 
@@ -137,47 +139,47 @@ impl Course {
     }
 
     /// Whether `spec` names it: a collection and a topic of one name are two.
-    pub(super) fn is(&self, spec: &Spec) -> bool {
+    pub(super) fn is(&self, spec: &LogConfig) -> bool {
         self.meta.name == spec.name && self.meta.topic == spec.is_topic()
     }
 
     /// Whether it is as `spec` asks but for its retention, which can be changed.
-    pub(super) fn fits(&self, spec: &Spec) -> bool {
+    pub(super) fn is_compatible(&self, spec: &LogConfig) -> bool {
         self.log.medium() == spec.medium() && self.log.origin().kind == spec.kind
     }
 
     /// Keeps so much from here on.
-    pub(super) fn keep(&mut self, retention: Retention) {
+    pub(super) fn set_retention(&mut self, retention: Retention) {
         self.retention = retention;
-        self.behind = self.is_too_much();
+        self.trim_pending = self.is_too_much();
     }
 
-    pub(super) fn is_touched(&self) -> bool {
-        self.touched
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
     }
 
-    pub(super) fn is_behind(&self) -> bool {
-        self.behind
+    pub(super) fn is_trim_pending(&self) -> bool {
+        self.trim_pending
     }
 
     /// Decides one write against the states that those before it leave.
     pub(super) fn decide(
         &mut self,
-        work: &mut Work,
+        work: &mut CommitBatch,
         write: &Write,
         bytes_max: usize,
-    ) -> Result<Result<Written, Refusal>, store::Error> {
+    ) -> Result<Result<AppendOutcome, AppendRejection>, store::Error> {
         let log = self.log.clone();
         if let Some(key) = &write.idempotency {
-            if log.medium() == Medium::Memory {
-                return Ok(Err(Refusal::KeyNotKept));
+            if log.medium() == StorageKind::Memory {
+                return Ok(Err(AppendRejection::KeyNotKept));
             }
             if let Some(answer) = work.answered(log.store(), key)? {
                 return Ok(replay(key, answer));
             }
         }
         let place = match (&write.subject, &write.change, &log.origin().kind) {
-            (_, Change::Publish { .. }, _) | (_, _, LogKind::Topic) => None,
+            (_, Mutation::Publish { .. }, _) | (_, _, LogKind::Topic) => None,
             (subject, _, LogKind::Collection { .. }) => subject.clone().map(|it| (log.id(), it)),
         };
         let current = match &place {
@@ -214,7 +216,7 @@ impl Course {
     }
 
     /// Makes the event.
-    fn add(&mut self, now: ClockReading, write: &Write, outcome: &Outcome) -> Written {
+    fn add(&mut self, now: ClockReading, write: &Write, outcome: &Effect) -> AppendOutcome {
         let time = self.date(now);
         let meta = &mut self.meta;
         let event = Event {
@@ -234,10 +236,10 @@ impl Course {
         meta.position.bytes += stored.bytes();
         self.next = event.offset.next();
         let document = match &outcome.next {
-            Next::Set(document) => Some(document.clone()),
-            Next::Keep | Next::Remove => None,
+            ResourceChange::Set(document) => Some(document.clone()),
+            ResourceChange::Keep | ResourceChange::Remove => None,
         };
-        let written = Written {
+        let written = AppendOutcome {
             offset: event.offset,
             time: event.time,
             subject: event.subject.clone(),
@@ -246,23 +248,25 @@ impl Course {
             replayed: false,
         };
         self.pending.push_back(stored);
-        self.touched = true;
+        self.dirty = true;
         written
     }
 
     fn change(
         &mut self,
-        work: &mut Work,
+        work: &mut CommitBatch,
         place: (LogId, ResourceId),
         current: Option<Resource>,
-        next: &Next,
+        next: &ResourceChange,
         revision: Offset,
     ) {
         let (was, resources) = (current.is_some(), &mut self.meta.position.resources);
         let state = match next {
-            Next::Keep => current.map(|state| Resource { revision, ..state }),
-            Next::Set(document) => Some(Resource { revision, document: document.clone() }),
-            Next::Remove => None,
+            ResourceChange::Keep => current.map(|state| Resource { revision, ..state }),
+            ResourceChange::Set(document) => {
+                Some(Resource { revision, document: document.clone() })
+            }
+            ResourceChange::Remove => None,
         };
         *resources = *resources + u64::from(state.is_some()) - u64::from(was);
         work.states.insert(place, state);
@@ -292,19 +296,19 @@ impl Course {
     /// Puts the log's part into the commit: its events but for those that
     /// retention takes at once, its trims, its meta. Gives the events to show.
     /// Of a log in memory nothing is put anywhere.
-    pub(super) fn settle(&mut self, work: &mut Work) -> Result<Vec<Event>, store::Error> {
+    pub(super) fn stage(&mut self, work: &mut CommitBatch) -> Result<Vec<Event>, store::Error> {
         let events = self.pending.iter().map(|stored| stored.event.clone()).collect();
         self.trim(&mut work.changes)?;
         match self.log.medium() {
-            Medium::Disk => {
+            StorageKind::Disk => {
                 for stored in self.pending.drain(..) {
                     work.changes.put_event(self.meta.id, stored);
                 }
                 work.changes.put_meta(&self.meta);
             }
-            Medium::Memory => self.pending.clear(),
+            StorageKind::Memory => self.pending.clear(),
         }
-        self.touched = false;
+        self.dirty = false;
         self.cutoff = None;
         // Before the commit: who reads after it and finds events gone must
         // find the floor above them. Where it trims events of its own too, the
@@ -315,7 +319,7 @@ impl Course {
 
     /// Shows the events of the commit, which is as durable as the log is to
     /// be, and then the floor that it left, which is never above the head.
-    pub(super) fn show(&mut self, events: Vec<Event>, committed: Instant) {
+    pub(super) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
         if !events.is_empty() {
             let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
             self.tail_bytes += self.log.publish(Arc::new(batch), self.meta.last_step());
@@ -342,7 +346,7 @@ impl Course {
     /// What of the tails goes first: what nobody may read any more, then of
     /// the tail that takes most.
     pub(super) fn weight(&self) -> (bool, usize) {
-        let trimmed = self.log.medium() == Medium::Memory && self.log.is_oldest_trimmed();
+        let trimmed = self.log.medium() == StorageKind::Memory && self.log.is_oldest_trimmed();
         (trimmed, self.tail_bytes)
     }
 
@@ -350,7 +354,7 @@ impl Course {
     /// in it is gone then.
     pub(super) fn evict(&mut self, shown: Duration) -> bool {
         let Some((batch, count)) = self.log.oldest(shown) else { return false };
-        if self.log.medium() == Medium::Memory {
+        if self.log.medium() == StorageKind::Memory {
             let meta = &mut self.meta;
             let first = (batch.position_after(meta.position.floor) as usize).min(count);
             for event in &batch.events()[first..count] {
@@ -362,7 +366,7 @@ impl Course {
             // Before the events go, as everywhere.
             self.raise_floor();
         }
-        self.tail_bytes -= self.log.forget(count);
+        self.tail_bytes -= self.log.evict(count);
         true
     }
 }
@@ -382,15 +386,18 @@ fn preload(log: &Log, meta: &LogMetadata) -> Result<usize, store::Error> {
     Ok(log.preload(Batch::new(log.origin().clone(), events, None)))
 }
 
-fn replay(key: &IdempotencyKey, answer: IdempotentResponse) -> Result<Written, Refusal> {
+fn replay(
+    key: &IdempotencyKey,
+    answer: IdempotentResponse,
+) -> Result<AppendOutcome, AppendRejection> {
     if answer.body != key.body {
-        return Err(Refusal::KeyReused);
+        return Err(AppendRejection::KeyReused);
     }
     let IdempotentResponse { offset, time, subject, created, document, .. } = answer;
-    Ok(Written { offset, time, subject, created, document, replayed: true })
+    Ok(AppendOutcome { offset, time, subject, created, document, replayed: true })
 }
 
-fn answer(key: &IdempotencyKey, written: &Written) -> IdempotentResponse {
+fn answer(key: &IdempotencyKey, written: &AppendOutcome) -> IdempotentResponse {
     IdempotentResponse {
         body: key.body,
         offset: written.offset,
