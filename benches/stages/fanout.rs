@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use streamgate::hub::{
-    Hub, Interest, Next, OnGap, Overflow, Port, Room, Scope, Settings, Slice, Subscriber, Turn,
+    DirectWriter, Hub, OnGap, Overflow, PollMode, Scope, Settings, Slice, Subscriber,
+    SubscriptionSpec, WriteBudget, WriterAction,
 };
 use streamgate::log::{Engine, Log, StorageKind};
 use streamgate::metrics::{Metrics, Protocol};
@@ -44,7 +45,7 @@ struct CountingPort {
     bytes: AtomicU64,
 }
 
-impl Port for CountingPort {
+impl DirectWriter for CountingPort {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.writes.fetch_add(1, Ordering::Release);
@@ -105,7 +106,7 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
     let filter = Arc::new(Filter::default());
     let subscribe = |_| {
         let subscriber = hub.join(Protocol::Sse, &settings, 0).expect("no limit applies");
-        let interest = Interest {
+        let interest = SubscriptionSpec {
             overflow: Overflow::Log,
             scope: Scope::Whole,
             filter: filter.clone(),
@@ -187,10 +188,10 @@ impl SubscribedHub {
 /// Takes everything from the ring and returns the number of events.
 fn drain(subscriber: &Subscriber) -> u32 {
     let mut hand: Vec<Slice> = Vec::new();
-    let mut room = Room::for_write(u32::MAX);
+    let mut room = WriteBudget::for_write(u32::MAX);
     let cx = Context::from_waker(Waker::noop());
-    match subscriber.next(&cx, Turn::Ring, &mut hand, &mut room) {
-        Next::Write => {
+    match subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room) {
+        WriterAction::Write => {
             subscriber.wrote(&hand);
             hand.iter().map(|slice| slice.events).sum()
         }

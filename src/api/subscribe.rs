@@ -15,7 +15,7 @@ use super::start::{Asked, From};
 use super::{error, respond};
 use crate::deliver::{Departure, Gap, Handover, Pump, Reason, StreamBody};
 use crate::event::{EventId, Offset, ResourceId, Timestamp};
-use crate::hub::{Interest, OnGap, Overflow, Scope};
+use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
 use crate::log::Log;
 use crate::metrics::Protocol;
 use crate::wire::problem::Problem;
@@ -103,8 +103,13 @@ pub struct Beginning {
 
 impl Target {
     /// What its subscription is interested in, in `form`.
-    pub fn interest(&self, form: WireForm, credit: Option<u64>, beginning: &Beginning) -> Interest {
-        Interest {
+    pub fn interest(
+        &self,
+        form: WireForm,
+        credit: Option<u64>,
+        beginning: &Beginning,
+    ) -> SubscriptionSpec {
+        SubscriptionSpec {
             scope: self.scope.clone().map_or(Scope::Whole, Scope::Subject),
             filter: self.filter.clone(),
             form,

@@ -10,7 +10,7 @@ use hyper::body::{Body, Frame};
 use super::end::End;
 use super::outlet::{count_delivered, with_hand};
 use super::pump::{Filled, Pump};
-use crate::hub::Ending;
+use crate::hub::EndReason;
 
 /// The frames of a stream. What it has given counts as written: hyper sends
 /// it before anything else of this stream, and holds no more than its send
@@ -29,7 +29,7 @@ impl StreamBody {
 
     /// The client took nothing for too long: it will be dropped.
     pub fn stalled(&mut self) {
-        self.pump.ends(End::Ending(Ending::Stalled).reason());
+        self.pump.ends(End::Ending(EndReason::Stalled).reason());
     }
 }
 

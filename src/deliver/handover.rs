@@ -29,7 +29,7 @@ use super::bucket::Bucket;
 use super::end::End;
 use super::pump::Pump;
 use super::scratch::with_scratch;
-use crate::hub::Ending;
+use crate::hub::EndReason;
 use crate::metrics::Metrics;
 use crate::wire::http2::ControlFrameCounter;
 
@@ -147,7 +147,7 @@ impl Handover {
             }
         }
         if let Some(departure) = &mut *self.departure.lock() {
-            departure.pump.ends(End::Ending(Ending::Stalled).reason());
+            departure.pump.ends(End::Ending(EndReason::Stalled).reason());
         }
         Poll::Ready(())
     }

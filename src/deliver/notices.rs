@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::gap::{Gap, Reason};
 use super::{HeartbeatFormat, Settings};
 use crate::event::{EventId, ResourceId, Timestamp};
-use crate::hub::{Ending, OnGap, Reading, Scope};
+use crate::hub::{EndReason, OnGap, ReadRequest, Scope};
 use crate::store::Resource;
 use crate::wire::problem::Problem;
 use crate::wire::{ControlMessage, LogKind, WireFormat};
@@ -30,7 +30,7 @@ impl Notices {
     }
 
     /// Speaks another form from here on.
-    pub fn reform(&mut self, form: WireFormat) {
+    pub fn change_format(&mut self, form: WireFormat) {
         self.form = form;
     }
 
@@ -91,7 +91,7 @@ impl Notices {
 
     /// Missing events of one subscription, named on a connection that may
     /// have several.
-    pub fn gap_of(&mut self, gap: &Gap, reading: &Reading) -> Bytes {
+    pub fn gap_of(&mut self, gap: &Gap, reading: &ReadRequest) -> Bytes {
         // What a policy took is still in the log: a client that is cut here
         // comes back with the id before it and gets it after all.
         let skipped = gap.reason != Reason::Dropped && reading.on_gap != OnGap::Snapshot;
@@ -139,7 +139,7 @@ impl Notices {
     }
 
     /// The end of a snapshot, with the position it is followed from.
-    pub(super) fn snapshot_end(&mut self, reading: &Reading) -> Bytes {
+    pub(super) fn snapshot_end(&mut self, reading: &ReadRequest) -> Bytes {
         let cursor = reading.log.origin().id(reading.after);
         let mut data = String::from("{");
         if matches!(self.form, WireFormat::Envelope | WireFormat::Bare) {
@@ -151,13 +151,13 @@ impl Notices {
 
     /// The last thing on a stream that the gateway ends; none where the
     /// socket takes nothing anyway.
-    pub(super) fn close(&mut self, ending: Ending, id: Option<EventId>) -> Option<Bytes> {
+    pub(super) fn close(&mut self, ending: EndReason, id: Option<EventId>) -> Option<Bytes> {
         let reason = match ending {
-            Ending::Drained => "draining",
-            Ending::Idle => "idle",
-            Ending::Lifetime => "lifetime",
-            Ending::Overflow => "overflow",
-            Ending::Stalled => return None,
+            EndReason::Drained => "draining",
+            EndReason::Idle => "idle",
+            EndReason::Lifetime => "lifetime",
+            EndReason::Overflow => "overflow",
+            EndReason::Stalled => return None,
         };
         let retry = crate::random::within(&self.settings.retry);
         let data = format!(r#"{{"reason":"{reason}"}}"#);
@@ -206,7 +206,7 @@ impl Notices {
     }
 }
 
-fn context(reading: &Reading) -> String {
+fn context(reading: &ReadRequest) -> String {
     let origin = reading.log.origin();
     let kind = match origin.kind {
         LogKind::Collection { .. } => "collection",

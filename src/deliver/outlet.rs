@@ -61,7 +61,7 @@ impl Outlet {
                     self.rest.advance(n);
                     let streams = pump.metrics().streams(pump.subscriber().protocol());
                     streams.sent_bytes.increment(n as u64);
-                    pump.subscriber().spoke();
+                    pump.subscriber().note_sent();
                 }
                 Poll::Pending => {
                     self.block(pump);

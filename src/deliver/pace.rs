@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::bucket::Bucket;
-use crate::hub::{Room, Slice, SubscriptionId};
+use crate::hub::{Slice, SubscriptionId, WriteBudget};
 
 /// What may have been saved up: a tenth of a second's worth, so that the pace
 /// holds within any second, and at least one event.
@@ -46,7 +46,7 @@ impl Pacer {
 
     /// Narrows `room` to what may go now; pending while that is nothing, and
     /// then the task of `cx` is woken in time.
-    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<()> {
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, room: &mut WriteBudget) -> Poll<()> {
         loop {
             let Err(due) = self.narrow(room) else {
                 self.timer = None;
@@ -63,7 +63,7 @@ impl Pacer {
         }
     }
 
-    fn narrow(&self, room: &mut Room) -> Result<(), Duration> {
+    fn narrow(&self, room: &mut WriteBudget) -> Result<(), Duration> {
         let now = self.begun.elapsed();
         let (events, bytes) = (self.events.tokens(SAVED, now)?, self.bytes.tokens(SAVED, now)?);
         room.events = room.events.min(u32::try_from(events).unwrap_or(u32::MAX));

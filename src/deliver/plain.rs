@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::outlet::Socket;
-use crate::hub::Port;
+use crate::hub::DirectWriter;
 
 /// A socket under a stream or a session.
 pub struct Plain(Arc<TcpStream>);
@@ -22,12 +22,12 @@ impl Plain {
     }
 
     /// The same socket for the fan-out.
-    pub(super) fn port(&self) -> Arc<dyn Port> {
+    pub(super) fn port(&self) -> Arc<dyn DirectWriter> {
         self.0.clone()
     }
 }
 
-impl Port for TcpStream {
+impl DirectWriter for TcpStream {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         // Past tokio's note of whether the socket is writable, which lies in
         // memory that is cold here: one that is full answers the same.

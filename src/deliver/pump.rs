@@ -19,7 +19,10 @@ use super::notices::Notices;
 use super::pace::Pacer;
 use super::reading::Work;
 use crate::event::{EventId, Offset};
-use crate::hub::{Ending, Next, Port, Reading, Room, Slice, Subscriber, SubscriptionId, Turn};
+use crate::hub::{
+    DirectWriter, EndReason, PollMode, ReadRequest, Slice, Subscriber, SubscriptionId, WriteBudget,
+    WriterAction,
+};
 use crate::metrics::Metrics;
 use crate::wire::WireFormat;
 
@@ -42,7 +45,7 @@ pub struct Pump {
     pub(super) notices: Notices,
     waiting: VecDeque<Bytes>,
     pub(super) work: Option<Work>,
-    turn: Turn,
+    turn: PollMode,
     batch_size: u32,
     pacer: Option<Box<Pacer>>,
     heartbeats: u32,
@@ -78,7 +81,7 @@ impl Pump {
             notices,
             waiting: VecDeque::new(),
             work: None,
-            turn: Turn::Ring,
+            turn: PollMode::Ring,
             batch_size: batch_size.unwrap_or(u32::MAX),
             pacer,
             heartbeats: 0,
@@ -97,7 +100,7 @@ impl Pump {
 
     /// Lets the fan-out write to `port` while the writer sleeps; not where each
     /// write has to be measured, by the pace or by `batchSize`.
-    pub(super) fn open_port(&self, port: Arc<dyn Port>) {
+    pub(super) fn open_port(&self, port: Arc<dyn DirectWriter>) {
         if self.pacer.is_none() && self.batch_size == u32::MAX {
             self.subscriber.open_port(port);
         }
@@ -115,14 +118,14 @@ impl Pump {
     }
 
     /// Speaks `form` from here on, also what waits in the ring.
-    pub fn reform(&mut self, form: WireFormat) {
+    pub fn change_format(&mut self, form: WireFormat) {
         // What was said before and waits is in the old form. The fan-out would
         // write in the new one, so it keeps off until that is out.
-        if let Some(rest) = self.subscriber.claim() {
+        if let Some(rest) = self.subscriber.suspend_direct_writes() {
             self.waiting.push_front(rest);
         }
-        self.notices.reform(form);
-        self.subscriber.reform(form);
+        self.notices.change_format(form);
+        self.subscriber.change_format(form);
     }
 
     /// The connection it serves.
@@ -143,8 +146,8 @@ impl Pump {
 
     /// The client has sent a command. Returns false if the stream is about to
     /// end: the command must not be carried out.
-    pub(super) fn heard(&mut self) -> bool {
-        if !self.subscriber.heard() {
+    pub(super) fn note_received(&mut self) -> bool {
+        if !self.subscriber.note_received() {
             self.begin_ending();
         }
         !self.is_ending()
@@ -170,7 +173,7 @@ impl Pump {
     fn begin_ending(&mut self) -> u64 {
         let since = self.ending_since.get_or_insert_with(|| {
             // From here on every tick wakes the task, for the deadline.
-            self.subscriber.timed(true);
+            self.subscriber.set_needs_tick(true);
             NonZeroU64::MIN.saturating_add(self.subscriber.now())
         });
         since.get()
@@ -199,7 +202,7 @@ impl Pump {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, hand: &mut Vec<Slice>) -> Poll<Filled> {
         loop {
             if !self.waiting.is_empty() {
-                if let Some(rest) = self.subscriber.claim() {
+                if let Some(rest) = self.subscriber.suspend_direct_writes() {
                     return Poll::Ready(Filled::Rest(rest));
                 }
                 self.fill_waiting(hand);
@@ -211,7 +214,7 @@ impl Pump {
                 }
                 return Poll::Ready(Filled::End(end));
             }
-            let mut room = Room::for_write(self.batch_size);
+            let mut room = WriteBudget::for_write(self.batch_size);
             let paced = match &mut self.pacer {
                 Some(pacer) => pacer.poll_room(cx, &mut room).is_pending(),
                 None => false,
@@ -226,27 +229,27 @@ impl Pump {
                 return Poll::Ready(Filled::Write);
             }
             let turn = match self.work {
-                _ if paced => Turn::Paced,
-                Some(_) => Turn::RingOnly,
+                _ if paced => PollMode::Paced,
+                Some(_) => PollMode::RingOnly,
                 None => self.turn,
             };
-            self.turn = if turn == Turn::Ring { Turn::Log } else { Turn::Ring };
+            self.turn = if turn == PollMode::Ring { PollMode::Log } else { PollMode::Ring };
             match self.subscriber.next(cx, turn, hand, &mut room) {
-                Next::Write => return Poll::Ready(Filled::Write),
-                Next::Rest(rest) => return Poll::Ready(Filled::Rest(rest)),
-                Next::Wait => return Poll::Pending,
-                Next::Read(reading) => self.begin_read(reading),
-                Next::Snapshot(reading) => self.begin_resources(&reading),
-                Next::Lost(reading, lost) => self.say_lost(&reading, lost.count, lost.to),
-                Next::Heartbeat(position) => self.say_heartbeat(position),
-                Next::End(..) if self.waits_for_answer() => return Poll::Pending,
-                Next::End(ending, position) => self.farewell(ending, position),
+                WriterAction::Write => return Poll::Ready(Filled::Write),
+                WriterAction::Rest(rest) => return Poll::Ready(Filled::Rest(rest)),
+                WriterAction::Wait => return Poll::Pending,
+                WriterAction::Read(reading) => self.begin_read(reading),
+                WriterAction::Snapshot(reading) => self.begin_resources(&reading),
+                WriterAction::Lost(reading, lost) => self.say_lost(&reading, lost.count, lost.to),
+                WriterAction::Heartbeat(position) => self.say_heartbeat(position),
+                WriterAction::End(..) if self.waits_for_answer() => return Poll::Pending,
+                WriterAction::End(ending, position) => self.farewell(ending, position),
             }
         }
     }
 
     fn fill_waiting(&mut self, hand: &mut Vec<Slice>) {
-        let Room { slices, mut bytes, .. } = Room::for_write(self.batch_size);
+        let WriteBudget { slices, mut bytes, .. } = WriteBudget::for_write(self.batch_size);
         for frame in self.waiting.iter().take(slices as usize) {
             hand.push(Slice {
                 bytes: frame.clone(),
@@ -295,7 +298,7 @@ impl Pump {
     }
 
     /// Events that a policy took, behind where the client stands.
-    pub(super) fn say_lost(&mut self, reading: &Reading, count: u64, to: Offset) {
+    pub(super) fn say_lost(&mut self, reading: &ReadRequest, count: u64, to: Offset) {
         let origin = reading.log.origin();
         let gap = Gap {
             from: origin.id(reading.after),
@@ -309,7 +312,7 @@ impl Pump {
         self.say(frame);
     }
 
-    fn farewell(&mut self, ending: Ending, position: Option<EventId>) {
+    fn farewell(&mut self, ending: EndReason, position: Option<EventId>) {
         if let Some(frame) = self.notices.close(ending, position) {
             self.say(frame);
         }

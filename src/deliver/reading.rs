@@ -10,7 +10,8 @@ use super::gap::{Gap, Reason};
 use super::pump::Pump;
 use crate::event::{Offset, ResourceId};
 use crate::hub::{
-    OnGap, Reading, Room, SLICE_BYTES, Scope, Slice, SubscriptionId, newest_of_each, slices,
+    OnGap, ReadRequest, SLICE_BYTES, Scope, Slice, SubscriptionId, WriteBudget, newest_of_each,
+    slices,
 };
 use crate::log::{self, Page};
 use crate::store::Resource;
@@ -26,7 +27,7 @@ type Read<T> = Pin<Box<dyn Future<Output = Result<T, log::Error>> + Send>>;
 /// none of it, and all have the place for it.
 pub(super) enum Work {
     /// The log is being read; the place and the subscription as they were.
-    Reading(Box<Reading>, Read<Page>),
+    Reading(Box<ReadRequest>, Read<Page>),
     /// A page that is being written.
     Page(Box<PageUnderWay>),
     /// The resources are being read.
@@ -85,7 +86,7 @@ impl Pump {
         }
     }
 
-    pub(super) fn begin_read(&mut self, reading: Reading) {
+    pub(super) fn begin_read(&mut self, reading: ReadRequest) {
         if reading.after < reading.log.floor() {
             self.meet_gap(&reading, reading.log.floor());
             return;
@@ -106,7 +107,7 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         hand: &mut Vec<Slice>,
-        room: Room,
+        room: WriteBudget,
     ) -> Poll<()> {
         match self.work.take() {
             Some(Work::Reading(reading, mut read)) => match read.as_mut().poll(cx) {
@@ -132,7 +133,12 @@ impl Pump {
         Poll::Ready(())
     }
 
-    fn fill_page(&mut self, under_way: Box<PageUnderWay>, hand: &mut Vec<Slice>, mut room: Room) {
+    fn fill_page(
+        &mut self,
+        under_way: Box<PageUnderWay>,
+        hand: &mut Vec<Slice>,
+        mut room: WriteBudget,
+    ) {
         let PageUnderWay { subscription, page, selection, next } = &*under_way;
         let Some(reading) = self.subscriber.reading(*subscription) else { return };
         let credit = reading.credit.map_or(u32::MAX, |n| n.min(u64::from(u32::MAX)) as u32);
@@ -149,7 +155,7 @@ impl Pump {
         self.work = Some(Work::Page(under_way));
     }
 
-    fn fill_rows(&mut self, mut under_way: Box<Rows>, hand: &mut Vec<Slice>, room: Room) {
+    fn fill_rows(&mut self, mut under_way: Box<Rows>, hand: &mut Vec<Slice>, room: WriteBudget) {
         let Rows { subscription, resources, next, handed } = &mut *under_way;
         let Some(reading) = self.subscriber.reading(*subscription) else { return };
         let collection = &reading.log.origin().name;
@@ -173,7 +179,7 @@ impl Pump {
 
     /// What was read is of use only where the subscription still stands where
     /// it stood: it may have been ended, or begun anew, meanwhile.
-    fn take_page(&mut self, asked: &Reading, mut page: Page) {
+    fn take_page(&mut self, asked: &ReadRequest, mut page: Page) {
         let Some(reading) = self.subscriber.reading(asked.subscription) else { return };
         if reading.after != asked.after {
             return;
@@ -202,7 +208,7 @@ impl Pump {
     /// and nothing is told twice.
     fn conflate(
         &mut self,
-        reading: &Reading,
+        reading: &ReadRequest,
         page: &mut Page,
         whole: &Selection,
         told: Offset,
@@ -219,7 +225,7 @@ impl Pump {
         (!kept.is_empty()).then_some(kept)
     }
 
-    fn meet_gap(&mut self, reading: &Reading, floor: Offset) {
+    fn meet_gap(&mut self, reading: &ReadRequest, floor: Offset) {
         let origin = reading.log.origin();
         let gap = Gap {
             from: origin.id(reading.after),
@@ -252,7 +258,7 @@ impl Pump {
         self.end = Some(End::Unreadable);
     }
 
-    pub(super) fn begin_resources(&mut self, reading: &Reading) {
+    pub(super) fn begin_resources(&mut self, reading: &ReadRequest) {
         let (log, scope) = (reading.log.clone(), reading.scope.clone());
         let reached = reading.reached.clone();
         let read = Box::pin(async move {

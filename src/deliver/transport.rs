@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::outlet::Socket;
 use super::plain::Plain;
-use crate::hub::Port;
+use crate::hub::DirectWriter;
 
 /// Bytes given to an HTTP/2 stream at a time. hyper takes a write whole and
 /// the next one once this is through the client's window: what a slow reader
@@ -40,7 +40,7 @@ impl Transport {
     }
 
     /// The socket for the fan-out, where it can be written to from there.
-    pub(super) fn port(&self) -> Option<Arc<dyn Port>> {
+    pub(super) fn port(&self) -> Option<Arc<dyn DirectWriter>> {
         match self {
             Transport::Tcp(socket) => Some(socket.port()),
             Transport::Stream(_) => None,

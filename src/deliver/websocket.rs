@@ -21,7 +21,7 @@ use super::pump::{Filled, Pump};
 use super::scratch::with_scratch;
 use super::transport::Transport;
 use super::{CONTROL_SAVED, Settings};
-use crate::hub::{Ending, SubscriptionId};
+use crate::hub::{EndReason, SubscriptionId};
 use crate::wire::WireFormat;
 use crate::wire::close::CloseCode;
 use crate::wire::problem::Problem;
@@ -152,7 +152,7 @@ impl<C: Commands> Session<C> {
         let before = self.unfinished;
         self.unfinished = decoder.unfinished().then(|| before.unwrap_or(now));
         if self.unfinished.is_some() != before.is_some() {
-            self.pump.subscriber().timed(self.unfinished.is_some());
+            self.pump.subscriber().set_needs_tick(self.unfinished.is_some());
         }
         if !decoder.is_at_rest() {
             self.decoder = Some(Box::new(decoder));
@@ -222,7 +222,7 @@ impl<C: Commands> Session<C> {
     fn react(&mut self, incoming: Message) {
         match incoming {
             Message::Text(text) => {
-                if self.pump.heard() {
+                if self.pump.note_received() {
                     self.pump.set_answering(true);
                     self.running = Some(self.commands.command(text));
                 }
@@ -249,7 +249,7 @@ impl<C: Commands> Session<C> {
                 let Some(reading) = self.pump.subscriber().reading(subscription) else { return };
                 self.pump.notices().gap_of(&gap, &reading)
             }
-            Say::Bare => return self.pump.reform(WireFormat::Bare),
+            Say::Bare => return self.pump.change_format(WireFormat::Bare),
         };
         self.pump.say(frame);
     }
@@ -329,10 +329,10 @@ impl<C: Commands> Session<C> {
 /// The code that says why; none where the socket takes nothing.
 fn close_code(end: End) -> Option<CloseCode> {
     match end {
-        End::Ending(Ending::Drained | Ending::Lifetime) => Some(CloseCode::Draining),
-        End::Ending(Ending::Overflow) => Some(CloseCode::Overloaded),
-        End::Ending(Ending::Stalled) => None,
-        End::Ending(Ending::Idle) => Some(CloseCode::Idle),
+        End::Ending(EndReason::Drained | EndReason::Lifetime) => Some(CloseCode::Draining),
+        End::Ending(EndReason::Overflow) => Some(CloseCode::Overloaded),
+        End::Ending(EndReason::Stalled) => None,
+        End::Ending(EndReason::Idle) => Some(CloseCode::Idle),
         End::HistoryGone => Some(CloseCode::HistoryGone),
         End::Unreadable => Some(CloseCode::Internal),
     }
@@ -363,7 +363,7 @@ impl<C: Commands> Future for Session<C> {
         }
         if this.pump.heartbeats() - this.heard > UNANSWERED_PINGS_MAX {
             this.heard = this.pump.heartbeats();
-            this.pump.subscriber().end(Ending::Idle);
+            this.pump.subscriber().end(EndReason::Idle);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

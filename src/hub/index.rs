@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::lane::Scope;
+use super::log_fanout::Scope;
 use super::subscriber::Subscriber;
 use super::subscription::SubscriptionId;
 use crate::event::ResourceId;
@@ -105,7 +105,7 @@ impl<T> Slots<T> {
 
 /// The slot of an entry. It stays until the entry is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Place {
+pub(super) enum SlotIndex {
     Whole(u32),
     Subject { group: u32, slot: u32 },
 }
@@ -134,8 +134,10 @@ pub(super) struct Cursor {
 }
 
 impl Index {
-    pub(super) fn insert(&mut self, scope: &Scope, entry: Entry) -> Place {
-        let Scope::Subject(resource) = scope else { return Place::Whole(self.whole.insert(entry)) };
+    pub(super) fn insert(&mut self, scope: &Scope, entry: Entry) -> SlotIndex {
+        let Scope::Subject(resource) = scope else {
+            return SlotIndex::Whole(self.whole.insert(entry));
+        };
         let known = self.by_subject.get(resource).copied();
         let group = known.unwrap_or_else(|| {
             let entries = Slots::default();
@@ -145,15 +147,15 @@ impl Index {
         });
         let entries = self.groups.get_mut(group).map(|group| &mut group.entries);
         let slot = entries.expect("by_subject names groups that are there").insert(entry);
-        Place::Subject { group, slot }
+        SlotIndex::Subject { group, slot }
     }
 
     /// Removes an entry, and its group with the last one. Examines no other
     /// entry: the clients of one resource may all leave at once.
-    pub(super) fn remove(&mut self, place: Place) -> Option<Entry> {
+    pub(super) fn remove(&mut self, place: SlotIndex) -> Option<Entry> {
         let (group, slot) = match place {
-            Place::Whole(slot) => return self.whole.remove(slot),
-            Place::Subject { group, slot } => (group, slot),
+            SlotIndex::Whole(slot) => return self.whole.remove(slot),
+            SlotIndex::Subject { group, slot } => (group, slot),
         };
         let entries = &mut self.groups.get_mut(group)?.entries;
         let removed = entries.remove(slot);

@@ -7,12 +7,12 @@
 //! (`docs/architecture.md#delivery`).
 
 mod index;
-mod inline;
-mod lane;
+mod direct_write;
+mod log_fanout;
 mod overflow;
 mod push;
 mod ring;
-mod round;
+mod fanout_pass;
 mod run;
 #[cfg(all(test, feature = "shuttle"))]
 mod schedules;
@@ -25,13 +25,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use inline::Port;
-pub use lane::Scope;
+pub use direct_write::DirectWriter;
+pub use log_fanout::Scope;
 pub use overflow::{Overflow, newest_of_each};
-pub use run::{Lost, Room, SLICE_BYTES, Slice, slices};
-pub use state::{Next, Turn};
+pub use run::{DropMarker, SLICE_BYTES, Slice, WriteBudget, slices};
+pub use state::{PollMode, WriterAction};
 pub use subscriber::Subscriber;
-pub use subscription::{Interest, OnGap, Reading, SubscriptionId};
+pub use subscription::{OnGap, ReadRequest, SubscriptionId, SubscriptionSpec};
 
 use crate::log::Engine;
 use crate::metrics::{Metrics, Protocol};
@@ -79,7 +79,7 @@ impl Settings {
 
 /// Why the gateway ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum EndReason {
     /// The process is going; come back elsewhere.
     Drained,
     /// The socket took nothing for the stall timeout.
@@ -93,12 +93,12 @@ pub enum Ending {
     Overflow,
 }
 
-impl Ending {
+impl EndReason {
     /// Whether there is no sense in waiting for the socket first.
     pub fn is_urgent(self) -> bool {
         match self {
-            Ending::Drained | Ending::Lifetime | Ending::Overflow => false,
-            Ending::Stalled | Ending::Idle => true,
+            EndReason::Drained | EndReason::Lifetime | EndReason::Overflow => false,
+            EndReason::Stalled | EndReason::Idle => true,
         }
     }
 }
@@ -142,7 +142,7 @@ impl Hub {
 
     /// Whether memory is short: then a ring takes one event, and what does not
     /// fit is the overflow policy's.
-    pub fn tighten(&self, tight: bool) {
+    pub fn set_memory_pressure(&self, tight: bool) {
         self.tight.store(tight, Ordering::Relaxed);
     }
 

@@ -6,9 +6,9 @@ mod tests;
 
 use std::collections::HashSet;
 
-use super::Ending;
+use super::EndReason;
 use super::ring::{Dropped, Evicted, Ring};
-use super::run::{Lost, Run};
+use super::run::{DropMarker, Run};
 use super::state::State;
 use super::subscription::{Mode, Subscription, SubscriptionId};
 use crate::event::{Offset, ResourceId};
@@ -79,14 +79,14 @@ impl State {
             Overflow::DropOldest => Some(self.ring.push_over_oldest(run, bounds)),
             Overflow::DropNewest => Some(self.ring.push_what_fits(run, bounds)),
             Overflow::Disconnect => {
-                self.ending.get_or_insert(Ending::Overflow);
+                self.ending.get_or_insert(EndReason::Overflow);
                 None
             }
         };
         let Some(subscription) = self.subscription(id) else { return };
         if let Some(change) = change {
             subscription.waiting = waiting.saturating_add_signed(change);
-            subscription.queued = end;
+            subscription.pushed_to = end;
         } else {
             self.park(id);
         }
@@ -98,14 +98,14 @@ impl State {
         if let Some(subscription) = self.subscription(id) {
             subscription.park();
         }
-        self.ring.forget(id);
+        self.ring.remove(id);
     }
 }
 
 impl Subscription {
     /// Its part of [`State::park`].
     fn park(&mut self) {
-        self.set_mode(Mode::Parked);
+        self.set_mode(Mode::CatchingUp);
         self.waiting = 0;
         self.conflating = self.interest.overflow == Overflow::Conflate;
     }
@@ -132,7 +132,7 @@ impl Ring {
     /// newest event of all, up to once more the bytes: what others of the
     /// socket have waiting must not hold back how things are now.
     fn push_over_oldest(&mut self, run: Run, bounds: Bounds) -> i64 {
-        let mut lost = Lost::new(run.subscription);
+        let mut lost = DropMarker::new(run.subscription);
         let mut change = run.events().cast_signed();
         let mut first = None;
         self.push(run);
@@ -151,7 +151,7 @@ impl Ring {
 
     /// Puts in of `run` what fits and drops the rest.
     fn push_what_fits(&mut self, mut run: Run, bounds: Bounds) -> i64 {
-        let mut lost = Lost::new(run.subscription);
+        let mut lost = DropMarker::new(run.subscription);
         lost.add(run.batch.end(), run.events());
         // As a run of one event would: an empty ring takes one of any size.
         let least = u32::from(self.events() == 0);
@@ -188,9 +188,9 @@ impl Ring {
 
     /// For each run of a subscription, the oldest first, what in it is the
     /// newest of its resource; and what is not.
-    fn newest_of(&self, id: SubscriptionId) -> (Vec<Selection>, Lost) {
+    fn newest_of(&self, id: SubscriptionId) -> (Vec<Selection>, DropMarker) {
         let mut seen = HashSet::new();
-        let mut lost = Lost::new(id);
+        let mut lost = DropMarker::new(id);
         let mut kept: Vec<Selection> = self
             .droppable_runs(id)
             .iter()
@@ -210,7 +210,7 @@ pub fn newest_of_each(
     selection: &Selection,
     upto: Offset,
 ) -> (Selection, u64, Offset) {
-    let mut lost = Lost::new(SubscriptionId::NONE);
+    let mut lost = DropMarker::new(SubscriptionId::NONE);
     let positions = (0..selection.len()).map(|n| selection.position(n)).rev();
     let within = positions.filter(|&at| batch.events()[at as usize].offset <= upto);
     let kept = newest(batch, within, &mut HashSet::new(), &mut lost);
@@ -221,7 +221,7 @@ fn newest<'a>(
     batch: &'a Batch,
     newest_first: impl Iterator<Item = u32>,
     seen: &mut HashSet<Option<&'a ResourceId>>,
-    lost: &mut Lost,
+    lost: &mut DropMarker,
 ) -> Selection {
     let mut kept = Vec::new();
     for position in newest_first {

@@ -4,14 +4,14 @@
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use super::inline;
+use super::direct_write;
+use super::fanout_pass::FanoutPass;
 use super::overflow::{BLOCKED_RUNS_MAX, Overflow};
-use super::round::Round;
 use super::run::Run;
 use super::state::{State, Writer};
 use super::subscriber::{Subscriber, wake};
 use super::subscription::{Mode, Subscription, SubscriptionId};
-use super::{Ending, Settings};
+use super::{EndReason, Settings};
 use crate::wire::Selection;
 
 /// What a visit that overflows a ring may cost, in visits that do not: a ring
@@ -54,7 +54,7 @@ impl Subscriber {
     pub(super) fn push(
         &self,
         id: SubscriptionId,
-        round: &mut Round<'_>,
+        round: &mut FanoutPass<'_>,
         selection: Selection,
     ) -> Visit {
         self.visit(id, round, selection).unwrap_or_default()
@@ -69,30 +69,30 @@ impl Subscriber {
     fn visit(
         &self,
         id: SubscriptionId,
-        round: &mut Round<'_>,
+        round: &mut FanoutPass<'_>,
         selection: Selection,
     ) -> Option<Visit> {
-        let (batch, fanned) = (round.batch, round.fanned);
+        let (batch, fanned) = (round.batch, round.fanned_to);
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
         if subscription.mode() != Mode::Live {
             return None;
         }
-        let selection = if subscription.queued > fanned {
-            subscription.interest.filter.narrow(batch, &selection, subscription.queued)?
+        let selection = if subscription.pushed_to > fanned {
+            subscription.interest.filter.narrow(batch, &selection, subscription.pushed_to)?
         } else {
             selection
         };
         if subscription.waiting == 0 {
-            subscription.taken = subscription.taken.max(fanned);
+            subscription.written_to = subscription.written_to.max(fanned);
         }
         let events = u64::from(selection.len());
         let credit = subscription.interest.credit;
         let over = credit.is_some_and(|credit| subscription.waiting + events > credit);
         if round.inline && !over && self.write_inline(&mut state, id, round, &selection) {
             // The writer sleeps on, unless there is a rest for it.
-            let waker = if state.half.is_some() { state.waker.take() } else { None };
-            return Some(Visit { waker, cost: inline::COST });
+            let waker = if state.partial_write.is_some() { state.waker.take() } else { None };
+            return Some(Visit { waker, cost: direct_write::COST });
         }
         let State { ring, subscriptions, blocked_since, .. } = &mut *state;
         let subscription = subscriptions[id.slot as usize].as_mut()?;
@@ -108,7 +108,7 @@ impl Subscriber {
         {
             ring.push(run);
             subscription.waiting += events;
-            subscription.queued = batch.end();
+            subscription.pushed_to = batch.end();
         } else {
             self.shard.metrics().ring_overflows.increment(1);
             // A client that has nothing waiting keeps up: a commit that is
@@ -135,8 +135,8 @@ impl Subscriber {
         let subscription = state.subscription(id)?;
         if subscription.mode() == Mode::Live {
             if subscription.waiting == 0 {
-                let fanned = subscription.lane.fanned();
-                subscription.taken = subscription.taken.max(fanned);
+                let fanned = subscription.lane.fanned_to();
+                subscription.written_to = subscription.written_to.max(fanned);
             }
             state.park(id);
             self.note_live(&state);
@@ -159,7 +159,7 @@ impl Subscriber {
         let stall = settings.stall_timeout.as_millis() as u64;
         if state.blocked_since.is_some_and(|blocked| since(blocked) >= stall) {
             // Whatever was to be said before, the socket does not take it.
-            state.ending = Some(Ending::Stalled);
+            state.ending = Some(EndReason::Stalled);
         }
         if let Some((at, ending)) = state.due
             && now >= at
@@ -168,7 +168,7 @@ impl Subscriber {
         }
         let idle = settings.stream_idle_timeout.as_millis() as u64;
         if idle > 0 && since(state.active_at) >= idle && state.blocked_since.is_none() {
-            state.ending.get_or_insert(Ending::Idle);
+            state.ending.get_or_insert(EndReason::Idle);
         }
         let heartbeat = settings.heartbeat.mul_f32(state.heartbeat_part);
         let quiet = since(state.quiet_since) >= heartbeat.as_millis() as u64;
@@ -178,7 +178,7 @@ impl Subscriber {
         let subscriptions = state.subscriptions.iter().flatten();
         let lag = subscriptions.map(Subscription::lag).max().unwrap_or(0);
         let cost = 1 + state.subscriptions.len() / SUBSCRIPTIONS_A_VISIT;
-        if state.heartbeat_due || state.ending.is_some() || state.timed {
+        if state.heartbeat_due || state.ending.is_some() || state.needs_tick {
             let waker = state.waker.take();
             drop(state);
             wake(waker);
@@ -205,7 +205,7 @@ impl Subscriber {
 
     /// Ends the connection at a moment of the shard's time, for `ending`,
     /// unless it ends before.
-    pub(super) fn end_at(&self, at: u64, ending: Ending) {
+    pub(super) fn end_at(&self, at: u64, ending: EndReason) {
         let mut state = self.state.lock();
         if state.due.is_none_or(|(due, _)| at < due) {
             state.due = Some((at, ending));

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::overflow::Bounds;
-use super::run::{Lost, Room, Run, Slice};
+use super::run::{DropMarker, Run, Slice, WriteBudget};
 use super::subscription::SubscriptionId;
 use crate::event::Offset;
 use crate::wire::{Selection, WireFormat};
@@ -12,7 +12,7 @@ use crate::wire::{Selection, WireFormat};
 #[derive(Debug)]
 enum Item {
     Run(Run),
-    Lost(Lost),
+    Lost(DropMarker),
 }
 
 impl Item {
@@ -37,7 +37,7 @@ pub(super) enum Evicted {
 /// What was dropped of a subscription so far.
 #[derive(Debug)]
 pub(super) struct Dropped {
-    lost: Lost,
+    lost: DropMarker,
     /// By how much its items grew.
     pub(super) change: i64,
     is_begun: bool,
@@ -46,7 +46,7 @@ pub(super) struct Dropped {
 
 impl Dropped {
     pub(super) fn new(id: SubscriptionId) -> Dropped {
-        Dropped { lost: Lost::new(id), change: 0, is_begun: false, is_done: false }
+        Dropped { lost: DropMarker::new(id), change: 0, is_begun: false, is_done: false }
     }
 
     /// Takes the subscription's next item behind the writer's hand. Gives what
@@ -78,7 +78,7 @@ impl Dropped {
             return None;
         }
         self.change += 1;
-        Some(Item::Lost(Lost::new(self.lost.subscription)))
+        Some(Item::Lost(DropMarker::new(self.lost.subscription)))
     }
 }
 
@@ -161,7 +161,7 @@ impl Ring {
 
     /// Frees what waits for `subscription`, and forgets what it lost: who
     /// parks it reads all of that in the log.
-    pub(super) fn forget(&mut self, subscription: SubscriptionId) {
+    pub(super) fn remove(&mut self, subscription: SubscriptionId) {
         let (before, mut in_hand) = (self.in_hand, 0);
         self.rebuild(|place, item| {
             let kept = item.subscription() != subscription;
@@ -172,11 +172,11 @@ impl Ring {
     }
 
     /// Shows in `form` what waits in another: for a socket that turns bare.
-    pub(super) fn reform(&mut self, form: WireFormat) {
+    pub(super) fn change_format(&mut self, form: WireFormat) {
         self.rebuild(|_, item| match item {
             Item::Lost(_) => Some(item),
             Item::Run(mut run) => {
-                run.reform(form);
+                run.change_format(form);
                 Some(Item::Run(run))
             }
         });
@@ -184,7 +184,7 @@ impl Ring {
 
     /// Shows the writer what comes next, up to the first mark; it stays here
     /// until it is written.
-    pub(super) fn peek(&mut self, out: &mut Vec<Slice>, room: &mut Room) {
+    pub(super) fn peek(&mut self, out: &mut Vec<Slice>, room: &mut WriteBudget) {
         let mut in_hand = 0;
         for item in self.items() {
             let Item::Run(run) = item else { break };
@@ -203,7 +203,7 @@ impl Ring {
     }
 
     /// Takes a mark off the front.
-    pub(super) fn take_lost(&mut self) -> Option<Lost> {
+    pub(super) fn take_lost(&mut self) -> Option<DropMarker> {
         let Some(&Item::Lost(lost)) = self.items.front() else { return None };
         self.items.pop_front();
         Some(lost)
@@ -281,7 +281,7 @@ impl Ring {
         place: usize,
         bounds: Bounds,
         keeps: bool,
-        lost: &mut Lost,
+        lost: &mut DropMarker,
     ) -> i64 {
         let excess = Bounds {
             events: self.events.saturating_sub(bounds.events),
@@ -295,7 +295,7 @@ impl Ring {
         self.drop_at(place, excess, most.min(self.events.saturating_sub(1)), lost)
     }
 
-    fn drop_at(&mut self, place: usize, excess: Bounds, most: u64, lost: &mut Lost) -> i64 {
+    fn drop_at(&mut self, place: usize, excess: Bounds, most: u64, lost: &mut DropMarker) -> i64 {
         let (dropped, is_empty) = match self.items.get_mut(place) {
             None => return 0,
             Some(Item::Lost(mark)) => {
@@ -375,7 +375,7 @@ impl Ring {
         &mut self,
         id: SubscriptionId,
         kept: Vec<Selection>,
-        lost: &mut Lost,
+        lost: &mut DropMarker,
     ) -> Option<usize> {
         let in_hand = self.in_hand;
         let first = self.oldest_of(id, None);
@@ -395,7 +395,7 @@ impl Ring {
     }
 
     /// Puts a mark at a place; gives how many items that is.
-    pub(super) fn mark(&mut self, place: Option<usize>, lost: Lost) -> i64 {
+    pub(super) fn mark(&mut self, place: Option<usize>, lost: DropMarker) -> i64 {
         let Some(place) = place.filter(|_| lost.count > 0) else { return 0 };
         self.items.insert(place, Item::Lost(lost));
         1
@@ -404,7 +404,7 @@ impl Ring {
     /// Puts a mark at the end, or into the subscription's own where that is its
     /// last item: what others have in between is no matter of its order, and
     /// marks must not pile up beside each other.
-    pub(super) fn mark_last(&mut self, lost: Lost) -> i64 {
+    pub(super) fn mark_last(&mut self, lost: DropMarker) -> i64 {
         if lost.count == 0 {
             return 0;
         }

@@ -47,13 +47,13 @@ impl Run {
     }
 
     /// The events themselves, for a write with `room`; at least one.
-    pub(super) fn peek(&self, out: &mut Vec<Slice>, room: &mut Room) {
+    pub(super) fn peek(&self, out: &mut Vec<Slice>, room: &mut WriteBudget) {
         let Run { subscription, batch, selection, form, next, end, .. } = self;
         slices(out, room, *subscription, batch, selection, *form, *next..*end);
     }
 
     /// The same in another form.
-    pub(super) fn reform(&mut self, form: WireFormat) {
+    pub(super) fn change_format(&mut self, form: WireFormat) {
         self.form = form;
         self.bytes = self.bytes_at(self.next..self.end);
     }
@@ -150,7 +150,7 @@ impl Run {
 /// Events that an overflow policy took from a subscription and that its client
 /// has not been told of yet. Stands in the ring before the next event.
 #[derive(Clone, Copy, Debug)]
-pub struct Lost {
+pub struct DropMarker {
     pub(super) subscription: SubscriptionId,
     /// The last of them.
     pub to: Offset,
@@ -160,9 +160,9 @@ pub struct Lost {
     pub(super) upto: Offset,
 }
 
-impl Lost {
-    pub(super) fn new(subscription: SubscriptionId) -> Lost {
-        Lost { subscription, to: Offset::ZERO, count: 0, upto: Offset::ZERO }
+impl DropMarker {
+    pub(super) fn new(subscription: SubscriptionId) -> DropMarker {
+        DropMarker { subscription, to: Offset::ZERO, count: 0, upto: Offset::ZERO }
     }
 
     pub(super) fn add(&mut self, to: Offset, count: u64) {
@@ -171,7 +171,7 @@ impl Lost {
     }
 
     /// Takes up a mark that stood nearby.
-    pub(super) fn merge(&mut self, other: Lost) {
+    pub(super) fn merge(&mut self, other: DropMarker) {
         self.add(other.to, other.count);
         self.upto = self.upto.max(other.upto);
     }
@@ -196,7 +196,7 @@ pub struct Slice {
 /// `room` lasts; at least one.
 pub fn slices(
     out: &mut Vec<Slice>,
-    room: &mut Room,
+    room: &mut WriteBudget,
     subscription: SubscriptionId,
     batch: &Batch,
     selection: &Selection,
@@ -224,7 +224,7 @@ pub fn slices(
 
 /// How much one write may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct WriteBudget {
     /// Slices: the length of one vectored write.
     pub slices: u32,
     /// Events, for `batchSize` and windows.
@@ -237,11 +237,11 @@ pub struct Room {
 /// still keeps at most the rest of one slice in hand.
 pub const SLICE_BYTES: usize = 16 * 1024;
 
-impl Room {
+impl WriteBudget {
     /// A write's worth: 64 KiB in at most 64 slices, well under the 1,024 that
     /// `writev(2)` takes, and `events` events.
-    pub fn for_write(events: u32) -> Room {
-        Room { slices: 64, events, bytes: 64 * 1024 }
+    pub fn for_write(events: u32) -> WriteBudget {
+        WriteBudget { slices: 64, events, bytes: 64 * 1024 }
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -20,7 +20,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use tempfile::TempDir;
 
 use super::shard::{Counts, Shard, fan_out};
-use super::{Ending, Interest, OnGap, Overflow, Port, Scope, Settings, Slice, Subscriber};
+use super::{DirectWriter, Ending, Interest, OnGap, Overflow, Scope, Settings, Slice, Subscriber};
 use crate::deliver::{self, Filled, HeartbeatFormat, Pace, Pump};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 use crate::log::Log;
@@ -163,7 +163,7 @@ impl Socket {
     }
 }
 
-impl Port for Socket {
+impl DirectWriter for Socket {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let taken = if self.erratic && one_in(3) { bytes.len() / 2 } else { bytes.len() };
         if self.erratic && one_in(4) {

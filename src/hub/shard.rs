@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
+use super::fanout_pass::{self, COST_AT_ONCE};
 use super::index::Cursor;
-use super::lane::{LagStats, Lane};
+use super::log_fanout::{LagStats, LogFanout};
 use super::overflow::Bounds;
 use super::push::Ticked;
-use super::round::{self, COST_AT_ONCE};
 use super::state::State;
 use super::subscriber::Subscriber;
-use super::{Ending, Settings};
+use super::{EndReason, Settings};
 use crate::event::LogId;
 use crate::log::{Engine, Log};
 use crate::metrics::{Metrics, Protocol};
@@ -36,7 +36,7 @@ pub(super) struct Shard {
     tight: Arc<AtomicBool>,
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
-    lanes: Mutex<HashMap<LogId, Arc<Lane>>>,
+    lanes: Mutex<HashMap<LogId, Arc<LogFanout>>>,
     stats: Arc<LagStats>,
     members: Mutex<Members>,
     pub(super) progress: Arc<Notify>,
@@ -68,7 +68,7 @@ impl Drain {
     }
 
     fn reach(self, subscriber: &Subscriber) {
-        subscriber.end_at(self.at_random(), Ending::Drained);
+        subscriber.end_at(self.at_random(), EndReason::Drained);
     }
 }
 
@@ -153,7 +153,7 @@ impl Shard {
         let subscriber = Arc::new(Subscriber::new(id, protocol, bounds, self.clone(), state));
         if !settings.stream_lifetime.is_zero() {
             let lifetime = settings.stream_lifetime.mul_f64(part()).as_millis() as u64;
-            subscriber.end_at(now + lifetime, Ending::Lifetime);
+            subscriber.end_at(now + lifetime, EndReason::Lifetime);
         }
         let mut members = self.members.lock();
         if let Some(drain) = members.drain {
@@ -170,16 +170,16 @@ impl Shard {
 
     /// The lane of a log, made at its first subscription here. A lane begins
     /// at the log's end: what is older is read by who wants it.
-    pub(super) fn lane(&self, log: &Arc<Log>) -> Arc<Lane> {
+    pub(super) fn lane(&self, log: &Arc<Log>) -> Arc<LogFanout> {
         let mut lanes = self.lanes.lock();
-        let new = || Arc::new(Lane::new(log.clone(), self.stats.clone()));
+        let new = || Arc::new(LogFanout::new(log.clone(), self.stats.clone()));
         lanes.entry(log.id()).or_insert_with(new).clone()
     }
 
     /// The lanes whose logs have gone on.
-    pub(super) fn behind(&self) -> Vec<Arc<Lane>> {
+    pub(super) fn behind(&self) -> Vec<Arc<LogFanout>> {
         let lanes = self.lanes.lock();
-        lanes.values().filter(|lane| lane.fanned() < lane.log.head()).cloned().collect()
+        lanes.values().filter(|lane| lane.fanned_to() < lane.log.head()).cloned().collect()
     }
 
     pub(super) fn answer_due(&self, since: u64) -> u64 {
@@ -240,11 +240,11 @@ pub(super) async fn fan_out(shard: Arc<Shard>) {
 
 /// Fans out what memory holds of a log beyond the lane's place. Yields as its
 /// rounds' `cost` goes.
-async fn advance(shard: &Shard, lane: &Lane, cost: &mut usize) {
-    match lane.log.tail(lane.fanned()) {
+async fn advance(shard: &Shard, lane: &LogFanout, cost: &mut usize) {
+    match lane.log.tail(lane.fanned_to()) {
         Some(batches) => {
             for batch in batches {
-                round::go(shard, lane, &batch, cost).await;
+                fanout_pass::fan_out_batch(shard, lane, &batch, cost).await;
             }
         }
         None => park_all(lane).await,
@@ -258,7 +258,7 @@ async fn advance(shard: &Shard, lane: &Lane, cost: &mut usize) {
 /// locked. One that comes was indexed after `begin`: it reads the log up to
 /// `head` before it goes live, whether the walk meets it or not. One that
 /// stays keeps its slot, so the walk meets it once.
-async fn park_all(lane: &Lane) {
+async fn park_all(lane: &LogFanout) {
     let head = lane.log.head();
     lane.begin(head);
     let (mut cursor, mut chunk) = (Cursor::default(), Vec::new());

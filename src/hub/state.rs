@@ -6,33 +6,33 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
-use super::inline::Port;
+use super::direct_write::DirectWriter;
 use super::ring::{Evicted, Ring};
-use super::run::{Lost, Room, Slice};
-use super::subscription::{Mode, Reading, Subscription, SubscriptionId};
-use super::{Ending, Overflow};
+use super::run::{DropMarker, Slice, WriteBudget};
+use super::subscription::{Mode, ReadRequest, Subscription, SubscriptionId};
+use super::{EndReason, Overflow};
 use crate::event::EventId;
 
 /// What the writer does next.
-pub enum Next {
+pub enum WriterAction {
     /// Writes what was put into its hand.
     Write,
     /// Writes the rest of what the fan-out has put out half, before anything
     /// else.
     Rest(Bytes),
     /// Reads the log after this place for this subscription.
-    Read(Reading),
+    Read(ReadRequest),
     /// Reads resources for this subscription.
-    Snapshot(Reading),
+    Snapshot(ReadRequest),
     /// Tells the client that events of this subscription were dropped behind
     /// where it stands.
-    Lost(Reading, Lost),
+    Lost(ReadRequest, DropMarker),
     /// Tells the client that it is still there, with the position that the
     /// only subscription has been read up to.
     Heartbeat(Option<EventId>),
     /// Tells the client why, with the position that the only subscription has
     /// been written up to, and ends.
-    End(Ending, Option<EventId>),
+    End(EndReason, Option<EventId>),
     /// Sleeps; it will be woken.
     Wait,
 }
@@ -40,7 +40,7 @@ pub enum Next {
 /// Who goes first when both the ring and the log have something, so that on a
 /// socket with many subscriptions neither starves the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum PollMode {
     /// What was pushed.
     Ring,
     /// What must be read.
@@ -67,14 +67,14 @@ pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) subscriptions: Vec<Option<Subscription>>,
     pub(super) waker: Option<Waker>,
-    pub(super) ending: Option<Ending>,
+    pub(super) ending: Option<EndReason>,
     /// The socket, where the fan-out may write to it.
-    pub(super) port: Option<Arc<dyn Port>>,
+    pub(super) port: Option<Arc<dyn DirectWriter>>,
     /// The rest of what the fan-out wrote and the socket did not take. Seldom
     /// there, so behind a pointer.
-    pub(super) half: Option<Box<Bytes>>,
+    pub(super) partial_write: Option<Box<Bytes>>,
     /// The writer has a deadline of its own, for which every tick wakes it.
-    pub(super) timed: bool,
+    pub(super) needs_tick: bool,
     /// The connection is gone; the shard forgets it at its next tick.
     pub(super) gone: bool,
     pub(super) heartbeat_due: bool,
@@ -88,7 +88,7 @@ pub(super) struct State {
     /// The shard's time of the last event, or of the client's last word.
     pub(super) active_at: u64,
     /// When a drain or its age ends this connection, in the shard's time.
-    pub(super) due: Option<(u64, Ending)>,
+    pub(super) due: Option<(u64, EndReason)>,
     /// The slot whose turn to read it is.
     pub(super) read_from: usize,
 }
@@ -103,8 +103,8 @@ impl State {
             waker: None,
             ending: None,
             port: None,
-            half: None,
-            timed: false,
+            partial_write: None,
+            needs_tick: false,
             gone: false,
             heartbeat_due: false,
             writer: Writer::Busy,
@@ -125,12 +125,12 @@ impl State {
     /// The fan-out's write was taken in part.
     pub(super) fn half_out(&mut self, rest: Bytes) {
         self.writer = Writer::Busy;
-        self.half = Some(Box::new(rest));
+        self.partial_write = Some(Box::new(rest));
     }
 
     /// The next subscription that has to read, by turns, after letting all
     /// those join the fan-out that have nothing left to read.
-    pub(super) fn read_next(&mut self) -> Option<Next> {
+    pub(super) fn read_next(&mut self) -> Option<WriterAction> {
         let mut found = None;
         let count = self.subscriptions.len();
         for n in 0..count {
@@ -138,22 +138,26 @@ impl State {
             let Some(subscription) = &mut self.subscriptions[slot] else { continue };
             match subscription.mode() {
                 Mode::Live => {}
-                Mode::Parked if subscription.interest.credit == Some(0) => {}
+                Mode::CatchingUp if subscription.interest.credit == Some(0) => {}
                 // Delivery, join 3: what is fanned out already is taken, and
                 // what comes will find the subscription live.
                 // Nor in the middle of what is left out of a page: the fan-out
                 // would bring it after all.
-                Mode::Parked
-                    if subscription.lane.tail() <= subscription.taken
+                Mode::CatchingUp
+                    if subscription.lane.tail() <= subscription.written_to
                         && subscription.is_past_conflated() =>
                 {
                     subscription.set_mode(Mode::Live);
-                    subscription.queued = subscription.taken;
+                    subscription.pushed_to = subscription.written_to;
                     subscription.conflating = false;
                 }
-                Mode::Parked | Mode::Snapshot if found.is_some() => {}
-                Mode::Parked => found = Some((slot, Next::Read(subscription.reading()))),
-                Mode::Snapshot => found = Some((slot, Next::Snapshot(subscription.reading()))),
+                Mode::CatchingUp | Mode::Snapshot if found.is_some() => {}
+                Mode::CatchingUp => {
+                    found = Some((slot, WriterAction::Read(subscription.reading())))
+                }
+                Mode::Snapshot => {
+                    found = Some((slot, WriterAction::Snapshot(subscription.reading())))
+                }
             }
         }
         let (slot, next) = found?;
@@ -172,7 +176,11 @@ impl State {
     }
 
     /// What of the ring comes next: events into `hand`, or a mark.
-    pub(super) fn show(&mut self, hand: &mut Vec<Slice>, room: &mut Room) -> Option<Next> {
+    pub(super) fn show(
+        &mut self,
+        hand: &mut Vec<Slice>,
+        room: &mut WriteBudget,
+    ) -> Option<WriterAction> {
         while let Some(lost) = self.ring.take_lost() {
             let Some(subscription) = self.subscription(lost.subscription) else { continue };
             let reading = subscription.reading();
@@ -184,17 +192,17 @@ impl State {
                 Overflow::Conflate => {
                     subscription.conflated = subscription.conflated.max(lost.upto);
                     if subscription.waiting == 0 {
-                        subscription.taken = subscription.taken.max(lost.to);
+                        subscription.written_to = subscription.written_to.max(lost.to);
                     }
                 }
                 // Whatever waits stands behind what was dropped, and the gap is
                 // written before anything else is asked for.
-                _ => subscription.taken = subscription.taken.max(lost.to),
+                _ => subscription.written_to = subscription.written_to.max(lost.to),
             }
-            return Some(Next::Lost(reading, lost));
+            return Some(WriterAction::Lost(reading, lost));
         }
         self.ring.peek(hand, room);
-        (!hand.is_empty()).then_some(Next::Write)
+        (!hand.is_empty()).then_some(WriterAction::Write)
     }
 
     /// A ring counts the bytes that it will write, but holds the whole batches

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
-use super::Ending;
+use super::EndReason;
 use super::index::Entry;
 use super::overflow::Bounds;
 use super::ring::Ring;
-use super::run::{Room, Slice};
+use super::run::{Slice, WriteBudget};
 use super::shard::Shard;
-use super::state::{Next, State, Turn, Writer};
-use super::subscription::{Interest, Mode, Reading, Subscription, SubscriptionId};
+use super::state::{PollMode, State, Writer, WriterAction};
+use super::subscription::{Mode, ReadRequest, Subscription, SubscriptionId, SubscriptionSpec};
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::metrics::Protocol;
@@ -67,7 +67,7 @@ impl Subscriber {
     pub fn subscribe(
         self: &Arc<Self>,
         log: &Arc<Log>,
-        interest: Interest,
+        interest: SubscriptionSpec,
         start: Option<Offset>,
     ) -> (SubscriptionId, Offset) {
         let lane = self.shard.lane(log);
@@ -102,7 +102,7 @@ impl Subscriber {
         let removed = {
             let mut state = self.state.lock();
             let removed = state.take_subscription(id);
-            state.ring.forget(id);
+            state.ring.remove(id);
             removed
         };
         // The index is locked before a subscriber by the fan-out, never after.
@@ -128,12 +128,12 @@ impl Subscriber {
     }
 
     /// Changes the form of everything from here on, also of what waits.
-    pub fn reform(&self, form: WireFormat) {
+    pub fn change_format(&self, form: WireFormat) {
         let mut state = self.state.lock();
         for subscription in state.subscriptions.iter_mut().flatten() {
             subscription.interest.form = form;
         }
-        state.ring.reform(form);
+        state.ring.change_format(form);
     }
 
     /// The connection is over: nothing more is pushed, the index forgets it.
@@ -145,7 +145,7 @@ impl Subscriber {
                 self.shard.left(self.protocol);
             }
             state.ring = Ring::default();
-            (state.waker, state.half) = (None, None);
+            (state.waker, state.partial_write) = (None, None);
             (std::mem::take(&mut state.subscriptions), state.port.take())
         };
         for gone in subscriptions.into_iter().flatten() {
@@ -154,7 +154,7 @@ impl Subscriber {
     }
 
     /// Asks the writer to end the connection; the first reason stays.
-    pub fn end(&self, ending: Ending) {
+    pub fn end(&self, ending: EndReason) {
         let mut state = self.state.lock();
         state.ending.get_or_insert(ending);
         let waker = state.waker.take();
@@ -170,43 +170,43 @@ impl Subscriber {
     pub fn next(
         &self,
         cx: &Context<'_>,
-        turn: Turn,
+        turn: PollMode,
         hand: &mut Vec<Slice>,
-        room: &mut Room,
-    ) -> Next {
+        room: &mut WriteBudget,
+    ) -> WriterAction {
         let mut state = self.state.lock();
-        state.writer = if turn == Turn::Paced { Writer::Paced } else { Writer::Busy };
-        if let Some(rest) = state.half.take() {
-            return Next::Rest(*rest);
+        state.writer = if turn == PollMode::Paced { Writer::Paced } else { Writer::Busy };
+        if let Some(rest) = state.partial_write.take() {
+            return WriterAction::Rest(*rest);
         }
         if let Some(ending) = state.ending {
-            return Next::End(ending, state.bookmark());
+            return WriterAction::End(ending, state.bookmark());
         }
         let found = match turn {
-            Turn::Ring => state.show(hand, room).or_else(|| self.read_next(&mut state)),
-            Turn::Log => self.read_next(&mut state).or_else(|| state.show(hand, room)),
-            Turn::RingOnly => state.show(hand, room),
-            Turn::Paced => None,
+            PollMode::Ring => state.show(hand, room).or_else(|| self.read_next(&mut state)),
+            PollMode::Log => self.read_next(&mut state).or_else(|| state.show(hand, room)),
+            PollMode::RingOnly => state.show(hand, room),
+            PollMode::Paced => None,
         };
         if let Some(next) = found {
             return next;
         }
         if std::mem::take(&mut state.heartbeat_due) {
-            return Next::Heartbeat(state.bookmark());
+            return WriterAction::Heartbeat(state.bookmark());
         }
         // With a read under way the writer does not ask before it writes.
-        if matches!(turn, Turn::Ring | Turn::Log) {
+        if matches!(turn, PollMode::Ring | PollMode::Log) {
             state.writer = Writer::Asleep;
         }
         state.sleep(cx);
-        Next::Wait
+        WriterAction::Wait
     }
 
     /// Delivery, join 3. The fan-out sets a lane's `tail` and then looks at
     /// `live`; here it is the other way round, and all of it in one order
     /// (`SeqCst`): where the fan-out still found nobody live, the `tail` that
     /// is compared here is the new one, and nobody joins.
-    fn read_next(&self, state: &mut State) -> Option<Next> {
+    fn read_next(&self, state: &mut State) -> Option<WriterAction> {
         if state.is_all_live() {
             return None;
         }
@@ -225,10 +225,10 @@ impl Subscriber {
     /// `answering`, for a command: whether the connection must end although a
     /// frame may be half out. If not, the task of `cx` is woken by whatever
     /// comes. A connection that is `answering` is not idle.
-    pub fn watch(&self, cx: &Context<'_>, answering: bool) -> Option<Ending> {
+    pub fn watch(&self, cx: &Context<'_>, answering: bool) -> Option<EndReason> {
         let mut state = self.state.lock();
-        let is_urgent = |ending: &Ending| match ending {
-            Ending::Idle => !answering,
+        let is_urgent = |ending: &EndReason| match ending {
+            EndReason::Idle => !answering,
             ending => ending.is_urgent(),
         };
         if let Some(ending) = state.ending.filter(is_urgent) {
@@ -253,7 +253,7 @@ impl Subscriber {
             let id = slice.subscription;
             let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
             if let Some(subscription) = slot.filter(|subscription| subscription.id == id) {
-                subscription.taken = slice.through;
+                subscription.written_to = slice.through;
                 if subscription.waiting > 0 {
                     subscription.waiting -= ring.pass(id, slice.through);
                 }
@@ -265,7 +265,7 @@ impl Subscriber {
     }
 
     /// Something other than events was written.
-    pub fn spoke(&self) {
+    pub fn note_sent(&self) {
         let now = self.shard.now();
         let mut state = self.state.lock();
         state.quiet_since = now;
@@ -289,7 +289,7 @@ impl Subscriber {
 
     /// The client has sent a command. Returns false if the connection is about
     /// to end: the command must not be carried out.
-    pub fn heard(&self) -> bool {
+    pub fn note_received(&self) -> bool {
         let now = self.shard.now();
         let mut state = self.state.lock();
         state.active_at = now;
@@ -305,8 +305,8 @@ impl Subscriber {
 
     /// Whether the writer has a deadline of its own: then every tick wakes it,
     /// since neither an event nor a heartbeat need come.
-    pub fn timed(&self, timed: bool) {
-        self.state.lock().timed = timed;
+    pub fn set_needs_tick(&self, timed: bool) {
+        self.state.lock().needs_tick = timed;
     }
 
     /// What conflating leaves out of the log up to `upto` has been told.
@@ -321,7 +321,7 @@ impl Subscriber {
     pub fn passed(&self, id: SubscriptionId, upto: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.taken = subscription.taken.max(upto);
+            subscription.written_to = subscription.written_to.max(upto);
         }
     }
 
@@ -329,9 +329,9 @@ impl Subscriber {
     pub fn restart(&self, id: SubscriptionId, start: Offset, snapshot: bool) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.taken = start;
+            subscription.written_to = start;
             subscription.reached = None;
-            subscription.set_mode(if snapshot { Mode::Snapshot } else { Mode::Parked });
+            subscription.set_mode(if snapshot { Mode::Snapshot } else { Mode::CatchingUp });
         }
     }
 
@@ -344,7 +344,7 @@ impl Subscriber {
     }
 
     /// Where a subscription stands and what it asked for; none if it is gone.
-    pub fn reading(&self, id: SubscriptionId) -> Option<Reading> {
+    pub fn reading(&self, id: SubscriptionId) -> Option<ReadRequest> {
         self.state.lock().subscription(id).map(|subscription| subscription.reading())
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::index::Place;
-use super::lane::{Lane, Scope};
+use super::index::SlotIndex;
+use super::log_fanout::{LogFanout, Scope};
 use super::overflow::Overflow;
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
@@ -19,7 +19,7 @@ pub struct SubscriptionId {
 
 /// What a client subscribes to.
 #[derive(Clone, Debug)]
-pub struct Interest {
+pub struct SubscriptionSpec {
     /// Which part of the log.
     pub scope: Scope,
     /// Which of its events; shared by all who want the same.
@@ -54,23 +54,23 @@ pub(super) enum Mode {
     /// Fed by the fan-out.
     Live,
     /// Reads the log by itself.
-    Parked,
+    CatchingUp,
     /// Reads the resources first.
     Snapshot,
 }
 
 /// A subscription of a connection. While it is not live, its shard's
-/// [`LagStats`](super::lane::LagStats) count it as catching up.
+/// [`LagStats`](super::log_fanout::LagStats) count it as catching up.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
-    pub(super) lane: Arc<Lane>,
-    pub(super) place: Place,
-    pub(super) interest: Interest,
+    pub(super) lane: Arc<LogFanout>,
+    pub(super) place: SlotIndex,
+    pub(super) interest: SubscriptionSpec,
     mode: Mode,
     /// Written and passed over up to here.
-    pub(super) taken: Offset,
+    pub(super) written_to: Offset,
     /// The last event that was pushed.
-    pub(super) queued: Offset,
+    pub(super) pushed_to: Offset,
     /// Items of it in the ring: events, and marks of what was lost.
     pub(super) waiting: u64,
     /// It reads the log because its ring was full, and wants of what it reads
@@ -84,7 +84,7 @@ pub(super) struct Subscription {
 
 /// A read of the log that a subscription needs.
 #[derive(Clone)]
-pub struct Reading {
+pub struct ReadRequest {
     /// Whose it is.
     pub subscription: SubscriptionId,
     /// The log.
@@ -125,12 +125,12 @@ impl Subscription {
     /// A subscription that reads what follows `taken`, or the resources first.
     pub(super) fn new(
         id: SubscriptionId,
-        lane: Arc<Lane>,
-        place: Place,
-        interest: Interest,
-        taken: Offset,
+        lane: Arc<LogFanout>,
+        place: SlotIndex,
+        interest: SubscriptionSpec,
+        written_to: Offset,
     ) -> Subscription {
-        let mode = if interest.snapshot { Mode::Snapshot } else { Mode::Parked };
+        let mode = if interest.snapshot { Mode::Snapshot } else { Mode::CatchingUp };
         lane.stats.catching_up.fetch_add(1, Ordering::Relaxed);
         Subscription {
             id,
@@ -138,11 +138,11 @@ impl Subscription {
             place,
             interest,
             mode,
-            taken,
-            queued: taken,
+            written_to: written_to,
+            pushed_to: written_to,
             waiting: 0,
             conflating: false,
-            conflated: taken,
+            conflated: written_to,
             reached: None,
         }
     }
@@ -171,25 +171,25 @@ impl Subscription {
     /// How far the client has everything it asked for.
     pub(super) fn position(&self) -> Offset {
         if self.mode == Mode::Live && self.waiting == 0 {
-            self.taken.max(self.lane.fanned().max(self.queued))
+            self.written_to.max(self.lane.fanned_to().max(self.pushed_to))
         } else {
-            self.taken
+            self.written_to
         }
     }
 
     /// Whether nothing is left to be read of which some was left out.
     pub(super) fn is_past_conflated(&self) -> bool {
-        !self.conflating || self.conflated <= self.taken
+        !self.conflating || self.conflated <= self.written_to
     }
 
-    pub(super) fn reading(&self) -> Reading {
-        Reading {
+    pub(super) fn reading(&self) -> ReadRequest {
+        ReadRequest {
             subscription: self.id,
             log: self.lane.log.clone(),
             scope: self.interest.scope.clone(),
             filter: self.interest.filter.clone(),
             form: self.interest.form,
-            after: self.taken,
+            after: self.written_to,
             credit: self.interest.credit,
             on_gap: self.interest.on_gap,
             reached: self.reached.clone(),

@@ -40,7 +40,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         crowded = now;
         let api = shared.gate.current();
         api.crowd(crowded);
-        api.hub.tighten(resident >= bound);
+        api.hub.set_memory_pressure(resident >= bound);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::deliver::{Commands, Reaction, Say, Session, Transport};
-use crate::hub::{Ending, Subscriber};
+use crate::hub::{EndReason, Subscriber};
 
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -121,11 +121,11 @@ fn kinds(mut bytes: &[u8]) -> Vec<String> {
 }
 
 /// Every reason for which the gateway ends a session in order, and its code.
-const ORDERLY: [(Ending, &str); 4] = [
-    (Ending::Drained, "1012"),
-    (Ending::Lifetime, "1012"),
-    (Ending::Overflow, "1013"),
-    (Ending::Idle, "4408"),
+const ORDERLY: [(EndReason, &str); 4] = [
+    (EndReason::Drained, "1012"),
+    (EndReason::Lifetime, "1012"),
+    (EndReason::Overflow, "1013"),
+    (EndReason::Idle, "4408"),
 ];
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn an_end_waits_for_an_answer_no_longer_than_the_drain() {
     let bench = Bench::start();
     let mut case = Case::start(&bench).await;
     let (_, answer) = case.command().await;
-    case.subscriber.end(Ending::Lifetime);
+    case.subscriber.end(EndReason::Lifetime);
     case.ticks().await;
     assert!(!answer.is_closed(), "the stall timeout is an hour");
     bench.hub.drain(Duration::ZERO, Duration::from_millis(100));
@@ -177,7 +177,7 @@ async fn a_stalled_socket_is_cut_with_its_command_under_way() {
     let bench = Bench::start();
     let mut case = Case::start(&bench).await;
     let (_, answer) = case.command().await;
-    case.subscriber.end(Ending::Stalled);
+    case.subscriber.end(EndReason::Stalled);
     timeout(PATIENCE, &mut case.session).await.expect("an end in time").unwrap();
     assert!(answer.is_closed());
 }
@@ -186,10 +186,10 @@ async fn a_stalled_socket_is_cut_with_its_command_under_way() {
 async fn no_command_begins_behind_a_close_that_is_half_out() {
     let bench = Bench::start();
     let mut writer = bench.connect();
-    assert!(writer.pump.heard());
-    writer.pump.subscriber().end(Ending::Drained);
+    assert!(writer.pump.note_received());
+    writer.pump.subscriber().end(EndReason::Drained);
     writer.socket.give(20);
     writer.poll();
     assert_eq!(writer.socket.taken().len(), 20, "a part of the close");
-    assert!(!writer.pump.heard());
+    assert!(!writer.pump.note_received());
 }

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::hub::Ending;
+use crate::hub::EndReason;
 
 /// Longest wait for what must come; a test that meets it has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -140,7 +140,7 @@ impl<'a> Case<'a> {
                 // As a session does it: said behind what waits, and polled.
                 self.said += 1;
                 writer.say(self.said);
-                writer.pump.reform(WireFormat::Bare);
+                writer.pump.change_format(WireFormat::Bare);
                 tokio::task::yield_now().await;
                 writer.poll();
             }
@@ -150,7 +150,7 @@ impl<'a> Case<'a> {
                 writer.pump.subscriber().unsubscribe(side.id);
                 side.is_over = true;
             }
-            (Step::Drain, Some(writer)) => writer.pump.subscriber().end(Ending::Drained),
+            (Step::Drain, Some(writer)) => writer.pump.subscriber().end(EndReason::Drained),
             (Step::Leave, writer) => {
                 *writer = None;
                 self.left_at = Some(self.socket.taken().len());

@@ -16,7 +16,7 @@ use super::outlet::{Outlet, with_hand};
 use super::pump::Filled;
 use super::{End, HeartbeatFormat, Pace, Pump, Settings};
 use crate::event::EventType;
-use crate::hub::{self, Hub, Interest, OnGap, Overflow, Scope, SubscriptionId};
+use crate::hub::{self, Hub, OnGap, Overflow, Scope, SubscriptionId, SubscriptionSpec};
 use crate::log::{self, Engine, Log, LogConfig, StorageKind, Write};
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
@@ -117,7 +117,7 @@ impl Writer {
         filter: &Arc<Filter>,
         credit: Option<u64>,
     ) -> SubscriptionId {
-        let interest = Interest {
+        let interest = SubscriptionSpec {
             scope: Scope::Whole,
             filter: filter.clone(),
             form: WireFormat::Envelope,
@@ -180,7 +180,7 @@ async fn what_was_said_comes_before_an_event_in_another_form() {
         tokio::task::yield_now().await;
     }
     writer.say(1);
-    writer.pump.reform(WireFormat::Bare);
+    writer.pump.change_format(WireFormat::Bare);
     writer.woken.0.store(false, Ordering::SeqCst);
     let before = writer.socket.taken().len();
     bench.engine.append(&log, vec![tick("wanted", 2, 0)]).await.unwrap();

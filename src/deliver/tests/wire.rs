@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 
 use crate::deliver::outlet::Socket;
-use crate::hub::Port;
+use crate::hub::DirectWriter;
 
 /// One end of it; the other is [`Wire::taken`].
 #[derive(Clone, Default)]
@@ -70,7 +70,7 @@ fn wake(state: &mut State) {
     }
 }
 
-impl Port for Wire {
+impl DirectWriter for Wire {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().take(bytes)
     }

@@ -39,10 +39,10 @@ fn slots_of(index: &Index, scope: &Scope) -> usize {
     }
 }
 
-fn at(index: &Index, place: Place) -> Option<SubscriptionId> {
+fn at(index: &Index, place: SlotIndex) -> Option<SubscriptionId> {
     let entry = match place {
-        Place::Whole(slot) => index.whole.get(slot as usize),
-        Place::Subject { group, slot } => {
+        SlotIndex::Whole(slot) => index.whole.get(slot as usize),
+        SlotIndex::Subject { group, slot } => {
             index.groups.get(group as usize)?.entries.get(slot as usize)
         }
     };
@@ -55,7 +55,7 @@ struct Bench {
     index: Index,
     serial: usize,
     /// The scope and place of each subscription, by age.
-    there: BTreeMap<usize, (usize, Place, SubscriptionId)>,
+    there: BTreeMap<usize, (usize, SlotIndex, SubscriptionId)>,
     /// Most subscriptions that a scope had at a time since it was last empty.
     most: [usize; RESOURCES + 1],
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{Epoch, Event, EventType, Timestamp};
-use crate::hub::run::{Room, Slice};
+use crate::hub::run::{Slice, WriteBudget};
 use crate::wire::{LogIdentity, LogKind, WireFormat};
 
 const BOUNDS: Bounds = Bounds { events: 8, bytes: 2_000 };
@@ -142,7 +142,7 @@ impl Bench {
         if let Some(change) = change {
             side.waiting += change;
         } else {
-            ring.forget(side.id);
+            ring.remove(side.id);
             hand.retain(|slice| slice.subscription != side.id);
             side.read_log();
         }
@@ -157,7 +157,7 @@ impl Bench {
             side.told += lost.count;
             side.waiting -= 1;
         }
-        self.ring.peek(&mut self.hand, &mut Room::for_write(events));
+        self.ring.peek(&mut self.hand, &mut WriteBudget::for_write(events));
     }
 
     fn write(&mut self, slices: usize) {

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{EventType, Offset, ResourceId};
-use crate::hub::{Hub, Interest, Next, OnGap, Overflow, Room, Scope, SubscriptionId, Turn};
+use crate::hub::{
+    Hub, OnGap, Overflow, PollMode, Scope, SubscriptionId, SubscriptionSpec, WriteBudget,
+    WriterAction,
+};
 use crate::log::{self, LogConfig, StorageKind, Write};
 use crate::wire::json::Json;
 use crate::wire::{Filter, WireFormat};
@@ -58,7 +61,7 @@ impl Bench {
         filter: Arc<Filter>,
         overflow: Overflow,
     ) {
-        let interest = Interest {
+        let interest = SubscriptionSpec {
             scope,
             filter,
             form: WireFormat::SseChunked,
@@ -68,9 +71,12 @@ impl Bench {
             overflow,
         };
         subscriber.subscribe(&self.engine.log(topic).unwrap(), interest, None);
-        let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
+        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
         let cx = Context::from_waker(Waker::noop());
-        assert!(matches!(subscriber.next(&cx, Turn::Ring, &mut hand, &mut room), Next::Wait));
+        assert!(matches!(
+            subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room),
+            WriterAction::Wait
+        ));
     }
 
     /// Publishes events as one commit, without a turn for the fan-out.
@@ -362,7 +368,7 @@ impl Bench {
         overflow: Overflow,
         snapshot: bool,
     ) -> SubscriptionId {
-        let interest = Interest {
+        let interest = SubscriptionSpec {
             scope: Scope::Whole,
             filter: everything(),
             form: WireFormat::SseChunked,
@@ -383,15 +389,17 @@ impl Bench {
 fn write(subscriber: &Subscriber) {
     let cx = Context::from_waker(Waker::noop());
     loop {
-        let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
-        match subscriber.next(&cx, Turn::Ring, &mut hand, &mut room) {
-            Next::Write => subscriber.wrote(&hand),
-            Next::Read(reading) => subscriber.passed(reading.subscription, reading.log.head()),
-            Next::Snapshot(reading) => {
+        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        match subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room) {
+            WriterAction::Write => subscriber.wrote(&hand),
+            WriterAction::Read(reading) => {
+                subscriber.passed(reading.subscription, reading.log.head())
+            }
+            WriterAction::Snapshot(reading) => {
                 subscriber.restart(reading.subscription, reading.log.head(), false);
             }
-            Next::Lost(..) | Next::Heartbeat(_) => {}
-            Next::Rest(_) | Next::End(..) | Next::Wait => return,
+            WriterAction::Lost(..) | WriterAction::Heartbeat(_) => {}
+            WriterAction::Rest(_) | WriterAction::End(..) | WriterAction::Wait => return,
         }
     }
 }

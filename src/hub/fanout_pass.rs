@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::direct_write::{DeliveryCounts, SliceCache};
 use super::index::{Entry, Index, Slots};
-use super::inline::{Cut, Tally};
-use super::lane::Lane;
+use super::log_fanout::LogFanout;
 use super::shard::Shard;
 use super::subscriber::Subscriber;
 use super::subscription::SubscriptionId;
@@ -14,7 +14,7 @@ use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Filter, Selection};
 
 /// What a round may cost between two yields to the runtime, in visits that do
-/// nothing but push, of about 100 ns each. With 64 [writes](super::inline::COST)
+/// nothing but push, of about 100 ns each. With 64 [writes](super::direct_write::COST)
 /// others on its thread wait for up to half a millisecond.
 /// Under shuttle a round pauses after each visit or two.
 pub(super) const COST_AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 256 };
@@ -23,17 +23,17 @@ pub(super) const COST_AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else {
 const EVENTS_A_VISIT: usize = 8;
 
 /// A batch on its way to the subscribers of a lane (delivery, push).
-pub(super) struct Round<'a> {
+pub(super) struct FanoutPass<'a> {
     shard: &'a Shard,
-    lane: &'a Lane,
+    lane: &'a LogFanout,
     pub(super) batch: &'a Arc<Batch>,
     /// How far the lane was fanned out before.
-    pub(super) fanned: Offset,
+    pub(super) fanned_to: Offset,
     /// Whether the visits may write to sockets. Not with more batches behind
     /// this one: then writers take several at once, which costs less.
     pub(super) inline: bool,
-    pub(super) cut: Cut,
-    pub(super) tally: Tally,
+    pub(super) cut: SliceCache,
+    pub(super) tally: DeliveryCounts,
     wakers: Vec<Waker>,
     /// The chunk to be visited, empty between two lists: its memory is kept.
     found: Vec<Visited>,
@@ -49,20 +49,25 @@ struct Visited {
 
 /// Goes the round of a batch, unless the lane is past it. `cost` is what was
 /// done since the last yield, here and in rounds before.
-pub(super) async fn go(shard: &Shard, lane: &Lane, batch: &Arc<Batch>, cost: &mut usize) {
-    let fanned = lane.fanned();
+pub(super) async fn fan_out_batch(
+    shard: &Shard,
+    lane: &LogFanout,
+    batch: &Arc<Batch>,
+    cost: &mut usize,
+) {
+    let fanned = lane.fanned_to();
     if batch.end() <= fanned {
         return;
     }
     lane.begin(batch.end());
-    let mut round = Round {
+    let mut round = FanoutPass {
         shard,
         lane,
         batch,
-        fanned,
+        fanned_to: fanned,
         inline: batch.end() == lane.log.head(),
-        cut: Cut::default(),
-        tally: Tally::default(),
+        cut: SliceCache::default(),
+        tally: DeliveryCounts::default(),
         wakers: Vec::new(),
         found: Vec::new(),
         cost: *cost + 1,
@@ -75,11 +80,11 @@ pub(super) async fn go(shard: &Shard, lane: &Lane, batch: &Arc<Batch>, cost: &mu
     *cost = round.cost;
 }
 
-impl Round<'_> {
+impl FanoutPass<'_> {
     async fn visit_whole(&mut self) {
-        let (batch, fanned) = (self.batch, self.fanned);
+        let (batch, fanned) = (self.batch, self.fanned_to);
         let cost = batch.events().len() / EVENTS_A_VISIT;
-        let mut memo = Memo::new(cost, |filter| filter.select(batch, fanned));
+        let mut memo = SelectionCache::new(cost, |filter| filter.select(batch, fanned));
         self.visit_all(|index| Some(index.whole()), &mut memo).await;
     }
 
@@ -87,7 +92,7 @@ impl Round<'_> {
         if !self.lane.index.lock().has_subjects() {
             return;
         }
-        let (batch, fanned) = (self.batch, self.fanned);
+        let (batch, fanned) = (self.batch, self.fanned_to);
         let mut runs: HashMap<&ResourceId, Vec<u32>> = HashMap::new();
         for position in batch.position_after(fanned)..batch.events().len() as u32 {
             if let Some(subject) = &batch.events()[position as usize].subject {
@@ -97,7 +102,8 @@ impl Round<'_> {
         for (subject, positions) in runs {
             let selection = Selection::of(positions);
             let cost = selection.len() as usize / EVENTS_A_VISIT;
-            let mut memo = Memo::new(cost, |filter| filter.narrow(batch, &selection, fanned));
+            let mut memo =
+                SelectionCache::new(cost, |filter| filter.narrow(batch, &selection, fanned));
             self.cost += 1;
             self.visit_all(|index| index.subject(subject), &mut memo).await;
         }
@@ -111,12 +117,12 @@ impl Round<'_> {
     /// repeats nothing (`docs/architecture.md#delivery`):
     /// - An entry that stays keeps its slot, so it is met once.
     /// - An entry that comes, in a free slot before or behind the cursor or in
-    ///   a list made anew, was indexed after [`Lane::begin`] set `tail` to the
+    ///   a list made anew, was indexed after [`LogFanout::begin`] set `tail` to the
     ///   batch's end. Its subscription reads the batch from the log before it
     ///   goes live, and a visit then finds nothing after `queued`.
     /// - An entry that goes wants nothing more. A list that goes with its last
     ///   entry ends the pass.
-    async fn visit_all<L, S>(&mut self, list: L, memo: &mut Memo<S>)
+    async fn visit_all<L, S>(&mut self, list: L, memo: &mut SelectionCache<S>)
     where
         L: Fn(&Index) -> Option<&Slots<Entry>>,
         S: Fn(&Filter) -> Option<Selection>,
@@ -135,7 +141,7 @@ impl Round<'_> {
     fn find<L, S>(
         &mut self,
         list: L,
-        memo: &mut Memo<S>,
+        memo: &mut SelectionCache<S>,
         place: &mut usize,
         found: &mut Vec<Visited>,
     ) -> bool
@@ -188,7 +194,7 @@ impl Round<'_> {
 
 /// What each filter selects of one list's part of a batch. Most subscribers
 /// share one filter, and the rest come in runs of the same.
-struct Memo<S> {
+struct SelectionCache<S> {
     select: S,
     /// Of one filter that is evaluated, in visits.
     evaluation: usize,
@@ -198,13 +204,13 @@ struct Memo<S> {
     cost: usize,
 }
 
-impl<S: Fn(&Filter) -> Option<Selection>> Memo<S> {
+impl<S: Fn(&Filter) -> Option<Selection>> SelectionCache<S> {
     /// Filters remembered at a time: a search among more costs as much as
     /// asking a filter again.
     const LENGTH: usize = 8;
 
-    fn new(evaluation: usize, select: S) -> Memo<S> {
-        Memo { select, evaluation, known: Vec::new(), cost: 0 }
+    fn new(evaluation: usize, select: S) -> SelectionCache<S> {
+        SelectionCache { select, evaluation, known: Vec::new(), cost: 0 }
     }
 
     fn select(&mut self, filter: &Arc<Filter>) -> Option<Selection> {

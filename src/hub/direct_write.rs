@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::round::Round;
+use super::fanout_pass::FanoutPass;
 use super::run::SLICE_BYTES;
 use super::state::{State, Writer};
 use super::subscriber::Subscriber;
@@ -23,7 +23,7 @@ use crate::wire::{Batch, Selection, WireFormat};
 pub(super) const COST: usize = 4;
 
 /// A socket that the fan-out may write to in its writer's place.
-pub trait Port: Send + Sync {
+pub trait DirectWriter: Send + Sync {
     /// Writes what the socket takes at once, and never waits.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ pub trait Port: Send + Sync {
 /// The last slice that was cut from a round's batch: most of the visits of a
 /// round write the same.
 #[derive(Default)]
-pub(super) struct Cut(Option<(WireFormat, Range<u32>, Option<Slice>)>);
+pub(super) struct SliceCache(Option<(WireFormat, Range<u32>, Option<Slice>)>);
 
 /// Some of a batch in one piece.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ struct Slice {
     through: Offset,
 }
 
-impl Cut {
+impl SliceCache {
     /// The selected events as one slice; none where they are more than that.
     fn of(&mut self, batch: &Batch, selection: &Selection, form: WireFormat) -> Option<&Slice> {
         let run = selection.run_from(0);
@@ -77,7 +77,7 @@ impl Slice {
 
 /// What was written in a round, until it is folded into the metrics.
 #[derive(Default)]
-pub(super) struct Tally([Sent; Protocol::ALL.len()]);
+pub(super) struct DeliveryCounts([Sent; Protocol::ALL.len()]);
 
 #[derive(Default)]
 struct Sent {
@@ -85,7 +85,7 @@ struct Sent {
     bytes: u64,
 }
 
-impl Tally {
+impl DeliveryCounts {
     fn add(&mut self, protocol: Protocol, events: u64, bytes: u64) {
         let sent = &mut self.0[protocol as usize];
         sent.events += events;
@@ -118,7 +118,7 @@ impl Subscriber {
         &self,
         state: &mut State,
         id: SubscriptionId,
-        round: &mut Round<'_>,
+        round: &mut FanoutPass<'_>,
         selection: &Selection,
     ) -> bool {
         if !state.is_vacant() {
@@ -133,8 +133,8 @@ impl Subscriber {
         // A broken socket is left to the writer, whose it is.
         let Ok(written @ 1..) = port.write_now(&slice.bytes) else { return false };
         let events = u64::from(selection.len());
-        subscription.taken = slice.through;
-        subscription.queued = round.batch.end();
+        subscription.written_to = slice.through;
+        subscription.pushed_to = round.batch.end();
         if let Some(credit) = &mut subscription.interest.credit {
             *credit = credit.saturating_sub(events);
         }
@@ -150,18 +150,18 @@ impl Subscriber {
 
     /// Lets the fan-out write to `port` whenever the writer sleeps. To be
     /// called by the writer, before it first asks what is [next](Self::next).
-    pub fn open_port(&self, port: Arc<dyn Port>) {
+    pub fn open_port(&self, port: Arc<dyn DirectWriter>) {
         self.state.lock().port = Some(port);
     }
 
     /// The writer is about to write without having asked what is next: the
     /// fan-out keeps off until it has. Gives the rest of what is half out.
-    pub fn claim(&self) -> Option<Bytes> {
+    pub fn suspend_direct_writes(&self) -> Option<Bytes> {
         let mut state = self.state.lock();
         if state.writer == Writer::Asleep {
             state.writer = Writer::Busy;
         }
-        state.half.take().map(|rest| *rest)
+        state.partial_write.take().map(|rest| *rest)
     }
 }
 

@@ -14,21 +14,21 @@ use crate::sync::{AtomicU64, Mutex};
 /// after the last. A subscription that reads `tail` under its own lock, after
 /// it was put into the index, can therefore tell whether a batch that it has
 /// not read is still going to visit it (`docs/architecture.md#delivery`).
-pub(super) struct Lane {
+pub(super) struct LogFanout {
     pub(super) log: Arc<Log>,
     tail: AtomicU64,
-    fanned: AtomicU64,
+    fanned_to: AtomicU64,
     pub(super) index: Mutex<Index>,
     pub(super) stats: Arc<LagStats>,
 }
 
-impl Lane {
-    pub(super) fn new(log: Arc<Log>, stats: Arc<LagStats>) -> Lane {
+impl LogFanout {
+    pub(super) fn new(log: Arc<Log>, stats: Arc<LagStats>) -> LogFanout {
         let head = log.head().0;
-        Lane {
+        LogFanout {
             log,
             tail: AtomicU64::new(head),
-            fanned: AtomicU64::new(head),
+            fanned_to: AtomicU64::new(head),
             index: Mutex::default(),
             stats,
         }
@@ -38,8 +38,8 @@ impl Lane {
         Offset(self.tail.load(Ordering::SeqCst))
     }
 
-    pub(super) fn fanned(&self) -> Offset {
-        Offset(self.fanned.load(Ordering::SeqCst))
+    pub(super) fn fanned_to(&self) -> Offset {
+        Offset(self.fanned_to.load(Ordering::SeqCst))
     }
 
     pub(super) fn begin(&self, end: Offset) {
@@ -47,7 +47,7 @@ impl Lane {
     }
 
     pub(super) fn finish(&self, end: Offset) {
-        self.fanned.store(end.0, Ordering::SeqCst);
+        self.fanned_to.store(end.0, Ordering::SeqCst);
     }
 }
 

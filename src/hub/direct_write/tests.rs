@@ -9,7 +9,8 @@ use std::task::{Context, Wake, Waker};
 use super::*;
 use crate::event::EventType;
 use crate::hub::{
-    Ending, Hub, Interest, Next, OnGap, Overflow, Room, Scope, Settings, Subscriber, Turn,
+    EndReason, Hub, OnGap, Overflow, PollMode, Scope, Settings, Subscriber, SubscriptionSpec,
+    WriteBudget, WriterAction,
 };
 use crate::log::{self, Engine, Log, LogConfig, StorageKind, Write};
 use crate::supervisor::Supervisor;
@@ -21,7 +22,7 @@ const NOTE_BYTES: usize = 15_000;
 
 struct Socket(TcpStream);
 
-impl Port for Socket {
+impl DirectWriter for Socket {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         (&self.0).write(bytes)
     }
@@ -59,7 +60,7 @@ impl Bench {
         let supervisor = Supervisor::new(metrics.clone());
         let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
         let subscriber = hub.join(Protocol::Ndjson, &settings, 0).unwrap();
-        let interest = Interest {
+        let interest = SubscriptionSpec {
             scope: Scope::Whole,
             filter: Filter::shared(Vec::new(), Vec::new()),
             form: WireFormat::Ndjson,
@@ -85,21 +86,21 @@ impl Bench {
             client,
             woken,
         };
-        assert!(matches!(bench.next(), Next::Wait));
+        assert!(matches!(bench.next(), WriterAction::Wait));
         bench
     }
 
-    fn next(&self) -> Next {
+    fn next(&self) -> WriterAction {
         let waker = Waker::from(self.woken.clone());
-        let (mut hand, mut room) = (Vec::new(), Room::for_write(u32::MAX));
-        self.subscriber.next(&Context::from_waker(&waker), Turn::Ring, &mut hand, &mut room)
+        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        self.subscriber.next(&Context::from_waker(&waker), PollMode::Ring, &mut hand, &mut room)
     }
 
     /// Publishes events until the socket has taken one in part.
     async fn fill(&self) {
         let document = format!(r#"{{"note":"{}"}}"#, "x".repeat(NOTE_BYTES));
         let document = Json::parse(document.as_bytes()).unwrap();
-        while self.subscriber.state.lock().half.is_none() {
+        while self.subscriber.state.lock().partial_write.is_none() {
             let write = Write::publish(None, EventType::new("tick").unwrap(), document.clone());
             self.engine.append(&self.log, vec![write]).await.unwrap();
             while self.queued() < self.log.head() {
@@ -113,7 +114,7 @@ impl Bench {
     }
 
     fn queued(&self) -> Offset {
-        self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().queued
+        self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().pushed_to
     }
 
     /// What the client has, with `rest` behind it, is whole lines.
@@ -137,9 +138,9 @@ impl Bench {
 async fn the_rest_comes_before_the_end() {
     let bench = Bench::start();
     bench.fill().await;
-    bench.subscriber.end(Ending::Drained);
-    let Next::Rest(rest) = bench.next() else { panic!("not the rest") };
-    assert!(matches!(bench.next(), Next::End(Ending::Drained, Some(_))));
+    bench.subscriber.end(EndReason::Drained);
+    let WriterAction::Rest(rest) = bench.next() else { panic!("not the rest") };
+    assert!(matches!(bench.next(), WriterAction::End(EndReason::Drained, Some(_))));
     bench.check(&rest);
 }
 
@@ -147,7 +148,7 @@ async fn the_rest_comes_before_the_end() {
 async fn who_writes_unasked_gets_the_rest_first() {
     let bench = Bench::start();
     bench.fill().await;
-    let rest = bench.subscriber.claim().unwrap();
-    assert!(matches!(bench.next(), Next::Wait), "and not again");
+    let rest = bench.subscriber.suspend_direct_writes().unwrap();
+    assert!(matches!(bench.next(), WriterAction::Wait), "and not again");
     bench.check(&rest);
 }
