@@ -10,7 +10,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use super::Unanswered;
 use super::batch::Answers;
 use super::pull::Pull;
-use crate::deliver::{PendingBody, StreamBody};
+use crate::deliver::{StreamBody, TakeoverBody};
 
 /// The body of an answer.
 pub enum Body {
@@ -25,7 +25,7 @@ pub enum Body {
     /// A live stream.
     Live(Box<StreamBody>),
     /// A live stream whose socket is taken over after the head.
-    Taken(PendingBody),
+    Taken(TakeoverBody),
 }
 
 /// An answer that cannot be finished: the connection ends without the body's

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::address::network;
-use crate::deliver::Bucket;
+use crate::deliver::TokenBucket;
 
 /// Clients whose buckets are kept at a time, at the most.
 const BUCKETS_MAX: usize = 65_536;
@@ -58,17 +58,17 @@ impl Policy {
 /// with many addresses could take from all others.
 #[derive(Default)]
 struct Generations {
-    young: HashMap<IpAddr, Bucket>,
-    old: HashMap<IpAddr, Bucket>,
+    young: HashMap<IpAddr, TokenBucket>,
+    old: HashMap<IpAddr, TokenBucket>,
 }
 
 impl Generations {
-    fn get(&mut self, client: IpAddr, rate: u32) -> &mut Bucket {
+    fn get(&mut self, client: IpAddr, rate: u32) -> &mut TokenBucket {
         if self.young.len() >= BUCKETS_MAX / 2 && !self.young.contains_key(&client) {
             self.old = std::mem::take(&mut self.young);
         }
         let older = &mut self.old;
-        let bucket = || older.remove(&client).unwrap_or_else(|| Bucket::new(rate.into()));
+        let bucket = || older.remove(&client).unwrap_or_else(|| TokenBucket::new(rate.into()));
         self.young.entry(client).or_insert_with(bucket)
     }
 }

@@ -43,7 +43,7 @@ use hyper::{Method, Request, Response, Version};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::deliver::{self, Flow, Handover};
+use crate::deliver::{self, ConnectionState, H2SendTracker};
 use crate::event::EventType;
 use crate::hub::{self, Hub, Overflow};
 use crate::log::{Engine, StorageKind};
@@ -275,9 +275,9 @@ pub struct Via {
     pub peer: Peer,
     /// Where a stream leaves itself for the connection's task, or what keeps
     /// the connection open for as long as a session lasts.
-    pub handover: Option<Arc<Handover>>,
+    pub handover: Option<Arc<ConnectionState>>,
     /// An HTTP/2 stream's.
-    pub flow: Option<Arc<Flow>>,
+    pub flow: Option<Arc<H2SendTracker>>,
 }
 
 /// A request without its body.
@@ -291,7 +291,7 @@ pub struct Ask {
     /// Whose request it is, as far as addresses tell.
     pub client: Client,
     /// The HTTP/2 stream that it came on.
-    pub flow: Option<Arc<Flow>>,
+    pub flow: Option<Arc<H2SendTracker>>,
 }
 
 impl Ask {

@@ -13,7 +13,7 @@ use super::gate::Admitted;
 use super::negotiate::{self, Form};
 use super::start::{Asked, From};
 use super::{error, respond};
-use crate::deliver::{Departure, Gap, Handover, Pump, Reason, StreamBody};
+use crate::deliver::{ConnectionState, Gap, PendingTakeover, Reason, StreamBody, StreamSource};
 use crate::event::{EventId, Offset, ResourceId, Timestamp};
 use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
 use crate::log::Log;
@@ -248,13 +248,18 @@ fn open(
             return turned_away(api, &head.method, &head.headers, head.version, problem);
         }
     };
-    let handover = head.extensions.get::<Arc<Handover>>();
+    let handover = head.extensions.get::<Arc<ConnectionState>>();
     // HTTP/1.0 knows no chunks: the end of the connection ends the body.
     let chunked = handover.is_some() && head.version == Version::HTTP_11;
     let wire = if chunked { form.wire().chunked() } else { form.wire() };
     let batch_size = target.asked.batch_size.map(std::num::NonZeroU32::get);
-    let mut pump =
-        Pump::new(subscriber.clone(), api.deliver.clone(), api.metrics.clone(), wire, batch_size);
+    let mut pump = StreamSource::new(
+        subscriber.clone(),
+        api.deliver.clone(),
+        api.metrics.clone(),
+        wire,
+        batch_size,
+    );
     pump.hold(share);
     let interest = target.interest(wire, None, &beginning);
     let (_, start) = subscriber.subscribe(&target.log, interest, beginning.start);
@@ -267,7 +272,7 @@ fn open(
         pump.say(frame);
     }
     let body = match handover {
-        Some(handover) => Body::Taken(handover.plan(Departure { pump, chunked })),
+        Some(handover) => Body::Taken(handover.plan(PendingTakeover { pump, chunked })),
         None => Body::Live(Box::new(StreamBody::new(pump))),
     };
     Ok(with_headers(head, target, form, body))

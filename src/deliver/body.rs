@@ -8,22 +8,22 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
 use super::end::End;
-use super::outlet::{count_delivered, with_hand};
-use super::pump::{Filled, Pump};
+use super::socket_writer::{count_delivered, with_hand};
+use super::source::{Filled, StreamSource};
 use crate::hub::EndReason;
 
 /// The frames of a stream. What it has given counts as written: hyper sends
 /// it before anything else of this stream, and holds no more than its send
 /// buffer's limit.
 pub struct StreamBody {
-    pump: Pump,
+    pump: StreamSource,
     ready: VecDeque<Bytes>,
     end: Option<End>,
 }
 
 impl StreamBody {
     /// The body of a stream whose head is about to be written.
-    pub fn new(pump: Pump) -> StreamBody {
+    pub fn new(pump: StreamSource) -> StreamBody {
         StreamBody { pump, ready: VecDeque::new(), end: None }
     }
 

@@ -1,7 +1,7 @@
 //! Taking an HTTP/1 stream's socket over from hyper once its head is out.
 //!
 //! hyper keeps an 8 KiB read and an 8 KiB write buffer a connection. A stream
-//! needs neither, so its handler leaves the [`Pump`] here and answers with a
+//! needs neither, so its handler leaves the [`StreamSource`] here and answers with a
 //! body that stays pending; hyper writes the head and nothing else; the I/O
 //! below sees the flush behind that head; and the connection's task takes
 //! the socket out of hyper and spawns the writer.
@@ -25,26 +25,26 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::CONTROL_SAVED;
-use super::bucket::Bucket;
 use super::end::End;
-use super::pump::Pump;
 use super::scratch::with_scratch;
+use super::source::StreamSource;
+use super::token_bucket::TokenBucket;
 use crate::hub::EndReason;
 use crate::metrics::Metrics;
 use crate::wire::http2::ControlFrameCounter;
 
 /// A stream that waits for its socket.
-pub struct Departure {
+pub struct PendingTakeover {
     /// What to write.
-    pub pump: Pump,
+    pub pump: StreamSource,
     /// Whether the body is chunked.
     pub chunked: bool,
 }
 
 /// Between a connection's handler, its I/O and its task.
-pub struct Handover {
+pub struct ConnectionState {
     stage: AtomicU8,
-    departure: Mutex<Option<Departure>>,
+    departure: Mutex<Option<PendingTakeover>>,
     requests: Requests,
     /// hyper has written something since the last look, with a stream planned.
     wrote: AtomicBool,
@@ -70,13 +70,13 @@ const ENCODED: u8 = 2;
 /// hyper has flushed all that it had, the head last.
 const FLUSHED: u8 = 3;
 
-impl Handover {
+impl ConnectionState {
     /// For a connection that counts as open as long as `open` lives.
-    pub fn new(open: Arc<dyn Send + Sync>) -> Arc<Handover> {
+    pub fn new(open: Arc<dyn Send + Sync>) -> Arc<ConnectionState> {
         let (stage, departure) = (AtomicU8::new(0), Mutex::new(None));
         let requests = Requests::default();
         let (wrote, bulk) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Handover { stage, departure, requests, wrote, bulk, open })
+        Arc::new(ConnectionState { stage, departure, requests, wrote, bulk, open })
     }
 
     /// Makes the connection count as open, for who has its socket from here on.
@@ -114,14 +114,14 @@ impl Handover {
     }
 
     /// Leaves a stream for the connection's task, and gives the body to answer with.
-    pub fn plan(self: &Arc<Self>, departure: Departure) -> PendingBody {
+    pub fn plan(self: &Arc<Self>, departure: PendingTakeover) -> TakeoverBody {
         *self.departure.lock() = Some(departure);
         self.stage.store(PLANNED, Ordering::Release);
-        PendingBody(self.clone())
+        TakeoverBody(self.clone())
     }
 
     /// The stream, once hyper has nothing left to write.
-    pub fn take(&self) -> Option<Departure> {
+    pub fn take(&self) -> Option<PendingTakeover> {
         (self.stage.load(Ordering::Acquire) == FLUSHED).then(|| self.departure.lock().take())?
     }
 
@@ -177,7 +177,7 @@ impl Requests {
 }
 
 /// A request that is being answered.
-pub struct Answering(Arc<Handover>);
+pub struct Answering(Arc<ConnectionState>);
 
 impl Answering {
     /// Says whether the answer is bulk: much of it, and nothing that would be
@@ -196,9 +196,9 @@ impl Drop for Answering {
 }
 
 /// The body of an answer whose socket will be taken over.
-pub struct PendingBody(Arc<Handover>);
+pub struct TakeoverBody(Arc<ConnectionState>);
 
-impl Body for PendingBody {
+impl Body for TakeoverBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -215,9 +215,9 @@ impl Body for PendingBody {
 /// ends when the client takes nothing of an answer, and sends nothing, for the
 /// stall timeout; when a request's head is not whole in its time; and when
 /// an HTTP/2 client sends more control frames than it may.
-pub struct Wire {
+pub struct ConnectionIo {
     inner: TokioIo<TcpStream>,
-    handover: Arc<Handover>,
+    handover: Arc<ConnectionState>,
     stall_timeout: Duration,
     head_timeout: Option<Duration>,
     /// When the first head is due; none once it is whole.
@@ -233,7 +233,7 @@ pub struct Wire {
 /// The control frames of an HTTP/2 client.
 struct Control {
     frames: ControlFrameCounter,
-    bucket: Bucket,
+    bucket: TokenBucket,
     begun: Instant,
     metrics: Arc<Metrics>,
 }
@@ -247,16 +247,16 @@ struct Head {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Wire {
+impl ConnectionIo {
     /// Wraps a fresh socket. Without a `head_timeout`, heads are not looked
     /// for: the bytes between requests are then not those of a next one.
     pub fn new(
         socket: TcpStream,
-        handover: Arc<Handover>,
+        handover: Arc<ConnectionState>,
         stall_timeout: Duration,
         head_timeout: Option<Duration>,
-    ) -> Wire {
-        Wire {
+    ) -> ConnectionIo {
+        ConnectionIo {
             inner: TokioIo::new(socket),
             handover,
             stall_timeout,
@@ -271,7 +271,7 @@ impl Wire {
 
     /// The first head has been waited for already, and is due then.
     #[must_use]
-    pub fn first_head_due(mut self, due: Instant) -> Wire {
+    pub fn first_head_due(mut self, due: Instant) -> ConnectionIo {
         self.first_head_due = Some(due);
         self
     }
@@ -280,9 +280,9 @@ impl Wire {
     /// control frames a second; zero is no limit. Past it the connection ends,
     /// counted in `metrics`.
     #[must_use]
-    pub fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> Wire {
+    pub fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> ConnectionIo {
         let (frames, bucket, metrics) =
-            (ControlFrameCounter::default(), Bucket::new(rate.into()), metrics.clone());
+            (ControlFrameCounter::default(), TokenBucket::new(rate.into()), metrics.clone());
         let control = Control { frames, bucket, begun: Instant::now(), metrics };
         self.control = (rate > 0).then(|| Box::new(control));
         self
@@ -382,7 +382,7 @@ impl Wire {
     }
 }
 
-impl Read for Wire {
+impl Read for ConnectionIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -397,7 +397,7 @@ impl Read for Wire {
     }
 }
 
-impl Write for Wire {
+impl Write for ConnectionIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -411,7 +411,7 @@ impl Write for Wire {
     /// hyper flushes its I/O only when its own buffer is empty, so the first
     /// flush after the head was encoded comes behind the head.
     /// `tests/it/hyper_internals.rs` pins that; a head that is not flushed has
-    /// a deadline ([`Handover::poll_unflushed`]).
+    /// a deadline ([`ConnectionState::poll_unflushed`]).
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
         if matches!(flushed, Poll::Ready(Ok(()))) {

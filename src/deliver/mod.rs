@@ -2,17 +2,17 @@
 //! code, never a status.
 
 mod body;
-mod bucket;
+mod token_bucket;
 mod end;
-mod flow;
+mod h2_send;
 mod gap;
 mod handover;
 mod notices;
-mod outlet;
+mod socket_writer;
 mod pace;
-mod plain;
-mod pump;
-mod reading;
+mod tcp;
+mod source;
+mod catch_up;
 mod scratch;
 mod stream;
 #[cfg(test)]
@@ -24,19 +24,21 @@ use std::ops::Range;
 use std::time::Duration;
 
 pub use body::StreamBody;
-pub use bucket::Bucket;
 pub use end::End;
-pub use flow::{Flow, Patience, Piece};
 pub use gap::{Gap, Reason};
-pub use handover::{Answering, Departure, Handover, NOTSENT_LOWAT, PendingBody, Wire};
+pub use h2_send::{H2SendTracker, StallDetector, TrackedBytes};
+pub use handover::{
+    Answering, ConnectionIo, ConnectionState, NOTSENT_LOWAT, PendingTakeover, TakeoverBody,
+};
 pub use notices::Notices;
 pub use pace::Pace;
 #[cfg(all(test, feature = "shuttle"))]
-pub use pump::Filled;
-pub use pump::Pump;
+pub use source::Filled;
+pub use source::StreamSource;
 pub use stream::Stream;
+pub use token_bucket::TokenBucket;
 pub use transport::Transport;
-pub use websocket::{Commands, Reaction, Say, Session};
+pub use websocket::{CommandFuture, CommandHandler, CommandReply, Session};
 
 /// Control frames that a connection may send at once, as the time that they
 /// take to come back: a client that opens a hundred streams at once and leaves

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::bucket::Bucket;
+use super::token_bucket::TokenBucket;
 use crate::hub::{Slice, SubscriptionId, WriteBudget};
 
 /// What may have been saved up: a tenth of a second's worth, so that the pace
@@ -27,8 +27,8 @@ pub struct Pace {
 
 /// The two token buckets of a connection.
 pub(super) struct Pacer {
-    events: Bucket,
-    bytes: Bucket,
+    events: TokenBucket,
+    bytes: TokenBucket,
     /// The moment that theirs are counted from.
     begun: Instant,
     /// Made while there is nothing left in one of them.
@@ -39,7 +39,8 @@ impl Pacer {
     /// None without any limit, so that a connection without costs nothing.
     pub(super) fn new(pace: Pace) -> Option<Box<Pacer>> {
         (pace != Pace::default()).then(|| {
-            let (events, bytes) = (Bucket::new(pace.events.into()), Bucket::new(pace.bytes));
+            let (events, bytes) =
+                (TokenBucket::new(pace.events.into()), TokenBucket::new(pace.bytes));
             Box::new(Pacer { events, bytes, begun: Instant::now(), timer: None })
         })
     }

@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::end::End;
-use super::handover::Departure;
-use super::outlet::{Outlet, with_hand};
-use super::plain::Plain;
-use super::pump::{Filled, Pump};
+use super::handover::PendingTakeover;
+use super::socket_writer::{SocketWriter, with_hand};
+use super::source::{Filled, StreamSource};
+use super::tcp::TcpTransport;
 
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
@@ -27,9 +27,9 @@ const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 /// # Cancel safety
 /// Dropping it cuts the stream and frees everything; the client resumes.
 pub struct Stream {
-    socket: Plain,
-    pump: Pump,
-    outlet: Outlet,
+    socket: TcpTransport,
+    pump: StreamSource,
+    outlet: SocketWriter,
     /// Whether the body is chunked; without, it ends with the connection.
     chunked: bool,
     /// The farewell is said; what is left is to get it out.
@@ -41,11 +41,22 @@ pub struct Stream {
 impl Stream {
     /// A stream on a socket behind whose head nothing was written yet. The
     /// connection counts as open as long as `open` lives.
-    pub fn new(socket: TcpStream, departure: Departure, open: Arc<dyn Send + Sync>) -> Stream {
-        let Departure { pump, chunked } = departure;
-        let socket = Plain::new(socket);
+    pub fn new(
+        socket: TcpStream,
+        departure: PendingTakeover,
+        open: Arc<dyn Send + Sync>,
+    ) -> Stream {
+        let PendingTakeover { pump, chunked } = departure;
+        let socket = TcpTransport::new(socket);
         pump.open_port(socket.port());
-        Stream { socket, pump, outlet: Outlet::default(), chunked, ending: false, _open: open }
+        Stream {
+            socket,
+            pump,
+            outlet: SocketWriter::default(),
+            chunked,
+            ending: false,
+            _open: open,
+        }
     }
 
     /// Whether the client has gone. What it sends after its request is

@@ -10,8 +10,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::outlet::Socket;
-use super::plain::Plain;
+use super::socket_writer::Socket;
+use super::tcp::TcpTransport;
 use crate::hub::DirectWriter;
 
 /// Bytes given to an HTTP/2 stream at a time. hyper takes a write whole and
@@ -23,7 +23,7 @@ const STREAM_WRITE_BYTES: usize = 16 * 1024;
 /// The socket under a WebSocket.
 pub enum Transport {
     /// A plain one, given back by hyper.
-    Tcp(Plain),
+    Tcp(TcpTransport),
     /// A stream of an HTTP/2 connection (RFC 8441).
     Stream(Box<TokioIo<Upgraded>>),
 }
@@ -31,7 +31,7 @@ pub enum Transport {
 impl Transport {
     /// A plain socket.
     pub fn plain(socket: TcpStream) -> Transport {
-        Transport::Tcp(Plain::new(socket))
+        Transport::Tcp(TcpTransport::new(socket))
     }
 
     /// A stream of an HTTP/2 connection.

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Sleep;
 
-use super::bucket::Bucket;
 use super::end::End;
 use super::gap::Gap;
-use super::outlet::{Outlet, with_hand};
-use super::pump::{Filled, Pump};
 use super::scratch::with_scratch;
+use super::socket_writer::{SocketWriter, with_hand};
+use super::source::{Filled, StreamSource};
+use super::token_bucket::TokenBucket;
 use super::transport::Transport;
 use super::{CONTROL_SAVED, Settings};
 use crate::hub::{EndReason, SubscriptionId};
@@ -39,7 +39,7 @@ const UNANSWERED_PINGS_MAX: u32 = 2;
 
 /// What a command came to, in the order it is to be said.
 #[derive(Debug)]
-pub enum Say {
+pub enum CommandReply {
     /// An answer: the command's id as it came (JSON text), and data.
     Response(Option<Bytes>, Vec<u8>),
     /// A refusal.
@@ -53,14 +53,14 @@ pub enum Say {
 }
 
 /// A command under way.
-pub type Reaction = Pin<Box<dyn Future<Output = Vec<Say>> + Send>>;
+pub type CommandFuture = Pin<Box<dyn Future<Output = Vec<CommandReply>> + Send>>;
 
 /// Who understands what a client sends.
-pub trait Commands: Send + Unpin {
+pub trait CommandHandler: Send + Unpin {
     /// Starts to carry out one text message. The next is given when this one
     /// is done, so commands of a socket take effect in order. The reaction may
     /// be dropped before its end: what it has written stays, unanswered.
-    fn command(&mut self, text: String) -> Reaction;
+    fn command(&mut self, text: String) -> CommandFuture;
 }
 
 /// Serves one socket to its end.
@@ -69,16 +69,16 @@ pub trait Commands: Send + Unpin {
 /// Dropping it cuts the connection and frees everything; the client resumes.
 pub struct Session<C> {
     transport: Transport,
-    pump: Pump,
-    outlet: Outlet,
+    pump: StreamSource,
+    outlet: SocketWriter,
     /// Of what has come in part; none while nothing has, which is most of the
     /// time.
     decoder: Option<Box<Decoder>>,
     message_bytes_max: usize,
     message_timeout_ms: u64,
-    control: Bucket,
+    control: TokenBucket,
     commands: C,
-    running: Option<Reaction>,
+    running: Option<CommandFuture>,
     inbox: VecDeque<Message>,
     /// Heartbeats when the client was last heard.
     heard: u32,
@@ -97,13 +97,13 @@ enum State {
     Lingering(Pin<Box<Sleep>>),
 }
 
-impl<C: Commands> Session<C> {
+impl<C: CommandHandler> Session<C> {
     /// A session on a socket behind whose handshake nothing was written yet.
     /// `early` is what the client has sent behind the handshake. The connection
     /// counts as open as long as `open` lives.
     pub fn new(
         transport: Transport,
-        pump: Pump,
+        pump: StreamSource,
         commands: C,
         settings: &Settings,
         early: &[u8],
@@ -115,11 +115,11 @@ impl<C: Commands> Session<C> {
         let mut session = Session {
             transport,
             pump,
-            outlet: Outlet::default(),
+            outlet: SocketWriter::default(),
             decoder: None,
             message_bytes_max: settings.message_bytes_max,
             message_timeout_ms: settings.message_timeout.as_millis() as u64,
-            control: Bucket::new(settings.control_rate.into()),
+            control: TokenBucket::new(settings.control_rate.into()),
             commands,
             running: None,
             inbox: VecDeque::new(),
@@ -239,17 +239,17 @@ impl<C: Commands> Session<C> {
 
     // === what goes out ===
 
-    fn say(&mut self, say: Say) {
+    fn say(&mut self, say: CommandReply) {
         let notices = self.pump.notices();
         let frame = match say {
-            Say::Response(id, data) => notices.response(id.as_deref(), &data),
-            Say::Error(id, problem) => notices.refusal(id.as_deref(), &problem),
-            Say::Status(document) => notices.status(&document),
-            Say::Gap(gap, subscription) => {
+            CommandReply::Response(id, data) => notices.response(id.as_deref(), &data),
+            CommandReply::Error(id, problem) => notices.refusal(id.as_deref(), &problem),
+            CommandReply::Status(document) => notices.status(&document),
+            CommandReply::Gap(gap, subscription) => {
                 let Some(reading) = self.pump.subscriber().reading(subscription) else { return };
                 self.pump.notices().gap_of(&gap, &reading)
             }
-            Say::Bare => return self.pump.change_format(WireFormat::Bare),
+            CommandReply::Bare => return self.pump.change_format(WireFormat::Bare),
         };
         self.pump.say(frame);
     }
@@ -338,7 +338,7 @@ fn close_code(end: End) -> Option<CloseCode> {
     }
 }
 
-impl<C: Commands> Future for Session<C> {
+impl<C: CommandHandler> Future for Session<C> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

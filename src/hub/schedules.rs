@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::shard::{Counts, Shard, fan_out};
 use super::{DirectWriter, Ending, Interest, OnGap, Overflow, Scope, Settings, Slice, Subscriber};
-use crate::deliver::{self, Filled, HeartbeatFormat, Pace, Pump};
+use crate::deliver::{self, Filled, HeartbeatFormat, Pace, StreamSource};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
@@ -306,7 +306,7 @@ enum Over {
 
 /// A connection's task.
 struct Writer {
-    pump: Pump,
+    pump: StreamSource,
     socket: Socket,
     start: Offset,
 }
@@ -319,7 +319,7 @@ impl Writer {
         let subscriber = model.shard.join(id, protocol, &model.settings);
         model.subscribers.lock().unwrap().push(subscriber.clone());
         let streams = model.ground.streams.clone();
-        let pump = Pump::new(
+        let pump = StreamSource::new(
             subscriber.clone(),
             streams,
             model.ground.metrics.clone(),

@@ -26,7 +26,7 @@ use super::stream::{Outgoing, Streams};
 use super::{FRESH, Shared, peer, refusal};
 use crate::api::body::{Body, Cut};
 use crate::api::{self, Peer, Via};
-use crate::deliver::{Answering, Flow, Handover, Stream, Wire};
+use crate::deliver::{Answering, ConnectionIo, ConnectionState, H2SendTracker, Stream};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -125,7 +125,7 @@ async fn serve_http1(
     head_due: Instant,
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
-    let handover = Handover::new(open.clone());
+    let handover = ConnectionState::new(open.clone());
     let service = {
         let (shared, handover) = (shared.clone(), handover.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -142,7 +142,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(
-            Wire::new(
+            ConnectionIo::new(
                 socket,
                 handover.clone(),
                 settings.stall_timeout,
@@ -223,7 +223,7 @@ async fn serve_http2(
     head_due: Instant,
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
-    let whole = Handover::new(open.clone());
+    let whole = ConnectionState::new(open.clone());
     let streams = Streams::new(shared.tasks.clone(), settings.stall_timeout);
     let service = {
         let (shared, whole, streams) = (shared.clone(), whole.clone(), streams.clone());
@@ -234,12 +234,12 @@ async fn serve_http2(
             if *request.method() == Method::CONNECT {
                 // A session outlives its answer; it keeps these to its end.
                 let (session, ended) = oneshot::channel::<()>();
-                handover = Some(Handover::new(Arc::new((answering.clone(), session))));
+                handover = Some(ConnectionState::new(Arc::new((answering.clone(), session))));
                 over = Some(ended);
             }
             // What of the answer is not written yet; a batch also says there that
             // its client is alive while it sends.
-            let flow = Arc::new(Flow::default());
+            let flow = Arc::new(H2SendTracker::default());
             let via = Via { peer, handover, flow: Some(flow.clone()) };
             async move {
                 streams.begins(&flow);
@@ -263,7 +263,7 @@ async fn serve_http2(
             .keep_alive_timeout(settings.stall_timeout)
             .enable_connect_protocol()
             .serve_connection(
-                Wire::new(socket, whole.clone(), settings.stall_timeout, None)
+                ConnectionIo::new(socket, whole.clone(), settings.stall_timeout, None)
                     .control_rate(settings.control_rate, &shared.metrics),
                 service
             )
@@ -292,7 +292,7 @@ async fn serve_http2(
 /// Ends when the drain has begun and nothing is being answered: streams are
 /// told before the connection is, since some clients take nothing behind a
 /// GOAWAY. In the end it does not wait for that.
-async fn drained(shared: &Shared, connection: &Handover) {
+async fn drained(shared: &Shared, connection: &ConnectionState) {
     shared.draining.cancelled().await;
     tokio::select! {
         () = connection.idle(LOOK, 1) => {}
@@ -309,13 +309,13 @@ async fn fresh(shared: &Shared) {
 
 /// Ends when the drain closes connections and this one is owed nothing, its
 /// first request on the way or not.
-async fn closed(shared: &Shared, connection: &Handover) {
+async fn closed(shared: &Shared, connection: &ConnectionState) {
     shared.closing.cancelled().await;
     connection.idle(FRESH / 2, 1).await;
 }
 
 /// Ends at `due` if no request of the connection has begun by then.
-async fn none_by(due: Instant, connection: &Handover) {
+async fn none_by(due: Instant, connection: &ConnectionState) {
     sleep_until(due).await;
     if connection.has_begun() {
         std::future::pending::<()>().await;

@@ -20,7 +20,7 @@ use super::descriptors::Acceptor;
 use super::{Shared, connection, readiness, refusal};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, Full};
-use crate::deliver::{Handover, NOTSENT_LOWAT, Wire};
+use crate::deliver::{ConnectionIo, ConnectionState, NOTSENT_LOWAT};
 
 /// Connections that the kernel completes ahead of us: a reconnect storm of
 /// thousands must not be answered by SYN retries of a second and more. The
@@ -156,12 +156,12 @@ async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) 
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(admin::handle(&admin, request).await) }
     });
-    let whole = Handover::new(Arc::new(()));
+    let whole = ConnectionState::new(Arc::new(()));
     let settings = shared.settings();
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
-        .serve_connection(Wire::new(socket, whole, settings.stall_timeout, None), service)
+        .serve_connection(ConnectionIo::new(socket, whole, settings.stall_timeout, None), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection failed");

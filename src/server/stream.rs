@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::body::{Body, Cut};
-use crate::deliver::{Answering, Flow, Patience, Piece};
+use crate::deliver::{Answering, H2SendTracker, StallDetector, TrackedBytes};
 
 thread_local! {
     /// What the task finds out that is polled on this thread; none while no
@@ -29,7 +29,7 @@ thread_local! {
 #[derive(Default)]
 struct Found {
     /// What the stream's answer goes through.
-    flow: Option<Arc<Flow>>,
+    flow: Option<Arc<H2SendTracker>>,
     /// The session whose writer hyper is about to start: over once the other
     /// end is dropped.
     over: Option<oneshot::Receiver<()>>,
@@ -61,7 +61,7 @@ impl Streams {
 
     /// Tells the task of a stream that its answer goes through `flow`. To be
     /// called first thing within the service's future.
-    pub(super) fn begins(&self, flow: &Arc<Flow>) {
+    pub(super) fn begins(&self, flow: &Arc<H2SendTracker>) {
         if flow.is_watched() {
             return;
         }
@@ -88,11 +88,11 @@ impl Streams {
     }
 
     /// No task of the stream is known that could be dropped.
-    fn watch_from_outside(&self, flow: &Arc<Flow>) {
+    fn watch_from_outside(&self, flow: &Arc<H2SendTracker>) {
         tracing::warn!("a stream is served outside of its task; it ends with its connection");
         let (guard, flow) = (self.0.clone(), Arc::downgrade(flow));
         self.0.tasks.spawn(async move {
-            if Flow::stalls(flow, guard.stall_timeout).await {
+            if H2SendTracker::stalls(flow, guard.stall_timeout).await {
                 guard.cut.cancel();
             }
         });
@@ -129,8 +129,8 @@ where
 /// for the stall timeout. Dropped before its end, h2 resets it with CANCEL.
 async fn while_it_moves(task: impl Future<Output = ()>, streams: Streams) {
     let mut task = pin!(task);
-    let mut patience = Patience::new(streams.0.stall_timeout);
-    let mut flow: Option<Arc<Flow>> = None;
+    let mut patience = StallDetector::new(streams.0.stall_timeout);
+    let mut flow: Option<Arc<H2SendTracker>> = None;
     poll_fn(|cx| {
         POLLED.set(Some(Found::default()));
         let polled = task.as_mut().poll(cx);
@@ -176,7 +176,7 @@ async fn left_alone(over: oneshot::Receiver<()>, stall_timeout: Duration) {
 /// An answer's body on its way through `flow`.
 pub(super) struct Outgoing {
     body: Body,
-    flow: Arc<Flow>,
+    flow: Arc<H2SendTracker>,
     streams: Streams,
     /// The last byte of a body whose end is known before.
     last: Option<Bytes>,
@@ -186,7 +186,7 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new(
         body: Body,
-        flow: Arc<Flow>,
+        flow: Arc<H2SendTracker>,
         streams: Streams,
         answering: Arc<Answering>,
     ) -> Outgoing {
@@ -201,13 +201,13 @@ impl Outgoing {
 /// goes once there is window for all before it; and a body whose end shows
 /// only when it comes, ends when all before it is written.
 impl HttpBody for Outgoing {
-    type Data = Piece;
+    type Data = TrackedBytes;
     type Error = Cut;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<TrackedBytes>, Cut>>> {
         let this = &mut *self;
         this.streams.begins(&this.flow);
         if let Some(last) = this.last.take() {
@@ -262,7 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stalled_stream_ends_by_itself() {
-        let (streams, flow) = (streams(), Arc::new(Flow::default()));
+        let (streams, flow) = (streams(), Arc::new(H2SendTracker::default()));
         let piece = flow.piece(Bytes::from_static(b"waits"));
         let task = {
             let (streams, flow) = (streams.clone(), flow.clone());
@@ -281,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stalled_stream_without_a_task_ends_with_its_connection() {
-        let (streams, flow) = (streams(), Arc::new(Flow::default()));
+        let (streams, flow) = (streams(), Arc::new(H2SendTracker::default()));
         let piece = flow.piece(Bytes::from_static(b"waits"));
         streams.begins(&flow);
         is_cut(&streams).await;
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_in_a_task_of_its_own_ends_by_itself() {
-        let (streams, flow) = (streams(), Arc::new(Flow::default()));
+        let (streams, flow) = (streams(), Arc::new(H2SendTracker::default()));
         let begins = || {
             let (streams, flow) = (streams.clone(), flow.clone());
             async move { streams.begins(&flow) }

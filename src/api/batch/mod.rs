@@ -26,7 +26,7 @@ use super::intake::Intake;
 use super::negotiate::Form;
 use super::resource::{creation, parse};
 use super::{Api, Ask, Client, Unanswered, error, event, idempotency, respond};
-use crate::deliver::Flow;
+use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
 use crate::wire::problem::Problem;
@@ -163,7 +163,7 @@ struct Run {
     path: String,
     intake: Intake,
     /// The answer's way out on HTTP/2.
-    flow: Option<Arc<Flow>>,
+    flow: Option<Arc<H2SendTracker>>,
     lines: Lines,
     sender: Sender,
     /// Whose batch it is.

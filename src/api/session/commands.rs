@@ -10,7 +10,7 @@ use super::message::{Message, missing, wrong};
 use crate::api::start::{Asked, From, chosen_overflow, parse_from};
 use crate::api::subscribe::{Beginning, Target};
 use crate::api::{Api, Client, Unanswered, error, route};
-use crate::deliver::{Commands, Reaction, Say};
+use crate::deliver::{CommandFuture, CommandHandler, CommandReply};
 use crate::event::{EventType, LogId, ResourceId};
 use crate::hub::{OnGap, Subscriber, SubscriptionId};
 use crate::log::{Log, Write};
@@ -87,8 +87,8 @@ impl Held {
     }
 }
 
-impl Commands for Core {
-    fn command(&mut self, text: String) -> Reaction {
+impl CommandHandler for Core {
+    fn command(&mut self, text: String) -> CommandFuture {
         let core = self.clone();
         Box::pin(async move { core.react(&text).await })
     }
@@ -126,25 +126,25 @@ impl Core {
         });
     }
 
-    async fn react(&self, text: &str) -> Vec<Say> {
+    async fn react(&self, text: &str) -> Vec<CommandReply> {
         let message = match Message::parse(text) {
             Ok(message) => message,
-            Err((id, problem)) => return vec![Say::Error(id, problem)],
+            Err((id, problem)) => return vec![CommandReply::Error(id, problem)],
         };
         let mut said = Vec::new();
         if !self.0.spoken.swap(true, Ordering::Relaxed) && message.bare {
             self.0.bare.store(true, Ordering::Relaxed);
-            said.push(Say::Bare);
+            said.push(CommandReply::Bare);
         }
         let id = message.id.clone();
         match self.carry_out(&message).await {
             Ok(more) => said.extend(more),
-            Err(problem) => said.push(Say::Error(id, problem)),
+            Err(problem) => said.push(CommandReply::Error(id, problem)),
         }
         said
     }
 
-    async fn carry_out(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+    async fn carry_out(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
         let known = COMMANDS.iter().find(|(name, ..)| *name == message.command);
         let Some((_, verb, fields)) = known else {
             let (other, known) = (&message.command, COMMANDS.map(|(name, ..)| name).join(", "));
@@ -201,7 +201,7 @@ impl Core {
         Ok(Target { log, topic, scope, filter, overflow, asked: Asked::default() })
     }
 
-    async fn status(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+    async fn status(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
         let target = self.target(message)?;
         let LogKind::Collection { key, .. } = &target.log.origin().kind else {
             return Err(wrong("topic", "left out: a topic has no resources"));
@@ -214,7 +214,7 @@ impl Core {
         let mut document = Vec::with_capacity(state.document.len() + 64);
         json::with_first(&state.document, key, &name, &["id"], &mut document);
         if self.0.bare.load(Ordering::Relaxed) {
-            return Ok(vec![Say::Status(document.into())]);
+            return Ok(vec![CommandReply::Status(document.into())]);
         }
         let revision = target.log.origin().id(state.revision);
         let mut data =
@@ -224,7 +224,7 @@ impl Core {
         Ok(vec![respond(message, data)])
     }
 
-    async fn subscribe(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+    async fn subscribe(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
         let mut target = self.target(message)?;
         let mut types = Vec::new();
         for name in message.list("types")? {
@@ -292,7 +292,7 @@ impl Core {
             format!(r#"{{"command":"subscribe","cursor":"{cursor}"}}"#)
         };
         let mut said = vec![respond(message, data.into_bytes())];
-        said.extend(beginning.gap.map(|gap| Say::Gap(gap, id)));
+        said.extend(beginning.gap.map(|gap| CommandReply::Gap(gap, id)));
         Ok(said)
     }
 
@@ -303,14 +303,14 @@ impl Core {
         held.ok_or_else(|| error::not_found("this socket has no such subscription"))
     }
 
-    fn unsubscribe(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+    fn unsubscribe(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
         let found = self.find(message)?;
         self.0.held.lock().retain(|held| held.id != found.id);
         self.0.subscriber.unsubscribe(found.id);
         Ok(vec![respond(message, br#"{"command":"unsubscribe"}"#.to_vec())])
     }
 
-    fn request(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+    fn request(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
         let n = message.count("n")?.ok_or_else(|| missing("n", "it says how many more events"))?;
         let found = self.find(message)?;
         if !self.0.subscriber.request(found.id, n) {
@@ -319,7 +319,7 @@ impl Core {
         Ok(vec![respond(message, format!(r#"{{"command":"request","n":{n}}}"#).into_bytes())])
     }
 
-    async fn publish(&self, message: &Message) -> Result<Vec<Say>, Problem> {
+    async fn publish(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
         let target = self.target(message)?;
         let kind =
             message.text("type")?.ok_or_else(|| missing("type", "it names what happened"))?;
@@ -363,6 +363,6 @@ fn write(target: &Target, kind: EventType, data: Json, merge: bool) -> Result<Wr
     }
 }
 
-fn respond(message: &Message, data: Vec<u8>) -> Say {
-    Say::Response(message.id.clone(), data)
+fn respond(message: &Message, data: Vec<u8>) -> CommandReply {
+    CommandReply::Response(message.id.clone(), data)
 }

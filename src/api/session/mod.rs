@@ -16,7 +16,7 @@ use super::body::Body;
 use super::gate::Admitted;
 use super::subscribe::{Beginning, Target};
 use super::{Api, Client, respond};
-use crate::deliver::{Handover, Pump, Session, Transport, Wire};
+use crate::deliver::{ConnectionIo, ConnectionState, Session, StreamSource, Transport};
 use crate::metrics::Protocol;
 use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
@@ -53,7 +53,7 @@ pub async fn upgrade(
     };
     let admitted = api.admit(Protocol::WebSocket, request.extensions())?;
     let (pump, core) = begin(api, admitted, client, target, beginning);
-    let handover = request.extensions().get::<Arc<Handover>>().cloned();
+    let handover = request.extensions().get::<Arc<ConnectionState>>().cloned();
     let upgrading = hyper::upgrade::on(&mut request);
     api.tasks.spawn(run(api.clone(), upgrading, pump, core, handover));
     Ok(response)
@@ -114,10 +114,11 @@ fn begin(
     client: Client,
     target: Option<Target>,
     beginning: Option<Beginning>,
-) -> (Pump, Core) {
+) -> (StreamSource, Core) {
     let Admitted { subscriber, share } = admitted;
     let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
-    let mut pump = Pump::new(subscriber.clone(), deliver, metrics, WireFormat::Envelope, None);
+    let mut pump =
+        StreamSource::new(subscriber.clone(), deliver, metrics, WireFormat::Envelope, None);
     pump.hold(share);
     let core = Core::new(api.clone(), subscriber.clone(), client, target.clone());
     if let (Some(target), Some(beginning)) = (target, beginning) {
@@ -143,9 +144,9 @@ fn begin(
 async fn run(
     api: Arc<Api>,
     upgrading: OnUpgrade,
-    pump: Pump,
+    pump: StreamSource,
     core: Core,
-    handover: Option<Arc<Handover>>,
+    handover: Option<Arc<ConnectionState>>,
 ) {
     if let Ok(upgraded) = upgrading.await {
         // hyper's read buffer goes here, not with the session: 8 KiB each.
@@ -158,7 +159,7 @@ async fn run(
 
 /// The plain socket under an HTTP/1 upgrade; the stream itself on HTTP/2.
 fn take_apart(upgraded: Upgraded) -> (Transport, bytes::Bytes) {
-    match upgraded.downcast::<Wire>() {
+    match upgraded.downcast::<ConnectionIo>() {
         Ok(parts) => (Transport::plain(parts.io.into_inner()), parts.read_buf),
         Err(upgraded) => (Transport::stream(upgraded), bytes::Bytes::new()),
     }

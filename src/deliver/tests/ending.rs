@@ -7,20 +7,20 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::deliver::{Commands, Reaction, Say, Session, Transport};
+use crate::deliver::{CommandFuture, CommandHandler, CommandReply, Session, Transport};
 use crate::hub::{EndReason, Subscriber};
 
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A command that the test answers.
-type UnderWay = (String, oneshot::Sender<Vec<Say>>);
+type UnderWay = (String, oneshot::Sender<Vec<CommandReply>>);
 
 /// Hands each command to the test.
 struct ByHand(mpsc::UnboundedSender<UnderWay>);
 
-impl Commands for ByHand {
-    fn command(&mut self, text: String) -> Reaction {
+impl CommandHandler for ByHand {
+    fn command(&mut self, text: String) -> CommandFuture {
         let (answer, answered) = oneshot::channel();
         let _ = self.0.send((text, answer));
         Box::pin(async move { answered.await.unwrap_or_default() })
@@ -139,7 +139,9 @@ async fn an_end_waits_for_the_answer_to_the_command_under_way() {
         case.ticks().await;
         let early = case.client.try_read(&mut [0; 64]);
         assert!(early.is_err(), "{ending:?}: nothing goes out before the answer: {early:?}");
-        answer.send(vec![Say::Response(None, b"{}".to_vec())]).expect("the answer is waited for");
+        answer
+            .send(vec![CommandReply::Response(None, b"{}".to_vec())])
+            .expect("the answer is waited for");
         assert_eq!(case.rest().await, ["response", "stream-close", code], "{ending:?}");
     }
 }

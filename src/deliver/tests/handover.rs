@@ -7,12 +7,12 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::deliver::{Departure, Handover, Wire as Io};
+use crate::deliver::{ConnectionIo as Io, ConnectionState, PendingTakeover};
 
 const STALL_TIMEOUT: Duration = Duration::from_millis(40);
 
 /// Waits for the end of a stream that was planned and is not flushed.
-async fn unflushed(handover: &Handover) {
+async fn unflushed(handover: &ConnectionState) {
     let mut timer = None;
     poll_fn(|cx| handover.poll_unflushed(cx, &mut timer, STALL_TIMEOUT)).await;
 }
@@ -20,7 +20,7 @@ async fn unflushed(handover: &Handover) {
 #[tokio::test]
 async fn a_head_that_is_not_flushed_is_not_waited_for() {
     let bench = Bench::start();
-    let handover = Handover::new(Arc::new(()));
+    let handover = ConnectionState::new(Arc::new(()));
     let early = poll_fn(|cx| {
         let mut timer = None;
         let polled = handover.poll_unflushed(cx, &mut timer, STALL_TIMEOUT);
@@ -28,7 +28,7 @@ async fn a_head_that_is_not_flushed_is_not_waited_for() {
     });
     assert_eq!(early.await, (false, false), "no stream is planned, and nothing is waited for");
     let Writer { pump, .. } = bench.connect();
-    let body = handover.plan(Departure { pump, chunked: true });
+    let body = handover.plan(PendingTakeover { pump, chunked: true });
     unflushed(&handover).await;
     assert!(handover.take().is_none(), "the head is not out");
     drop((handover, body));
@@ -42,9 +42,9 @@ async fn a_head_that_is_written_slowly_is_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (socket, _) = listener.accept().await.unwrap();
-    let handover = Handover::new(Arc::new(()));
+    let handover = ConnectionState::new(Arc::new(()));
     let Writer { pump, .. } = bench.connect();
-    let _body = handover.plan(Departure { pump, chunked: true });
+    let _body = handover.plan(PendingTakeover { pump, chunked: true });
     let mut io = Io::new(socket, handover.clone(), STALL_TIMEOUT, None);
     let begun = std::time::Instant::now();
     let writing = async {

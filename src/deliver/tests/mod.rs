@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::outlet::{Outlet, with_hand};
-use super::pump::Filled;
-use super::{End, HeartbeatFormat, Pace, Pump, Settings};
+use super::socket_writer::{SocketWriter, with_hand};
+use super::source::Filled;
+use super::{End, HeartbeatFormat, Pace, Settings, StreamSource};
 use crate::event::EventType;
 use crate::hub::{self, Hub, OnGap, Overflow, Scope, SubscriptionId, SubscriptionSpec};
 use crate::log::{self, Engine, Log, LogConfig, StorageKind, Write};
@@ -65,10 +65,16 @@ impl Bench {
     fn connect(&self) -> Writer {
         let subscriber = self.hub.join(Protocol::WebSocket, &self.rings, 0).unwrap();
         let metrics = self.metrics.clone();
-        let pump = Pump::new(subscriber, Arc::new(settings()), metrics, WireFormat::Envelope, None);
+        let pump = StreamSource::new(
+            subscriber,
+            Arc::new(settings()),
+            metrics,
+            WireFormat::Envelope,
+            None,
+        );
         let socket = Wire::default();
         pump.open_port(Arc::new(socket.clone()));
-        let (outlet, woken) = (Outlet::default(), Arc::default());
+        let (outlet, woken) = (SocketWriter::default(), Arc::default());
         Writer { pump, outlet, socket, woken, end: None }
     }
 }
@@ -103,8 +109,8 @@ impl Wake for Woken {
 
 /// A connection's task, as a stream and a session have it, polled by hand.
 struct Writer {
-    pump: Pump,
-    outlet: Outlet,
+    pump: StreamSource,
+    outlet: SocketWriter,
     socket: Wire,
     woken: Arc<Woken>,
     end: Option<End>,

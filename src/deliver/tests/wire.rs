@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 
-use crate::deliver::outlet::Socket;
+use crate::deliver::socket_writer::Socket;
 use crate::hub::DirectWriter;
 
 /// One end of it; the other is [`Wire::taken`].

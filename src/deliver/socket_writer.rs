@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-use super::pump::Pump;
+use super::source::StreamSource;
 use crate::hub::Slice;
 
 /// A socket that can say, before anything is read for it, whether it would
@@ -39,20 +39,20 @@ pub(super) fn with_hand<T>(with: impl FnOnce(&mut Vec<Slice>) -> T) -> T {
 
 /// Writes what a pump hands out.
 #[derive(Default)]
-pub(super) struct Outlet {
+pub(super) struct SocketWriter {
     /// What of the last slice is not out yet; goes before anything else.
     rest: Bytes,
     /// The hub was told that the socket takes nothing.
     blocked: bool,
 }
 
-impl Outlet {
+impl SocketWriter {
     /// Finishes the slice that is half out.
     pub(super) fn poll_rest<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut S,
-        pump: &mut Pump,
+        pump: &mut StreamSource,
     ) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
             match Pin::new(&mut *socket).poll_write(cx, &self.rest)? {
@@ -80,7 +80,7 @@ impl Outlet {
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut S,
-        pump: &mut Pump,
+        pump: &mut StreamSource,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_rest(cx, socket, pump))?;
         let writable = socket.poll_writable(cx);
@@ -95,7 +95,7 @@ impl Outlet {
 
     /// The socket takes nothing, or the task has had its turn, which tokio
     /// tells in the same way: then it is asked again at once.
-    fn block(&mut self, pump: &mut Pump) {
+    fn block(&mut self, pump: &mut StreamSource) {
         if !tokio::task::coop::has_budget_remaining() {
             return;
         }
@@ -110,7 +110,7 @@ impl Outlet {
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut S,
-        pump: &mut Pump,
+        pump: &mut StreamSource,
         hand: &mut Vec<Slice>,
     ) -> Poll<io::Result<()>> {
         // One slice is the usual case of a live stream, and send(2) costs the
@@ -141,7 +141,7 @@ impl Outlet {
     }
 
     /// Tells the pump which slices are out, keeping the rest of a half one.
-    fn account(&mut self, pump: &mut Pump, hand: &[Slice], written: usize) {
+    fn account(&mut self, pump: &mut StreamSource, hand: &[Slice], written: usize) {
         let mut left = written;
         let mut count = 0;
         for slice in hand {
@@ -164,7 +164,7 @@ impl Outlet {
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut S,
-        pump: &mut Pump,
+        pump: &mut StreamSource,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_rest(cx, socket, pump))?;
         let shut = Pin::new(socket).poll_shutdown(cx);
@@ -192,7 +192,7 @@ impl Outlet {
 }
 
 /// Counts what is on its way to a client. One look at the clock a write.
-pub(super) fn count_delivered(pump: &Pump, hand: &[Slice], bytes: u64) {
+pub(super) fn count_delivered(pump: &StreamSource, hand: &[Slice], bytes: u64) {
     let streams = pump.metrics().streams(pump.subscriber().protocol());
     streams.sent_bytes.increment(bytes);
     let events: u64 = hand.iter().map(|slice| u64::from(slice.events)).sum();

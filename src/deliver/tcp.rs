@@ -10,15 +10,15 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::outlet::Socket;
+use super::socket_writer::Socket;
 use crate::hub::DirectWriter;
 
 /// A socket under a stream or a session.
-pub struct Plain(Arc<TcpStream>);
+pub struct TcpTransport(Arc<TcpStream>);
 
-impl Plain {
-    pub(super) fn new(socket: TcpStream) -> Plain {
-        Plain(Arc::new(socket))
+impl TcpTransport {
+    pub(super) fn new(socket: TcpStream) -> TcpTransport {
+        TcpTransport(Arc::new(socket))
     }
 
     /// The same socket for the fan-out.
@@ -51,7 +51,7 @@ fn send(
     if taken > 0 { Ok(taken) } else { all.map(|()| 0) }
 }
 
-impl Plain {
+impl TcpTransport {
     fn poll_send(
         &self,
         cx: &mut Context<'_>,
@@ -68,7 +68,7 @@ impl Plain {
     }
 }
 
-impl Socket for Plain {
+impl Socket for TcpTransport {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_write_ready(cx)
     }
@@ -86,7 +86,7 @@ fn receive(socket: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
     if read > 0 { Ok(read) } else { all.map(|()| 0) }
 }
 
-impl AsyncRead for Plain {
+impl AsyncRead for TcpTransport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -106,7 +106,7 @@ impl AsyncRead for Plain {
     }
 }
 
-impl AsyncWrite for Plain {
+impl AsyncWrite for TcpTransport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -2,7 +2,7 @@
 //!
 //! hyper asks a body for its next frame, and h2 keeps it until the client has
 //! given window for it, without any deadline (RFC 9113 §5.2). So each frame
-//! goes out as a [`Piece`] that tells the stream's [`Flow`] what of it was
+//! goes out as a [`TrackedBytes`] that tells the stream's [`H2SendTracker`] what of it was
 //! written, and the stream's task asks the flow whether its client takes
 //! nothing.
 
@@ -23,7 +23,7 @@ const LOOKS: u32 = 4;
 
 /// What of one stream's answer is not written.
 #[derive(Debug, Default)]
-pub struct Flow {
+pub struct H2SendTracker {
     waiting_bytes: AtomicUsize,
     /// Something went out, or came in, since the last look.
     moved: AtomicBool,
@@ -34,11 +34,11 @@ pub struct Flow {
     writer: Mutex<Option<Waker>>,
 }
 
-impl Flow {
+impl H2SendTracker {
     /// Gives bytes to be written.
-    pub fn piece(self: &Arc<Self>, bytes: Bytes) -> Piece {
+    pub fn piece(self: &Arc<Self>, bytes: Bytes) -> TrackedBytes {
         self.waiting_bytes.fetch_add(bytes.len(), Ordering::AcqRel);
-        Piece { bytes, flow: self.clone() }
+        TrackedBytes { bytes, flow: self.clone() }
     }
 
     /// The client is alive in another way: a batch is still being sent, whose
@@ -53,8 +53,8 @@ impl Flow {
     ///
     /// # Cancel safety
     /// Safe: it then begins anew.
-    pub async fn stalls(flow: Weak<Flow>, stall_timeout: Duration) -> bool {
-        let mut patience = Patience::new(stall_timeout);
+    pub async fn stalls(flow: Weak<H2SendTracker>, stall_timeout: Duration) -> bool {
+        let mut patience = StallDetector::new(stall_timeout);
         loop {
             tokio::time::sleep(stall_timeout / LOOKS).await;
             let Some(flow) = flow.upgrade() else { return false };
@@ -106,12 +106,12 @@ impl Flow {
 
 /// Bytes on their way through h2 to the socket.
 #[derive(Debug)]
-pub struct Piece {
+pub struct TrackedBytes {
     bytes: Bytes,
-    flow: Arc<Flow>,
+    flow: Arc<H2SendTracker>,
 }
 
-impl Buf for Piece {
+impl Buf for TrackedBytes {
     fn remaining(&self) -> usize {
         self.bytes.len()
     }
@@ -130,23 +130,23 @@ impl Buf for Piece {
 /// kept until a look finds that nothing does, so a stream that keeps up costs
 /// a few timers a minute and an idle one none.
 #[derive(Debug)]
-pub struct Patience {
+pub struct StallDetector {
     stall_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// Looks in a row that found nothing moved.
     still: u32,
 }
 
-impl Patience {
+impl StallDetector {
     /// For a stream whose client may take nothing for `stall_timeout`.
-    pub fn new(stall_timeout: Duration) -> Patience {
-        Patience { stall_timeout, timer: None, still: 0 }
+    pub fn new(stall_timeout: Duration) -> StallDetector {
+        StallDetector { stall_timeout, timer: None, still: 0 }
     }
 
     /// Ready once nothing of what waits in `flow` has moved for the stall
     /// timeout; by up to a quarter later, and never where nothing waits. To
     /// be asked whenever the stream's task was polled.
-    pub fn poll_stalled(&mut self, cx: &mut Context<'_>, flow: &Flow) -> Poll<()> {
+    pub fn poll_stalled(&mut self, cx: &mut Context<'_>, flow: &H2SendTracker) -> Poll<()> {
         let until_look = self.stall_timeout / LOOKS;
         loop {
             if let Some(timer) = &mut self.timer {
@@ -168,7 +168,7 @@ impl Patience {
     }
 
     /// Whether this was the last look that a client is given.
-    fn look(&mut self, flow: &Flow) -> bool {
+    fn look(&mut self, flow: &H2SendTracker) -> bool {
         let still = flow.waits() && !flow.moved.swap(false, Ordering::AcqRel);
         self.still = if still { self.still + 1 } else { 0 };
         self.still >= LOOKS
@@ -182,8 +182,8 @@ mod tests {
 
     /// The look of so many that ends a stream whose client does what `act`
     /// does before each.
-    fn ends_at(flow: &Flow, mut act: impl FnMut(u32)) -> Option<u32> {
-        let mut patience = Patience::new(Duration::from_secs(8));
+    fn ends_at(flow: &H2SendTracker, mut act: impl FnMut(u32)) -> Option<u32> {
+        let mut patience = StallDetector::new(Duration::from_secs(8));
         (1..40).find(|&n| {
             act(n);
             patience.look(flow)
@@ -192,16 +192,16 @@ mod tests {
 
     #[test]
     fn what_nobody_takes_is_stalled() {
-        let flow = Arc::new(Flow::default());
+        let flow = Arc::new(H2SendTracker::default());
         let _piece = flow.piece(Bytes::from_static(b"waits"));
         assert_eq!(ends_at(&flow, |_| ()), Some(LOOKS));
     }
 
     #[test]
     fn a_byte_now_and_then_is_enough() {
-        let flow = Arc::new(Flow::default());
+        let flow = Arc::new(H2SendTracker::default());
         let mut piece = flow.piece(Bytes::from_static(&[0; 60]));
-        let every = |n, piece: &mut Piece, look: u32| {
+        let every = |n, piece: &mut TrackedBytes, look: u32| {
             if look.is_multiple_of(n) {
                 piece.advance(1);
             }
@@ -212,16 +212,16 @@ mod tests {
 
     #[test]
     fn a_client_that_sends_is_alive() {
-        let flow = Arc::new(Flow::default());
+        let flow = Arc::new(H2SendTracker::default());
         let _piece = flow.piece(Bytes::from_static(b"waits"));
         assert_eq!(ends_at(&flow, |_| flow.moved()), None);
     }
 
     #[tokio::test]
     async fn a_timer_runs_while_something_waits() {
-        let flow = Arc::new(Flow::default());
-        let mut patience = Patience::new(Duration::from_millis(20));
-        let mut ask = async |flow: &Flow| {
+        let flow = Arc::new(H2SendTracker::default());
+        let mut patience = StallDetector::new(Duration::from_millis(20));
+        let mut ask = async |flow: &H2SendTracker| {
             let asked = poll_fn(|cx| Poll::Ready(patience.poll_stalled(cx, flow))).await;
             (asked.is_ready(), patience.timer.is_some())
         };
@@ -240,19 +240,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_is_watched_from_outside_until_it_is_over() {
-        let flow = Arc::new(Flow::default());
+        let flow = Arc::new(H2SendTracker::default());
         let stall_timeout = Duration::from_millis(20);
         let piece = flow.piece(Bytes::from_static(b"waits"));
-        assert!(Flow::stalls(Arc::downgrade(&flow), stall_timeout).await);
+        assert!(H2SendTracker::stalls(Arc::downgrade(&flow), stall_timeout).await);
         assert!(flow.is_stalled());
         let weak = Arc::downgrade(&flow);
         drop((piece, flow));
-        assert!(!Flow::stalls(weak, stall_timeout).await);
+        assert!(!H2SendTracker::stalls(weak, stall_timeout).await);
     }
 
     #[tokio::test]
     async fn the_end_waits_for_the_last_byte() {
-        let flow = Arc::new(Flow::default());
+        let flow = Arc::new(H2SendTracker::default());
         poll_fn(|cx| flow.poll_written(cx)).await;
         let mut piece = flow.piece(Bytes::from_static(b"waits"));
         let written = tokio::spawn({

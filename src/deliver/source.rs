@@ -2,7 +2,7 @@
 //! its ring and what its parked subscriptions read from the log.
 //!
 //! The pump hands out slices without taking them from where they are. Only
-//! [`Pump::may_have_committed`] does, so a writer whose socket takes nothing keeps the
+//! [`StreamSource::may_have_committed`] does, so a writer whose socket takes nothing keeps the
 //! rest of one slice and a cursor, and lets everything else go.
 
 use std::collections::VecDeque;
@@ -13,11 +13,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::Settings;
+use super::catch_up::CatchUp;
 use super::end::End;
 use super::gap::{Gap, Reason};
 use super::notices::Notices;
 use super::pace::Pacer;
-use super::reading::Work;
 use crate::event::{EventId, Offset};
 use crate::hub::{
     DirectWriter, EndReason, PollMode, ReadRequest, Slice, Subscriber, SubscriptionId, WriteBudget,
@@ -39,12 +39,12 @@ pub enum Filled {
 
 /// The source of one connection's bytes. As long as it lives its stream
 /// counts as open; with it the subscriptions go.
-pub struct Pump {
+pub struct StreamSource {
     pub(super) subscriber: Arc<Subscriber>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) notices: Notices,
     waiting: VecDeque<Bytes>,
-    pub(super) work: Option<Work>,
+    pub(super) work: Option<CatchUp>,
     turn: PollMode,
     batch_size: u32,
     pacer: Option<Box<Pacer>>,
@@ -60,7 +60,7 @@ pub struct Pump {
     reason: &'static str,
 }
 
-impl Pump {
+impl StreamSource {
     /// A pump for `subscriber` that speaks `form` and puts at most
     /// `batch_size` events into one write.
     pub fn new(
@@ -69,13 +69,13 @@ impl Pump {
         metrics: Arc<Metrics>,
         form: WireFormat,
         batch_size: Option<u32>,
-    ) -> Pump {
+    ) -> StreamSource {
         let pacer = Pacer::new(settings.pace);
         let notices = Notices::new(settings, form, subscriber.id());
         let streams = metrics.streams(subscriber.protocol());
         streams.opened.increment(1);
         streams.open.increment(1);
-        Pump {
+        StreamSource {
             subscriber,
             metrics,
             notices,
@@ -243,7 +243,7 @@ impl Pump {
                 WriterAction::Lost(reading, lost) => self.say_lost(&reading, lost.count, lost.to),
                 WriterAction::Heartbeat(position) => self.say_heartbeat(position),
                 WriterAction::End(..) if self.waits_for_answer() => return Poll::Pending,
-                WriterAction::End(ending, position) => self.farewell(ending, position),
+                WriterAction::End(ending, position) => self.close_message(ending, position),
             }
         }
     }
@@ -312,7 +312,7 @@ impl Pump {
         self.say(frame);
     }
 
-    fn farewell(&mut self, ending: EndReason, position: Option<EventId>) {
+    fn close_message(&mut self, ending: EndReason, position: Option<EventId>) {
         if let Some(frame) = self.notices.close(ending, position) {
             self.say(frame);
         }
@@ -320,7 +320,7 @@ impl Pump {
     }
 }
 
-impl Drop for Pump {
+impl Drop for StreamSource {
     fn drop(&mut self) {
         self.subscriber.leave();
         self.metrics.closed(self.subscriber.protocol(), self.reason);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::end::End;
 use super::gap::{Gap, Reason};
-use super::pump::Pump;
+use super::source::StreamSource;
 use crate::event::{Offset, ResourceId};
 use crate::hub::{
     OnGap, ReadRequest, SLICE_BYTES, Scope, Slice, SubscriptionId, WriteBudget, newest_of_each,
@@ -25,7 +25,7 @@ type Read<T> = Pin<Box<dyn Future<Output = Result<T, log::Error>> + Send>>;
 /// subscription is, how far it has come, its form and its credit are the
 /// hub's to say, each time. Boxed where it is large: most connections have
 /// none of it, and all have the place for it.
-pub(super) enum Work {
+pub(super) enum CatchUp {
     /// The log is being read; the place and the subscription as they were.
     Reading(Box<ReadRequest>, Read<Page>),
     /// A page that is being written.
@@ -33,10 +33,10 @@ pub(super) enum Work {
     /// The resources are being read.
     Resources(SubscriptionId, Read<Vec<(ResourceId, Resource)>>),
     /// Resources that are being written.
-    Rows(Box<Rows>),
+    Rows(Box<SnapshotChunk>),
 }
 
-pub(super) struct Rows {
+pub(super) struct SnapshotChunk {
     subscription: SubscriptionId,
     resources: Vec<(ResourceId, Resource)>,
     /// How many of them are written.
@@ -45,10 +45,10 @@ pub(super) struct Rows {
     handed: Vec<usize>,
 }
 
-impl Work {
+impl CatchUp {
     /// Whether the disk is read for it still.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self, Work::Reading(..) | Work::Resources(..))
+        matches!(self, CatchUp::Reading(..) | CatchUp::Resources(..))
     }
 }
 
@@ -60,20 +60,20 @@ pub(super) struct PageUnderWay {
     next: u32,
 }
 
-impl Pump {
+impl StreamSource {
     /// Slices of what was read are on their way.
     pub(super) fn advance_work(&mut self, written: &[Slice]) {
         let of = |id| written.iter().filter(move |slice| slice.subscription == id);
         match &mut self.work {
-            Some(Work::Page(under_way)) => {
+            Some(CatchUp::Page(under_way)) => {
                 under_way.next += of(under_way.subscription).map(|slice| slice.events).sum::<u32>();
                 if under_way.next >= under_way.selection.len() {
                     self.subscriber.passed(under_way.subscription, under_way.page.scanned_to);
                     self.work = None;
                 }
             }
-            Some(Work::Rows(rows)) => {
-                let Rows { subscription, resources, next, handed } = &mut **rows;
+            Some(CatchUp::Rows(rows)) => {
+                let SnapshotChunk { subscription, resources, next, handed } = &mut **rows;
                 *next += handed.iter().take(of(*subscription).count()).sum::<usize>();
                 if let Some((last, _)) = next.checked_sub(1).and_then(|last| resources.get(last)) {
                     self.subscriber.reached(*subscription, last.clone());
@@ -98,7 +98,7 @@ impl Pump {
                 Scope::Subject(subject) => log.page_of(&subject, after).await,
             }
         });
-        self.work = Some(Work::Reading(Box::new(reading), read));
+        self.work = Some(CatchUp::Reading(Box::new(reading), read));
     }
 
     /// Goes on with what is being read: into `hand` what of it is ready and
@@ -110,24 +110,24 @@ impl Pump {
         room: WriteBudget,
     ) -> Poll<()> {
         match self.work.take() {
-            Some(Work::Reading(reading, mut read)) => match read.as_mut().poll(cx) {
+            Some(CatchUp::Reading(reading, mut read)) => match read.as_mut().poll(cx) {
                 Poll::Pending => {
-                    self.work = Some(Work::Reading(reading, read));
+                    self.work = Some(CatchUp::Reading(reading, read));
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(page)) => self.take_page(&reading, page),
                 Poll::Ready(Err(error)) => self.fail(&error),
             },
-            Some(Work::Resources(id, mut read)) => match read.as_mut().poll(cx) {
+            Some(CatchUp::Resources(id, mut read)) => match read.as_mut().poll(cx) {
                 Poll::Pending => {
-                    self.work = Some(Work::Resources(id, read));
+                    self.work = Some(CatchUp::Resources(id, read));
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(resources)) => self.take_resources(id, resources),
                 Poll::Ready(Err(error)) => self.fail(&error),
             },
-            Some(Work::Page(under_way)) => self.fill_page(under_way, hand, room),
-            Some(Work::Rows(rows)) => self.fill_rows(rows, hand, room),
+            Some(CatchUp::Page(under_way)) => self.fill_page(under_way, hand, room),
+            Some(CatchUp::Rows(rows)) => self.fill_rows(rows, hand, room),
             None => {}
         }
         Poll::Ready(())
@@ -152,11 +152,16 @@ impl Pump {
             // What is read back says nothing of the fan-out's latency.
             slice.committed = None;
         }
-        self.work = Some(Work::Page(under_way));
+        self.work = Some(CatchUp::Page(under_way));
     }
 
-    fn fill_rows(&mut self, mut under_way: Box<Rows>, hand: &mut Vec<Slice>, room: WriteBudget) {
-        let Rows { subscription, resources, next, handed } = &mut *under_way;
+    fn fill_rows(
+        &mut self,
+        mut under_way: Box<SnapshotChunk>,
+        hand: &mut Vec<Slice>,
+        room: WriteBudget,
+    ) {
+        let SnapshotChunk { subscription, resources, next, handed } = &mut *under_way;
         let Some(reading) = self.subscriber.reading(*subscription) else { return };
         let collection = &reading.log.origin().name;
         let mut left = &resources[*next..];
@@ -174,7 +179,7 @@ impl Pump {
             let (subscription, through) = (*subscription, Offset::ZERO);
             hand.push(Slice { bytes, subscription, through, events: 0, committed: None });
         }
-        self.work = Some(Work::Rows(under_way));
+        self.work = Some(CatchUp::Rows(under_way));
     }
 
     /// What was read is of use only where the subscription still stands where
@@ -196,7 +201,7 @@ impl Pump {
             Some(selection) => {
                 let subscription = reading.subscription;
                 let under_way = PageUnderWay { subscription, page, selection, next: 0 };
-                self.work = Some(Work::Page(Box::new(under_way)));
+                self.work = Some(CatchUp::Page(Box::new(under_way)));
             }
             None => self.subscriber.passed(reading.subscription, page.scanned_to),
         }
@@ -271,7 +276,7 @@ impl Pump {
                 }
             }
         });
-        self.work = Some(Work::Resources(reading.subscription, read));
+        self.work = Some(CatchUp::Resources(reading.subscription, read));
     }
 
     fn take_resources(&mut self, id: SubscriptionId, resources: Vec<(ResourceId, Resource)>) {
@@ -282,7 +287,12 @@ impl Pump {
             self.subscriber.restart(id, reading.after, false);
         } else {
             let (subscription, next, handed) = (id, 0, Vec::new());
-            self.work = Some(Work::Rows(Box::new(Rows { subscription, resources, next, handed })));
+            self.work = Some(CatchUp::Rows(Box::new(SnapshotChunk {
+                subscription,
+                resources,
+                next,
+                handed,
+            })));
         }
     }
 }

@@ -6,16 +6,16 @@ use std::time::Duration;
 /// algorithm), so that a quiet connection costs nothing. Moments are counted
 /// from any one, the same for all calls.
 #[derive(Debug)]
-pub struct Bucket {
+pub struct TokenBucket {
     /// Tokens a second; zero is no limit.
     rate: u64,
     full_at: Duration,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket that refills at `rate` tokens a second; zero is no limit.
-    pub fn new(rate: u64) -> Bucket {
-        Bucket { rate, full_at: Duration::ZERO }
+    pub fn new(rate: u64) -> TokenBucket {
+        TokenBucket { rate, full_at: Duration::ZERO }
     }
 
     /// How long so many tokens take to come back.
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_is_saved_up_is_bounded() {
-        let mut bucket = Bucket::new(10);
+        let mut bucket = TokenBucket::new(10);
         let mut take = |count, ms| bucket.take(count, at(10_000), at(ms));
         assert!(take(60, 5000));
         assert!(take(40, 5000));
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn it_says_how_many_there_are_and_when_the_next_is() {
-        let mut bucket = Bucket::new(100);
+        let mut bucket = TokenBucket::new(100);
         let saved = at(100);
         assert_eq!(bucket.tokens(saved, at(0)), Ok(10));
         bucket.charge(10, at(0));
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_slow_one_gives_one_at_a_time() {
-        let mut bucket = Bucket::new(2);
+        let mut bucket = TokenBucket::new(2);
         assert_eq!(bucket.tokens(at(100), at(0)), Ok(1));
         bucket.charge(1, at(0));
         assert_eq!(bucket.tokens(at(100), at(499)), Err(at(500)));
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_debt_is_waited_for() {
-        let mut bucket = Bucket::new(1000);
+        let mut bucket = TokenBucket::new(1000);
         bucket.charge(5000, at(0));
         assert!(bucket.tokens(at(100), at(4899)).is_err());
         assert_eq!(bucket.tokens(at(100), at(5000)), Ok(100));
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_rate_is_no_limit() {
-        let mut bucket = Bucket::new(0);
+        let mut bucket = TokenBucket::new(0);
         bucket.charge(u64::MAX, at(0));
         assert!(bucket.take(u64::MAX, at(0), at(0)));
     }
