@@ -36,7 +36,7 @@ pub struct Client {
     pub address: IpAddr,
     /// Whether its connection is a proxy's, which other clients' requests may
     /// come over: then it is its streams that are counted.
-    pub shares: bool,
+    pub via_proxy: bool,
 }
 
 impl Proxies {
@@ -48,17 +48,17 @@ impl Proxies {
     /// Whose request with these fields over a connection of `peer` is.
     pub(super) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
         let Some(field) = self.field.filter(|_| peer.believed) else {
-            return Client { address: peer.address.to_canonical(), shares: peer.believed };
+            return Client { address: peer.address.to_canonical(), via_proxy: peer.believed };
         };
         let lines = fields.get_all(field.name()).iter().map(HeaderValue::as_bytes);
         let address = forwarded::client(field, lines, peer.address, &self.networks);
-        Client { address, shares: true }
+        Client { address, via_proxy: true }
     }
 }
 
 /// What of an address is one client: of IPv6 its /64, which is what one
 /// customer is given.
-pub fn network(address: IpAddr) -> IpAddr {
+pub fn client_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
             let [a, b, c, d, ..] = six.segments();

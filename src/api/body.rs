@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::Unanswered;
+use super::InFlightGuard;
 use super::batch::Answers;
-use super::pull::Pull;
+use super::streamed_body::StreamedBody;
 use crate::deliver::{StreamBody, TakeoverBody};
 
 /// The body of an answer.
@@ -19,9 +19,9 @@ pub enum Body {
     /// All of it, known before the head.
     Full(Bytes),
     /// Read from the store piece by piece, as the client takes it.
-    Pull(Pull),
+    Pull(StreamedBody),
     /// The answers to an NDJSON batch, as its lines become durable.
-    Answers(Answers, Unanswered),
+    Answers(Answers, InFlightGuard),
     /// A live stream.
     Live(Box<StreamBody>),
     /// A live stream whose socket is taken over after the head.
@@ -31,18 +31,18 @@ pub enum Body {
 /// An answer that cannot be finished: the connection ends without the body's
 /// own end, so that the client cannot take it for whole.
 #[derive(Clone, Debug)]
-pub struct Cut(
+pub struct BodyAborted(
     /// Why, for the log.
     pub String,
 );
 
-impl fmt::Display for Cut {
+impl fmt::Display for BodyAborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the answer was cut: {}", self.0)
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for BodyAborted {}
 
 impl Body {
     /// Whether there is much of it, as fast as the client takes it, and none of
@@ -67,12 +67,12 @@ impl From<Bytes> for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         let body = self.get_mut();
         match body {
             Body::Empty => Poll::Ready(None),
@@ -85,9 +85,9 @@ impl HttpBody for Body {
             Body::Answers(answers, _) => {
                 answers.poll_next(cx).map(|next| next.map(|r| r.map(Frame::data)))
             }
-            Body::Live(stream) => Pin::new(stream.as_mut())
-                .poll_frame(cx)
-                .map(|next| next.map(|frame| frame.map_err(|end| Cut(end.reason().to_owned())))),
+            Body::Live(stream) => Pin::new(stream.as_mut()).poll_frame(cx).map(|next| {
+                next.map(|frame| frame.map_err(|end| BodyAborted(end.reason().to_owned())))
+            }),
             Body::Taken(pending) => {
                 // Its error has no value, so this is a change of type alone.
                 Pin::new(pending).poll_frame(cx).map_err(|never| match never {})

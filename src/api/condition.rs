@@ -50,7 +50,7 @@ pub fn precondition(headers: &HeaderMap, epoch: Epoch) -> Result<Precondition, P
 
 /// What the conditions of a read come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
+pub enum ConditionResult {
     /// Send it.
     Send,
     /// The client has it: 304.
@@ -63,9 +63,13 @@ pub enum Read {
 ///
 /// # Errors
 /// 400 when a header is malformed.
-pub fn read(headers: &HeaderMap, epoch: Epoch, revision: Offset) -> Result<Read, Problem> {
+pub fn read(
+    headers: &HeaderMap,
+    epoch: Epoch,
+    revision: Offset,
+) -> Result<ConditionResult, Problem> {
     if !headers.contains_key(IF_MATCH) && !headers.contains_key(IF_NONE_MATCH) {
-        return Ok(Read::Send);
+        return Ok(ConditionResult::Send);
     }
     let own = EventId { epoch, offset: revision }.to_string();
     let failed = match tags(headers, &IF_MATCH)? {
@@ -78,9 +82,9 @@ pub fn read(headers: &HeaderMap, epoch: Epoch, revision: Offset) -> Result<Read,
         Some(Tags::List(tags)) => tags.iter().any(|tag| tag.text == own),
     };
     Ok(match (failed, unchanged) {
-        (true, _) => Read::Failed,
-        (false, true) => Read::Unchanged,
-        (false, false) => Read::Send,
+        (true, _) => ConditionResult::Failed,
+        (false, true) => ConditionResult::Unchanged,
+        (false, false) => ConditionResult::Send,
     })
 }
 
@@ -182,11 +186,11 @@ mod tests {
         let outcome = |pairs: &[(&HeaderName, &'static str)]| {
             read(&headers(pairs), EPOCH.parse().unwrap(), Offset(7)).unwrap()
         };
-        assert_eq!(outcome(&[]), Read::Send);
-        assert_eq!(outcome(&[(&IF_NONE_MATCH, "W/\"k3f9x2ab-7\"")]), Read::Unchanged);
-        assert_eq!(outcome(&[(&IF_NONE_MATCH, "*")]), Read::Unchanged);
-        assert_eq!(outcome(&[(&IF_NONE_MATCH, "\"k3f9x2ab-6\"")]), Read::Send);
-        assert_eq!(outcome(&[(&IF_MATCH, "W/\"k3f9x2ab-7\"")]), Read::Failed);
-        assert_eq!(outcome(&[(&IF_MATCH, "\"k3f9x2ab-7\"")]), Read::Send);
+        assert_eq!(outcome(&[]), ConditionResult::Send);
+        assert_eq!(outcome(&[(&IF_NONE_MATCH, "W/\"k3f9x2ab-7\"")]), ConditionResult::Unchanged);
+        assert_eq!(outcome(&[(&IF_NONE_MATCH, "*")]), ConditionResult::Unchanged);
+        assert_eq!(outcome(&[(&IF_NONE_MATCH, "\"k3f9x2ab-6\"")]), ConditionResult::Send);
+        assert_eq!(outcome(&[(&IF_MATCH, "W/\"k3f9x2ab-7\"")]), ConditionResult::Failed);
+        assert_eq!(outcome(&[(&IF_MATCH, "\"k3f9x2ab-7\"")]), ConditionResult::Send);
     }
 }

@@ -7,7 +7,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
-use super::limit::{Policy, Wait};
+use super::limit::{Policy, RateLimited};
 use crate::event::{EventId, InvalidName, MalformedId, Offset};
 use crate::log::{self, AppendRejection, BadWrite};
 use crate::wire::LogIdentity;
@@ -153,8 +153,8 @@ pub fn busy() -> Problem {
 /// Returns the 429 problem for an empty token bucket. Its members tell the client
 /// the rate and the time to wait. They are also the values of the response's
 /// `RateLimit` fields.
-pub fn too_often(wait: Wait) -> Problem {
-    let Wait { retry, rate, burst, policy } = wait;
+pub fn too_often(wait: RateLimited) -> Problem {
+    let RateLimited { retry, rate, burst, policy } = wait;
     let unit = match policy {
         Policy::Requests => "requests",
         Policy::Events => "events",

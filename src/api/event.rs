@@ -11,9 +11,9 @@ use super::body::Body;
 use super::catalog::{Collection, Topic};
 use super::negotiate;
 use super::resource::{parse, post};
-use super::start::{Asked, take_overflow, take_types};
-use super::subscribe::{self, EventForm, Target};
-use super::{Api, Ask, batch, error, past, respond};
+use super::start::{StreamParams, take_overflow, take_types};
+use super::subscribe::{self, StreamFormat, StreamTarget};
+use super::{Api, RequestContext, batch, error, event_page, respond};
 use crate::event::{EventType, ResourceId};
 use crate::hub::Overflow;
 use crate::log::{AppendOutcome, Log, Write};
@@ -30,7 +30,7 @@ use crate::wire::problem::Problem;
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn post_to_resource(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     body: Incoming,
     collection: &Collection,
     id: ResourceId,
@@ -63,7 +63,7 @@ pub async fn post_to_resource(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn post_to_topic(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     body: Incoming,
     topic: &Topic,
 ) -> Result<Response<Body>, Problem> {
@@ -175,9 +175,9 @@ impl<'a> Events<'a> {
     ///
     /// # Errors
     /// 400 naming the parameter that is bad.
-    pub fn target(self, api: &Api, ask: &mut Ask) -> Result<Target, Problem> {
+    pub fn target(self, api: &Api, ask: &mut RequestContext) -> Result<StreamTarget, Problem> {
         let max = api.settings.batch_size_max;
-        let asked = Asked::take(&ask.head.headers, &mut ask.query, max)?;
+        let asked = StreamParams::take(&ask.head.headers, &mut ask.query, max)?;
         let shown: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
         let mut types = take_types(&mut ask.query, shown)?;
         if types.is_empty() {
@@ -186,7 +186,7 @@ impl<'a> Events<'a> {
         let choices = &api.settings.overflow_choices;
         let overflow = take_overflow(&mut ask.query, self.overflow, choices)?;
         let fields = std::mem::take(&mut ask.query).into_fields()?;
-        Ok(Target {
+        Ok(StreamTarget {
             log: Arc::clone(self.log),
             topic: self.topic.map(|topic| topic.name.clone()),
             scope: self.scope,
@@ -206,15 +206,15 @@ impl<'a> Events<'a> {
 /// Safe.
 pub async fn read(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     events: Events<'_>,
 ) -> Result<Response<Body>, Problem> {
     let form = negotiate::accept(&ask.head.headers, &negotiate::EVENTS)?;
-    let Some(stream) = EventForm::of(form) else {
+    let Some(stream) = StreamFormat::of(form) else {
         ask.query.refuse(&["batchSize", "onGap", "overflow"])?;
-        let place = past::Place::take(&mut ask.query)?;
+        let place = event_page::Place::take(&mut ask.query)?;
         let target = events.target(api, ask)?;
-        return past::page(target, place).await;
+        return event_page::page(target, place).await;
     };
     let target = events.target(api, ask)?;
     subscribe::events(api, &ask.head, target, stream).await

@@ -12,7 +12,7 @@ use hyper::http::Extensions;
 use hyper::{Request, Response, Version};
 use parking_lot::{Mutex, RwLock};
 
-use super::address::{Client, network};
+use super::address::{Client, client_key};
 use super::body::Body;
 use super::catalog::{Catalog, NoLog};
 use super::subscribe;
@@ -24,14 +24,14 @@ use crate::wire::problem::{Code, Problem};
 
 /// What all configurations of one process have in common.
 #[derive(Default)]
-pub(super) struct Process {
+pub(super) struct SharedState {
     pub(super) draining: AtomicBool,
     pub(super) requests: AtomicUsize,
     /// Memory is near its bound: no stream begins.
     crowded: AtomicBool,
     /// Streams of each client whose connections are a proxy's.
     streams: Mutex<HashMap<IpAddr, usize>>,
-    /// What [`Gate::current`] gives; weak, since it is part of that.
+    /// What [`ApiHandle::current`] gives; weak, since it is part of that.
     newest: RwLock<Weak<Api>>,
 }
 
@@ -43,12 +43,12 @@ pub(super) struct Admitted {
 }
 
 /// A stream that counts as a client's as long as this lives.
-struct Share {
-    process: Arc<Process>,
+struct ClientStreamGuard {
+    process: Arc<SharedState>,
     address: IpAddr,
 }
 
-impl Drop for Share {
+impl Drop for ClientStreamGuard {
     fn drop(&mut self) {
         let mut streams = self.process.streams.lock();
         if let Entry::Occupied(mut count) = streams.entry(self.address) {
@@ -62,14 +62,14 @@ impl Drop for Share {
 
 /// The API as it is configured at the moment. A request keeps what it began
 /// with; the next one sees the whole of what a reload brought.
-pub struct Gate(RwLock<Arc<Api>>);
+pub struct ApiHandle(RwLock<Arc<Api>>);
 
-impl Gate {
+impl ApiHandle {
     /// Lets requests into `api`.
-    pub fn new(api: Api) -> Gate {
+    pub fn new(api: Api) -> ApiHandle {
         let api = Arc::new(api);
         *api.process.newest.write() = Arc::downgrade(&api);
-        Gate(RwLock::new(api))
+        ApiHandle(RwLock::new(api))
     }
 
     /// Where the next request goes.
@@ -88,29 +88,29 @@ impl Gate {
 /// Why a connection is not served (`limits.max_connections` and
 /// `limits.max_connections_per_address`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum CapacityError {
     /// There are as many as there may be.
     Connections,
     /// Its address has as many as one may have.
     Address,
 }
 
-impl Full {
+impl CapacityError {
     /// The label `reason` in metrics.
     pub fn reason(self) -> &'static str {
         match self {
-            Full::Connections => "connections",
-            Full::Address => "connections-per-address",
+            CapacityError::Connections => "connections",
+            CapacityError::Address => "connections-per-address",
         }
     }
 
     fn problem(self) -> Problem {
         match self {
-            Full::Connections => Problem::new(
+            CapacityError::Connections => Problem::new(
                 Code::Overloaded,
                 "the gateway has as many connections as it may; come back later",
             ),
-            Full::Address => Problem::new(
+            CapacityError::Address => Problem::new(
                 Code::TooManyRequests,
                 "your address has as many connections as one may have; close one first",
             ),
@@ -166,7 +166,7 @@ impl Api {
     }
 
     /// Whether memory is so near its bound that no stream begins.
-    pub fn crowd(&self, crowded: bool) {
+    pub fn set_memory_pressure(&self, crowded: bool) {
         self.process.crowded.store(crowded, Ordering::Relaxed);
     }
 
@@ -195,7 +195,7 @@ impl Api {
             let detail = "the gateway is short of memory; connect again later";
             return Err(Problem::new(Code::Overloaded, detail));
         }
-        let client = extensions.get::<Client>().filter(|client| client.shares);
+        let client = extensions.get::<Client>().filter(|client| client.via_proxy);
         let share = client.map(|client| self.share(client.address)).transpose()?;
         let most = self.settings.streams_max[protocol as usize];
         let Some(subscriber) = self.hub.join(protocol, &self.rings, most) else {
@@ -209,19 +209,23 @@ impl Api {
     /// One more stream of a client whose connections are a proxy's.
     fn share(&self, address: IpAddr) -> Result<Box<dyn Send + Sync>, Problem> {
         let most = self.settings.streams_per_client_max;
-        let address = network(address);
+        let address = client_key(address);
         let mut streams = self.process.streams.lock();
         let count = streams.entry(address).or_insert(0);
         if most > 0 && *count >= most {
-            self.metrics.refused(Full::Address.reason());
-            return Err(Full::Address.problem());
+            self.metrics.refused(CapacityError::Address.reason());
+            return Err(CapacityError::Address.problem());
         }
         *count += 1;
-        Ok(Box::new(Share { process: self.process.clone(), address }))
+        Ok(Box::new(ClientStreamGuard { process: self.process.clone(), address }))
     }
 
     /// Answers the one request of a connection that is not served.
-    pub fn refuse<B>(self: &Arc<Self>, request: &Request<B>, full: Full) -> Response<Body> {
+    pub fn refuse<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        full: CapacityError,
+    ) -> Response<Body> {
         let mut response = self.turn_away(request, full.problem());
         if request.version() < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -233,7 +237,7 @@ impl Api {
     pub(super) fn too_often<B>(
         self: &Arc<Self>,
         request: &Request<B>,
-        wait: limit::Wait,
+        wait: limit::RateLimited,
     ) -> Response<Body> {
         self.metrics.refused(wait.policy.reason());
         self.turn_away(request, error::too_often(wait))
@@ -270,7 +274,7 @@ impl Api {
     fn turn_away<B>(self: &Arc<Self>, request: &Request<B>, problem: Problem) -> Response<Body> {
         let path = request.uri().path();
         let (method, headers) = (request.method(), request.headers());
-        subscribe::turned_away(self, method, headers, request.version(), problem)
+        subscribe::reject_stream(self, method, headers, request.version(), problem)
             .unwrap_or_else(|problem| error::answer(&problem, path))
     }
 }

@@ -19,7 +19,7 @@ const KEY_BYTES_MAX: usize = 255;
 pub struct InProgress(Arc<Mutex<HashSet<[u8; 32]>>>);
 
 /// A key that is under way, until this is dropped.
-pub struct Held {
+pub struct KeyGuard {
     all: InProgress,
     key: [u8; 32],
 }
@@ -29,16 +29,16 @@ impl InProgress {
     ///
     /// # Errors
     /// 409 when it is held already.
-    pub fn hold(&self, key: &IdempotencyKey) -> Result<Held, Problem> {
+    pub fn hold(&self, key: &IdempotencyKey) -> Result<KeyGuard, Problem> {
         if self.0.lock().insert(key.key) {
-            Ok(Held { all: self.clone(), key: key.key })
+            Ok(KeyGuard { all: self.clone(), key: key.key })
         } else {
             Err(error::key_in_progress())
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for KeyGuard {
     fn drop(&mut self) {
         self.all.0.lock().remove(&self.key);
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::address::network;
+use super::address::client_key;
 use crate::deliver::TokenBucket;
 
 /// Clients whose buckets are kept at a time, at the most.
@@ -75,7 +75,7 @@ impl Generations {
 
 /// What a refused client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait {
+pub struct RateLimited {
     /// Until a token is there.
     pub retry: Duration,
     /// Tokens a second.
@@ -98,7 +98,7 @@ impl Buckets {
     ///
     /// # Errors
     /// How long to wait, when there is none.
-    pub fn take(&self, address: IpAddr) -> Result<(), Wait> {
+    pub fn take(&self, address: IpAddr) -> Result<(), RateLimited> {
         self.take_at(address, 1, self.begun.elapsed()).map(|_| ())
     }
 
@@ -107,22 +107,22 @@ impl Buckets {
     ///
     /// # Errors
     /// How long to wait, when there is none.
-    pub fn take_some(&self, address: IpAddr, count: u32) -> Result<u32, Wait> {
+    pub fn take_some(&self, address: IpAddr, count: u32) -> Result<u32, RateLimited> {
         self.take_at(address, count, self.begun.elapsed())
     }
 
-    fn take_at(&self, address: IpAddr, count: u32, now: Duration) -> Result<u32, Wait> {
+    fn take_at(&self, address: IpAddr, count: u32, now: Duration) -> Result<u32, RateLimited> {
         let Buckets { policy, rate, burst, .. } = *self;
         let full = Duration::from_secs(burst.into()) / rate;
         let mut by_client = self.by_client.lock();
-        let bucket = by_client.get(network(address), rate);
+        let bucket = by_client.get(client_key(address), rate);
         match bucket.tokens(full, now) {
             Ok(tokens) => {
                 let taken = tokens.min(count.into());
                 bucket.charge(taken, now);
                 Ok(taken as u32)
             }
-            Err(due) => Err(Wait { retry: due.saturating_sub(now), rate, burst, policy }),
+            Err(due) => Err(RateLimited { retry: due.saturating_sub(now), rate, burst, policy }),
         }
     }
 }
@@ -144,7 +144,7 @@ mod tests {
         }
         let wait = buckets.take_at(address, 1, at(0)).unwrap_err();
         let policy = Policy::Requests;
-        assert_eq!(wait, Wait { retry: at(100), rate: 10, burst: 3, policy });
+        assert_eq!(wait, RateLimited { retry: at(100), rate: 10, burst: 3, policy });
         assert!(buckets.take_at(address, 1, at(99)).is_err());
         assert!(buckets.take_at(address, 1, at(100)).is_ok());
         assert!(buckets.take_at("192.0.2.2".parse().unwrap(), 1, at(100)).is_ok());

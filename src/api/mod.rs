@@ -17,12 +17,12 @@ mod event;
 mod gate;
 mod head;
 mod idempotency;
-mod inline;
-mod intake;
+mod inline_reads;
+mod body_reader;
 mod limit;
 mod page;
-mod past;
-mod pull;
+mod event_page;
+mod streamed_body;
 mod resource;
 mod respond;
 mod route;
@@ -51,16 +51,16 @@ use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::wire::problem::Problem;
 
-pub use address::{Client, Peer, Proxies, network};
+pub use address::{Client, Peer, Proxies, client_key};
 use body::Body;
 pub use catalog::NoLog;
-pub use gate::{Full, Gate};
+pub use gate::{ApiHandle, CapacityError};
 
 use catalog::Catalog;
 use event::Events;
-use negotiate::Form;
+use negotiate::MediaType;
 use query::Query;
-use route::{Found, Miss, Route};
+use route::{Route, RouteError, RouteMatch};
 
 /// Pages of collections that are read at once. A page may scan its whole
 /// collection, so more would not be faster, only all slower.
@@ -193,10 +193,10 @@ pub struct Api {
     publishing: Option<Arc<limit::Buckets>>,
     scans: Arc<Semaphore>,
     /// Where whole collections are read.
-    steps: Arc<pull::Steps>,
+    steps: Arc<streamed_body::ReadScheduler>,
     /// Where single resources are read.
-    inline: Arc<inline::Inline>,
-    process: Arc<gate::Process>,
+    inline: Arc<inline_reads::InlineReads>,
+    process: Arc<gate::SharedState>,
 }
 
 impl Api {
@@ -215,7 +215,7 @@ impl Api {
         metrics: Arc<Metrics>,
     ) -> Result<Api, NoLog> {
         let catalog = Catalog::new(&settings, &engine)?;
-        let inline = Arc::new(inline::Inline::new());
+        let inline = Arc::new(inline_reads::InlineReads::new());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Api {
             buckets: settings.request_buckets(),
@@ -230,7 +230,7 @@ impl Api {
             tasks: TaskTracker::new(),
             keys: idempotency::InProgress::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
-            steps: Arc::new(pull::Steps::new(inline.clone(), processors)),
+            steps: Arc::new(streamed_body::ReadScheduler::new(inline.clone(), processors)),
             inline,
             process: Arc::default(),
         })
@@ -254,23 +254,23 @@ impl Api {
 }
 
 /// A request that is not answered yet, as long as this lives.
-pub struct Unanswered(Arc<Api>);
+pub struct InFlightGuard(Arc<Api>);
 
-impl Unanswered {
-    fn new(api: &Arc<Api>) -> Unanswered {
+impl InFlightGuard {
+    fn new(api: &Arc<Api>) -> InFlightGuard {
         api.process.requests.fetch_add(1, Ordering::Relaxed);
-        Unanswered(api.clone())
+        InFlightGuard(api.clone())
     }
 }
 
-impl Drop for Unanswered {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.process.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// What a request comes over.
-pub struct Via {
+pub struct ConnectionContext {
     /// Who is at the other end.
     pub peer: Peer,
     /// Where a stream leaves itself for the connection's task, or what keeps
@@ -281,7 +281,7 @@ pub struct Via {
 }
 
 /// A request without its body.
-pub struct Ask {
+pub struct RequestContext {
     /// Its head.
     pub head: Parts,
     /// `/v1` where its path begins with it.
@@ -294,7 +294,7 @@ pub struct Ask {
     pub flow: Option<Arc<H2SendTracker>>,
 }
 
-impl Ask {
+impl RequestContext {
     /// Whether it is for the head of an answer alone.
     pub fn is_head(&self) -> bool {
         self.head.method == Method::HEAD
@@ -311,8 +311,12 @@ impl Ask {
 ///
 /// # Cancel safety
 /// Not safe: a write that was queued is committed, unanswered.
-pub async fn handle(api: &Arc<Api>, request: Request<Incoming>, via: Via) -> Response<Body> {
-    let _unanswered = Unanswered::new(api);
+pub async fn handle(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    via: ConnectionContext,
+) -> Response<Body> {
+    let _unanswered = InFlightGuard::new(api);
     let begun = Instant::now();
     let uri = request.uri().clone();
     let reads = is_read(request.method());
@@ -326,20 +330,20 @@ pub async fn handle(api: &Arc<Api>, request: Request<Incoming>, via: Via) -> Res
         Ok(Err(miss)) => Err(miss),
         // The request that there are the most of, in a future of its own: that
         // of all the others is large, and would be moved about for each.
-        Ok(Ok((Found { route: Route::Resource(collection, id), .. }, query))) if reads => {
+        Ok(Ok((RouteMatch { route: Route::Resource(collection, id), .. }, query))) if reads => {
             let read = resource::get(api, begun, request.headers(), query, &collection, id);
-            read.await.map_err(Miss::Problem)
+            read.await.map_err(RouteError::Problem)
         }
         Ok(Ok((found, query))) => {
             let answered = Box::pin(dispatch(api, found, request, query, (client, via)));
-            answered.await.map_err(Miss::Problem)
+            answered.await.map_err(RouteError::Problem)
         }
     };
     let mut response = match answered {
         Ok(response) => response,
-        Err(Miss::Problem(problem)) => error::answer(&problem, uri.path()),
-        Err(Miss::Method(allow)) => error::method_not_allowed(allow, uri.path()),
-        Err(Miss::Options(allow)) => {
+        Err(RouteError::Problem(problem)) => error::answer(&problem, uri.path()),
+        Err(RouteError::Method(allow)) => error::method_not_allowed(allow, uri.path()),
+        Err(RouteError::Options(allow)) => {
             let mut response = respond::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             response
@@ -366,10 +370,10 @@ fn find(
     api: &Api,
     request: &Request<Incoming>,
     label: &mut &'static str,
-) -> Result<(Found, Query), Miss> {
+) -> Result<(RouteMatch, Query), RouteError> {
     head::check(request)?;
     if *request.method() == Method::OPTIONS && request.uri().path() == "*" {
-        return Err(Miss::Options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        return Err(RouteError::Options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
     let protocol = request.extensions().get::<Protocol>();
     if protocol.is_some_and(|protocol| protocol.as_str() != "websocket") {
@@ -384,12 +388,12 @@ fn find(
 
 async fn dispatch(
     api: &Arc<Api>,
-    Found { route, prefix }: Found,
+    RouteMatch { route, prefix }: RouteMatch,
     mut request: Request<Incoming>,
     query: Query,
-    (client, via): (Client, Via),
+    (client, via): (Client, ConnectionContext),
 ) -> Result<Response<Body>, Problem> {
-    let Via { handover, flow, .. } = via;
+    let ConnectionContext { handover, flow, .. } = via;
     let method = request.method().clone();
     let post = method == Method::POST;
     if is_read(&method) || method == Method::CONNECT {
@@ -400,14 +404,14 @@ async fn dispatch(
         }
     }
     let (head, body) = request.into_parts();
-    let mut ask = Ask { head, prefix, query, client, flow };
+    let mut ask = RequestContext { head, prefix, query, client, flow };
     match route {
         Route::Collection(collection) if post => {
             resource::create(api, &mut ask, body, &collection).await
         }
         Route::Collection(collection) => {
             match negotiate::accept(&ask.head.headers, &negotiate::COLLECTION)? {
-                Form::Json => page::page(api, &mut ask, &collection).await,
+                MediaType::Json => page::page(api, &mut ask, &collection).await,
                 form => snapshot::snapshot(api, &mut ask, &collection, form).await,
             }
         }
@@ -449,7 +453,7 @@ async fn dispatch(
 
 async fn socket(
     api: &Arc<Api>,
-    mut ask: Ask,
+    mut ask: RequestContext,
     body: Incoming,
     events: Events<'_>,
 ) -> Result<Response<Body>, Problem> {

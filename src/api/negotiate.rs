@@ -8,7 +8,7 @@ use crate::wire::problem::Problem;
 
 /// A form that an answer can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum MediaType {
     /// A resource, or a page.
     Json,
     /// One record a line.
@@ -19,26 +19,27 @@ pub enum Form {
     CloudEvents,
 }
 
-impl Form {
+impl MediaType {
     /// Its media type.
     pub fn media_type(self) -> &'static str {
         match self {
-            Form::Json => "application/json",
-            Form::Ndjson => "application/x-ndjson",
-            Form::Sse => "text/event-stream",
-            Form::CloudEvents => "application/cloudevents+json",
+            MediaType::Json => "application/json",
+            MediaType::Ndjson => "application/x-ndjson",
+            MediaType::Sse => "text/event-stream",
+            MediaType::CloudEvents => "application/cloudevents+json",
         }
     }
 }
 
 /// Forms of a collection; the first is what `*/*` gets.
-pub const COLLECTION: [Form; 3] = [Form::Json, Form::Ndjson, Form::Sse];
+pub const COLLECTION: [MediaType; 3] = [MediaType::Json, MediaType::Ndjson, MediaType::Sse];
 /// Forms of `/{c}/stream`.
-pub const SNAPSHOT: [Form; 2] = [Form::Ndjson, Form::Sse];
+pub const SNAPSHOT: [MediaType; 2] = [MediaType::Ndjson, MediaType::Sse];
 /// Forms of an event stream.
-pub const EVENTS: [Form; 4] = [Form::Sse, Form::Ndjson, Form::Json, Form::CloudEvents];
+pub const EVENTS: [MediaType; 4] =
+    [MediaType::Sse, MediaType::Ndjson, MediaType::Json, MediaType::CloudEvents];
 /// Forms of one resource.
-pub const RESOURCE: [Form; 1] = [Form::Json];
+pub const RESOURCE: [MediaType; 1] = [MediaType::Json];
 
 /// The form of `offered` that the `Accept` headers prefer (RFC 9110 §12.5.1).
 /// Among equal weights the one that is named more exactly wins: a client
@@ -47,7 +48,7 @@ pub const RESOURCE: [Form; 1] = [Form::Json];
 ///
 /// # Errors
 /// 406 listing what there is.
-pub fn accept(headers: &HeaderMap, offered: &[Form]) -> Result<Form, Problem> {
+pub fn accept(headers: &HeaderMap, offered: &[MediaType]) -> Result<MediaType, Problem> {
     if !headers.contains_key(ACCEPT) {
         return Ok(offered[0]);
     }
@@ -61,7 +62,7 @@ pub fn accept(headers: &HeaderMap, offered: &[Form]) -> Result<Form, Problem> {
     {
         return Ok(offered[0]);
     }
-    let mut best: Option<((u16, u8), Form)> = None;
+    let mut best: Option<((u16, u8), MediaType)> = None;
     for &form in offered {
         let rank = ranges
             .iter()
@@ -81,7 +82,7 @@ pub fn accept(headers: &HeaderMap, offered: &[Form]) -> Result<Form, Problem> {
 }
 
 /// Whether the `Accept` headers name a form, and not only a family of it.
-pub fn names(headers: &HeaderMap, form: Form) -> bool {
+pub fn names(headers: &HeaderMap, form: MediaType) -> bool {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = lines.flat_map(|line| line.split(',')).filter_map(Range::parse);
     ranges.any(|range| range.weight > 0 && range.exactness(form) == Some(2))
@@ -114,7 +115,7 @@ impl Range {
 
     /// 2 for the very type, 1 for its family, 0 for any; none if it is not in
     /// the range.
-    fn exactness(&self, form: Form) -> Option<u8> {
+    fn exactness(&self, form: MediaType) -> Option<u8> {
         let (kind, subtype) =
             form.media_type().split_once('/').expect("every media type here has a slash");
         match (self.kind.as_str(), self.subtype.as_str()) {
@@ -179,7 +180,7 @@ pub fn content_type(headers: &HeaderMap, taken: &[&'static str]) -> Result<&'sta
 mod tests {
     use super::*;
 
-    fn accepted(values: &[&'static str], offered: &[Form]) -> Option<Form> {
+    fn accepted(values: &[&'static str], offered: &[MediaType]) -> Option<MediaType> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(ACCEPT, value.parse().unwrap());
@@ -190,19 +191,19 @@ mod tests {
     #[test]
     fn the_form_is_what_the_client_prefers() {
         for (values, form) in [
-            (&[][..], Some(Form::Json)),
-            (&[""], Some(Form::Json)),
-            (&["*/*"], Some(Form::Json)),
-            (&["application/*"], Some(Form::Json)),
-            (&["text/*"], Some(Form::Sse)),
-            (&["Text/Event-Stream"], Some(Form::Sse)),
-            (&["application/x-ndjson"], Some(Form::Ndjson)),
-            (&["application/json, text/plain, */*"], Some(Form::Json)),
-            (&["text/html, */*;q=0.8"], Some(Form::Json)),
-            (&["application/json;q=0.5, text/event-stream;q=0.9"], Some(Form::Sse)),
-            (&["application/json;q=0, */*"], Some(Form::Ndjson)),
-            (&["application/json;q=0.2", "application/x-ndjson;q=0.30"], Some(Form::Ndjson)),
-            (&["application/json;charset=utf-8"], Some(Form::Json)),
+            (&[][..], Some(MediaType::Json)),
+            (&[""], Some(MediaType::Json)),
+            (&["*/*"], Some(MediaType::Json)),
+            (&["application/*"], Some(MediaType::Json)),
+            (&["text/*"], Some(MediaType::Sse)),
+            (&["Text/Event-Stream"], Some(MediaType::Sse)),
+            (&["application/x-ndjson"], Some(MediaType::Ndjson)),
+            (&["application/json, text/plain, */*"], Some(MediaType::Json)),
+            (&["text/html, */*;q=0.8"], Some(MediaType::Json)),
+            (&["application/json;q=0.5, text/event-stream;q=0.9"], Some(MediaType::Sse)),
+            (&["application/json;q=0, */*"], Some(MediaType::Ndjson)),
+            (&["application/json;q=0.2", "application/x-ndjson;q=0.30"], Some(MediaType::Ndjson)),
+            (&["application/json;charset=utf-8"], Some(MediaType::Json)),
             (&["text/html"], None),
             (&["nonsense"], None),
             (&["*/*;q=0"], None),
@@ -215,9 +216,12 @@ mod tests {
 
     #[test]
     fn an_event_stream_is_sse_unless_json_is_named() {
-        assert_eq!(accepted(&["*/*"], &EVENTS), Some(Form::Sse));
-        assert_eq!(accepted(&["application/json, */*"], &EVENTS), Some(Form::Json));
-        assert_eq!(accepted(&["application/cloudevents+json"], &EVENTS), Some(Form::CloudEvents));
+        assert_eq!(accepted(&["*/*"], &EVENTS), Some(MediaType::Sse));
+        assert_eq!(accepted(&["application/json, */*"], &EVENTS), Some(MediaType::Json));
+        assert_eq!(
+            accepted(&["application/cloudevents+json"], &EVENTS),
+            Some(MediaType::CloudEvents)
+        );
     }
 
     #[test]

@@ -9,11 +9,11 @@ use hyper::Response;
 use hyper::header::{HeaderName, HeaderValue, LINK};
 use tokio::time::timeout;
 
-use super::body::{Body, Cut};
+use super::body::{Body, BodyAborted};
 use super::catalog::Collection;
-use super::pull::{Pull, STEP_BYTES, Source};
 use super::query::append_fields;
-use super::{Api, Ask, error, respond};
+use super::streamed_body::{STEP_BYTES, Source, StreamedBody};
+use super::{Api, RequestContext, error, respond};
 use crate::event::{Offset, ResourceId};
 use crate::store::{self, ReadSnapshot};
 use crate::wire::FieldEquals;
@@ -42,7 +42,7 @@ pub const CURSOR: HeaderName = HeaderName::from_static("streamgate-cursor");
 /// Safe: a read under way is finished for nobody.
 pub async fn page(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     collection: &Collection,
 ) -> Result<Response<Body>, Problem> {
     let page = ask.query.take_number("page", 0, u32::MAX)?.unwrap_or(0);
@@ -75,10 +75,10 @@ pub async fn page(
             if reader.ended {
                 return Ok(None);
             }
-            let bytes = reader.step(STEP_BYTES).map_err(|error| Cut(error.to_string()))?;
+            let bytes = reader.step(STEP_BYTES).map_err(|error| BodyAborted(error.to_string()))?;
             Ok(Some(vec![bytes.into()]))
         });
-        Body::Pull(Pull::new(vec![first.into()], source, api.steps.clone()))
+        Body::Pull(StreamedBody::new(vec![first.into()], source, api.steps.clone()))
     };
     let mut response = respond::json(200, body);
     let headers = response.headers_mut();

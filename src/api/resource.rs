@@ -9,11 +9,11 @@ use hyper::{HeaderMap, Response};
 use uuid::Uuid;
 
 use super::body::Body;
+use super::body_reader::BodyReader;
 use super::catalog::Collection;
-use super::condition::{self, Read};
-use super::intake::Intake;
+use super::condition::{self, ConditionResult};
 use super::query::Query;
-use super::{Api, Ask, batch, error, idempotency, negotiate, respond};
+use super::{Api, RequestContext, batch, error, idempotency, negotiate, respond};
 use crate::event::ResourceId;
 use crate::log::{AppendOutcome, BadWrite, Log, Write};
 use crate::wire::LogIdentity;
@@ -54,9 +54,11 @@ pub async fn get(
     let state = state.ok_or_else(|| error::not_found("there is no such resource"))?;
     let origin = collection.log.origin();
     let mut response = match condition::read(headers, origin.epoch, state.revision)? {
-        Read::Send => respond::json(200, Body::Full(state.document)),
-        Read::Unchanged => respond::empty(304),
-        Read::Failed => return Err(error::precondition_failed(Some(origin.id(state.revision)))),
+        ConditionResult::Send => respond::json(200, Body::Full(state.document)),
+        ConditionResult::Unchanged => respond::empty(304),
+        ConditionResult::Failed => {
+            return Err(error::precondition_failed(Some(origin.id(state.revision))));
+        }
     };
     respond::set_etag(&mut response, origin.id(state.revision));
     Ok(response)
@@ -71,7 +73,7 @@ pub async fn get(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn create(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     body: Incoming,
     collection: &Collection,
 ) -> Result<Response<Body>, Problem> {
@@ -119,7 +121,7 @@ pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem>
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn put(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     body: Incoming,
     collection: &Collection,
     id: ResourceId,
@@ -148,7 +150,7 @@ pub async fn put(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn patch(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     body: Incoming,
     collection: &Collection,
     id: ResourceId,
@@ -173,7 +175,7 @@ pub async fn patch(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn delete(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
@@ -195,7 +197,7 @@ pub async fn delete(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn post(
     api: &Arc<Api>,
-    ask: &Ask,
+    ask: &RequestContext,
     body: Incoming,
     log: &Arc<Log>,
     path: &str,
@@ -228,7 +230,7 @@ pub async fn post(
 /// Not safe: a write that was queued is committed, unanswered.
 async fn append(
     api: &Arc<Api>,
-    ask: &Ask,
+    ask: &RequestContext,
     log: &Arc<Log>,
     write: Write,
 ) -> Result<AppendOutcome, Problem> {
@@ -241,7 +243,7 @@ async fn append(
 }
 
 async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
-    Intake::new(api, body).whole(api.settings.body_bytes_max).await
+    BodyReader::new(api, body).whole(api.settings.body_bytes_max).await
 }
 
 /// A body as JSON.

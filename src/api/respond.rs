@@ -4,7 +4,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
-use super::negotiate::Form;
+use super::negotiate::MediaType;
 use crate::event::EventId;
 
 /// Says that the answer is an earlier one's (`docs/protocol.md#paths`).
@@ -19,11 +19,11 @@ pub fn empty(status: u16) -> Response<Body> {
 
 /// An answer in JSON.
 pub fn json(status: u16, body: Body) -> Response<Body> {
-    form(status, Form::Json, body)
+    form(status, MediaType::Json, body)
 }
 
 /// An answer in one of the forms.
-pub fn form(status: u16, form: Form, body: Body) -> Response<Body> {
+pub fn form(status: u16, form: MediaType, body: Body) -> Response<Body> {
     let mut response = empty(status);
     *response.body_mut() = body;
     let media_type = HeaderValue::from_static(form.media_type());

@@ -38,7 +38,7 @@ pub enum Route {
 }
 
 /// The result of a successful routing.
-pub struct Found {
+pub struct RouteMatch {
     /// The route.
     pub route: Route,
     /// The prefix of the path, `/v1` or nothing. `Location` and `Link` in the
@@ -47,7 +47,7 @@ pub struct Found {
 }
 
 /// The reason why routing does not continue.
-pub enum Miss {
+pub enum RouteError {
     /// The path does not exist or is invalid.
     Problem(Problem),
     /// The path does not support the method. The text lists the allowed methods.
@@ -56,9 +56,9 @@ pub enum Miss {
     Options(&'static str),
 }
 
-impl From<Problem> for Miss {
-    fn from(problem: Problem) -> Miss {
-        Miss::Problem(problem)
+impl From<Problem> for RouteError {
+    fn from(problem: Problem) -> RouteError {
+        RouteError::Problem(problem)
     }
 }
 
@@ -110,13 +110,13 @@ impl Route {
 /// for an extended CONNECT that opens a WebSocket (RFC 8441).
 ///
 /// # Errors
-/// [`Miss`], which determines the response.
+/// [`RouteError`], which determines the response.
 pub fn route(
     catalog: &Catalog,
     method: &Method,
     extended: bool,
     path: &str,
-) -> Result<Found, Miss> {
+) -> Result<RouteMatch, RouteError> {
     let rest = path.strip_prefix('/').ok_or_else(unknown_path)?;
     let (prefix, rest) = match rest.strip_prefix("v1/") {
         Some(rest) => ("/v1", rest),
@@ -125,11 +125,11 @@ pub fn route(
     let route = find(catalog, rest)?;
     let allow = route.allow();
     let allowed = match *method {
-        Method::OPTIONS => return Err(Miss::Options(allow)),
+        Method::OPTIONS => return Err(RouteError::Options(allow)),
         Method::CONNECT => extended && route.is_socket(),
         _ => allow.split(',').any(|allowed| allowed.trim_ascii_start() == method.as_str()),
     };
-    if allowed { Ok(Found { route, prefix }) } else { Err(Miss::Method(allow)) }
+    if allowed { Ok(RouteMatch { route, prefix }) } else { Err(RouteError::Method(allow)) }
 }
 
 fn find(catalog: &Catalog, rest: &str) -> Result<Route, Problem> {

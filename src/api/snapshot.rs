@@ -7,14 +7,14 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 
-use super::body::{Body, Cut};
+use super::body::{Body, BodyAborted};
 use super::catalog::Collection;
-use super::negotiate::Form;
+use super::negotiate::MediaType;
 use super::page::CURSOR;
-use super::pull::{Pull, STEP_BYTES, Source};
-use super::start::{Asked, From, take_overflow, take_types};
-use super::subscribe::{self, EventForm, Target};
-use super::{Api, Ask, error, respond};
+use super::start::{StartPosition, StreamParams, take_overflow, take_types};
+use super::streamed_body::{STEP_BYTES, Source, StreamedBody};
+use super::subscribe::{self, StreamFormat, StreamTarget};
+use super::{Api, RequestContext, error, respond};
 use crate::event::{EventId, LogId, ResourceId};
 use crate::store::Store;
 use crate::wire::problem::Problem;
@@ -42,12 +42,12 @@ pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
 /// Safe.
 pub async fn snapshot(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     collection: &Collection,
-    form: Form,
+    form: MediaType,
 ) -> Result<Response<Body>, Problem> {
     let follow = ask.query.take_flag("follow")?.unwrap_or(false);
-    let asked = Asked::take(&ask.head.headers, &mut ask.query, api.settings.batch_size_max)?;
+    let asked = StreamParams::take(&ask.head.headers, &mut ask.query, api.settings.batch_size_max)?;
     if follow {
         return followed(api, ask, collection, form, asked).await;
     }
@@ -60,7 +60,7 @@ pub async fn snapshot(
     }
     // An EventSource comes back after every end, and only 204 stops it; the
     // only id that a snapshot gives is its end's.
-    if form == Form::Sse && asked.resumed {
+    if form == MediaType::Sse && asked.resumed {
         return Ok(respond::empty(204));
     }
     let cursor = collection.log.origin().id(collection.log.head());
@@ -86,18 +86,18 @@ pub async fn snapshot(
         ended: false,
     };
     let source: Source = Box::new(move || reader.step());
-    *response.body_mut() = Body::Pull(Pull::in_turns(source, api.steps.clone()));
+    *response.body_mut() = Body::Pull(StreamedBody::in_turns(source, api.steps.clone()));
     Ok(response)
 }
 
 async fn followed(
     api: &Arc<Api>,
-    ask: &mut Ask,
+    ask: &mut RequestContext,
     collection: &Collection,
-    form: Form,
-    asked: Asked,
+    form: MediaType,
+    asked: StreamParams,
 ) -> Result<Response<Body>, Problem> {
-    if !matches!(asked.from, None | Some(From::After(_))) {
+    if !matches!(asked.from, None | Some(StartPosition::After(_))) {
         return Err(error::parameter(
             "from",
             "with follow=true the resources come first, then what follows them; only an event id \
@@ -113,8 +113,8 @@ async fn followed(
              stale; filter by types",
         ));
     }
-    let form = EventForm::of(form).expect("SNAPSHOT offers no JSON");
-    let target = Target {
+    let form = StreamFormat::of(form).expect("SNAPSHOT offers no JSON");
+    let target = StreamTarget {
         log: Arc::clone(&collection.log),
         topic: None,
         scope: None,
@@ -136,7 +136,7 @@ struct Reader {
     store: Store,
     log: LogId,
     fields: Vec<FieldEquals>,
-    form: Form,
+    form: MediaType,
     cursor: EventId,
     records_max: Option<NonZeroU32>,
     after: Option<ResourceId>,
@@ -144,7 +144,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn step(&mut self) -> Result<Option<Vec<Bytes>>, Cut> {
+    fn step(&mut self) -> Result<Option<Vec<Bytes>>, BodyAborted> {
         if self.ended {
             return Ok(None);
         }
@@ -155,7 +155,7 @@ impl Reader {
         let (mut looked_at, mut looked_at_bytes) = (0, 0);
         let view = self.store.view();
         for entry in view.resources(self.log, self.after.as_ref()) {
-            let found = entry.map_err(|error| Cut(error.to_string()))?;
+            let found = entry.map_err(|error| BodyAborted(error.to_string()))?;
             let document = &found.state.document;
             if self.fields.iter().all(|field| field.matches(document)) {
                 frames.push(self.form, document);
@@ -164,13 +164,13 @@ impl Reader {
             looked_at_bytes += document.len();
             let enough = looked_at == LOOKED_AT_MAX || looked_at_bytes >= LOOKED_AT_BYTES_MAX;
             if frames.bytes >= STEP_BYTES || enough {
-                let id = view.id_of(&found).map_err(|error| Cut(error.to_string()))?;
+                let id = view.id_of(&found).map_err(|error| BodyAborted(error.to_string()))?;
                 self.after = Some(id);
                 return Ok(Some(frames.finish()));
             }
         }
         self.ended = true;
-        if self.form == Form::Sse {
+        if self.form == MediaType::Sse {
             let cursor = self.cursor;
             frames.cut();
             frames.open.extend_from_slice(
@@ -196,9 +196,9 @@ impl Frames {
         Frames { records_max, done: Vec::new(), open: Vec::new(), records: 0, bytes: 0 }
     }
 
-    fn push(&mut self, form: Form, document: &[u8]) {
+    fn push(&mut self, form: MediaType, document: &[u8]) {
         let before = self.open.len();
-        if form == Form::Sse {
+        if form == MediaType::Sse {
             self.open.extend_from_slice(b"event: snapshot\ndata: ");
             self.open.extend_from_slice(document);
             self.open.extend_from_slice(b"\n\n");

@@ -13,7 +13,7 @@ use crate::wire::problem::Problem;
 /// Where a stream begins. Whether an id is this log's and still kept is for
 /// the stream to say: that is a gap, not a malformed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum StartPosition {
     /// At the earliest event that is kept.
     Earliest,
     /// After the newest.
@@ -27,10 +27,10 @@ pub enum From {
 
 /// What a request for a stream asks, checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct StreamParams {
     /// The start, if it names one: the `Last-Event-ID` header, else
     /// `?lastEventId=`, else `?after=` of a page, else `?from=`.
-    pub from: Option<From>,
+    pub from: Option<StartPosition>,
     /// Whether the start is an id that a stream gave earlier, so that this is
     /// a return.
     pub resumed: bool,
@@ -40,7 +40,7 @@ pub struct Asked {
     pub batch_size: Option<NonZeroU32>,
 }
 
-impl Asked {
+impl StreamParams {
     /// Takes what concerns a stream out of the query and the header.
     /// `batch_size_max` caps `?batchSize=`.
     ///
@@ -50,7 +50,7 @@ impl Asked {
         headers: &HeaderMap,
         query: &mut Query,
         batch_size_max: u32,
-    ) -> Result<Asked, Problem> {
+    ) -> Result<StreamParams, Problem> {
         let from = query.take("from").map(|text| parse_from(&text)).transpose()?;
         let last = take_last_event_id(headers, query)?;
         let on_gap = match query.take("onGap").as_deref() {
@@ -64,8 +64,8 @@ impl Asked {
         let batch_size = query
             .take_number("batchSize", 1, u32::MAX)?
             .and_then(|size| NonZeroU32::new(size.min(batch_size_max)));
-        Ok(Asked {
-            from: last.map(From::After).or(from),
+        Ok(StreamParams {
+            from: last.map(StartPosition::After).or(from),
             resumed: last.is_some(),
             on_gap,
             batch_size,
@@ -77,18 +77,18 @@ impl Asked {
 ///
 /// # Errors
 /// 400 when it is none of the four.
-pub fn parse_from(text: &str) -> Result<From, Problem> {
+pub fn parse_from(text: &str) -> Result<StartPosition, Problem> {
     if text == "earliest" {
-        return Ok(From::Earliest);
+        return Ok(StartPosition::Earliest);
     }
     if text == "now" {
-        return Ok(From::Now);
+        return Ok(StartPosition::Now);
     }
     if let Ok(id) = text.parse() {
-        return Ok(From::After(id));
+        return Ok(StartPosition::After(id));
     }
     // A `+` of a time's offset that was not encoded arrives as a space.
-    text.replace(' ', "+").parse().map(From::At).map_err(|_| {
+    text.replace(' ', "+").parse().map(StartPosition::At).map_err(|_| {
         error::parameter("from", "it must be earliest, now, an event id or an RFC 3339 time")
     })
 }
@@ -180,26 +180,26 @@ pub fn take_types(query: &mut Query, shown: &[EventType]) -> Result<Vec<EventTyp
 mod tests {
     use super::*;
 
-    fn asked(header: Option<&'static str>, raw: &str) -> Result<Asked, Problem> {
+    fn asked(header: Option<&'static str>, raw: &str) -> Result<StreamParams, Problem> {
         let mut headers = HeaderMap::new();
         if let Some(value) = header {
             headers.insert("last-event-id", value.parse().unwrap());
         }
         let mut query = Query::parse(Some(raw)).unwrap();
-        let asked = Asked::take(&headers, &mut query, 100)?;
+        let asked = StreamParams::take(&headers, &mut query, 100)?;
         query.finish()?;
         Ok(asked)
     }
 
-    fn start(header: Option<&'static str>, raw: &str) -> Option<From> {
+    fn start(header: Option<&'static str>, raw: &str) -> Option<StartPosition> {
         asked(header, raw).unwrap().from
     }
 
     #[test]
     fn the_header_wins_over_the_parameters() {
-        let id = |text: &str| Some(From::After(text.parse().unwrap()));
+        let id = |text: &str| Some(StartPosition::After(text.parse().unwrap()));
         assert_eq!(start(None, ""), None);
-        assert_eq!(start(None, "from=earliest"), Some(From::Earliest));
+        assert_eq!(start(None, "from=earliest"), Some(StartPosition::Earliest));
         assert_eq!(start(None, "from=now&lastEventId=k3f9x2ab-1"), id("k3f9x2ab-1"));
         assert_eq!(start(None, "last_event_id=k3f9x2ab-2"), id("k3f9x2ab-2"));
         assert_eq!(start(Some("k3f9x2ab-3"), "lastEventId=k3f9x2ab-1"), id("k3f9x2ab-3"));
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn times_are_taken_with_their_plus_encoded_or_not() {
-        let time = Some(From::At("2024-07-15T12:32:22Z".parse().unwrap()));
+        let time = Some(StartPosition::At("2024-07-15T12:32:22Z".parse().unwrap()));
         for raw in ["from=2024-07-15T14:32:22%2B02:00", "from=2024-07-15T14:32:22+02:00"] {
             assert_eq!(start(None, raw), time, "{raw}");
         }

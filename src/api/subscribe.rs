@@ -10,8 +10,8 @@ use hyper::{Method, Response, Version};
 use super::Api;
 use super::body::Body;
 use super::gate::Admitted;
-use super::negotiate::{self, Form};
-use super::start::{Asked, From};
+use super::negotiate::{self, MediaType};
+use super::start::{StartPosition, StreamParams};
 use super::{error, respond};
 use crate::deliver::{ConnectionState, Gap, PendingTakeover, Reason, StreamBody, StreamSource};
 use crate::event::{EventId, Offset, ResourceId, Timestamp};
@@ -26,7 +26,7 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The form of a stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventForm {
+pub enum StreamFormat {
     /// Server-Sent Events.
     Sse,
     /// One event a line.
@@ -35,45 +35,45 @@ pub enum EventForm {
     CloudEvents,
 }
 
-impl EventForm {
+impl StreamFormat {
     /// The stream's form of that media type; none for JSON, which is no stream.
-    pub fn of(form: Form) -> Option<EventForm> {
+    pub fn of(form: MediaType) -> Option<StreamFormat> {
         match form {
-            Form::Json => None,
-            Form::Ndjson => Some(EventForm::Ndjson),
-            Form::Sse => Some(EventForm::Sse),
-            Form::CloudEvents => Some(EventForm::CloudEvents),
+            MediaType::Json => None,
+            MediaType::Ndjson => Some(StreamFormat::Ndjson),
+            MediaType::Sse => Some(StreamFormat::Sse),
+            MediaType::CloudEvents => Some(StreamFormat::CloudEvents),
         }
     }
 
     /// The form with its media type.
-    pub fn form(self) -> Form {
+    pub fn form(self) -> MediaType {
         match self {
-            EventForm::Sse => Form::Sse,
-            EventForm::Ndjson => Form::Ndjson,
-            EventForm::CloudEvents => Form::CloudEvents,
+            StreamFormat::Sse => MediaType::Sse,
+            StreamFormat::Ndjson => MediaType::Ndjson,
+            StreamFormat::CloudEvents => MediaType::CloudEvents,
         }
     }
 
     fn wire(self) -> WireForm {
         match self {
-            EventForm::Sse => WireForm::Sse,
-            EventForm::Ndjson => WireForm::Ndjson,
-            EventForm::CloudEvents => WireForm::CloudEvents,
+            StreamFormat::Sse => WireForm::Sse,
+            StreamFormat::Ndjson => WireForm::Ndjson,
+            StreamFormat::CloudEvents => WireForm::CloudEvents,
         }
     }
 
     fn protocol(self) -> Protocol {
         match self {
-            EventForm::Sse => Protocol::Sse,
-            EventForm::Ndjson | EventForm::CloudEvents => Protocol::Ndjson,
+            StreamFormat::Sse => Protocol::Sse,
+            StreamFormat::Ndjson | StreamFormat::CloudEvents => Protocol::Ndjson,
         }
     }
 }
 
 /// What a stream is of, checked.
 #[derive(Clone)]
-pub struct Target {
+pub struct StreamTarget {
     /// The log that it follows.
     pub log: Arc<Log>,
     /// The topic's name, its own or a view's; none on a collection's paths.
@@ -85,12 +85,12 @@ pub struct Target {
     /// What happens where its client does not keep up.
     pub overflow: Overflow,
     /// Where it begins and how it is sent.
-    pub asked: Asked,
+    pub asked: StreamParams,
 }
 
 /// Where a stream begins, decided.
 #[derive(Clone, Copy, Debug)]
-pub struct Beginning {
+pub struct ResolvedStart {
     /// The position it starts after; none for the log's end at that moment.
     pub start: Option<Offset>,
     /// What the client is told is missing before.
@@ -101,13 +101,13 @@ pub struct Beginning {
     pub returned: Option<EventId>,
 }
 
-impl Target {
+impl StreamTarget {
     /// What its subscription is interested in, in `form`.
     pub fn interest(
         &self,
         form: WireForm,
         credit: Option<u64>,
-        beginning: &Beginning,
+        beginning: &ResolvedStart,
     ) -> SubscriptionSpec {
         SubscriptionSpec {
             scope: self.scope.clone().map_or(Scope::Whole, Scope::Subject),
@@ -128,21 +128,25 @@ impl Target {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn beginning(&self) -> Result<Beginning, Problem> {
+    pub async fn beginning(&self) -> Result<ResolvedStart, Problem> {
         let log = &self.log;
         let topic = matches!(log.origin().kind, LogKind::Topic);
         if self.asked.on_gap == OnGap::Snapshot && topic {
             return Err(error::parameter("onGap", "a topic has no resources to snapshot"));
         }
-        let at =
-            |start| Beginning { start: Some(start), gap: None, snapshot: false, returned: None };
+        let at = |start| ResolvedStart {
+            start: Some(start),
+            gap: None,
+            snapshot: false,
+            returned: None,
+        };
         match self.asked.from {
-            None | Some(From::Now) => {
-                Ok(Beginning { start: None, gap: None, snapshot: false, returned: None })
+            None | Some(StartPosition::Now) => {
+                Ok(ResolvedStart { start: None, gap: None, snapshot: false, returned: None })
             }
-            Some(From::Earliest) => Ok(at(log.floor())),
-            Some(From::After(id)) => self.after(id).await,
-            Some(From::At(time)) => {
+            Some(StartPosition::Earliest) => Ok(at(log.floor())),
+            Some(StartPosition::After(id)) => self.after(id).await,
+            Some(StartPosition::At(time)) => {
                 let found = log.find_before(time).await;
                 let (start, whole) = found.map_err(|error| error::unavailable(&error))?;
                 if whole {
@@ -153,7 +157,7 @@ impl Target {
         }
     }
 
-    async fn after(&self, id: EventId) -> Result<Beginning, Problem> {
+    async fn after(&self, id: EventId) -> Result<ResolvedStart, Problem> {
         let log = &self.log;
         let floor = log.floor();
         if id.epoch != log.origin().epoch || id.offset > log.head() {
@@ -163,7 +167,7 @@ impl Target {
             return self.gap(id, Reason::Expired);
         }
         let start = id.offset.max(floor);
-        Ok(Beginning { start: Some(start), gap: None, snapshot: false, returned: Some(id) })
+        Ok(ResolvedStart { start: Some(start), gap: None, snapshot: false, returned: Some(id) })
     }
 
     /// A resource that was not touched since has lost no event to retention,
@@ -174,7 +178,7 @@ impl Target {
         Ok(state.is_some_and(|state| state.revision <= offset))
     }
 
-    fn gap(&self, from: EventId, reason: Reason) -> Result<Beginning, Problem> {
+    fn gap(&self, from: EventId, reason: Reason) -> Result<ResolvedStart, Problem> {
         let (origin, floor) = (self.log.origin(), self.log.floor());
         let earliest = origin.id(floor);
         let gap = Gap { from, to: earliest, earliest, reason, count: None };
@@ -183,10 +187,10 @@ impl Target {
         let returned = Some(from);
         match self.asked.on_gap {
             OnGap::Event => {
-                Ok(Beginning { start: Some(floor), gap: Some(gap), snapshot: false, returned })
+                Ok(ResolvedStart { start: Some(floor), gap: Some(gap), snapshot: false, returned })
             }
             OnGap::Snapshot => {
-                Ok(Beginning { start: None, gap: Some(gap), snapshot: true, returned: None })
+                Ok(ResolvedStart { start: None, gap: Some(gap), snapshot: true, returned: None })
             }
             OnGap::Error => Err(error::gone(origin, reason.as_str(), floor)),
         }
@@ -203,8 +207,8 @@ impl Target {
 pub async fn events(
     api: &Arc<Api>,
     head: &Parts,
-    target: Target,
-    form: EventForm,
+    target: StreamTarget,
+    form: StreamFormat,
 ) -> Result<Response<Body>, Problem> {
     let beginning = target.beginning().await?;
     open(api, head, &target, form, beginning)
@@ -221,12 +225,12 @@ pub async fn events(
 pub async fn follow(
     api: &Arc<Api>,
     head: &Parts,
-    target: Target,
-    form: EventForm,
+    target: StreamTarget,
+    form: StreamFormat,
 ) -> Result<Response<Body>, Problem> {
     let beginning = match target.asked.from {
-        Some(From::After(_)) => target.beginning().await?,
-        _ => Beginning { start: None, gap: None, snapshot: true, returned: None },
+        Some(StartPosition::After(_)) => target.beginning().await?,
+        _ => ResolvedStart { start: None, gap: None, snapshot: true, returned: None },
     };
     open(api, head, &target, form, beginning)
 }
@@ -234,9 +238,9 @@ pub async fn follow(
 fn open(
     api: &Arc<Api>,
     head: &Parts,
-    target: &Target,
-    form: EventForm,
-    beginning: Beginning,
+    target: &StreamTarget,
+    form: StreamFormat,
+    beginning: ResolvedStart,
 ) -> Result<Response<Body>, Problem> {
     if head.method == Method::HEAD {
         return Ok(with_headers(head, target, form, Body::Empty));
@@ -245,7 +249,7 @@ fn open(
     let Admitted { subscriber, share } = match api.admit(protocol, &head.extensions) {
         Ok(admitted) => admitted,
         Err(problem) => {
-            return turned_away(api, &head.method, &head.headers, head.version, problem);
+            return reject_stream(api, &head.method, &head.headers, head.version, problem);
         }
     };
     let handover = head.extensions.get::<Arc<ConnectionState>>();
@@ -278,7 +282,12 @@ fn open(
     Ok(with_headers(head, target, form, body))
 }
 
-fn with_headers(head: &Parts, target: &Target, form: EventForm, body: Body) -> Response<Body> {
+fn with_headers(
+    head: &Parts,
+    target: &StreamTarget,
+    form: StreamFormat,
+    body: Body,
+) -> Response<Body> {
     const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
     let mut response = respond::form(200, form.form(), body);
     let headers = response.headers_mut();
@@ -312,7 +321,7 @@ fn with_headers(head: &Parts, target: &Target, form: EventForm, body: Body) -> R
 /// # Errors
 /// The problem itself, for all other clients and where the configuration
 /// says so.
-pub fn turned_away(
+pub fn reject_stream(
     api: &Api,
     method: &Method,
     headers: &HeaderMap,
@@ -334,7 +343,7 @@ pub fn turned_away(
         time: Timestamp::now(),
         message: (0, 0),
     };
-    let mut response = respond::form(200, Form::Sse, Body::Full(notice.encode(WireForm::Sse)));
+    let mut response = respond::form(200, MediaType::Sse, Body::Full(notice.encode(WireForm::Sse)));
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert(BUFFERING, HeaderValue::from_static("no"));
@@ -347,5 +356,7 @@ pub fn turned_away(
 /// An `EventSource` names its form; other clients that would take that form
 /// among others can read a status.
 fn is_event_source(method: &Method, headers: &HeaderMap) -> bool {
-    *method == Method::GET && !headers.contains_key(UPGRADE) && negotiate::names(headers, Form::Sse)
+    *method == Method::GET
+        && !headers.contains_key(UPGRADE)
+        && negotiate::names(headers, MediaType::Sse)
 }

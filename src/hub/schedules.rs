@@ -26,7 +26,7 @@ use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp
 use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
 use crate::store::{Durability, EncodedEvent, LogMetadata, Store};
-use crate::wire::{Batch, Filter, Form, LogIdentity, LogKind};
+use crate::wire::{Batch, Filter, LogIdentity, LogKind, MediaType};
 
 /// Events of each batch, by their resource.
 const BATCHES: [&[&str]; 5] = [&["a"], &["b", "a"], &["a"], &["b"], &["a", "b", "a"]];
@@ -323,7 +323,7 @@ impl Writer {
             subscriber.clone(),
             streams,
             model.ground.metrics.clone(),
-            Form::Ndjson,
+            MediaType::Ndjson,
             None,
         );
         let socket = Socket { erratic: model.plan.erratic, ..Socket::default() };
@@ -337,7 +337,7 @@ impl Writer {
         let interest = Interest {
             scope,
             filter: Filter::shared(Vec::new(), Vec::new()),
-            form: Form::Ndjson,
+            form: MediaType::Ndjson,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,

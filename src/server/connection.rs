@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::listener::Open;
 use super::stream::{Outgoing, Streams};
 use super::{FRESH, Shared, peer, refusal};
-use crate::api::body::{Body, Cut};
-use crate::api::{self, Peer, Via};
+use crate::api::body::{Body, BodyAborted};
+use crate::api::{self, ConnectionContext, Peer};
 use crate::deliver::{Answering, ConnectionIo, ConnectionState, H2SendTracker, Stream};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
@@ -130,7 +130,7 @@ async fn serve_http1(
         let (shared, handover) = (shared.clone(), handover.clone());
         service_fn(move |request: Request<Incoming>| {
             let (api, answering) = (shared.gate.current(), handover.begin());
-            let via = Via { peer, handover: Some(handover.clone()), flow: None };
+            let via = ConnectionContext { peer, handover: Some(handover.clone()), flow: None };
             async move {
                 let answer = api::handle(&api, request, via).await;
                 answering.set_bulk(answer.body().is_bulk());
@@ -196,12 +196,12 @@ struct Held {
 
 impl HttpBody for Held {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -240,7 +240,7 @@ async fn serve_http2(
             // What of the answer is not written yet; a batch also says there that
             // its client is alive while it sends.
             let flow = Arc::new(H2SendTracker::default());
-            let via = Via { peer, handover, flow: Some(flow.clone()) };
+            let via = ConnectionContext { peer, handover, flow: Some(flow.clone()) };
             async move {
                 streams.begins(&flow);
                 let answer = api::handle(&shared.gate.current(), request, via).await;

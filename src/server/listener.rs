@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::descriptors::Acceptor;
 use super::{Shared, connection, readiness, refusal};
 use crate::api::admin::{self, Admin};
-use crate::api::{self, Full};
+use crate::api::{self, CapacityError};
 use crate::deliver::{ConnectionIo, ConnectionState, NOTSENT_LOWAT};
 
 /// Connections that the kernel completes ahead of us: a reconnect storm of
@@ -83,16 +83,16 @@ impl Open {
     ///
     /// # Errors
     /// When the address has as many as it may.
-    pub(super) fn count(&self, address: IpAddr) -> Result<(), Full> {
+    pub(super) fn count(&self, address: IpAddr) -> Result<(), CapacityError> {
         if self.shared.gate.current().settings.proxies.contain(address) {
             return Ok(());
         }
-        let address = api::network(address);
+        let address = api::client_key(address);
         let most = self.shared.settings().connections_per_address_max;
         let mut by_address = self.shared.by_address.lock();
         let count = by_address.entry(address).or_insert(0);
         if most > 0 && *count >= most {
-            return Err(Full::Address);
+            return Err(CapacityError::Address);
         }
         if self.address.set(address).is_ok() {
             *count += 1;

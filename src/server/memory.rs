@@ -39,7 +39,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         }
         crowded = now;
         let api = shared.gate.current();
-        api.crowd(crowded);
+        api.set_memory_pressure(crowded);
         api.hub.set_memory_pressure(resident >= bound);
     }
 }

@@ -21,7 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Api, Gate};
+use crate::api::{self, Api, ApiHandle};
 use crate::hub::{self, Hub};
 use crate::log::{self, Engine};
 use crate::metrics::Metrics;
@@ -104,7 +104,7 @@ struct Shared {
     settings: RwLock<Arc<Settings>>,
     /// As it was opened, to tell what a reload cannot change.
     engine: log::Settings,
-    gate: Gate,
+    gate: ApiHandle,
     metrics: Arc<Metrics>,
     /// Supervised tasks that have failed.
     failures: Arc<Failures>,
@@ -221,7 +221,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             settings: RwLock::new(Arc::new(settings)),
             engine: log,
-            gate: Gate::new(api),
+            gate: ApiHandle::new(api),
             metrics,
             failures: supervisor.failures().clone(),
             tasks,
@@ -263,7 +263,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Error::Task`] when a task has failed, before the drain or in it; then
-    /// [`Error::Unanswered`] when the drain's time was up first.
+    /// [`Error::InFlightGuard`] when the drain's time was up first.
     ///
     /// # Cancel safety
     /// Dropping it ends everything at once; what was answered is durable.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{HEAD_BYTES_MAX, Version, sniff};
 use super::{Shared, peer};
-use crate::api::Full;
+use crate::api::CapacityError;
 
 /// Connections that are refused at a time; more are closed at once.
 const SURPLUS_MAX: usize = 256;
@@ -33,9 +33,9 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// # Cancel safety
 /// Dropping it cuts the connection.
 pub(super) async fn refuse_fresh(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr) {
-    let Some(surplus) = Surplus::new(shared, Full::Connections) else { return };
+    let Some(surplus) = Surplus::new(shared, CapacityError::Connections) else { return };
     if peer::identify(&surplus.shared, &mut socket, address.ip(), surplus.due).await.is_some() {
-        surplus.refuse(socket, Full::Connections).await;
+        surplus.refuse(socket, CapacityError::Connections).await;
     }
 }
 
@@ -43,13 +43,13 @@ pub(super) async fn refuse_fresh(shared: Arc<Shared>, mut socket: TcpStream, add
 ///
 /// # Cancel safety
 /// Dropping it cuts the connection.
-pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpStream, full: Full) {
+pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpStream, full: CapacityError) {
     if let Some(surplus) = Surplus::new(shared, full) {
         surplus.refuse(socket, full).await;
     }
 }
 
-async fn answer(shared: &Arc<Shared>, socket: TcpStream, full: Full) -> io::Result<()> {
+async fn answer(shared: &Arc<Shared>, socket: TcpStream, full: CapacityError) -> io::Result<()> {
     let shared = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = shared.gate.current().refuse(&request, full);
@@ -82,14 +82,14 @@ struct Surplus {
 
 impl Surplus {
     /// Counts a refusal; none when there are as many as there may be.
-    fn new(shared: Arc<Shared>, full: Full) -> Option<Surplus> {
+    fn new(shared: Arc<Shared>, full: CapacityError) -> Option<Surplus> {
         shared.metrics.refused(full.reason());
         let before = shared.surplus.fetch_add(1, Ordering::Relaxed);
         let surplus = Surplus { shared, due: Instant::now() + TIMEOUT };
         (before < SURPLUS_MAX).then_some(surplus)
     }
 
-    async fn refuse(self, socket: TcpStream, full: Full) {
+    async fn refuse(self, socket: TcpStream, full: CapacityError) {
         // Whether it was told, or went before, is nobody's matter.
         let _ = timeout_at(self.due, answer(&self.shared, socket, full)).await;
     }

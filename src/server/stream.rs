@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::body::{Body, Cut};
+use crate::api::body::{Body, BodyAborted};
 use crate::deliver::{Answering, H2SendTracker, StallDetector, TrackedBytes};
 
 thread_local! {
@@ -202,12 +202,12 @@ impl Outgoing {
 /// only when it comes, ends when all before it is written.
 impl HttpBody for Outgoing {
     type Data = TrackedBytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<TrackedBytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<TrackedBytes>, BodyAborted>>> {
         let this = &mut *self;
         this.streams.begins(&this.flow);
         if let Some(last) = this.last.take() {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::super::body::Cut;
+use super::super::body::BodyAborted;
 
 /// Size of a data frame, in bytes: what has left here is out of this count,
 /// so little leaves at a time.
@@ -26,7 +26,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     unread: BytesMut,
-    end: Option<Result<(), Cut>>,
+    end: Option<Result<(), BodyAborted>>,
     reader: Option<Waker>,
     gone: bool,
 }
@@ -93,7 +93,7 @@ impl Sender {
             let mut state = self.shared.state.lock();
             if waited.is_err() && state.unread.len() >= before {
                 state.unread.clear();
-                state.end = Some(Err(Cut("its answers were not read".to_owned())));
+                state.end = Some(Err(BodyAborted("its answers were not read".to_owned())));
                 wake(&mut state);
                 return Err(Stopped);
             }
@@ -106,8 +106,11 @@ impl Drop for Sender {
     /// client must not take it for whole.
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
-        let end =
-            if std::thread::panicking() { Err(Cut("the batch failed".to_owned())) } else { Ok(()) };
+        let end = if std::thread::panicking() {
+            Err(BodyAborted("the batch failed".to_owned()))
+        } else {
+            Ok(())
+        };
         state.end.get_or_insert(end);
         wake(&mut state);
     }
@@ -123,7 +126,7 @@ impl Answers {
     pub(in super::super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Cut>>> {
+    ) -> Poll<Option<Result<Bytes, BodyAborted>>> {
         let mut state = self.shared.state.lock();
         if !state.unread.is_empty() {
             let length = state.unread.len().min(FRAME_BYTES);
@@ -156,7 +159,7 @@ impl Drop for Answers {
 mod tests {
     use super::*;
 
-    async fn read(answers: &mut Answers) -> Option<Result<Bytes, Cut>> {
+    async fn read(answers: &mut Answers) -> Option<Result<Bytes, BodyAborted>> {
         std::future::poll_fn(|cx| answers.poll_next(cx)).await
     }
 

@@ -22,10 +22,10 @@ use answers::{Sender, Stopped, answers};
 use lines::{Line, Lines};
 
 use super::body::Body;
-use super::intake::Intake;
-use super::negotiate::Form;
+use super::body_reader::BodyReader;
+use super::negotiate::MediaType;
 use super::resource::{creation, parse};
-use super::{Api, Ask, Client, Unanswered, error, event, idempotency, respond};
+use super::{Api, Client, InFlightGuard, RequestContext, error, event, idempotency, respond};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
@@ -52,7 +52,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 /// Safe until the answer is given.
 pub async fn batch(
     api: &Arc<Api>,
-    ask: &Ask,
+    ask: &RequestContext,
     body: Incoming,
     log: &Arc<Log>,
 ) -> Result<Response<Body>, Problem> {
@@ -64,7 +64,7 @@ pub async fn batch(
         return Err(error::header("If-Match and If-None-Match are for one write, not a batch"));
     }
     // A client that asks leave to send wants it before it is answered.
-    let mut intake = Intake::new(api, body);
+    let mut intake = BodyReader::new(api, body);
     let first = if headers.contains_key(EXPECT) { intake.next().await? } else { None };
     let minimal = prefers_minimal(headers);
     let settings = &api.settings;
@@ -93,7 +93,8 @@ pub async fn batch(
             let _ = run.run().await;
         }
     });
-    let mut response = respond::form(200, Form::Ndjson, Body::Answers(body, Unanswered::new(api)));
+    let mut response =
+        respond::form(200, MediaType::Ndjson, Body::Answers(body, InFlightGuard::new(api)));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -161,7 +162,7 @@ struct Run {
     api: Arc<Api>,
     log: Arc<Log>,
     path: String,
-    intake: Intake,
+    intake: BodyReader,
     /// The answer's way out on HTTP/2.
     flow: Option<Arc<H2SendTracker>>,
     lines: Lines,

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::message::{Message, missing, wrong};
-use crate::api::start::{Asked, From, chosen_overflow, parse_from};
-use crate::api::subscribe::{Beginning, Target};
-use crate::api::{Api, Client, Unanswered, error, route};
+use crate::api::start::{StartPosition, StreamParams, chosen_overflow, parse_from};
+use crate::api::subscribe::{ResolvedStart, StreamTarget};
+use crate::api::{Api, Client, InFlightGuard, error, route};
 use crate::deliver::{CommandFuture, CommandHandler, CommandReply};
 use crate::event::{EventType, LogId, ResourceId};
 use crate::hub::{OnGap, Subscriber, SubscriptionId};
@@ -51,7 +51,7 @@ const COMMANDS: [(&str, Verb, [&[&str]; 2]); 6] = [
 
 /// A session's side of the commands.
 #[derive(Clone)]
-pub struct Core(Arc<State>);
+pub struct CommandDispatcher(Arc<State>);
 
 struct State {
     api: Arc<Api>,
@@ -59,8 +59,8 @@ struct State {
     /// Whose socket it is, as far as addresses tell.
     client: Client,
     /// What the path names.
-    path: Option<Target>,
-    held: Mutex<Vec<Held>>,
+    path: Option<StreamTarget>,
+    held: Mutex<Vec<ActiveSubscription>>,
     bare: AtomicBool,
     /// Whether a command has come: the first decides between the two shapes.
     spoken: AtomicBool,
@@ -68,40 +68,40 @@ struct State {
 
 /// A subscription of the session, by what it was asked for.
 #[derive(Clone)]
-struct Held {
+struct ActiveSubscription {
     log: LogId,
     topic: Option<String>,
     scope: Option<ResourceId>,
     id: SubscriptionId,
 }
 
-impl Held {
+impl ActiveSubscription {
     /// Whether an event could come on both.
-    fn overlaps(&self, target: &Target) -> bool {
+    fn overlaps(&self, target: &StreamTarget) -> bool {
         self.log == target.log.id()
             && (self.scope.is_none() || target.scope.is_none() || self.scope == target.scope)
     }
 
-    fn is(&self, target: &Target) -> bool {
+    fn is(&self, target: &StreamTarget) -> bool {
         self.log == target.log.id() && self.scope == target.scope && self.topic == target.topic
     }
 }
 
-impl CommandHandler for Core {
+impl CommandHandler for CommandDispatcher {
     fn command(&mut self, text: String) -> CommandFuture {
         let core = self.clone();
         Box::pin(async move { core.react(&text).await })
     }
 }
 
-impl Core {
+impl CommandDispatcher {
     pub(super) fn new(
         api: Arc<Api>,
         subscriber: Arc<Subscriber>,
         client: Client,
-        path: Option<Target>,
-    ) -> Core {
-        Core(Arc::new(State {
+        path: Option<StreamTarget>,
+    ) -> CommandDispatcher {
+        CommandDispatcher(Arc::new(State {
             api,
             subscriber,
             client,
@@ -112,13 +112,13 @@ impl Core {
         }))
     }
 
-    pub(super) fn hold(&self, target: &Target, id: SubscriptionId) {
+    pub(super) fn hold(&self, target: &StreamTarget, id: SubscriptionId) {
         let mut held = self.0.held.lock();
         if held.is_empty() {
             // Most have one; a Vec begins with four.
             held.reserve_exact(1);
         }
-        held.push(Held {
+        held.push(ActiveSubscription {
             log: target.log.id(),
             topic: target.topic.clone(),
             scope: target.scope.clone(),
@@ -164,7 +164,7 @@ impl Core {
 
     /// What a command names: a topic, a collection, or a resource of the
     /// named or the path's collection; without any of them, the path's.
-    fn target(&self, message: &Message) -> Result<Target, Problem> {
+    fn target(&self, message: &Message) -> Result<StreamTarget, Problem> {
         let api = self.0.api.newest();
         let catalog = &api.catalog;
         let topic = message.text("topic")?;
@@ -188,7 +188,7 @@ impl Core {
             }
             (None, None, Some(path)) => {
                 let scope = scope.or_else(|| path.scope.clone());
-                return Ok(Target { scope, ..path.clone() });
+                return Ok(StreamTarget { scope, ..path.clone() });
             }
             (None, None, None) => {
                 return Err(missing(
@@ -198,7 +198,7 @@ impl Core {
             }
         };
         let filter = Filter::shared(types, Vec::new());
-        Ok(Target { log, topic, scope, filter, overflow, asked: Asked::default() })
+        Ok(StreamTarget { log, topic, scope, filter, overflow, asked: StreamParams::default() })
     }
 
     async fn status(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
@@ -250,8 +250,8 @@ impl Core {
             let chosen = chosen_overflow(&name, target.overflow, choices);
             target.overflow = chosen.map_err(|all| wrong("overflow", &all))?;
         }
-        let resumed = matches!(from, Some(From::After(_)));
-        target.asked = Asked { from, resumed, on_gap, batch_size: None };
+        let resumed = matches!(from, Some(StartPosition::After(_)));
+        target.asked = StreamParams { from, resumed, on_gap, batch_size: None };
         let window = message.count("window")?;
         let snapshot = message.flag("snapshot")?.unwrap_or(false);
         if snapshot && matches!(target.log.origin().kind, LogKind::Topic) {
@@ -272,7 +272,7 @@ impl Core {
             return Err(Problem::new(Code::TooManyRequests, detail));
         }
         let beginning = if snapshot && !resumed {
-            Beginning { start: None, gap: None, snapshot: true, returned: None }
+            ResolvedStart { start: None, gap: None, snapshot: true, returned: None }
         } else {
             target.beginning().await?
         };
@@ -297,7 +297,7 @@ impl Core {
     }
 
     /// The subscription that a command names.
-    fn find(&self, message: &Message) -> Result<Held, Problem> {
+    fn find(&self, message: &Message) -> Result<ActiveSubscription, Problem> {
         let target = self.target(message)?;
         let held = self.0.held.lock().iter().find(|held| held.is(&target)).cloned();
         held.ok_or_else(|| error::not_found("this socket has no such subscription"))
@@ -332,7 +332,7 @@ impl Core {
             return Err(wrong("merge", "left out: a topic has no resources"));
         }
         let write = write(&target, kind, data, merge.unwrap_or(true))?;
-        let _unanswered = Unanswered::new(&self.0.api);
+        let _unanswered = InFlightGuard::new(&self.0.api);
         self.0.api.newest().may_publish(self.0.client)?;
         let appended = self.0.api.engine.append(&target.log, vec![write]).await;
         let mut results = appended.map_err(|error| error::unavailable(&error))?;
@@ -345,7 +345,12 @@ impl Core {
 }
 
 /// The event that a `publish` asks for.
-fn write(target: &Target, kind: EventType, data: Json, merge: bool) -> Result<Write, Problem> {
+fn write(
+    target: &StreamTarget,
+    kind: EventType,
+    data: Json,
+    merge: bool,
+) -> Result<Write, Problem> {
     let log: &Log = &target.log;
     match (&log.origin().kind, &target.scope, &target.topic) {
         (LogKind::Topic, subject, _) => Ok(Write::publish(subject.clone(), kind, data)),

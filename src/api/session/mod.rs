@@ -14,13 +14,13 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::body::Body;
 use super::gate::Admitted;
-use super::subscribe::{Beginning, Target};
+use super::subscribe::{ResolvedStart, StreamTarget};
 use super::{Api, Client, respond};
 use crate::deliver::{ConnectionIo, ConnectionState, Session, StreamSource, Transport};
 use crate::metrics::Protocol;
 use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
-use commands::Core;
+use commands::CommandDispatcher;
 
 /// The subprotocol that a browser may name beside its token.
 const SUBPROTOCOL: &str = "streamgate.v1";
@@ -38,7 +38,7 @@ pub async fn upgrade(
     api: &Arc<Api>,
     mut request: Request<Incoming>,
     client: Client,
-    target: Option<Target>,
+    target: Option<StreamTarget>,
 ) -> Result<Response<Body>, Problem> {
     check_origin(&request)?;
     let mut response = accept(&request)?;
@@ -112,15 +112,15 @@ fn begin(
     api: &Arc<Api>,
     admitted: Admitted,
     client: Client,
-    target: Option<Target>,
-    beginning: Option<Beginning>,
-) -> (StreamSource, Core) {
+    target: Option<StreamTarget>,
+    beginning: Option<ResolvedStart>,
+) -> (StreamSource, CommandDispatcher) {
     let Admitted { subscriber, share } = admitted;
     let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
     let mut pump =
         StreamSource::new(subscriber.clone(), deliver, metrics, WireFormat::Envelope, None);
     pump.hold(share);
-    let core = Core::new(api.clone(), subscriber.clone(), client, target.clone());
+    let core = CommandDispatcher::new(api.clone(), subscriber.clone(), client, target.clone());
     if let (Some(target), Some(beginning)) = (target, beginning) {
         let interest = target.interest(WireFormat::Envelope, None, &beginning);
         let (id, start) = subscriber.subscribe(&target.log, interest, beginning.start);
@@ -145,7 +145,7 @@ async fn run(
     api: Arc<Api>,
     upgrading: OnUpgrade,
     pump: StreamSource,
-    core: Core,
+    core: CommandDispatcher,
     handover: Option<Arc<ConnectionState>>,
 ) {
     if let Ok(upgraded) = upgrading.await {

@@ -24,7 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::{
-    Api, CollectionSettings, Peer, Proxies, Settings, SseOverload, TopicSettings, Via, handle,
+    Api, CollectionSettings, ConnectionContext, Peer, Proxies, Settings, SseOverload,
+    TopicSettings, handle,
 };
 use crate::deliver::{self, HeartbeatFormat};
 use crate::event::{EventType, Offset};
@@ -206,7 +207,7 @@ async fn serve(api: Arc<Api>, listener: TcpListener) {
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
-                let via = Via { peer, handover: None, flow: None };
+                let via = ConnectionContext { peer, handover: None, flow: None };
                 async move { Ok::<_, Infallible>(handle(&api, request, via).await) }
             });
             let connection = http1::Builder::new()

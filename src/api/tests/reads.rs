@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use super::super::inline::Inline;
+use super::super::inline_reads::InlineReads;
 use super::*;
 
 /// Requests that ask at once: many more than there are permits.
@@ -16,7 +16,7 @@ const MOMENT: Duration = Duration::from_millis(300);
 
 /// Takes every place for a read on the task that asks, until the result is
 /// dropped.
-fn occupy(inline: &Arc<Inline>) -> Vec<mpsc::Sender<()>> {
+fn occupy(inline: &Arc<InlineReads>) -> Vec<mpsc::Sender<()>> {
     let mut reads = Vec::new();
     loop {
         let (started, has_started) = mpsc::channel();

@@ -7,8 +7,8 @@ use hyper::Response;
 
 use super::body::Body;
 use super::query::Query;
-use super::start::From;
-use super::subscribe::Target;
+use super::start::StartPosition;
+use super::subscribe::StreamTarget;
 use super::{error, respond};
 use crate::event::EventId;
 use crate::hub::OnGap;
@@ -53,11 +53,11 @@ impl Place {
 ///
 /// # Cancel safety
 /// Safe.
-pub async fn page(mut target: Target, place: Place) -> Result<Response<Body>, Problem> {
+pub async fn page(mut target: StreamTarget, place: Place) -> Result<Response<Body>, Problem> {
     match (target.asked.from, place.after) {
-        (None, None) => target.asked.from = Some(From::Earliest),
+        (None, None) => target.asked.from = Some(StartPosition::Earliest),
         (Some(_), None) => {}
-        (None, Some(id)) => target.asked.from = Some(From::After(id)),
+        (None, Some(id)) => target.asked.from = Some(StartPosition::After(id)),
         (Some(_), Some(_)) => {
             return Err(error::parameter("after", "the start is given in another way too"));
         }
@@ -81,8 +81,8 @@ pub async fn page(mut target: Target, place: Place) -> Result<Response<Body>, Pr
             if count > 0 {
                 break;
             }
-            if target.asked.from != Some(From::Earliest) {
-                target.asked.from = Some(From::After(log.origin().id(position)));
+            if target.asked.from != Some(StartPosition::Earliest) {
+                target.asked.from = Some(StartPosition::After(log.origin().id(position)));
             }
             position = target.beginning().await?.start.unwrap_or(head);
             continue;

@@ -28,7 +28,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// disk that hangs leaves it to the rest of the gateway. Where there is one it
 /// reads too: nearly three times the requests, every day, are worth more than
 /// what goes on beside a disk that hangs.
-pub struct Inline {
+pub struct InlineReads {
     begun: Instant,
     /// Reads under way, and how many there may be.
     reading: AtomicUsize,
@@ -48,15 +48,15 @@ impl fmt::Display for Panicked {
     }
 }
 
-impl Inline {
+impl InlineReads {
     /// Nothing has been slow yet.
-    pub fn new() -> Inline {
-        Inline::of(std::thread::available_parallelism().map_or(1, usize::from))
+    pub fn new() -> InlineReads {
+        InlineReads::of(std::thread::available_parallelism().map_or(1, usize::from))
     }
 
     /// For a runtime of so many threads.
-    fn of(threads: usize) -> Inline {
-        Inline {
+    fn of(threads: usize) -> InlineReads {
+        InlineReads {
             begun: Instant::now(),
             reading: AtomicUsize::new(0),
             most: threads.saturating_sub(1).max(1),
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_disk_takes_its_share_of_a_thread_and_no_more() {
-        let inline = Inline::new();
+        let inline = InlineReads::new();
         let (mut now, read) = (Duration::ZERO, Duration::from_millis(10));
         let mut waited = Duration::ZERO;
         while now < Duration::from_secs(10) {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn one_thread_is_left_where_reads_hang() {
-        let inline = Inline::of(3);
+        let inline = InlineReads::of(3);
         let hanging = (inline.begin(), inline.begin());
         assert!(hanging.0.is_some() && hanging.1.is_some());
         assert_eq!(inline.run(Instant::now(), || ()), None);
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_only_thread_reads_too() {
-        let inline = Inline::of(1);
+        let inline = InlineReads::of(1);
         for _ in 0..2 {
             assert_eq!(inline.run(Instant::now(), || ()), Some(Ok(())));
         }
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_the_reads_alone() {
-        let inline = Inline::of(2);
+        let inline = InlineReads::of(2);
         for _ in 0..2 {
             // Without the hook, whose backtrace may take as long as a slow disk.
             let read = inline.run(Instant::now(), || resume_unwind(Box::new("a defect")));
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_comes_out_of_memory_is_never_sent_away() {
-        let inline = Inline::new();
+        let inline = InlineReads::new();
         for n in 0..10_000 {
             let now = Duration::from_micros(n);
             assert!(inline.has_room(now));

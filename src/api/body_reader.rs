@@ -13,20 +13,20 @@ use crate::wire::problem::Problem;
 /// A body as it comes, with two deadlines: one for the next byte, and one for
 /// what has come so far, or a byte now and then would hold a request for
 /// ever.
-pub struct Intake {
+pub struct BodyReader {
     body: Incoming,
-    arrival: Arrival,
+    arrival: ArrivalRate,
     received: metrics::Counter,
     /// Since when the next bytes are waited for; none while nobody reads.
     since: Option<Instant>,
 }
 
-impl Intake {
+impl BodyReader {
     /// Reads `body` under the limits of `api`.
-    pub fn new(api: &Api, body: Incoming) -> Intake {
+    pub fn new(api: &Api, body: Incoming) -> BodyReader {
         let settings = &api.settings;
-        let arrival = Arrival::new(settings.body_timeout, settings.body_rate);
-        Intake { body, arrival, received: api.metrics.received_bytes.clone(), since: None }
+        let arrival = ArrivalRate::new(settings.body_timeout, settings.body_rate);
+        BodyReader { body, arrival, received: api.metrics.received_bytes.clone(), since: None }
     }
 
     /// The next bytes, counted; none at the end.
@@ -116,7 +116,7 @@ impl Intake {
 
 /// How a body, or a line of one, has come so far.
 #[derive(Debug)]
-struct Arrival {
+struct ArrivalRate {
     /// Longest wait for the next byte, and how long the rate does not count.
     timeout: Duration,
     /// Bytes a second from then on; zero is no rate.
@@ -128,9 +128,9 @@ struct Arrival {
     bytes: u64,
 }
 
-impl Arrival {
-    fn new(timeout: Duration, rate: u64) -> Arrival {
-        Arrival { timeout, rate, quiet: Duration::ZERO, taken: Duration::ZERO, bytes: 0 }
+impl ArrivalRate {
+    fn new(timeout: Duration, rate: u64) -> ArrivalRate {
+        ArrivalRate { timeout, rate, quiet: Duration::ZERO, taken: Duration::ZERO, bytes: 0 }
     }
 
     /// How much longer the next byte is waited for.
@@ -177,7 +177,7 @@ mod tests {
     /// When a body ends of which `bytes` come each `every` seconds, 1,000
     /// times at most.
     fn ends_at(rate: u64, bytes: usize, every: f64) -> Option<f64> {
-        let mut arrival = Arrival::new(TIMEOUT, rate);
+        let mut arrival = ArrivalRate::new(TIMEOUT, rate);
         let mut now = Duration::ZERO;
         for _ in 0..1000 {
             if arrival.left() <= secs(every) {
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_line_has_a_pace_of_its_own() {
-        let mut arrival = Arrival::new(TIMEOUT, 256);
+        let mut arrival = ArrivalRate::new(TIMEOUT, 256);
         for _ in 0..100 {
             // A pause, a line's start, a pause, its end.
             arrival.waited(secs(9.0));
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_fast_start_gives_time_for_later() {
-        let mut arrival = Arrival::new(TIMEOUT, 256);
+        let mut arrival = ArrivalRate::new(TIMEOUT, 256);
         arrival.came(256 * 60);
         arrival.waited(secs(9.0));
         arrival.came(1);

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::body::Cut;
-use super::inline::Inline;
+use super::body::BodyAborted;
+use super::inline_reads::InlineReads;
 
 /// What a step holds, in bytes: some 200 resources, a tenth of a millisecond
 /// to read out of memory. What was read is then still in the processor's cache
@@ -21,13 +21,13 @@ pub const STEP_BYTES: usize = 64 * 1024;
 
 /// Gives the next data frames of a body, of about [`STEP_BYTES`], possibly
 /// none yet, and `None` at its end. It may read from the disk.
-pub type Source = Box<dyn FnMut() -> Result<Option<Vec<Bytes>>, Cut> + Send>;
+pub type Source = Box<dyn FnMut() -> Result<Option<Vec<Bytes>>, BodyAborted> + Send>;
 
-type Step = (Source, Result<Option<Vec<Bytes>>, Cut>);
+type Step = (Source, Result<Option<Vec<Bytes>>, BodyAborted>);
 
 /// Where steps are read, and how many at once.
-pub struct Steps {
-    inline: Arc<Inline>,
+pub struct ReadScheduler {
+    inline: Arc<InlineReads>,
     /// Bodies whose steps are read where they are written: who is alone pays
     /// for no second thread. A thousand that did so would stand before
     /// everybody else in the runtime's queues, so a body has its permit to its
@@ -42,18 +42,18 @@ pub struct Steps {
     threads: Arc<Semaphore>,
 }
 
-impl Steps {
+impl ReadScheduler {
     /// For a machine of so many `processors`.
-    pub fn new(inline: Arc<Inline>, processors: usize) -> Steps {
+    pub fn new(inline: Arc<InlineReads>, processors: usize) -> ReadScheduler {
         let alone = Arc::new(Semaphore::new((processors / 2).max(1)));
-        Steps { inline, alone, threads: Arc::new(Semaphore::new(processors)) }
+        ReadScheduler { inline, alone, threads: Arc::new(Semaphore::new(processors)) }
     }
 }
 
 /// A body that reads at most one step ahead of its client: what it holds is
 /// two steps, however much there is to send.
-pub struct Pull {
-    steps: Arc<Steps>,
+pub struct StreamedBody {
+    steps: Arc<ReadScheduler>,
     ready: VecDeque<Bytes>,
     next: Next,
     /// Says that steps are read on the task that writes them; kept to the end.
@@ -68,27 +68,27 @@ enum Next {
     Ended,
 }
 
-impl Pull {
+impl StreamedBody {
     /// Sends `first`, then what `source` gives, read on threads.
-    pub fn new(first: Vec<Bytes>, source: Source, steps: Arc<Steps>) -> Pull {
-        Pull::begun(first, source, steps, None)
+    pub fn new(first: Vec<Bytes>, source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
+        StreamedBody::begun(first, source, steps, None)
     }
 
     /// What `source` gives, none of whose steps is long: read where it is
     /// written, if few others are.
-    pub fn in_turns(source: Source, steps: Arc<Steps>) -> Pull {
+    pub fn in_turns(source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
         let alone = steps.alone.clone().try_acquire_owned().ok();
-        Pull::begun(Vec::new(), source, steps, alone)
+        StreamedBody::begun(Vec::new(), source, steps, alone)
     }
 
     fn begun(
         first: Vec<Bytes>,
         source: Source,
-        steps: Arc<Steps>,
+        steps: Arc<ReadScheduler>,
         alone: Option<OwnedSemaphorePermit>,
-    ) -> Pull {
+    ) -> StreamedBody {
         let ready = first.into();
-        let mut pull = Pull { steps, ready, next: Next::Ended, alone, had_turn: false };
+        let mut pull = StreamedBody { steps, ready, next: Next::Ended, alone, had_turn: false };
         pull.begin(source);
         pull
     }
@@ -101,7 +101,7 @@ impl Pull {
     }
 
     /// The next data frame.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(bytes)));
@@ -126,7 +126,7 @@ impl Pull {
                     self.begin(source);
                 }
                 Ok((_, Err(cut))) => return Poll::Ready(Some(Err(cut))),
-                Err(join) => return Poll::Ready(Some(Err(Cut(join.to_string())))),
+                Err(join) => return Poll::Ready(Some(Err(BodyAborted(join.to_string())))),
             }
         }
     }
@@ -148,7 +148,7 @@ impl Pull {
     }
 }
 
-impl Drop for Pull {
+impl Drop for StreamedBody {
     /// A step that has not begun is not read for nobody.
     fn drop(&mut self) {
         if let Next::Reading(reading) = &self.next {
@@ -172,7 +172,7 @@ fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
 
 /// A step that panicked, and its source with it.
 fn broken(why: &dyn Display) -> Step {
-    (Box::new(|| Ok(None)), Err(Cut(why.to_string())))
+    (Box::new(|| Ok(None)), Err(BodyAborted(why.to_string())))
 }
 
 #[cfg(test)]
@@ -182,11 +182,11 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     /// Where there is room for one body that is read in turns.
-    fn steps() -> Arc<Steps> {
-        Arc::new(Steps::new(Arc::new(Inline::new()), 1))
+    fn steps() -> Arc<ReadScheduler> {
+        Arc::new(ReadScheduler::new(Arc::new(InlineReads::new()), 1))
     }
 
-    fn counting(steps: u8, end: Result<Option<Vec<Bytes>>, Cut>) -> Source {
+    fn counting(steps: u8, end: Result<Option<Vec<Bytes>>, BodyAborted>) -> Source {
         let mut left = steps;
         Box::new(move || match left {
             0 => end.clone(),
@@ -203,11 +203,11 @@ mod tests {
         let taken = steps();
         let pull = |pull| Body::Pull(pull);
         [
-            (pull(Pull::new(Vec::new(), source(), steps())), None),
-            (pull(Pull::in_turns(source(), steps())), None),
+            (pull(StreamedBody::new(Vec::new(), source(), steps())), None),
+            (pull(StreamedBody::in_turns(source(), steps())), None),
             {
-                let other = pull(Pull::in_turns(source(), taken.clone()));
-                (pull(Pull::in_turns(source(), taken)), Some(other))
+                let other = pull(StreamedBody::in_turns(source(), taken.clone()));
+                (pull(StreamedBody::in_turns(source(), taken)), Some(other))
             },
         ]
     }
@@ -219,13 +219,13 @@ mod tests {
             assert_eq!(whole, &b"\x03\x03\x01\x01"[..]);
         }
         let first = vec![Bytes::from_static(b"first")];
-        let body = Body::Pull(Pull::new(first, counting(1, Ok(None)), steps()));
+        let body = Body::Pull(StreamedBody::new(first, counting(1, Ok(None)), steps()));
         assert_eq!(body.collect().await.unwrap().to_bytes(), &b"first\x01\x01"[..]);
     }
 
     #[tokio::test]
     async fn a_step_that_fails_cuts_the_body() {
-        for (mut body, _other) in bodies(|| counting(1, Err(Cut("damaged".to_owned())))) {
+        for (mut body, _other) in bodies(|| counting(1, Err(BodyAborted("damaged".to_owned())))) {
             let frame = body.frame().await.unwrap().unwrap();
             assert_eq!(frame.into_data().unwrap(), &[1, 1][..]);
             assert!(body.frame().await.unwrap().is_err());
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_body_in_turns_lets_others_have_theirs() {
         let source: Source = Box::new(|| Ok(Some(vec![Bytes::from_static(b"step")])));
-        let mut pull = Pull::in_turns(source, steps());
+        let mut pull = StreamedBody::in_turns(source, steps());
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         assert!(pull.poll_next(cx).is_ready());
         assert!(pull.poll_next(cx).is_pending());
