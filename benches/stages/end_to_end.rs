@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use streamgate::config::{self, Config};
-use streamgate::server::{Gateway, Setup};
+use streamgate::server::{Gateway, GatewayConfig};
 use tokio::runtime::Runtime;
 
 /// The timeout for a response.
@@ -53,7 +53,7 @@ pub fn end_to_end(criterion: &mut Criterion) {
     runtime.block_on(gateway.drain()).expect("the gateway ends");
 }
 
-fn setup(folder: &Path) -> Setup {
+fn setup(folder: &Path) -> GatewayConfig {
     let sets = [
         "server.listen=127.0.0.1:0".to_owned(),
         "server.admin_listen=127.0.0.1:0".to_owned(),
@@ -62,7 +62,7 @@ fn setup(folder: &Path) -> Setup {
     ];
     let config = config::load(None, &sets, std::iter::empty()).expect("the settings are valid");
     let Config { server, log, logs, hub, deliver, api, .. } = config;
-    Setup { server, log, logs, hub, deliver, api }
+    GatewayConfig { server, log, logs, hub, deliver, api }
 }
 
 fn post(path: &str, body: &str) -> Vec<u8> {

@@ -7,7 +7,7 @@ use super::exit::{Exit, Failure};
 use super::logging::{self, Format};
 use super::source::Source;
 use crate::config::Config;
-use crate::server::{self, Gateway, Setup};
+use crate::server::{self, Gateway, GatewayConfig};
 
 /// Runs the gateway until SIGTERM or SIGINT. SIGHUP reloads the configuration.
 #[derive(Args, Clone, Debug)]
@@ -76,9 +76,9 @@ async fn serve(gateway: &Gateway, signals: &mut Signals, source: &Source) {
     }
 }
 
-fn setup(config: Config) -> Setup {
+fn setup(config: Config) -> GatewayConfig {
     let Config { server, log, logs, hub, deliver, api, .. } = config;
-    Setup { server, log, logs, hub, deliver, api }
+    GatewayConfig { server, log, logs, hub, deliver, api }
 }
 
 /// Reloads the configuration. If the new configuration is invalid, the gateway

@@ -21,9 +21,9 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::listener::Open;
-use super::stream::{Outgoing, Streams};
-use super::{FRESH, Shared, peer, refusal};
+use super::listener::ConnectionGuard;
+use super::stream::{H2Executor, TrackedBody};
+use super::{FIRST_REQUEST_GRACE, Shared, peer, refusal};
 use crate::api::body::{Body, BodyAborted};
 use crate::api::{self, ConnectionContext, Peer};
 use crate::deliver::{Answering, ConnectionIo, ConnectionState, H2SendTracker, Stream};
@@ -61,7 +61,7 @@ const H2_SEND_BYTES: usize = 64 * 1024;
 ///
 /// # Cancel safety
 /// Dropping it cuts the connection.
-pub(super) async fn serve(open: Arc<Open>, mut socket: TcpStream, address: SocketAddr) {
+pub(super) async fn serve(open: Arc<ConnectionGuard>, mut socket: TcpStream, address: SocketAddr) {
     let shared = open.shared();
     let head_due = Instant::now() + shared.settings().head_timeout;
     let Some(peer) = peer::identify(shared, &mut socket, address.ip(), head_due).await else {
@@ -119,7 +119,7 @@ pub(super) async fn sniff(socket: &TcpStream) -> io::Result<Version> {
 
 /// The first request's head is due at `head_due`.
 async fn serve_http1(
-    open: &Arc<Open>,
+    open: &Arc<ConnectionGuard>,
     socket: TcpStream,
     peer: Peer,
     head_due: Instant,
@@ -134,7 +134,7 @@ async fn serve_http1(
             async move {
                 let answer = api::handle(&api, request, via).await;
                 answering.set_bulk(answer.body().is_bulk());
-                Ok::<_, Infallible>(answer.map(|body| Held { body, _answering: answering }))
+                Ok::<_, Infallible>(answer.map(|body| CountedBody { body, _answering: answering }))
             }
         })
     };
@@ -189,12 +189,12 @@ async fn serve_http1(
 }
 
 /// An answer's body, which is over when hyper lets go of it.
-struct Held {
+struct CountedBody {
     body: Body,
     _answering: Answering,
 }
 
-impl HttpBody for Held {
+impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = BodyAborted;
 
@@ -217,14 +217,14 @@ impl HttpBody for Held {
 /// The first request's head is due at `head_due`; later ones of a connection
 /// that has begun have its idle time.
 async fn serve_http2(
-    open: &Arc<Open>,
+    open: &Arc<ConnectionGuard>,
     socket: TcpStream,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
     let whole = ConnectionState::new(open.clone());
-    let streams = Streams::new(shared.tasks.clone(), settings.stall_timeout);
+    let streams = H2Executor::new(shared.tasks.clone(), settings.stall_timeout);
     let service = {
         let (shared, whole, streams) = (shared.clone(), whole.clone(), streams.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -248,7 +248,7 @@ async fn serve_http2(
                     streams.upgrades(over);
                 }
                 Ok::<_, Infallible>(
-                    answer.map(|body| Outgoing::new(body, flow, streams, answering)),
+                    answer.map(|body| TrackedBody::new(body, flow, streams, answering)),
                 )
             }
         })
@@ -304,14 +304,14 @@ async fn drained(shared: &Shared, connection: &ConnectionState) {
 /// nothing: it may have been accepted only now, its request on the way.
 async fn fresh(shared: &Shared) {
     shared.closing.cancelled().await;
-    sleep(FRESH).await;
+    sleep(FIRST_REQUEST_GRACE).await;
 }
 
 /// Ends when the drain closes connections and this one is owed nothing, its
 /// first request on the way or not.
 async fn closed(shared: &Shared, connection: &ConnectionState) {
     shared.closing.cancelled().await;
-    connection.idle(FRESH / 2, 1).await;
+    connection.idle(FIRST_REQUEST_GRACE / 2, 1).await;
 }
 
 /// Ends at `due` if no request of the connection has begun by then.

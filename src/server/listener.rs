@@ -49,7 +49,7 @@ pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
         let (socket, address) = acceptor.accept(&shared.metrics).await;
         let _ = socket.set_nodelay(true);
         let _ = SockRef::from(&socket).set_tcp_notsent_lowat(NOTSENT_LOWAT);
-        match Open::new(&shared) {
+        match ConnectionGuard::new(&shared) {
             Some(open) => {
                 shared.tasks.spawn(connection::serve(Arc::new(open), socket, address));
             }
@@ -61,21 +61,21 @@ pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 /// A client connection that counts as open while this lives.
-pub(super) struct Open {
+pub(super) struct ConnectionGuard {
     shared: Arc<Shared>,
     /// Whose it counts as, where that is limited.
     address: OnceLock<IpAddr>,
 }
 
-impl Open {
+impl ConnectionGuard {
     /// None when there are as many as there may be.
-    fn new(shared: &Arc<Shared>) -> Option<Open> {
+    fn new(shared: &Arc<Shared>) -> Option<ConnectionGuard> {
         if shared.connections.load(Ordering::Relaxed) >= shared.settings().connections_max {
             return None;
         }
         shared.connections.fetch_add(1, Ordering::Relaxed);
         shared.metrics.sockets.increment(1);
-        Some(Open { shared: shared.clone(), address: OnceLock::new() })
+        Some(ConnectionGuard { shared: shared.clone(), address: OnceLock::new() })
     }
 
     /// Counts it as one of `address`, once. A proxy's connections are its
@@ -105,7 +105,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.sockets.decrement(1);

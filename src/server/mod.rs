@@ -75,7 +75,7 @@ pub enum ProxyProtocol {
 
 /// Everything that a gateway is made of.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct GatewayConfig {
     /// Sockets.
     pub server: Settings,
     /// The engine.
@@ -194,8 +194,8 @@ impl Gateway {
     ///
     /// # Cancel safety
     /// Safe: nothing is served before it has finished.
-    pub async fn start(setup: Setup) -> Result<Gateway, Error> {
-        let Setup { server: mut settings, log, logs, hub, deliver, api } = setup;
+    pub async fn start(setup: GatewayConfig) -> Result<Gateway, Error> {
+        let GatewayConfig { server: mut settings, log, logs, hub, deliver, api } = setup;
         settings.connections_max = descriptors::connections_max(settings.connections_max);
         let metrics = Arc::new(Metrics::new());
         let opened = log.clone();
@@ -307,7 +307,7 @@ impl Gateway {
 
 /// How long a connection that is closed by the drain before its first request
 /// has for it: it may have been accepted only now, its request on the way.
-const FRESH: Duration = Duration::from_millis(500);
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 async fn upkeep(metrics: Arc<Metrics>) {
     let mut interval = tokio::time::interval(UPKEEP);

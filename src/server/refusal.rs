@@ -33,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// # Cancel safety
 /// Dropping it cuts the connection.
 pub(super) async fn refuse_fresh(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr) {
-    let Some(surplus) = Surplus::new(shared, CapacityError::Connections) else { return };
+    let Some(surplus) = RefusalSlot::new(shared, CapacityError::Connections) else { return };
     if peer::identify(&surplus.shared, &mut socket, address.ip(), surplus.due).await.is_some() {
         surplus.refuse(socket, CapacityError::Connections).await;
     }
@@ -44,7 +44,7 @@ pub(super) async fn refuse_fresh(shared: Arc<Shared>, mut socket: TcpStream, add
 /// # Cancel safety
 /// Dropping it cuts the connection.
 pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpStream, full: CapacityError) {
-    if let Some(surplus) = Surplus::new(shared, full) {
+    if let Some(surplus) = RefusalSlot::new(shared, full) {
         surplus.refuse(socket, full).await;
     }
 }
@@ -75,17 +75,17 @@ async fn answer(shared: &Arc<Shared>, socket: TcpStream, full: CapacityError) ->
 }
 
 /// A connection that is being refused, as long as this lives.
-struct Surplus {
+struct RefusalSlot {
     shared: Arc<Shared>,
     due: Instant,
 }
 
-impl Surplus {
+impl RefusalSlot {
     /// Counts a refusal; none when there are as many as there may be.
-    fn new(shared: Arc<Shared>, full: CapacityError) -> Option<Surplus> {
+    fn new(shared: Arc<Shared>, full: CapacityError) -> Option<RefusalSlot> {
         shared.metrics.refused(full.reason());
         let before = shared.surplus.fetch_add(1, Ordering::Relaxed);
-        let surplus = Surplus { shared, due: Instant::now() + TIMEOUT };
+        let surplus = RefusalSlot { shared, due: Instant::now() + TIMEOUT };
         (before < SURPLUS_MAX).then_some(surplus)
     }
 
@@ -95,7 +95,7 @@ impl Surplus {
     }
 }
 
-impl Drop for Surplus {
+impl Drop for RefusalSlot {
     fn drop(&mut self) {
         self.shared.surplus.fetch_sub(1, Ordering::Relaxed);
     }

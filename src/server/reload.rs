@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Error, Gateway, Setup, descriptors};
+use super::{Error, Gateway, GatewayConfig, descriptors};
 use crate::log;
 
 impl Gateway {
@@ -19,8 +19,8 @@ impl Gateway {
     ///
     /// # Cancel safety
     /// Not safe: the engine may then have logs that nothing names.
-    pub async fn reload(&self, setup: Setup) -> Result<Vec<String>, Error> {
-        let Setup { mut server, log, logs, hub, deliver, api } = setup;
+    pub async fn reload(&self, setup: GatewayConfig) -> Result<Vec<String>, Error> {
+        let GatewayConfig { mut server, log, logs, hub, deliver, api } = setup;
         let shared = &self.shared;
         let current = shared.gate.current();
         let mut waiting = unchangeable(&shared.engine, &log);

@@ -44,7 +44,7 @@ struct Found {
 /// started within the poll that answers its CONNECT. Should a hyper behave
 /// otherwise, what stalls still ends, but with its whole connection.
 #[derive(Clone)]
-pub(super) struct Streams(Arc<Guard>);
+pub(super) struct H2Executor(Arc<Guard>);
 
 struct Guard {
     /// What a drain waits for.
@@ -54,9 +54,9 @@ struct Guard {
     cut: CancellationToken,
 }
 
-impl Streams {
-    pub(super) fn new(tasks: TaskTracker, stall_timeout: Duration) -> Streams {
-        Streams(Arc::new(Guard { tasks, stall_timeout, cut: CancellationToken::new() }))
+impl H2Executor {
+    pub(super) fn new(tasks: TaskTracker, stall_timeout: Duration) -> H2Executor {
+        H2Executor(Arc::new(Guard { tasks, stall_timeout, cut: CancellationToken::new() }))
     }
 
     /// Tells the task of a stream that its answer goes through `flow`. To be
@@ -109,7 +109,7 @@ impl Streams {
     }
 }
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for H2Executor
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -127,7 +127,7 @@ where
 
 /// Polls a stream to its end, or until its client takes nothing of the answer
 /// for the stall timeout. Dropped before its end, h2 resets it with CANCEL.
-async fn while_it_moves(task: impl Future<Output = ()>, streams: Streams) {
+async fn while_it_moves(task: impl Future<Output = ()>, streams: H2Executor) {
     let mut task = pin!(task);
     let mut patience = StallDetector::new(streams.0.stall_timeout);
     let mut flow: Option<Arc<H2SendTracker>> = None;
@@ -174,23 +174,23 @@ async fn left_alone(over: oneshot::Receiver<()>, stall_timeout: Duration) {
 }
 
 /// An answer's body on its way through `flow`.
-pub(super) struct Outgoing {
+pub(super) struct TrackedBody {
     body: Body,
     flow: Arc<H2SendTracker>,
-    streams: Streams,
+    streams: H2Executor,
     /// The last byte of a body whose end is known before.
     last: Option<Bytes>,
     _answering: Arc<Answering>,
 }
 
-impl Outgoing {
+impl TrackedBody {
     pub(super) fn new(
         body: Body,
         flow: Arc<H2SendTracker>,
-        streams: Streams,
+        streams: H2Executor,
         answering: Arc<Answering>,
-    ) -> Outgoing {
-        Outgoing { body, flow, streams, last: None, _answering: answering }
+    ) -> TrackedBody {
+        TrackedBody { body, flow, streams, last: None, _answering: answering }
     }
 }
 
@@ -200,7 +200,7 @@ impl Outgoing {
 /// first byte. So the last byte of a whole body is a frame of its own, which
 /// goes once there is window for all before it; and a body whose end shows
 /// only when it comes, ends when all before it is written.
-impl HttpBody for Outgoing {
+impl HttpBody for TrackedBody {
     type Data = TrackedBytes;
     type Error = BodyAborted;
 
@@ -236,7 +236,7 @@ impl HttpBody for Outgoing {
     }
 }
 
-impl Drop for Outgoing {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         if self.flow.is_stalled() {
             self.body.stalled();
@@ -251,12 +251,12 @@ mod tests {
     const STALL_TIMEOUT: Duration = Duration::from_millis(40);
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    fn streams() -> Streams {
-        Streams::new(TaskTracker::new(), STALL_TIMEOUT)
+    fn streams() -> H2Executor {
+        H2Executor::new(TaskTracker::new(), STALL_TIMEOUT)
     }
 
     /// Waits until `streams` end their connection.
-    async fn is_cut(streams: &Streams) {
+    async fn is_cut(streams: &H2Executor) {
         tokio::time::timeout(PATIENCE, streams.cut()).await.expect("the connection ends");
     }
 

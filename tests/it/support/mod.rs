@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use streamgate::config::{self, Config};
-use streamgate::server::{Error, Gateway, Setup};
+use streamgate::server::{Error, Gateway, GatewayConfig};
 use streamgate::store;
 use tempfile::TempDir;
 
@@ -64,14 +64,14 @@ pub async fn start_in(data: &Path, sets: &[&str]) -> Running {
     Running { gateway, address, admin }
 }
 
-fn setup(data: &Path, sets: &[&str]) -> Setup {
+fn setup(data: &Path, sets: &[&str]) -> GatewayConfig {
     let file = data.join("config.toml");
     std::fs::write(&file, FILE).unwrap();
     let mut all = vec![format!("storage.path={}", data.join("store").display())];
     all.extend(sets.iter().map(|set| (*set).to_owned()));
     let config = config::load(Some(&file), &all, std::iter::empty()).unwrap();
     let Config { server, log, logs, hub, deliver, api, .. } = config;
-    Setup { server, log, logs, hub, deliver, api }
+    GatewayConfig { server, log, logs, hub, deliver, api }
 }
 
 /// Gives a gateway other settings while it runs.
