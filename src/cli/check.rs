@@ -2,8 +2,8 @@
 
 use clap::Args;
 
+use super::config_args::ConfigArgs;
 use super::exit::Failure;
-use super::source::Source;
 
 /// Checks the configuration and reports each error with its line and key.
 #[derive(Args, Clone, Debug)]
@@ -13,7 +13,7 @@ use super::source::Source;
     78  the configuration is invalid; standard error has one line for each error")]
 pub(super) struct Options {
     #[command(flatten)]
-    source: Source,
+    source: ConfigArgs,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {

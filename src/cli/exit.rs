@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::Write as _;
 
-use crate::config::Fault;
+use crate::config::ConfigError;
 use crate::store;
 
 /// The exit codes other than 0. Service managers and scripts depend on them
@@ -68,8 +68,8 @@ impl Failure {
     }
 }
 
-impl From<Vec<Fault>> for Failure {
-    fn from(faults: Vec<Fault>) -> Failure {
+impl From<Vec<ConfigError>> for Failure {
+    fn from(faults: Vec<ConfigError>) -> Failure {
         Failure::located(Exit::Config, faults.iter().map(ToString::to_string).collect())
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::client::{self, Target};
+use super::client::{self, GatewayUrl};
+use super::config_args::ConfigArgs;
 use super::exit::{Exit, Failure};
-use super::source::Source;
 
 /// The timeout of the whole request. It is less than the 30 s after which
 /// container runtimes give up.
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
     1  the gateway is not ready, or did not answer")]
 pub(super) struct Options {
     #[command(flatten)]
-    source: Source,
+    source: ConfigArgs,
     /// The URL of the admin listener. Without it, the command uses the address in
     /// the configuration.
     #[arg(long, value_name = "URL")]
@@ -38,7 +38,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         Some(url) => url.clone(),
         None => format!("http://{}", reachable(options.source.load()?.server.admin_listen)),
     };
-    let target = Target::parse(&url)?;
+    let target = GatewayUrl::parse(&url)?;
     let path = if options.live { "/livez" } else { "/readyz" };
     client::block_on(async {
         let status = tokio::time::timeout(TIMEOUT, target.status(path)).await;

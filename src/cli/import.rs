@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::client::{self, Backoff, Connection, Target};
+use super::client::{self, Backoff, Connection, GatewayUrl};
 use super::exit::{Exit, Failure};
 use batch::{Batch, Tally};
 use input::Input;
@@ -70,7 +70,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 /// of them and, where that was not all, why.
 async fn import(
     options: &Options,
-    target: &Target,
+    target: &GatewayUrl,
     input: Input,
     progress: &ProgressBar,
 ) -> (Tally, Option<String>) {
@@ -106,7 +106,7 @@ async fn import(
         if batch.is_idle() {
             continue;
         }
-        let wait = if error.is_passing() { backoff.next() } else { None };
+        let wait = if error.is_transient() { backoff.next() } else { None };
         let Some(wait) = wait else {
             return (batch.into_tally(), Some(error.to_string()));
         };

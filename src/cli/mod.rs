@@ -10,7 +10,7 @@ mod import;
 mod logging;
 mod man;
 mod serve;
-mod source;
+mod config_args;
 mod tail;
 mod verify;
 

@@ -3,9 +3,9 @@
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::config_args::ConfigArgs;
 use super::exit::{Exit, Failure};
 use super::logging::{self, Format};
-use super::source::Source;
 use crate::config::Config;
 use crate::server::{self, Gateway, GatewayConfig};
 
@@ -17,7 +17,7 @@ use crate::server::{self, Gateway, GatewayConfig};
     STREAMGATE_LOG sets the log levels: info, or info,streamgate::log=debug.")]
 pub(super) struct Options {
     #[command(flatten)]
-    source: Source,
+    source: ConfigArgs,
     /// The format of log lines. Without it, the lines are text on a terminal and
     /// JSON otherwise.
     #[arg(long, value_name = "FORMAT")]
@@ -36,7 +36,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 /// Serves until SIGTERM, SIGINT or the failure of a supervised task. Then the gateway
 /// drains. A further signal ends the process at once.
-async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
+async fn gateway(config: Config, source: &ConfigArgs) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::because(Exit::Runtime, &error))?;
     let gateway = Gateway::start(setup(config)).await?;
     tracing::info!(
@@ -62,7 +62,7 @@ async fn gateway(config: Config, source: &Source) -> Result<(), Failure> {
 }
 
 /// Reloads the configuration at each SIGHUP, until SIGTERM or SIGINT.
-async fn serve(gateway: &Gateway, signals: &mut Signals, source: &Source) {
+async fn serve(gateway: &Gateway, signals: &mut Signals, source: &ConfigArgs) {
     while signals.next().await == Action::Reload {
         // On a disk that hangs a reload can hang too, and a signal must still end
         // the process.
@@ -83,7 +83,7 @@ fn setup(config: Config) -> GatewayConfig {
 
 /// Reloads the configuration. If the new configuration is invalid, the gateway
 /// keeps its settings.
-async fn reload(gateway: &Gateway, source: &Source) {
+async fn reload(gateway: &Gateway, source: &ConfigArgs) {
     let config = match source.load() {
         Ok(config) => config,
         Err(failure) => {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::client::{self, Answer, Backoff, Connection, Error, Lines, Silence, Target};
+use super::client::{self, Answer, Backoff, Connection, Error, GatewayUrl, Lines, Silence};
 use super::exit::{Exit, Failure};
 use crate::event::EventId;
 
@@ -93,7 +93,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 /// Follows the stream until the count is reached, the reader of `out` closes its
 /// pipe, or an error occurs that a retry cannot solve.
-async fn follow(options: &Options, target: &Target, out: &mut impl Write) -> Result<(), Failure> {
+async fn follow(
+    options: &Options,
+    target: &GatewayUrl,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let mut tail = Tail { options, out, last: None, printed: 0, received: false };
     let mut backoff = Backoff::new(options.retries.unwrap_or(u32::MAX));
     loop {
@@ -108,7 +112,7 @@ async fn follow(options: &Options, target: &Target, out: &mut impl Write) -> Res
         if std::mem::take(&mut tail.received) {
             backoff.reset();
         }
-        if !error.is_passing() {
+        if !error.is_transient() {
             return Err(Failure::new(Exit::Runtime, error.to_string()));
         }
         let Some(wait) = backoff.next() else {
@@ -166,7 +170,7 @@ impl<'de> Deserialize<'de> for EventIdText {
 impl<W: Write> Tail<'_, W> {
     /// Follows the stream on one connection until the connection ends. Returns `Ok`
     /// only if the command is complete.
-    async fn connected(&mut self, target: &Target) -> Result<(), End> {
+    async fn connected(&mut self, target: &GatewayUrl) -> Result<(), End> {
         let silence = Duration::from_secs(self.options.silence);
         let request = self.request(target).map_err(Error::Request)?;
         let answer = tokio::time::timeout(silence, target.send(request)).await;
@@ -201,7 +205,7 @@ impl<W: Write> Tail<'_, W> {
         }
     }
 
-    fn request(&self, target: &Target) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
+    fn request(&self, target: &GatewayUrl) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
         let mut path = self.options.path.clone();
         let mut separator = '?';
         let mut query = |name: &str, value: &str| {

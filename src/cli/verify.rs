@@ -6,8 +6,8 @@ use std::path::Path;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::config_args::ConfigArgs;
 use super::exit::{Exit, Failure};
-use super::source::Source;
 use crate::store::{self, LogBounds, Report};
 
 /// Reads the whole store and reports all damage. Stop the gateway before you run
@@ -19,7 +19,7 @@ use crate::store::{self, LogBounds, Report};
     74  the store is damaged or cannot be read; standard error has one line for each damage")]
 pub(super) struct Options {
     #[command(flatten)]
-    source: Source,
+    source: ConfigArgs,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {

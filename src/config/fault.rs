@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// One error in a configuration. `Display` writes it as one line, for example
 /// `config.toml:12: streams.heartbeat: must be greater than zero`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigError {
     /// The source of the value.
     pub source: Source,
     /// The line in the file, from 1. It is `None` for the other sources, and for
@@ -29,7 +29,7 @@ pub enum Source {
     Flag,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::File(path) => write!(f, "{}", path.display())?,
@@ -47,4 +47,4 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ConfigError {}

@@ -18,10 +18,10 @@ mod tests;
 
 use std::path::Path;
 
-pub use fault::{Fault, Source};
+pub use fault::{ConfigError, Source};
 
 use crate::{api, deliver, hub, log, server};
-use section::Findings;
+use section::Diagnostics;
 use tree::Table;
 
 /// The settings of all layers. Only a valid configuration becomes a `Config`, so
@@ -67,7 +67,7 @@ pub fn load(
     path: Option<&Path>,
     sets: &[String],
     env: impl Iterator<Item = (String, String)>,
-) -> Result<Config, Vec<Fault>> {
+) -> Result<Config, Vec<ConfigError>> {
     let mut table = match path {
         Some(path) => tree::parse(path, &text(path).map_err(|fault| vec![fault])?)?,
         None => Table::new(),
@@ -81,8 +81,8 @@ pub fn load(
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
 
-fn text(path: &Path) -> Result<String, Fault> {
-    std::fs::read_to_string(path).map_err(|error| Fault {
+fn text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError {
         source: Source::File(path.to_owned()),
         line: None,
         key: String::new(),
@@ -90,8 +90,8 @@ fn text(path: &Path) -> Result<String, Fault> {
     })
 }
 
-fn checked(table: &Table) -> (Config, Findings) {
-    let mut findings = Findings::default();
+fn checked(table: &Table) -> (Config, Diagnostics) {
+    let mut findings = Diagnostics::default();
     let config = section::read(table, &mut findings, read::config);
     (config, findings)
 }

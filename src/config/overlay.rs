@@ -2,8 +2,8 @@
 
 use toml::de::DeValue;
 
-use super::fault::{Fault, Source};
-use super::tree::{Node, Place, Table, Value};
+use super::fault::{ConfigError, Source};
+use super::tree::{Node, SourceLocation, Table, Value};
 
 /// The prefix of the variables that set keys.
 const PREFIX: &str = "STREAMGATE_";
@@ -14,7 +14,7 @@ const PREFIX: &str = "STREAMGATE_";
 pub(super) fn environment(
     table: &mut Table,
     variables: impl Iterator<Item = (String, String)>,
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<ConfigError>,
 ) {
     let mut named: Vec<(String, String)> = variables
         .filter(|(name, _)| name.strip_prefix(PREFIX).is_some_and(|key| key.contains("__")))
@@ -27,11 +27,11 @@ pub(super) fn environment(
 }
 
 /// Sets the key of each `key.path=value`.
-pub(super) fn flags(table: &mut Table, sets: &[String], faults: &mut Vec<Fault>) {
+pub(super) fn flags(table: &mut Table, sets: &[String], faults: &mut Vec<ConfigError>) {
     for pair in sets {
         match pair.split_once('=') {
             Some((key, text)) => set(table, key.trim(), text.trim(), Source::Flag, faults),
-            None => faults.push(Fault {
+            None => faults.push(ConfigError {
                 source: Source::Flag,
                 line: None,
                 key: pair.clone(),
@@ -41,11 +41,11 @@ pub(super) fn flags(table: &mut Table, sets: &[String], faults: &mut Vec<Fault>)
     }
 }
 
-fn set(table: &mut Table, key: &str, text: &str, source: Source, faults: &mut Vec<Fault>) {
-    let place = Place { source, line: None };
+fn set(table: &mut Table, key: &str, text: &str, source: Source, faults: &mut Vec<ConfigError>) {
+    let place = SourceLocation { source, line: None };
     let node = Node { value: value(text, &place), place: place.clone() };
     if let Err(message) = insert(table, key, node, &place) {
-        faults.push(Fault {
+        faults.push(ConfigError {
             source: place.source,
             line: None,
             key: key.to_owned(),
@@ -56,7 +56,7 @@ fn set(table: &mut Table, key: &str, text: &str, source: Source, faults: &mut Ve
 
 /// Parses the text as a TOML value. A text that is not TOML is a string, so the
 /// user does not have to quote twice in a shell or a compose file.
-fn value(text: &str, place: &Place) -> Value {
+fn value(text: &str, place: &SourceLocation) -> Value {
     match DeValue::parse(text) {
         Ok(parsed) => Value::parsed(parsed.get_ref(), &|_| place.clone()),
         Err(_) => Value::Text(text.to_owned()),
@@ -67,7 +67,12 @@ fn value(text: &str, place: &Place) -> Value {
 /// bounds the recursion of `insert`.
 const LEVELS_MAX: usize = 8;
 
-fn insert(table: &mut Table, key: &str, node: Node, place: &Place) -> Result<(), &'static str> {
+fn insert(
+    table: &mut Table,
+    key: &str,
+    node: Node,
+    place: &SourceLocation,
+) -> Result<(), &'static str> {
     if key.split('.').count() > LEVELS_MAX {
         return Err("unknown key; a key has at most 8 levels");
     }

@@ -4,19 +4,19 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::fault::Fault;
-use super::tree::{Node, Place, Table, Value};
+use super::fault::ConfigError;
+use super::tree::{Node, SourceLocation, Table, Value};
 use super::units;
 
 static EMPTY: Table = Table::new();
 
 /// The errors and keys that were found while the tree was read.
 #[derive(Default)]
-pub(super) struct Findings {
-    pub(super) faults: Vec<Fault>,
+pub(super) struct Diagnostics {
+    pub(super) faults: Vec<ConfigError>,
     /// The paths of all known keys.
     known: Vec<String>,
-    unknown: Vec<(Place, String)>,
+    unknown: Vec<(SourceLocation, String)>,
 }
 
 /// Whether a key accepts the value zero.
@@ -31,15 +31,15 @@ pub(super) struct Section<'t, 'f> {
     path: &'f str,
     table: &'t Table,
     /// The location of the table, or `None` if the table is not set.
-    place: Option<Place>,
+    place: Option<SourceLocation>,
     read_keys: Vec<&'static str>,
-    findings: &'f mut Findings,
+    findings: &'f mut Diagnostics,
 }
 
 /// Reads the root table of the tree with `read`.
 pub(super) fn read<T>(
     table: &Table,
-    findings: &mut Findings,
+    findings: &mut Diagnostics,
     read: impl FnOnce(&mut Section<'_, '_>) -> T,
 ) -> T {
     read_table("", table, None, findings, read)
@@ -48,8 +48,8 @@ pub(super) fn read<T>(
 fn read_table<T>(
     path: &str,
     table: &Table,
-    place: Option<Place>,
-    findings: &mut Findings,
+    place: Option<SourceLocation>,
+    findings: &mut Diagnostics,
     read: impl FnOnce(&mut Section<'_, '_>) -> T,
 ) -> T {
     let mut section = Section { path, table, place, read_keys: Vec::new(), findings };
@@ -212,7 +212,7 @@ impl<'t> Section<'t, '_> {
 
     /// Reads a list of strings with their locations. A key that is not set is an
     /// empty list.
-    pub(super) fn texts(&mut self, key: &'static str) -> Vec<(Place, String)> {
+    pub(super) fn texts(&mut self, key: &'static str) -> Vec<(SourceLocation, String)> {
         self.value(key, Vec::new(), |node| match &node.value {
             Value::List(items) => {
                 items.iter().map(|item| Ok((item.place.clone(), text(item)?.to_owned()))).collect()
@@ -265,7 +265,7 @@ impl<'t> Section<'t, '_> {
     }
 
     /// Reports an error of `key` at `place`.
-    pub(super) fn fault_at(&mut self, place: &Place, key: &str, message: String) {
+    pub(super) fn fault_at(&mut self, place: &SourceLocation, key: &str, message: String) {
         self.findings.faults.push(fault(place, join(self.path, key), message));
     }
 
@@ -289,10 +289,10 @@ impl<'t> Section<'t, '_> {
     }
 }
 
-impl Findings {
+impl Diagnostics {
     /// Returns all errors, including those for unknown keys. They have the order of
     /// the file, then of the variables, then of the flags.
-    pub(super) fn finish(mut self) -> Vec<Fault> {
+    pub(super) fn finish(mut self) -> Vec<ConfigError> {
         for (place, key) in &self.unknown {
             let message = format!("unknown key; {}", suggestion(key, &self.known));
             self.faults.push(fault(place, key.clone(), message));
@@ -308,8 +308,8 @@ impl Findings {
     }
 }
 
-fn fault(place: &Place, key: String, message: String) -> Fault {
-    Fault { source: place.source.clone(), line: place.line, key, message }
+fn fault(place: &SourceLocation, key: String, message: String) -> ConfigError {
+    ConfigError { source: place.source.clone(), line: place.line, key, message }
 }
 
 fn join(path: &str, key: &str) -> String {

@@ -8,11 +8,11 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::fault::{Fault, Source};
+use super::fault::{ConfigError, Source};
 
 /// The location of a value in its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SourceLocation {
     pub(super) source: Source,
     pub(super) line: Option<u32>,
 }
@@ -23,7 +23,7 @@ pub(super) type Table = BTreeMap<String, Node>;
 /// A value and its location.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) place: Place,
+    pub(super) place: SourceLocation,
     pub(super) value: Value,
 }
 
@@ -52,7 +52,7 @@ impl Value {
 
     /// Returns the value of a parsed TOML value. `place` returns the location of a
     /// byte of the text.
-    pub(super) fn parsed(value: &DeValue<'_>, place: &dyn Fn(usize) -> Place) -> Value {
+    pub(super) fn parsed(value: &DeValue<'_>, place: &dyn Fn(usize) -> SourceLocation) -> Value {
         match value {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
@@ -75,7 +75,7 @@ impl Value {
     }
 }
 
-fn parsed_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Table {
+fn parsed_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> SourceLocation) -> Table {
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let key: &Spanned<toml::de::DeString<'_>> = key;
         let node =
@@ -89,17 +89,17 @@ fn parsed_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Table {
 ///
 /// # Errors
 /// All syntax errors of the text.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
+pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<ConfigError>> {
     let lines = Lines::new(text);
     let source = Source::File(path.to_owned());
-    let place = |at: usize| Place { source: source.clone(), line: Some(lines.number(at)) };
+    let place = |at: usize| SourceLocation { source: source.clone(), line: Some(lines.number(at)) };
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         return Ok(parsed_table(table.get_ref(), &place));
     }
-    let mut faults: Vec<Fault> = errors
+    let mut faults: Vec<ConfigError> = errors
         .iter()
-        .map(|error| Fault {
+        .map(|error| ConfigError {
             source: source.clone(),
             line: Some(lines.number(error.span().map_or(0, |span| span.start))),
             key: String::new(),

@@ -54,14 +54,14 @@ pub(super) struct Connection {
 
 impl Connection {
     /// The gateway that the arguments name.
-    pub(super) fn target(&self) -> Result<Target, Failure> {
-        Target::parse(&self.url)
+    pub(super) fn target(&self) -> Result<GatewayUrl, Failure> {
+        GatewayUrl::parse(&self.url)
     }
 }
 
 /// A gateway's address.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct GatewayUrl {
     host: String,
     port: u16,
     /// What `Host` says.
@@ -70,9 +70,9 @@ pub(super) struct Target {
     prefix: String,
 }
 
-impl Target {
+impl GatewayUrl {
     /// Reads an `http://` URL.
-    pub(super) fn parse(url: &str) -> Result<Target, Failure> {
+    pub(super) fn parse(url: &str) -> Result<GatewayUrl, Failure> {
         let refuse = |why: &str| Failure::new(Exit::Usage, format!("{url}: {why}"));
         let uri: Uri = url.parse().map_err(|_| refuse("is no URL"))?;
         match uri.scheme_str() {
@@ -89,7 +89,7 @@ impl Target {
         if uri.query().is_some() {
             return Err(refuse("takes no query"));
         }
-        Ok(Target {
+        Ok(GatewayUrl {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16().unwrap_or(80),
             authority: authority.as_str().to_owned(),
@@ -243,11 +243,11 @@ pub(super) enum Error {
 
 impl Error {
     /// Whether another try can end better.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         match self {
             Error::Connect(_) | Error::Http(_) | Error::Ended | Error::Silence(_) => true,
             Error::Request(_) => false,
-            Error::Refused { status, .. } => is_passing(*status),
+            Error::Refused { status, .. } => is_transient(*status),
         }
     }
 
@@ -261,7 +261,7 @@ impl Error {
 }
 
 /// Whether a status tells of a state that passes by itself.
-pub(super) fn is_passing(status: StatusCode) -> bool {
+pub(super) fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502..=504)
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::input::{Input, Line};
-use crate::cli::client::{self, Answer, Error, Lines, Problem, Target};
+use crate::cli::client::{self, Answer, Error, GatewayUrl, Lines, Problem};
 
 /// Bytes of lines that are sent and not answered. More would only wait in the
 /// gateway's and the kernel's buffers, and here for a cut.
@@ -142,7 +142,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Cancel safety
     /// Not safe: what was sent would be forgotten.
-    pub(super) async fn connected(&mut self, target: &Target, path: &str) -> Result<(), Stop> {
+    pub(super) async fn connected(&mut self, target: &GatewayUrl, path: &str) -> Result<(), Stop> {
         let result = self.exchange(target, path).await;
         for line in &mut self.pending {
             line.sent_before = true;
@@ -159,7 +159,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn exchange(&mut self, target: &Target, path: &str) -> Result<(), Stop> {
+    async fn exchange(&mut self, target: &GatewayUrl, path: &str) -> Result<(), Stop> {
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING);
         let request = target
             .request("POST", path)
@@ -258,7 +258,7 @@ impl<'a> Batch<'a> {
             200..=299 => self.tally.created += 1,
             409 if line.sent_before => self.tally.already_there += 1,
             // Refused, hence not written: another try can do no harm.
-            _ if client::is_passing(status) => {
+            _ if client::is_transient(status) => {
                 line.sent_before = false;
                 self.deferred.push(line);
                 let problem = outcome.problem.unwrap_or_default();

@@ -21,7 +21,7 @@ async fn import_input(
     steps: Vec<Step>,
 ) -> (Tally, Option<String>) {
     let script = Script::start(steps);
-    let target = Target::parse(&script.url).unwrap();
+    let target = GatewayUrl::parse(&script.url).unwrap();
     let result = import(options, &target, input, &ProgressBar::hidden()).await;
     script.finished().await;
     result

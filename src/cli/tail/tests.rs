@@ -135,7 +135,7 @@ async fn tail_retries_a_temporary_error_and_ends_at_a_permanent_one() {
     let mut options = options("http://x", &["events/t"]);
     options.path = "/events/a%2Fb".to_owned();
     let script = Script::start(steps);
-    let target = Target::parse(&script.url).unwrap();
+    let target = GatewayUrl::parse(&script.url).unwrap();
     let failure = follow(&options, &target, &mut Vec::new()).await.unwrap_err();
     script.finished().await;
     assert_eq!((failure.exit, failure.lines), (Exit::Runtime, vec!["404: no  topic".into()]));

@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 
 /// The arguments of every command that needs the configuration.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Source {
+pub(super) struct ConfigArgs {
     /// The configuration file. Without a file, the defaults apply.
     #[arg(long, short, value_name = "FILE", env = "STREAMGATE_CONFIG")]
     config: Option<PathBuf>,
@@ -18,7 +18,7 @@ pub(super) struct Source {
     set: Vec<String>,
 }
 
-impl Source {
+impl ConfigArgs {
     /// Loads and checks the configuration.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         // Values of keys are text, so a variable that is not UTF-8 sets no key.
