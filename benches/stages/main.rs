@@ -10,6 +10,7 @@ mod encode;
 mod end_to_end;
 mod fanout;
 mod fixture;
+mod leave;
 mod snapshot;
 
 use std::time::Duration;
@@ -33,7 +34,7 @@ fn settings() -> Criterion {
 criterion_group! {
     name = stages;
     config = settings();
-    targets = encode::encode, append::append, fanout::fanout, snapshot::snapshot,
-        end_to_end::end_to_end
+    targets = encode::encode, append::append, fanout::fanout, leave::leave,
+        snapshot::snapshot, end_to_end::end_to_end
 }
 criterion_main!(stages);

@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use streamgate::wire::websocket::{Decoder, Incoming, Limits, ProtocolError};
+use streamgate::wire::websocket::{Decoder, Message, Limits, ProtocolError};
 
 const LIMITS: Limits = Limits { message_bytes_max: 256, message_fragments_max: 8 };
 
@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(decode(bytes.chunks(usize::from(cut).max(1))), whole, "in pieces of {cut}");
 });
 
-fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Incoming>, Option<ProtocolError>) {
+fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Option<ProtocolError>) {
     let mut decoder = Decoder::default();
     let mut seen = Vec::new();
     for piece in pieces {
