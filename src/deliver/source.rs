@@ -2,7 +2,7 @@
 //! its ring and what its parked subscriptions read from the log.
 //!
 //! The pump hands out slices without taking them from where they are. Only
-//! [`StreamSource::may_have_committed`] does, so a writer whose socket takes nothing keeps the
+//! [`StreamSource::wrote`] does, so a writer whose socket takes nothing keeps the
 //! rest of one slice and a cursor, and lets everything else go.
 
 use std::collections::VecDeque;
@@ -192,7 +192,7 @@ impl StreamSource {
         self.heartbeats
     }
 
-    /// Bytes of frames that were [said](Pump::say) and are not written.
+    /// Bytes of frames that were [said](StreamSource::say) and are not written.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting.iter().map(Bytes::len).sum()
     }

@@ -138,7 +138,7 @@ impl Subscription {
             place,
             interest,
             mode,
-            written_to: written_to,
+            written_to,
             pushed_to: written_to,
             waiting: 0,
             conflating: false,

@@ -263,7 +263,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Error::Task`] when a task has failed, before the drain or in it; then
-    /// [`Error::InFlightGuard`] when the drain's time was up first.
+    /// [`Error::Unanswered`] when the drain's time was up first.
     ///
     /// # Cancel safety
     /// Dropping it ends everything at once; what was answered is durable.

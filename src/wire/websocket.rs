@@ -148,7 +148,7 @@ impl Decoder {
     /// # Errors
     /// The protocol error of the client. `out` has been called for everything
     /// that was complete before the error. All later input is dropped, as after
-    /// [`Message::CloseCode`].
+    /// [`Message::Close`].
     pub fn feed(
         &mut self,
         mut input: &[u8],

@@ -81,7 +81,7 @@ fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
 }
 
 /// A page of another site must not speak to a gateway that trusts its
-/// network: browsers send such a page's `LogIdentity`, and no other client does.
+/// network: browsers send such a page's `Origin`, and no other client does.
 fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
     let asked = request.uri().authority().cloned().or_else(|| {
