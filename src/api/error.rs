@@ -51,7 +51,7 @@ pub fn malformed_id(name: &str, why: MalformedId) -> Problem {
 
 /// Returns the 400 problem for an invalid resource id or event type.
 pub fn bad_name(what: &str, why: InvalidName) -> Problem {
-    Problem::new(Code::InvalidName, format!("{what}: {why}"))
+    Problem::new(Code::BadName, format!("{what}: {why}"))
 }
 
 /// Returns the 400 problem for a body that is JSON of the wrong form.

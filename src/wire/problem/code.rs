@@ -47,7 +47,7 @@ codes! {
     /// A query parameter or a header has an invalid value.
     BadParameter: 400, no, no, "bad-parameter", "Invalid parameter";
     /// A resource id or an event type breaks the rules for names.
-    InvalidName: 400, no, no, "bad-name", "Invalid name";
+    BadName: 400, no, no, "bad-name", "Invalid name";
     /// The body is JSON, but not of the form that the path accepts.
     BadBody: 400, no, no, "bad-body", "Invalid body";
     /// There is no valid credential.
