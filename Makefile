@@ -1,35 +1,36 @@
-# `make help` lists what there is to do.
+# `make help` lists the targets.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Settings of the demo: real orders and their events, NDJSON or gzipped NDJSON.
+# The files for the demo: orders and their events, as NDJSON or gzipped NDJSON.
 DATA ?=
 EVENTS ?=
 
-# What `make load` measures; without it, all scenarios in a short form.
+# The scenario that `make load` measures. If it is empty, `make load` runs a
+# short form of all scenarios.
 SCENARIO ?=
 
-# The load generator is a workspace of its own. Both build into `target`: a
-# dependency that resolves alike in both is compiled once, and neither rebuilds
-# what the other built.
+# The load generator is a separate workspace. Both workspaces build into
+# `target`. A dependency that resolves to the same version and features in both
+# is compiled only once, and a build of one does not invalidate the other.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 LOADTEST := --locked --manifest-path loadtest/Cargo.toml
 
 TOOLS := target/tools
 DENY := $(TOOLS)/bin/cargo-deny
-# Root on a bare machine has no sudo, and needs none.
+# A minimal machine may have no sudo. Root does not need sudo.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# Installs a Debian package where the program is missing: $(call need,program,package)
+# Installs a Debian package if the program is missing: $(call need,program,package)
 need = command -v $(1) > /dev/null || { $(SUDO) apt-get update -qq; $(SUDO) apt-get install -y -qq $(2); }
 
 .PHONY: help
-help: ## This list
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: compiler ## Build the gateway and serve config.toml
+run: compiler ## Build the gateway and run it with config.toml
 	cargo build --release --locked
 	@echo
 	@echo "  clients   http://127.0.0.1:8080/orders   (README.md has requests to try)"
@@ -39,7 +40,7 @@ run: compiler ## Build the gateway and serve config.toml
 	@exec target/release/streamgate serve --config config.toml
 
 .PHONY: test
-test: compiler ## Run every test, the clients that others wrote included
+test: compiler ## Run every test, including the tests with third-party clients
 	cargo test --locked
 	cargo test --locked --features shuttle --lib hub::schedules
 	cargo test $(LOADTEST)
@@ -49,7 +50,7 @@ test: compiler ## Run every test, the clients that others wrote included
 	fi
 
 .PHONY: lint
-lint: compiler $(DENY) ## Format, clippy, docs, and the rules for dependencies
+lint: compiler $(DENY) ## Check the format, clippy, the documentation and the dependencies
 	cargo fmt --all --check
 	cargo fmt --manifest-path loadtest/Cargo.toml --all --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -61,11 +62,11 @@ lint: compiler $(DENY) ## Format, clippy, docs, and the rules for dependencies
 	$(DENY) $(LOADTEST) check -A license-not-encountered bans licenses sources
 
 .PHONY: bench
-bench: compiler ## Measure each stage; every number stands beside its unit
+bench: compiler ## Run the benchmarks of each stage
 	cargo bench --locked --bench stages --bench reopen
 
 .PHONY: load
-load: compiler ## Measure all scenarios in short, or one in full: SCENARIO=fanout-ws
+load: compiler ## Run a short form of all load tests, or one in full: SCENARIO=fanout-ws
 	@$(call need,wrk,wrk)
 	@$(call need,slowhttptest,slowhttptest)
 	cargo build --release --locked --bin streamgate
@@ -73,25 +74,25 @@ load: compiler ## Measure all scenarios in short, or one in full: SCENARIO=fanou
 	target/release/loadtest run $(if $(SCENARIO),$(SCENARIO) --report,--short)
 
 .PHONY: peers
-peers: compiler ## Install what `make load` measures beside; what cannot be is left out
+peers: compiler ## Install the other servers that `make load` compares; skip those that fail
 	loadtest/peers/install
 
 .PHONY: demo
-demo: compiler ## A gateway and three kinds of client; with DATA= and EVENTS= on data of yours
+demo: compiler ## Run a gateway with three kinds of client; DATA= and EVENTS= name your own data
 	cargo build --release --locked --bin streamgate --example demo
 	DATA="$(DATA)" EVENTS="$(EVENTS)" target/release/examples/demo
 
 .PHONY: clean
-clean: ## Remove what was built; the store in ./data stays
+clean: ## Remove the build results; keep the store in ./data
 	cargo clean
 
-# What Rust itself does not bring: a linker and a C compiler.
+# Rust needs a linker and a C compiler, which its own installation lacks.
 .PHONY: compiler
 compiler:
 	@$(call need,cc,build-essential)
 
-# The prebuilt wheel takes seconds; where there is none for this machine, the
-# source takes minutes.
+# The prebuilt wheel installs in seconds. If no wheel exists for this machine,
+# the build from source takes minutes.
 $(DENY):
 	@$(call need,python3,python3)
 	@python3 -c 'import ensurepip' 2> /dev/null || { $(SUDO) apt-get update -qq; $(SUDO) apt-get install -y -qq python3-venv; }

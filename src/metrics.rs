@@ -1,10 +1,11 @@
-//! What Prometheus is told. Names and labels are listed in
-//! `docs/operations.md#metrics`; labels come from closed sets only.
+//! The metrics that Prometheus scrapes. `docs/operations.md#metrics` lists the
+//! names and labels. The values of a label come from a closed set.
 //!
-//! Each gateway has a recorder of its own, so that several can live in one
-//! process. Handles are kept: a macro with labels costs ten times as much per
-//! call. The exporter keeps every histogram sample until it is drained, so
-//! what happens per delivery is counted in buckets here and folded in later.
+//! Each gateway has its own recorder, so that one process can run several
+//! gateways. The metric handles are stored: a macro call with labels costs ten
+//! times as much. The exporter stores every histogram sample until upkeep
+//! drains the samples. Durations that are measured per delivery are therefore
+//! counted in the buckets of [`Latency`] and later moved to the exporter.
 
 mod logs;
 
@@ -20,7 +21,7 @@ use metrics_exporter_prometheus::{
 
 pub use logs::LogValues;
 
-/// What a connection speaks, as the label `protocol`.
+/// The protocol of a stream. It is the value of the label `protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// Server-Sent Events.
@@ -32,10 +33,10 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them, in the order of their discriminants.
+    /// All protocols, in the order of their discriminants.
     pub const ALL: [Protocol; 3] = [Protocol::Sse, Protocol::Ndjson, Protocol::WebSocket];
 
-    /// The label's value.
+    /// Returns the value of the label `protocol`.
     pub fn label(self) -> &'static str {
         match self {
             Protocol::Sse => "sse",
@@ -45,13 +46,13 @@ impl Protocol {
     }
 }
 
-/// Bucket bounds of durations, in seconds: from a loopback delivery to a
-/// client that has to be waited for.
+/// The bucket bounds of durations, in seconds. The lowest suits a delivery over
+/// loopback, the highest a slow client.
 const SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
-/// The routes of requests, and of those that found none: the values of the
-/// label `route`.
+/// The values of the label `route`. A request that matches no route has the
+/// value `unknown`.
 pub const ROUTES: [&str; 11] = [
     "/{c}/{id}",
     "/{c}",
@@ -66,19 +67,20 @@ pub const ROUTES: [&str; 11] = [
     "unknown",
 ];
 
-/// Classes of statuses, the values of the label `status`.
+/// The classes of status codes. They are the values of the label `status`.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Requests of one route.
+/// The request metrics of one route.
 #[derive(Default)]
 struct Requests {
-    /// `streamgate_requests_total`, of each class once there is one.
+    /// `streamgate_requests_total` by status class. A counter is registered at
+    /// the first response of its class.
     total: [OnceLock<Counter>; CLASSES.len()],
     /// `streamgate_request_duration_seconds`
     took: Latency,
 }
 
-/// One protocol's streams.
+/// The stream metrics of one protocol.
 pub struct Streams {
     /// `streamgate_connections_open`
     pub open: Gauge,
@@ -94,7 +96,7 @@ pub struct Streams {
     pub latency: Latency,
 }
 
-/// Every metric of one gateway.
+/// The metrics of one gateway.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -117,10 +119,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A recorder with every metric at zero.
+    /// Returns a recorder with every metric at zero.
     ///
     /// # Panics
-    /// Never: the bucket bounds above are not empty.
+    /// Never: `SECONDS` is not empty.
     pub fn new() -> Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
@@ -162,12 +164,12 @@ impl Metrics {
         }
     }
 
-    /// One protocol's metrics.
+    /// Returns the metrics of one protocol.
     pub fn streams(&self, protocol: Protocol) -> &Streams {
         &self.streams[protocol as usize]
     }
 
-    /// A connection or request was turned away, for a `reason` of a closed set.
+    /// Counts a rejected connection or request. `reason` comes from a closed set.
     pub fn refused(&self, reason: &'static str) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_connections_refused_total", "reason" => reason)
@@ -175,7 +177,7 @@ impl Metrics {
         });
     }
 
-    /// A stream ended, for a `reason` of a closed set.
+    /// Counts a closed stream. `reason` comes from a closed set.
     pub fn closed(&self, protocol: Protocol, reason: &'static str) {
         self.streams(protocol).open.decrement(1);
         ::metrics::with_local_recorder(&self.recorder, || {
@@ -183,30 +185,30 @@ impl Metrics {
         });
     }
 
-    /// The configuration was read again, with a `result` of a closed set.
+    /// Counts a reload of the configuration. `result` comes from a closed set.
     pub fn reloaded(&self, result: &'static str) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_config_reloads_total", "result" => result).increment(1);
         });
     }
 
-    /// `n` supervised tasks of one kind have failed; `task` is of a closed set.
+    /// Counts `n` failed supervised tasks. `task` comes from a closed set.
     pub fn tasks_failed(&self, task: &'static str, n: u64) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_tasks_failed_total", "task" => task).increment(n);
         });
     }
 
-    /// A client was told that `n` events were dropped by an overflow `policy`,
-    /// of a closed set.
+    /// Counts `n` events that an overflow policy dropped and that a gap message
+    /// reported to the client. `policy` comes from a closed set.
     pub fn dropped(&self, policy: &'static str, n: u64) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_events_dropped_total", "policy" => policy).increment(n);
         });
     }
 
-    /// A request of `route`, one of [`ROUTES`], was answered with `status`
-    /// after `took`; for a stream until its head.
+    /// Counts a response to a request of `route`, which is one of [`ROUTES`].
+    /// `took` is the time until the head of the response.
     pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
         let known = ROUTES.iter().position(|it| *it == route);
         let at = known.unwrap_or(ROUTES.len() - 1);
@@ -222,15 +224,15 @@ impl Metrics {
         requests.took.record(took, 1);
     }
 
-    /// Brings a counter that is kept elsewhere up to `value`.
+    /// Sets a counter to `value`, which another module counts.
     pub fn counted(&self, name: &'static str, label: (&'static str, String), value: u64) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!(name, label.0 => label.1).absolute(value);
         });
     }
 
-    /// Moves what was counted in buckets into the exporter, and lets that
-    /// aggregate its samples. To be called every few seconds.
+    /// Moves the counts of every [`Latency`] to the exporter. The exporter then
+    /// aggregates its samples. The gateway calls this every few seconds.
     pub fn fold(&self) {
         ::metrics::with_local_recorder(&self.recorder, || {
             for (protocol, streams) in Protocol::ALL.into_iter().zip(&self.streams) {
@@ -243,8 +245,8 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// The exposition text, current to this moment, with the series of `logs`.
-    /// Blocks on `/proc`.
+    /// Returns the exposition text with the current values and the series of
+    /// `logs`. Blocks: it reads files in `/proc`.
     pub fn render(&self, logs: &[LogValues<'_>]) -> String {
         self.fold();
         ::metrics::with_local_recorder(&self.recorder, process);
@@ -260,7 +262,8 @@ impl Default for Metrics {
     }
 }
 
-/// A histogram in fixed buckets: a few nanoseconds a sample, from any thread.
+/// A histogram with fixed buckets. Any thread can record a sample. A sample
+/// costs a few nanoseconds.
 #[derive(Default)]
 pub struct Latency {
     buckets: [Bucket; SECONDS.len() + 1],
@@ -269,12 +272,12 @@ pub struct Latency {
 #[derive(Default)]
 struct Bucket {
     count: AtomicU64,
-    /// The sum of its samples.
+    /// The sum of the samples, in nanoseconds.
     nanos: AtomicU64,
 }
 
 impl Latency {
-    /// Counts `n` samples of one duration.
+    /// Records `n` samples of one duration.
     pub fn record(&self, took: Duration, n: u64) {
         let seconds = took.as_secs_f64();
         let bucket = &self.buckets[SECONDS.partition_point(|&bound| bound < seconds)];
@@ -282,7 +285,8 @@ impl Latency {
         bucket.nanos.fetch_add(took.as_nanos() as u64 * n, Ordering::Relaxed);
     }
 
-    /// Moves what was counted to `histogram`, which is not made for nothing.
+    /// Moves the samples to `histogram`. If there are no samples, the histogram
+    /// is not created.
     fn fold(&self, histogram: impl FnOnce() -> Histogram) {
         let counted = |bucket: &Bucket| bucket.count.load(Ordering::Relaxed) > 0;
         if !self.buckets.iter().any(counted) {
@@ -293,8 +297,9 @@ impl Latency {
             let count = bucket.count.swap(0, Ordering::Relaxed);
             if count > 0 {
                 let nanos = bucket.nanos.swap(0, Ordering::Relaxed);
-                // Their mean, so that the sum is right; kept in the bucket
-                // where a sample came between the two.
+                // The mean of the samples gives the right sum. A sample can
+                // arrive between the two swaps. The mean could then lie outside
+                // of the bucket, so the mean is clamped to the bucket.
                 let least = at.checked_sub(1).map_or(0.0, |below| SECONDS[below].next_up());
                 let most = SECONDS.get(at).copied().unwrap_or(f64::INFINITY);
                 let mean = nanos as f64 / 1e9 / count as f64;
@@ -304,75 +309,74 @@ impl Latency {
     }
 }
 
-/// One line of help a metric; `promtool check metrics` wants them.
+/// Registers one line of help for each metric. `promtool check metrics`
+/// requires these lines.
 fn describe() {
     use ::metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_gauge!("streamgate_build_info", "1, labelled with the version");
-    describe_gauge!("streamgate_connections_open", "Streams that are open");
-    describe_counter!("streamgate_connections_opened_total", "Streams that were opened");
-    describe_counter!("streamgate_connections_closed_total", "Streams that ended, by reason");
+    describe_gauge!("streamgate_build_info", "Always 1; the label is the version");
+    describe_gauge!("streamgate_connections_open", "Open streams");
+    describe_counter!("streamgate_connections_opened_total", "Opened streams");
+    describe_counter!("streamgate_connections_closed_total", "Closed streams, by reason");
     describe_counter!(
         "streamgate_connections_refused_total",
-        "Requests and connections turned away, by reason"
+        "Rejected requests and connections, by reason"
     );
-    describe_counter!(
-        "streamgate_config_reloads_total",
-        "Configurations read again, by whether they were applied or faulty"
-    );
-    describe_gauge!("streamgate_tcp_connections_open", "Client sockets that are open");
-    describe_counter!("streamgate_requests_total", "Requests by route and class of status");
+    describe_counter!("streamgate_config_reloads_total", "Configuration reloads, by result");
+    describe_gauge!("streamgate_tcp_connections_open", "Open client sockets");
+    describe_counter!("streamgate_requests_total", "Requests, by route and status class");
     describe_histogram!(
         "streamgate_request_duration_seconds",
         Unit::Seconds,
-        "From a request's head to its answer's head"
+        "Time from the head of a request to the head of its response"
     );
     describe_counter!("streamgate_events_delivered_total", "Events written to subscribers");
     describe_counter!(
         "streamgate_events_replayed_total",
-        "Events of these that were read from the log"
+        "Events written to subscribers that were read from the log"
     );
     describe_counter!(
         "streamgate_events_dropped_total",
-        "Events that an overflow policy took, as clients were told"
+        "Events that an overflow policy dropped, as reported to clients"
     );
     describe_counter!("streamgate_sent_bytes_total", Unit::Bytes, "Bytes written to subscribers");
     describe_counter!(
         "streamgate_received_bytes_total",
         Unit::Bytes,
-        "Bytes of request bodies and messages read"
+        "Bytes read of request bodies and messages"
     );
-    describe_counter!("streamgate_encodings_total", "Events encoded, by wire form");
-    describe_counter!("streamgate_ring_overflows_total", "Times that a ring was full");
+    describe_counter!("streamgate_encodings_total", "Encoded events, by wire format");
+    describe_counter!("streamgate_ring_overflows_total", "Number of times that a ring was full");
     describe_gauge!(
         "streamgate_subscribers_catching_up",
-        "Subscriptions that read the log instead of being fed"
+        "Subscriptions that read older events from the log"
     );
     describe_gauge!(
         "streamgate_subscriber_lag_events",
-        "Offsets that the slowest subscription is behind its log"
+        "Offsets from the slowest subscription to the head of its log"
     );
     describe_histogram!(
         "streamgate_delivery_latency_seconds",
         Unit::Seconds,
-        "From commit to socket write"
+        "Time from the commit of an event to the socket write"
     );
     describe_histogram!(
         "streamgate_commit_duration_seconds",
         Unit::Seconds,
-        "One group commit, its sync included"
+        "Duration of one group commit, including its sync"
     );
-    describe_gauge!("streamgate_log_writable", "1 while writes are taken, 0 while none are");
+    describe_gauge!("streamgate_log_writable", "1 while the log accepts writes, 0 otherwise");
     describe_counter!(
         "streamgate_tasks_failed_total",
-        "Supervised tasks that have ended or panicked, by task"
+        "Supervised tasks that returned or panicked, by task"
     );
     describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Resident memory");
     describe_counter!("process_cpu_seconds_total", "CPU time, user and system");
-    describe_gauge!("process_open_fds", "Open descriptors");
-    describe_gauge!("process_max_fds", "Descriptors that may be open");
+    describe_gauge!("process_open_fds", "Open file descriptors");
+    describe_gauge!("process_max_fds", "Limit of open file descriptors");
 }
 
-/// What `/proc` says of this process; what cannot be read is left out.
+/// Sets the metrics of this process from `/proc`. A metric whose file cannot be
+/// read keeps its value.
 fn process() {
     let word =
         |text: &str, n: usize| text.split_whitespace().nth(n).and_then(|w| w.parse::<u64>().ok());
@@ -400,9 +404,10 @@ fn process() {
     }
 }
 
-/// The number of open descriptors. Linux has it as the folder's size from 6.2
-/// on; before that the size is zero, and each of ten thousand entries has to be
-/// listed, the one of the listing itself among them.
+/// Returns the number of open descriptors. Since version 6.2, Linux reports
+/// this number as the size of the folder. Older versions report zero. There,
+/// every entry is listed, which can be ten thousand. One of these entries is the
+/// descriptor of the listing itself, so it is subtracted.
 fn open_descriptors() -> io::Result<u64> {
     const FOLDER: &str = "/proc/self/fd";
     match fs::metadata(FOLDER)?.len() {
@@ -420,7 +425,7 @@ mod tests {
         const FILES: u64 = 300;
         let open = |_| fs::File::open("/dev/null").unwrap();
         let files: Vec<_> = (0..FILES).map(open).collect();
-        // Other tests open and close theirs meanwhile.
+        // Other tests open and close descriptors at the same time.
         assert!(open_descriptors().unwrap() > FILES);
         drop(files);
     }

@@ -1,9 +1,9 @@
 //! The owner of every task and thread that lives as long as the gateway.
 //!
-//! Such a task never returns. If one returns or panics, its work stops for
-//! ever, while connections, heartbeats and `/livez` go on. The [`Supervisor`]
-//! logs the failure, counts it, and resolves [`Failures::first`], so that the
-//! process drains and ends; a service manager then starts it again.
+//! Such a task never returns. If a task returns or panics, its work stops for
+//! ever, but connections, heartbeats and `/livez` continue. The [`Supervisor`]
+//! logs the failure, counts the failure, and resolves [`Failures::first`]. The
+//! process then drains and exits, and a service manager restarts the process.
 
 use std::any::Any;
 use std::fmt;
@@ -24,24 +24,24 @@ use crate::metrics::Metrics;
 /// A task or thread that lives as long as the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Pushes committed events to the subscribers of one shard.
+    /// The task that pushes committed events to the subscribers of one shard.
     FanOut,
-    /// Serves heartbeats, deadlines and the drain of one shard.
+    /// The task for the heartbeats, deadlines and drain of one shard.
     Tick,
-    /// Accepts clients.
+    /// The accept loop of the client listener.
     AcceptClients,
-    /// Accepts scrapes and probes.
+    /// The accept loop of the admin listener.
     AcceptAdmin,
-    /// Folds metrics into the exporter.
+    /// The task that moves metrics to the exporter.
     Upkeep,
-    /// Compares the process's memory with its bound.
+    /// The task that compares the memory of the process with `limits.memory`.
     MemoryWatch,
-    /// Commits writes; a thread.
+    /// The thread that commits writes.
     Committer,
 }
 
 impl Task {
-    /// All of them, in the order of their discriminants.
+    /// All tasks, in the order of their discriminants.
     pub const ALL: [Task; 7] = [
         Task::FanOut,
         Task::Tick,
@@ -52,7 +52,7 @@ impl Task {
         Task::Committer,
     ];
 
-    /// The value of the label `task` in metrics.
+    /// Returns the value of the label `task` in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Task::FanOut => "fan-out",
@@ -66,12 +66,12 @@ impl Task {
     }
 }
 
-/// How a task or thread came to its end.
+/// The reason why a task or thread ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// It returned.
+    /// The task returned.
     Returned,
-    /// It panicked, with this message.
+    /// The task panicked with this message.
     Panicked(String),
 }
 
@@ -92,12 +92,12 @@ impl fmt::Display for Cause {
     }
 }
 
-/// A supervised task that has ended, and why.
+/// The failure of a supervised task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The task.
+    /// The task that failed.
     pub task: Task,
-    /// Why it ended.
+    /// The reason why the task ended.
     pub cause: Cause,
 }
 
@@ -109,14 +109,15 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Owns the tasks; dropping it aborts them.
+/// Owns the supervised tasks. A drop of the supervisor aborts the tasks.
 pub struct Supervisor {
     tasks: Mutex<JoinSet<()>>,
     failures: Arc<Failures>,
 }
 
-/// Which supervised tasks have failed. The tasks may hold it, unlike the
-/// [`Supervisor`], which holds the tasks.
+/// Records which supervised tasks have failed. A task may own a reference to
+/// this record. A reference to the [`Supervisor`] would be a cycle, because the
+/// supervisor owns the tasks.
 pub struct Failures {
     first: watch::Sender<Option<Failure>>,
     failed: [AtomicBool; Task::ALL.len()],
@@ -124,7 +125,7 @@ pub struct Failures {
 }
 
 impl Supervisor {
-    /// Returns a supervisor without tasks, which counts failures in `metrics`.
+    /// Returns a supervisor without tasks that counts failures in `metrics`.
     pub fn new(metrics: Arc<Metrics>) -> Supervisor {
         for task in Task::ALL {
             metrics.tasks_failed(task.label(), 0);
@@ -134,8 +135,8 @@ impl Supervisor {
         Supervisor { tasks: Mutex::default(), failures: Arc::new(failures) }
     }
 
-    /// Spawns `work` on the current tokio runtime. `work` must not return: its
-    /// return is a failure, as a panic is.
+    /// Spawns `work` on the current tokio runtime. `work` must never return: a
+    /// return is a failure, like a panic.
     pub fn spawn(&self, task: Task, work: impl Future<Output = ()> + Send + 'static) {
         self.watch(task, async move {
             let mut work = Box::pin(work);
@@ -153,8 +154,8 @@ impl Supervisor {
         });
     }
 
-    /// Reports the failure of `task` when `end` resolves: for a thread, whose
-    /// end is [`Thread::ended`].
+    /// Reports the failure of `task` when `end` resolves. For a thread, `end` is
+    /// [`Thread::ended`].
     pub fn watch(&self, task: Task, end: impl Future<Output = Cause> + Send + 'static) {
         let failures = self.failures.clone();
         self.tasks.lock().spawn(async move {
@@ -163,15 +164,16 @@ impl Supervisor {
         });
     }
 
-    /// Which tasks have failed.
+    /// Returns the record of failed tasks.
     pub fn failures(&self) -> &Arc<Failures> {
         &self.failures
     }
 
-    /// Aborts the tasks and waits until they are gone. This is no failure.
+    /// Aborts the tasks and waits until they have ended. The abort is not
+    /// counted as a failure.
     ///
     /// # Cancel safety
-    /// Safe: the tasks are aborted all the same.
+    /// Safe: the tasks are aborted even if this future is dropped.
     pub async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
@@ -192,13 +194,13 @@ impl Failures {
         found.clone().expect("waited for")
     }
 
-    /// The first failure, if there was one.
+    /// Returns the first failure, if there was one.
     pub fn any(&self) -> Option<Failure> {
         self.first.borrow().clone()
     }
 
-    /// Whether `task` has failed; of tasks that run once a shard, whether one
-    /// of them has.
+    /// Returns whether `task` has failed. A task that runs once per shard counts
+    /// as failed if it failed in one shard.
     pub fn has(&self, task: Task) -> bool {
         self.failed[task as usize].load(Ordering::Acquire)
     }
@@ -223,10 +225,10 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Starts a thread called `name`.
+    /// Starts a thread with the name `name`.
     ///
     /// # Errors
-    /// If the system has no thread left.
+    /// If the system cannot create another thread.
     pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
         let (ending, end) = watch::channel(None);
         let handle = Builder::new().name(name.to_owned()).spawn(move || {
@@ -251,7 +253,7 @@ impl Thread {
         }
     }
 
-    /// Whether the thread has ended.
+    /// Returns whether the thread has ended.
     pub fn has_ended(&self) -> bool {
         self.end.borrow().is_some()
     }
@@ -259,18 +261,18 @@ impl Thread {
     /// Blocks until the thread has ended.
     pub fn join(&self) {
         if let Some(handle) = self.handle.lock().take() {
-            // A panic was caught in the thread.
+            // Ignore the error: the thread itself catches a panic.
             let _ = handle.join();
         }
     }
 }
 
-/// A place in the work of `task` where a test can have it panic. In builds
-/// without debug assertions this does nothing.
+/// Panics if a test has requested a panic of `task`. In builds without debug
+/// assertions, this function does nothing.
 ///
 /// # Panics
-/// If the folder that `STREAMGATE_FAULT_FOLDER` names has a file called like
-/// the task's label.
+/// If the folder in the variable `STREAMGATE_FAULT_FOLDER` contains a file whose
+/// name is the label of the task.
 pub fn fault_point(task: Task) {
     #[cfg(debug_assertions)]
     {
@@ -280,7 +282,7 @@ pub fn fault_point(task: Task) {
         static FOLDER: LazyLock<Option<PathBuf>> =
             LazyLock::new(|| std::env::var_os("STREAMGATE_FAULT_FOLDER").map(PathBuf::from));
         if let Some(folder) = &*FOLDER {
-            assert!(!folder.join(task.label()).exists(), "a test asked for this panic");
+            assert!(!folder.join(task.label()).exists(), "a test requested this panic");
         }
     }
     #[cfg(not(debug_assertions))]
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_is_named_with_the_panics_message_and_counted() {
+    async fn a_panic_is_counted_and_reported_with_the_task_and_the_message() {
         let (metrics, supervisor) = supervisor();
         let failures = supervisor.failures();
         supervisor.spawn(Task::Tick, pending());
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_returns_has_failed() {
+    async fn the_return_of_a_task_is_a_failure() {
         let (_, supervisor) = supervisor();
         supervisor.spawn(Task::Upkeep, async {});
         let failure = supervisor.failures().first().await;
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_failure_stays_the_first() {
+    async fn a_later_failure_does_not_replace_the_first() {
         let (metrics, supervisor) = supervisor();
         supervisor.spawn(Task::Upkeep, async {});
         supervisor.failures().first().await;
@@ -340,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_that_panics_has_failed() {
+    async fn the_panic_of_a_thread_is_a_failure() {
         let (_, supervisor) = supervisor();
         let thread = Thread::spawn("committer", || panic!("no disk")).unwrap();
         supervisor.watch(Task::Committer, thread.ended());
@@ -351,17 +353,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tasks_that_are_stopped_have_not_failed() {
+    async fn a_stop_of_the_tasks_is_not_a_failure() {
         let (_, supervisor) = supervisor();
-        let held = Arc::new(());
-        let inner = held.clone();
+        let outer = Arc::new(());
+        let inner = outer.clone();
         supervisor.spawn(Task::Tick, async move {
             pending::<()>().await;
             drop(inner);
         });
         tokio::task::yield_now().await;
         supervisor.stop().await;
-        assert_eq!(Arc::strong_count(&held), 1, "the task is gone");
+        assert_eq!(Arc::strong_count(&outer), 1, "the task is dropped");
         assert_eq!(supervisor.failures().any(), None);
     }
 }

@@ -1,17 +1,17 @@
-//! The lock and the atomics on which the join of catch-up and live fan-out
-//! rests (`docs/architecture.md#delivery`).
+//! The mutex and the atomics that join catch-up and live fan-out
+//! (`docs/architecture.md#delivery`).
 //!
-//! With the feature `shuttle` these are shuttle's, whose scheduler decides at
-//! each of them which thread goes on. The tests in `hub/schedules.rs` run the
-//! hub so. Nothing else of the gateway runs with the feature: shuttle's types
-//! panic outside of its scheduler.
+//! With the feature `shuttle`, these types come from the crate shuttle. The
+//! scheduler of shuttle decides at each operation which thread continues. The
+//! tests in `hub/schedules.rs` run the hub in this way. The rest of the gateway
+//! cannot run with this feature: shuttle's types panic outside of the scheduler.
 
 #[cfg(not(feature = "shuttle"))]
 mod real {
     pub(crate) use parking_lot::Mutex;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
 
-    /// Runs `work` on a thread that may block.
+    /// Runs `work` on the blocking thread pool of tokio.
     ///
     /// # Errors
     /// [`tokio::task::JoinError`] if `work` panicked.
@@ -30,7 +30,7 @@ mod scheduled {
 
     use shuttle::sync::MutexGuard;
 
-    /// shuttle's mutex with `parking_lot`'s interface.
+    /// The mutex of shuttle with the interface of `parking_lot`.
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -39,14 +39,15 @@ mod scheduled {
             Mutex(shuttle::sync::Mutex::new(value))
         }
 
-        /// Locks, also after a panic: `parking_lot` knows no poisoning, and a
-        /// second panic would end the process before the first is reported.
+        /// Locks the mutex, also after a panic. `parking_lot` has no poisoning.
+        /// A second panic would end the process before the first is reported.
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 
-    /// Runs `work` on the thread that asks, between two turns of the others.
+    /// Runs `work` on the calling thread. Before and after `work`, other threads
+    /// can run.
     pub(crate) async fn unblock<T: Send + 'static>(
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {

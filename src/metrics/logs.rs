@@ -1,31 +1,32 @@
-//! The series of each log: for the most active logs one each, for the rest one
-//! in sum. They are written at each scrape and not kept in the exporter, which
-//! would show the last value of a log that has no series any more.
+//! The series of the logs. Each of the most active logs has its own series. One
+//! more series has the sum of the other logs. The series are written at each
+//! scrape and are not stored in the exporter: the exporter would show the last
+//! value of a log that no longer has a series.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// Logs that have series of their own.
+/// The number of logs that have their own series.
 const LOGS_MAX: usize = 1000;
 
-/// The value of the label `log` for all other logs in sum. A log of this name
-/// is counted among them.
+/// The value of the label `log` for the sum of the other logs. If there are more
+/// than `LOGS_MAX` logs, a log of this name is part of the sum.
 const OTHER: &str = "other";
 
-/// What a scrape shows of one log.
+/// The values of one log at a scrape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogValues<'a> {
     /// The configured name.
     pub name: &'a str,
     /// Events appended since the process started.
     pub appended: u64,
-    /// Times that the log's time stepped back since the process started.
+    /// Backward steps of the log's time since the process started.
     pub clock_steps: u64,
-    /// Events that the log keeps.
+    /// The number of events that the log keeps.
     pub events: u64,
-    /// Bytes of these events, as stored.
+    /// The size of these events in the store, in bytes.
     pub bytes: u64,
-    /// Resources of a collection.
+    /// The number of resources, if the log is that of a collection.
     pub resources: u64,
     /// The last trimmed offset.
     pub earliest: u64,
@@ -33,13 +34,13 @@ pub struct LogValues<'a> {
     pub head: u64,
 }
 
-/// One metric of logs.
+/// A metric that has one series per log.
 struct Metric {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
     value: fn(&LogValues<'_>) -> u64,
-    /// Whether the sum over several logs means anything.
+    /// Whether the sum over several logs is a meaningful value.
     is_sum: bool,
 }
 
@@ -47,14 +48,14 @@ const METRICS: [Metric; 7] = [
     Metric {
         name: "streamgate_events_appended_total",
         kind: "counter",
-        help: "Events committed, by log",
+        help: "Committed events, by log",
         value: |log| log.appended,
         is_sum: true,
     },
     Metric {
         name: "streamgate_clock_steps_total",
         kind: "counter",
-        help: "Times that a log's time stepped back after a clock that was ahead, by log",
+        help: "Backward steps of a log's time after a clock that was ahead, by log",
         value: |log| log.clock_steps,
         is_sum: true,
     },
@@ -68,7 +69,7 @@ const METRICS: [Metric; 7] = [
     Metric {
         name: "streamgate_log_bytes",
         kind: "gauge",
-        help: "Bytes of events that a log keeps",
+        help: "Size of the events that a log keeps, in bytes",
         value: |log| log.bytes,
         is_sum: true,
     },
@@ -95,16 +96,16 @@ const METRICS: [Metric; 7] = [
     },
 ];
 
-/// Appends the series of `logs` to the exposition text. Of two logs of one
-/// name the first has the series; what was appended to either is counted.
+/// Appends the series of `logs` to the exposition text. If two logs have the
+/// same name, the gauges show the first log and the counters show the sum.
 pub(super) fn write(text: &mut String, logs: &[LogValues<'_>]) {
-    let (shown, other) = divide(unite(logs));
+    let (shown, other) = divide(merge(logs));
     for Metric { name, kind, help, value, is_sum } in &METRICS {
         if shown.is_empty() {
             break;
         }
-        // Writing to a `String` does not fail, and the name of a log has no
-        // character that a label value has to escape.
+        // A write to a `String` cannot fail. The name of a log contains only
+        // characters that a label value need not escape.
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         let other = other.as_ref().filter(|_| *is_sum);
         for log in shown.iter().chain(other) {
@@ -114,30 +115,31 @@ pub(super) fn write(text: &mut String, logs: &[LogValues<'_>]) {
     }
 }
 
-fn unite<'a>(logs: &[LogValues<'a>]) -> Vec<LogValues<'a>> {
-    let mut united: Vec<LogValues<'a>> = Vec::with_capacity(logs.len());
-    let mut places = HashMap::new();
+/// Merges the logs that have the same name.
+fn merge<'a>(logs: &[LogValues<'a>]) -> Vec<LogValues<'a>> {
+    let mut merged: Vec<LogValues<'a>> = Vec::with_capacity(logs.len());
+    let mut indexes = HashMap::new();
     for log in logs {
-        let place = *places.entry(log.name).or_insert(united.len());
-        match united.get_mut(place) {
+        let index = *indexes.entry(log.name).or_insert(merged.len());
+        match merged.get_mut(index) {
             Some(first) => {
                 first.appended += log.appended;
                 first.clock_steps += log.clock_steps;
             }
-            None => united.push(*log),
+            None => merged.push(*log),
         }
     }
-    united
+    merged
 }
 
-/// The logs to which most was appended since the process started, and the sum
-/// of the others, if there are any.
+/// Returns the logs with the most appended events since the process started,
+/// and the sum of the other logs. The sum is `None` if there are no other logs.
 ///
-/// Ranked by the counter itself, the others are those with the lowest counts.
-/// The sum of the lowest counts never falls while counts grow, so the counter
-/// of the others never does either, although logs enter and leave their
-/// number. Ranked by a rate it would fall, and `rate()` would take that for a
-/// restart.
+/// The logs are ranked by the counter itself, so the other logs have the lowest
+/// counts. Counts only grow, and then the sum of the lowest counts never falls.
+/// The counter of the other logs therefore never falls, although logs join and
+/// leave this group. With a ranking by rate the counter would fall, and
+/// `rate()` in Prometheus would treat the fall as a restart.
 fn divide(mut logs: Vec<LogValues<'_>>) -> (Vec<LogValues<'_>>, Option<LogValues<'_>>) {
     if logs.len() <= LOGS_MAX {
         return (logs, None);

@@ -52,7 +52,7 @@ async fn panics(task: &str, component: &str, status: u16, happens: impl AsyncFnO
     File::create(faults.path().join(task)).unwrap();
     happens(&process).await;
     process.logs("a supervised task has failed").await;
-    process.logs("it panicked: a test asked for this panic").await;
+    process.logs("it panicked: a test requested this panic").await;
     process.logs("draining after a failure").await;
     if task == "accept-admin" {
         assert!(TcpStream::connect(process.admin).await.is_err(), "its socket is closed");

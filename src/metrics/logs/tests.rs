@@ -12,7 +12,7 @@ fn written(logs: &[LogValues<'_>]) -> String {
     text
 }
 
-/// The counter of the logs that have no series of their own.
+/// Returns the counter of the logs without their own series.
 fn other(text: &str) -> Option<u64> {
     let line = "streamgate_events_appended_total{log=\"other\"} ";
     text.lines().find_map(|it| it.strip_prefix(line)?.parse().ok())
@@ -23,7 +23,7 @@ fn names(count: usize) -> Vec<String> {
 }
 
 #[test]
-fn each_metric_has_one_head() {
+fn each_metric_has_one_help_and_one_type_line() {
     assert_eq!(written(&[]), "");
     let text = written(&[log("news", 3), log("ticks", 5)]);
     let head = "# HELP streamgate_log_events Events that a log keeps\n\
@@ -35,7 +35,7 @@ fn each_metric_has_one_head() {
 }
 
 #[test]
-fn two_logs_of_one_name_are_one_series() {
+fn two_logs_of_the_same_name_share_one_series() {
     let text = written(&[log("news", 3), log("news", 4)]);
     assert!(text.contains("streamgate_events_appended_total{log=\"news\"} 7\n"), "{text}");
     assert_eq!(text.matches("streamgate_log_head_offset{").count(), 1);
@@ -43,7 +43,7 @@ fn two_logs_of_one_name_are_one_series() {
 }
 
 #[test]
-fn a_log_called_other_is_itself_until_there_are_too_many() {
+fn a_log_named_other_joins_the_sum_if_there_are_too_many_logs() {
     let names = names(LOGS_MAX);
     let mut logs: Vec<_> = names.iter().map(|name| log(name, 1)).collect();
     logs[7] = log(OTHER, 1 << 20);
@@ -51,7 +51,7 @@ fn a_log_called_other_is_itself_until_there_are_too_many() {
     assert!(written(&logs).contains("streamgate_log_head_offset{log=\"other\"}"));
     logs.push(log("one-more", 1));
     let text = written(&logs);
-    assert_eq!(other(&text), Some(1 << 20), "the busiest, and yet among the others");
+    assert_eq!(other(&text), Some(1 << 20), "the most active log is in the sum");
     assert!(text.contains("{log=\"one-more\"} 1\n"));
     assert!(!text.contains("streamgate_log_head_offset{log=\"other\"}"));
 }
@@ -63,9 +63,10 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Whatever is appended to which log, and however many logs come.
+    /// Appends random numbers of events to random logs and adds random numbers
+    /// of logs.
     #[test]
-    fn the_counter_of_the_others_never_falls(
+    fn the_counter_of_the_other_logs_never_falls(
         steps in prop::collection::vec((any::<prop::sample::Index>(), 1..1000u64, 0..2usize), 1..40),
     ) {
         let names = names(LOGS_MAX + 3 + steps.len());
@@ -73,7 +74,7 @@ proptest! {
         let mut before = 0;
         for (which, appended, more) in steps {
             counts.extend(vec![0; more]);
-            // Mostly among a few, so that their ranks change.
+            // Most appends go to a few logs, so that their ranks change.
             let few = which.index(8) * (counts.len() / 8);
             counts[few] += appended;
             let logs: Vec<_> =
