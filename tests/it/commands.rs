@@ -1,14 +1,14 @@
-//! What a session's commands may say, and what they are told
+//! The valid and invalid commands of a WebSocket session and their responses
 //! (`docs/protocol.md#websocket`).
 
 use serde_json::json;
 
-use crate::support::client::{Speaks, Stream};
+use crate::support::client::{Protocol, Stream};
 use crate::support::start;
-use crate::websocket::{ask, command, create, message, open};
+use crate::websocket::{command, create, message, open, send_command};
 
 #[tokio::test]
-async fn malformed_input_is_answered_and_the_connection_lives_on() {
+async fn malformed_input_is_answered_with_an_error_and_the_connection_stays_open() {
     let (_data, gateway) = start(&[]).await;
     create(gateway.address, "order-1").await;
     let mut socket = open(gateway.address, "/orders/order-1/ws").await;
@@ -60,16 +60,16 @@ async fn malformed_input_is_answered_and_the_connection_lives_on() {
         ),
         (resource.as_str(), "/problems/bad-name"),
     ] {
-        socket.say(text).await;
+        socket.send_text(text).await;
         let answer = message(&mut socket).await;
         assert_eq!(answer["type"], "error", "{text}: {answer}");
         assert_eq!(answer["data"]["type"], problem, "{text}: {answer}");
     }
-    assert_eq!(ask(&mut socket, "9", json!({"command": "ping"})).await["command"], "ping");
+    assert_eq!(send_command(&mut socket, "9", json!({"command": "ping"})).await["command"], "ping");
 }
 
 #[tokio::test]
-async fn a_field_that_a_command_does_not_have_is_named() {
+async fn the_error_for_an_unknown_command_field_names_the_field() {
     let (_data, gateway) = start(&[]).await;
     let mut socket = open(gateway.address, "/ws").await;
     for (field, data) in [
@@ -87,25 +87,28 @@ async fn a_field_that_a_command_does_not_have_is_named() {
         ),
         ("n", json!({"command": "ping", "n": 1})),
     ] {
-        let answer = ask(&mut socket, "1", data).await;
+        let answer = send_command(&mut socket, "1", data).await;
         assert_eq!(answer["type"], "/problems/bad-body", "{answer}");
         assert_eq!(answer["field"], field, "{answer}");
     }
-    socket.say(r#"{"type":"event","data":{"command":"ping"}}"#).await;
+    socket.send_text(r#"{"type":"event","data":{"command":"ping"}}"#).await;
     let answer = message(&mut socket).await;
-    assert_eq!(answer["data"]["type"], "/problems/bad-body", "there, and wrong: {answer}");
-    // A bare message is its own envelope.
-    socket.say(r#"{"id":"2","timestamp":"","command":"ping","n":1}"#).await;
+    assert_eq!(
+        answer["data"]["type"], "/problems/bad-body",
+        "the type is present but wrong: {answer}"
+    );
+    // In a bare message, the command has the fields of the envelope.
+    socket.send_text(r#"{"id":"2","timestamp":"","command":"ping","n":1}"#).await;
     assert_eq!(message(&mut socket).await["data"]["field"], "n");
-    socket.say(r#"{"id":"3","type":"command","timestamp":"","command":"ping"}"#).await;
+    socket.send_text(r#"{"id":"3","type":"command","timestamp":"","command":"ping"}"#).await;
     assert_eq!(message(&mut socket).await["type"], "response");
 }
 
 #[tokio::test]
-async fn a_path_that_names_nothing_has_no_parameters() {
+async fn the_path_ws_accepts_no_query_parameters() {
     let (_data, gateway) = start(&[]).await;
     for target in ["/ws?from=earliest", "/ws?types=a", "/ws?x=1"] {
-        let stream = Stream::open(gateway.address, target, Speaks::WebSocket, "").await;
+        let stream = Stream::open(gateway.address, target, Protocol::WebSocket, "").await;
         assert_eq!(stream.status, 400, "{target}");
     }
 }

@@ -1,4 +1,5 @@
-//! What is waited for has a deadline, and who keeps to it is not cut.
+//! Deadlines: the gateway closes a connection that misses a deadline, and keeps
+//! a connection that meets all of them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,8 +17,9 @@ use crate::support::frame::Chunks;
 use crate::support::http2::{Connection, DATA, END_STREAM, GOAWAY};
 use crate::support::start;
 
-/// A client that holds little, so that the gateway feels one that does not read.
-async fn small(address: SocketAddr) -> TcpStream {
+/// Connects with a small receive buffer. The gateway then soon notices that the
+/// client does not read.
+async fn connect_with_small_buffer(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(address).await.unwrap()
@@ -26,12 +28,12 @@ async fn small(address: SocketAddr) -> TcpStream {
 #[tokio::test]
 async fn a_client_that_sends_before_it_reads_is_not_stalled() {
     let (_data, gateway) = start(&["limits.stall_timeout=500ms", "storage.sync=never"]).await;
-    let mut socket = small(gateway.address).await;
+    let mut socket = connect_with_small_buffer(gateway.address).await;
     let head = "POST /events/audit HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\
                 content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
     let line = "{\"type\":\"a\",\"data\":1}\n";
-    // Answers to these are more than both sockets hold.
+    // The responses to these lines are larger than both socket buffers.
     socket.write_all(chunk(&line.repeat(20_000)).as_bytes()).await.unwrap();
     let mut lines = 20_000;
     let begun = Instant::now();
@@ -46,73 +48,74 @@ async fn a_client_that_sends_before_it_reads_is_not_stalled() {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
     let (mut chunks, mut plain) = (Chunks::default(), Vec::new());
     chunks.feed(&answer[end..], &mut plain);
-    assert!(chunks.ended, "the answer was cut");
+    assert!(chunks.ended, "the response is incomplete");
     let answer = String::from_utf8(plain).unwrap();
     assert_eq!(answer.matches("\"status\":201").count(), lines);
 }
 
-/// Reads until the gateway closes; how long that took.
-async fn closed(socket: &mut TcpStream) -> Duration {
+/// Waits until the gateway closes the connection without a response. Returns
+/// the duration.
+async fn wait_for_close(socket: &mut TcpStream) -> Duration {
     let begun = Instant::now();
     let mut rest = Vec::new();
-    // A reset is an end too.
-    let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end in time");
+    // A reset also ends the connection.
+    let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("the end in time");
     assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
     begun.elapsed()
 }
 
-/// Sends a whole request and reads its whole answer.
-async fn ask(socket: &mut TcpStream) {
+/// Sends a complete request and reads the complete response.
+async fn exchange(socket: &mut TcpStream) {
     socket.write_all(b"GET /orders/none HTTP/1.1\r\nhost: g\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"}") {
         let read = timeout(PATIENCE, socket.read_buf(&mut answer)).await.unwrap();
-        assert!(read.unwrap() > 0, "no answer");
+        assert!(read.unwrap() > 0, "the connection ended before the response");
     }
     assert!(answer.starts_with(b"HTTP/1.1 404"));
 }
 
 #[tokio::test]
-async fn half_a_head_is_gone_in_time() {
+async fn a_connection_with_an_incomplete_head_is_closed_at_the_deadline() {
     let sets = ["limits.head_timeout=300ms", "limits.idle_timeout=1h"];
     let (_data, gateway) = start(&sets).await;
     let mut fresh = TcpStream::connect(gateway.address).await.unwrap();
     fresh.write_all(b"GET /orders HTTP/1.1\r\nho").await.unwrap();
-    closed(&mut fresh).await;
+    wait_for_close(&mut fresh).await;
 
     let mut kept = TcpStream::connect(gateway.address).await.unwrap();
-    ask(&mut kept).await;
+    exchange(&mut kept).await;
     let quiet = timeout(Duration::from_secs(1), kept.read_u8()).await;
-    assert!(quiet.is_err(), "a connection between requests is no slow head");
+    assert!(quiet.is_err(), "the head deadline does not apply between requests");
     for half in ["GET /orders/none HT", "TP/1.1\r\nhost: g\r\n\r\n"] {
         kept.write_all(half.as_bytes()).await.unwrap();
         sleep(Duration::from_millis(50)).await;
     }
     let mut answer = vec![0; 12];
     timeout(PATIENCE, kept.read_exact(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(answer, b"HTTP/1.1 404", "a head in two pieces is a head");
+    assert_eq!(answer, b"HTTP/1.1 404", "a head may arrive in two pieces");
 
     let mut later = TcpStream::connect(gateway.address).await.unwrap();
-    ask(&mut later).await;
+    exchange(&mut later).await;
     let begun = Instant::now();
-    // A byte now and then does not put it off.
+    // A byte from time to time does not extend the deadline.
     while begun.elapsed() < PATIENCE {
         if later.write_all(b"G").await.is_err() {
             return;
         }
         if let Ok(read) = timeout(Duration::from_millis(50), later.read_u8()).await {
-            assert!(read.is_err(), "nothing is said to half a head");
+            assert!(read.is_err(), "an incomplete head gets no response");
             return;
         }
     }
-    panic!("half a head is still there");
+    panic!("the connection with the incomplete head is still open");
 }
 
 #[tokio::test]
-async fn a_head_is_due_from_the_connection_on() {
+async fn the_head_deadline_starts_with_the_connection() {
     let sets = ["limits.head_timeout=3s", "limits.idle_timeout=1h"];
     let (_data, gateway) = start(&sets).await;
-    // Bytes to begin with, and some that come later.
+    // The bytes that are sent at once, and the bytes that are sent later.
     let cases: [(&[u8], &[u8]); 4] = [
         (b"", b""),
         (b"", b"GET /orders HTTP/1.1\r\n"),
@@ -125,10 +128,11 @@ async fn a_head_is_due_from_the_connection_on() {
         socket.write_all(first).await.unwrap();
         sleep(Duration::from_millis(2500)).await;
         let _ = socket.write_all(later).await;
-        closed(&mut socket).await;
+        wait_for_close(&mut socket).await;
         let took = begun.elapsed();
         assert!(took >= Duration::from_secs(3), "{took:?}");
-        // With a time that began with what came later, after 5.5 s.
+        // If the deadline started with the later bytes, the end would be after
+        // 5.5 s.
         assert!(took < Duration::from_secs(5), "{took:?}");
     });
     let ends = ends.map(tokio::spawn);
@@ -138,7 +142,7 @@ async fn a_head_is_due_from_the_connection_on() {
 }
 
 #[tokio::test]
-async fn a_preface_in_pieces_is_a_preface() {
+async fn an_http2_preface_may_arrive_in_pieces() {
     let (_data, gateway) = start(&[]).await;
     let mut socket = TcpStream::connect(gateway.address).await.unwrap();
     for piece in PREFACE.chunks(11) {
@@ -150,18 +154,18 @@ async fn a_preface_in_pieces_is_a_preface() {
     assert_eq!(answer[3], 4, "SETTINGS");
 }
 
-/// A body, or a line, must come at a kilobyte a second after a while.
+/// After 1.5 s, a body or a line must arrive at one kilobyte per second.
 const SLOW: [&str; 3] =
     ["limits.body_timeout=1500ms", "limits.body_rate=1kB", "limits.stall_timeout=1h"];
 
-/// Sends `head`, then `piece` every 50 ms until the gateway closes; what it
-/// answered.
-async fn drip(address: SocketAddr, head: &str, piece: &str) -> String {
+/// Sends `head`, then `piece` every 50 ms until the gateway closes. Returns the
+/// response.
+async fn send_slowly(address: SocketAddr, head: &str, piece: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(head.as_bytes()).await.unwrap();
     let (mut reader, mut writer) = socket.split();
     let mut answer = Vec::new();
-    let dripping = async {
+    let sending = async {
         while writer.write_all(piece.as_bytes()).await.is_ok() {
             sleep(Duration::from_millis(50)).await;
         }
@@ -170,7 +174,7 @@ async fn drip(address: SocketAddr, head: &str, piece: &str) -> String {
     let read = async {
         tokio::select! {
             _ = reader.read_to_end(&mut answer) => {}
-            () = dripping => {}
+            () = sending => {}
         }
     };
     timeout(PATIENCE, read).await.expect("the connection is closed");
@@ -178,16 +182,16 @@ async fn drip(address: SocketAddr, head: &str, piece: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_slow_body_is_not_waited_for() {
+async fn a_slow_body_is_answered_with_408() {
     let (_data, gateway) = start(&SLOW).await;
     let sized = "POST /orders HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n\
                  content-length: 100000\r\n\r\n{\"note\":\"";
-    let answer = drip(gateway.address, sized, "x").await;
+    let answer = send_slowly(gateway.address, sized, "x").await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert!(answer.contains("/problems/request-timeout"), "{answer}");
     let chunked = "POST /orders HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n\
                    transfer-encoding: chunked\r\n\r\n";
-    let answer = drip(gateway.address, chunked, "1\r\n \r\n").await;
+    let answer = send_slowly(gateway.address, chunked, "1\r\n \r\n").await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
 }
 
@@ -199,23 +203,27 @@ fn chunk(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_slow_line_of_a_batch_is_not_waited_for() {
+async fn a_slow_line_ends_a_batch_with_408() {
     let (_data, gateway) = start(&SLOW).await;
     let head = format!("{BATCH}{}", chunk("{\"type\":\"a\",\"data\":1}\n{\"type\":"));
-    let answer = drip(gateway.address, &head, &chunk(" ")).await;
+    let answer = send_slowly(gateway.address, &head, &chunk(" ")).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.contains("{\"status\":201,"), "the line before is written: {answer}");
+    assert!(
+        answer.contains("{\"status\":201,"),
+        "the line before the slow line is written: {answer}"
+    );
     assert!(answer.contains("{\"status\":408,"), "{answer}");
     assert!(answer.contains("\"line\":2}"), "{answer}");
-    assert!(answer.ends_with("\r\n0\r\n\r\n"), "the answer is whole: {answer}");
+    assert!(answer.ends_with("\r\n0\r\n\r\n"), "the response is complete: {answer}");
 }
 
 #[tokio::test]
-async fn whole_lines_now_and_then_are_a_batch() {
+async fn a_batch_may_pause_between_complete_lines() {
     let (_data, gateway) = start(&SLOW).await;
     let mut socket = TcpStream::connect(gateway.address).await.unwrap();
     socket.write_all(BATCH.as_bytes()).await.unwrap();
-    // An eighth of the rate, for twice as long as a line may take.
+    // The lines arrive at an eighth of the rate, for twice the time that one
+    // line may take.
     for _ in 0..15 {
         let line = chunk("{\"type\":\"a\",\"data\":1}\n");
         socket.write_all(line.as_bytes()).await.expect("the connection is open");
@@ -234,28 +242,28 @@ async fn whole_lines_now_and_then_are_a_batch() {
 /// An HTTP/2 preface whose SETTINGS are empty (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Reads until the gateway closes.
-async fn gone(socket: &mut TcpStream) {
+/// Reads until the gateway closes the connection.
+async fn read_until_close(socket: &mut TcpStream) {
     let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end in time");
+    let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("the end in time");
 }
 
 #[tokio::test]
-async fn an_http2_connection_is_gone_in_time() {
+async fn an_idle_http2_connection_is_closed_at_the_deadline() {
     let sets = ["limits.head_timeout=300ms", "limits.idle_timeout=1h"];
     let (_data, gateway) = start(&sets).await;
     let mut half = TcpStream::connect(gateway.address).await.unwrap();
     half.write_all(&PREFACE[..24]).await.unwrap();
-    closed(&mut half).await;
+    wait_for_close(&mut half).await;
 
     let (_data, gateway) = start(&["limits.idle_timeout=300ms"]).await;
     let mut idle = TcpStream::connect(gateway.address).await.unwrap();
     idle.write_all(PREFACE).await.unwrap();
-    gone(&mut idle).await;
+    read_until_close(&mut idle).await;
 }
 
 #[tokio::test]
-async fn an_http2_stream_is_not_idle() {
+async fn a_connection_with_an_open_http2_stream_is_not_idle() {
     let sets = ["limits.idle_timeout=200ms", "streams.heartbeat=1h"];
     let (_data, gateway) = start(&sets).await;
     let socket = TcpStream::connect(gateway.address).await.unwrap();
@@ -273,9 +281,9 @@ async fn an_http2_stream_is_not_idle() {
     let opening = timeout(PATIENCE, stream.frame()).await.unwrap().unwrap();
     assert!(opening.unwrap().data_ref().unwrap().starts_with(b"{\"type\":\"stream-open\""));
     let quiet = timeout(Duration::from_secs(1), stream.frame()).await;
-    assert!(quiet.is_err(), "an open stream is a request that is being answered");
+    assert!(quiet.is_err(), "a connection with an open stream is not idle");
     drop(stream);
-    let _ = timeout(PATIENCE, serving).await.expect("an end in time");
+    let _ = timeout(PATIENCE, serving).await.expect("the end in time");
 }
 
 #[tokio::test]
@@ -287,16 +295,16 @@ async fn a_drain_ends_http2_streams() {
     connection.get(3, "/orders/none", "application/json").await;
     connection.find(DATA, 3).await;
     let drained = tokio::spawn(gateway.gateway.drain());
-    let farewell = connection.find(DATA, 1).await;
-    assert!(farewell.payload.starts_with(b"{\"type\":\"stream-close\""), "{farewell:?}");
-    assert!(connection.find(DATA, 1).await.flags & END_STREAM != 0, "the stream is whole");
+    let close_message = connection.find(DATA, 1).await;
+    assert!(close_message.payload.starts_with(b"{\"type\":\"stream-close\""), "{close_message:?}");
+    assert!(connection.find(DATA, 1).await.flags & END_STREAM != 0, "the stream is complete");
     connection.find(GOAWAY, 0).await;
     drop(connection);
-    timeout(PATIENCE, drained).await.expect("a drained gateway").unwrap().unwrap();
+    timeout(PATIENCE, drained).await.expect("the drain ends in time").unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_batch_that_is_not_answered_in_the_drains_time_is_told() {
+async fn a_drain_reports_a_batch_that_is_not_answered_in_time() {
     let (_data, gateway) = start(&["server.drain=300ms"]).await;
     let mut socket = TcpStream::connect(gateway.address).await.unwrap();
     let head = "POST /events/audit HTTP/1.1\r\nhost: g\r\ncontent-type: application/x-ndjson\r\n\

@@ -1,8 +1,8 @@
-//! What a subscription is written is exactly what was committed, or it is told
-//! how many are missing: under random publishing, lag, overflow policies, cuts
-//! at any byte, returns and restarts, on each protocol.
+//! A subscription receives exactly the committed events, or a gap with the
+//! number of missing events. The test uses each protocol, with random publishes,
+//! lag, overflow policies, cuts at any byte, reconnects and restarts.
 //!
-//! `STREAMGATE_CASES` says how many cases (default 40).
+//! `STREAMGATE_CASES` is the number of cases (default 40).
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,11 +10,11 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::client::{PATIENCE, Speaks, Stream, request};
+use crate::support::client::{PATIENCE, Protocol, Stream, request};
 use crate::support::{Running, start_in};
 
-/// Rings of few events and little memory, so that everything that can happen
-/// to a subscription does within a few dozen events.
+/// Settings with small rings and little memory. With them, a few dozen events
+/// bring a subscription into every state.
 const SETS: [&str; 7] = [
     r#"streams.overflow_choices=["conflate","drop-oldest","drop-newest"]"#,
     "streams.ring_events=4",
@@ -25,22 +25,22 @@ const SETS: [&str; 7] = [
     "streams.catchup_concurrency=1",
 ];
 
-/// One thing that happens.
+/// One step of a case.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Events are committed: how many, on which resource, how large.
+    /// Commits `count` events of `size` bytes on `resource`.
     Publish { count: u8, resource: u8, size: u16, together: bool },
-    /// A client reads some events.
+    /// Lets a client read some events.
     Read { client: usize, events: u8 },
-    /// A client's connection is cut after so many more bytes.
+    /// Cuts the connection of a client after `bytes` more bytes.
     Cut { client: usize, bytes: u16 },
-    /// The gateway ends in order and starts on the same disk.
+    /// Drains the gateway and starts it on the same disk.
     Restart,
 }
 
-/// What a client subscribes to.
+/// The events that a client subscribes to.
 #[derive(Clone, Copy, Debug)]
-enum Wants {
+enum Filter {
     Collection,
     Resource,
     Types,
@@ -57,7 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Most clients lose nothing; a dropping policy is told apart by what it may.
+/// Returns the overflow policy of a client. Most clients have the policy `log`.
 fn policy() -> impl Strategy<Value = &'static str> {
     prop_oneof![
         4 => Just("log"),
@@ -67,66 +67,67 @@ fn policy() -> impl Strategy<Value = &'static str> {
     ]
 }
 
-fn wants() -> impl Strategy<Value = Wants> {
-    prop_oneof![Just(Wants::Collection), Just(Wants::Resource), Just(Wants::Types)]
+fn filter() -> impl Strategy<Value = Filter> {
+    prop_oneof![Just(Filter::Collection), Just(Filter::Resource), Just(Filter::Types)]
 }
 
-/// A committed event, as its writer was told.
+/// A committed event, from the response to its write.
 struct Committed {
     id: String,
     resource: u8,
     kind: &'static str,
 }
 
-/// A client with its own memory of what it has seen.
+/// A client that records the events that it has received.
 struct Client {
-    speaks: Speaks,
-    wants: Wants,
+    protocol: Protocol,
+    filter: Filter,
     policy: &'static str,
     stream: Option<Stream>,
     last_id: String,
     seen: Vec<String>,
-    /// Events that it was told are missing. A client that is cut behind that
-    /// comes back to them, so some of these may be seen after all.
-    told: usize,
-    /// Where its next cut comes, in bytes of the connection.
+    /// The number of events that gaps reported as missing. If a client is cut
+    /// after a gap and resumes before the gap, it can still receive some of
+    /// these events.
+    reported_missing: usize,
+    /// The number of bytes of the next connection after which it is cut.
     cut_after: Option<usize>,
 }
 
 impl Client {
     async fn connect(&mut self, address: SocketAddr) {
-        let path = match (self.speaks, self.wants) {
-            (Speaks::WebSocket, Wants::Resource) => "/orders/order-1/ws?",
-            (Speaks::WebSocket, Wants::Collection) => "/orders/ws?",
-            (Speaks::WebSocket, Wants::Types) => "/orders/ws?types=order-noted&",
-            (_, Wants::Resource) => "/orders/order-1/events?",
-            (_, Wants::Collection) => "/orders/events?",
-            (_, Wants::Types) => "/orders/events?types=order-noted&",
+        let path = match (self.protocol, self.filter) {
+            (Protocol::WebSocket, Filter::Resource) => "/orders/order-1/ws?",
+            (Protocol::WebSocket, Filter::Collection) => "/orders/ws?",
+            (Protocol::WebSocket, Filter::Types) => "/orders/ws?types=order-noted&",
+            (_, Filter::Resource) => "/orders/order-1/events?",
+            (_, Filter::Collection) => "/orders/events?",
+            (_, Filter::Types) => "/orders/events?types=order-noted&",
         };
         let path = format!("{path}overflow={}&", self.policy);
-        let (target, header) = match self.speaks {
-            Speaks::Sse => (path, format!("last-event-id: {}\r\n", self.last_id)),
+        let (target, header) = match self.protocol {
+            Protocol::Sse => (path, format!("last-event-id: {}\r\n", self.last_id)),
             _ => (format!("{path}from={}", self.last_id), String::new()),
         };
-        let mut stream = Stream::open(address, &target, self.speaks, &header).await;
+        let mut stream = Stream::open(address, &target, self.protocol, &header).await;
         assert!(stream.status == 200 || stream.status == 101, "{}", stream.head);
         stream.cut_after = self.cut_after.take().unwrap_or(usize::MAX);
         self.stream = Some(stream);
     }
 
-    /// Events that it has, or knows that it has not.
+    /// The number of events that were received or reported as missing.
     fn settled(&self) -> usize {
-        self.seen.len() + self.told
+        self.seen.len() + self.reported_missing
     }
 
-    /// Reads until `events` more have come; returns by itself when cut.
-    /// Heartbeats keep coming on a stream that has lost one, so it is the
-    /// whole that has a deadline.
+    /// Reads until `events` more events were received or reported as missing.
+    /// Reconnects after a cut. A stream that has lost an event still sends
+    /// heartbeats, so the deadline applies to the whole call.
     async fn read(&mut self, address: SocketAddr, events: usize) {
-        let (speaks, wants, seen) = (self.speaks, self.wants, self.seen.len());
+        let (protocol, filter, seen) = (self.protocol, self.filter, self.seen.len());
         let reading = tokio::time::timeout(PATIENCE, self.read_all(address, events));
         reading.await.unwrap_or_else(|_| {
-            panic!("{speaks:?} {wants:?}: an event behind the {seen} seen never came")
+            panic!("{protocol:?} {filter:?}: no event after the {seen} received events")
         });
     }
 
@@ -138,32 +139,32 @@ impl Client {
             }
             let stream = self.stream.as_mut().expect("connected above");
             match stream.next().await {
-                Some(item) => self.take(item),
+                Some(item) => self.on_item(item),
                 None => self.stream = None,
             }
         }
     }
 
-    fn take(&mut self, (id, event, text): (String, String, String)) {
+    fn on_item(&mut self, (id, event, text): (String, String, String)) {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let (id, kind) = match self.speaks {
-            Speaks::Sse => (id, event),
-            Speaks::Ndjson => (
+        let (id, kind) = match self.protocol {
+            Protocol::Sse => (id, event),
+            Protocol::Ndjson => (
                 value["id"].as_str().unwrap_or_default().to_owned(),
                 value["type"].as_str().unwrap().to_owned(),
             ),
-            Speaks::WebSocket if event == "close" => return,
-            Speaks::WebSocket if value["type"] == "control" => (
+            Protocol::WebSocket if event == "close" => return,
+            Protocol::WebSocket if value["type"] == "control" => (
                 value["data"]["cursor"].as_str().unwrap_or_default().to_owned(),
                 value["data"]["type"].as_str().unwrap().to_owned(),
             ),
-            Speaks::WebSocket => (
+            Protocol::WebSocket => (
                 value["id"].as_str().unwrap().to_owned(),
                 value["data"]["type"].as_str().unwrap().to_owned(),
             ),
         };
         if kind == "gap" {
-            return self.hear(&id, &value);
+            return self.on_gap(&id, &value);
         }
         if !id.is_empty() {
             self.last_id.clone_from(&id);
@@ -173,44 +174,52 @@ impl Client {
         }
     }
 
-    /// A gap; nothing was trimmed, so only a policy may be why.
-    fn hear(&mut self, id: &str, value: &serde_json::Value) {
-        let data = match self.speaks {
-            Speaks::Sse => value,
-            Speaks::Ndjson => &value["data"],
-            Speaks::WebSocket => &value["data"]["data"],
+    /// Counts the events of a gap. No events are trimmed, so only an overflow
+    /// policy can be the cause.
+    fn on_gap(&mut self, id: &str, value: &serde_json::Value) {
+        let data = match self.protocol {
+            Protocol::Sse => value,
+            Protocol::Ndjson => &value["data"],
+            Protocol::WebSocket => &value["data"]["data"],
         };
         assert_ne!(self.policy, "log", "{value}");
         assert_eq!(data["reason"], "dropped", "{value}");
-        assert_eq!(id, "", "what a policy took can be come back for: {value}");
-        self.told += data["count"].as_u64().unwrap() as usize;
+        assert_eq!(id, "", "a gap for dropped events has no id: {value}");
+        self.reported_missing += data["count"].as_u64().unwrap() as usize;
     }
 
-    /// What it has seen is of what it wants, in order, each once, and it knows
-    /// of everything that is missing up to there.
+    /// Checks that the received events match the filter, are in order and are
+    /// unique. Checks that gaps reported all missing events before the last one.
     fn check(&self, expected: &[String]) {
-        let mut behind = 0;
+        let mut next = 0;
         for id in &self.seen {
-            let skipped = expected[behind..].iter().position(|it| it == id);
-            let skipped = skipped.unwrap_or_else(|| panic!("{id} again, or not wanted"));
-            behind += skipped + 1;
+            let skipped = expected[next..].iter().position(|it| it == id);
+            let skipped = skipped.unwrap_or_else(|| {
+                panic!("{id} is repeated, out of order, or does not match the filter")
+            });
+            next += skipped + 1;
         }
-        let missing = behind - self.seen.len();
-        assert!(missing <= self.told, "{missing} missing, {} told", self.told);
+        let missing = next - self.seen.len();
+        assert!(
+            missing <= self.reported_missing,
+            "{missing} missing, {} reported",
+            self.reported_missing
+        );
     }
 
     fn expected(&self, committed: &[Committed]) -> Vec<String> {
-        let wanted = |event: &&Committed| match self.wants {
-            Wants::Collection => true,
-            Wants::Resource => event.resource == 1,
-            Wants::Types => event.kind == "order-noted",
+        let wanted = |event: &&Committed| match self.filter {
+            Filter::Collection => true,
+            Filter::Resource => event.resource == 1,
+            Filter::Types => event.kind == "order-noted",
         };
         committed.iter().filter(wanted).map(|event| event.id.clone()).collect()
     }
 }
 
-/// Appends events and gives what was committed. `together` sends all of them
-/// in one commit's reach, else one request each.
+/// Appends events and returns the committed ones. With `together`, all events
+/// are in one batch, so that one commit can contain them. Otherwise each event
+/// is a separate request.
 async fn publish(
     address: SocketAddr,
     count: u8,
@@ -221,7 +230,7 @@ async fn publish(
     let text = "x".repeat(usize::from(size));
     let mut committed = Vec::new();
     if together {
-        // A batch of writes to a collection creates: each line its own resource.
+        // In a batch to a collection, each line creates a new resource.
         let lines = format!("{{\"note\":\"{text}\"}}\n").repeat(usize::from(count));
         let header = "content-type: application/x-ndjson\r\n";
         let answer = request(address, "POST", "/orders", header, lines.as_bytes()).await;
@@ -243,7 +252,7 @@ async fn publish(
     committed
 }
 
-async fn run(data: &Path, asks: [(Wants, &'static str); 3], steps: Vec<Step>) {
+async fn run(data: &Path, subscriptions: [(Filter, &'static str); 3], steps: Vec<Step>) {
     let mut running = start_in(data, &SETS).await;
     let mut committed = Vec::new();
     let mut cursor = String::new();
@@ -254,16 +263,17 @@ async fn run(data: &Path, asks: [(Wants, &'static str); 3], steps: Vec<Step>) {
         assert_eq!(answer.status, 201);
         answer.header("etag").unwrap().trim_matches('"').clone_into(&mut cursor);
     }
-    let mut clients = [Speaks::Sse, Speaks::Ndjson, Speaks::WebSocket].map(|speaks| Client {
-        speaks,
-        wants: asks[speaks as usize].0,
-        policy: asks[speaks as usize].1,
-        stream: None,
-        last_id: cursor.clone(),
-        seen: Vec::new(),
-        told: 0,
-        cut_after: None,
-    });
+    let mut clients =
+        [Protocol::Sse, Protocol::Ndjson, Protocol::WebSocket].map(|protocol| Client {
+            protocol,
+            filter: subscriptions[protocol as usize].0,
+            policy: subscriptions[protocol as usize].1,
+            stream: None,
+            last_id: cursor.clone(),
+            seen: Vec::new(),
+            reported_missing: 0,
+            cut_after: None,
+        });
     for step in steps {
         match step {
             Step::Publish { count, resource, size, together } => {
@@ -300,7 +310,8 @@ async fn run(data: &Path, asks: [(Wants, &'static str); 3], steps: Vec<Step>) {
     finish(running, &mut clients, &committed).await;
 }
 
-/// Everybody reads to the end; then each has exactly what was committed.
+/// Lets every client read to the end. Checks that a client with the policy `log`
+/// has received exactly the committed events.
 async fn finish(running: Running, clients: &mut [Client; 3], committed: &[Committed]) {
     for client in clients {
         let expected = client.expected(committed);
@@ -308,7 +319,7 @@ async fn finish(running: Running, clients: &mut [Client; 3], committed: &[Commit
         client.read(running.address, left).await;
         client.check(&expected);
         if client.policy == "log" {
-            assert_eq!(client.seen, expected, "{:?} {:?}", client.speaks, client.wants);
+            assert_eq!(client.seen, expected, "{:?} {:?}", client.protocol, client.filter);
         }
         client.stream = None;
     }
@@ -316,22 +327,23 @@ async fn finish(running: Running, clients: &mut [Client; 3], committed: &[Commit
 }
 
 #[test]
-fn what_is_delivered_is_what_was_committed() {
+fn each_subscription_receives_exactly_the_committed_events() {
     let cases = std::env::var("STREAMGATE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = Config {
         cases,
         failure_persistence: None,
-        // A failing case may have to wait out its patience each time.
+        // Each run of a failing case can take the whole `PATIENCE`.
         max_shrink_iters: 16,
         ..Config::default()
     };
-    let ask = || (wants(), policy());
-    let strategy = ([ask(), ask(), ask()], prop::collection::vec(step(), 4..24));
+    let subscription = || (filter(), policy());
+    let strategy =
+        ([subscription(), subscription(), subscription()], prop::collection::vec(step(), 4..24));
     TestRunner::new(config)
-        .run(&strategy, |(asks, steps)| {
+        .run(&strategy, |(subscriptions, steps)| {
             let directory = tempfile::tempdir().unwrap();
-            runtime.block_on(run(directory.path(), asks, steps));
+            runtime.block_on(run(directory.path(), subscriptions, steps));
             Ok(())
         })
         .unwrap();

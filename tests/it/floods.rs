@@ -1,4 +1,4 @@
-//! Clients that send what costs the gateway more than them.
+//! Floods: messages that cost the gateway more than they cost the client.
 
 use std::net::SocketAddr;
 
@@ -14,19 +14,20 @@ use crate::support::http2::{
 };
 use crate::support::{Running, start, until};
 
-/// Frames of a flood, far more than a connection may send.
+/// The number of frames in a flood. It is far above the limit of a connection.
 const FLOOD: usize = 200_000;
 
-/// Nothing but a flood's own limit ends a connection here.
+/// Settings with which only the limit on floods can end a connection.
 const SETS: [&str; 3] =
     ["limits.idle_timeout=1h", "limits.stall_timeout=1h", "limits.body_timeout=1h"];
 
-/// Sends `bytes` while it reads, until the gateway closes; what it read.
+/// Sends `bytes` and reads at the same time until the gateway closes. Returns
+/// the bytes that it read.
 async fn flooded(mut connection: Connection, bytes: &[u8]) -> Vec<u8> {
     let (mut reader, mut writer) = connection.socket.split();
     let mut read = Vec::new();
     let both = async { tokio::join!(writer.write_all(bytes), reader.read_to_end(&mut read)) };
-    // Either may find out by an error: a reset is an end too.
+    // A reset also ends the connection. It is an error of the read or the write.
     let _ = timeout(PATIENCE, both).await.expect("the connection is closed");
     read
 }
@@ -42,7 +43,7 @@ async fn refused(gateway: &Running) -> u64 {
     line.map_or(0, |count| count.parse().unwrap())
 }
 
-/// The connection of a request that waits for its body on stream 1.
+/// Opens a connection with a request on stream 1 whose body is missing.
 async fn posting(address: SocketAddr) -> Connection {
     let mut connection = Connection::open(address, &[]).await;
     let block = head("POST", "/orders", &[("content-type", "application/json")]);
@@ -62,36 +63,37 @@ async fn floods_of_control_frames_end_their_connection() {
     for (n, (what, frame)) in frames.iter().enumerate() {
         let connection = posting(gateway.address).await;
         let read = flooded(connection, &frame.repeat(FLOOD)).await;
-        assert!(read.len() < 100_000, "{what}: {} bytes of answers", read.len());
+        assert!(read.len() < 100_000, "{what}: {} bytes of responses", read.len());
         assert_eq!(refused(&gateway).await, n as u64 + 1, "{what}");
         alive(&gateway).await;
     }
-    // The HTTP library has a lower limit of its own for these.
+    // The HTTP library has its own, lower limit for empty DATA frames.
     flooded(posting(gateway.address).await, &frame(DATA, 0, 1, &[]).repeat(FLOOD)).await;
     alive(&gateway).await;
 }
 
 #[tokio::test]
-async fn a_flood_whose_answers_are_not_read_ends_too() {
+async fn a_flood_whose_responses_are_not_read_ends_its_connection() {
     let (_data, gateway) = start(&SETS).await;
     let mut connection = posting(gateway.address).await;
-    // What the kernel holds is taken off the client; more is not.
+    // The kernel accepts as much as its buffers hold. The gateway must not read
+    // the rest.
     let flood = frame(PING, 0, 0, &[0; 8]).repeat(10 * FLOOD);
     let sent = timeout(PATIENCE, connection.socket.write_all(&flood)).await;
-    sent.expect("the connection is closed").expect_err("all of it was read");
+    sent.expect("the connection is closed").expect_err("the gateway read the whole flood");
     assert_eq!(refused(&gateway).await, 1);
 }
 
 #[tokio::test]
-async fn some_control_frames_are_no_flood() {
-    // 70 of them at once; there are 61.
+async fn a_moderate_number_of_control_frames_is_accepted() {
+    // The limit allows 70 frames at once. The test sends 61.
     let (_data, gateway) = start(&["limits.control_rate=7"]).await;
     let mut connection = Connection::open(gateway.address, &[]).await;
     for round in 0..30u32 {
         let stream = 2 * round + 1;
         connection.send(PING, 0, 0, &[round as u8; 8]).await;
         connection.send(PRIORITY, 0, stream, &[0; 5]).await;
-        // A request whose body ends with an empty frame, as clients do.
+        // Many clients end the body of a request with an empty frame.
         let block = head("POST", "/orders", &[("content-type", "application/json")]);
         connection.send(HEADERS, END_HEADERS, stream, &block).await;
         connection.send(DATA, 0, stream, b"{}").await;
@@ -107,7 +109,7 @@ async fn some_control_frames_are_no_flood() {
 }
 
 #[tokio::test]
-async fn without_a_rate_nothing_is_counted() {
+async fn a_control_rate_of_zero_disables_the_limit() {
     let (_data, gateway) = start(&["limits.control_rate=0"]).await;
     let mut connection = Connection::open(gateway.address, &[]).await;
     connection.socket.write_all(&frame(PRIORITY, 0, 3, &[0; 5]).repeat(20_000)).await.unwrap();
@@ -121,7 +123,7 @@ async fn without_a_rate_nothing_is_counted() {
 }
 
 #[tokio::test]
-async fn requests_that_are_reset_at_once_end_their_connection() {
+async fn a_flood_of_reset_requests_ends_its_connection() {
     let (_data, gateway) = start(&SETS).await;
     let block = head("GET", "/orders", &[]);
     let rapid: Vec<u8> = (0..FLOOD as u32)
@@ -135,7 +137,7 @@ async fn requests_that_are_reset_at_once_end_their_connection() {
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_ends_its_connection() {
+async fn an_endless_header_block_ends_its_connection() {
     let (_data, gateway) = start(&SETS).await;
     let begun = frame(HEADERS, END_STREAM, 1, &head("GET", "/orders", &[]));
     let field = [&[0, 1, b'x', 100], &[b'y'; 100][..]].concat();
@@ -147,11 +149,12 @@ async fn a_head_that_never_ends_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_head_that_unpacks_to_megabytes_is_refused() {
+async fn a_head_that_decompresses_to_megabytes_is_rejected() {
     let (_data, gateway) = start(&SETS).await;
     let mut connection = Connection::open(gateway.address, &[]).await;
-    // Put 4,000 bytes into the table once (RFC 7541 §6.2.1), then name them in
-    // a byte each (§6.1): 16 KiB stand for 50 MB.
+    // The first field puts 4,000 bytes into the dynamic table (RFC 7541
+    // §6.2.1). Each further byte is an index to this entry (§6.1). In this way,
+    // 16 KiB decompress to 50 MB.
     let mut block = head("GET", "/orders", &[]);
     block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
     block.extend([b'y'; 4000]);
@@ -159,7 +162,7 @@ async fn a_head_that_unpacks_to_megabytes_is_refused() {
     assert!(block.len() < 16_384);
     connection.send(HEADERS, END_HEADERS | END_STREAM, 1, &block).await;
     loop {
-        let frame = connection.next().await.expect("the connection says why it ends");
+        let frame = connection.next().await.expect("a frame with the reason before the end");
         if frame.kind == GOAWAY {
             assert_eq!(frame.payload[4..8], [0, 0, 0, 0xb], "ENHANCE_YOUR_CALM");
             break;
@@ -170,8 +173,8 @@ async fn a_head_that_unpacks_to_megabytes_is_refused() {
     alive(&gateway).await;
 }
 
-/// Opens a WebSocket, sends `flood` while it reads, and gives the code that
-/// the gateway closes with.
+/// Opens a WebSocket, sends `flood` and reads at the same time. Returns the
+/// close code of the gateway.
 async fn closed_under(address: SocketAddr, flood: &[u8]) -> u16 {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let handshake = "GET /ws HTTP/1.1\r\nhost: g\r\nconnection: upgrade\r\n\
@@ -204,7 +207,7 @@ async fn closed_under(address: SocketAddr, flood: &[u8]) -> u16 {
     timeout(PATIENCE, closed).await.expect("a close frame in time")
 }
 
-/// Whether the line just read was the last of a head.
+/// Reads one line. Returns whether it is the last line of a head.
 async fn ends_head(socket: &mut TcpStream) -> bool {
     let mut next = [0; 2];
     socket.peek(&mut next).await.unwrap();
@@ -216,7 +219,7 @@ async fn ends_head(socket: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn floods_on_a_websocket_close_it() {
+async fn floods_of_websocket_frames_close_the_websocket() {
     let (_data, gateway) = start(&SETS).await;
     let fragments =
         |payload: &[u8]| [masked(0x01, payload), masked(0x00, payload).repeat(FLOOD)].concat();
@@ -232,7 +235,7 @@ async fn floods_on_a_websocket_close_it() {
         alive(&gateway).await;
     }
     let line = r#"streamgate_connections_closed_total{protocol="ws",reason="control-rate"} 3"#;
-    // A moment after the close has been read.
+    // The gateway counts the close a moment after the client has read it.
     until(async || {
         let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
         metrics.text().contains(line)

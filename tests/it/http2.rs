@@ -1,4 +1,4 @@
-//! What is said otherwise over HTTP/2 than over HTTP/1.1, and means the same.
+//! Requests whose form differs between HTTP/2 and HTTP/1.1.
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -8,20 +8,21 @@ use crate::support::client::PATIENCE;
 use crate::support::{http2, start};
 
 #[tokio::test]
-async fn on_http2_the_handshake_is_that_of_rfc_8441() {
+async fn the_http2_websocket_handshake_follows_rfc_8441() {
     let (_data, gateway) = start(&[]).await;
     let (mut sender, connection) = http2::client(gateway.address).await;
     tokio::spawn(connection);
-    let mut status = async |ask: hyper::http::request::Builder| {
-        let ask = ask.uri("http://g/ws").body(Empty::<Bytes>::new()).unwrap();
-        timeout(PATIENCE, sender.send_request(ask)).await.unwrap().unwrap().status().as_u16()
+    let mut status = async |request: hyper::http::request::Builder| {
+        let request = request.uri("http://g/ws").body(Empty::<Bytes>::new()).unwrap();
+        timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap().status().as_u16()
     };
     let connect = || {
         let websocket = hyper::ext::Protocol::from_static("websocket");
         hyper::Request::builder().method("CONNECT").extension(websocket)
     };
     let version = "sec-websocket-version";
-    // First, since a client may not connect so before it has the settings.
+    // This request is first, because a client must not send an extended CONNECT
+    // before it has received the SETTINGS frame.
     assert_eq!(status(hyper::Request::builder().header(version, "13")).await, 426);
     assert_eq!(status(connect().header(version, "13")).await, 200);
     assert_eq!(status(connect().header(version, "8")).await, 426);
@@ -31,7 +32,7 @@ async fn on_http2_the_handshake_is_that_of_rfc_8441() {
 }
 
 #[tokio::test]
-async fn host_may_say_what_authority_says_and_nothing_else() {
+async fn host_must_equal_authority() {
     let (_data, gateway) = start(&[]).await;
     let (mut sender, connection) = http2::client(gateway.address).await;
     tokio::spawn(connection);
@@ -44,23 +45,24 @@ async fn host_may_say_what_authority_says_and_nothing_else() {
         ("g:80", "g:443", 400),
         ("g:99999", "g:443", 400),
     ] {
-        let ask = hyper::Request::get(format!("http://{authority}/orders")).header("host", host);
-        let answer = sender.send_request(ask.body(Empty::<Bytes>::new()).unwrap());
+        let request =
+            hyper::Request::get(format!("http://{authority}/orders")).header("host", host);
+        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap());
         assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), status, "{host}");
     }
 }
 
 #[tokio::test]
-async fn a_head_has_no_more_fields_than_it_may() {
+async fn a_head_with_too_many_fields_is_rejected() {
     let (_data, gateway) = start(&[]).await;
     let (mut sender, connection) = http2::client(gateway.address).await;
     tokio::spawn(connection);
     for (fields, status) in [(100, 200), (101, 431)] {
-        let mut ask = hyper::Request::get("http://g/orders");
+        let mut request = hyper::Request::get("http://g/orders");
         for n in 0..fields {
-            ask = ask.header(format!("x-{n}"), "1");
+            request = request.header(format!("x-{n}"), "1");
         }
-        let answer = sender.send_request(ask.body(Empty::<Bytes>::new()).unwrap());
+        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap());
         assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), status);
     }
 }

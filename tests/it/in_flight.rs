@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Speaks, Stream, request};
+use crate::support::client::{Protocol, Stream, request};
 use crate::support::frame::{Frames, masked};
 use crate::support::http2::{Connection, DATA, END_HEADERS, HEADERS, INITIAL_WINDOW_SIZE, head};
 use crate::support::{start, start_in};
@@ -38,7 +38,7 @@ enum Over {
 impl Socket {
     async fn open(address: SocketAddr, over: Over) -> Socket {
         if matches!(over, Over::Http1) {
-            let stream = Stream::open(address, "/ws", Speaks::WebSocket, "").await;
+            let stream = Stream::open(address, "/ws", Protocol::WebSocket, "").await;
             assert_eq!(stream.status, 101, "{}", stream.head);
             return Socket::Http1(stream);
         }
@@ -55,7 +55,7 @@ impl Socket {
     async fn say(&mut self, data: &Value) {
         let text = json!({"type": "command", "data": data}).to_string();
         match self {
-            Socket::Http1(stream) => stream.say(&text).await,
+            Socket::Http1(stream) => stream.send_text(&text).await,
             Socket::Http2(connection, _) => {
                 connection.send(DATA, 0, 1, &masked(0x81, text.as_bytes())).await;
             }

@@ -1,4 +1,5 @@
-//! What happens past a limit: told, counted, and nobody else's matter.
+//! The effect of each limit: the client receives a rejection, the rejection is
+//! counted, and other clients are not affected.
 
 use std::time::Duration;
 
@@ -8,11 +9,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::client::{PATIENCE, Speaks, Stream, request};
+use crate::support::client::{PATIENCE, Protocol, Stream, request};
 use crate::support::{Running, http2, start, until};
 
 #[tokio::test]
-async fn a_client_past_its_rate_is_told_when_to_come_back() {
+async fn a_client_over_its_request_rate_receives_retry_after() {
     let sets = ["limits.request_rate=1", "limits.request_burst=2"];
     let (_data, gateway) = start(&sets).await;
     for _ in 0..2 {
@@ -24,20 +25,20 @@ async fn a_client_past_its_rate_is_told_when_to_come_back() {
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(refused.header("ratelimit"), Some(r#""client";r=0;t=1"#));
     assert_eq!(refused.header("ratelimit-policy"), Some(r#""client";q=2;w=2"#));
-    let mut source = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
-    assert_eq!(source.status, 200, "an EventSource would never come back from a 429");
+    let mut source = Stream::open(gateway.address, "/orders/events", Protocol::Sse, "").await;
+    assert_eq!(source.status, 200, "an EventSource would not reconnect after a 429");
     let (_, event, data) = source.next().await.unwrap();
     assert_eq!(event, "error");
     assert!(data.contains("/problems/too-many-requests"), "{data}");
     assert!(source.next().await.is_none());
 }
 
-/// A plain request that may be refused; its status.
+/// Sends a plain request. Returns the status of the response.
 async fn status(gateway: &Running) -> u16 {
     request(gateway.address, "GET", "/orders", "", b"").await.status
 }
 
-/// The `streamgate_connections_refused_total` of a reason.
+/// Returns the value of `streamgate_connections_refused_total` for a reason.
 async fn refusals(gateway: &Running, reason: &str) -> u64 {
     let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
     let line = format!("streamgate_connections_refused_total{{reason=\"{reason}\"}} ");
@@ -45,10 +46,11 @@ async fn refusals(gateway: &Running, reason: &str) -> u64 {
     found.unwrap_or(0)
 }
 
-/// An `EventSource` that is turned away is told so that it comes back.
-async fn told_to_come_back(gateway: &Running, problem: &str) {
-    let mut source = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
-    assert_eq!(source.status, 200, "it would never come back from another status");
+/// Checks that a rejected `EventSource` receives a status and a `retry` with
+/// which it reconnects.
+async fn expect_reconnect_advice(gateway: &Running, problem: &str) {
+    let mut source = Stream::open(gateway.address, "/orders/events", Protocol::Sse, "").await;
+    assert_eq!(source.status, 200, "an EventSource would not reconnect after another status");
     while !source.plain.ends_with(b"\n\n") {
         assert!(source.fill().await);
     }
@@ -58,51 +60,51 @@ async fn told_to_come_back(gateway: &Running, problem: &str) {
     let (_, event, data) = source.next().await.unwrap();
     assert_eq!(event, "error");
     assert!(data.contains(problem), "{data}");
-    assert!(source.next().await.is_none(), "and is closed");
+    assert!(source.next().await.is_none(), "the stream is closed");
 }
 
 #[tokio::test]
-async fn an_address_has_no_more_connections_than_it_may() {
+async fn the_connections_of_an_address_are_limited() {
     let (_data, gateway) = start(&["limits.max_connections_per_address=2"]).await;
-    let first = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
-    let _second = Stream::open(gateway.address, "/orders/ws", Speaks::WebSocket, "").await;
+    let first = Stream::open(gateway.address, "/orders/events", Protocol::Sse, "").await;
+    let _second = Stream::open(gateway.address, "/orders/ws", Protocol::WebSocket, "").await;
     let refused = request(gateway.address, "GET", "/orders", "", b"").await;
-    assert_eq!(refused.status, 429, "a stream whose socket was taken over counts");
+    assert_eq!(refused.status, 429, "a stream that took its socket over is counted too");
     assert_eq!(refused.json()["type"], "/problems/too-many-requests");
     assert_eq!(refused.header("retry-after"), Some("1"));
-    told_to_come_back(&gateway, "/problems/too-many-requests").await;
+    expect_reconnect_advice(&gateway, "/problems/too-many-requests").await;
     assert_eq!(refusals(&gateway, "connections-per-address").await, 2);
     drop(first);
     until(async || status(&gateway).await == 200).await;
 }
 
 #[tokio::test]
-async fn past_the_cap_a_connection_is_read_once_and_refused_in_its_protocol() {
+async fn a_connection_over_the_cap_receives_one_rejection_in_its_own_protocol() {
     let (_data, gateway) = start(&["limits.max_connections=1"]).await;
-    let only = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+    let only = Stream::open(gateway.address, "/orders/events", Protocol::Ndjson, "").await;
     let refused = request(gateway.address, "GET", "/orders", "", b"").await;
     assert_eq!(refused.status, 503);
     assert_eq!(refused.json()["type"], "/problems/overloaded");
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(refused.header("connection"), Some("close"));
-    told_to_come_back(&gateway, "/problems/overloaded").await;
-    let socket = Stream::open(gateway.address, "/orders/ws", Speaks::WebSocket, "").await;
+    expect_reconnect_advice(&gateway, "/problems/overloaded").await;
+    let socket = Stream::open(gateway.address, "/orders/ws", Protocol::WebSocket, "").await;
     assert_eq!(socket.status, 503);
     let (mut sender, connection) = http2::client(gateway.address).await;
     let connection = tokio::spawn(connection);
-    let ask = hyper::Request::get("http://g/orders").body(Empty::<Bytes>::new()).unwrap();
-    let answer = timeout(PATIENCE, sender.send_request(ask)).await.unwrap().unwrap();
+    let get = hyper::Request::get("http://g/orders").body(Empty::<Bytes>::new()).unwrap();
+    let answer = timeout(PATIENCE, sender.send_request(get)).await.unwrap().unwrap();
     assert_eq!(answer.status(), 503);
-    let _ = timeout(PATIENCE, connection).await.expect("and the connection ends");
+    let _ = timeout(PATIENCE, connection).await.expect("the connection ends");
     assert_eq!(refusals(&gateway, "connections").await, 4);
     drop(only);
     until(async || status(&gateway).await == 200).await;
 }
 
 #[tokio::test]
-async fn a_silent_connection_past_the_cap_is_closed_soon() {
+async fn a_silent_connection_over_the_cap_is_closed_soon() {
     let (_data, gateway) = start(&["limits.max_connections=1"]).await;
-    let _only = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+    let _only = Stream::open(gateway.address, "/orders/events", Protocol::Ndjson, "").await;
     let mut silent = TcpStream::connect(gateway.address).await.unwrap();
     let mut nothing = Vec::new();
     timeout(PATIENCE, silent.read_to_end(&mut nothing)).await.unwrap().unwrap();
@@ -110,48 +112,48 @@ async fn a_silent_connection_past_the_cap_is_closed_soon() {
 }
 
 #[tokio::test]
-async fn each_protocol_has_a_cap_of_its_own() {
+async fn each_protocol_has_its_own_connection_cap() {
     let sets = ["limits.max_sse=1", "limits.max_ndjson=1", "limits.max_websocket=1"];
     let (_data, gateway) = start(&sets).await;
-    let speaks = [
-        (Speaks::Sse, "/orders/events", "sse"),
-        (Speaks::Ndjson, "/orders/events", "ndjson"),
-        (Speaks::WebSocket, "/orders/ws", "ws"),
+    let protocols = [
+        (Protocol::Sse, "/orders/events", "sse"),
+        (Protocol::Ndjson, "/orders/events", "ndjson"),
+        (Protocol::WebSocket, "/orders/ws", "ws"),
     ];
     let mut open = Vec::new();
-    for (protocol, target, _) in speaks {
+    for (protocol, target, _) in protocols {
         let stream = Stream::open(gateway.address, target, protocol, "").await;
         assert!([200, 101].contains(&stream.status), "{}", stream.head);
         open.push(stream);
     }
-    told_to_come_back(&gateway, "/problems/overloaded").await;
-    for (protocol, target, reason) in &speaks[1..] {
+    expect_reconnect_advice(&gateway, "/problems/overloaded").await;
+    for (protocol, target, reason) in &protocols[1..] {
         let refused = Stream::open(gateway.address, target, *protocol, "").await;
         assert_eq!(refused.status, 503, "{reason}");
     }
-    for (_, _, reason) in speaks {
+    for (_, _, reason) in protocols {
         assert_eq!(refusals(&gateway, reason).await, 1);
     }
     drop(open);
-    for (protocol, target, _) in speaks {
+    for (protocol, target, _) in protocols {
         until(async || Stream::open(gateway.address, target, protocol, "").await.status != 503)
             .await;
     }
 }
 
 #[tokio::test]
-async fn an_http2_connection_has_no_more_streams_than_it_may() {
+async fn the_streams_of_an_http2_connection_are_limited() {
     let (_data, gateway) = start(&["limits.http2_streams=2"]).await;
     let (mut sender, connection) = http2::client(gateway.address).await;
     tokio::spawn(connection);
     let mut open = Vec::new();
     for _ in 0..2 {
-        let ask =
+        let get =
             hyper::Request::get("http://g/orders/events").body(Empty::<Bytes>::new()).unwrap();
-        open.push(timeout(PATIENCE, sender.send_request(ask)).await.unwrap().unwrap());
+        open.push(timeout(PATIENCE, sender.send_request(get)).await.unwrap().unwrap());
     }
-    let ask = hyper::Request::get("http://g/orders").body(Empty::<Bytes>::new()).unwrap();
-    let waiting = sender.send_request(ask);
+    let get = hyper::Request::get("http://g/orders").body(Empty::<Bytes>::new()).unwrap();
+    let waiting = sender.send_request(get);
     tokio::pin!(waiting);
     let early = timeout(Duration::from_millis(200), waiting.as_mut()).await;
     assert!(early.is_err(), "the client waits for one of its streams to end");
@@ -160,19 +162,19 @@ async fn an_http2_connection_has_no_more_streams_than_it_may() {
 }
 
 #[tokio::test]
-async fn short_of_memory_no_stream_begins_and_the_open_ones_go_on() {
+async fn memory_pressure_rejects_new_streams_and_keeps_open_streams() {
     let (data, gateway) = start(&[]).await;
-    let mut old = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
-    // A bound that this process is over already.
+    let mut old = Stream::open(gateway.address, "/orders/events", Protocol::Ndjson, "").await;
+    // This process already uses more memory than this limit.
     crate::support::reload_in(data.path(), &gateway, &["limits.memory=1MiB"]).await;
     until(async || {
-        let _ = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+        let _ = Stream::open(gateway.address, "/orders/events", Protocol::Ndjson, "").await;
         refusals(&gateway, "memory").await > 0
     })
     .await;
-    let refused = Stream::open(gateway.address, "/orders/ws", Speaks::WebSocket, "").await;
+    let refused = Stream::open(gateway.address, "/orders/ws", Protocol::WebSocket, "").await;
     assert_eq!(refused.status, 503);
-    told_to_come_back(&gateway, "/problems/overloaded").await;
+    expect_reconnect_advice(&gateway, "/problems/overloaded").await;
     for n in 0..100 {
         crate::support::client::post(gateway.address, "/orders", &format!(r#"{{"n":{n}}}"#)).await;
     }
@@ -182,13 +184,13 @@ async fn short_of_memory_no_stream_begins_and_the_open_ones_go_on() {
     }
     crate::support::reload_in(data.path(), &gateway, &[]).await;
     until(async || {
-        Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await.status == 200
+        Stream::open(gateway.address, "/orders/events", Protocol::Ndjson, "").await.status == 200
     })
     .await;
 }
 
 #[tokio::test]
-async fn operators_have_no_more_connections_than_they_may() {
+async fn the_connections_of_the_admin_listener_are_limited() {
     let (_data, gateway) = start(&["limits.head_timeout=1h"]).await;
     let mut idle = Vec::new();
     for _ in 0..64 {
@@ -200,7 +202,7 @@ async fn operators_have_no_more_connections_than_they_may() {
 }
 
 #[tokio::test]
-async fn bodies_are_counted() {
+async fn the_bytes_of_request_bodies_are_counted() {
     let (_data, gateway) = start(&[]).await;
     let json = "content-type: application/json\r\n";
     request(gateway.address, "POST", "/orders", json, b"{\"n\":123456}").await;
@@ -214,7 +216,7 @@ async fn bodies_are_counted() {
     );
 }
 
-/// Whether a fresh connection is closed without an answer.
+/// Returns whether a new connection is closed without a response.
 async fn refused(address: std::net::SocketAddr) -> bool {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -225,16 +227,17 @@ async fn refused(address: std::net::SocketAddr) -> bool {
 }
 
 #[tokio::test]
-async fn a_client_publishes_no_more_than_it_may() {
+async fn the_publish_rate_of_a_client_is_limited() {
     let (_data, gateway) = start(&["limits.publish_rate=1", "limits.publish_burst=2"]).await;
     let json = "content-type: application/json\r\n";
-    let mut socket = Stream::open(gateway.address, "/events/audit/ws", Speaks::WebSocket, "").await;
+    let mut socket =
+        Stream::open(gateway.address, "/events/audit/ws", Protocol::WebSocket, "").await;
     let created = request(gateway.address, "PUT", "/orders/1", json, b"{}").await;
     assert_eq!(created.status, 201);
     let mut publish = async || {
-        socket.say(r#"{"command":"publish","type":"seen","data":1}"#).await;
+        socket.send_text(r#"{"command":"publish","type":"seen","data":1}"#).await;
         loop {
-            // The event comes too, before its answer or behind it.
+            // The event also arrives, before or after the response.
             let (_, _, text) = socket.next().await.unwrap();
             if !text.contains(r#""type":"update""#) {
                 break text;
@@ -252,13 +255,14 @@ async fn a_client_publishes_no_more_than_it_may() {
     let error = publish().await;
     assert!(error.contains("/problems/too-many-requests"), "{error}");
     let read = request(gateway.address, "GET", "/orders/1", "", b"").await;
-    assert_eq!(read.status, 200, "reading is no publishing");
+    assert_eq!(read.status, 200, "a read does not count as a publish");
     assert_eq!(refusals(&gateway, "publish-rate").await, 2);
 }
 
-/// A batch may take as long as it likes, so it is slowed down.
+/// A batch has no time limit, so the gateway slows the batch down instead of
+/// rejecting it.
 #[tokio::test]
-async fn a_batch_is_slowed_down_to_its_clients_rate() {
+async fn a_batch_is_slowed_down_to_the_publish_rate_of_its_client() {
     let (_data, gateway) = start(&["limits.publish_rate=50", "limits.publish_burst=10"]).await;
     let lines = "{\"type\":\"seen\",\"data\":1}\n".repeat(40);
     let begun = std::time::Instant::now();

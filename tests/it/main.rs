@@ -1,5 +1,6 @@
-//! The gateway from outside: real sockets on free ports, a real disk, bytes
-//! asserted. One binary, so that it is linked once.
+//! Tests of the gateway from the outside. They use real sockets on free ports
+//! and a real disk, and compare bytes. All tests are in one binary, so that the
+//! gateway is linked only once.
 
 mod commands;
 mod deadlines;

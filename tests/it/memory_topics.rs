@@ -1,18 +1,18 @@
-//! A topic that is kept in memory alone, as clients and operators see it.
+//! A topic that is kept only in memory, from the view of clients and operators.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::client::{Speaks, Stream, post, request};
+use crate::support::client::{Protocol, Stream, post, request};
 use crate::support::{start, start_in};
 
 const JSON: &str = "content-type: application/json\r\n";
 const PAGE: &str = "accept: application/json\r\n";
-const FORMS: [Speaks; 3] = [Speaks::Sse, Speaks::Ndjson, Speaks::WebSocket];
+const FORMS: [Protocol; 3] = [Protocol::Sse, Protocol::Ndjson, Protocol::WebSocket];
 
-/// Publishes `count` events in one batch and gives their ids.
+/// Publishes `count` events in one batch. Returns their ids.
 async fn publish(address: SocketAddr, topic: &str, count: usize, text: &str) -> Vec<String> {
     let line = format!("{{\"type\":\"tick\",\"data\":{{\"text\":\"{text}\"}}}}\n");
     let headers = "content-type: application/x-ndjson\r\n";
@@ -24,15 +24,16 @@ async fn publish(address: SocketAddr, topic: &str, count: usize, text: &str) -> 
     ids
 }
 
-/// The next event or notice as its type, its id or position, and a gap's data.
-async fn next(stream: &mut Stream, speaks: Speaks) -> (String, String, Value) {
+/// Returns the type, the id or position, and the data of the next event or
+/// control message. Heartbeats are skipped.
+async fn next(stream: &mut Stream, protocol: Protocol) -> (String, String, Value) {
     loop {
-        let (id, event, text) = stream.next().await.expect("the stream goes on");
-        let (kind, id, data) = if speaks == Speaks::Sse {
+        let (id, event, text) = stream.next().await.expect("the stream is open");
+        let (kind, id, data) = if protocol == Protocol::Sse {
             (event, id, serde_json::from_str(&text).unwrap())
         } else {
             let message: Value = serde_json::from_str(&text).unwrap();
-            let body = if speaks == Speaks::Ndjson { &message } else { &message["data"] };
+            let body = if protocol == Protocol::Ndjson { &message } else { &message["data"] };
             let kind = body["type"].as_str().unwrap().to_owned();
             let control = message["type"] == "control";
             let id = if control { &body["cursor"] } else { &message["id"] };
@@ -44,11 +45,11 @@ async fn next(stream: &mut Stream, speaks: Speaks) -> (String, String, Value) {
     }
 }
 
-/// Opens the topic's stream in a form, with its start as a query.
-async fn open(address: SocketAddr, speaks: Speaks, query: &str) -> Stream {
-    let socket = if speaks == Speaks::WebSocket { "/ws" } else { "" };
+/// Opens the stream of the topic over `protocol`. `query` has the start.
+async fn open(address: SocketAddr, protocol: Protocol, query: &str) -> Stream {
+    let socket = if protocol == Protocol::WebSocket { "/ws" } else { "" };
     let target = format!("/events/ticks{socket}?{query}");
-    let stream = Stream::open(address, &target, speaks, "").await;
+    let stream = Stream::open(address, &target, protocol, "").await;
     assert_eq!(stream.status, if socket.is_empty() { 200 } else { 101 }, "{}", stream.head);
     stream
 }
@@ -57,18 +58,22 @@ fn offset(id: &str) -> u64 {
     id.split_once('-').unwrap().1.parse().unwrap()
 }
 
-/// Reads up to the event `last`; each before it comes, or is told as missing.
-/// Gives how many came.
-async fn read_to(stream: &mut Stream, speaks: Speaks, mut after: u64, last: &str) -> u64 {
+/// Reads up to the event `last`. Checks that a gap reports every event that
+/// does not arrive. Returns the number of events that arrived.
+async fn read_to(stream: &mut Stream, protocol: Protocol, mut after: u64, last: &str) -> u64 {
     let mut seen = 0;
     while after < offset(last) {
-        let (kind, id, data) = next(stream, speaks).await;
+        let (kind, id, data) = next(stream, protocol).await;
         if kind == "gap" {
             assert_eq!(data["reason"], "expired");
             assert_eq!(offset(data["from"].as_str().unwrap()), after);
             after = offset(data["to"].as_str().unwrap());
         } else {
-            assert_eq!((kind.as_str(), offset(&id)), ("tick", after + 1), "a gap nobody told");
+            assert_eq!(
+                (kind.as_str(), offset(&id)),
+                ("tick", after + 1),
+                "an event is missing without a gap"
+            );
             after += 1;
             seen += 1;
         }
@@ -77,32 +82,32 @@ async fn read_to(stream: &mut Stream, speaks: Speaks, mut after: u64, last: &str
 }
 
 #[tokio::test]
-async fn a_client_returns_within_the_tail_without_a_loss() {
-    for speaks in FORMS {
+async fn a_client_that_resumes_within_the_tail_loses_no_event() {
+    for protocol in FORMS {
         let (_data, gateway) = start(&[]).await;
         let early = publish(gateway.address, "ticks", 20, "early").await;
-        let mut stream = open(gateway.address, speaks, "from=earliest").await;
-        assert_eq!(next(&mut stream, speaks).await.0, "stream-open");
+        let mut stream = open(gateway.address, protocol, "from=earliest").await;
+        assert_eq!(next(&mut stream, protocol).await.0, "stream-open");
         for id in &early[..12] {
-            assert_eq!(&next(&mut stream, speaks).await.1, id);
+            assert_eq!(&next(&mut stream, protocol).await.1, id);
         }
         drop(stream);
         let mut rest = early[12..].to_vec();
         rest.extend(publish(gateway.address, "ticks", 300, "late").await);
         let query = format!("lastEventId={}", early[11]);
-        let mut stream = open(gateway.address, speaks, &query).await;
-        let opening = next(&mut stream, speaks).await;
+        let mut stream = open(gateway.address, protocol, &query).await;
+        let opening = next(&mut stream, protocol).await;
         assert_eq!((opening.0.as_str(), opening.1.as_str()), ("stream-open", early[11].as_str()));
         for id in &rest {
-            assert_eq!(&next(&mut stream, speaks).await.1, id, "{speaks:?}");
+            assert_eq!(&next(&mut stream, protocol).await.1, id, "{protocol:?}");
         }
         let live = publish(gateway.address, "ticks", 1, "live").await;
-        assert_eq!(next(&mut stream, speaks).await.1, live[0]);
+        assert_eq!(next(&mut stream, protocol).await.1, live[0]);
     }
 }
 
 #[tokio::test]
-async fn pages_and_times_are_found_in_memory() {
+async fn pages_and_start_times_are_served_from_memory() {
     let (_data, gateway) = start(&[]).await;
     let ids = publish(gateway.address, "ticks", 150, "x").await;
     let page = |query: String| async move {
@@ -135,7 +140,7 @@ async fn pages_and_times_are_found_in_memory() {
 }
 
 #[tokio::test]
-async fn past_the_tail_a_gap_is_told() {
+async fn a_start_before_the_tail_is_answered_with_a_gap() {
     let (_data, gateway) = start(&["storage.tail_bytes=64KiB"]).await;
     let first = publish(gateway.address, "ticks", 1, "x").await.remove(0);
     let page = request(gateway.address, "GET", "/events/ticks", PAGE, b"").await;
@@ -144,23 +149,23 @@ async fn past_the_tail_a_gap_is_told() {
     for _ in 0..10 {
         last = publish(gateway.address, "ticks", 100, &"x".repeat(50)).await.pop().unwrap();
     }
-    for speaks in FORMS {
+    for protocol in FORMS {
         for start in [format!("lastEventId={first}"), format!("from={time}")] {
-            let mut stream = open(gateway.address, speaks, &start).await;
-            assert_eq!(next(&mut stream, speaks).await.0, "stream-open");
-            let (kind, id, data) = next(&mut stream, speaks).await;
+            let mut stream = open(gateway.address, protocol, &start).await;
+            assert_eq!(next(&mut stream, protocol).await.0, "stream-open");
+            let (kind, id, data) = next(&mut stream, protocol).await;
             assert_eq!((kind.as_str(), data["reason"].as_str()), ("gap", Some("expired")));
             assert_eq!(data["to"], data["earliest"]);
             assert_eq!(data["to"].as_str(), Some(id.as_str()));
             let (from, last_offset) = (offset(&id), offset(&last));
             assert!(from > 500 && from < last_offset, "{id}");
-            assert_eq!(read_to(&mut stream, speaks, from, &last).await, last_offset - from);
+            assert_eq!(read_to(&mut stream, protocol, from, &last).await, last_offset - from);
         }
-        let mut stream = open(gateway.address, speaks, "from=earliest").await;
-        let (kind, id, _) = next(&mut stream, speaks).await;
+        let mut stream = open(gateway.address, protocol, "from=earliest").await;
+        let (kind, id, _) = next(&mut stream, protocol).await;
         assert_eq!(kind, "stream-open");
         let from = offset(&id);
-        assert_eq!(read_to(&mut stream, speaks, from, &last).await, offset(&last) - from);
+        assert_eq!(read_to(&mut stream, protocol, from, &last).await, offset(&last) - from);
     }
     for (accept, query) in [("application/json", ""), ("application/x-ndjson", "&onGap=error")] {
         let target = format!("/events/ticks?lastEventId={first}{query}");
@@ -180,64 +185,67 @@ async fn past_the_tail_a_gap_is_told() {
     assert!(value("bytes") > 50 * value("events") && value("bytes") < 64 << 10);
 }
 
-/// However far the tail runs away: what does not come is told.
+/// The reader falls behind by more events than the tail keeps.
 #[tokio::test]
-async fn a_reader_that_falls_behind_misses_nothing_unsaid() {
-    for speaks in FORMS {
+async fn every_event_that_a_slow_reader_misses_is_reported() {
+    for protocol in FORMS {
         let sets = ["storage.tail_bytes=64KiB", "streams.ring_events=16"];
         let (_data, gateway) = start(&sets).await;
-        let mut stream = open(gateway.address, speaks, "from=now").await;
-        assert_eq!(next(&mut stream, speaks).await.0, "stream-open");
+        let mut stream = open(gateway.address, protocol, "from=now").await;
+        assert_eq!(next(&mut stream, protocol).await.0, "stream-open");
         let mut last = String::new();
         for _ in 0..40 {
             last = publish(gateway.address, "ticks", 50, &"x".repeat(500)).await.pop().unwrap();
         }
-        let seen = read_to(&mut stream, speaks, 0, &last).await;
-        assert!(seen > 0 && seen < offset(&last), "{speaks:?}: {seen}");
+        let seen = read_to(&mut stream, protocol, 0, &last).await;
+        assert!(seen > 0 && seen < offset(&last), "{protocol:?}: {seen}");
         let live = publish(gateway.address, "ticks", 1, "live").await;
-        assert_eq!(next(&mut stream, speaks).await.1, live[0]);
+        assert_eq!(next(&mut stream, protocol).await.1, live[0]);
     }
 }
 
 #[tokio::test]
-async fn after_a_restart_an_id_is_of_another_epoch() {
+async fn a_memory_topic_has_a_new_epoch_after_a_restart() {
     let data = tempfile::tempdir().unwrap();
     let gateway = start_in(data.path(), &[]).await;
     let old = publish(gateway.address, "ticks", 3, "old").await.pop().unwrap();
-    let kept = publish(gateway.address, "audit", 1, "kept").await.pop().unwrap();
+    let on_disk = publish(gateway.address, "audit", 1, "kept").await.pop().unwrap();
     gateway.gateway.drain().await.unwrap();
     let gateway = start_in(data.path(), &[]).await;
     let new = publish(gateway.address, "ticks", 1, "new").await.pop().unwrap();
     assert_eq!(offset(&new), 1);
-    for speaks in FORMS {
-        let mut stream = open(gateway.address, speaks, &format!("lastEventId={old}")).await;
-        let opening = next(&mut stream, speaks).await;
+    for protocol in FORMS {
+        let mut stream = open(gateway.address, protocol, &format!("lastEventId={old}")).await;
+        let opening = next(&mut stream, protocol).await;
         assert_eq!((opening.0.as_str(), opening.1.as_str()), ("stream-open", old.as_str()));
-        let (kind, _, data) = next(&mut stream, speaks).await;
+        let (kind, _, data) = next(&mut stream, protocol).await;
         assert_eq!((kind.as_str(), data["reason"].as_str()), ("gap", Some("epoch")));
         assert_eq!(data["from"].as_str(), Some(old.as_str()));
-        assert_eq!(next(&mut stream, speaks).await.1, new);
+        assert_eq!(next(&mut stream, protocol).await.1, new);
     }
     let page = request(gateway.address, "GET", "/events/audit", PAGE, b"").await;
-    assert_eq!(page.json()["data"][0]["id"], kept, "the topic on disk is as it was");
+    assert_eq!(page.json()["data"][0]["id"], on_disk, "the topic on disk is unchanged");
 }
 
 #[tokio::test]
-async fn the_store_has_nothing_of_it() {
+async fn a_memory_topic_writes_nothing_to_the_store() {
     let data = tempfile::tempdir().unwrap();
     let gateway = start_in(data.path(), &[]).await;
     publish(gateway.address, "ticks", 100, "only-in-memory").await;
     publish(gateway.address, "audit", 100, "also-on-disk").await;
     let store = data.path().join("store");
     let found = |text: &str| files_with(&store, text.as_bytes());
-    assert!(found("also-on-disk") > 0 && found("audit") > 0, "the search finds what is there");
+    assert!(
+        found("also-on-disk") > 0 && found("audit") > 0,
+        "the search finds text that is in the store"
+    );
     assert_eq!((found("only-in-memory"), found("ticks")), (0, 0));
     gateway.gateway.drain().await.unwrap();
     assert_eq!((found("only-in-memory"), found("ticks")), (0, 0));
 }
 
-/// How many files under `folder` hold `text`. Journals are made at their full
-/// size, so the zeros at their ends are passed over.
+/// Returns the number of files under `folder` that contain `text`. Journals are
+/// created at their full size, so the zeros at their ends are skipped.
 fn files_with(folder: &Path, text: &[u8]) -> usize {
     const ZEROS: [u8; 4096] = [0; 4096];
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -254,7 +262,7 @@ fn files_with(folder: &Path, text: &[u8]) -> usize {
 }
 
 #[tokio::test]
-async fn a_key_that_could_not_be_kept_is_refused() {
+async fn a_memory_topic_rejects_idempotency_keys() {
     let (_data, gateway) = start(&[]).await;
     let body = r#"{"type":"tick","data":1}"#;
     let headers = format!("{JSON}idempotency-key: k\r\n");
@@ -263,5 +271,5 @@ async fn a_key_that_could_not_be_kept_is_refused() {
     assert_eq!(refused.status, 400, "{}", refused.text());
     assert_eq!(refused.json()["type"], "/problems/bad-parameter");
     let posted = post(gateway.address, "/events/ticks", body).await;
-    assert_eq!(offset(posted["id"].as_str().unwrap()), 1, "nothing was written");
+    assert_eq!(offset(posted["id"].as_str().unwrap()), 1, "the rejected request wrote no event");
 }

@@ -1,6 +1,6 @@
-//! A task that lives as long as the gateway panics: the gateway drains and ends
-//! with code 1. The panics are asked for by files, which only builds with debug
-//! assertions look for (`supervisor::fault_point`).
+//! Panics of tasks that live as long as the gateway. After such a panic, the
+//! gateway drains and exits with code 1. A test requests a panic by a file. Only
+//! builds with debug assertions look for this file (`supervisor::fault_point`).
 #![cfg(debug_assertions)]
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::client::{PATIENCE, Speaks, Stream, request};
+use crate::support::client::{PATIENCE, Protocol, Stream, request};
 use crate::support::process::Process;
 
 fn start(drain: &str) -> (TempDir, Process) {
@@ -22,7 +22,8 @@ fn start(drain: &str) -> (TempDir, Process) {
     (faults, process)
 }
 
-/// A request whose handler waits for the body: the drain waits for it.
+/// Sends a request without its body. The handler waits for the body, and a
+/// drain waits for the handler.
 async fn unfinished(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let head = "POST /orders HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n\
@@ -34,18 +35,19 @@ async fn unfinished(address: SocketAddr) -> TcpStream {
     socket
 }
 
-/// Sends the rest of the request; the status of the answer.
+/// Sends the body of the request. Returns the status of the response.
 async fn finish(mut socket: TcpStream) -> u16 {
     socket.write_all(b"{}").await.unwrap();
     let mut answer = Vec::new();
     timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
     let text = String::from_utf8(answer).unwrap();
-    let at = text.find("HTTP/1.1 ").expect("a status line behind the rest of the interim answer");
+    let at = text.find("HTTP/1.1 ").expect("a status line after the rest of the interim response");
     text[at + 9..at + 12].parse().unwrap()
 }
 
-/// `task` panics when something happens that it works at. `/readyz` names the
-/// `component`, and the request that is open is answered with `status`.
+/// Makes `task` panic. `happens` gives the task something to do. Checks that
+/// `/readyz` reports the failed `component` and that the response to the open
+/// request has `status`.
 async fn panics(task: &str, component: &str, status: u16, happens: impl AsyncFnOnce(&Process)) {
     let (faults, mut process) = start("20s");
     let open = unfinished(process.address).await;
@@ -55,7 +57,7 @@ async fn panics(task: &str, component: &str, status: u16, happens: impl AsyncFnO
     process.logs("it panicked: a test requested this panic").await;
     process.logs("draining after a failure").await;
     if task == "accept-admin" {
-        assert!(TcpStream::connect(process.admin).await.is_err(), "its socket is closed");
+        assert!(TcpStream::connect(process.admin).await.is_err(), "the admin socket is closed");
     } else {
         let ready = request(process.admin, "GET", "/readyz", "", b"").await;
         let components = ready.json();
@@ -91,7 +93,7 @@ async fn a_panic_in_a_tick_task_ends_the_process() {
 }
 
 #[tokio::test]
-async fn a_panic_in_the_accept_loop_of_clients_ends_the_process() {
+async fn a_panic_in_the_client_accept_loop_ends_the_process() {
     panics("accept-clients", "listener", 201, async |process| {
         let _ = TcpStream::connect(process.address).await;
     })
@@ -99,7 +101,7 @@ async fn a_panic_in_the_accept_loop_of_clients_ends_the_process() {
 }
 
 #[tokio::test]
-async fn a_panic_in_the_accept_loop_of_operators_ends_the_process() {
+async fn a_panic_in_the_admin_accept_loop_ends_the_process() {
     panics("accept-admin", "listener", 201, async |process| {
         let _ = TcpStream::connect(process.admin).await;
     })
@@ -121,11 +123,12 @@ async fn a_panic_in_the_committer_ends_the_process() {
     panics("committer", "engine", 503, async |_| {}).await;
 }
 
-/// The ticks end the streams of a drain, so nothing ends this one's.
+/// Ticks end the streams during a drain. Without ticks, only the deadline of the
+/// drain ends the stream.
 #[tokio::test]
 async fn a_drain_without_ticks_ends_by_its_deadline() {
     let (faults, mut process) = start("1s");
-    let mut stream = Stream::open(process.address, "/orders/events", Speaks::Sse, "").await;
+    let mut stream = Stream::open(process.address, "/orders/events", Protocol::Sse, "").await;
     assert_eq!(stream.next().await.unwrap().1, "stream-open");
     File::create(faults.path().join("tick")).unwrap();
     assert_eq!(process.ended().await.code(), Some(1));

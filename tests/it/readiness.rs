@@ -1,4 +1,4 @@
-//! `/readyz` and `streamgate_log_writable` where the disk fails or is full.
+//! `/readyz` and `streamgate_log_writable` when the disk fails or is full.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::client::{Answer, Speaks, Stream, post, request};
+use crate::support::client::{Answer, Protocol, Stream, post, request};
 use crate::support::process::Process;
 use crate::support::until;
 
@@ -23,18 +23,19 @@ async fn readyz(process: &Process) -> (u16, Value) {
     (answer.status, answer.json())
 }
 
-/// The value of `streamgate_log_writable`.
+/// Returns the value of `streamgate_log_writable`.
 async fn writable(process: &Process) -> String {
     let metrics = request(process.admin, "GET", "/metrics", "", b"").await;
     let line = |line: &str| line.strip_prefix("streamgate_log_writable ").map(str::to_owned);
-    metrics.text().lines().find_map(line).expect("the gauge is there")
+    metrics.text().lines().find_map(line).expect("the gauge is in the metrics")
 }
 
 async fn create(process: &Process) -> Answer {
     request(process.address, "POST", "/orders", "content-type: application/json\r\n", b"{}").await
 }
 
-/// After a write that was answered 503: the log takes no more, reads go on.
+/// Checks the state after a write that was answered with 503: the log rejects
+/// writes and serves reads.
 async fn is_read_only(process: &Process) {
     let (status, components) = readyz(process).await;
     let expected = json!({
@@ -58,10 +59,10 @@ async fn a_gateway_is_ready_and_its_log_is_writable() {
     assert_eq!(writable(&process).await, "1");
 }
 
-/// A write past the limit of a file's size fails, once the signal that tells of
-/// it is ignored.
+/// A write beyond the file size limit sends the signal `SIGXFSZ`. If the process
+/// ignores the signal, the write fails.
 #[tokio::test]
-async fn after_a_failed_write_the_gateway_is_not_ready() {
+async fn the_gateway_is_not_ready_after_a_failed_write() {
     let ignoring = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
     let mut process = Process::start_by(&ignoring, &[], ORDERS);
     post(process.address, "/orders", "{}").await;
@@ -75,11 +76,11 @@ async fn after_a_failed_write_the_gateway_is_not_ready() {
 }
 
 #[tokio::test]
-async fn after_a_failed_sync_the_gateway_is_not_ready() {
+async fn the_gateway_is_not_ready_after_a_failed_sync() {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("fail_sync.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/fail_sync.c");
-    // The allocator's own build needs the same compiler.
+    // The build of the allocator needs the same compiler.
     let compiler = std::env::var("CC").unwrap_or("cc".to_owned());
     let mut compile = Command::new(compiler);
     compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source);
@@ -92,24 +93,24 @@ async fn after_a_failed_sync_the_gateway_is_not_ready() {
     assert_eq!(create(&process).await.status, 503);
     is_read_only(&process).await;
     std::fs::remove_file(&failing).unwrap();
-    assert_eq!(create(&process).await.status, 503, "nobody knows what is on disk");
+    assert_eq!(create(&process).await.status, 503, "the data on the disk is unknown");
     is_read_only(&process).await;
 }
 
-/// Mounts a disk of 64 MiB on the store's folder, and executes the gateway.
+/// Mounts a disk of 64 MiB on the folder of the store and executes the gateway.
 const MOUNT: &str = "mkdir -p \"$FOLDER/store\" && \
     mount -t tmpfs -o size=64m none \"$FOLDER/store\" && exec \"$@\"";
 
-/// Has the store's folder on the disk that `$DISK` lies on, and executes the
+/// Links the folder of the store to the disk of `$DISK` and executes the
 /// gateway.
 const LINK: &str = "ln -s \"$DISK\" \"$FOLDER/store\" && exec \"$@\"";
 
-/// Largest disk that a test may fill.
+/// The size of the largest disk that a test may fill.
 const SMALL_BYTES: u64 = 256 << 20;
 
-/// Starts a gateway whose store has a small disk: in a namespace of mounts,
-/// which takes a namespace of users or root. Where neither is allowed, as in
-/// most containers, `/dev/shm` is small.
+/// Starts a gateway whose store is on a small disk. The disk is mounted in a
+/// mount namespace, which needs a user namespace or root. Most containers allow
+/// neither. There, `/dev/shm` is the small disk.
 fn start_on_small_disk() -> (Option<TempDir>, Process) {
     let namespaces: [&[&str]; 2] = [&["unshare", "-Urm"], &["unshare", "-m"]];
     let mounts = |words: &&[&str]| {
@@ -137,20 +138,20 @@ fn start_on_small_disk() -> (Option<TempDir>, Process) {
 }
 
 #[tokio::test]
-async fn with_a_full_disk_the_gateway_is_ready_and_says_so_until_there_is_room() {
+async fn a_gateway_with_a_full_disk_is_ready_and_reports_the_full_disk() {
     let (_disk, process) = start_on_small_disk();
     post(process.address, "/orders", "{}").await;
-    let mut stream = Stream::open(process.address, "/orders/events", Speaks::Sse, "").await;
+    let mut stream = Stream::open(process.address, "/orders/events", Protocol::Sse, "").await;
     assert_eq!(stream.next().await.unwrap().1, "stream-open");
     assert_eq!(readyz(&process).await.1["log"], "writable");
 
     let filler = process.store().join("filler");
     let disk = statvfs(process.store()).unwrap();
-    assert!(disk.f_blocks * disk.f_frsize <= SMALL_BYTES, "it is the small disk");
+    assert!(disk.f_blocks * disk.f_frsize <= SMALL_BYTES, "the store is on the small disk");
     let free = disk.f_bavail * disk.f_frsize;
     let file = File::create(&filler).unwrap();
     fallocate(&file, FallocateFlags::empty(), 0, free - (4 << 20)).unwrap();
-    // Nobody writes.
+    // The state changes although no client writes.
     until(async || readyz(&process).await.1["log"] == "disk full").await;
     let (status, components) = readyz(&process).await;
     assert_eq!((status, &components["ready"]), (200, &json!(true)));

@@ -1,5 +1,5 @@
-//! HTTP/2 streams whose client gives no window, and those that must not be
-//! taken for one.
+//! HTTP/2 streams without a flow-control window, and slow streams that must not
+//! be reset.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,8 +19,8 @@ const CANCEL: u32 = 0x8;
 const LINES: &str = "application/x-ndjson";
 const JSON: &str = "application/json";
 
-/// Creates 500 orders of about a kilobyte each, and one visit.
-async fn fill(address: SocketAddr) {
+/// Creates 500 orders of about one kilobyte each, and one visit.
+async fn create_orders(address: SocketAddr) {
     let line = format!("{{\"note\":\"{}\"}}\n", "x".repeat(1000));
     let header = "content-type: application/x-ndjson\r\n";
     let answer = request(address, "POST", "/orders", header, line.repeat(500).as_bytes()).await;
@@ -28,9 +28,9 @@ async fn fill(address: SocketAddr) {
     post(address, "/visits", "{}").await;
 }
 
-/// Opens a live stream of the topic `audit` with a window of its own, and
-/// reads its opening.
-async fn lively(connection: &mut Connection, stream: u32) {
+/// Opens a live stream of the topic `audit` with its own window and reads its
+/// `stream-open`.
+async fn open_live_stream(connection: &mut Connection, stream: u32) {
     connection.get(stream, "/events/audit", LINES).await;
     for of in [stream, 0] {
         connection.allow(of, 1 << 20).await;
@@ -39,16 +39,16 @@ async fn lively(connection: &mut Connection, stream: u32) {
     assert!(opening.payload.starts_with(b"{\"type\":\"stream-open\""));
 }
 
-/// Whether an event still comes on a live stream.
-async fn goes_on(gateway: &Running, connection: &mut Connection, stream: u32) {
+/// Checks that an event still arrives on a live stream.
+async fn expect_live(gateway: &Running, connection: &mut Connection, stream: u32) {
     post(gateway.address, "/events/audit", r#"{"type":"checked","data":1}"#).await;
     let event = connection.find(DATA, stream).await;
     assert!(String::from_utf8(event.payload).unwrap().contains("checked"));
 }
 
-/// Waits until the metrics have a line: it may come a moment after what the
-/// client has seen.
-async fn count(gateway: &Running, line: &str) {
+/// Waits until the metrics contain a line. The gateway may count an end a moment
+/// after the client has seen it.
+async fn wait_for_metric(gateway: &Running, line: &str) {
     let counted = async || {
         let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
         metrics.text().contains(line)
@@ -57,27 +57,27 @@ async fn count(gateway: &Running, line: &str) {
 }
 
 #[tokio::test]
-async fn a_live_stream_without_window_is_reset() {
+async fn a_live_stream_without_a_window_is_reset() {
     let sets = ["limits.stall_timeout=400ms", "streams.heartbeat=1h"];
     let (_data, gateway) = start(&sets).await;
     let mut connection = Connection::open(gateway.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
-    lively(&mut connection, 1).await;
+    open_live_stream(&mut connection, 1).await;
     let begun = Instant::now();
     connection.get(3, "/orders/events", LINES).await;
     let reset = connection.find(RST_STREAM, 3).await;
     assert_eq!(reset.number(), CANCEL);
     assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
-    goes_on(&gateway, &mut connection, 1).await;
+    expect_live(&gateway, &mut connection, 1).await;
     let line = r#"streamgate_connections_closed_total{protocol="ndjson",reason="stalled"} 1"#;
-    count(&gateway, line).await;
+    wait_for_metric(&gateway, line).await;
 }
 
 #[tokio::test]
-async fn a_long_answer_that_is_not_read_on_is_reset() {
+async fn a_response_whose_window_stays_closed_is_reset() {
     let (_data, gateway) = start(&["limits.stall_timeout=400ms", "storage.sync=never"]).await;
-    fill(gateway.address).await;
-    // Long ones, and those of which all but a byte has window.
-    for (path, form, window) in [
+    create_orders(gateway.address).await;
+    // Long responses, and responses that stop after the first byte.
+    for (path, format, window) in [
         ("/orders/stream", LINES, 65_535),
         ("/orders/stream", LINES, 1),
         ("/visits/stream", LINES, 1),
@@ -86,9 +86,9 @@ async fn a_long_answer_that_is_not_read_on_is_reset() {
     ] {
         let settings = [(INITIAL_WINDOW_SIZE, window)];
         let mut connection = Connection::open(gateway.address, &settings).await;
-        lively(&mut connection, 1).await;
-        connection.get(3, path, form).await;
-        // All that there is window for comes, whatever else must not.
+        open_live_stream(&mut connection, 1).await;
+        connection.get(3, path, format).await;
+        // The gateway sends exactly as many bytes as the window allows.
         let mut came = 0;
         let reset = loop {
             let frame = connection.next().await.expect("the connection is open");
@@ -99,15 +99,15 @@ async fn a_long_answer_that_is_not_read_on_is_reset() {
             }
         };
         assert_eq!((reset.number(), came), (CANCEL, window), "{path}");
-        goes_on(&gateway, &mut connection, 1).await;
+        expect_live(&gateway, &mut connection, 1).await;
     }
 }
 
 #[tokio::test]
-async fn an_answer_whose_window_comes_late_is_whole() {
+async fn a_response_with_a_late_window_is_complete() {
     let (_data, gateway) = start(&["storage.sync=never"]).await;
-    fill(gateway.address).await;
-    for (path, form) in [
+    create_orders(gateway.address).await;
+    for (path, format) in [
         ("/orders/stream", LINES),
         ("/visits/stream", LINES),
         ("/orders?size=500", JSON),
@@ -115,7 +115,7 @@ async fn an_answer_whose_window_comes_late_is_whole() {
         ("/orders/none", JSON),
     ] {
         let mut connection = Connection::open(gateway.address, &[(INITIAL_WINDOW_SIZE, 1)]).await;
-        connection.get(1, path, form).await;
+        connection.get(1, path, format).await;
         let mut body = Vec::new();
         loop {
             let frame = connection.find(DATA, 1).await;
@@ -128,19 +128,19 @@ async fn an_answer_whose_window_comes_late_is_whole() {
                 connection.allow(0, 4000).await;
             }
         }
-        let accept = format!("accept: {form}\r\n");
+        let accept = format!("accept: {format}\r\n");
         let whole = request(gateway.address, "GET", path, &accept, b"").await;
         assert_eq!(body, whole.body, "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_slow_reader_and_a_quiet_stream_live() {
+async fn a_slow_reader_and_a_quiet_stream_stay_open() {
     let sets = ["limits.stall_timeout=1s", "streams.heartbeat=1h", "storage.sync=never"];
     let (_data, gateway) = start(&sets).await;
-    fill(gateway.address).await;
+    create_orders(gateway.address).await;
     let mut connection = Connection::open(gateway.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
-    lively(&mut connection, 1).await;
+    open_live_stream(&mut connection, 1).await;
     connection.get(3, "/orders/stream", LINES).await;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {
@@ -148,12 +148,12 @@ async fn a_slow_reader_and_a_quiet_stream_live() {
         assert_eq!(connection.find(DATA, 3).await.payload.len(), 10);
         sleep(Duration::from_millis(20)).await;
     }
-    goes_on(&gateway, &mut connection, 1).await;
+    expect_live(&gateway, &mut connection, 1).await;
     assert_eq!(connection.find(RST_STREAM, 3).await.number(), CANCEL);
 }
 
 #[tokio::test]
-async fn a_batch_that_is_sent_before_its_answers_are_read_is_not_stalled() {
+async fn a_batch_whose_answers_are_read_last_is_not_stalled() {
     let sets = ["limits.stall_timeout=1s", "storage.sync=never"];
     let (_data, gateway) = start(&sets).await;
     let mut connection = Connection::open(gateway.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
@@ -182,7 +182,7 @@ async fn a_batch_that_is_sent_before_its_answers_are_read_is_not_stalled() {
 }
 
 #[tokio::test]
-async fn a_line_is_not_slow_while_its_gateway_waits() {
+async fn the_wait_for_a_window_does_not_count_as_a_slow_line() {
     let sets = ["limits.body_timeout=2s", "limits.body_rate=1GB", "limits.batch_answer_bytes=1KiB"];
     let (_data, gateway) = start(&sets).await;
     let mut connection = Connection::open(gateway.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
@@ -193,7 +193,8 @@ async fn a_line_is_not_slow_while_its_gateway_waits() {
         connection.send(DATA, 0, 1, &line.repeat(20)).await;
         until_written(gateway.address, written).await;
     }
-    // Answers to these find no room, and the last line is not whole.
+    // There is no space for the responses to these lines. The last line is
+    // incomplete.
     connection.send(DATA, 0, 1, &[&line.repeat(20)[..], b"{\"type\":"].concat()).await;
     until_written(gateway.address, 60).await;
     sleep(Duration::from_secs(3)).await;
@@ -209,7 +210,7 @@ async fn a_line_is_not_slow_while_its_gateway_waits() {
     assert_eq!(answers.matches("\"status\":201").count(), 61, "{answers}");
 }
 
-/// Waits until the topic `audit` holds so many events.
+/// Waits until the topic `audit` has at least `events` events.
 async fn until_written(address: SocketAddr, events: usize) {
     let path = "/events/audit?limit=1000";
     until(async || {
@@ -228,7 +229,7 @@ async fn socket(connection: &mut Connection, stream: u32, path: &str) {
 }
 
 #[tokio::test]
-async fn a_websocket_that_is_read_slowly_lives() {
+async fn a_slowly_read_websocket_stays_open() {
     let (_data, gateway) = start(&["limits.stall_timeout=2s", "streams.heartbeat=1h"]).await;
     let mut connection = Connection::open(gateway.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     socket(&mut connection, 1, "/events/audit/ws").await;
@@ -239,25 +240,29 @@ async fn a_websocket_that_is_read_slowly_lives() {
     connection.allow(0, 1 << 20).await;
     let begun = Instant::now();
     let mut came = 0;
-    // Two of them, each of which takes longer than a write may.
+    // The client reads two messages. Each takes longer than the stall timeout.
     while came < 600_000 {
         connection.allow(1, 2000).await;
         came += connection.find(DATA, 1).await.payload.len();
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(begun.elapsed() > Duration::from_secs(4), "it is long enough to show");
+    assert!(
+        begun.elapsed() > Duration::from_secs(4),
+        "the read takes longer than two stall timeouts"
+    );
 }
 
 #[tokio::test]
-async fn a_websocket_without_window_is_reset() {
+async fn a_websocket_without_a_window_is_reset() {
     let sets = ["limits.stall_timeout=400ms", "streams.heartbeat=1h", "storage.sync=never"];
     let (_data, gateway) = start(&sets).await;
-    fill(gateway.address).await;
+    create_orders(gateway.address).await;
     let mut connection = Connection::open(gateway.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
-    lively(&mut connection, 1).await;
+    open_live_stream(&mut connection, 1).await;
     socket(&mut connection, 3, "/orders/ws?from=earliest").await;
-    // What the client says keeps it alive, but takes nothing off.
-    let says = async {
+    // The pongs of the client keep the socket from being idle. They do not open
+    // the window.
+    let reset = async {
         loop {
             if let Ok(frame) = timeout(Duration::from_millis(20), connection.next()).await {
                 let frame = frame.expect("the connection is open");
@@ -270,11 +275,11 @@ async fn a_websocket_without_window_is_reset() {
             }
         }
     };
-    assert_eq!(timeout(PATIENCE, says).await.expect("a reset in time"), CANCEL);
+    assert_eq!(timeout(PATIENCE, reset).await.expect("a reset in time"), CANCEL);
     let line = r#"streamgate_connections_closed_total{protocol="ws",reason="stalled"} 1"#;
-    count(&gateway, line).await;
+    wait_for_metric(&gateway, line).await;
 
-    // A farewell that there is no window for is not waited for either.
+    // The stall timeout also applies to a close frame without a window.
     socket(&mut connection, 5, "/ws").await;
     connection.send(DATA, 0, 5, &masked(0x88, &[0x03, 0xe8])).await;
     assert_eq!(connection.find(RST_STREAM, 5).await.number(), CANCEL);

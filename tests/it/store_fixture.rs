@@ -1,5 +1,4 @@
-//! Stores that released versions wrote, opened by this build
-//! (`tests/fixtures`).
+//! This build opens stores that released versions wrote (`tests/fixtures`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,19 +14,20 @@ use crate::support::process::Process;
 /// Folders of `tests/fixtures`.
 const FIXTURES: [&str; 1] = ["store-0.1.0"];
 
-/// As the fixtures were made, so that retention has nothing to trim.
+/// The configuration with which the fixtures were written. Retention therefore
+/// has no event to trim.
 const CONFIG: &str = "[[collections]]\nname = \"orders\"\nretention = { events = 12 }\n\
     [[topics]]\nname = \"audit\"\n";
 
-/// Offsets that are reserved at once behind the first event where commits are
-/// not synced.
+/// The number of offsets that the log reserves together after the first event,
+/// if commits are not synced.
 const RESERVED_OFFSETS: u64 = 65_536;
 
-/// A copy of a store, and what was recorded of it.
+/// A copy of a store and the recorded responses of its gateway.
 struct Copy {
     _folder: TempDir,
     store: PathBuf,
-    /// Requests and their answers.
+    /// The requests and their responses.
     answers: Vec<Value>,
     /// The idempotent write.
     keyed: Value,
@@ -49,7 +49,8 @@ impl Copy {
         Copy { store: folder.path().join("store"), _folder: folder, answers, keyed }
     }
 
-    /// Every resource with its entity tag, every event, and the earliest id.
+    /// Checks every resource with its entity tag, every event, and the earliest
+    /// id.
     async fn reads_as_recorded(&self, process: &Process) {
         for recorded in &self.answers {
             let target = recorded["target"].as_str().unwrap();
@@ -61,7 +62,7 @@ impl Copy {
             if answer.status < 400 {
                 assert_eq!(answer.text(), body, "{target}");
             } else {
-                // Texts for people may change.
+                // The title and the detail of a problem may change.
                 let (found, was) = (answer.json(), serde_json::from_str::<Value>(body).unwrap());
                 for member in ["type", "status", "earliest", "reason"] {
                     assert_eq!(found[member], was[member], "{target}: {member}");
@@ -70,8 +71,9 @@ impl Copy {
         }
     }
 
-    /// The answer is forgotten a day after it was given, so a gateway would
-    /// forget it at its first tick. The store still has it.
+    /// Checks that the store has the idempotent response. A response expires
+    /// after a day. A gateway would delete the response of a fixture at its
+    /// first tick, so the test reads the store directly.
     fn keeps_the_idempotent_answer(&self) {
         let text = |member: &str| self.keyed[member].as_str().unwrap();
         let mut hash = Sha256::new();
@@ -80,7 +82,8 @@ impl Copy {
             hash.update(part);
         }
         let store = Store::open(&self.store).unwrap().store;
-        let answer = store.answer(&hash.finalize().into()).unwrap().expect("it is kept");
+        let answer =
+            store.answer(&hash.finalize().into()).unwrap().expect("the store has the response");
         let (_, offset) = offset(text("etag"));
         assert_eq!(answer.offset.0, offset);
         assert_eq!(answer.document.as_deref(), Some(text("body").as_bytes()));
@@ -88,7 +91,7 @@ impl Copy {
     }
 }
 
-/// The epoch and the offset of an entity tag.
+/// Returns the epoch and the offset of an entity tag.
 fn offset(etag: &str) -> (&str, u64) {
     let (epoch, offset) = etag.trim_matches('"').rsplit_once('-').unwrap();
     (epoch, offset.parse().unwrap())
@@ -98,7 +101,7 @@ fn is_sound(store: &Path) {
     assert_eq!(store::verify(store, |_, _| {}).unwrap().damage, Vec::<String>::new());
 }
 
-/// The collection's newest event, by its id.
+/// Returns the id of the newest event of the collection.
 async fn head(process: &Process) -> String {
     let json = "accept: application/json\r\n";
     let page = request(process.address, "GET", "/orders/events?limit=1", json, b"").await;
@@ -122,11 +125,11 @@ async fn opens_and_goes_on(name: &str, next: impl Fn(u64) -> u64) {
 }
 
 #[tokio::test]
-async fn a_store_of_each_release_opens_and_goes_on() {
+async fn a_store_of_each_release_opens_and_accepts_writes() {
     opens_and_goes_on("clean", |newest| newest + 1).await;
 }
 
 #[tokio::test]
-async fn a_store_of_each_release_that_was_killed_goes_on_behind_reserved_offsets() {
+async fn a_killed_store_of_each_release_continues_after_the_reserved_offsets() {
     opens_and_goes_on("unclean", |_| 1 + RESERVED_OFFSETS + 1).await;
 }

@@ -1,13 +1,14 @@
-//! Streams of events as a client's socket sees them (`docs/protocol.md#streams`).
+//! The bytes of event streams on the socket of a client
+//! (`docs/protocol.md#streams`).
 
 use std::net::SocketAddr;
 
-use crate::support::client::{Answer, Speaks, Stream, post, raw, request};
+use crate::support::client::{Answer, Protocol, Stream, post, raw, request};
 use crate::support::{start, until};
 
 const JSON: &str = "content-type: application/json\r\n";
 
-/// Creates `order-1` and gives the id of the event.
+/// Creates `order-1` and returns the id of the event.
 async fn create(address: SocketAddr) -> String {
     let answer =
         request(address, "POST", "/orders", JSON, br#"{"id":"order-1","total":1.10}"#).await;
@@ -29,10 +30,10 @@ fn item(id: &str, event: &str, data: &str) -> (String, String, String) {
     (id.to_owned(), event.to_owned(), data.to_owned())
 }
 
-/// The next item that is not a heartbeat.
+/// Returns the next item that is not a heartbeat.
 async fn next(stream: &mut Stream) -> (String, String, String) {
     loop {
-        let item = stream.next().await.expect("the stream goes on");
+        let item = stream.next().await.expect("the stream is open");
         if item.1 != "heartbeat" && !item.2.contains(r#""type":"heartbeat""#) {
             return item;
         }
@@ -40,11 +41,11 @@ async fn next(stream: &mut Stream) -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn an_sse_stream_is_what_the_patterns_show() {
+async fn an_sse_stream_has_the_documented_bytes() {
     let (_data, gateway) = start(&[]).await;
     let created = create(gateway.address).await;
     let mut stream =
-        Stream::open(gateway.address, "/v1/orders/order-1/events", Speaks::Sse, "").await;
+        Stream::open(gateway.address, "/v1/orders/order-1/events", Protocol::Sse, "").await;
     assert_eq!(stream.status, 200);
     let head = stream.head.to_ascii_lowercase();
     for field in [
@@ -82,11 +83,11 @@ async fn an_sse_stream_is_what_the_patterns_show() {
 }
 
 #[tokio::test]
-async fn ndjson_and_cloudevents_are_lines_of_the_same_event() {
+async fn ndjson_and_cloudevents_lines_show_the_same_event() {
     let (_data, gateway) = start(&[]).await;
     let id = create(gateway.address).await;
     let target = "/orders/events?from=earliest";
-    let mut lines = Stream::open(gateway.address, target, Speaks::Ndjson, "").await;
+    let mut lines = Stream::open(gateway.address, target, Protocol::Ndjson, "").await;
     let epoch = id.split_once('-').unwrap().0;
     let (_, _, opening) = next(&mut lines).await;
     assert!(opening.starts_with(&format!(r#"{{"type":"stream-open","id":"{epoch}-0","data":"#)));
@@ -101,7 +102,7 @@ async fn ndjson_and_cloudevents_are_lines_of_the_same_event() {
     );
     let accept = "accept: application/cloudevents+json\r\n";
     let head = format!("GET {target} HTTP/1.1\r\nhost: g\r\n{accept}\r\n");
-    let mut events = Stream::open_raw(gateway.address, &head, Speaks::Ndjson).await;
+    let mut events = Stream::open_raw(gateway.address, &head, Protocol::Ndjson).await;
     assert!(events.head.contains("content-type: application/cloudevents+json\r\n"));
     let (_, _, opening) = next(&mut events).await;
     assert!(opening.contains(r#""type":"stream-open""#), "{opening}");
@@ -115,7 +116,7 @@ async fn ndjson_and_cloudevents_are_lines_of_the_same_event() {
 }
 
 #[tokio::test]
-async fn the_key_of_an_events_data_is_no_member_of_the_resource() {
+async fn the_id_key_of_event_data_is_not_stored_in_the_resource() {
     let (_data, gateway) = start(&[]).await;
     let body = br#"{"orderId":"order-1","id":"order-1","n":1}"#;
     let created = request(gateway.address, "POST", "/orders", JSON, body).await;
@@ -129,14 +130,14 @@ async fn the_key_of_an_events_data_is_no_member_of_the_resource() {
     let page = request(gateway.address, "GET", "/orders/events", accept, b"").await;
     for event in page.json()["data"].as_array().unwrap() {
         let data = event["data"].as_object().unwrap();
-        assert_eq!(data.keys().next().unwrap(), "n", "serde_json sorts: {event}");
+        assert_eq!(data.keys().next().unwrap(), "n", "serde_json sorts the members: {event}");
         assert_eq!(data.len(), 2);
         assert_eq!(data["orderId"], "order-1");
     }
 }
 
 #[tokio::test]
-async fn a_client_returns_with_its_last_id_in_each_of_its_spellings() {
+async fn a_client_can_resume_with_each_spelling_of_the_last_id() {
     let (_data, gateway) = start(&[]).await;
     let first = create(gateway.address).await;
     let second = patch(gateway.address, r#"{"total":2}"#).await;
@@ -150,7 +151,7 @@ async fn a_client_returns_with_its_last_id_in_each_of_its_spellings() {
         (format!("/events/order-updates?from={second}"), ""),
         (format!("/orders/order-1/events?from={second}"), ""),
     ] {
-        let mut stream = Stream::open(gateway.address, &target, Speaks::Sse, header).await;
+        let mut stream = Stream::open(gateway.address, &target, Protocol::Sse, header).await;
         let opening = next(&mut stream).await;
         assert_eq!((opening.0.as_str(), opening.1.as_str()), (second.as_str(), "stream-open"));
         let data = r#"{"orderId":"order-1","total":3}"#;
@@ -159,7 +160,7 @@ async fn a_client_returns_with_its_last_id_in_each_of_its_spellings() {
 }
 
 #[tokio::test]
-async fn a_stream_starts_at_a_time() {
+async fn a_stream_can_start_at_a_time() {
     let (_data, gateway) = start(&[]).await;
     create(gateway.address).await;
     let page =
@@ -167,18 +168,18 @@ async fn a_stream_starts_at_a_time() {
             .await;
     let time = page.json()["data"][0]["time"].as_str().unwrap().to_owned();
     let target = format!("/orders/events?from={time}");
-    let mut stream = Stream::open(gateway.address, &target, Speaks::Sse, "").await;
+    let mut stream = Stream::open(gateway.address, &target, Protocol::Sse, "").await;
     next(&mut stream).await;
     assert_eq!(next(&mut stream).await.1, "order-created");
     let target = "/orders/events?from=2999-01-01T00:00:00Z";
-    let mut stream = Stream::open(gateway.address, target, Speaks::Sse, "").await;
+    let mut stream = Stream::open(gateway.address, target, Protocol::Sse, "").await;
     next(&mut stream).await;
     let id = patch(gateway.address, r#"{"total":2}"#).await;
     assert_eq!(next(&mut stream).await.0, id);
 }
 
 #[tokio::test]
-async fn missing_events_are_told_in_three_ways() {
+async fn missing_events_are_reported_in_three_ways() {
     let (_data, gateway) = start(&[]).await;
     let mut first = String::new();
     for n in 0..6 {
@@ -201,14 +202,14 @@ async fn missing_events_are_told_in_three_ways() {
     {
         let header = format!("last-event-id: {from}\r\n");
         let mut stream =
-            Stream::open(gateway.address, "/visits/events", Speaks::Sse, &header).await;
-        assert_eq!(next(&mut stream).await.0, from, "the client's own id");
+            Stream::open(gateway.address, "/visits/events", Protocol::Sse, &header).await;
+        assert_eq!(next(&mut stream).await.0, from, "the opening repeats the id of the client");
         assert_eq!(next(&mut stream).await, item(&floor, "gap", &gap(from, reason)));
         assert_eq!(next(&mut stream).await.0, format!("{epoch}-5"));
         assert_eq!(next(&mut stream).await.0, format!("{epoch}-6"));
 
         let target = "/visits/events?onGap=snapshot";
-        let mut stream = Stream::open(gateway.address, target, Speaks::Sse, &header).await;
+        let mut stream = Stream::open(gateway.address, target, Protocol::Sse, &header).await;
         assert_eq!(next(&mut stream).await.1, "stream-open");
         assert_eq!(next(&mut stream).await, item("", "gap", &gap(from, reason)));
         let resource = r#"{"id":"v","total":5}"#;
@@ -226,17 +227,21 @@ async fn missing_events_are_told_in_three_ways() {
         }
     }
     let whole = format!("last-event-id: {floor}\r\n");
-    let mut stream = Stream::open(gateway.address, "/visits/events", Speaks::Sse, &whole).await;
+    let mut stream = Stream::open(gateway.address, "/visits/events", Protocol::Sse, &whole).await;
     next(&mut stream).await;
-    assert_eq!(next(&mut stream).await.0, format!("{epoch}-5"), "the floor itself is whole");
+    assert_eq!(
+        next(&mut stream).await.0,
+        format!("{epoch}-5"),
+        "a resume from the floor has no gap"
+    );
 }
 
 #[tokio::test]
-async fn a_snapshot_is_followed_without_a_gap() {
+async fn events_follow_a_snapshot_without_a_gap() {
     let (_data, gateway) = start(&[]).await;
     let created = create(gateway.address).await;
     for target in ["/orders/stream?follow=true", "/orders?follow=true"] {
-        let mut stream = Stream::open(gateway.address, target, Speaks::Sse, "").await;
+        let mut stream = Stream::open(gateway.address, target, Protocol::Sse, "").await;
         let opening = next(&mut stream).await;
         assert_eq!((opening.0.as_str(), opening.1.as_str()), ("", "stream-open"));
         assert!(opening.2.ends_with(r#""cursor":null}"#), "{}", opening.2);
@@ -248,7 +253,7 @@ async fn a_snapshot_is_followed_without_a_gap() {
         assert_eq!(next(&mut stream).await.0, id);
     }
     let mut lines =
-        Stream::open(gateway.address, "/orders/stream?follow=true", Speaks::Ndjson, "").await;
+        Stream::open(gateway.address, "/orders/stream?follow=true", Protocol::Ndjson, "").await;
     next(&mut lines).await;
     let (_, _, snapshot) = next(&mut lines).await;
     assert_eq!(
@@ -257,18 +262,20 @@ async fn a_snapshot_is_followed_without_a_gap() {
     );
     let header = format!("last-event-id: {created}\r\n");
     let mut back =
-        Stream::open(gateway.address, "/orders/stream?follow=true", Speaks::Sse, &header).await;
+        Stream::open(gateway.address, "/orders/stream?follow=true", Protocol::Sse, &header).await;
     assert_eq!(next(&mut back).await.0, created);
-    assert_eq!(next(&mut back).await.1, "order-updated", "no second snapshot on a return");
+    assert_eq!(next(&mut back).await.1, "order-updated", "a resume sends no second snapshot");
 }
 
 #[tokio::test]
-async fn filters_pass_over_what_is_not_wanted_and_heartbeats_say_so() {
+async fn filters_omit_other_events_and_heartbeats_advance_the_cursor() {
     let (_data, gateway) = start(&["streams.heartbeat=80ms"]).await;
     create(gateway.address).await;
     let mut types =
-        Stream::open(gateway.address, "/orders/events?types=order-deleted", Speaks::Sse, "").await;
-    let mut field = Stream::open(gateway.address, "/orders/events?total=7", Speaks::Sse, "").await;
+        Stream::open(gateway.address, "/orders/events?types=order-deleted", Protocol::Sse, "")
+            .await;
+    let mut field =
+        Stream::open(gateway.address, "/orders/events?total=7", Protocol::Sse, "").await;
     next(&mut types).await;
     next(&mut field).await;
     let last = patch(gateway.address, r#"{"total":6}"#).await;
@@ -285,10 +292,10 @@ async fn filters_pass_over_what_is_not_wanted_and_heartbeats_say_so() {
 }
 
 #[tokio::test]
-async fn a_comment_can_be_the_heartbeat() {
+async fn a_heartbeat_can_be_an_sse_comment() {
     let sets = ["streams.heartbeat=50ms", "streams.heartbeat_format=comment"];
     let (_data, gateway) = start(&sets).await;
-    let mut stream = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
+    let mut stream = Stream::open(gateway.address, "/orders/events", Protocol::Sse, "").await;
     next(&mut stream).await;
     while stream.plain.len() < 4 {
         assert!(stream.fill().await);
@@ -297,21 +304,21 @@ async fn a_comment_can_be_the_heartbeat() {
 }
 
 #[tokio::test]
-async fn a_batch_size_is_answered_and_capped() {
+async fn a_batch_size_is_capped_and_confirmed_in_the_response() {
     let (_data, gateway) = start(&["streams.batch_size_max=50"]).await;
     for (asked, given) in [("10", "10"), ("500", "50")] {
         let target = format!("/orders/events?batchSize={asked}");
-        let stream = Stream::open(gateway.address, &target, Speaks::Sse, "").await;
+        let stream = Stream::open(gateway.address, &target, Protocol::Sse, "").await;
         assert!(stream.head.contains(&format!("x-batch-size: {given}\r\n")), "{}", stream.head);
     }
 }
 
 #[tokio::test]
-async fn http_1_0_gets_a_stream_without_chunks_that_ends_by_close() {
+async fn an_http_1_0_stream_has_no_chunks_and_ends_with_the_connection() {
     let (_data, gateway) = start(&[]).await;
     let id = create(gateway.address).await;
     let head = "GET /orders/events?from=earliest HTTP/1.0\r\naccept: text/event-stream\r\n\r\n";
-    let mut stream = Stream::open_raw(gateway.address, head, Speaks::Sse).await;
+    let mut stream = Stream::open_raw(gateway.address, head, Protocol::Sse).await;
     assert_eq!(stream.status, 200);
     assert!(!stream.head.contains("transfer-encoding"), "{}", stream.head);
     assert!(stream.head.contains("connection: close\r\n"), "{}", stream.head);
@@ -323,23 +330,23 @@ async fn http_1_0_gets_a_stream_without_chunks_that_ends_by_close() {
 }
 
 #[tokio::test]
-async fn a_drain_tells_every_stream_and_ends_its_body_in_order() {
+async fn a_drain_sends_stream_close_and_completes_the_body() {
     let (_data, gateway) = start(&["server.drain=300ms"]).await;
     let id = create(gateway.address).await;
-    let mut sse = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
-    let mut lines = Stream::open(gateway.address, "/orders/events", Speaks::Ndjson, "").await;
+    let mut sse = Stream::open(gateway.address, "/orders/events", Protocol::Sse, "").await;
+    let mut lines = Stream::open(gateway.address, "/orders/events", Protocol::Ndjson, "").await;
     next(&mut sse).await;
     next(&mut lines).await;
     gateway.gateway.drain().await.unwrap();
     assert_eq!(next(&mut sse).await, item(&id, "stream-close", r#"{"reason":"draining"}"#));
     assert!(sse.next().await.is_none());
-    assert!(sse.ended(), "the last chunk came");
+    assert!(sse.ended(), "the last chunk was received");
     assert!(next(&mut lines).await.2.contains(r#""type":"stream-close""#));
     assert!(lines.next().await.is_none());
 }
 
 #[tokio::test]
-async fn head_of_a_stream_is_its_head_alone() {
+async fn a_head_request_for_a_stream_returns_only_the_head() {
     let (_data, gateway) = start(&[]).await;
     let request = b"HEAD /orders/events HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n";
     let answer = raw(gateway.address, request).await;
@@ -348,11 +355,11 @@ async fn head_of_a_stream_is_its_head_alone() {
 }
 
 #[tokio::test]
-async fn what_is_posted_after_the_head_reaches_the_stream() {
+async fn an_event_posted_after_the_response_head_reaches_the_stream() {
     let (_data, gateway) = start(&[]).await;
     create(gateway.address).await;
     for n in 0..50 {
-        let mut stream = Stream::open(gateway.address, "/orders/events", Speaks::Sse, "").await;
+        let mut stream = Stream::open(gateway.address, "/orders/events", Protocol::Sse, "").await;
         let id = patch(gateway.address, &format!(r#"{{"total":{n}}}"#)).await;
         next(&mut stream).await;
         assert_eq!(next(&mut stream).await.0, id);
@@ -360,15 +367,16 @@ async fn what_is_posted_after_the_head_reaches_the_stream() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_before_its_head_does_not_count_as_open() {
+async fn a_client_that_disconnects_before_the_head_is_not_counted_as_open() {
     use tokio::io::AsyncWriteExt as _;
     let (_data, gateway) = start(&["streams.heartbeat=40ms"]).await;
     let shows = async |line| {
         let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
         metrics.text().contains(line)
     };
-    // Who has gone before its request is looked at gets no answer at all, so
-    // more come until some had one.
+    // If a client disconnects before the gateway reads its request, there is no
+    // response. The test therefore opens more connections until the gateway has
+    // counted a response.
     until(async || {
         for _ in 0..20 {
             let mut socket = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
@@ -381,10 +389,10 @@ async fn a_client_that_goes_before_its_head_does_not_count_as_open() {
 }
 
 #[tokio::test]
-async fn a_reader_that_stands_still_is_cut_after_the_stall_timeout() {
+async fn a_stalled_reader_is_disconnected_after_the_stall_timeout() {
     let sets = ["limits.stall_timeout=200ms", "streams.heartbeat=50ms", "limits.body_bytes=8MiB"];
     let (_data, gateway) = start(&sets).await;
-    let mut stream = Stream::open(gateway.address, "/events/audit", Speaks::Sse, "").await;
+    let mut stream = Stream::open(gateway.address, "/events/audit", Protocol::Sse, "").await;
     let body = format!(r#"{{"type":"big","data":"{}"}}"#, "x".repeat(4 << 20));
     for _ in 0..2 {
         post(gateway.address, "/events/audit", &body).await;
@@ -394,17 +402,17 @@ async fn a_reader_that_stands_still_is_cut_after_the_stall_timeout() {
     };
     until(async || closed(request(gateway.admin, "GET", "/metrics", "", b"").await.text())).await;
     while stream.fill().await {}
-    assert!(!stream.ended(), "a cut body has no last chunk");
+    assert!(!stream.ended(), "an incomplete body has no last chunk");
 }
 
 #[tokio::test]
-async fn ten_subscribers_cost_one_encoding() {
+async fn an_event_is_encoded_once_for_ten_subscribers() {
     let (_data, gateway) = start(&[]).await;
     let accept = "accept: application/cloudevents+json\r\n";
     let head = format!("GET /orders/events HTTP/1.1\r\nhost: g\r\n{accept}\r\n");
     let mut streams = Vec::new();
     for _ in 0..10 {
-        let mut stream = Stream::open_raw(gateway.address, &head, Speaks::Ndjson).await;
+        let mut stream = Stream::open_raw(gateway.address, &head, Protocol::Ndjson).await;
         next(&mut stream).await;
         streams.push(stream);
     }

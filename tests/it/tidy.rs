@@ -1,4 +1,4 @@
-//! The laws of `docs/architecture.md#laws` that a program can look for.
+//! Checks of the laws in `docs/architecture.md#laws` that a program can check.
 
 mod crates;
 mod cycles;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use streamgate::wire::close::CloseCode;
 use streamgate::wire::problem;
 
-/// Lines of a file; past them it is two files.
+/// The maximum number of lines of a file. A longer file must be split.
 const LINES_MAX: usize = 500;
 
-/// Folders whose Rust is ours.
+/// The folders with the Rust code of this project.
 const CODE: [&str; 5] = ["src", "tests", "benches", "examples", "fuzz/fuzz_targets"];
 
-/// Folders that are made, not written.
-const MADE: [&str; 9] = [
+/// The folders that tools generate.
+const GENERATED: [&str; 9] = [
     ".git",
     ".venv",
     "target",
@@ -38,16 +38,17 @@ fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every file under a folder, relative to the root.
+/// Returns every file under a folder, relative to the root.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(root().join(folder)) else { return found };
     for entry in entries {
         let entry = entry.unwrap();
         let path = folder.join(entry.file_name());
-        let made = MADE.iter().any(|made| entry.file_name() == *made);
-        // A store is at the top; the demo's data is written by hand.
-        if made && path != Path::new("examples/data") {
+        let generated = GENERATED.iter().any(|name| entry.file_name() == *name);
+        // The folder `data` at the top is a store. The data of the demo is
+        // written by hand.
+        if generated && path != Path::new("examples/data") {
             continue;
         }
         match entry.file_type().unwrap() {
@@ -65,8 +66,8 @@ fn rust() -> Vec<PathBuf> {
     all.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
-/// A file without its comments and without its tests, which may look at
-/// every layer. Line by line, so that a number still names the line.
+/// Returns the code of a file without comments and tests. Tests may use every
+/// layer. The line numbers stay the same.
 fn code(path: &Path) -> String {
     let text = text(path);
     let mut out = String::with_capacity(text.len());
@@ -84,9 +85,9 @@ fn code(path: &Path) -> String {
     out
 }
 
-/// Whether a file is a module that only tests have: `#[cfg(test)] mod name;`,
-/// or a `cfg` of all of `test` and something else, in the file above it, or
-/// below such a one.
+/// Returns whether a file belongs to a module that is compiled only for tests.
+/// The parent module declares such a module with `#[cfg(test)] mod name;` or
+/// with `#[cfg(all(test, …))]`. A module inside such a module also counts.
 fn is_test_only(path: &Path) -> bool {
     let mut path = path.to_owned();
     while path.components().count() > 2 {
@@ -114,7 +115,7 @@ fn is_test_only(path: &Path) -> bool {
     false
 }
 
-/// The layers, top first: the `mod` lines of `lib.rs`.
+/// Returns the layers, the top one first: the `mod` lines of `lib.rs`.
 fn layers() -> Vec<String> {
     let lib = text("src/lib.rs");
     let names = lib.lines().filter_map(|line| {
@@ -123,8 +124,9 @@ fn layers() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The layers that a piece of code names: `crate::hub`, `crate::{hub, log::Log}`.
-fn named(code: &str) -> Vec<(usize, String)> {
+/// Returns the layers that a piece of code names, with their line numbers:
+/// `crate::hub`, `crate::{hub, log::Log}`.
+fn named_layers(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
         if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
@@ -158,8 +160,8 @@ fn named(code: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The layer that a file of `src` belongs to, and how many modules deep it is.
-fn place(path: &Path) -> Option<(String, usize)> {
+/// Returns the layer of a file in `src` and the depth of its module.
+fn layer_of(path: &Path) -> Option<(String, usize)> {
     let inner = path.strip_prefix("src").ok()?.with_extension("");
     let mut names: Vec<&str> = inner.iter().map(|name| name.to_str().unwrap()).collect();
     names.retain(|name| *name != "mod");
@@ -167,20 +169,20 @@ fn place(path: &Path) -> Option<(String, usize)> {
 }
 
 #[test]
-fn imports_point_down() {
+fn layers_import_only_lower_layers() {
     let layers = layers();
     let rank = |name: &str| layers.iter().position(|layer| layer == name);
     let mut wrong = Vec::new();
-    let mut looked_at = 0;
+    let mut checked = 0;
     for path in files(Path::new("src")) {
-        let Some((own, depth)) = place(&path) else { continue };
+        let Some((own, depth)) = layer_of(&path) else { continue };
         if is_test_only(&path) {
             continue;
         }
         let own_rank = rank(&own).unwrap_or_else(|| panic!("{own} is not in lib.rs"));
         let code = code(&path);
-        for (line, other) in named(&code) {
-            looked_at += 1;
+        for (line, other) in named_layers(&code) {
+            checked += 1;
             if rank(&other).is_none_or(|other| other < own_rank) {
                 wrong.push(format!("{}:{line}: {own} uses {other}", path.display()));
             }
@@ -189,17 +191,17 @@ fn imports_point_down() {
             wrong.push(format!("{}: super:: leads out of {own}; write crate::", path.display()));
         }
     }
-    assert!(looked_at > 100, "only {looked_at} imports found");
+    assert!(checked > 100, "only {checked} imports found");
     assert!(wrong.is_empty(), "imports that point up:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn the_search_for_imports_finds_every_shape() {
+fn the_import_search_finds_every_form_of_import() {
     let code =
         "use crate::{api, hub::{Ring, x}, log};\n let _ = crate::wire::json(1);\n mycrate::x";
-    let names: Vec<String> = named(code).into_iter().map(|(_, name)| name).collect();
+    let names: Vec<String> = named_layers(code).into_iter().map(|(_, name)| name).collect();
     assert_eq!(names, ["api", "hub", "log", "wire"]);
-    assert_eq!(named(code)[3].0, 2);
+    assert_eq!(named_layers(code)[3].0, 2);
 }
 
 #[test]
@@ -214,17 +216,17 @@ fn no_file_is_too_long() {
 }
 
 #[test]
-fn no_module_is_a_drawer() {
+fn no_module_has_a_generic_name() {
     for path in rust() {
         for name in &path.with_extension("") {
-            let drawer = ["utils", "util", "common", "types", "helpers", "misc"];
-            assert!(!drawer.iter().any(|drawer| name == *drawer), "{}", path.display());
+            let generic = ["utils", "util", "common", "types", "helpers", "misc"];
+            assert!(!generic.iter().any(|generic| name == *generic), "{}", path.display());
         }
     }
 }
 
 #[test]
-fn nothing_is_unchecked() {
+fn no_code_is_unsafe() {
     let word = ["un", "safe"].concat();
     for path in rust() {
         let code = code(&path);
@@ -235,7 +237,7 @@ fn nothing_is_unchecked() {
     }
 }
 
-/// The quoted metric names in the code.
+/// Returns the quoted metric names in the code.
 fn metrics() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for path in files(Path::new("src")) {
@@ -263,7 +265,7 @@ fn every_metric_is_documented() {
         .filter(|row| row.starts_with("streamgate_") || row.starts_with("process_"))
         .filter(|row| !known(row))
         .collect();
-    assert!(gone.is_empty(), "docs/operations.md names {gone:?}, which the code does not");
+    assert!(gone.is_empty(), "docs/operations.md names {gone:?}, but the code does not");
 }
 
 #[test]
@@ -281,7 +283,8 @@ fn every_error_and_close_code_is_documented() {
     }
 }
 
-/// `section.key` of every key in `config.toml`, those in comments included.
+/// Returns every key in `config.toml` as `section.key`, including the keys in
+/// comments.
 fn keys() -> Vec<String> {
     let mut section = String::new();
     let mut keys = Vec::new();
@@ -307,7 +310,7 @@ fn every_configuration_key_is_documented() {
     assert!(missing.is_empty(), "docs/operations.md has no {missing:?}");
 }
 
-/// The anchors of a page, as forges make them of its headings.
+/// Returns the anchors of a page. Forges derive them from the headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let headings = page.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix(' '));
     let slug = |heading: &str| {
@@ -319,7 +322,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_page_and_anchor_that_is_cited_exists() {
+fn every_cited_page_and_anchor_exists() {
     let mut wrong = Vec::new();
     let mut cited = 0;
     for path in files(Path::new("")) {
@@ -350,12 +353,12 @@ fn every_page_and_anchor_that_is_cited_exists() {
         }
     }
     assert!(cited > 30, "only {cited} references found");
-    assert!(wrong.is_empty(), "cited and not there:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "cited but missing:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn nothing_names_a_machine_or_a_registry() {
-    // In pieces, so that this file passes too.
+fn no_file_names_a_machine_path_or_a_registry() {
+    // The names are split, so that this file passes the check.
     let names = [
         ["/ro", "ot/"],
         ["/wo", "rk/"],

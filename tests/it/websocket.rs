@@ -1,11 +1,11 @@
-//! WebSocket sessions as a client's socket sees them
+//! The messages of WebSocket sessions on the socket of a client
 //! (`docs/protocol.md#websocket`).
 
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Speaks, Stream, post, request};
+use crate::support::client::{Protocol, Stream, post, request};
 use crate::support::frame::{Frames, masked};
 use crate::support::start;
 
@@ -19,7 +19,7 @@ pub(super) async fn create(address: SocketAddr, id: &str) -> String {
 }
 
 pub(super) async fn open(address: SocketAddr, target: &str) -> Stream {
-    let stream = Stream::open(address, target, Speaks::WebSocket, "").await;
+    let stream = Stream::open(address, target, Protocol::WebSocket, "").await;
     assert_eq!(stream.status, 101, "{}", stream.head);
     stream
 }
@@ -44,9 +44,9 @@ pub(super) fn command(id: &str, data: &Value) -> String {
         .to_string()
 }
 
-/// Sends a command and gives its response's or error's `data`.
-pub(super) async fn ask(stream: &mut Stream, id: &str, data: Value) -> Value {
-    stream.say(&command(id, &data)).await;
+/// Sends a command and returns the `data` of its response or error.
+pub(super) async fn send_command(stream: &mut Stream, id: &str, data: Value) -> Value {
+    stream.send_text(&command(id, &data)).await;
     let answer = message(stream).await;
     assert_eq!(answer["id"], id, "{answer}");
     assert!(answer["timestamp"].is_string());
@@ -56,10 +56,10 @@ pub(super) async fn ask(stream: &mut Stream, id: &str, data: Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_handshake_is_that_of_rfc_6455() {
+async fn the_handshake_follows_rfc_6455() {
     let (_data, gateway) = start(&[]).await;
     let offered = "sec-websocket-protocol: streamgate.v1, other\r\n";
-    let stream = Stream::open(gateway.address, "/ws", Speaks::WebSocket, offered).await;
+    let stream = Stream::open(gateway.address, "/ws", Protocol::WebSocket, offered).await;
     assert_eq!(stream.status, 101);
     let head = stream.head.to_ascii_lowercase();
     assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
@@ -71,17 +71,17 @@ async fn the_handshake_is_that_of_rfc_6455() {
         [("http://gateway", 101), ("http://gateway.evil.example", 403), ("null", 403)]
     {
         let header = format!("origin: {origin}\r\n");
-        let stream = Stream::open(gateway.address, "/ws", Speaks::WebSocket, &header).await;
+        let stream = Stream::open(gateway.address, "/ws", Protocol::WebSocket, &header).await;
         assert_eq!(stream.status, status, "{origin}");
     }
 }
 
 #[tokio::test]
-async fn a_bare_socket_speaks_as_the_patterns_show() {
+async fn a_bare_socket_has_the_documented_messages() {
     let (_data, gateway) = start(&[]).await;
     create(gateway.address, "order-123").await;
     let mut socket = open(gateway.address, "/orders/order-123/ws").await;
-    socket.say(r#"{"command":"get-status"}"#).await;
+    socket.send_text(r#"{"command":"get-status"}"#).await;
     let (_, _, status) = socket.next().await.unwrap();
     assert_eq!(status, r#"{"type":"status","data":{"orderId":"order-123","status":"NEW"}}"#);
     let body = br#"{"status":"SHIPPED"}"#;
@@ -91,7 +91,7 @@ async fn a_bare_socket_speaks_as_the_patterns_show() {
 }
 
 #[tokio::test]
-async fn a_path_subscribes_and_says_nothing_before_an_event() {
+async fn a_websocket_path_subscribes_without_an_opening_message() {
     let (_data, gateway) = start(&[]).await;
     create(gateway.address, "order-1").await;
     let mut all = open(gateway.address, "/orders/ws").await;
@@ -115,7 +115,7 @@ async fn a_path_subscribes_and_says_nothing_before_an_event() {
 }
 
 #[tokio::test]
-async fn a_start_that_is_asked_for_is_opened_and_replayed() {
+async fn a_requested_start_position_is_confirmed_and_replayed() {
     let (_data, gateway) = start(&[]).await;
     let first = create(gateway.address, "order-1").await;
     let second = create(gateway.address, "order-2").await;
@@ -134,11 +134,11 @@ async fn a_start_that_is_asked_for_is_opened_and_replayed() {
 }
 
 #[tokio::test]
-async fn commands_subscribe_publish_and_tell() {
+async fn commands_subscribe_publish_and_report_the_status() {
     let (_data, gateway) = start(&[]).await;
     let created = create(gateway.address, "order-1").await;
     let mut socket = open(gateway.address, "/ws").await;
-    let subscribed = ask(
+    let subscribed = send_command(
         &mut socket,
         "msg-1",
         json!({"command": "subscribe", "collection": "orders", "resource": "order-1"}),
@@ -146,11 +146,11 @@ async fn commands_subscribe_publish_and_tell() {
     .await;
     assert_eq!(subscribed, json!({"command": "subscribe", "cursor": created}));
     let topic = json!({"command": "subscribe", "topic": "audit", "from": "earliest"});
-    ask(&mut socket, "msg-2", topic).await;
+    send_command(&mut socket, "msg-2", topic).await;
     let again = json!({"command": "subscribe", "collection": "orders"});
-    let overlapping = ask(&mut socket, "msg-3", again).await;
+    let overlapping = send_command(&mut socket, "msg-3", again).await;
     assert_eq!(overlapping["type"], "/problems/overlapping-subscription");
-    let status = ask(
+    let status = send_command(
         &mut socket,
         "4",
         json!({"command": "get-status", "collection": "orders", "resource": "order-1"}),
@@ -160,7 +160,7 @@ async fn commands_subscribe_publish_and_tell() {
     assert_eq!(status["id"], created);
     let publish =
         json!({"command": "publish", "topic": "audit", "type": "checked", "data": [1.50]});
-    socket.say(&command("msg-5", &publish)).await;
+    socket.send_text(&command("msg-5", &publish)).await;
     let (mut response, mut event) = (message(&mut socket).await, message(&mut socket).await);
     if response["type"] == "event" {
         std::mem::swap(&mut response, &mut event);
@@ -169,17 +169,20 @@ async fn commands_subscribe_publish_and_tell() {
     assert_eq!(event["id"], response["data"]["id"]);
     assert_eq!(event["data"]["topic"], "audit");
     let stop = json!({"command": "unsubscribe", "topic": "audit"});
-    assert_eq!(ask(&mut socket, "6", stop).await, json!({"command": "unsubscribe"}));
+    assert_eq!(send_command(&mut socket, "6", stop).await, json!({"command": "unsubscribe"}));
     post(gateway.address, "/events/audit", r#"{"type":"checked","data":2}"#).await;
-    assert_eq!(ask(&mut socket, "7", json!({"command": "ping"})).await, json!({"command": "ping"}));
+    assert_eq!(
+        send_command(&mut socket, "7", json!({"command": "ping"})).await,
+        json!({"command": "ping"})
+    );
 }
 
 #[tokio::test]
-async fn a_window_is_spent_and_given_by_credit() {
+async fn events_spend_the_credit_of_a_window_and_request_adds_credit() {
     let (_data, gateway) = start(&[]).await;
     let mut socket = open(gateway.address, "/ws").await;
     let subscribe = json!({"command": "subscribe", "topic": "audit", "window": 2});
-    ask(&mut socket, "1", subscribe).await;
+    send_command(&mut socket, "1", subscribe).await;
     let mut ids = Vec::new();
     for n in 0..5 {
         let body = format!(r#"{{"type":"counted","data":{n}}}"#);
@@ -188,14 +191,17 @@ async fn a_window_is_spent_and_given_by_credit() {
     }
     assert_eq!(message(&mut socket).await["id"], ids[0]);
     assert_eq!(message(&mut socket).await["id"], ids[1]);
-    // At no credit nothing comes: the answer to a ping is next.
-    ask(&mut socket, "2", json!({"command": "ping"})).await;
-    socket.say(&command("3", &json!({"command": "request", "topic": "audit", "n": 2}))).await;
+    // Without credit, no event arrives. The next message is the response to the
+    // ping.
+    send_command(&mut socket, "2", json!({"command": "ping"})).await;
+    socket.send_text(&command("3", &json!({"command": "request", "topic": "audit", "n": 2}))).await;
     assert_eq!(message(&mut socket).await["data"], json!({"command": "request", "n": 2}));
     assert_eq!(message(&mut socket).await["id"], ids[2]);
     assert_eq!(message(&mut socket).await["id"], ids[3]);
-    ask(&mut socket, "4", json!({"command": "ping"})).await;
-    socket.say(&command("5", &json!({"command": "request", "topic": "audit", "n": 10}))).await;
+    send_command(&mut socket, "4", json!({"command": "ping"})).await;
+    socket
+        .send_text(&command("5", &json!({"command": "request", "topic": "audit", "n": 10})))
+        .await;
     message(&mut socket).await;
     assert_eq!(message(&mut socket).await["id"], ids[4]);
     let value = post(gateway.address, "/events/audit", r#"{"type":"counted","data":5}"#).await;
@@ -209,8 +215,12 @@ async fn a_subscription_can_begin_with_a_snapshot() {
     let second = create(gateway.address, "order-2").await;
     let mut socket = open(gateway.address, "/ws").await;
     let subscribe = json!({"command": "subscribe", "collection": "orders", "snapshot": true});
-    let answer = ask(&mut socket, "1", subscribe).await;
-    assert_eq!(answer["cursor"], Value::Null, "nothing before the end may be resumed from");
+    let answer = send_command(&mut socket, "1", subscribe).await;
+    assert_eq!(
+        answer["cursor"],
+        Value::Null,
+        "a client cannot resume before the end of a snapshot"
+    );
     for id in ["order-1", "order-2"] {
         let snapshot = message(&mut socket).await;
         assert_eq!(snapshot["type"], "control");
@@ -226,22 +236,23 @@ async fn a_subscription_can_begin_with_a_snapshot() {
 }
 
 #[tokio::test]
-async fn a_view_shows_no_more_to_a_subscription_that_asks_for_more() {
+async fn a_subscription_cannot_add_event_types_to_a_view() {
     let (_data, gateway) = start(&[]).await;
     let mut socket = open(gateway.address, "/ws").await;
     let types = json!(["order-created", "order-deleted"]);
     let subscribe = json!({"command": "subscribe", "topic": "order-updates", "types": types});
-    assert_eq!(ask(&mut socket, "1", subscribe).await["type"], "/problems/bad-body");
+    assert_eq!(send_command(&mut socket, "1", subscribe).await["type"], "/problems/bad-body");
 }
 
 #[tokio::test]
-async fn commands_of_one_read_do_not_pile_up_their_answers() {
+async fn the_responses_to_pipelined_commands_do_not_accumulate_in_memory() {
     let (_data, gateway) = start(&[]).await;
     let body = format!(r#"{{"id":"big","text":"{}"}}"#, "x".repeat(1_000_000));
     let answer = request(gateway.address, "POST", "/orders", JSON, body.as_bytes()).await;
     assert_eq!(answer.status, 201);
     let mut socket = open(gateway.address, "/orders/big/ws").await;
-    // As many as one read of 16 KiB holds: answered at once they are 280 MB.
+    // One read of 16 KiB contains all these commands. If the gateway answered
+    // them at once, the responses would take 280 MB.
     let frames: Vec<u8> = (0..280)
         .flat_map(|_| masked(0x81, br#"{"type":"command","data":{"command":"get-status"}}"#))
         .collect();
@@ -258,7 +269,7 @@ async fn commands_of_one_read_do_not_pile_up_their_answers() {
 }
 
 #[tokio::test]
-async fn one_subscription_that_reads_does_not_hold_up_another() {
+async fn a_subscription_that_catches_up_does_not_delay_another() {
     let (_data, gateway) = start(&["streams.ring_events=8"]).await;
     for n in 0..2000 {
         if n % 100 == 0 {
@@ -270,9 +281,9 @@ async fn one_subscription_that_reads_does_not_hold_up_another() {
     }
     let mut socket = open(gateway.address, "/ws").await;
     let old = json!({"command": "subscribe", "topic": "audit", "from": "earliest"});
-    socket.say(&command("1", &old)).await;
+    socket.send_text(&command("1", &old)).await;
     let live = json!({"command": "subscribe", "collection": "orders"});
-    socket.say(&command("2", &live)).await;
+    socket.send_text(&command("2", &live)).await;
     loop {
         if message(&mut socket).await["id"] == "2" {
             break;
@@ -283,28 +294,32 @@ async fn one_subscription_that_reads_does_not_hold_up_another() {
     while message(&mut socket).await["id"] != id.as_str() {
         before += 1;
     }
-    assert!(before < 1900, "{before} old events came first");
+    assert!(before < 1900, "{before} old events arrived first");
 }
 
 #[tokio::test]
-async fn nothing_follows_the_answer_to_unsubscribe() {
+async fn no_event_follows_the_response_to_unsubscribe() {
     let (_data, gateway) = start(&[]).await;
     let lines = format!("{}\n", r#"{"type":"old","data":1}"#).repeat(2000);
     let header = "content-type: application/x-ndjson\r\n";
     request(gateway.address, "POST", "/events/audit", header, lines.as_bytes()).await;
     let mut socket = open(gateway.address, "/ws").await;
     let subscribe = json!({"command": "subscribe", "topic": "audit", "from": "earliest"});
-    ask(&mut socket, "1", subscribe.clone()).await;
+    send_command(&mut socket, "1", subscribe.clone()).await;
     let first = message(&mut socket).await["id"].clone();
-    socket.say(&command("2", &json!({"command": "unsubscribe", "topic": "audit"}))).await;
+    socket.send_text(&command("2", &json!({"command": "unsubscribe", "topic": "audit"}))).await;
     while message(&mut socket).await["id"] != "2" {}
-    ask(&mut socket, "3", json!({"command": "ping"})).await;
-    ask(&mut socket, "4", subscribe).await;
-    assert_eq!(message(&mut socket).await["id"], first, "it starts where it was asked to");
+    send_command(&mut socket, "3", json!({"command": "ping"})).await;
+    send_command(&mut socket, "4", subscribe).await;
+    assert_eq!(
+        message(&mut socket).await["id"],
+        first,
+        "the new subscription starts at the requested position"
+    );
 }
 
 #[tokio::test]
-async fn frames_that_break_the_protocol_close_with_their_code() {
+async fn an_invalid_frame_closes_the_connection_with_the_matching_code() {
     let (_data, gateway) = start(&["limits.message_bytes=1KiB"]).await;
     let cases: [(&str, Vec<u8>, &str); 7] = [
         ("binary", masked(0x82, b"x"), "1003"),
@@ -324,7 +339,7 @@ async fn frames_that_break_the_protocol_close_with_their_code() {
 }
 
 #[tokio::test]
-async fn fragments_and_pings_between_them_are_one_message() {
+async fn pings_may_arrive_between_the_fragments_of_a_message() {
     let (_data, gateway) = start(&[]).await;
     let mut socket = open(gateway.address, "/ws").await;
     socket.send(&masked(0x01, br#"{"command":"#)).await;
@@ -333,16 +348,16 @@ async fn fragments_and_pings_between_them_are_one_message() {
     while socket.plain.len() < 7 {
         assert!(socket.fill().await);
     }
-    assert_eq!(&socket.plain[..7], b"\x8a\x05hello", "the pong comes first");
+    assert_eq!(&socket.plain[..7], b"\x8a\x05hello", "the pong arrives first");
     socket.plain.drain(..7);
     let (_, _, text) = socket.next().await.unwrap();
     assert_eq!(text, r#"{"type":"response","data":{"command":"ping"}}"#);
 }
 
-/// The fan-out writes events by itself until the socket takes one in part; from
-/// then on the session does, and answers pings in between.
+/// The fan-out writes events directly until the socket accepts only a part of
+/// one. Then the session writes the events and sends pongs between them.
 #[tokio::test]
-async fn pongs_stand_between_whole_events_where_the_socket_is_full() {
+async fn pongs_are_sent_between_complete_events_on_a_full_socket() {
     const EVENTS: usize = 64;
     let (_data, gateway) = start(&["limits.control_rate=0"]).await;
     let mut socket = open(gateway.address, "/orders/ws").await;
@@ -373,14 +388,14 @@ async fn pongs_stand_between_whole_events_where_the_socket_is_full() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_answers_a_ping_is_let_go() {
+async fn a_client_that_never_answers_a_ping_is_closed_with_4408() {
     let (_data, gateway) = start(&["streams.heartbeat=30ms"]).await;
     let mut socket = open(gateway.address, "/ws").await;
     assert_eq!(close(&mut socket).await, "4408");
 }
 
 #[tokio::test]
-async fn a_message_that_never_ends_is_not_waited_for() {
+async fn an_endless_message_is_closed_with_1008() {
     let (_data, gateway) = start(&["limits.body_timeout=100ms", "streams.heartbeat=40ms"]).await;
     let mut socket = open(gateway.address, "/ws").await;
     socket.send(&masked(0x01, b"{")).await;
@@ -396,9 +411,10 @@ async fn a_message_that_never_ends_is_not_waited_for() {
     assert_eq!(closed.await.expect("the socket is closed"), "1008");
 }
 
-/// Events that come more often than heartbeats must not keep a half message.
+/// Events that are more frequent than heartbeats must not extend the deadline of
+/// an incomplete message.
 #[tokio::test]
-async fn a_message_that_never_ends_is_not_waited_for_between_events() {
+async fn an_endless_message_is_closed_with_1008_despite_frequent_events() {
     let (_data, gateway) = start(&["limits.body_timeout=100ms"]).await;
     let mut socket = open(gateway.address, "/orders/ws").await;
     socket.send(&masked(0x01, b"{")).await;
@@ -410,7 +426,7 @@ async fn a_message_that_never_ends_is_not_waited_for_between_events() {
                 return text;
             }
         }
-        unreachable!("there is no last number")
+        unreachable!("the range has no end")
     });
     assert_eq!(closed.await.expect("the socket is closed"), "1008");
 }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 and WebSocket by hand: bytes out, bytes in, each with a deadline.
+//! A client that writes and reads the bytes of HTTP/1.1 and WebSocket without a
+//! library. Each read has a deadline.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use tokio::time::timeout;
 
 use super::frame::{Chunks, Frames};
 
-/// Longest wait for bytes that must come.
+/// The longest wait for bytes that must arrive.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An answer, whole.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -29,7 +30,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
-    /// The value of a header, by its lower-case name.
+    /// Returns the value of a header field. `name` is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (found, value) = line.split_once(": ")?;
@@ -38,7 +39,7 @@ impl Answer {
     }
 }
 
-/// Sends one request on a connection of its own and reads the answer to its end.
+/// Sends one request on a new connection and reads the complete response.
 pub async fn request(
     address: SocketAddr,
     method: &str,
@@ -55,12 +56,12 @@ pub async fn request(
     raw(address, &bytes).await
 }
 
-/// Sends `bytes` and reads until the gateway closes.
+/// Sends `bytes` on a new connection and reads until the gateway closes it.
 pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(bytes).await.unwrap();
     let mut all = Vec::new();
-    timeout(PATIENCE, socket.read_to_end(&mut all)).await.expect("an answer in time").unwrap();
+    timeout(PATIENCE, socket.read_to_end(&mut all)).await.expect("a response in time").unwrap();
     let end =
         head_end(&all).unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(&all)));
     let head = String::from_utf8(all[..end].to_vec()).unwrap();
@@ -69,13 +70,13 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Answer {
         let mut chunks = Chunks::default();
         let mut plain = Vec::new();
         chunks.feed(&body, &mut plain);
-        assert!(chunks.ended, "the body was cut: {head}");
+        assert!(chunks.ended, "the body is incomplete: {head}");
         body = plain;
     }
     Answer { status: status(&head), head, body }
 }
 
-/// POST of JSON that must succeed; the answer's JSON.
+/// Sends a `POST` of JSON that must succeed. Returns the JSON of the response.
 pub async fn post(address: SocketAddr, target: &str, body: &str) -> serde_json::Value {
     let answer =
         request(address, "POST", target, "content-type: application/json\r\n", body.as_bytes())
@@ -92,46 +93,51 @@ fn status(head: &str) -> u16 {
     head.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// What a stream speaks.
+/// The protocol of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Protocol {
     Sse,
     Ndjson,
     WebSocket,
 }
 
-/// A stream that is open.
+/// An open stream.
 pub struct Stream {
     socket: TcpStream,
     pub head: String,
     pub status: u16,
-    /// Body bytes, framing taken off, that nobody has taken yet.
+    /// Bytes of the body without chunk framing that were not returned yet.
     pub plain: Vec<u8>,
     chunks: Chunks,
-    speaks: Speaks,
-    /// Bytes read from the socket behind the head.
+    protocol: Protocol,
+    /// The number of bytes read from the socket after the head.
     pub read: usize,
-    /// Read no more than this many bytes behind the head, then cut.
+    /// The number of bytes after the head at which the stream is cut.
     pub cut_after: usize,
 }
 
 impl Stream {
-    /// Opens a stream and reads its head. A small receive buffer lets the
-    /// gateway feel a reader that lags.
-    pub async fn open(address: SocketAddr, target: &str, speaks: Speaks, headers: &str) -> Stream {
-        let wanted = match speaks {
-            Speaks::Sse => "accept: text/event-stream\r\n",
-            Speaks::Ndjson => "accept: application/x-ndjson\r\n",
-            Speaks::WebSocket => {
+    /// Opens a stream and reads its head. The receive buffer is small, so that
+    /// the gateway soon notices a slow reader.
+    pub async fn open(
+        address: SocketAddr,
+        target: &str,
+        protocol: Protocol,
+        headers: &str,
+    ) -> Stream {
+        let wanted = match protocol {
+            Protocol::Sse => "accept: text/event-stream\r\n",
+            Protocol::Ndjson => "accept: application/x-ndjson\r\n",
+            Protocol::WebSocket => {
                 "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             }
         };
         let head = format!("GET {target} HTTP/1.1\r\nhost: gateway\r\n{wanted}{headers}\r\n");
-        Stream::open_raw(address, &head, speaks).await
+        Stream::open_raw(address, &head, protocol).await
     }
 
-    /// The same with a request head of the caller's own.
-    pub async fn open_raw(address: SocketAddr, head: &str, speaks: Speaks) -> Stream {
+    /// Opens a stream with the request head `head`.
+    pub async fn open_raw(address: SocketAddr, head: &str, protocol: Protocol) -> Stream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let mut socket = socket.connect(address).await.unwrap();
@@ -142,27 +148,36 @@ impl Stream {
                 break end;
             }
             let n = timeout(PATIENCE, socket.read_buf(&mut bytes)).await.expect("a head in time");
-            assert!(n.unwrap() > 0, "closed before the head");
+            assert!(n.unwrap() > 0, "the connection ended before the head");
         };
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let status = status(&head);
         let (plain, chunks) = (Vec::new(), Chunks::default());
-        let mut stream =
-            Stream { socket, head, status, plain, chunks, speaks, read: 0, cut_after: usize::MAX };
-        stream.take(&bytes[end..]);
+        let mut stream = Stream {
+            socket,
+            head,
+            status,
+            plain,
+            chunks,
+            protocol,
+            read: 0,
+            cut_after: usize::MAX,
+        };
+        stream.push(&bytes[end..]);
         stream
     }
 
-    fn take(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) {
         self.read += bytes.len();
-        if self.speaks != Speaks::WebSocket && self.head.contains("transfer-encoding: chunked") {
+        if self.protocol != Protocol::WebSocket && self.head.contains("transfer-encoding: chunked")
+        {
             self.chunks.feed(bytes, &mut self.plain);
         } else {
             self.plain.extend_from_slice(bytes);
         }
     }
 
-    /// Reads once; false at the end or where the stream is to be cut.
+    /// Reads once. Returns false at the end of the stream or at `cut_after`.
     pub async fn fill(&mut self) -> bool {
         let mut buffer = [0; 2048];
         let most = buffer.len().min(self.cut_after.saturating_sub(self.read));
@@ -172,18 +187,19 @@ impl Stream {
         let read = timeout(PATIENCE, self.socket.read(&mut buffer[..most])).await;
         let n = read.expect("bytes in time").unwrap_or(0);
         let bytes = buffer[..n].to_vec();
-        self.take(&bytes);
+        self.push(&bytes);
         n > 0
     }
 
-    /// The next event or notice of an SSE stream as `(id, event, data)`, the
-    /// next line or text frame as `("", "", text)`; none at the end.
+    /// Returns the next event or control message of an SSE stream as
+    /// `(id, event, data)`, or the next line or text frame as `("", "", text)`.
+    /// Returns `None` at the end.
     pub async fn next(&mut self) -> Option<(String, String, String)> {
         loop {
-            let found = match self.speaks {
-                Speaks::Sse => next_block(&mut self.plain),
-                Speaks::Ndjson => next_line(&mut self.plain),
-                Speaks::WebSocket => next_text(&mut self.plain),
+            let found = match self.protocol {
+                Protocol::Sse => next_block(&mut self.plain),
+                Protocol::Ndjson => next_line(&mut self.plain),
+                Protocol::WebSocket => next_text(&mut self.plain),
             };
             if found.is_some() {
                 return found;
@@ -194,7 +210,7 @@ impl Stream {
         }
     }
 
-    /// Whether the last chunk of a chunked body has come.
+    /// Returns whether the last chunk of a chunked body was received.
     pub fn ended(&self) -> bool {
         self.chunks.ended
     }
@@ -205,7 +221,7 @@ impl Stream {
     }
 
     /// Sends a text message on a WebSocket.
-    pub async fn say(&mut self, text: &str) {
+    pub async fn send_text(&mut self, text: &str) {
         let frame = super::frame::masked(0x81, text.as_bytes());
         self.send(&frame).await;
     }
@@ -229,7 +245,7 @@ fn next_line(plain: &mut Vec<u8>) -> Option<(String, String, String)> {
     Some((String::new(), String::new(), line.trim_end().to_owned()))
 }
 
-/// Pings are passed over.
+/// Returns the next text or close frame. Pings are skipped.
 fn next_text(plain: &mut Vec<u8>) -> Option<(String, String, String)> {
     loop {
         let (opcode, payload) = Frames::next(plain)?;

@@ -1,6 +1,6 @@
-/* Loaded ahead of the C library: fdatasync(2) fails with EIO while the file
- * that the variable FAIL_SYNC names is there. A disk whose syncs fail takes
- * privileges to make; the rest of the disk is the real one. */
+/* LD_PRELOAD loads this library before the C library. While the file that the
+ * variable FAIL_SYNC names exists, fdatasync(2) fails with EIO. A device whose
+ * syncs fail would need privileges. All other calls use the real disk. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>

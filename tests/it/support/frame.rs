@@ -1,11 +1,12 @@
-//! Framing as a client takes it off, written apart from the gateway's own.
+//! The framing of HTTP/1.1 chunks and WebSocket messages for test clients. The
+//! code is independent of the code of the gateway.
 
-/// Takes HTTP/1.1 chunk framing off (RFC 9112 §7.1).
+/// A decoder of the HTTP/1.1 chunked coding (RFC 9112 §7.1).
 #[derive(Default)]
 pub struct Chunks {
     line: Vec<u8>,
     left: usize,
-    /// CR and LF still to come behind a chunk.
+    /// The number of bytes of the CR LF after a chunk that are still missing.
     trailer: usize,
     pub ended: bool,
 }
@@ -14,7 +15,7 @@ impl Chunks {
     pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while let Some((&first, rest)) = bytes.split_first() {
             if self.trailer > 0 {
-                assert!(first == b'\r' || first == b'\n', "no end of chunk");
+                assert!(first == b'\r' || first == b'\n', "no CR LF after a chunk");
                 self.trailer -= 1;
                 bytes = rest;
             } else if self.left > 0 {
@@ -24,7 +25,7 @@ impl Chunks {
                 bytes = &bytes[n..];
                 self.trailer = if self.left == 0 { 2 } else { 0 };
             } else {
-                assert!(!self.ended || self.line.len() < 2, "bytes behind the last chunk");
+                assert!(!self.ended || self.line.len() < 2, "bytes after the last chunk");
                 self.line.push(first);
                 bytes = rest;
                 if self.line.ends_with(b"\r\n") {
@@ -46,14 +47,14 @@ impl Chunks {
     }
 }
 
-/// A server's WebSocket frames (RFC 6455 §5.2).
+/// A decoder of the WebSocket frames of a server (RFC 6455 §5.2).
 pub struct Frames;
 
 impl Frames {
-    /// Takes the first whole frame off: first byte and payload.
+    /// Removes the first complete frame. Returns its first byte and its payload.
     pub fn next(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-        assert_eq!(second & 0x80, 0, "a server's frame is not masked");
+        assert_eq!(second & 0x80, 0, "a frame of a server is not masked");
         let (length, header) = match second {
             126 => (usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap())), 4),
             127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()) as usize, 10),
@@ -65,7 +66,7 @@ impl Frames {
     }
 }
 
-/// A client's frame.
+/// Returns a masked frame of a client.
 pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![first];

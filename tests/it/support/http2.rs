@@ -1,4 +1,5 @@
-//! HTTP/2 by hand (RFC 9113): frames out, frames in, each with a deadline.
+//! A client that writes and reads HTTP/2 frames without a library (RFC 9113).
+//! Each read has a deadline.
 
 use std::net::SocketAddr;
 
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use super::client::PATIENCE;
 
-/// A client's connection with prior knowledge, not by hand.
+/// Opens a connection of the hyper client with prior knowledge.
 pub async fn client(
     address: SocketAddr,
 ) -> (SendRequest<Empty<Bytes>>, impl Future<Output = hyper::Result<()>>) {
@@ -32,7 +33,7 @@ pub const GOAWAY: u8 = 0x7;
 pub const WINDOW_UPDATE: u8 = 0x8;
 pub const CONTINUATION: u8 = 0x9;
 
-/// Flags of DATA and HEADERS.
+/// The flags of DATA and HEADERS.
 pub const END_STREAM: u8 = 0x1;
 pub const END_HEADERS: u8 = 0x4;
 /// The flag of SETTINGS and PING.
@@ -41,7 +42,7 @@ pub const ACK: u8 = 0x1;
 /// Settings (RFC 9113 §6.5.2).
 pub const INITIAL_WINDOW_SIZE: u16 = 0x4;
 
-/// A frame as it came.
+/// A received frame.
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
@@ -51,39 +52,42 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The number that a `RST_STREAM` or `WINDOW_UPDATE` is about.
+    /// Returns the error code of a `RST_STREAM` or the increment of a
+    /// `WINDOW_UPDATE`.
     pub fn number(&self) -> u32 {
         u32::from_be_bytes(self.payload[..4].try_into().unwrap())
     }
 }
 
-/// A client's frame.
+/// Returns the bytes of a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A request's head: literals that enter no table (RFC 7541 §6.2.2).
+/// Returns the header block of a request. It consists of literals without
+/// indexing (RFC 7541 §6.2.2).
 pub fn head(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     let pseudo =
         [(":method", method), (":scheme", "http"), (":path", path), (":authority", "gateway")];
     let mut block = Vec::new();
     for (name, value) in pseudo.iter().chain(fields) {
-        assert!(name.len() < 127 && value.len() < 127, "a length of one byte");
+        assert!(name.len() < 127 && value.len() < 127, "the length fits into one byte");
         block.extend([&[0, name.len() as u8], name.as_bytes()].concat());
         block.extend([&[value.len() as u8], value.as_bytes()].concat());
     }
     block
 }
 
-/// A connection whose client does nothing by itself, not even what it ought to.
+/// A connection whose client sends only what the test sends. It does not even
+/// acknowledge SETTINGS or answer pings.
 pub struct Connection {
     pub socket: TcpStream,
     bytes: Vec<u8>,
 }
 
 impl Connection {
-    /// Connects, and says preface and SETTINGS.
+    /// Connects and sends the preface and SETTINGS.
     pub async fn open(address: SocketAddr, settings: &[(u16, u32)]) -> Connection {
         let mut socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
@@ -99,32 +103,32 @@ impl Connection {
         self.socket.write_all(&frame(kind, flags, stream, payload)).await.unwrap();
     }
 
-    /// A GET of `path` in one form.
+    /// Sends a `GET` of `path` with the media type `accept`.
     pub async fn get(&mut self, stream: u32, path: &str, accept: &str) {
         let block = head("GET", path, &[("accept", accept)]);
         self.send(HEADERS, END_STREAM | END_HEADERS, stream, &block).await;
     }
 
-    /// Lets the gateway send `bytes` more on `stream`.
+    /// Opens the window of `stream` by `bytes`.
     pub async fn allow(&mut self, stream: u32, bytes: u32) {
         self.send(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()).await;
     }
 
-    /// The next frame; none at the end.
+    /// Returns the next frame, or `None` at the end.
     pub async fn next(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = self.take() {
+            if let Some(frame) = self.parse() {
                 return Some(frame);
             }
             let read = timeout(PATIENCE, self.socket.read_buf(&mut self.bytes)).await;
-            // A reset is an end too.
+            // A reset also ends the connection.
             if read.expect("a frame or the end in time").unwrap_or(0) == 0 {
                 return None;
             }
         }
     }
 
-    /// The next frame of a kind on a stream; others are passed over.
+    /// Returns the next frame of a type on a stream. Other frames are skipped.
     pub async fn find(&mut self, kind: u8, stream: u32) -> Frame {
         loop {
             let frame = self.next().await.expect("the connection is open");
@@ -138,7 +142,7 @@ impl Connection {
         }
     }
 
-    fn take(&mut self) -> Option<Frame> {
+    fn parse(&mut self) -> Option<Frame> {
         let header: [u8; 9] = *self.bytes.first_chunk()?;
         let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
         let payload = self.bytes.get(9..9 + length)?.to_vec();

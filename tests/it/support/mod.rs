@@ -1,4 +1,4 @@
-//! A gateway on a real disk and real sockets, and clients that see its bytes.
+//! A gateway with a real disk and real sockets, and clients that read bytes.
 
 pub mod client;
 pub mod frame;
@@ -14,14 +14,14 @@ use streamgate::server::{Error, Gateway, GatewayConfig};
 use streamgate::store;
 use tempfile::TempDir;
 
-/// A gateway in this process, on free ports.
+/// A gateway that runs in this process, on free ports.
 pub struct Running {
     pub gateway: Gateway,
     pub address: SocketAddr,
     pub admin: SocketAddr,
 }
 
-/// What every test's configuration begins with.
+/// The configuration to which each test adds its settings.
 const FILE: &str = r#"
 [server]
 listen = "127.0.0.1:0"
@@ -45,14 +45,15 @@ name = "ticks"
 durability = "memory"
 "#;
 
-/// Starts a gateway whose store is in `data`, with `sets` as `key=value`.
+/// Starts a gateway whose store is in `data`. `sets` has settings of the form
+/// `key=value`.
 pub async fn start_in(data: &Path, sets: &[&str]) -> Running {
     let deadline = tokio::time::Instant::now() + client::PATIENCE;
     let gateway = loop {
         match Gateway::start(setup(data, sets)).await {
             Ok(gateway) => break gateway,
-            // A read that its client did not wait for ends a moment after the
-            // gateway in whose process it was.
+            // If a client did not wait for a read, the read can end a moment
+            // after its gateway. It keeps the store locked until then.
             Err(Error::Store(store::Error::Locked(_))) => {
                 assert!(tokio::time::Instant::now() < deadline, "the store stays locked");
                 tokio::task::yield_now().await;
@@ -74,23 +75,24 @@ fn setup(data: &Path, sets: &[&str]) -> GatewayConfig {
     GatewayConfig { server, log, logs, hub, deliver, api }
 }
 
-/// Gives a gateway other settings while it runs.
+/// Reloads a running gateway with other settings.
 pub async fn reload_in(data: &Path, running: &Running, sets: &[&str]) {
     let waiting = running.gateway.reload(setup(data, sets)).await.unwrap();
-    assert_eq!(waiting, [""; 0], "nothing waits for a restart");
+    assert_eq!(waiting, [""; 0], "no setting needs a restart");
 }
 
-/// Asks until it holds.
+/// Waits until `holds` returns true.
 pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let asking = async {
+    let polling = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(client::PATIENCE, asking).await.expect("it holds in time");
+    tokio::time::timeout(client::PATIENCE, polling).await.expect("the condition holds in time");
 }
 
-/// Starts a gateway on a fresh directory, which goes with the guard.
+/// Starts a gateway with a new directory. A drop of the guard deletes the
+/// directory.
 pub async fn start(sets: &[&str]) -> (TempDir, Running) {
     let directory = tempfile::tempdir().unwrap();
     let running = start_in(directory.path(), sets).await;

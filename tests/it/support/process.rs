@@ -1,5 +1,5 @@
-//! The gateway as a process of its own, for signals, exit codes and limits
-//! that the system sets.
+//! The gateway as a separate process, for tests of signals, exit codes and
+//! limits of the operating system.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -13,32 +13,34 @@ use tempfile::TempDir;
 
 use super::client::PATIENCE;
 
-/// A process that is killed with this value.
+/// A running gateway. A drop kills the process.
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub file: PathBuf,
-    /// What it has logged so far.
+    /// The log output up to now.
     log: Arc<Mutex<String>>,
     folder: TempDir,
 }
 
 impl Process {
-    /// Serves the configuration `text`, on free ports and a fresh store.
+    /// Starts a gateway with the configuration `text`, on free ports and with a
+    /// new store.
     pub fn start(text: &str) -> Process {
         Process::start_with(text, None, &[], &[])
     }
 
-    /// The same, with variables of the environment, and started by a command
-    /// that takes another command as its last arguments and executes it. In
-    /// `$FOLDER` is the folder that the store's folder, `store`, lies in.
+    /// Starts a gateway like [`Process::start`], with environment variables and
+    /// through `command`. The last arguments of `command` are the command that
+    /// it must execute. The variable `FOLDER` names the folder that contains the
+    /// folder `store` of the store.
     pub fn start_by(command: &[&str], variables: &[(&str, &Path)], text: &str) -> Process {
         Process::start_with(text, None, command, variables)
     }
 
-    /// Serves the configuration `text`, on free ports and the store in the
-    /// folder `store`.
+    /// Starts a gateway with the configuration `text`, on free ports and with
+    /// the store in the folder `store`.
     pub fn start_on(text: &str, store: &Path) -> Process {
         Process::start_with(text, Some(store), &[], &[])
     }
@@ -69,7 +71,7 @@ impl Process {
             .spawn()
             .unwrap();
         let log: Arc<Mutex<String>> = Arc::default();
-        let (said, stderr) = (log.clone(), child.stderr.take().unwrap());
+        let (output, stderr) = (log.clone(), child.stderr.take().unwrap());
         let (found, addresses) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -78,12 +80,13 @@ impl Process {
                 if let (Some(listen), Some(admin)) = (address("listen"), address("admin_listen")) {
                     let _ = found.send((listen, admin));
                 }
-                let mut said = said.lock().unwrap();
-                said.push_str(&line);
-                said.push('\n');
+                let mut output = output.lock().unwrap();
+                output.push_str(&line);
+                output.push('\n');
             }
         });
-        let (address, admin) = addresses.recv_timeout(PATIENCE).expect("it serves");
+        let (address, admin) =
+            addresses.recv_timeout(PATIENCE).expect("the gateway starts in time");
         Process { child, address, admin, file, log, folder }
     }
 
@@ -91,8 +94,8 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
-    /// The store's folder as the process sees it, also where it has a mount
-    /// namespace of its own.
+    /// Returns the folder of the store from the view of the process. The path
+    /// is also valid if the process has its own mount namespace.
     pub fn store(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.pid().as_raw_nonzero()));
         let store = self.folder.path().join("store");
@@ -103,12 +106,12 @@ impl Process {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Whether the log has `text` already.
+    /// Returns whether the log contains `text`.
     pub fn has_logged(&self, text: &str) -> bool {
         self.log.lock().unwrap().contains(text)
     }
 
-    /// Waits until the log has `text`.
+    /// Waits until the log contains `text`.
     pub async fn logs(&self, text: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !self.has_logged(text) {
@@ -118,19 +121,19 @@ impl Process {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub async fn ended(&mut self) -> ExitStatus {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(tokio::time::Instant::now() < deadline, "it does not end");
+            assert!(tokio::time::Instant::now() < deadline, "the process does not end");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Changes the configuration's file.
+    /// Replaces the configuration file.
     pub fn rewrite(&self, text: &str) {
         let fresh: &Path = &self.file.with_extension("new");
         std::fs::write(fresh, text).unwrap();

@@ -1,13 +1,13 @@
-//! Which crates from outside each layer may use.
+//! The external crates that each layer may use.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{code, files, is_test_only, place, text};
+use super::{code, files, is_test_only, layer_of, text};
 
-/// The crates that each layer uses, and no others. A new use is a decision: it
-/// is made here, and `docs/architecture.md#dependencies` says why the crate is
-/// there. `wire` has no I/O, no clock and no tokio (law 5).
+/// The complete list of the crates that each layer uses. A new use is a decision
+/// and needs a change here. `docs/architecture.md#dependencies` has the reason
+/// for each crate. `wire` has no I/O, no clock and no tokio (law 5).
 const USES: [(&str, &str); 15] = [
     ("main", "mimalloc"),
     (
@@ -34,7 +34,8 @@ const USES: [(&str, &str); 15] = [
     ("sync", "parking_lot shuttle tokio"),
 ];
 
-/// The packages in a table of `Cargo.toml`, as code names them.
+/// Returns the packages in the dependency table of `Cargo.toml`, with their
+/// names in code.
 fn dependencies(manifest: &str) -> Vec<String> {
     let table = manifest.split("\n[").find_map(|table| table.strip_prefix("dependencies]"));
     let names = table.unwrap().lines().filter_map(|line| line.split_once(" = "));
@@ -42,8 +43,8 @@ fn dependencies(manifest: &str) -> Vec<String> {
     names.map(|name| name.replace('-', "_")).collect()
 }
 
-/// Whether code names the crate in a path. A module of ours is called
-/// `metrics`, so the crate of that name counts only as `::metrics::`.
+/// Returns whether code names the crate in a path. This project has a module
+/// `metrics`, so the crate of this name counts only as `::metrics::`.
 fn uses(code: &str, name: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(&format!("{name}::")).any(|(at, _)| {
@@ -55,11 +56,11 @@ fn uses(code: &str, name: &str) -> bool {
     })
 }
 
-/// The crates that the code of a layer names, its tests aside.
+/// Returns the crates that the code of a layer names, without its tests.
 fn used(layer: &str, dependencies: &[String]) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     for path in files(Path::new("src")) {
-        let own = match place(&path) {
+        let own = match layer_of(&path) {
             Some((own, _)) => own,
             None => path.file_stem().unwrap().to_str().unwrap().to_owned(),
         };
@@ -73,21 +74,25 @@ fn used(layer: &str, dependencies: &[String]) -> BTreeSet<String> {
 }
 
 #[test]
-fn each_layer_uses_the_crates_that_it_may() {
+fn each_layer_uses_only_its_allowed_crates() {
     let dependencies = dependencies(&text("Cargo.toml"));
     assert!(dependencies.len() > 20, "only {dependencies:?} found");
     for (layer, may) in USES {
         let may: BTreeSet<String> = may.split(' ').map(str::to_owned).collect();
-        assert_eq!(used(layer, &dependencies), may, "{layer}: found, and in the table");
+        assert_eq!(
+            used(layer, &dependencies),
+            may,
+            "{layer}: left is the code, right is the table"
+        );
     }
     for path in files(Path::new("src")) {
-        let Some((own, _)) = place(&path) else { continue };
+        let Some((own, _)) = layer_of(&path) else { continue };
         assert!(USES.iter().any(|(layer, _)| *layer == own), "{own} is not in the table");
     }
 }
 
 #[test]
-fn the_search_for_crates_finds_every_shape() {
+fn the_crate_search_finds_every_form_of_use() {
     for code in ["use tokio::net;", "#[tokio::main]", "let a = ::tokio::spawn(1);", "(tokio::x)"] {
         assert!(uses(code, "tokio"), "{code}");
     }

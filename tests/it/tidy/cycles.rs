@@ -1,8 +1,8 @@
 //! Import cycles between the files of a layer.
 //!
-//! A file imports another where one of its paths leads there. A name that a
-//! module imports or re-exports leads to the file that defines the name, so
-//! the re-exports of a `mod.rs` make no cycle.
+//! A file imports another file if one of its paths resolves to that file. A name
+//! that a module imports or re-exports resolves to the file that defines the
+//! name. The re-exports of a `mod.rs` therefore make no cycle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,11 +24,11 @@ struct Import {
 struct Module {
     file: PathBuf,
     imports: Vec<Import>,
-    /// Paths elsewhere in the code, single names among them.
+    /// The paths in the rest of the code, including single names.
     paths: BTreeSet<Vec<String>>,
 }
 
-/// The files of a crate, by module.
+/// The files of a crate by module.
 struct Modules(BTreeMap<Vec<String>, Module>);
 
 impl Modules {
@@ -44,8 +44,8 @@ impl Modules {
         Modules(files.into_iter().map(module).collect())
     }
 
-    /// The module whose file defines what `path` leads to from the module
-    /// `from`; none where it leads to another crate.
+    /// Resolves `path` in the module `from`. Returns the module whose file
+    /// defines the item, or `None` if the item is in another crate.
     fn resolve(&self, from: &[String], path: &[String]) -> Option<Vec<String>> {
         let (mut at, mut rest) = match path[0].as_str() {
             "crate" => (Vec::new(), &path[1..]),
@@ -62,7 +62,7 @@ impl Modules {
                 "super" => drop(at.pop()),
                 "self" => {}
                 name if self.is_child(&at, name) => at.push(name.to_owned()),
-                // The name of an item, of this file or imported into it.
+                // The name of an item that this file defines or imports.
                 name => {
                     let Some(import) = self.import(&at, name) else { return Some(at) };
                     return self.resolve(&at, &[import, after].concat());
@@ -83,12 +83,13 @@ impl Modules {
         import.map(|import| import.path.as_slice())
     }
 
-    /// Which files of `layer` each of them imports.
+    /// Returns for each file of `layer` the files of `layer` that it imports.
     fn graph(&self, layer: &str) -> BTreeMap<&Path, BTreeSet<&Path>> {
         let of_layer = |names: &[String]| names.first().is_some_and(|name| name == layer);
         let mut graph = BTreeMap::new();
         for (names, module) in self.0.iter().filter(|(names, _)| of_layer(names)) {
-            // A re-export leads on from here, unless the file uses the name.
+            // A re-export does not count as an import, unless the file uses the
+            // name.
             let imports = module.imports.iter().filter(|import| !import.is_reexport);
             let imports = imports.map(|import| &import.path);
             let targets = imports.chain(&module.paths).filter_map(|path| {
@@ -102,7 +103,7 @@ impl Modules {
     }
 }
 
-/// The largest set of files each of which reaches all others of the set.
+/// Returns the largest set of files in which each file reaches all others.
 fn largest_cycle<'a>(graph: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet<&'a Path> {
     let reached = |from: &'a Path| {
         let (mut seen, mut waiting) = (BTreeSet::new(), vec![from]);
@@ -123,7 +124,7 @@ fn largest_cycle<'a>(graph: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet
     graph.keys().map(cycle).max_by_key(BTreeSet::len).unwrap_or_default()
 }
 
-/// The imports of a file, and the other paths in it.
+/// Returns the imports of a file and the other paths in the file.
 fn parse(code: &str) -> (Vec<Import>, BTreeSet<Vec<String>>) {
     let (mut imports, mut other) = (Vec::new(), String::new());
     let mut lines = code.lines();
@@ -151,7 +152,7 @@ fn parse(code: &str) -> (Vec<Import>, BTreeSet<Vec<String>>) {
     (imports, paths(&other))
 }
 
-/// Each path of a `use` tree below `prefix`, with its name.
+/// Calls `found` with each path of a `use` tree below `prefix` and its name.
 fn expand(prefix: &[String], tree: &str, found: &mut impl FnMut(Vec<String>, String)) {
     let tree = tree.trim().trim_start_matches("::");
     if let Some((head, group)) = tree.split_once('{') {
@@ -184,7 +185,7 @@ fn segments(path: &str) -> Vec<String> {
     segments.map(str::to_owned).collect()
 }
 
-/// Chains of names in code that is no import, but for those behind a dot.
+/// Returns the paths in code without imports. A name after a dot is not a path.
 fn paths(code: &str) -> BTreeSet<Vec<String>> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut found = BTreeSet::new();
@@ -192,15 +193,15 @@ fn paths(code: &str) -> BTreeSet<Vec<String>> {
     while let Some(start) = rest.find(is_word) {
         let skipped = &rest[..start];
         let chain = &rest[start..];
-        // Words, with `::` between them.
-        let goes_on = |at: usize, c: char| {
+        // A path consists of words with `::` between them.
+        let is_path = |at: usize, c: char| {
             let joins = chain[at..].starts_with("::") && chain[at + 2..].starts_with(is_word);
             is_word(c) || joins || c == ':' && chain[..at].ends_with(':')
         };
-        let end = chain.char_indices().find(|&(at, c)| !goes_on(at, c));
+        let end = chain.char_indices().find(|&(at, c)| !is_path(at, c));
         let end = end.map_or(chain.len(), |(at, _)| at);
         let path = segments(&chain[..end]);
-        // Words of the language: `pub(super)`, `self.ring`.
+        // Keywords on their own are not paths: `pub(super)`, `self.ring`.
         let is_word_only =
             ["crate", "super", "self"].contains(&path[0].as_str()) && path.len() == 1;
         if !skipped.ends_with(['.', '\'']) && !skipped.ends_with("::") && !is_word_only {
@@ -208,7 +209,7 @@ fn paths(code: &str) -> BTreeSet<Vec<String>> {
         }
         rest = &chain[end..];
         if &chain[..end] == "mod" {
-            // `mod name;` declares a module and uses nothing of it.
+            // `mod name;` declares a module and does not use it.
             rest = rest.trim_start().trim_start_matches(is_word);
         }
     }
@@ -221,7 +222,7 @@ fn modules() -> Modules {
 }
 
 #[test]
-fn cycles_of_imports_do_not_grow() {
+fn import_cycles_do_not_grow() {
     let modules = modules();
     for (layer, files_max) in FILES_MAX {
         let graph = modules.graph(layer);
@@ -242,7 +243,7 @@ fn cycles_of_imports_do_not_grow() {
 }
 
 #[test]
-fn the_search_for_cycles_resolves_every_shape() {
+fn the_cycle_search_resolves_every_form_of_path() {
     let files = [
         (
             "src/a/mod.rs",
@@ -262,10 +263,10 @@ fn the_search_for_cycles_resolves_every_shape() {
         let imports = graph[Path::new(file)].iter();
         imports.map(|it| it.to_str().unwrap().strip_prefix("src/a/").unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(of("src/a/mod.rs"), ["c.rs"], "a re-export is none");
+    assert_eq!(of("src/a/mod.rs"), ["c.rs"], "a re-export is not an import");
     assert_eq!(of("src/a/b.rs"), ["c.rs", "d.rs"]);
     assert_eq!(of("src/a/b/deep.rs"), ["c.rs"]);
-    assert_eq!(of("src/a/c.rs"), ["b/deep.rs"], "where the re-export leads");
+    assert_eq!(of("src/a/c.rs"), ["b/deep.rs"], "the file that defines the re-exported name");
     assert_eq!(of("src/a/d.rs"), ["b.rs", "c.rs"]);
     let cycle: Vec<_> = largest_cycle(&graph).into_iter().collect();
     assert_eq!(cycle, ["src/a/b.rs", "src/a/d.rs"].map(Path::new));
