@@ -1,5 +1,5 @@
-//! The gateway as a process of its own, and HTTP/1.0 to it: an answer without
-//! chunks that ends with its connection.
+//! A gateway process, and an HTTP/1.0 client for it. An HTTP/1.0 response has no
+//! chunks and ends with the connection.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::Failure;
 
-/// A running gateway; killed when dropped.
+/// A running gateway. A drop kills the process.
 pub struct Gateway {
     address: SocketAddr,
     child: Child,
 }
 
-/// What of an answer is recorded.
+/// The recorded parts of a response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -25,14 +25,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer, if it has this status.
+    /// Returns the response if it has this status.
     pub fn expect(self, status: u16) -> Result<Answer, Failure> {
         if self.status == status { Ok(self) } else { Err(format!("{self:?}").into()) }
     }
 }
 
 impl Gateway {
-    /// Serves a store in `folder` on free ports.
+    /// Starts a gateway with a store in `folder`, on free ports.
     pub fn start(
         program: &Path,
         folder: &Path,
@@ -63,12 +63,12 @@ impl Gateway {
             child.kill()?;
             return Err("the gateway ended before it served".into());
         };
-        // A full pipe would make the gateway wait.
+        // The thread reads the log, because a full pipe would block the gateway.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Ok(Gateway { address, child })
     }
 
-    /// Sends a request with `headers`, each ended by its line's end.
+    /// Sends a request. Each line of `headers` ends with CR LF.
     pub fn request(
         &self,
         method: &str,
@@ -85,8 +85,8 @@ impl Gateway {
         )?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("an answer has a head")?;
-        let status = head.split(' ').nth(1).ok_or("an answer has a status")?.parse()?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("the response has no head")?;
+        let status = head.split(' ').nth(1).ok_or("the response has no status")?.parse()?;
         let etag = head.lines().find_map(|line| {
             let (name, value) = line.split_once(": ")?;
             name.eq_ignore_ascii_case("etag").then(|| value.to_owned())
@@ -107,7 +107,7 @@ impl Gateway {
         Err(format!("{method} {target}: {answer:?}").into())
     }
 
-    /// Ends the gateway in order.
+    /// Stops the gateway with SIGTERM and waits for its end.
     pub fn stop(mut self) -> Result<(), Failure> {
         let pid = self.child.id().to_string();
         Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status()?;
@@ -115,7 +115,7 @@ impl Gateway {
         if status.success() { Ok(()) } else { Err(format!("the gateway ended: {status}").into()) }
     }
 
-    /// Ends the gateway by SIGKILL.
+    /// Kills the gateway with SIGKILL.
     pub fn kill(mut self) -> Result<(), Failure> {
         self.child.kill()?;
         self.child.wait()?;

@@ -1,12 +1,12 @@
-//! Makes the store fixtures of one release: drives a real gateway over HTTP,
-//! records what it answers, stops it, and packs its store.
+//! Makes the store fixtures of one release. The program sends requests to a real
+//! gateway, records the responses, stops the gateway, and packs its store.
 //!
 //! ```text
 //! cargo build --locked --bin streamgate
 //! cargo run --locked --example store-fixture -- target/debug/streamgate tests/fixtures/store-0.1.0
 //! ```
 //!
-//! `clean` syncs each commit and is stopped by SIGTERM. `unclean` never syncs
+//! `clean` syncs each commit and is stopped with SIGTERM. `unclean` never syncs
 //! and is killed, so its logs have offsets that stay reserved.
 
 mod gateway;
@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use gateway::{Answer, Gateway};
 use serde_json::{Value, json};
 
-/// Whatever ends the program early; it is for a person to read.
+/// Any error that ends the program. A person reads its message.
 type Failure = Box<dyn std::error::Error>;
 
-/// Events that the collection keeps.
+/// The number of events that the collection keeps.
 const KEPT_EVENTS: usize = 12;
-/// Longest wait for retention.
+/// The longest wait for retention.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const KEY: &str = "first";
@@ -32,7 +32,9 @@ const KEYED_BODY: &str = r#"{"id":"order-keyed","total":1.50}"#;
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(program), Some(target)) = (arguments.next(), arguments.next()) else {
-        return Err("give the streamgate program and the folder of the fixture".into());
+        return Err(
+            "the arguments must be the streamgate program and the folder of the fixture".into()
+        );
     };
     std::fs::create_dir_all(&target)?;
     for (name, sync) in [("clean", "always"), ("unclean", "never")] {
@@ -51,7 +53,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes every kind of record, and more events than are kept.
+/// Writes every kind of record, and more events than the collection keeps.
 fn write(gateway: &Gateway) -> Result<(), Failure> {
     let order = |n: usize| json!({"id": format!("order-{n}"), "status": "CREATED", "total": n});
     for n in 1..=8 {
@@ -80,32 +82,33 @@ fn write(gateway: &Gateway) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     while kept(gateway)? != KEPT_EVENTS {
         if Instant::now() > deadline {
-            return Err("retention does not come to its end".into());
+            return Err("retention did not trim the collection in time".into());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-/// How many events of the collection there are.
+/// Returns the number of events in the collection.
 fn kept(gateway: &Gateway) -> Result<usize, Failure> {
     let page = gateway.get("/orders/events?limit=1000", "application/json")?;
     let page: Value = serde_json::from_str(&page.body)?;
     Ok(page["data"].as_array().map_or(0, Vec::len))
 }
 
-/// Each request that a test repeats, with its answer, one a line.
+/// Returns each request that a test repeats with its response, one on each line.
 fn record(gateway: &Gateway) -> Result<String, Failure> {
     let json = "application/json";
     let head = gateway.get("/orders/events?limit=1", json)?;
     let head: Value = serde_json::from_str(&head.body)?;
-    let head = head["meta"]["head"].as_str().ok_or("a page has a head")?.to_owned();
-    let (epoch, _) = head.rsplit_once('-').ok_or("an id has an epoch")?;
+    let head = head["meta"]["head"].as_str().ok_or("the page has no head")?.to_owned();
+    let (epoch, _) = head.rsplit_once('-').ok_or("the id has no epoch")?;
     let mut targets = vec![
         ("/orders?size=1000".to_owned(), json),
         ("/orders/stream".to_owned(), "application/x-ndjson"),
         ("/orders/events?limit=1000".to_owned(), json),
-        // Events after this one are gone: 410 with the earliest.
+        // The events after this position are trimmed, so the response is 410
+        // with the earliest position.
         (format!("/orders/events?after={epoch}-0"), json),
         ("/orders/order-1/events".to_owned(), json),
         ("/events/audit?limit=1000".to_owned(), json),
@@ -129,8 +132,8 @@ fn record(gateway: &Gateway) -> Result<String, Failure> {
     Ok(lines.join("\n") + "\n")
 }
 
-/// Packs the folder `store`. Journals are made at their full size and mostly
-/// holes, which a sparse archive leaves out.
+/// Packs the folder `store`. Journals are created at their full size and consist
+/// mostly of holes. A sparse archive omits the holes.
 fn pack(folder: &Path, archive: &Path) -> Result<(), Failure> {
     let mut tar = Command::new("tar");
     tar.args(["--sparse", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-czf"]);

@@ -14,12 +14,12 @@ const QUIET = [
   '--disable-sync',
 ];
 
-/** A page of the gateway itself, so that all that it opens is its own origin.
- * What runs in it calls `tell(...)`, which is `told` here. */
-async function page(browser, url, told) {
+/** Opens a page of the gateway itself, so that its streams have the same origin.
+ * Code in the page calls `report(...)`, which calls `listener` here. */
+async function page(browser, url, listener) {
   const context = await browser.newContext();
   const page = await context.newPage();
-  await page.exposeFunction('tell', (...args) => told.call(...args));
+  await page.exposeFunction('report', (...args) => listener.call(...args));
   const answer = await page.goto(`${url}/orders?size=1`);
   assert.equal(answer.status(), 200);
   return page;
@@ -32,11 +32,12 @@ async function eventSource(browser, base) {
     await tab.evaluate(
       ([path, types]) => {
         window.source = new EventSource(path);
-        // One after the other: the calls out of the page keep no order.
+        // Calls from the page can change their order, so each call waits for the
+        // one before.
         let last = Promise.resolve();
         for (const type of types) {
           window.source.addEventListener(type, ({ lastEventId, data }) => {
-            last = last.then(() => window.tell(type, lastEventId, data));
+            last = last.then(() => window.report(type, lastEventId, data));
           });
         }
       },
@@ -57,7 +58,7 @@ async function webSocket(browser, base) {
   const seen = [];
   const closed = [];
   let opened = 0;
-  const told = {
+  const listener = {
     call(what, value) {
       if (what === 'closed') closed.push(value);
       else if (what === 'event') seen.push(value);
@@ -65,10 +66,10 @@ async function webSocket(browser, base) {
       else throw new Error(`${what}: ${JSON.stringify(value)}`);
     },
   };
-  const tab = await page(browser, cut.url, told);
+  const tab = await page(browser, cut.url, listener);
   await tab.evaluate((from) => {
     let last = Promise.resolve();
-    const tell = (...args) => (last = last.then(() => window.tell(...args)));
+    const report = (...args) => (last = last.then(() => window.report(...args)));
     const connect = () => {
       const socket = new WebSocket(`ws://${location.host}/orders/ws?from=${from}`, ['streamgate.v1']);
       window.socket = socket;
@@ -76,11 +77,11 @@ async function webSocket(browser, base) {
         const message = JSON.parse(data);
         if (message.type === 'event') {
           from = message.id;
-          tell('event', message.id);
-        } else tell(message.data.type, message);
+          report('event', message.id);
+        } else report(message.data.type, message);
       };
       socket.onclose = ({ code }) => {
-        tell('closed', code);
+        report('closed', code);
         if (code !== 1000) setTimeout(connect, 50);
       };
     };
@@ -92,7 +93,7 @@ async function webSocket(browser, base) {
     cut.afterBytes('/orders/ws', bytes);
     expected.push(...(await orders.publish(7)));
     await until(() => closed.length === n + 1, () => 'the cut');
-    await until(() => agree(seen, expected), () => `${expected.length} events, ${seen.length} came`);
+    await until(() => agree(seen, expected), () => `${expected.length} events, ${seen.length} received`);
   }
   assert.deepEqual(closed, cuts.map(() => 1006));
   await until(() => opened === cuts.length + 1, () => 'the last stream-open');

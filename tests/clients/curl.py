@@ -1,4 +1,4 @@
-"""curl: every form of a stream over every version of HTTP."""
+"""curl: every stream format over every version of HTTP."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ VERSIONS = {
 
 
 class Curl:
-    """A running `curl -sNi`: its head, then what follows it so far."""
+    """A running `curl -sNi`: the response head and the body up to now."""
 
     def __init__(self, *args):
         self.args = ["curl", "-sNi", "--noproxy", "*", *args]
@@ -44,7 +44,7 @@ class Curl:
         return self.out.partition(b"\r\n\r\n")[2]
 
     def blocks(self):
-        """Whole SSE blocks, as lists of (field, value)."""
+        """Returns the complete SSE blocks as lists of (field, value)."""
         whole, _, _ = self.body().rpartition(b"\n\n")
         return [
             [tuple(line.split(": ", 1)) for line in block.split("\n")]
@@ -103,7 +103,7 @@ async def sse(base, orders, version, args):
         assert "timestamp" in json.loads(beat["data"])
         assert len(ids()) == seen
 
-    # Coming back in each of the ways that clients have; the header wins.
+    # Clients can resume in each of these ways. The header takes precedence.
     for resume in (
         ["-H", f"Last-Event-ID: {expected[1]}", url],
         [f"{url}?lastEventId={expected[1]}"],
@@ -140,7 +140,7 @@ async def ndjson(base, orders, version, args):
 
 
 async def finite(base, version, args):
-    """The whole collection: it ends by itself, and whole (exit code 0)."""
+    """Reads the whole collection. The stream ends by itself and is complete (exit code 0)."""
     process = await asyncio.create_subprocess_exec(
         "curl", "-sN", "--noproxy", "*", "--max-time", "20", *args,
         "-H", "Accept: application/x-ndjson", f"{base}/orders/stream",
@@ -152,7 +152,7 @@ async def finite(base, version, args):
     async with Curl(*args, f"{base}/orders?size=1") as page:
         await until(page.body, lambda: "the page")
         total = json.loads(page.body())["meta"]["pagination"]["totalElements"]
-    assert len(resources) == total, f"{len(resources)} streamed, {total} there"
+    assert len(resources) == total, f"{len(resources)} streamed, {total} in the collection"
     return resources
 
 

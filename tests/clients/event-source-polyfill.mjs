@@ -11,7 +11,7 @@ await main(async (base) => {
     }
     return () => client.close();
   };
-  // It sends no header, but the id in the query.
+  // The polyfill sends the id in the query instead of the header.
   const resumed = ({ path, headers }) => {
     assert.equal(headers['last-event-id'], undefined);
     return new URL(path, base).searchParams.get('lastEventId');

@@ -1,7 +1,7 @@
 import { main, version } from './gateway.mjs';
 import { byHeader, follow } from './sse.mjs';
 
-// It is made for browsers, and needs this much of one.
+// The library is for browsers and needs these objects of a browser.
 globalThis.window = globalThis;
 globalThis.document = { hidden: false, addEventListener() {}, removeEventListener() {} };
 const { fetchEventSource } = await import('@microsoft/fetch-event-source/lib/cjs/index.js');
@@ -12,14 +12,15 @@ await main(async (base) => {
     fetchEventSource(url, {
       signal: control.signal,
       openWhenHidden: true,
-      // Without an event type: a block that shows as an empty message.
+      // A block without an event type has the type `message`.
       onmessage: ({ event, id, data }) => on.event(event || 'message', id, data),
       onerror: () => undefined,
     });
     return () => control.abort();
   };
-  // Cut between events: it takes an id for received as soon as it has read
-  // the id's line, so that a cut within an event makes it skip that event.
+  // The proxy cuts only between events. This library stores an id as soon as it
+  // has read the line of the id. After a cut within an event, it would therefore
+  // skip this event.
   const what = await follow(base, { open, resumed: byHeader, whole: true });
   const name = '@microsoft/fetch-event-source';
   return `${name} ${version(name)}  resumed with last-event-id header, ${what}`;

@@ -1,24 +1,24 @@
-// What the scripts share: writes by plain REST, and a proxy that cuts.
+// Code for all scripts: REST writes, and a proxy that resets connections.
 
 import net from 'node:net';
 import { readFileSync } from 'node:fs';
 
-/** The version of an installed package, as the runner shows it. */
+/** Returns the version of an installed package. */
 export function version(name) {
   const file = new URL(`node_modules/${name}/package.json`, import.meta.url);
   return JSON.parse(readFileSync(file, 'utf8')).version;
 }
 
-/** Resolves once `condition` holds; the limit is for a gateway that fails. */
+/** Waits until `condition` is true. If the gateway fails, the limit ends the wait. */
 export async function until(condition, what, limitMs = 15_000) {
   const deadline = Date.now() + limitMs;
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what()}`);
+    if (Date.now() > deadline) throw new Error(`timed out waiting for: ${what()}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
 
-/** Writes to the collection `orders`, each answered by its event id. */
+/** Writes to the collection `orders`. Each method returns the event id. */
 export class Orders {
   #writes = 0;
 
@@ -38,7 +38,7 @@ export class Orders {
     return { etag: etag?.replace(/^"|"$/g, ''), body: text && JSON.parse(text) };
   }
 
-  /** Gives the new order's id and its event id. */
+  /** Creates an order. Returns its id and its event id. */
   async create(fields = {}) {
     const { etag, body } = await this.#request('POST', '/orders', { status: 'PROCESSING', ...fields });
     return { id: body.id, event: etag };
@@ -53,8 +53,9 @@ export class Orders {
     return (await this.#request('POST', `/orders/${id}/events`, body)).body.id;
   }
 
-  /** `count` writes of all kinds; their event ids in order. Some hold what a
-   * protocol could break: line breaks, other scripts, a long text. */
+  /** Makes `count` writes of all kinds. Returns their event ids in order. Some
+   * writes have text that a protocol could damage: line breaks, other scripts,
+   * a long text. */
   async publish(count) {
     const events = [];
     let id;
@@ -73,19 +74,19 @@ export class Orders {
     return events;
   }
 
-  /** Ids and types of what the log holds after an event id. */
+  /** Returns the events of the log after an event id. */
   async page(after) {
     const path = `/orders/events?limit=1000&after=${after}`;
     return (await this.#request('GET', path, undefined, { accept: 'application/json' })).body.data;
   }
 
-  /** The log's newest event id. */
+  /** Creates an order. Returns the newest event id of the log. */
   async head() {
     return (await this.create()).event;
   }
 }
 
-/** Whether `seen` is `expected`, so far as it goes; throws where it is not. */
+/** Whether `seen` equals `expected`. Throws if it is not a prefix of `expected`. */
 export function agree(seen, expected) {
   for (const [n, id] of seen.entries()) {
     if (id !== expected[n]) {
@@ -112,12 +113,12 @@ export class Cut {
     return cut;
   }
 
-  /** The requests of a stream: those whose path begins so. */
+  /** Returns the requests whose path begins with `path`. */
   to(path) {
     return this.requests.filter((request) => request.path.startsWith(path));
   }
 
-  /** Lets `bytes` more through of the newest stream of `path`, then resets. */
+  /** Passes `bytes` more of the newest stream of `path`, then resets it. */
   afterBytes(path, bytes) {
     let left = bytes;
     this.to(path).at(-1).connection.allow = (chunk) => {
@@ -127,7 +128,8 @@ export class Cut {
     };
   }
 
-  /** The same after so many blank lines, each of which ends an SSE block. */
+  /** Resets the newest stream of `path` after `blocks` more blank lines. Each
+   * blank line ends an SSE block. */
   afterBlocks(path, blocks) {
     let left = blocks;
     this.to(path).at(-1).connection.allow = (chunk) => {
@@ -186,8 +188,8 @@ export class Cut {
   }
 }
 
-/** Runs a scenario against the base URL of the command line; its result is
- * the line that the runner shows. */
+/** Runs a scenario with the base URL of the command line. Prints its result,
+ * which is the line that the runner shows. */
 export async function main(scenario) {
   try {
     console.log(await scenario(process.argv[2]));

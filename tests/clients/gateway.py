@@ -1,4 +1,4 @@
-"""What the Python scripts share: writes by plain REST, and a proxy that cuts."""
+"""Code for all Python scripts: REST writes, and a proxy that resets connections."""
 
 import asyncio
 import socket
@@ -14,16 +14,16 @@ TYPES = {"order-created", "order-updated", "order-shipped"}
 
 
 async def until(condition, what, limit_seconds=15):
-    """Returns once `condition()` holds; the limit is for a gateway that fails."""
+    """Waits until `condition()` is true. If the gateway fails, the limit ends the wait."""
     deadline = time.monotonic() + limit_seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain: {what()}")
+            raise TimeoutError(f"timed out waiting for: {what()}")
         await asyncio.sleep(0.01)
 
 
 def agree(seen, expected):
-    """Whether `seen` is `expected`, so far as it goes; raises where it is not."""
+    """Whether `seen` equals `expected`. Raises if it is not a prefix of `expected`."""
     for n, event in enumerate(seen):
         wanted = expected[n] if n < len(expected) else "at its end"
         assert event == wanted, f"event {n} is {event}, not {wanted}"
@@ -31,13 +31,13 @@ def agree(seen, expected):
 
 
 class Orders:
-    """Writes to the collection `orders`, each answered by its event id."""
+    """Writes to the collection `orders`. Each method returns the event id."""
 
     def __init__(self, base):
         self.http = httpx.AsyncClient(base_url=base, trust_env=False)
 
     async def create(self, **fields):
-        """The new order's id, and its event id."""
+        """Creates an order. Returns its id and its event id."""
         answer = await self.http.post("/orders", json={"status": "PROCESSING", **fields})
         assert answer.status_code == 201, answer.text
         return answer.json()["id"], answer.headers["etag"].strip('"')
@@ -54,7 +54,7 @@ class Orders:
         return answer.json()["id"]
 
     async def publish(self, order, count):
-        """`count` events of one order, with others' between them."""
+        """Writes `count` events of one order, with events of other orders between them."""
         events = []
         for n in range(count):
             if n % 2:
@@ -65,7 +65,7 @@ class Orders:
         return events
 
     async def page(self, path, after):
-        """Event ids of a JSON page of past events."""
+        """Returns the event ids of a JSON page of past events."""
         answer = await self.http.get(
             path, params={"after": after, "limit": 1000}, headers={"accept": "application/json"}
         )
@@ -78,7 +78,7 @@ class Cut:
 
     def __init__(self, base):
         self.gateway = urlsplit(base)
-        # (request line, headers) of each connection's first request.
+        # (request line, headers) of the first request of each connection.
         self.requests = []
         self.left = None
 
@@ -92,7 +92,7 @@ class Cut:
         self.server.close()
 
     def after_bytes(self, count):
-        """Lets `count` more bytes through of the newest connection, then resets it."""
+        """Passes `count` more bytes of the newest connection, then resets it."""
         self.left = count
 
     async def _serve(self, reader, writer):
@@ -131,8 +131,8 @@ class Cut:
 
 
 def main(scenario):
-    """Runs a scenario against the base URL of the command line; its result is
-    the line that the runner shows."""
+    """Runs a scenario with the base URL of the command line. Prints its result,
+    which is the line that the runner shows."""
     try:
         print(asyncio.run(scenario(sys.argv[1])))
     except Exception:

@@ -1,4 +1,4 @@
-"""httpx-sse, which leaves coming back to its user: one order's events."""
+"""httpx-sse: the events of one order. The library leaves reconnects to its user."""
 
 import asyncio
 import contextlib
@@ -30,13 +30,13 @@ class Follower:
                     async with aconnect_sse(client, "GET", self.url, headers=headers) as source:
                         async for event in source.aiter_sse():
                             retry = (event.retry or 0) / 1000 or retry
-                            self.take(event)
+                            self.on_event(event)
                 except httpx.TransportError:
                     await asyncio.sleep(retry)
 
-    def take(self, event):
+    def on_event(self, event):
         if event.event == "stream-open":
-            assert event.retry is not None, "the opening carries retry"
+            assert event.retry is not None, "the opening has retry"
             self.openings.append(json.loads(event.data))
         elif event.event in TYPES:
             json.loads(event.data)
@@ -60,13 +60,13 @@ async def scenario(base):
         for count, cut_bytes in enumerate(CUT_BYTES, start=1):
             cut.after_bytes(cut_bytes)
             expected += await orders.publish(order, 7)
-            await until(lambda: len(follower.openings) > count, lambda: f"return after {cut_bytes}")
+            await until(lambda: len(follower.openings) > count, lambda: f"a reconnect after {cut_bytes}")
             expected += await orders.publish(order, 1)
             await until(
                 lambda: agree(follower.seen, expected),
-                lambda: f"{len(expected)} events, {len(follower.seen)} came",
+                lambda: f"{len(expected)} events, {len(follower.seen)} received",
             )
-            assert cut.requests[-1][1]["last-event-id"], "sent on coming back"
+            assert cut.requests[-1][1]["last-event-id"], "the id is sent with the reconnect"
         assert len(cut.requests) == 1 + len(CUT_BYTES)
         assert not follower.strange, follower.strange
         assert await orders.page(path, start) == expected

@@ -1,20 +1,20 @@
-// The scenario of every EventSource-like client: see the opening, receive
-// exactly what is written, be cut at many places, and come back by the
-// client's own logic with nothing missing and nothing repeated.
+// The scenario for every client like EventSource. The client receives the
+// opening and exactly the written events. It is cut at many positions. It
+// reconnects by its own logic. No event is missing or repeated.
 
 import assert from 'node:assert/strict';
 import { Cut, Orders, agree, until } from './gateway.mjs';
 
 export const TYPES = ['order-created', 'order-updated', 'order-shipped'];
 
-// In the opening bytes of an event, within it, at its end and beyond it.
+// Cuts in the first bytes of an event, within it, at its end and after it.
 const CUT_BYTES = [0, 1, 9, 40, 137, 300, 611, 1024];
 
 /**
- * `open(url, on)` starts the client; it calls `on.event(type, id, data)` for
- * each thing it shows its user, and gives a function that ends it.
- * `resumed(request)` is the id that the client really sent on coming back.
- * `whole`: cut between events only.
+ * `open(url, on)` starts the client and returns a function that ends it. The
+ * client calls `on.event(type, id, data)` for each event that it reports.
+ * `resumed(request)` returns the id that the client sent when it reconnected.
+ * With `whole`, the proxy cuts only between events.
  */
 export async function follow(base, { open, resumed, whole = false }) {
   const orders = new Orders(base);
@@ -42,7 +42,7 @@ export async function follow(base, { open, resumed, whole = false }) {
   const expected = [];
   const more = async (count) => expected.push(...(await orders.publish(count)));
   const arrived = () =>
-    until(() => agree(seen, expected), () => `${expected.length} events, ${seen.length} came`);
+    until(() => agree(seen, expected), () => `${expected.length} events, ${seen.length} received`);
 
   await more(6);
   await arrived();
@@ -52,22 +52,22 @@ export async function follow(base, { open, resumed, whole = false }) {
     else cut.afterBytes('/orders/events', bytes);
     await more(7);
     const back = () => cut.to('/orders/events').length > connections;
-    await until(back, () => `the client to come back after a cut at ${bytes}`);
+    await until(back, () => `a reconnect after a cut at ${bytes}`);
     await more(2);
     await arrived();
     const id = resumed(cut.to('/orders/events').at(-1));
-    assert.ok(id === start || ids.includes(id), `resumed after ${id}, which it was never given`);
+    assert.ok(id === start || ids.includes(id), `resumed after ${id}, which the client has never received`);
   }
   assert.equal(openings.length, 1 + CUT_BYTES.length, 'one stream-open for each connection');
-  assert.deepEqual(strange, [], 'nothing that is no event, opening or heartbeat');
+  assert.deepEqual(strange, [], 'only events, openings and heartbeats');
   const page = await orders.page(start);
-  assert.deepEqual(page.map((event) => event.id), expected, 'the log holds just that');
+  assert.deepEqual(page.map((event) => event.id), expected, 'the log has exactly the written events');
   await end();
   cut.close();
   return `${expected.length} events over ${CUT_BYTES.length} cuts`;
 }
 
-/** The id in the Last-Event-ID header, which must not come in the query too. */
+/** Returns the id in the Last-Event-ID header. The query must not have it too. */
 export function byHeader(request) {
   assert.ok(!request.path.includes('lastEventId'), request.path);
   return request.headers['last-event-id'];

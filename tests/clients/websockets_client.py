@@ -1,4 +1,4 @@
-"""websockets: its own reconnecting `async for`, and commands."""
+"""websockets: its reconnecting `async for`, and commands."""
 
 import asyncio
 import itertools
@@ -14,7 +14,7 @@ CUT_BYTES = [0, 2, 60, 300, 700]
 
 
 class Socket:
-    """Commands with ids, each answered before the next."""
+    """Sends commands with ids. Each command waits for its response."""
 
     def __init__(self, socket):
         self.socket = socket
@@ -33,7 +33,7 @@ class Socket:
 
 
 async def follow(base, orders):
-    """`/ws`, a `subscribe` on each connection, from the last event seen."""
+    """Opens `/ws` and subscribes on each connection from the last received event."""
     order, first = await orders.create()
     seen, expected, starts = [], [], []
 
@@ -66,11 +66,11 @@ async def follow(base, orders):
         for count, cut_bytes in enumerate(CUT_BYTES, start=1):
             cut.after_bytes(cut_bytes)
             expected += await orders.publish(order, 7)
-            await until(lambda: len(starts) > count, lambda: f"return after {cut_bytes}")
+            await until(lambda: len(starts) > count, lambda: f"a reconnect after {cut_bytes}")
             expected += await orders.publish(order, 1)
             await until(
                 lambda: agree(seen, expected) or task.done(),
-                lambda: f"{len(expected)} events, {len(seen)} came",
+                lambda: f"{len(expected)} events, {len(seen)} received",
             )
         if task.done():
             await task

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import WebSocket from 'ws';
 import { Cut, Orders, agree, main, until, version } from './gateway.mjs';
 
-/** A socket, what it has received, and how it ended. */
+/** A socket, its received messages, and its close code. */
 class Socket {
   messages = [];
   opened = false;
@@ -33,7 +33,7 @@ class Socket {
     this.ws.send(text);
   }
 
-  /** Sends a command; gives its response or error. */
+  /** Sends a command. Returns its response or error. */
   async command(data) {
     const id = `${this.prefix}${this.#commands++}`;
     this.send(JSON.stringify({ id, type: 'command', timestamp: new Date().toISOString(), data }));
@@ -57,7 +57,7 @@ class Socket {
   async received(expected) {
     await until(
       () => agree(this.events(), expected),
-      () => `${expected.length} events, ${this.events().length} came`,
+      () => `${expected.length} events, ${this.events().length} received`,
     );
   }
 
@@ -77,9 +77,9 @@ async function replay(base, orders) {
   const expected = await orders.publish(5);
   const socket = await new Socket(`${base}/orders/ws?from=${from}`, ['streamgate.v1']).open();
   assert.equal(socket.ws.protocol, 'streamgate.v1');
-  assert.equal(socket.ws.extensions, '', 'permessage-deflate is offered, not taken');
+  assert.equal(socket.ws.extensions, '', 'the gateway does not accept permessage-deflate');
   await socket.received(expected);
-  assert.deepEqual(socket.controls(), ['stream-open'], 'asked for by from');
+  assert.deepEqual(socket.controls(), ['stream-open'], 'a stream-open, because from is present');
   assert.equal(socket.messages[0].type, 'control');
   expected.push(...(await orders.publish(5)));
   await socket.received(expected);
@@ -102,7 +102,7 @@ async function commands(base, orders) {
     await until(() => socket.of('error').length > errors, () => `an error for ${bad}`);
   }
   assert.equal((await socket.command({ command: 'no-such' })).type, 'error');
-  assert.equal((await socket.command({ command: 'get-status' })).type, 'error', 'no resource named');
+  assert.equal((await socket.command({ command: 'get-status' })).type, 'error', 'the resource is missing');
   assert.equal((await socket.command({ command: 'subscribe', collection: 'no-such' })).type, 'error');
   assert.equal((await socket.command({ command: 'ping' })).type, 'response');
 
@@ -113,7 +113,7 @@ async function commands(base, orders) {
   const subscribe = { command: 'subscribe', collection: 'orders', from: order.event };
   const subscribed = await socket.command(subscribe);
   assert.equal(subscribed.type, 'response', JSON.stringify(subscribed));
-  assert.equal((await socket.command(subscribe)).type, 'error', 'it overlaps the first');
+  assert.equal((await socket.command(subscribe)).type, 'error', 'the subscription overlaps the first');
   const expected = await orders.publish(4);
   await socket.received(expected);
 
@@ -121,7 +121,7 @@ async function commands(base, orders) {
   assert.equal(unsubscribed.type, 'response', JSON.stringify(unsubscribed));
   await orders.publish(3);
   assert.equal((await socket.command({ command: 'ping' })).type, 'response');
-  assert.deepEqual(socket.events(), expected, 'nothing after unsubscribe');
+  assert.deepEqual(socket.events(), expected, 'no event after unsubscribe');
 
   socket.ws.ping('are you there');
   await until(() => socket.pongs === 1, () => 'a pong');
@@ -136,7 +136,7 @@ async function window(base, orders) {
   assert.equal((await socket.command(subscribe)).type, 'response');
   await socket.received(expected.slice(0, 2));
   assert.equal((await socket.command({ command: 'ping' })).type, 'response');
-  assert.deepEqual(socket.events(), expected.slice(0, 2), 'no more than the window');
+  assert.deepEqual(socket.events(), expected.slice(0, 2), 'no more events than the window allows');
   for (const n of [1, 2]) {
     const request = { command: 'request', collection: 'orders', n };
     assert.equal((await socket.command(request)).type, 'response');
@@ -184,7 +184,7 @@ async function closes(base) {
   assert.equal(await ended((ws) => ws.close(4001, 'ours')), 4001);
 }
 
-/** Cut at many places; each time from the last id that was received. */
+/** Cuts a socket at many positions. Each new socket starts at the last received id. */
 async function cuts(base, orders) {
   const cut = await Cut.before(base);
   const first = await orders.head();
