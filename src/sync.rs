@@ -1,5 +1,5 @@
 //! The mutex and the atomics that join catch-up and live fan-out
-//! (`docs/architecture.md#delivery`).
+//! (`docs/delivery.md`).
 //!
 //! With the feature `shuttle`, these types come from the crate shuttle. The
 //! scheduler of shuttle decides at each operation which thread continues. The
