@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// The number of events that were received or reported as missing.
-    fn settled(&self) -> usize {
+    fn accounted_for(&self) -> usize {
         self.seen.len() + self.reported_missing
     }
 
@@ -132,8 +132,8 @@ impl Client {
     }
 
     async fn read_all(&mut self, address: SocketAddr, events: usize) {
-        let aim = self.settled() + events;
-        while self.settled() < aim {
+        let target = self.accounted_for() + events;
+        while self.accounted_for() < target {
             if self.stream.is_none() {
                 self.connect(address).await;
             }
@@ -287,7 +287,7 @@ async fn run(data: &Path, subscriptions: [(Filter, &'static str); 3], steps: Vec
             Step::Read { client, events } => {
                 let client = &mut clients[client];
                 let expected = client.expected(&committed);
-                let left = expected.len().saturating_sub(client.settled());
+                let left = expected.len().saturating_sub(client.accounted_for());
                 client.read(running.address, left.min(usize::from(events))).await;
                 client.check(&expected);
             }
@@ -315,7 +315,7 @@ async fn run(data: &Path, subscriptions: [(Filter, &'static str); 3], steps: Vec
 async fn finish(running: Running, clients: &mut [Client; 3], committed: &[Committed]) {
     for client in clients {
         let expected = client.expected(committed);
-        let left = expected.len().saturating_sub(client.settled());
+        let left = expected.len().saturating_sub(client.accounted_for());
         client.read(running.address, left).await;
         client.check(&expected);
         if client.policy == "log" {

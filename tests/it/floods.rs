@@ -23,7 +23,7 @@ const SETS: [&str; 3] =
 
 /// Sends `bytes` and reads at the same time until the gateway closes. Returns
 /// the bytes that it read.
-async fn flooded(mut connection: Connection, bytes: &[u8]) -> Vec<u8> {
+async fn send_flood(mut connection: Connection, bytes: &[u8]) -> Vec<u8> {
     let (mut reader, mut writer) = connection.socket.split();
     let mut read = Vec::new();
     let both = async { tokio::join!(writer.write_all(bytes), reader.read_to_end(&mut read)) };
@@ -32,11 +32,11 @@ async fn flooded(mut connection: Connection, bytes: &[u8]) -> Vec<u8> {
     read
 }
 
-async fn alive(gateway: &Running) {
+async fn expect_response(gateway: &Running) {
     assert_eq!(request(gateway.address, "GET", "/orders", "", b"").await.status, 200);
 }
 
-async fn refused(gateway: &Running) -> u64 {
+async fn rejections(gateway: &Running) -> u64 {
     let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
     let prefix = r#"streamgate_connections_refused_total{reason="control-rate"} "#;
     let line = metrics.text().lines().find_map(|line| line.strip_prefix(prefix));
@@ -44,7 +44,7 @@ async fn refused(gateway: &Running) -> u64 {
 }
 
 /// Opens a connection with a request on stream 1 whose body is missing.
-async fn posting(address: SocketAddr) -> Connection {
+async fn open_post(address: SocketAddr) -> Connection {
     let mut connection = Connection::open(address, &[]).await;
     let block = head("POST", "/orders", &[("content-type", "application/json")]);
     connection.send(HEADERS, END_HEADERS, 1, &block).await;
@@ -61,27 +61,27 @@ async fn floods_of_control_frames_end_their_connection() {
         ("unknown", frame(0xfa, 0, 0, &[])),
     ];
     for (n, (what, frame)) in frames.iter().enumerate() {
-        let connection = posting(gateway.address).await;
-        let read = flooded(connection, &frame.repeat(FLOOD)).await;
+        let connection = open_post(gateway.address).await;
+        let read = send_flood(connection, &frame.repeat(FLOOD)).await;
         assert!(read.len() < 100_000, "{what}: {} bytes of responses", read.len());
-        assert_eq!(refused(&gateway).await, n as u64 + 1, "{what}");
-        alive(&gateway).await;
+        assert_eq!(rejections(&gateway).await, n as u64 + 1, "{what}");
+        expect_response(&gateway).await;
     }
     // The HTTP library has its own, lower limit for empty DATA frames.
-    flooded(posting(gateway.address).await, &frame(DATA, 0, 1, &[]).repeat(FLOOD)).await;
-    alive(&gateway).await;
+    send_flood(open_post(gateway.address).await, &frame(DATA, 0, 1, &[]).repeat(FLOOD)).await;
+    expect_response(&gateway).await;
 }
 
 #[tokio::test]
 async fn a_flood_whose_responses_are_not_read_ends_its_connection() {
     let (_data, gateway) = start(&SETS).await;
-    let mut connection = posting(gateway.address).await;
+    let mut connection = open_post(gateway.address).await;
     // The kernel accepts as much as its buffers hold. The gateway must not read
     // the rest.
     let flood = frame(PING, 0, 0, &[0; 8]).repeat(10 * FLOOD);
     let sent = timeout(PATIENCE, connection.socket.write_all(&flood)).await;
     sent.expect("the connection is closed").expect_err("the gateway read the whole flood");
-    assert_eq!(refused(&gateway).await, 1);
+    assert_eq!(rejections(&gateway).await, 1);
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_moderate_number_of_control_frames_is_accepted() {
             answer |= frame.stream == stream && frame.flags & END_STREAM != 0;
         }
     }
-    assert_eq!(refused(&gateway).await, 0);
+    assert_eq!(rejections(&gateway).await, 0);
 }
 
 #[tokio::test]
@@ -132,8 +132,8 @@ async fn a_flood_of_reset_requests_ends_its_connection() {
             [begun, frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
         })
         .collect();
-    flooded(Connection::open(gateway.address, &[]).await, &rapid).await;
-    alive(&gateway).await;
+    send_flood(Connection::open(gateway.address, &[]).await, &rapid).await;
+    expect_response(&gateway).await;
 }
 
 #[tokio::test]
@@ -143,8 +143,8 @@ async fn an_endless_header_block_ends_its_connection() {
     let field = [&[0, 1, b'x', 100], &[b'y'; 100][..]].concat();
     for more in [frame(CONTINUATION, 0, 1, &[]), frame(CONTINUATION, 0, 1, &field)] {
         let flood = [begun.clone(), more.repeat(FLOOD)].concat();
-        flooded(Connection::open(gateway.address, &[]).await, &flood).await;
-        alive(&gateway).await;
+        send_flood(Connection::open(gateway.address, &[]).await, &flood).await;
+        expect_response(&gateway).await;
     }
 }
 
@@ -170,12 +170,12 @@ async fn a_head_that_decompresses_to_megabytes_is_rejected() {
         assert!(frame.kind == SETTINGS, "{frame:?}");
     }
     assert!(connection.next().await.is_none());
-    alive(&gateway).await;
+    expect_response(&gateway).await;
 }
 
 /// Opens a WebSocket, sends `flood` and reads at the same time. Returns the
 /// close code of the gateway.
-async fn closed_under(address: SocketAddr, flood: &[u8]) -> u16 {
+async fn close_code_after(address: SocketAddr, flood: &[u8]) -> u16 {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let handshake = "GET /ws HTTP/1.1\r\nhost: g\r\nconnection: upgrade\r\n\
                      upgrade: websocket\r\nsec-websocket-version: 13\r\n\
@@ -231,8 +231,8 @@ async fn floods_of_websocket_frames_close_the_websocket() {
         ("empty fragments", fragments(b"")),
         ("messages in empty fragments", in_pieces.repeat(FLOOD)),
     ] {
-        assert_eq!(closed_under(gateway.address, &flood).await, 1008, "{what}");
-        alive(&gateway).await;
+        assert_eq!(close_code_after(gateway.address, &flood).await, 1008, "{what}");
+        expect_response(&gateway).await;
     }
     let line = r#"streamgate_connections_closed_total{protocol="ws",reason="control-rate"} 3"#;
     // The gateway counts the close a moment after the client has read it.

@@ -196,9 +196,9 @@ async fn the_connections_of_the_admin_listener_are_limited() {
     for _ in 0..64 {
         idle.push(tokio::net::TcpStream::connect(gateway.admin).await.unwrap());
     }
-    assert!(refused(gateway.admin).await);
+    assert!(is_rejected(gateway.admin).await);
     idle.pop();
-    until(async || !refused(gateway.admin).await).await;
+    until(async || !is_rejected(gateway.admin).await).await;
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn the_bytes_of_request_bodies_are_counted() {
 }
 
 /// Returns whether a new connection is closed without a response.
-async fn refused(address: std::net::SocketAddr) -> bool {
+async fn is_rejected(address: std::net::SocketAddr) -> bool {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = b"GET /orders HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n";

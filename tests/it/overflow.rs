@@ -83,7 +83,11 @@ async fn read(stream: &mut Stream, last: &str) -> Received {
 
 /// Opens a stream with `policy` and reads only after all events are published.
 /// Returns the ids of the published events and the content of the stream.
-async fn lagged(gateway: &Running, policy: &str, count: usize) -> (Vec<String>, Received) {
+async fn read_after_publish(
+    gateway: &Running,
+    policy: &str,
+    count: usize,
+) -> (Vec<String>, Received) {
     let target = format!("/orders/events?overflow={policy}");
     let mut stream = Stream::open(gateway.address, &target, Protocol::Sse, "").await;
     assert_eq!(stream.status, 200, "{}", stream.head);
@@ -98,7 +102,7 @@ async fn lagged(gateway: &Running, policy: &str, count: usize) -> (Vec<String>, 
 #[tokio::test]
 async fn log_loses_nothing() {
     let (_data, gateway) = start(&SETS).await;
-    let (ids, received) = lagged(&gateway, "log", 120).await;
+    let (ids, received) = read_after_publish(&gateway, "log", 120).await;
     assert_eq!(received.ids, ids);
     assert_eq!((received.dropped, received.gaps), (0, 0));
 }
@@ -106,7 +110,7 @@ async fn log_loses_nothing() {
 #[tokio::test]
 async fn drop_oldest_keeps_the_newest_events_and_reports_the_dropped() {
     let (_data, gateway) = start(&SETS).await;
-    let (ids, received) = lagged(&gateway, "drop-oldest", 120).await;
+    let (ids, received) = read_after_publish(&gateway, "drop-oldest", 120).await;
     assert_eq!(received.ids.len() as u64 + received.dropped, 120);
     assert!(received.dropped > 0);
     assert_eq!(received.ids.last(), ids.last());
@@ -145,7 +149,7 @@ async fn drop_newest_keeps_the_oldest_events_and_reports_the_dropped() {
 #[tokio::test]
 async fn conflate_keeps_the_newest_event_of_each_resource() {
     let (_data, gateway) = start(&SETS).await;
-    let (ids, received) = lagged(&gateway, "conflate", 120).await;
+    let (ids, received) = read_after_publish(&gateway, "conflate", 120).await;
     assert_eq!(received.ids.len() as u64 + received.dropped, 120);
     assert!(received.dropped > 0);
     assert_eq!(received.ids.last(), ids.last());
@@ -246,15 +250,15 @@ async fn each_subscription_of_a_websocket_has_its_own_policy() {
         let body = format!(r#"{{"type":"seen","data":{{"n":{n},"note":"{note}"}}}}"#);
         crate::support::client::post(gateway.address, "/events/audit", &body).await;
     }
-    let mut settled = HashMap::from([("orders", 0), ("audit", 0)]);
-    while settled.values().any(|count| *count < 60) {
+    let mut counts = HashMap::from([("orders", 0), ("audit", 0)]);
+    while counts.values().any(|count| *count < 60) {
         let value: serde_json::Value =
             serde_json::from_str(&socket.next().await.unwrap().2).unwrap();
         let data = if value["type"] == "control" { &value["data"]["data"] } else { &value["data"] };
         let name = data["collection"].as_str().or(data["topic"].as_str()).unwrap();
-        *settled.get_mut(name).unwrap() += data["count"].as_u64().unwrap_or(1);
+        *counts.get_mut(name).unwrap() += data["count"].as_u64().unwrap_or(1);
     }
-    assert!(settled.values().all(|count| *count == 60), "{settled:?}");
+    assert!(counts.values().all(|count| *count == 60), "{counts:?}");
     let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
     for policy in ["drop-newest", "drop-oldest"] {
         let line = format!("streamgate_events_dropped_total{{policy=\"{policy}\"}} ");
@@ -265,7 +269,7 @@ async fn each_subscription_of_a_websocket_has_its_own_policy() {
 #[tokio::test]
 async fn a_client_resumes_without_a_loss_after_an_overflow_disconnect() {
     let (_data, gateway) = start(&SETS).await;
-    let (ids, received) = lagged(&gateway, "disconnect", 120).await;
+    let (ids, received) = read_after_publish(&gateway, "disconnect", 120).await;
     assert_eq!(received.closed.as_deref(), Some("overflow"));
     assert_eq!(received.ids, ids[..received.ids.len()]);
     let header = format!("last-event-id: {}\r\n", received.ids.last().unwrap());

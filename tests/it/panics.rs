@@ -24,7 +24,7 @@ fn start(drain: &str) -> (TempDir, Process) {
 
 /// Sends a request without its body. The handler waits for the body, and a
 /// drain waits for the handler.
-async fn unfinished(address: SocketAddr) -> TcpStream {
+async fn open_request(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let head = "POST /orders HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n\
                 content-length: 2\r\nexpect: 100-continue\r\n\r\n";
@@ -36,7 +36,7 @@ async fn unfinished(address: SocketAddr) -> TcpStream {
 }
 
 /// Sends the body of the request. Returns the status of the response.
-async fn finish(mut socket: TcpStream) -> u16 {
+async fn finish_request(mut socket: TcpStream) -> u16 {
     socket.write_all(b"{}").await.unwrap();
     let mut answer = Vec::new();
     timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
@@ -48,9 +48,14 @@ async fn finish(mut socket: TcpStream) -> u16 {
 /// Makes `task` panic. `happens` gives the task something to do. Checks that
 /// `/readyz` reports the failed `component` and that the response to the open
 /// request has `status`.
-async fn panics(task: &str, component: &str, status: u16, happens: impl AsyncFnOnce(&Process)) {
+async fn expect_drain_after_panic(
+    task: &str,
+    component: &str,
+    status: u16,
+    happens: impl AsyncFnOnce(&Process),
+) {
     let (faults, mut process) = start("20s");
-    let open = unfinished(process.address).await;
+    let open = open_request(process.address).await;
     File::create(faults.path().join(task)).unwrap();
     happens(&process).await;
     process.logs("a supervised task has failed").await;
@@ -72,14 +77,14 @@ async fn panics(task: &str, component: &str, status: u16, happens: impl AsyncFnO
         let writable = u8::from(task != "committer");
         assert!(metrics.text().contains(&format!("\nstreamgate_log_writable {writable}\n")));
     }
-    assert_eq!(finish(open).await, status);
+    assert_eq!(finish_request(open).await, status);
     assert_eq!(process.ended().await.code(), Some(1));
     process.logs(&format!("streamgate: the task {task} has failed: it panicked")).await;
 }
 
 #[tokio::test]
 async fn a_panic_in_a_fan_out_task_ends_the_process() {
-    panics("fan-out", "hub", 201, async |process| {
+    expect_drain_after_panic("fan-out", "hub", 201, async |process| {
         let json = "content-type: application/json\r\n";
         let answer = request(process.address, "POST", "/orders", json, b"{}").await;
         assert_eq!(answer.status, 201);
@@ -89,12 +94,12 @@ async fn a_panic_in_a_fan_out_task_ends_the_process() {
 
 #[tokio::test]
 async fn a_panic_in_a_tick_task_ends_the_process() {
-    panics("tick", "hub", 201, async |_| {}).await;
+    expect_drain_after_panic("tick", "hub", 201, async |_| {}).await;
 }
 
 #[tokio::test]
 async fn a_panic_in_the_client_accept_loop_ends_the_process() {
-    panics("accept-clients", "listener", 201, async |process| {
+    expect_drain_after_panic("accept-clients", "listener", 201, async |process| {
         let _ = TcpStream::connect(process.address).await;
     })
     .await;
@@ -102,7 +107,7 @@ async fn a_panic_in_the_client_accept_loop_ends_the_process() {
 
 #[tokio::test]
 async fn a_panic_in_the_admin_accept_loop_ends_the_process() {
-    panics("accept-admin", "listener", 201, async |process| {
+    expect_drain_after_panic("accept-admin", "listener", 201, async |process| {
         let _ = TcpStream::connect(process.admin).await;
     })
     .await;
@@ -110,17 +115,17 @@ async fn a_panic_in_the_admin_accept_loop_ends_the_process() {
 
 #[tokio::test]
 async fn a_panic_in_the_upkeep_of_metrics_ends_the_process() {
-    panics("upkeep", "metrics", 201, async |_| {}).await;
+    expect_drain_after_panic("upkeep", "metrics", 201, async |_| {}).await;
 }
 
 #[tokio::test]
 async fn a_panic_in_the_memory_watch_ends_the_process() {
-    panics("memory-watch", "memory", 201, async |_| {}).await;
+    expect_drain_after_panic("memory-watch", "memory", 201, async |_| {}).await;
 }
 
 #[tokio::test]
 async fn a_panic_in_the_committer_ends_the_process() {
-    panics("committer", "engine", 503, async |_| {}).await;
+    expect_drain_after_panic("committer", "engine", 503, async |_| {}).await;
 }
 
 /// Ticks end the streams during a drain. Without ticks, only the deadline of the

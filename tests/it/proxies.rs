@@ -91,7 +91,7 @@ async fn expect_new_clients(gateway: &Running, attempts: &[Attempt<'_>]) {
     }
 }
 
-async fn refused(gateway: &Running, reason: &str) -> u64 {
+async fn rejections(gateway: &Running, reason: &str) -> u64 {
     let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
     let name = format!("streamgate_connections_refused_total{{reason=\"{reason}\"}} ");
     let count = metrics.text().lines().find_map(|line| line.strip_prefix(name.as_str()));
@@ -206,8 +206,8 @@ async fn a_proxy_header_names_the_client() {
     let others =
         [line("192.0.2.9"), ipv4_header(10, b""), line_6("2001:db8:0:2::1"), ipv6_header(3, 1)];
     expect_new_clients(&gateway, &others.each_ref().map(|header| after_header(header))).await;
-    assert_eq!(refused(&gateway, "proxy-header").await, 0);
-    assert_eq!(refused(&gateway, "proxy-untrusted").await, 0);
+    assert_eq!(rejections(&gateway, "proxy-header").await, 0);
+    assert_eq!(rejections(&gateway, "proxy-untrusted").await, 0);
 }
 
 #[tokio::test]
@@ -250,13 +250,13 @@ async fn a_connection_without_a_valid_proxy_header_is_closed() {
     for (count, header) in (1..).zip(bad) {
         let status = send(&gateway, after_header(header)).await;
         assert_eq!(status, None, "{}", header.escape_ascii());
-        assert_eq!(refused(&gateway, "proxy-header").await, count);
+        assert_eq!(rejections(&gateway, "proxy-header").await, count);
     }
     let good = b"PROXY TCP4 192.0.2.1 127.0.0.1 1 80\r\n";
     let untrusted = Attempt { from: UNKNOWN_PEER, ahead: good, fields: "" };
     assert_eq!(send(&gateway, untrusted).await, None);
-    assert_eq!(refused(&gateway, "proxy-untrusted").await, 1);
-    assert_eq!(refused(&gateway, "proxy-header").await, 9);
+    assert_eq!(rejections(&gateway, "proxy-untrusted").await, 1);
+    assert_eq!(rejections(&gateway, "proxy-header").await, 9);
     // A second header is not part of the first. It is read as a request.
     let twice = send(&gateway, after_header(&[&good[..], good].concat())).await;
     assert_eq!(twice, Some(400));
@@ -280,7 +280,7 @@ async fn a_proxy_header_may_arrive_in_pieces() {
     socket.write_all(b"PROXY TCP4 192.0.2.1").await.unwrap();
     socket.shutdown().await.unwrap();
     assert_eq!(status(&mut socket).await, None);
-    assert_eq!(refused(&gateway, "proxy-header").await, 1);
+    assert_eq!(rejections(&gateway, "proxy-header").await, 1);
 }
 
 #[tokio::test]
@@ -289,7 +289,7 @@ async fn the_head_deadline_applies_to_a_proxy_header() {
     let (_data, gateway) = start(&sets).await;
     let mut silent = connect(PROXY, gateway.address).await;
     assert_eq!(status(&mut silent).await, None);
-    assert_eq!(refused(&gateway, "proxy-header").await, 1);
+    assert_eq!(rejections(&gateway, "proxy-header").await, 1);
 
     let mut slow = connect(PROXY, gateway.address).await;
     let begun = Instant::now();
@@ -308,12 +308,12 @@ async fn the_head_deadline_applies_to_a_proxy_header() {
             break;
         }
     }
-    assert_eq!(refused(&gateway, "proxy-header").await, 2);
+    assert_eq!(rejections(&gateway, "proxy-header").await, 2);
 
     let mut quiet = connect(PROXY, gateway.address).await;
     quiet.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
     assert_eq!(status(&mut quiet).await, None);
-    assert_eq!(refused(&gateway, "no-request").await, 1);
+    assert_eq!(rejections(&gateway, "no-request").await, 1);
 }
 
 #[tokio::test]
@@ -377,7 +377,7 @@ async fn the_connections_of_an_address_in_a_proxy_header_are_limited() {
     let _second = Stream::open_raw(gateway.address, &head(2), Protocol::Sse).await;
     let again = after_header(b"PROXY TCP4 192.0.2.1 127.0.0.1 1 80\r\n");
     assert_eq!(send(&gateway, again).await, Some(429));
-    assert_eq!(refused(&gateway, "connections-per-address").await, 1);
+    assert_eq!(rejections(&gateway, "connections-per-address").await, 1);
     drop(first);
     let until_gone = async { while send(&gateway, again).await == Some(429) {} };
     timeout(PATIENCE, until_gone).await.expect("the connection is accepted again");
@@ -418,7 +418,7 @@ async fn the_streams_of_a_client_behind_a_proxy_are_limited() {
     let mut source = open(Protocol::Sse, "2001:db8::1").await;
     assert_eq!(source.status, 200, "an EventSource would not reconnect after a 429");
     assert_eq!(source.next().await.unwrap().1, "error");
-    assert_eq!(refused(&gateway, "connections-per-address").await, 3);
+    assert_eq!(rejections(&gateway, "connections-per-address").await, 3);
     let other = open(Protocol::WebSocket, "192.0.2.1").await;
     assert_eq!(other.status, 101);
     drop(first);

@@ -89,16 +89,16 @@ async fn a_response_whose_window_stays_closed_is_reset() {
         open_live_stream(&mut connection, 1).await;
         connection.get(3, path, format).await;
         // The gateway sends exactly as many bytes as the window allows.
-        let mut came = 0;
+        let mut received = 0;
         let reset = loop {
             let frame = connection.next().await.expect("the connection is open");
             match (frame.stream, frame.kind) {
                 (3, RST_STREAM) => break frame,
-                (3, DATA) => came += frame.payload.len() as u32,
+                (3, DATA) => received += frame.payload.len() as u32,
                 _ => {}
             }
         };
-        assert_eq!((reset.number(), came), (CANCEL, window), "{path}");
+        assert_eq!((reset.number(), received), (CANCEL, window), "{path}");
         expect_live(&gateway, &mut connection, 1).await;
     }
 }
@@ -239,11 +239,11 @@ async fn a_slowly_read_websocket_stays_open() {
     }
     connection.allow(0, 1 << 20).await;
     let begun = Instant::now();
-    let mut came = 0;
+    let mut received = 0;
     // The client reads two messages. Each takes longer than the stall timeout.
-    while came < 600_000 {
+    while received < 600_000 {
         connection.allow(1, 2000).await;
-        came += connection.find(DATA, 1).await.payload.len();
+        received += connection.find(DATA, 1).await.payload.len();
         sleep(Duration::from_millis(20)).await;
     }
     assert!(
