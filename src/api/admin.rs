@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::body::Body;
-use super::{error, joined, respond};
+use super::{error, respond};
 use crate::log::WriteState;
 use crate::metrics::LogValues;
 use crate::wire::WireFormat;
@@ -75,11 +75,11 @@ impl Admin {
                 let _turn = turn;
                 metrics()
             };
-            joined(tokio::task::spawn_blocking(render).await)
+            error::joined(tokio::task::spawn_blocking(render).await)
         };
         match tokio::time::timeout(SCRAPE_TIMEOUT, rendered).await {
             Ok(Ok(metrics)) => text(200, METRICS_TYPE, metrics),
-            Ok(Err(problem)) => error::answer(&problem, "/metrics"),
+            Ok(Err(problem)) => respond::problem(&problem, "/metrics"),
             Err(_) => {
                 text(503, TEXT_TYPE, "the scrapes before this one take too long\n".to_owned())
             }
@@ -131,7 +131,7 @@ pub async fn handle<B>(admin: &Admin, request: Request<B>) -> Response<Body> {
     let (head, _) = request.into_parts();
     let path = head.uri.path();
     if !["/metrics", "/livez", "/readyz"].contains(&path) {
-        return error::answer(&error::not_found("there is no such path"), path);
+        return respond::problem(&error::not_found("there is no such path"), path);
     }
     match head.method {
         Method::GET => answer(admin, path).await,
@@ -141,7 +141,7 @@ pub async fn handle<B>(admin: &Admin, request: Request<B>) -> Response<Body> {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
             response
         }
-        _ => error::method_not_allowed(ALLOWED, path),
+        _ => respond::method_not_allowed(ALLOWED, path),
     }
 }
 

@@ -1,14 +1,13 @@
 //! What an answer's bytes come from.
 
-use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::InFlightGuard;
-use super::batch::Answers;
+pub use super::step::BodyAborted;
+use super::step::StepSource;
 use super::streamed_body::StreamedBody;
 use crate::deliver::{StreamBody, TakeoverBody};
 
@@ -20,29 +19,13 @@ pub enum Body {
     Full(Bytes),
     /// Read from the store piece by piece, as the client takes it.
     Pull(StreamedBody),
-    /// The answers to an NDJSON batch, as its lines become durable.
-    Answers(Answers, InFlightGuard),
+    /// Produced step by step, as the source has it.
+    Steps(Box<dyn StepSource>),
     /// A live stream.
     Live(Box<StreamBody>),
     /// A live stream whose socket is taken over after the head.
     Taken(TakeoverBody),
 }
-
-/// An answer that cannot be finished: the connection ends without the body's
-/// own end, so that the client cannot take it for whole.
-#[derive(Clone, Debug)]
-pub struct BodyAborted(
-    /// Why, for the log.
-    pub String,
-);
-
-impl fmt::Display for BodyAborted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the answer was cut: {}", self.0)
-    }
-}
-
-impl std::error::Error for BodyAborted {}
 
 impl Body {
     /// Whether there is much of it, as fast as the client takes it, and none of
@@ -82,9 +65,7 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Body::Pull(pull) => pull.poll_next(cx).map(|next| next.map(|r| r.map(Frame::data))),
-            Body::Answers(answers, _) => {
-                answers.poll_next(cx).map(|next| next.map(|r| r.map(Frame::data)))
-            }
+            Body::Steps(steps) => steps.poll_next(cx).map(|next| next.map(|r| r.map(Frame::data))),
             Body::Live(stream) => Pin::new(stream.as_mut()).poll_frame(cx).map(|next| {
                 next.map(|frame| frame.map_err(|end| BodyAborted(end.reason().to_owned())))
             }),
@@ -98,7 +79,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Empty => true,
-            Body::Full(_) | Body::Pull(_) | Body::Answers(..) | Body::Live(_) | Body::Taken(_) => {
+            Body::Full(_) | Body::Pull(_) | Body::Steps(_) | Body::Live(_) | Body::Taken(_) => {
                 false
             }
         }
@@ -108,9 +89,7 @@ impl HttpBody for Body {
         match self {
             Body::Empty => SizeHint::with_exact(0),
             Body::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Body::Pull(_) | Body::Answers(..) | Body::Live(_) | Body::Taken(_) => {
-                SizeHint::default()
-            }
+            Body::Pull(_) | Body::Steps(_) | Body::Live(_) | Body::Taken(_) => SizeHint::default(),
         }
     }
 }

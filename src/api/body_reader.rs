@@ -7,7 +7,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Api, error};
+use super::error;
+use super::settings::Settings;
+use crate::metrics::Metrics;
 use crate::wire::problem::Problem;
 
 /// A body as it comes, with two deadlines: one for the next byte, and one for
@@ -22,11 +24,10 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
-    /// Reads `body` under the limits of `api`.
-    pub fn new(api: &Api, body: Incoming) -> BodyReader {
-        let settings = &api.settings;
+    /// Reads `body` under the limits of `settings`.
+    pub fn new(settings: &Settings, metrics: &Metrics, body: Incoming) -> BodyReader {
         let arrival = ArrivalRate::new(settings.body_timeout, settings.body_rate);
-        BodyReader { body, arrival, received: api.metrics.received_bytes.clone(), since: None }
+        BodyReader { body, arrival, received: metrics.received_bytes.clone(), since: None }
     }
 
     /// The next bytes, counted; none at the end.

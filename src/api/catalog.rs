@@ -1,14 +1,19 @@
 //! What can be asked for by name: collections, topics, and views.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Keys;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Settings;
-use crate::event::{EventType, InvalidName};
+use super::{Settings, error};
+use crate::event::{EventType, InvalidName, NAME_BYTES_MAX};
 use crate::hub::Overflow;
 use crate::log::{Engine, Log, LogConfig, StorageKind};
+use crate::wire::problem::Problem;
 use crate::wire::{Filter, LogKind};
+
+/// The largest number of names that are compared for a suggestion.
+const SUGGESTED_FROM_MAX: usize = 1000;
 
 /// A collection that is served.
 #[derive(Clone)]
@@ -128,23 +133,75 @@ impl Catalog {
         Ok(Catalog { collections, topics })
     }
 
-    /// The collection `name`.
-    pub fn collection(&self, name: &str) -> Option<&Collection> {
-        self.collections.get(name)
+    /// Returns the collection `name`.
+    ///
+    /// # Errors
+    /// 404, with the nearest name of a collection if one is similar.
+    pub fn collection(&self, name: &str) -> Result<Collection, Problem> {
+        let found = self.collections.get(name).cloned();
+        found.ok_or_else(|| unknown("collection", name, self.collections.keys()))
     }
 
-    /// The topic `name`, its own or a view.
-    pub fn topic(&self, name: &str) -> Option<&Topic> {
-        self.topics.get(name)
+    /// Returns the topic `name`, its own or a view.
+    ///
+    /// # Errors
+    /// 404, with the nearest name of a topic if one is similar.
+    pub fn topic(&self, name: &str) -> Result<Topic, Problem> {
+        let found = self.topics.get(name).cloned();
+        found.ok_or_else(|| unknown("topic", name, self.topics.keys()))
     }
+}
 
-    /// Returns the names of all collections, in no order.
-    pub fn collection_names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.collections.keys().map(String::as_str)
+fn unknown<V>(kind: &str, name: &str, known: Keys<'_, String, V>) -> Problem {
+    let detail = format!("no {kind} named {name:?}");
+    error::unknown(match nearest(name, known.map(String::as_str)) {
+        Some(nearest) => format!("{detail}; did you mean {nearest:?}?"),
+        None => detail,
+    })
+}
+
+/// Returns the name in `known` that is nearest to `name`, if at most a third
+/// of the characters of `name` differ.
+///
+/// Every request for an unknown name runs this search. Two limits keep the
+/// search cheaper than the rest of the request: a name longer than any valid
+/// name has no suggestion, and neither has a catalog with more than
+/// [`SUGGESTED_FROM_MAX`] names.
+fn nearest<'a>(name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > NAME_BYTES_MAX || known.len() > SUGGESTED_FROM_MAX {
+        return None;
     }
+    let most = name.chars().count() / 3;
+    known
+        .filter(|known| known.len().abs_diff(name.len()) <= 4 * most)
+        .map(|known| (strsim::levenshtein(name, known), known))
+        .filter(|&(distance, _)| distance <= most)
+        .min()
+        .map(|(_, known)| known)
+}
 
-    /// Returns the names of all topics, in no order.
-    pub fn topic_names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.topics.keys().map(String::as_str)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suggestion_is_the_nearest_similar_name() {
+        let known = ["orders", "order-updates", "carts", "a"];
+        for (name, expected) in [
+            ("orderz", Some("orders")),
+            ("Orders", Some("orders")),
+            ("order", Some("orders")),
+            ("cart", Some("carts")),
+            ("order_update", Some("order-updates")),
+            ("örders", Some("orders")),
+            ("b", None),
+            ("", None),
+            ("invoices", None),
+            (&"x".repeat(NAME_BYTES_MAX + 1), None),
+        ] {
+            assert_eq!(nearest(name, known.into_iter()), expected, "{name}");
+        }
+        let many: Vec<String> = (0..=SUGGESTED_FROM_MAX).map(|n| format!("orders-{n}")).collect();
+        assert_eq!(nearest("orders-x", many.iter().map(String::as_str)), None);
     }
 }

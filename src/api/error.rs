@@ -1,24 +1,11 @@
-//! The problems of requests, and the HTTP response for a problem.
+//! The problems of requests.
 
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use hyper::{Response, StatusCode};
+use std::fmt::Display;
 
-use super::body::Body;
-use super::limit::{Policy, RateLimited};
 use crate::event::{EventId, InvalidName, MalformedId, Offset};
 use crate::log::{self, AppendRejection, BadWrite};
 use crate::wire::LogIdentity;
 use crate::wire::problem::{Code, Problem};
-
-/// The longest path in bytes that a problem has as its `instance`. Without the
-/// limit, a 414 response would repeat its long request target.
-const INSTANCE_BYTES_MAX: usize = 1024;
-
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Returns the 400 problem for a malformed request. `detail` names the error and
 /// its place.
@@ -150,26 +137,6 @@ pub fn busy() -> Problem {
     Problem::new(Code::Overloaded, "too many concurrent reads; repeat the request later")
 }
 
-/// Returns the 429 problem for an empty token bucket. Its members tell the client
-/// the rate and the time to wait. They are also the values of the response's
-/// `RateLimit` fields.
-pub fn too_often(wait: RateLimited) -> Problem {
-    let RateLimited { retry, rate, burst, policy } = wait;
-    let unit = match policy {
-        Policy::Requests => "requests",
-        Policy::Events => "events",
-    };
-    let millis = retry.as_millis().max(1) as u64;
-    let detail =
-        format!("the limit is {rate} {unit} per second and {burst} in a burst; wait {millis} ms");
-    let window = burst.div_ceil(rate.max(1)).max(1);
-    Problem::new(Code::TooManyRequests, detail)
-        .with("policy", policy.name())
-        .with("quota", burst.max(rate))
-        .with("window", window)
-        .with("retryAfter", millis.div_ceil(1000))
-}
-
 /// Returns the 500 problem for a defect. The caller logs the details.
 pub fn internal() -> Problem {
     Problem::new(Code::Internal, "internal error; the log of the gateway has the details")
@@ -215,52 +182,13 @@ pub fn store(error: crate::store::Error) -> Problem {
     unavailable(&log::Error::Store(error))
 }
 
-/// Returns the response for a problem. `path` is the path of the request.
-pub fn answer(problem: &Problem, path: &str) -> Response<Body> {
-    // A plain CONNECT request has no path.
-    let instance = (1..=INSTANCE_BYTES_MAX).contains(&path.len()).then_some(path);
-    let mut response = Response::new(Body::Full(problem.to_json(instance)));
-    *response.status_mut() =
-        StatusCode::from_u16(problem.status()).expect("every code has a valid HTTP status");
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if problem.code() == Code::UpgradeRequired {
-        // A 426 response must name the protocol to upgrade to (RFC 9110 §15.5.22)
-        // and its version (RFC 6455 §4.4).
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    }
-    if matches!(problem.status(), 429 | 503) {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    set_rate(headers, problem);
-    response
-}
-
-/// Adds the headers about the client's rate, if the problem is an empty token
-/// bucket: `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
-/// `RateLimit-Policy` from the draft of the IETF working group HTTPAPI.
-fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
-    let text = |name| problem.member(name)?.as_str();
-    let number = |name| problem.member(name)?.as_u64();
-    let (Some(policy), Some(seconds)) = (text("policy"), number("retryAfter")) else { return };
-    let (Some(quota), Some(window)) = (number("quota"), number("window")) else { return };
-    let fields = [
-        (RETRY_AFTER, seconds.to_string()),
-        (RATELIMIT, format!("\"{policy}\";r=0;t={seconds}")),
-        (RATELIMIT_POLICY, format!("\"{policy}\";q={quota};w={window}")),
-    ];
-    for (name, value) in fields {
-        let value = HeaderValue::from_str(&value).expect("digits and quotes are ASCII");
-        headers.insert(name, value);
-    }
-}
-
-/// Returns the 405 response with the allowed methods.
-pub fn method_not_allowed(allow: &'static str, path: &str) -> Response<Body> {
-    let detail = format!("the path does not support this method; use one of {allow}");
-    let mut response = answer(&Problem::new(Code::MethodNotAllowed, detail), path);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-    response
+/// What a read gave, on a thread or on the task that asked.
+///
+/// # Errors
+/// 500 when it panicked.
+pub fn joined<T>(read: Result<T, impl Display>) -> Result<T, Problem> {
+    read.map_err(|error| {
+        tracing::error!(%error, "a read panicked");
+        internal()
+    })
 }

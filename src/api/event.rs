@@ -10,15 +10,14 @@ use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 use super::body::Body;
 use super::catalog::{Collection, Topic};
 use super::negotiate;
-use super::resource::{parse, post};
 use super::start::{StreamParams, take_overflow, take_types};
 use super::subscribe::{self, StreamFormat, StreamTarget};
+use super::write::{Posted, parse, post, publication};
 use super::{Api, RequestContext, batch, error, event_page, respond};
 use crate::event::{EventType, ResourceId};
 use crate::hub::Overflow;
 use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::Filter;
-use crate::wire::json::{self, Json};
 use crate::wire::problem::Problem;
 
 /// `POST /{c}/{id}/events`.
@@ -84,15 +83,6 @@ pub async fn post_to_topic(
     Ok(answer(&topic.log, &written))
 }
 
-/// The write that publishes a posted event.
-///
-/// # Errors
-/// 400 for what is no event.
-pub fn publication(body: &Json) -> Result<Write, Problem> {
-    let Posted { kind, data, subject } = Posted::read(body)?;
-    Ok(Write::publish(subject, kind, data))
-}
-
 fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
     let body = format!("{{\"id\":\"{}\"}}", log.origin().id(written.offset));
     let mut response = respond::json(201, Body::Full(Bytes::from(body)));
@@ -100,51 +90,6 @@ fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
         respond::set_replayed(&mut response);
     }
     response
-}
-
-/// An event as it is posted.
-struct Posted {
-    kind: EventType,
-    data: Json,
-    subject: Option<ResourceId>,
-}
-
-impl Posted {
-    fn read(body: &Json) -> Result<Posted, Problem> {
-        if !body.is_object() {
-            return Err(error::bad_body("an event is an object with \"type\" and \"data\""));
-        }
-        let bytes = body.clone().into_bytes();
-        let (mut kind, mut data, mut subject) = (None, None, None);
-        for (key, value) in json::members(&bytes) {
-            match json::string(key).unwrap_or_default().as_ref() {
-                "type" => kind = Some(named("type", value, EventType::new)?),
-                "subject" => subject = Some(named("subject", value, ResourceId::new)?),
-                "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
-                other => {
-                    return Err(error::bad_body(format!(
-                        "an event has no member {other:?}; it has type, subject and data"
-                    )));
-                }
-            }
-        }
-        let missing = |name| error::bad_body(format!("the member {name:?} is missing"));
-        Ok(Posted {
-            kind: kind.ok_or_else(|| missing("type"))?,
-            data: data.ok_or_else(|| missing("data"))?,
-            subject,
-        })
-    }
-}
-
-fn named<T>(
-    member: &str,
-    value: &[u8],
-    name: impl Fn(&str) -> Result<T, crate::event::InvalidName>,
-) -> Result<T, Problem> {
-    let text = json::string(value)
-        .ok_or_else(|| error::bad_body(format!("the member {member:?} must be a string")))?;
-    name(&text).map_err(|why| error::bad_name(&format!("the member {member:?}"), why))
 }
 
 /// A stream of events as its path names it.

@@ -1,39 +1,27 @@
-//! Who is let in: the API as it is configured at the moment, and what a client
-//! is told for whom there is no room.
+//! Admission: whether a request, a stream or a connection is served, and how a
+//! client is refused.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
 
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use hyper::http::Extensions;
-use hyper::{Request, Response, Version};
-use parking_lot::{Mutex, RwLock};
+use hyper::{Method, Request, Response, Version};
 
 use super::address::{Client, client_key};
 use super::body::Body;
-use super::catalog::{Catalog, NoLog};
-use super::subscribe;
-use super::{Api, Settings, error, limit};
-use crate::deliver;
-use crate::hub::{self, Subscriber};
+use super::limit::RateLimited;
+use super::media_type::MediaType;
+use super::settings::SseOverload;
+use super::state::{Api, SharedState};
+use super::{negotiate, respond};
+use crate::event::Timestamp;
+use crate::hub::Subscriber;
 use crate::metrics::Protocol;
+use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
-
-/// What all configurations of one process have in common.
-#[derive(Default)]
-pub(super) struct SharedState {
-    pub(super) draining: AtomicBool,
-    pub(super) requests: AtomicUsize,
-    /// Memory is near its bound: no stream begins.
-    crowded: AtomicBool,
-    /// Streams of each client whose connections are a proxy's.
-    streams: Mutex<HashMap<IpAddr, usize>>,
-    /// What [`ApiHandle::current`] gives; weak, since it is part of that.
-    newest: RwLock<Weak<Api>>,
-}
 
 /// A stream for which there is room.
 pub(super) struct Admitted {
@@ -57,31 +45,6 @@ impl Drop for ClientStreamGuard {
                 count.remove();
             }
         }
-    }
-}
-
-/// The API as it is configured at the moment. A request keeps what it began
-/// with; the next one sees the whole of what a reload brought.
-pub struct ApiHandle(RwLock<Arc<Api>>);
-
-impl ApiHandle {
-    /// Lets requests into `api`.
-    pub fn new(api: Api) -> ApiHandle {
-        let api = Arc::new(api);
-        *api.process.newest.write() = Arc::downgrade(&api);
-        ApiHandle(RwLock::new(api))
-    }
-
-    /// Where the next request goes.
-    pub fn current(&self) -> Arc<Api> {
-        self.0.read().clone()
-    }
-
-    /// Lets requests into `api` from here on, made by [`Api::reconfigured`].
-    pub fn swap(&self, api: Api) {
-        let api = Arc::new(api);
-        *api.process.newest.write() = Arc::downgrade(&api);
-        *self.0.write() = api;
     }
 }
 
@@ -119,62 +82,6 @@ impl CapacityError {
 }
 
 impl Api {
-    /// The same process under other settings. Who is connected stays as it is.
-    ///
-    /// # Errors
-    /// When the engine has no log for a name.
-    pub fn reconfigured(
-        &self,
-        settings: Settings,
-        deliver: deliver::Settings,
-        rings: hub::Settings,
-    ) -> Result<Api, NoLog> {
-        let catalog = Catalog::new(&settings, &self.engine)?;
-        let requests = |of: &Settings| (of.request_rate, of.request_burst);
-        let events = |of: &Settings| (of.publish_rate, of.publish_burst);
-        // Who has used up its tokens does not get new ones by a reload.
-        let mut buckets = self.buckets.clone();
-        if requests(&settings) != requests(&self.settings) {
-            buckets = settings.request_buckets();
-        }
-        let mut publishing = self.publishing.clone();
-        if events(&settings) != events(&self.settings) {
-            publishing = settings.publish_buckets();
-        }
-        Ok(Api {
-            settings,
-            engine: self.engine.clone(),
-            catalog,
-            hub: self.hub.clone(),
-            deliver: Arc::new(deliver),
-            rings,
-            metrics: self.metrics.clone(),
-            tasks: self.tasks.clone(),
-            keys: self.keys.clone(),
-            buckets,
-            publishing,
-            scans: self.scans.clone(),
-            steps: self.steps.clone(),
-            inline: self.inline.clone(),
-            process: self.process.clone(),
-        })
-    }
-
-    /// What a request would meet now: for a connection that outlives reloads.
-    pub fn newest(self: &Arc<Self>) -> Arc<Api> {
-        self.process.newest.read().upgrade().unwrap_or_else(|| self.clone())
-    }
-
-    /// Whether memory is so near its bound that no stream begins.
-    pub fn set_memory_pressure(&self, crowded: bool) {
-        self.process.crowded.store(crowded, Ordering::Relaxed);
-    }
-
-    /// Whether no stream begins, since memory is near its bound.
-    pub fn is_crowded(&self) -> bool {
-        self.process.crowded.load(Ordering::Relaxed)
-    }
-
     /// Room for one more stream of a protocol, for a request with these
     /// extensions.
     ///
@@ -237,10 +144,10 @@ impl Api {
     pub(super) fn too_often<B>(
         self: &Arc<Self>,
         request: &Request<B>,
-        wait: limit::RateLimited,
+        wait: RateLimited,
     ) -> Response<Body> {
         self.metrics.refused(wait.policy.reason());
-        self.turn_away(request, error::too_often(wait))
+        self.turn_away(request, wait.problem())
     }
 
     /// Takes what one published event of a client costs.
@@ -251,7 +158,7 @@ impl Api {
         let Some(buckets) = &self.publishing else { return Ok(()) };
         buckets.take(client.address).map_err(|wait| {
             self.metrics.refused(wait.policy.reason());
-            error::too_often(wait)
+            wait.problem()
         })
     }
 
@@ -274,7 +181,52 @@ impl Api {
     fn turn_away<B>(self: &Arc<Self>, request: &Request<B>, problem: Problem) -> Response<Body> {
         let path = request.uri().path();
         let (method, headers) = (request.method(), request.headers());
-        subscribe::reject_stream(self, method, headers, request.version(), problem)
-            .unwrap_or_else(|problem| error::answer(&problem, path))
+        self.reject_stream(method, headers, request.version(), problem)
+            .unwrap_or_else(|problem| respond::problem(&problem, path))
     }
+
+    /// Refuses a stream so that the client comes back: an `EventSource` gives up
+    /// for good on any status but 200, so it gets the problem as an event.
+    ///
+    /// # Errors
+    /// The problem itself, for all other clients and where the configuration
+    /// says so.
+    pub(super) fn reject_stream(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        version: Version,
+        problem: Problem,
+    ) -> Result<Response<Body>, Problem> {
+        let status = self.settings.sse_overload == SseOverload::Status;
+        if status || !is_event_source(method, headers) {
+            return Err(problem);
+        }
+        let retry: Duration = crate::random::within(&self.deliver.retry);
+        let notice = crate::wire::ControlMessage {
+            kind: "error",
+            id: None,
+            retry: Some(retry),
+            collection: None,
+            subject: None,
+            data: &problem.to_json(None),
+            time: Timestamp::now(),
+            message: (0, 0),
+        };
+        let mut response =
+            respond::form(200, MediaType::Sse, Body::Full(notice.encode(WireFormat::Sse)));
+        respond::set_unbuffered(&mut response);
+        if version < Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+}
+
+/// An `EventSource` names its form; other clients that would take that form
+/// among others can read a status.
+fn is_event_source(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::GET
+        && !headers.contains_key(UPGRADE)
+        && negotiate::names(headers, MediaType::Sse)
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::address::client_key;
 use crate::deliver::TokenBucket;
+use crate::wire::problem::{Code, Problem};
 
 /// Clients whose buckets are kept at a time, at the most.
 const BUCKETS_MAX: usize = 65_536;
@@ -84,6 +85,29 @@ pub struct RateLimited {
     pub burst: u32,
     /// What they are for.
     pub policy: Policy,
+}
+
+impl RateLimited {
+    /// Returns the 429 problem for an empty token bucket. Its members tell the client
+    /// the rate and the time to wait. They are also the values of the response's
+    /// `RateLimit` fields.
+    pub fn problem(self) -> Problem {
+        let RateLimited { retry, rate, burst, policy } = self;
+        let unit = match policy {
+            Policy::Requests => "requests",
+            Policy::Events => "events",
+        };
+        let millis = retry.as_millis().max(1) as u64;
+        let detail = format!(
+            "the limit is {rate} {unit} per second and {burst} in a burst; wait {millis} ms"
+        );
+        let window = burst.div_ceil(rate.max(1)).max(1);
+        Problem::new(Code::TooManyRequests, detail)
+            .with("policy", policy.name())
+            .with("quota", burst.max(rate))
+            .with("window", window)
+            .with("retryAfter", millis.div_ceil(1000))
+    }
 }
 
 impl Buckets {

@@ -4,32 +4,8 @@ use hyper::HeaderMap;
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 
 use super::error;
+use super::media_type::MediaType;
 use crate::wire::problem::Problem;
-
-/// A form that an answer can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaType {
-    /// A resource, or a page.
-    Json,
-    /// One record a line.
-    Ndjson,
-    /// Server-Sent Events.
-    Sse,
-    /// `CloudEvents` 1.0, one a line.
-    CloudEvents,
-}
-
-impl MediaType {
-    /// Its media type.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            MediaType::Json => "application/json",
-            MediaType::Ndjson => "application/x-ndjson",
-            MediaType::Sse => "text/event-stream",
-            MediaType::CloudEvents => "application/cloudevents+json",
-        }
-    }
-}
 
 /// Forms of a collection; the first is what `*/*` gets.
 pub const COLLECTION: [MediaType; 3] = [MediaType::Json, MediaType::Ndjson, MediaType::Sse];

@@ -9,9 +9,10 @@ use hyper::Response;
 use hyper::header::{HeaderName, HeaderValue, LINK};
 use tokio::time::timeout;
 
-use super::body::{Body, BodyAborted};
+use super::body::Body;
 use super::catalog::Collection;
 use super::query::append_fields;
+use super::step::BodyAborted;
 use super::streamed_body::{STEP_BYTES, Source, StreamedBody};
 use super::{Api, RequestContext, error, respond};
 use crate::event::{Offset, ResourceId};
@@ -64,7 +65,7 @@ pub async fn page(
         Ok((position.head, reader, first))
     });
     let (head, mut reader, first): (Offset, Reader, Vec<u8>) =
-        super::joined(read.await)?.map_err(error::store)?;
+        error::joined(read.await)?.map_err(error::store)?;
 
     let links = place.links(&format!("{}/{name}", ask.prefix), &fields, reader.total);
     let cursor = collection.log.origin().id(head).to_string();

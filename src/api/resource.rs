@@ -3,21 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Response};
-use uuid::Uuid;
 
 use super::body::Body;
-use super::body_reader::BodyReader;
 use super::catalog::Collection;
 use super::condition::{self, ConditionResult};
 use super::query::Query;
-use super::{Api, RequestContext, batch, error, idempotency, negotiate, respond};
+use super::write::{append, creation, parse, post, read};
+use super::{Api, RequestContext, batch, error, negotiate, respond};
 use crate::event::ResourceId;
-use crate::log::{AppendOutcome, BadWrite, Log, Write};
-use crate::wire::LogIdentity;
-use crate::wire::json::{self, Json};
+use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::problem::Problem;
 
 /// JSON as every body is sent.
@@ -46,7 +42,7 @@ pub async fn get(
     negotiate::accept(headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
     let state = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
-        super::joined(read)?.map_err(error::store)?
+        error::joined(read)?.map_err(error::store)?
     } else {
         let state = collection.log.resource(&id).await;
         state.map_err(|error| error::unavailable(&error))?
@@ -91,25 +87,6 @@ pub async fn create(
         respond::set_location(&mut response, &format!("{}{path}/{subject}", ask.prefix));
     }
     Ok(response)
-}
-
-/// The write that makes a new resource of a document.
-///
-/// # Errors
-/// 400 for what is no object or has an id that is none.
-pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem> {
-    if !document.is_object() {
-        return Err(error::bad_write(&BadWrite::NotAnObject));
-    }
-    let subject = match json::member(document.as_bytes(), "id") {
-        None => ResourceId::new(&Uuid::now_v7().to_string()).expect("a UUID is a resource id"),
-        Some(value) => {
-            let text = json::string(value)
-                .ok_or_else(|| error::bad_body("the member \"id\" must be a string"))?;
-            ResourceId::new(&text).map_err(|why| error::bad_name("the member \"id\"", why))?
-        }
-    };
-    Write::create(origin, subject, document).map_err(|bad| error::bad_write(&bad))
 }
 
 /// `PUT /{c}/{id}`.
@@ -184,74 +161,6 @@ pub async fn delete(
     let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
     append(api, ask, log, Write::delete(id).with_precondition(condition)).await?;
     Ok(respond::empty(204))
-}
-
-/// A write by `POST` or `PATCH`: with its condition and its
-/// `Idempotency-Key`. `path` is the request's without prefix, `meaning` what
-/// of its query says what to write.
-///
-/// # Errors
-/// Whatever keeps it from being written.
-///
-/// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
-pub async fn post(
-    api: &Arc<Api>,
-    ask: &RequestContext,
-    body: Incoming,
-    log: &Arc<Log>,
-    path: &str,
-    meaning: &str,
-    write: impl FnOnce(&LogIdentity, &Bytes) -> Result<Write, Problem>,
-) -> Result<AppendOutcome, Problem> {
-    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
-    let key = idempotency::header(&ask.head.headers)?;
-    let body = read(api, body).await?;
-    let mut write = write(log.origin(), &body)?.with_precondition(condition);
-    let _held = match key {
-        None => None,
-        Some(key) => {
-            let scope = [ask.principal(), ask.head.method.as_str(), path];
-            let digest = idempotency::digest(scope, key, meaning, &body);
-            let held = api.keys.hold(&digest)?;
-            write = write.with_idempotency_key(digest);
-            Some(held)
-        }
-    };
-    append(api, ask, log, write).await
-}
-
-/// Appends one write.
-///
-/// # Errors
-/// When it is refused, or the log takes none.
-///
-/// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
-async fn append(
-    api: &Arc<Api>,
-    ask: &RequestContext,
-    log: &Arc<Log>,
-    write: Write,
-) -> Result<AppendOutcome, Problem> {
-    api.may_publish(ask.client)?;
-    let answers = api.engine.append(log, vec![write]).await;
-    let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
-    answer
-        .expect("an append answers each write")
-        .map_err(|refusal| error::refused(&refusal, log.origin()))
-}
-
-async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
-    BodyReader::new(api, body).whole(api.settings.body_bytes_max).await
-}
-
-/// A body as JSON.
-///
-/// # Errors
-/// 400 with the byte where it is none.
-pub fn parse(body: &[u8]) -> Result<Json, Problem> {
-    Ok(Json::parse(body)?)
 }
 
 fn answer(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {

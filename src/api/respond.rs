@@ -1,14 +1,28 @@
-//! Answers that are no problem.
+//! The HTTP responses: documents, problems and their headers.
 
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION, VARY};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+};
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
-use super::negotiate::MediaType;
+use super::media_type::MediaType;
 use crate::event::EventId;
+use crate::wire::problem::{Code, Problem};
 
 /// Says that the answer is an earlier one's (`docs/protocol.md#paths`).
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// The longest path in bytes that a problem has as its `instance`. Without the
+/// limit, a 414 response would repeat its long request target.
+const INSTANCE_BYTES_MAX: usize = 1024;
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Tells nginx to forward each event at once.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// An answer without a body.
 pub fn empty(status: u16) -> Response<Body> {
@@ -61,4 +75,61 @@ pub fn head_only(response: Response<Body>) -> Response<Body> {
         parts.headers.insert(CONTENT_LENGTH, length.into());
     }
     Response::from_parts(parts, Body::Empty)
+}
+
+/// Adds the headers that keep caches and proxies from holding a stream back.
+pub fn set_unbuffered(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(BUFFERING, HeaderValue::from_static("no"));
+}
+
+/// Returns the response for a problem. `path` is the path of the request.
+pub fn problem(problem: &Problem, path: &str) -> Response<Body> {
+    // A plain CONNECT request has no path.
+    let instance = (1..=INSTANCE_BYTES_MAX).contains(&path.len()).then_some(path);
+    let mut response = Response::new(Body::Full(problem.to_json(instance)));
+    *response.status_mut() =
+        StatusCode::from_u16(problem.status()).expect("every code has a valid HTTP status");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if problem.code() == Code::UpgradeRequired {
+        // A 426 response must name the protocol to upgrade to (RFC 9110 §15.5.22)
+        // and its version (RFC 6455 §4.4).
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    if matches!(problem.status(), 429 | 503) {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    set_rate(headers, problem);
+    response
+}
+
+/// Adds the headers about the client's rate, if the problem is an empty token
+/// bucket: `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
+/// `RateLimit-Policy` from the draft of the IETF working group HTTPAPI.
+fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
+    let text = |name| problem.member(name)?.as_str();
+    let number = |name| problem.member(name)?.as_u64();
+    let (Some(policy), Some(seconds)) = (text("policy"), number("retryAfter")) else { return };
+    let (Some(quota), Some(window)) = (number("quota"), number("window")) else { return };
+    let fields = [
+        (RETRY_AFTER, seconds.to_string()),
+        (RATELIMIT, format!("\"{policy}\";r=0;t={seconds}")),
+        (RATELIMIT_POLICY, format!("\"{policy}\";q={quota};w={window}")),
+    ];
+    for (name, value) in fields {
+        let value = HeaderValue::from_str(&value).expect("digits and quotes are ASCII");
+        headers.insert(name, value);
+    }
+}
+
+/// Returns the 405 response with the allowed methods.
+pub fn method_not_allowed(allow: &'static str, path: &str) -> Response<Body> {
+    let detail = format!("the path does not support this method; use one of {allow}");
+    let mut response = problem(&Problem::new(Code::MethodNotAllowed, detail), path);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
 }

@@ -7,11 +7,8 @@ use hyper::Method;
 use super::catalog::{Catalog, Collection, Topic};
 use super::error;
 use super::query::decode;
-use crate::event::{NAME_BYTES_MAX, ResourceId};
+use crate::event::ResourceId;
 use crate::wire::problem::Problem;
-
-/// The largest number of names that are compared for a suggestion.
-const SUGGESTED_FROM_MAX: usize = 1000;
 
 /// The target of a path (`docs/protocol.md#paths`).
 pub enum Route {
@@ -144,11 +141,11 @@ fn find(catalog: &Catalog, rest: &str) -> Result<Route, Problem> {
     match segments[..count] {
         ["ws"] => Ok(Route::Socket),
         ["operations", ..] => Err(unknown_path()),
-        ["events", name] => Ok(Route::Topic(topic(catalog, name)?)),
-        ["events", name, "ws"] => Ok(Route::TopicSocket(topic(catalog, name)?)),
-        [name] => Ok(Route::Collection(collection(catalog, name)?)),
+        ["events", name] => Ok(Route::Topic(catalog.topic(name)?)),
+        ["events", name, "ws"] => Ok(Route::TopicSocket(catalog.topic(name)?)),
+        [name] => Ok(Route::Collection(catalog.collection(name)?)),
         [name, second] => {
-            let collection = collection(catalog, name)?;
+            let collection = catalog.collection(name)?;
             match second {
                 "stream" => Ok(Route::Snapshot(collection)),
                 "events" => Ok(Route::CollectionEvents(collection)),
@@ -157,7 +154,7 @@ fn find(catalog: &Catalog, rest: &str) -> Result<Route, Problem> {
             }
         }
         [name, id, third] => {
-            let collection = collection(catalog, name)?;
+            let collection = catalog.collection(name)?;
             match third {
                 "events" => Ok(Route::ResourceEvents(collection, resource_id(id)?)),
                 "ws" => Ok(Route::ResourceSocket(collection, resource_id(id)?)),
@@ -172,78 +169,6 @@ fn unknown_path() -> Problem {
     error::not_found("the path does not exist")
 }
 
-/// Returns the collection `name`.
-///
-/// # Errors
-/// 404, with the nearest name of a collection if one is similar.
-pub(super) fn collection(catalog: &Catalog, name: &str) -> Result<Collection, Problem> {
-    let found = catalog.collection(name).cloned();
-    found.ok_or_else(|| unknown("collection", name, catalog.collection_names()))
-}
-
-/// Returns the topic `name`.
-///
-/// # Errors
-/// 404, with the nearest name of a topic if one is similar.
-pub(super) fn topic(catalog: &Catalog, name: &str) -> Result<Topic, Problem> {
-    let found = catalog.topic(name).cloned();
-    found.ok_or_else(|| unknown("topic", name, catalog.topic_names()))
-}
-
-fn unknown<'a>(kind: &str, name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Problem {
-    let detail = format!("no {kind} named {name:?}");
-    error::unknown(match nearest(name, known) {
-        Some(nearest) => format!("{detail}; did you mean {nearest:?}?"),
-        None => detail,
-    })
-}
-
-/// Returns the name in `known` that is nearest to `name`, if at most a third
-/// of the characters of `name` differ.
-///
-/// Every request for an unknown name runs this search. Two limits keep the
-/// search cheaper than the rest of the request: a name longer than any valid
-/// name has no suggestion, and neither has a catalog with more than
-/// [`SUGGESTED_FROM_MAX`] names.
-fn nearest<'a>(name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Option<&'a str> {
-    if name.len() > NAME_BYTES_MAX || known.len() > SUGGESTED_FROM_MAX {
-        return None;
-    }
-    let most = name.chars().count() / 3;
-    known
-        .filter(|known| known.len().abs_diff(name.len()) <= 4 * most)
-        .map(|known| (strsim::levenshtein(name, known), known))
-        .filter(|&(distance, _)| distance <= most)
-        .min()
-        .map(|(_, known)| known)
-}
-
 fn resource_id(text: &str) -> Result<ResourceId, Problem> {
     ResourceId::new(text).map_err(|why| error::bad_name(&format!("the id {text:?}"), why))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_suggestion_is_the_nearest_similar_name() {
-        let known = ["orders", "order-updates", "carts", "a"];
-        for (name, expected) in [
-            ("orderz", Some("orders")),
-            ("Orders", Some("orders")),
-            ("order", Some("orders")),
-            ("cart", Some("carts")),
-            ("order_update", Some("order-updates")),
-            ("örders", Some("orders")),
-            ("b", None),
-            ("", None),
-            ("invoices", None),
-            (&"x".repeat(NAME_BYTES_MAX + 1), None),
-        ] {
-            assert_eq!(nearest(name, known.into_iter()), expected, "{name}");
-        }
-        let many: Vec<String> = (0..=SUGGESTED_FROM_MAX).map(|n| format!("orders-{n}")).collect();
-        assert_eq!(nearest("orders-x", many.iter().map(String::as_str)), None);
-    }
 }

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 
-use super::body::{Body, BodyAborted};
+use super::body::Body;
 use super::catalog::Collection;
-use super::negotiate::MediaType;
+use super::media_type::MediaType;
 use super::page::CURSOR;
 use super::start::{StartPosition, StreamParams, take_overflow, take_types};
+use super::step::BodyAborted;
 use super::streamed_body::{STEP_BYTES, Source, StreamedBody};
 use super::subscribe::{self, StreamFormat, StreamTarget};
 use super::{Api, RequestContext, error, respond};

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::body::BodyAborted;
 use super::inline_reads::InlineReads;
+use super::step::BodyAborted;
 
 /// What a step holds, in bytes: some 200 resources, a tenth of a millisecond
 /// to read out of memory. What was read is then still in the processor's cache

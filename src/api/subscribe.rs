@@ -1,28 +1,24 @@
 //! Live streams: from a request to a subscription.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, Version};
 
 use super::Api;
 use super::body::Body;
 use super::gate::Admitted;
-use super::negotiate::{self, MediaType};
+use super::media_type::MediaType;
 use super::start::{StartPosition, StreamParams};
 use super::{error, respond};
 use crate::deliver::{ConnectionState, Gap, PendingTakeover, Reason, StreamBody, StreamSource};
-use crate::event::{EventId, Offset, ResourceId, Timestamp};
+use crate::event::{EventId, Offset, ResourceId};
 use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
 use crate::log::Log;
 use crate::metrics::Protocol;
 use crate::wire::problem::Problem;
 use crate::wire::{Filter, LogKind, WireFormat as WireForm};
-
-/// Tells nginx not to hold events back until the end.
-const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The form of a stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +245,7 @@ fn open(
     let Admitted { subscriber, share } = match api.admit(protocol, &head.extensions) {
         Ok(admitted) => admitted,
         Err(problem) => {
-            return reject_stream(api, &head.method, &head.headers, head.version, problem);
+            return api.reject_stream(&head.method, &head.headers, head.version, problem);
         }
     };
     let handover = head.extensions.get::<Arc<ConnectionState>>();
@@ -290,9 +286,8 @@ fn with_headers(
 ) -> Response<Body> {
     const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
     let mut response = respond::form(200, form.form(), body);
+    respond::set_unbuffered(&mut response);
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    headers.insert(BUFFERING, HeaderValue::from_static("no"));
     if let Some(size) = target.asked.batch_size {
         headers.insert(BATCH_SIZE, HeaderValue::from(size.get()));
     }
@@ -313,50 +308,4 @@ fn with_headers(
         _ => {}
     }
     response
-}
-
-/// Refuses a stream so that the client comes back: an `EventSource` gives up
-/// for good on any status but 200, so it gets the problem as an event.
-///
-/// # Errors
-/// The problem itself, for all other clients and where the configuration
-/// says so.
-pub fn reject_stream(
-    api: &Api,
-    method: &Method,
-    headers: &HeaderMap,
-    version: Version,
-    problem: Problem,
-) -> Result<Response<Body>, Problem> {
-    let status = api.settings.sse_overload == super::SseOverload::Status;
-    if status || !is_event_source(method, headers) {
-        return Err(problem);
-    }
-    let retry: Duration = crate::random::within(&api.deliver.retry);
-    let notice = crate::wire::ControlMessage {
-        kind: "error",
-        id: None,
-        retry: Some(retry),
-        collection: None,
-        subject: None,
-        data: &problem.to_json(None),
-        time: Timestamp::now(),
-        message: (0, 0),
-    };
-    let mut response = respond::form(200, MediaType::Sse, Body::Full(notice.encode(WireForm::Sse)));
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    headers.insert(BUFFERING, HeaderValue::from_static("no"));
-    if version < Version::HTTP_2 {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response)
-}
-
-/// An `EventSource` names its form; other clients that would take that form
-/// among others can read a status.
-fn is_event_source(method: &Method, headers: &HeaderMap) -> bool {
-    *method == Method::GET
-        && !headers.contains_key(UPGRADE)
-        && negotiate::names(headers, MediaType::Sse)
 }

@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::super::body::BodyAborted;
+use crate::api::InFlightGuard;
+use crate::api::step::{BodyAborted, StepSource};
 
 /// Size of a data frame, in bytes: what has left here is out of this count,
 /// so little leaves at a time.
@@ -35,6 +36,21 @@ struct State {
 pub struct Answers {
     shared: Arc<Shared>,
     writing: JoinHandle<()>,
+}
+
+/// The body of a batch's response. The request counts as in flight until the
+/// client has read all answers.
+pub struct BatchBody {
+    /// The answers.
+    pub answers: Answers,
+    /// Counts the request.
+    pub _in_flight: InFlightGuard,
+}
+
+impl StepSource for BatchBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>> {
+        self.answers.poll_next(cx)
+    }
 }
 
 /// The writing end.
@@ -123,10 +139,7 @@ fn wake(state: &mut State) {
 }
 
 impl Answers {
-    pub(in super::super) fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, BodyAborted>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>> {
         let mut state = self.shared.state.lock();
         if !state.unread.is_empty() {
             let length = state.unread.len().min(FRAME_BYTES);

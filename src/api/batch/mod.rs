@@ -17,15 +17,14 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
-pub use answers::Answers;
-use answers::{Sender, Stopped, answers};
+use answers::{BatchBody, Sender, Stopped, answers};
 use lines::{Line, Lines};
 
 use super::body::Body;
 use super::body_reader::BodyReader;
-use super::negotiate::MediaType;
-use super::resource::{creation, parse};
-use super::{Api, Client, InFlightGuard, RequestContext, error, event, idempotency, respond};
+use super::media_type::MediaType;
+use super::write::{creation, parse, publication};
+use super::{Api, Client, InFlightGuard, RequestContext, error, idempotency, respond};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
@@ -64,12 +63,12 @@ pub async fn batch(
         return Err(error::header("If-Match and If-None-Match are for one write, not a batch"));
     }
     // A client that asks leave to send wants it before it is answered.
-    let mut intake = BodyReader::new(api, body);
+    let mut intake = BodyReader::new(&api.settings, &api.metrics, body);
     let first = if headers.contains_key(EXPECT) { intake.next().await? } else { None };
     let minimal = prefers_minimal(headers);
     let settings = &api.settings;
     let (bytes_max, stall_timeout) = (settings.batch_answer_bytes, settings.stall_timeout);
-    let body = answers(&api.tasks, bytes_max, stall_timeout, |sender| {
+    let answers = answers(&api.tasks, bytes_max, stall_timeout, |sender| {
         let mut run = Run {
             api: Arc::clone(api),
             log: Arc::clone(log),
@@ -93,8 +92,8 @@ pub async fn batch(
             let _ = run.run().await;
         }
     });
-    let mut response =
-        respond::form(200, MediaType::Ndjson, Body::Answers(body, InFlightGuard::new(api)));
+    let body = BatchBody { answers, _in_flight: InFlightGuard::new(api) };
+    let mut response = respond::form(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -272,7 +271,7 @@ impl Run {
                 self.open.bytes += bytes.len();
                 parse(bytes).and_then(|json| match self.log.origin().kind {
                     LogKind::Collection { .. } => creation(self.log.origin(), &json),
-                    LogKind::Topic => event::publication(&json),
+                    LogKind::Topic => publication(&json),
                 })
             }
         };

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::message::{Message, missing, wrong};
 use crate::api::start::{StartPosition, StreamParams, chosen_overflow, parse_from};
 use crate::api::subscribe::{ResolvedStart, StreamTarget};
-use crate::api::{Api, Client, InFlightGuard, error, route};
+use crate::api::{Api, Client, InFlightGuard, error};
 use crate::deliver::{CommandFuture, CommandHandler, CommandReply};
 use crate::event::{EventType, LogId, ResourceId};
 use crate::hub::{OnGap, Subscriber, SubscriptionId};
@@ -179,11 +179,11 @@ impl CommandDispatcher {
                 return Err(wrong("topic", "left out where a collection is named"));
             }
             (Some(name), None, _) => {
-                let topic = route::topic(catalog, &name)?;
+                let topic = catalog.topic(&name)?;
                 (topic.log, Some(name), topic.types.to_vec(), topic.overflow)
             }
             (None, Some(name), _) => {
-                let found = route::collection(catalog, &name)?;
+                let found = catalog.collection(&name)?;
                 (found.log, None, Vec::new(), found.overflow)
             }
             (None, None, Some(path)) => {

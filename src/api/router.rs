@@ -1,0 +1,176 @@
+//! The router: from a request to its handler.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::header::{ALLOW, CONNECTION, HeaderValue};
+use hyper::{Method, Request, Response, Version};
+
+use super::address::Client;
+use super::body::Body;
+use super::context::{ConnectionContext, RequestContext};
+use super::event::{self, Events};
+use super::media_type::MediaType;
+use super::query::Query;
+use super::route::{self, Route, RouteError, RouteMatch};
+use super::state::{Api, InFlightGuard};
+use super::{error, head, negotiate, page, resource, respond, session, snapshot};
+use crate::wire::problem::Problem;
+
+/// Answers one request.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn handle(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    via: ConnectionContext,
+) -> Response<Body> {
+    let _unanswered = InFlightGuard::new(api);
+    let begun = Instant::now();
+    let uri = request.uri().clone();
+    let reads = is_read(request.method());
+    let head = *request.method() == Method::HEAD;
+    let version = request.version();
+    let mut label = "unknown";
+    let client = api.settings.proxies.client(request.headers(), via.peer);
+    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
+    let answered = match taken.map(|()| find(api, &request, &mut label)) {
+        Err(wait) => Ok(api.too_often(&request, wait)),
+        Ok(Err(miss)) => Err(miss),
+        // The request that there are the most of, in a future of its own: that
+        // of all the others is large, and would be moved about for each.
+        Ok(Ok((RouteMatch { route: Route::Resource(collection, id), .. }, query))) if reads => {
+            let read = resource::get(api, begun, request.headers(), query, &collection, id);
+            read.await.map_err(RouteError::Problem)
+        }
+        Ok(Ok((found, query))) => {
+            let answered = Box::pin(dispatch(api, found, request, query, (client, via)));
+            answered.await.map_err(RouteError::Problem)
+        }
+    };
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(RouteError::Problem(problem)) => respond::problem(&problem, uri.path()),
+        Err(RouteError::Method(allow)) => respond::method_not_allowed(allow, uri.path()),
+        Err(RouteError::Options(allow)) => {
+            let mut response = respond::empty(204);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+            response
+        }
+    };
+    if reads {
+        respond::set_vary(&mut response);
+    }
+    if api.is_draining() && version == Version::HTTP_11 && response.status() != 101 {
+        // Whoever sends the next one has connected elsewhere by then.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    api.metrics.answered(label, response.status().as_u16(), begun.elapsed());
+    if head { respond::head_only(response) } else { response }
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// What is asked for. Sets `label` to the name of the route in metrics, once
+/// it is known.
+fn find(
+    api: &Api,
+    request: &Request<Incoming>,
+    label: &mut &'static str,
+) -> Result<(RouteMatch, Query), RouteError> {
+    head::check(request)?;
+    if *request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return Err(RouteError::Options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    }
+    let protocol = request.extensions().get::<Protocol>();
+    if protocol.is_some_and(|protocol| protocol.as_str() != "websocket") {
+        // RFC 9220 §3, which says for all of HTTP what RFC 8441 left out.
+        return Err(error::no_such_protocol().into());
+    }
+    let path = request.uri().path();
+    let found = route::route(&api.catalog, request.method(), protocol.is_some(), path)?;
+    *label = found.route.label();
+    Ok((found, Query::parse(request.uri().query())?))
+}
+
+async fn dispatch(
+    api: &Arc<Api>,
+    RouteMatch { route, prefix }: RouteMatch,
+    mut request: Request<Incoming>,
+    query: Query,
+    (client, via): (Client, ConnectionContext),
+) -> Result<Response<Body>, Problem> {
+    let ConnectionContext { handover, flow, .. } = via;
+    let method = request.method().clone();
+    let post = method == Method::POST;
+    if is_read(&method) || method == Method::CONNECT {
+        // What a stream or session takes with it.
+        request.extensions_mut().insert(client);
+        if let Some(handover) = handover {
+            request.extensions_mut().insert(handover);
+        }
+    }
+    let (head, body) = request.into_parts();
+    let mut ask = RequestContext { head, prefix, query, client, flow };
+    match route {
+        Route::Collection(collection) if post => {
+            resource::create(api, &mut ask, body, &collection).await
+        }
+        Route::Collection(collection) => {
+            match negotiate::accept(&ask.head.headers, &negotiate::COLLECTION)? {
+                MediaType::Json => page::page(api, &mut ask, &collection).await,
+                form => snapshot::snapshot(api, &mut ask, &collection, form).await,
+            }
+        }
+        Route::Snapshot(collection) => {
+            let form = negotiate::accept(&ask.head.headers, &negotiate::SNAPSHOT)?;
+            snapshot::snapshot(api, &mut ask, &collection, form).await
+        }
+        Route::Resource(collection, id) => match method {
+            Method::PUT => resource::put(api, &mut ask, body, &collection, id).await,
+            Method::PATCH => resource::patch(api, &mut ask, body, &collection, id).await,
+            Method::DELETE => resource::delete(api, &mut ask, &collection, id).await,
+            _ => unreachable!("a read is answered before, and the route takes no other method"),
+        },
+        Route::ResourceEvents(collection, id) if post => {
+            event::post_to_resource(api, &mut ask, body, &collection, id).await
+        }
+        Route::Topic(topic) if post => event::post_to_topic(api, &mut ask, body, &topic).await,
+        Route::ResourceEvents(collection, id) => {
+            event::read(api, &mut ask, Events::of_collection(&collection, Some(id))).await
+        }
+        Route::CollectionEvents(collection) => {
+            event::read(api, &mut ask, Events::of_collection(&collection, None)).await
+        }
+        Route::Topic(topic) => event::read(api, &mut ask, Events::of_topic(&topic)).await,
+        Route::ResourceSocket(collection, id) => {
+            socket(api, ask, body, Events::of_collection(&collection, Some(id))).await
+        }
+        Route::CollectionSocket(collection) => {
+            socket(api, ask, body, Events::of_collection(&collection, None)).await
+        }
+        Route::TopicSocket(topic) => socket(api, ask, body, Events::of_topic(&topic)).await,
+        Route::Socket => {
+            ask.query.finish()?;
+            let request = Request::from_parts(ask.head, body);
+            session::upgrade(api, request, ask.client, None).await
+        }
+    }
+}
+
+async fn socket(
+    api: &Arc<Api>,
+    mut ask: RequestContext,
+    body: Incoming,
+    events: Events<'_>,
+) -> Result<Response<Body>, Problem> {
+    ask.query.refuse(&["batchSize"])?;
+    let target = events.target(api, &mut ask)?;
+    let request = Request::from_parts(ask.head, body);
+    session::upgrade(api, request, ask.client, Some(target)).await
+}

@@ -1,0 +1,170 @@
+//! From a request's body to a write, and the write's append.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use super::body_reader::BodyReader;
+use super::{Api, RequestContext, condition, error, idempotency};
+use crate::event::{EventType, ResourceId};
+use crate::log::{AppendOutcome, BadWrite, Log, Write};
+use crate::wire::LogIdentity;
+use crate::wire::json::{self, Json};
+use crate::wire::problem::Problem;
+
+/// A write by `POST` or `PATCH`: with its condition and its
+/// `Idempotency-Key`. `path` is the request's without prefix, `meaning` what
+/// of its query says what to write.
+///
+/// # Errors
+/// Whatever keeps it from being written.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn post(
+    api: &Arc<Api>,
+    ask: &RequestContext,
+    body: Incoming,
+    log: &Arc<Log>,
+    path: &str,
+    meaning: &str,
+    write: impl FnOnce(&LogIdentity, &Bytes) -> Result<Write, Problem>,
+) -> Result<AppendOutcome, Problem> {
+    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
+    let key = idempotency::header(&ask.head.headers)?;
+    let body = read(api, body).await?;
+    let mut write = write(log.origin(), &body)?.with_precondition(condition);
+    let _held = match key {
+        None => None,
+        Some(key) => {
+            let scope = [ask.principal(), ask.head.method.as_str(), path];
+            let digest = idempotency::digest(scope, key, meaning, &body);
+            let held = api.keys.hold(&digest)?;
+            write = write.with_idempotency_key(digest);
+            Some(held)
+        }
+    };
+    append(api, ask, log, write).await
+}
+
+/// Appends one write.
+///
+/// # Errors
+/// When it is refused, or the log takes none.
+///
+/// # Cancel safety
+/// Not safe: a write that was queued is committed, unanswered.
+pub async fn append(
+    api: &Arc<Api>,
+    ask: &RequestContext,
+    log: &Arc<Log>,
+    write: Write,
+) -> Result<AppendOutcome, Problem> {
+    api.may_publish(ask.client)?;
+    let answers = api.engine.append(log, vec![write]).await;
+    let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
+    answer
+        .expect("an append answers each write")
+        .map_err(|refusal| error::refused(&refusal, log.origin()))
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// 408, 413, and 400 for a body that breaks off.
+///
+/// # Cancel safety
+/// Not safe: the bytes that were read are lost.
+pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
+    BodyReader::new(&api.settings, &api.metrics, body).whole(api.settings.body_bytes_max).await
+}
+
+/// A body as JSON.
+///
+/// # Errors
+/// 400 with the byte where it is none.
+pub fn parse(body: &[u8]) -> Result<Json, Problem> {
+    Ok(Json::parse(body)?)
+}
+
+/// The write that makes a new resource of a document.
+///
+/// # Errors
+/// 400 for what is no object or has an id that is none.
+pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem> {
+    if !document.is_object() {
+        return Err(error::bad_write(&BadWrite::NotAnObject));
+    }
+    let subject = match json::member(document.as_bytes(), "id") {
+        None => ResourceId::new(&Uuid::now_v7().to_string()).expect("a UUID is a resource id"),
+        Some(value) => {
+            let text = json::string(value)
+                .ok_or_else(|| error::bad_body("the member \"id\" must be a string"))?;
+            ResourceId::new(&text).map_err(|why| error::bad_name("the member \"id\"", why))?
+        }
+    };
+    Write::create(origin, subject, document).map_err(|bad| error::bad_write(&bad))
+}
+
+/// The write that publishes a posted event.
+///
+/// # Errors
+/// 400 for what is no event.
+pub fn publication(body: &Json) -> Result<Write, Problem> {
+    let Posted { kind, data, subject } = Posted::read(body)?;
+    Ok(Write::publish(subject, kind, data))
+}
+
+/// An event as it is posted.
+pub struct Posted {
+    /// Its type.
+    pub kind: EventType,
+    /// Its data.
+    pub data: Json,
+    /// The resource that it is about.
+    pub subject: Option<ResourceId>,
+}
+
+impl Posted {
+    /// Reads a posted event.
+    ///
+    /// # Errors
+    /// 400 for a body that is no event.
+    pub fn read(body: &Json) -> Result<Posted, Problem> {
+        if !body.is_object() {
+            return Err(error::bad_body("an event is an object with \"type\" and \"data\""));
+        }
+        let bytes = body.clone().into_bytes();
+        let (mut kind, mut data, mut subject) = (None, None, None);
+        for (key, value) in json::members(&bytes) {
+            match json::string(key).unwrap_or_default().as_ref() {
+                "type" => kind = Some(named("type", value, EventType::new)?),
+                "subject" => subject = Some(named("subject", value, ResourceId::new)?),
+                "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
+                other => {
+                    return Err(error::bad_body(format!(
+                        "an event has no member {other:?}; it has type, subject and data"
+                    )));
+                }
+            }
+        }
+        let missing = |name| error::bad_body(format!("the member {name:?} is missing"));
+        Ok(Posted {
+            kind: kind.ok_or_else(|| missing("type"))?,
+            data: data.ok_or_else(|| missing("data"))?,
+            subject,
+        })
+    }
+}
+
+fn named<T>(
+    member: &str,
+    value: &[u8],
+    name: impl Fn(&str) -> Result<T, crate::event::InvalidName>,
+) -> Result<T, Problem> {
+    let text = json::string(value)
+        .ok_or_else(|| error::bad_body(format!("the member {member:?} must be a string")))?;
+    name(&text).map_err(|why| error::bad_name(&format!("the member {member:?}"), why))
+}
