@@ -5,7 +5,8 @@ use std::collections::hash_map::Keys;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Settings, error};
+use crate::api::answer::problem;
+use crate::api::settings::Settings;
 use crate::event::{EventType, InvalidName, NAME_BYTES_MAX};
 use crate::hub::Overflow;
 use crate::log::{Engine, Log, LogConfig, StorageKind};
@@ -154,7 +155,7 @@ impl Catalog {
 
 fn unknown<V>(kind: &str, name: &str, known: Keys<'_, String, V>) -> Problem {
     let detail = format!("no {kind} named {name:?}");
-    error::unknown(match nearest(name, known.map(String::as_str)) {
+    problem::unknown(match nearest(name, known.map(String::as_str)) {
         Some(nearest) => format!("{detail}; did you mean {nearest:?}?"),
         None => detail,
     })

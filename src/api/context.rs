@@ -5,8 +5,10 @@ use std::sync::Arc;
 use hyper::Method;
 use hyper::http::request::Parts;
 
-use super::address::{Client, Peer};
-use super::query::Query;
+use crate::api::request::{
+    address::{Client, Peer},
+    query::Query,
+};
 use crate::deliver::{ConnectionState, H2SendTracker};
 
 /// What a request comes over.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::address::client_key;
+use crate::api::request::address::client_key;
 use crate::deliver::TokenBucket;
 use crate::wire::problem::{Code, Problem};
 

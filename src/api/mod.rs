@@ -1,46 +1,30 @@
-//! Before the head: a request becomes a status, or a stream begins.
+//! The HTTP API: from a request to a response, or to a stream.
+//!
+//! The files form four rooms. The router ([`handle`]) stands at the top: it
+//! finds the route, and calls a handler (`handlers`). A handler reads
+//! the request (`request`) and makes the response (`answer`). The
+//! shared state, the settings and the catalog are below the handlers.
 
-pub mod admin;
-pub mod body;
-pub mod catalog;
-pub mod negotiate;
-pub mod query;
-pub mod session;
-pub mod start;
-pub mod subscribe;
-
-mod address;
-mod batch;
-mod body_reader;
-mod condition;
+mod admission;
+mod answer;
+mod catalog;
 mod context;
-mod error;
-mod event;
-mod event_page;
-mod gate;
-mod head;
-mod idempotency;
-mod inline_reads;
+mod handlers;
 mod limit;
-mod media_type;
-mod page;
-mod resource;
-mod respond;
+mod request;
 mod route;
 mod router;
 mod settings;
-mod snapshot;
 mod state;
-mod step;
-mod streamed_body;
 #[cfg(test)]
 mod tests;
-mod write;
 
-pub use address::{Client, Peer, Proxies, client_key};
+pub use admission::CapacityError;
+pub use answer::body;
 pub use catalog::NoLog;
 pub use context::{ConnectionContext, RequestContext};
-pub use gate::CapacityError;
+pub use handlers::admin;
+pub use request::address::{Client, Peer, Proxies, client_key};
 pub use router::handle;
 pub use settings::{CollectionSettings, Settings, SseOverload, TopicSettings};
 pub use state::{Api, ApiHandle, InFlightGuard};

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use hyper::Method;
 
-use super::catalog::{Catalog, Collection, Topic};
-use super::error;
-use super::query::decode;
+use crate::api::answer::problem;
+use crate::api::catalog::{Catalog, Collection, Topic};
+use crate::api::request::query::decode;
 use crate::event::ResourceId;
 use crate::wire::problem::Problem;
 
@@ -134,7 +134,7 @@ fn find(catalog: &Catalog, rest: &str) -> Result<Route, Problem> {
     let mut count = 0;
     for raw in rest.split('/') {
         let slot = segments.get_mut(count).ok_or_else(unknown_path)?;
-        *slot = decode(raw, false).map_err(|why| error::malformed(format!("the path: {why}")))?;
+        *slot = decode(raw, false).map_err(|why| problem::malformed(format!("the path: {why}")))?;
         count += 1;
     }
     let segments: [&str; 4] = std::array::from_fn(|i| segments[i].as_ref());
@@ -166,9 +166,9 @@ fn find(catalog: &Catalog, rest: &str) -> Result<Route, Problem> {
 }
 
 fn unknown_path() -> Problem {
-    error::not_found("the path does not exist")
+    problem::not_found("the path does not exist")
 }
 
 fn resource_id(text: &str) -> Result<ResourceId, Problem> {
-    ResourceId::new(text).map_err(|why| error::bad_name(&format!("the id {text:?}"), why))
+    ResourceId::new(text).map_err(|why| problem::bad_name(&format!("the id {text:?}"), why))
 }

@@ -8,15 +8,15 @@ use hyper::ext::Protocol;
 use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 
-use super::address::Client;
-use super::body::Body;
-use super::context::{ConnectionContext, RequestContext};
-use super::event::{self, Events};
-use super::media_type::MediaType;
-use super::query::Query;
-use super::route::{self, Route, RouteError, RouteMatch};
-use super::state::{Api, InFlightGuard};
-use super::{error, head, negotiate, page, resource, respond, session, snapshot};
+use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
+use crate::api::context::{ConnectionContext, RequestContext};
+use crate::api::handlers::{
+    events::{self, Events},
+    page, resource, session, snapshot,
+};
+use crate::api::request::{address::Client, head, negotiate, query::Query};
+use crate::api::route::{self, Route, RouteError, RouteMatch};
+use crate::api::state::{Api, InFlightGuard};
 use crate::wire::problem::Problem;
 
 /// Answers one request.
@@ -53,23 +53,23 @@ pub async fn handle(
     };
     let mut response = match answered {
         Ok(response) => response,
-        Err(RouteError::Problem(problem)) => respond::problem(&problem, uri.path()),
-        Err(RouteError::Method(allow)) => respond::method_not_allowed(allow, uri.path()),
+        Err(RouteError::Problem(problem)) => response::problem(&problem, uri.path()),
+        Err(RouteError::Method(allow)) => response::method_not_allowed(allow, uri.path()),
         Err(RouteError::Options(allow)) => {
-            let mut response = respond::empty(204);
+            let mut response = response::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             response
         }
     };
     if reads {
-        respond::set_vary(&mut response);
+        response::set_vary(&mut response);
     }
     if api.is_draining() && version == Version::HTTP_11 && response.status() != 101 {
         // Whoever sends the next one has connected elsewhere by then.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     api.metrics.answered(label, response.status().as_u16(), begun.elapsed());
-    if head { respond::head_only(response) } else { response }
+    if head { response::head_only(response) } else { response }
 }
 
 fn is_read(method: &Method) -> bool {
@@ -90,7 +90,7 @@ fn find(
     let protocol = request.extensions().get::<Protocol>();
     if protocol.is_some_and(|protocol| protocol.as_str() != "websocket") {
         // RFC 9220 §3, which says for all of HTTP what RFC 8441 left out.
-        return Err(error::no_such_protocol().into());
+        return Err(problem::no_such_protocol().into());
     }
     let path = request.uri().path();
     let found = route::route(&api.catalog, request.method(), protocol.is_some(), path)?;
@@ -138,16 +138,16 @@ async fn dispatch(
             _ => unreachable!("a read is answered before, and the route takes no other method"),
         },
         Route::ResourceEvents(collection, id) if post => {
-            event::post_to_resource(api, &mut ask, body, &collection, id).await
+            events::post_to_resource(api, &mut ask, body, &collection, id).await
         }
-        Route::Topic(topic) if post => event::post_to_topic(api, &mut ask, body, &topic).await,
+        Route::Topic(topic) if post => events::post_to_topic(api, &mut ask, body, &topic).await,
         Route::ResourceEvents(collection, id) => {
-            event::read(api, &mut ask, Events::of_collection(&collection, Some(id))).await
+            events::read(api, &mut ask, Events::of_collection(&collection, Some(id))).await
         }
         Route::CollectionEvents(collection) => {
-            event::read(api, &mut ask, Events::of_collection(&collection, None)).await
+            events::read(api, &mut ask, Events::of_collection(&collection, None)).await
         }
-        Route::Topic(topic) => event::read(api, &mut ask, Events::of_topic(&topic)).await,
+        Route::Topic(topic) => events::read(api, &mut ask, Events::of_topic(&topic)).await,
         Route::ResourceSocket(collection, id) => {
             socket(api, ask, body, Events::of_collection(&collection, Some(id))).await
         }

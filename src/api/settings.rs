@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::address::Proxies;
+use crate::api::request::address::Proxies;
 use crate::event::EventType;
 use crate::hub::Overflow;
 use crate::log::StorageKind;

@@ -9,9 +9,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::catalog::{Catalog, NoLog};
-use super::settings::Settings;
-use super::{idempotency, inline_reads, limit, streamed_body};
+use crate::api::answer::{inline_reads, streamed_body};
+use crate::api::catalog::{Catalog, NoLog};
+use crate::api::limit;
+use crate::api::request::idempotency;
+use crate::api::settings::Settings;
 use crate::deliver;
 use crate::hub::{self, Hub};
 use crate::log::Engine;

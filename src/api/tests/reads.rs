@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use super::super::inline_reads::InlineReads;
 use super::*;
+use crate::api::answer::inline_reads::InlineReads;
 
 /// Requests that ask at once: many more than there are permits.
 const REQUESTS: usize = 64;

@@ -169,7 +169,7 @@ async fn a_key_of_a_merge_is_not_that_of_none() {
 async fn a_key_in_progress_is_a_conflict() {
     let gateway = Gateway::start().await;
     let scope = ["", "POST", "/orders"];
-    let key = super::super::idempotency::digest(scope, "k", "", b"{}");
+    let key = crate::api::request::idempotency::digest(scope, "k", "", b"{}");
     let held = gateway.api.keys.hold(&key).ok().unwrap();
     let fields = format!("{JSON}idempotency-key: k\r\n");
     let reply = gateway.call("POST /orders", &fields, "{}").await;

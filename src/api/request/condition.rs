@@ -3,7 +3,7 @@
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 
-use super::error;
+use crate::api::answer::problem;
 use crate::event::{Epoch, EventId, Offset};
 use crate::log::Precondition;
 use crate::wire::problem::Problem;
@@ -43,7 +43,7 @@ pub fn precondition(headers: &HeaderMap, epoch: Epoch) -> Result<Precondition, P
             Ok(Precondition::NoneOf(tags.iter().filter_map(revision).collect()))
         }
         (Some(_), Some(_)) => {
-            Err(error::header("If-Match and If-None-Match are both given; send one of them"))
+            Err(problem::header("If-Match and If-None-Match are both given; send one of them"))
         }
     }
 }
@@ -111,7 +111,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem>
 
 fn malformed(name: &HeaderName) -> Problem {
     let name = if *name == IF_MATCH { "If-Match" } else { "If-None-Match" };
-    error::header(format!("{name} must be * or a list of entity tags in double quotes"))
+    problem::header(format!("{name} must be * or a list of entity tags in double quotes"))
 }
 
 /// Reads `"a", W/"b"`. A tag may hold a comma, so splitting there is not enough.

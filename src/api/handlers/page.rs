@@ -9,12 +9,16 @@ use hyper::Response;
 use hyper::header::{HeaderName, HeaderValue, LINK};
 use tokio::time::timeout;
 
-use super::body::Body;
-use super::catalog::Collection;
-use super::query::append_fields;
-use super::step::BodyAborted;
-use super::streamed_body::{STEP_BYTES, Source, StreamedBody};
-use super::{Api, RequestContext, error, respond};
+use crate::api::answer::{
+    body::Body,
+    problem, response,
+    step::BodyAborted,
+    streamed_body::{STEP_BYTES, Source, StreamedBody},
+};
+use crate::api::catalog::Collection;
+use crate::api::context::RequestContext;
+use crate::api::request::query::append_fields;
+use crate::api::state::Api;
 use crate::event::{Offset, ResourceId};
 use crate::store::{self, ReadSnapshot};
 use crate::wire::FieldEquals;
@@ -53,7 +57,7 @@ pub async fn page(
     let place = Place { page, size };
 
     let turn = timeout(TURN_TIMEOUT, Arc::clone(&api.scans).acquire_owned());
-    let turn = turn.await.map_err(|_| error::busy())?;
+    let turn = turn.await.map_err(|_| problem::busy())?;
     let (store, log) = (api.engine.store().clone(), collection.log.id());
     let filter = fields.clone();
     let read = tokio::task::spawn_blocking(move || {
@@ -65,7 +69,7 @@ pub async fn page(
         Ok((position.head, reader, first))
     });
     let (head, mut reader, first): (Offset, Reader, Vec<u8>) =
-        error::joined(read.await)?.map_err(error::store)?;
+        problem::joined(read.await)?.map_err(problem::store)?;
 
     let links = place.links(&format!("{}/{name}", ask.prefix), &fields, reader.total);
     let cursor = collection.log.origin().id(head).to_string();
@@ -81,7 +85,7 @@ pub async fn page(
         });
         Body::Pull(StreamedBody::new(vec![first.into()], source, api.steps.clone()))
     };
-    let mut response = respond::json(200, body);
+    let mut response = response::json(200, body);
     let headers = response.headers_mut();
     headers.insert(LINK, links.parse().expect("a link is percent-encoded"));
     headers.insert(CURSOR, HeaderValue::from_str(&cursor).expect("an event id is ASCII"));

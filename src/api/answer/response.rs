@@ -6,8 +6,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
-use super::body::Body;
-use super::media_type::MediaType;
+use crate::api::answer::{body::Body, media_type::MediaType};
 use crate::event::EventId;
 use crate::wire::problem::{Code, Problem};
 

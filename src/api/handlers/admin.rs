@@ -8,8 +8,8 @@ use hyper::{Method, Request, Response};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use super::body::Body;
-use super::{error, respond};
+use crate::api::answer::{body::Body, problem, response};
+use crate::api::state::Api;
 use crate::log::WriteState;
 use crate::metrics::LogValues;
 use crate::wire::WireFormat;
@@ -75,11 +75,11 @@ impl Admin {
                 let _turn = turn;
                 metrics()
             };
-            error::joined(tokio::task::spawn_blocking(render).await)
+            problem::joined(tokio::task::spawn_blocking(render).await)
         };
         match tokio::time::timeout(SCRAPE_TIMEOUT, rendered).await {
             Ok(Ok(metrics)) => text(200, METRICS_TYPE, metrics),
-            Ok(Err(problem)) => respond::problem(&problem, "/metrics"),
+            Ok(Err(problem)) => response::problem(&problem, "/metrics"),
             Err(_) => {
                 text(503, TEXT_TYPE, "the scrapes before this one take too long\n".to_owned())
             }
@@ -87,7 +87,7 @@ impl Admin {
     }
 }
 
-impl super::Api {
+impl Api {
     /// The metrics in Prometheus' text format, current to this moment. Takes no
     /// lock of a connection and reads nothing of the store; blocks on `/proc`.
     pub fn render_metrics(&self) -> String {
@@ -131,17 +131,17 @@ pub async fn handle<B>(admin: &Admin, request: Request<B>) -> Response<Body> {
     let (head, _) = request.into_parts();
     let path = head.uri.path();
     if !["/metrics", "/livez", "/readyz"].contains(&path) {
-        return respond::problem(&error::not_found("there is no such path"), path);
+        return response::problem(&problem::not_found("there is no such path"), path);
     }
     match head.method {
         Method::GET => answer(admin, path).await,
-        Method::HEAD => respond::head_only(answer(admin, path).await),
+        Method::HEAD => response::head_only(answer(admin, path).await),
         Method::OPTIONS => {
-            let mut response = respond::empty(204);
+            let mut response = response::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
             response
         }
-        _ => respond::method_not_allowed(ALLOWED, path),
+        _ => response::method_not_allowed(ALLOWED, path),
     }
 }
 
@@ -162,7 +162,7 @@ fn ready(readiness: &Readiness) -> Response<Body> {
 }
 
 fn text(status: u16, media_type: &'static str, text: String) -> Response<Body> {
-    let mut response = respond::empty(status);
+    let mut response = response::empty(status);
     *response.body_mut() = Body::Full(text.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));

@@ -20,11 +20,11 @@ use hyper::header::{EXPECT, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use answers::{BatchBody, Sender, Stopped, answers};
 use lines::{Line, Lines};
 
-use super::body::Body;
-use super::body_reader::BodyReader;
-use super::media_type::MediaType;
-use super::write::{creation, parse, publication};
-use super::{Api, Client, InFlightGuard, RequestContext, error, idempotency, respond};
+use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
+use crate::api::context::RequestContext;
+use crate::api::handlers::write::{creation, parse, publication};
+use crate::api::request::{address::Client, body_reader::BodyReader, idempotency};
+use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
@@ -57,10 +57,10 @@ pub async fn batch(
 ) -> Result<Response<Body>, Problem> {
     let headers = &ask.head.headers;
     if idempotency::header(headers)?.is_some() {
-        return Err(error::header("an Idempotency-Key is for one write, not for a batch"));
+        return Err(problem::header("an Idempotency-Key is for one write, not for a batch"));
     }
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
-        return Err(error::header("If-Match and If-None-Match are for one write, not a batch"));
+        return Err(problem::header("If-Match and If-None-Match are for one write, not a batch"));
     }
     // A client that asks leave to send wants it before it is answered.
     let mut intake = BodyReader::new(&api.settings, &api.metrics, body);
@@ -93,7 +93,7 @@ pub async fn batch(
         }
     });
     let body = BatchBody { answers, _in_flight: InFlightGuard::new(api) };
-    let mut response = respond::form(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
+    let mut response = response::form(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -266,7 +266,7 @@ impl Run {
 
     fn add(&mut self, line: &Line) {
         let write = match &line.bytes {
-            None => Err(error::too_large("the line", self.api.settings.body_bytes_max)),
+            None => Err(problem::too_large("the line", self.api.settings.body_bytes_max)),
             Some(bytes) => {
                 self.open.bytes += bytes.len();
                 parse(bytes).and_then(|json| match self.log.origin().kind {
@@ -311,11 +311,11 @@ impl Run {
         for (number, problem) in lines {
             let outcome = match (problem, &mut results) {
                 (Some(problem), _) => Err(problem),
-                (None, Err(error)) => Err(error::unavailable(error)),
+                (None, Err(error)) => Err(problem::unavailable(error)),
                 (None, Ok(results)) => results
                     .next()
                     .expect("an append answers each write")
-                    .map_err(|refusal| error::refused(&refusal, self.log.origin())),
+                    .map_err(|refusal| problem::refused(&refusal, self.log.origin())),
             };
             match outcome {
                 Ok(written) => {

@@ -6,9 +6,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-pub use super::step::BodyAborted;
-use super::step::StepSource;
-use super::streamed_body::StreamedBody;
+pub use crate::api::answer::step::BodyAborted;
+use crate::api::answer::{step::StepSource, streamed_body::StreamedBody};
 use crate::deliver::{StreamBody, TakeoverBody};
 
 /// The body of an answer.

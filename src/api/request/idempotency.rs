@@ -7,7 +7,7 @@ use hyper::HeaderMap;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::error;
+use crate::api::answer::problem;
 use crate::log::IdempotencyKey;
 use crate::wire::problem::Problem;
 
@@ -33,7 +33,7 @@ impl InProgress {
         if self.0.lock().insert(key.key) {
             Ok(KeyGuard { all: self.clone(), key: key.key })
         } else {
-            Err(error::key_in_progress())
+            Err(problem::key_in_progress())
         }
     }
 }
@@ -53,14 +53,14 @@ pub fn header(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(error::header("Idempotency-Key is given twice"));
+        return Err(problem::header("Idempotency-Key is given twice"));
     }
     let text = value.to_str().unwrap_or_default();
     let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     let key = quoted.unwrap_or(text);
     let visible = key.bytes().all(|b| b.is_ascii_graphic());
     if key.is_empty() || key.len() > KEY_BYTES_MAX || !visible {
-        return Err(error::header(format!(
+        return Err(problem::header(format!(
             "Idempotency-Key must be 1 to {KEY_BYTES_MAX} visible ASCII characters"
         )));
     }

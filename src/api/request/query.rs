@@ -5,7 +5,7 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::error;
+use crate::api::answer::problem;
 use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
@@ -52,19 +52,19 @@ impl Query {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for piece in raw.unwrap_or_default().split('&').filter(|piece| !piece.is_empty()) {
             let (name, value) = piece.split_once('=').ok_or_else(|| {
-                error::malformed(format!("the query's {piece:?} has no value; write name=value"))
+                problem::malformed(format!("the query's {piece:?} has no value; write name=value"))
             })?;
             let text = |raw| {
                 decode(raw, true)
                     .map(Cow::into_owned)
-                    .map_err(|why| error::malformed(format!("the query's {piece:?}: {why}")))
+                    .map_err(|why| problem::malformed(format!("the query's {piece:?}: {why}")))
             };
             let (name, value) = (text(name)?, text(value)?);
             if name.is_empty() || name == ESCAPE {
-                return Err(error::malformed(format!("the query's {piece:?} has no name")));
+                return Err(problem::malformed(format!("the query's {piece:?} has no name")));
             }
             if pairs.iter().any(|(other, _)| *other == name) {
-                return Err(error::parameter(&name, "it is given twice"));
+                return Err(problem::parameter(&name, "it is given twice"));
             }
             pairs.push((name, value));
         }
@@ -86,7 +86,7 @@ impl Query {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(_) => Err(error::parameter(name, "it must be true or false")),
+            Some(_) => Err(problem::parameter(name, "it must be true or false")),
         }
     }
 
@@ -104,7 +104,7 @@ impl Query {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let number = text.parse().ok().filter(|n| digits && (least..=most).contains(n));
         number.map(Some).ok_or_else(|| {
-            error::parameter(name, &format!("it must be a number from {least} to {most}"))
+            problem::parameter(name, &format!("it must be a number from {least} to {most}"))
         })
     }
 
@@ -132,7 +132,7 @@ impl Query {
                 None => name,
             };
             if fields.iter().any(|field| field.name == name) {
-                return Err(error::parameter(&name, "it is given twice"));
+                return Err(problem::parameter(&name, "it is given twice"));
             }
             fields.push(FieldEquals { name, value });
         }
@@ -147,13 +147,13 @@ impl Query {
         match self.pairs.first() {
             None => Ok(()),
             Some((name, _)) if PARAMETERS.contains(&name.as_str()) => Err(misplaced(name)),
-            Some((name, _)) => Err(error::parameter(name, "there is no such parameter here")),
+            Some((name, _)) => Err(problem::parameter(name, "there is no such parameter here")),
         }
     }
 }
 
 fn misplaced(name: &str) -> Problem {
-    error::parameter(
+    problem::parameter(
         name,
         &format!("it does not apply here; where filters are taken, {ESCAPE}{name}= is one"),
     )

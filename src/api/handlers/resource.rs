@@ -6,12 +6,19 @@ use std::time::Instant;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Response};
 
-use super::body::Body;
-use super::catalog::Collection;
-use super::condition::{self, ConditionResult};
-use super::query::Query;
-use super::write::{append, creation, parse, post, read};
-use super::{Api, RequestContext, batch, error, negotiate, respond};
+use crate::api::answer::{body::Body, problem, response};
+use crate::api::catalog::Collection;
+use crate::api::context::RequestContext;
+use crate::api::handlers::{
+    batch,
+    write::{append, creation, parse, post, read},
+};
+use crate::api::request::{
+    condition::{self, ConditionResult},
+    negotiate,
+    query::Query,
+};
+use crate::api::state::Api;
 use crate::event::ResourceId;
 use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::problem::Problem;
@@ -42,21 +49,21 @@ pub async fn get(
     negotiate::accept(headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
     let state = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
-        error::joined(read)?.map_err(error::store)?
+        problem::joined(read)?.map_err(problem::store)?
     } else {
         let state = collection.log.resource(&id).await;
-        state.map_err(|error| error::unavailable(&error))?
+        state.map_err(|error| problem::unavailable(&error))?
     };
-    let state = state.ok_or_else(|| error::not_found("there is no such resource"))?;
+    let state = state.ok_or_else(|| problem::not_found("there is no such resource"))?;
     let origin = collection.log.origin();
     let mut response = match condition::read(headers, origin.epoch, state.revision)? {
-        ConditionResult::Send => respond::json(200, Body::Full(state.document)),
-        ConditionResult::Unchanged => respond::empty(304),
+        ConditionResult::Send => response::json(200, Body::Full(state.document)),
+        ConditionResult::Unchanged => response::empty(304),
         ConditionResult::Failed => {
-            return Err(error::precondition_failed(Some(origin.id(state.revision))));
+            return Err(problem::precondition_failed(Some(origin.id(state.revision))));
         }
     };
-    respond::set_etag(&mut response, origin.id(state.revision));
+    response::set_etag(&mut response, origin.id(state.revision));
     Ok(response)
 }
 
@@ -84,7 +91,7 @@ pub async fn create(
             .await?;
     let mut response = answer(log, 201, &written);
     if let Some(subject) = &written.subject {
-        respond::set_location(&mut response, &format!("{}{path}/{subject}", ask.prefix));
+        response::set_location(&mut response, &format!("{}{path}/{subject}", ask.prefix));
     }
     Ok(response)
 }
@@ -109,11 +116,11 @@ pub async fn put(
     let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
     let body = read(api, body).await?;
     let path = format!("{}/{}/{id}", ask.prefix, log.origin().name);
-    let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| error::bad_write(&b))?;
+    let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| problem::bad_write(&b))?;
     let written = append(api, ask, log, write.with_precondition(condition)).await?;
     let mut response = answer(log, if written.created { 201 } else { 200 }, &written);
     if written.created {
-        respond::set_location(&mut response, &path);
+        response::set_location(&mut response, &path);
     }
     Ok(response)
 }
@@ -137,7 +144,7 @@ pub async fn patch(
     let log = &collection.log;
     let path = format!("/{}/{id}", log.origin().name);
     let written = post(api, ask, body, log, &path, "", |origin, body| {
-        Write::patch(origin, id, &parse(body)?).map_err(|bad| error::bad_write(&bad))
+        Write::patch(origin, id, &parse(body)?).map_err(|bad| problem::bad_write(&bad))
     })
     .await?;
     Ok(answer(log, 200, &written))
@@ -160,15 +167,15 @@ pub async fn delete(
     let log = &collection.log;
     let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
     append(api, ask, log, Write::delete(id).with_precondition(condition)).await?;
-    Ok(respond::empty(204))
+    Ok(response::empty(204))
 }
 
 fn answer(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {
     let document = written.document.clone().unwrap_or_default();
-    let mut response = respond::json(status, Body::Full(document));
-    respond::set_etag(&mut response, log.origin().id(written.offset));
+    let mut response = response::json(status, Body::Full(document));
+    response::set_etag(&mut response, log.origin().id(written.offset));
     if written.replayed {
-        respond::set_replayed(&mut response);
+        response::set_replayed(&mut response);
     }
     response
 }

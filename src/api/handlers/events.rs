@@ -7,13 +7,19 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 
-use super::body::Body;
-use super::catalog::{Collection, Topic};
-use super::negotiate;
-use super::start::{StreamParams, take_overflow, take_types};
-use super::subscribe::{self, StreamFormat, StreamTarget};
-use super::write::{Posted, parse, post, publication};
-use super::{Api, RequestContext, batch, error, event_page, respond};
+use crate::api::answer::{body::Body, problem, response};
+use crate::api::catalog::{Collection, Topic};
+use crate::api::context::RequestContext;
+use crate::api::handlers::{
+    batch, event_page,
+    stream::{self, StreamFormat, StreamTarget},
+    write::{Posted, parse, post, publication},
+};
+use crate::api::request::{
+    negotiate,
+    start::{StreamParams, take_overflow, take_types},
+};
+use crate::api::state::Api;
 use crate::event::{EventType, ResourceId};
 use crate::hub::Overflow;
 use crate::log::{AppendOutcome, Log, Write};
@@ -43,11 +49,11 @@ pub async fn post_to_resource(
     let written = post(api, ask, body, log, &path, meaning, |origin, body| {
         let Posted { kind, data, subject } = Posted::read(&parse(body)?)?;
         if subject.is_some() {
-            return Err(error::bad_body(
+            return Err(problem::bad_body(
                 "the member \"subject\" has no place here: the path names it",
             ));
         }
-        Write::event(origin, id, kind, &data, merge).map_err(|bad| error::bad_write(&bad))
+        Write::event(origin, id, kind, &data, merge).map_err(|bad| problem::bad_write(&bad))
     })
     .await?;
     Ok(answer(log, &written))
@@ -73,7 +79,7 @@ pub async fn post_to_topic(
         return batch::batch(api, ask, body, &topic.log).await;
     }
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
-        return Err(error::header(
+        return Err(problem::header(
             "If-Match and If-None-Match: a topic has no state that a condition could be on",
         ));
     }
@@ -85,9 +91,9 @@ pub async fn post_to_topic(
 
 fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
     let body = format!("{{\"id\":\"{}\"}}", log.origin().id(written.offset));
-    let mut response = respond::json(201, Body::Full(Bytes::from(body)));
+    let mut response = response::json(201, Body::Full(Bytes::from(body)));
     if written.replayed {
-        respond::set_replayed(&mut response);
+        response::set_replayed(&mut response);
     }
     response
 }
@@ -162,5 +168,5 @@ pub async fn read(
         return event_page::page(target, place).await;
     };
     let target = events.target(api, ask)?;
-    subscribe::events(api, &ask.head, target, stream).await
+    stream::events(api, &ask.head, target, stream).await
 }

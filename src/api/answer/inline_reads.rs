@@ -161,7 +161,7 @@ mod tests {
         for _ in 0..2 {
             // Without the hook, whose backtrace may take as long as a slow disk.
             let read = inline.run(Instant::now(), || resume_unwind(Box::new("a defect")));
-            let problem = crate::api::error::joined::<()>(read.unwrap()).unwrap_err();
+            let problem = crate::api::answer::problem::joined::<()>(read.unwrap()).unwrap_err();
             assert_eq!(problem.status(), 500, "as where a thread read it");
         }
         assert_eq!(inline.run(Instant::now(), || ()), Some(Ok(())));

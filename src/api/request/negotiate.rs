@@ -3,8 +3,7 @@
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 
-use super::error;
-use super::media_type::MediaType;
+use crate::api::answer::{media_type::MediaType, problem};
 use crate::wire::problem::Problem;
 
 /// Forms of a collection; the first is what `*/*` gets.
@@ -53,7 +52,7 @@ pub fn accept(headers: &HeaderMap, offered: &[MediaType]) -> Result<MediaType, P
     }
     best.map(|(_, form)| form).ok_or_else(|| {
         let all: Vec<&str> = offered.iter().map(|form| form.media_type()).collect();
-        error::not_acceptable(all)
+        problem::not_acceptable(all)
     })
 }
 
@@ -126,27 +125,27 @@ fn parse_weight(text: &str) -> Option<u16> {
 pub fn content_type(headers: &HeaderMap, taken: &[&'static str]) -> Result<&'static str, Problem> {
     let coded = headers.get_all(CONTENT_ENCODING).iter();
     if coded.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(error::unsupported("a body must not have a Content-Encoding", taken));
+        return Err(problem::unsupported("a body must not have a Content-Encoding", taken));
     }
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let Some(value) = values.next() else {
-        return Err(error::unsupported("the request names no Content-Type", taken));
+        return Err(problem::unsupported("the request names no Content-Type", taken));
     };
     if values.next().is_some() {
-        return Err(error::header("Content-Type is given twice"));
+        return Err(problem::header("Content-Type is given twice"));
     }
     let text = value.to_str().unwrap_or_default();
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or_default().trim();
     let found = taken.iter().find(|known| known.eq_ignore_ascii_case(essence));
     let Some(&found) = found else {
-        return Err(error::unsupported(&format!("{essence:?} is not taken here"), taken));
+        return Err(problem::unsupported(&format!("{essence:?} is not taken here"), taken));
     };
     for part in parts {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let charset = name.trim().eq_ignore_ascii_case("charset");
         if charset && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
-            return Err(error::unsupported("JSON is UTF-8; no other charset is taken", taken));
+            return Err(problem::unsupported("JSON is UTF-8; no other charset is taken", taken));
         }
     }
     Ok(found)

@@ -7,8 +7,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
-use super::error;
-use super::settings::Settings;
+use crate::api::answer::problem;
+use crate::api::settings::Settings;
 use crate::metrics::Metrics;
 use crate::wire::problem::Problem;
 
@@ -42,10 +42,10 @@ impl BodyReader {
         let due = since + self.arrival.left();
         loop {
             match timeout_at(due, self.body.frame()).await {
-                Err(_) => return Err(error::slow_body()),
+                Err(_) => return Err(problem::slow_body()),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(broken))) => {
-                    return Err(error::malformed(format!("the body broke off: {broken}")));
+                    return Err(problem::malformed(format!("the body broke off: {broken}")));
                 }
                 Ok(Some(Ok(frame))) => {
                     // Trailers say nothing here, and empty data is no progress.
@@ -84,7 +84,7 @@ impl BodyReader {
     /// # Cancel safety
     /// Not safe: what was read is lost.
     pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Problem> {
-        let too_large = || error::too_large("the body", bytes_max);
+        let too_large = || problem::too_large("the body", bytes_max);
         if self.body.size_hint().lower() > bytes_max as u64 {
             return Err(too_large());
         }

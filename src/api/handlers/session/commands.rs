@@ -7,9 +7,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::message::{Message, missing, wrong};
-use crate::api::start::{StartPosition, StreamParams, chosen_overflow, parse_from};
-use crate::api::subscribe::{ResolvedStart, StreamTarget};
-use crate::api::{Api, Client, InFlightGuard, error};
+use crate::api::answer::problem;
+use crate::api::handlers::stream::{ResolvedStart, StreamTarget};
+use crate::api::request::{
+    address::Client,
+    start::{StartPosition, StreamParams, chosen_overflow, parse_from},
+};
+use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::{CommandFuture, CommandHandler, CommandReply};
 use crate::event::{EventType, LogId, ResourceId};
 use crate::hub::{OnGap, Subscriber, SubscriptionId};
@@ -171,7 +175,7 @@ impl CommandDispatcher {
         let collection = message.text("collection")?;
         let resource = message.text("resource")?;
         let scope = resource.as_deref().map(|id| {
-            ResourceId::new(id).map_err(|why| error::bad_name("the field \"resource\"", why))
+            ResourceId::new(id).map_err(|why| problem::bad_name("the field \"resource\"", why))
         });
         let scope = scope.transpose()?;
         let (log, topic, types, overflow) = match (topic, collection, &self.0.path) {
@@ -207,8 +211,8 @@ impl CommandDispatcher {
             return Err(wrong("topic", "left out: a topic has no resources"));
         };
         let id = target.scope.ok_or_else(|| missing("resource", "it says whose status"))?;
-        let state = target.log.resource(&id).await.map_err(|error| error::unavailable(&error))?;
-        let state = state.ok_or_else(|| error::not_found("there is no such resource"))?;
+        let state = target.log.resource(&id).await.map_err(|error| problem::unavailable(&error))?;
+        let state = state.ok_or_else(|| problem::not_found("there is no such resource"))?;
         let mut name = Vec::new();
         json::quote(id.as_str(), &mut name);
         let mut document = Vec::with_capacity(state.document.len() + 64);
@@ -229,7 +233,8 @@ impl CommandDispatcher {
         let mut types = Vec::new();
         for name in message.list("types")? {
             types.push(
-                EventType::new(&name).map_err(|why| error::bad_name("the field \"types\"", why))?,
+                EventType::new(&name)
+                    .map_err(|why| problem::bad_name("the field \"types\"", why))?,
             );
         }
         if !types.is_empty() {
@@ -239,12 +244,7 @@ impl CommandDispatcher {
             );
         }
         let from = message.text("from")?.map(|text| parse_from(&text)).transpose()?;
-        let on_gap = match message.text("onGap")?.as_deref() {
-            None | Some("event") => OnGap::Event,
-            Some("snapshot") => OnGap::Snapshot,
-            Some("error") => OnGap::Error,
-            Some(_) => return Err(wrong("onGap", "event, snapshot or error")),
-        };
+        let on_gap = on_gap(message)?;
         if let Some(name) = message.text("overflow")? {
             let choices = &self.0.api.newest().settings.overflow_choices;
             let chosen = chosen_overflow(&name, target.overflow, choices);
@@ -300,7 +300,7 @@ impl CommandDispatcher {
     fn find(&self, message: &Message) -> Result<ActiveSubscription, Problem> {
         let target = self.target(message)?;
         let held = self.0.held.lock().iter().find(|held| held.is(&target)).cloned();
-        held.ok_or_else(|| error::not_found("this socket has no such subscription"))
+        held.ok_or_else(|| problem::not_found("this socket has no such subscription"))
     }
 
     fn unsubscribe(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
@@ -324,7 +324,7 @@ impl CommandDispatcher {
         let kind =
             message.text("type")?.ok_or_else(|| missing("type", "it names what happened"))?;
         let kind =
-            EventType::new(&kind).map_err(|why| error::bad_name("the field \"type\"", why))?;
+            EventType::new(&kind).map_err(|why| problem::bad_name("the field \"type\"", why))?;
         let data = message.raw("data").ok_or_else(|| missing("data", "it is the event's data"))?;
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
         let merge = message.flag("merge")?;
@@ -335,12 +335,22 @@ impl CommandDispatcher {
         let _unanswered = InFlightGuard::new(&self.0.api);
         self.0.api.newest().may_publish(self.0.client)?;
         let appended = self.0.api.engine.append(&target.log, vec![write]).await;
-        let mut results = appended.map_err(|error| error::unavailable(&error))?;
+        let mut results = appended.map_err(|error| problem::unavailable(&error))?;
         let origin = target.log.origin();
-        let result = results.pop().ok_or_else(error::internal)?;
-        let written = result.map_err(|refusal| error::refused(&refusal, origin))?;
+        let result = results.pop().ok_or_else(problem::internal)?;
+        let written = result.map_err(|refusal| problem::refused(&refusal, origin))?;
         let id = origin.id(written.offset);
         Ok(vec![respond(message, format!(r#"{{"command":"publish","id":"{id}"}}"#).into_bytes())])
+    }
+}
+
+/// Returns the field `onGap` of a `subscribe`.
+fn on_gap(message: &Message) -> Result<OnGap, Problem> {
+    match message.text("onGap")?.as_deref() {
+        None | Some("event") => Ok(OnGap::Event),
+        Some("snapshot") => Ok(OnGap::Snapshot),
+        Some("error") => Ok(OnGap::Error),
+        Some(_) => Err(wrong("onGap", "event, snapshot or error")),
     }
 }
 
@@ -360,7 +370,7 @@ fn write(
         )),
         (LogKind::Collection { .. }, Some(id), None) => {
             Write::event(log.origin(), id.clone(), kind, &data, merge)
-                .map_err(|bad| error::bad_write(&bad))
+                .map_err(|bad| problem::bad_write(&bad))
         }
         (LogKind::Collection { .. }, None, None) => {
             Err(missing("resource", "an event of a collection is about one of its resources"))

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use hyper::Response;
 
-use super::body::Body;
-use super::query::Query;
-use super::start::StartPosition;
-use super::subscribe::StreamTarget;
-use super::{error, respond};
+use crate::api::answer::{body::Body, problem, response};
+use crate::api::handlers::stream::StreamTarget;
+use crate::api::request::{query::Query, start::StartPosition};
 use crate::event::EventId;
 use crate::hub::OnGap;
 use crate::wire::problem::Problem;
@@ -38,7 +36,7 @@ impl Place {
     pub fn take(query: &mut Query) -> Result<Place, Problem> {
         let after = query
             .take("after")
-            .map(|text| text.parse::<EventId>().map_err(|why| error::malformed_id("after", why)));
+            .map(|text| text.parse::<EventId>().map_err(|why| problem::malformed_id("after", why)));
         let limit = query.take_number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
         Ok(Place { after: after.transpose()?, limit })
     }
@@ -59,7 +57,7 @@ pub async fn page(mut target: StreamTarget, place: Place) -> Result<Response<Bod
         (Some(_), None) => {}
         (None, Some(id)) => target.asked.from = Some(StartPosition::After(id)),
         (Some(_), Some(_)) => {
-            return Err(error::parameter("after", "the start is given in another way too"));
+            return Err(problem::parameter("after", "the start is given in another way too"));
         }
     }
     // A page cannot tell of a gap in any other way.
@@ -75,7 +73,7 @@ pub async fn page(mut target: StreamTarget, place: Place) -> Result<Response<Bod
             None => log.page(position).await,
             Some(subject) => log.page_of(subject, position).await,
         }
-        .map_err(|error| error::unavailable(&error))?;
+        .map_err(|error| problem::unavailable(&error))?;
         if log.floor() > position {
             // Retention has overtaken the reading.
             if count > 0 {
@@ -115,5 +113,5 @@ pub async fn page(mut target: StreamTarget, place: Place) -> Result<Response<Bod
         format!(r#"],"meta":{{"next":"{next}","earliest":"{earliest}","head":"{head}"}}}}"#)
             .as_bytes(),
     );
-    Ok(respond::json(200, Body::Full(out.into())))
+    Ok(response::json(200, Body::Full(out.into())))
 }

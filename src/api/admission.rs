@@ -10,13 +10,14 @@ use hyper::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use hyper::http::Extensions;
 use hyper::{Method, Request, Response, Version};
 
-use super::address::{Client, client_key};
-use super::body::Body;
-use super::limit::RateLimited;
-use super::media_type::MediaType;
-use super::settings::SseOverload;
-use super::state::{Api, SharedState};
-use super::{negotiate, respond};
+use crate::api::answer::{body::Body, media_type::MediaType, response};
+use crate::api::limit::RateLimited;
+use crate::api::request::{
+    address::{Client, client_key},
+    negotiate,
+};
+use crate::api::settings::SseOverload;
+use crate::api::state::{Api, SharedState};
 use crate::event::Timestamp;
 use crate::hub::Subscriber;
 use crate::metrics::Protocol;
@@ -182,7 +183,7 @@ impl Api {
         let path = request.uri().path();
         let (method, headers) = (request.method(), request.headers());
         self.reject_stream(method, headers, request.version(), problem)
-            .unwrap_or_else(|problem| respond::problem(&problem, path))
+            .unwrap_or_else(|problem| response::problem(&problem, path))
     }
 
     /// Refuses a stream so that the client comes back: an `EventSource` gives up
@@ -214,8 +215,8 @@ impl Api {
             message: (0, 0),
         };
         let mut response =
-            respond::form(200, MediaType::Sse, Body::Full(notice.encode(WireFormat::Sse)));
-        respond::set_unbuffered(&mut response);
+            response::form(200, MediaType::Sse, Body::Full(notice.encode(WireFormat::Sse)));
+        response::set_unbuffered(&mut response);
         if version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use uuid::Uuid;
 
-use super::body_reader::BodyReader;
-use super::{Api, RequestContext, condition, error, idempotency};
+use crate::api::answer::problem;
+use crate::api::context::RequestContext;
+use crate::api::request::{body_reader::BodyReader, condition, idempotency};
+use crate::api::state::Api;
 use crate::event::{EventType, ResourceId};
 use crate::log::{AppendOutcome, BadWrite, Log, Write};
 use crate::wire::LogIdentity;
@@ -64,10 +66,10 @@ pub async fn append(
 ) -> Result<AppendOutcome, Problem> {
     api.may_publish(ask.client)?;
     let answers = api.engine.append(log, vec![write]).await;
-    let answer = answers.map_err(|error| error::unavailable(&error))?.pop();
+    let answer = answers.map_err(|error| problem::unavailable(&error))?.pop();
     answer
         .expect("an append answers each write")
-        .map_err(|refusal| error::refused(&refusal, log.origin()))
+        .map_err(|refusal| problem::refused(&refusal, log.origin()))
 }
 
 /// Reads a whole body.
@@ -95,17 +97,17 @@ pub fn parse(body: &[u8]) -> Result<Json, Problem> {
 /// 400 for what is no object or has an id that is none.
 pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem> {
     if !document.is_object() {
-        return Err(error::bad_write(&BadWrite::NotAnObject));
+        return Err(problem::bad_write(&BadWrite::NotAnObject));
     }
     let subject = match json::member(document.as_bytes(), "id") {
         None => ResourceId::new(&Uuid::now_v7().to_string()).expect("a UUID is a resource id"),
         Some(value) => {
             let text = json::string(value)
-                .ok_or_else(|| error::bad_body("the member \"id\" must be a string"))?;
-            ResourceId::new(&text).map_err(|why| error::bad_name("the member \"id\"", why))?
+                .ok_or_else(|| problem::bad_body("the member \"id\" must be a string"))?;
+            ResourceId::new(&text).map_err(|why| problem::bad_name("the member \"id\"", why))?
         }
     };
-    Write::create(origin, subject, document).map_err(|bad| error::bad_write(&bad))
+    Write::create(origin, subject, document).map_err(|bad| problem::bad_write(&bad))
 }
 
 /// The write that publishes a posted event.
@@ -134,7 +136,7 @@ impl Posted {
     /// 400 for a body that is no event.
     pub fn read(body: &Json) -> Result<Posted, Problem> {
         if !body.is_object() {
-            return Err(error::bad_body("an event is an object with \"type\" and \"data\""));
+            return Err(problem::bad_body("an event is an object with \"type\" and \"data\""));
         }
         let bytes = body.clone().into_bytes();
         let (mut kind, mut data, mut subject) = (None, None, None);
@@ -144,13 +146,13 @@ impl Posted {
                 "subject" => subject = Some(named("subject", value, ResourceId::new)?),
                 "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
                 other => {
-                    return Err(error::bad_body(format!(
+                    return Err(problem::bad_body(format!(
                         "an event has no member {other:?}; it has type, subject and data"
                     )));
                 }
             }
         }
-        let missing = |name| error::bad_body(format!("the member {name:?} is missing"));
+        let missing = |name| problem::bad_body(format!("the member {name:?} is missing"));
         Ok(Posted {
             kind: kind.ok_or_else(|| missing("type"))?,
             data: data.ok_or_else(|| missing("data"))?,
@@ -165,6 +167,6 @@ fn named<T>(
     name: impl Fn(&str) -> Result<T, crate::event::InvalidName>,
 ) -> Result<T, Problem> {
     let text = json::string(value)
-        .ok_or_else(|| error::bad_body(format!("the member {member:?} must be a string")))?;
-    name(&text).map_err(|why| error::bad_name(&format!("the member {member:?}"), why))
+        .ok_or_else(|| problem::bad_body(format!("the member {member:?} must be a string")))?;
+    name(&text).map_err(|why| problem::bad_name(&format!("the member {member:?}"), why))
 }

@@ -6,12 +6,10 @@ use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, Version};
 
-use super::Api;
-use super::body::Body;
-use super::gate::Admitted;
-use super::media_type::MediaType;
-use super::start::{StartPosition, StreamParams};
-use super::{error, respond};
+use crate::api::admission::Admitted;
+use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
+use crate::api::request::start::{StartPosition, StreamParams};
+use crate::api::state::Api;
 use crate::deliver::{ConnectionState, Gap, PendingTakeover, Reason, StreamBody, StreamSource};
 use crate::event::{EventId, Offset, ResourceId};
 use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
@@ -128,7 +126,7 @@ impl StreamTarget {
         let log = &self.log;
         let topic = matches!(log.origin().kind, LogKind::Topic);
         if self.asked.on_gap == OnGap::Snapshot && topic {
-            return Err(error::parameter("onGap", "a topic has no resources to snapshot"));
+            return Err(problem::parameter("onGap", "a topic has no resources to snapshot"));
         }
         let at = |start| ResolvedStart {
             start: Some(start),
@@ -144,7 +142,7 @@ impl StreamTarget {
             Some(StartPosition::After(id)) => self.after(id).await,
             Some(StartPosition::At(time)) => {
                 let found = log.find_before(time).await;
-                let (start, whole) = found.map_err(|error| error::unavailable(&error))?;
+                let (start, whole) = found.map_err(|error| problem::unavailable(&error))?;
                 if whole {
                     return Ok(at(start));
                 }
@@ -170,7 +168,7 @@ impl StreamTarget {
     /// however much of the log has gone.
     async fn is_unchanged_since(&self, offset: Offset) -> Result<bool, Problem> {
         let Some(id) = &self.scope else { return Ok(false) };
-        let state = self.log.resource(id).await.map_err(|error| error::unavailable(&error))?;
+        let state = self.log.resource(id).await.map_err(|error| problem::unavailable(&error))?;
         Ok(state.is_some_and(|state| state.revision <= offset))
     }
 
@@ -188,7 +186,7 @@ impl StreamTarget {
             OnGap::Snapshot => {
                 Ok(ResolvedStart { start: None, gap: Some(gap), snapshot: true, returned: None })
             }
-            OnGap::Error => Err(error::gone(origin, reason.as_str(), floor)),
+            OnGap::Error => Err(problem::gone(origin, reason.as_str(), floor)),
         }
     }
 }
@@ -285,8 +283,8 @@ fn with_headers(
     body: Body,
 ) -> Response<Body> {
     const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
-    let mut response = respond::form(200, form.form(), body);
-    respond::set_unbuffered(&mut response);
+    let mut response = response::form(200, form.form(), body);
+    response::set_unbuffered(&mut response);
     let headers = response.headers_mut();
     if let Some(size) = target.asked.batch_size {
         headers.insert(BATCH_SIZE, HeaderValue::from(size.get()));

@@ -5,7 +5,7 @@ use hyper::header::{EXPECT, HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Request, Version};
 
-use super::error;
+use crate::api::answer::problem;
 use crate::wire::problem::Problem;
 
 /// Longest path and query, in bytes: four times what browsers and proxies
@@ -22,18 +22,18 @@ const FIELDS_MAX: usize = 100;
 /// 400, 414, 417 or 431.
 pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
     if request.headers().len() > FIELDS_MAX {
-        return Err(error::too_many_fields(FIELDS_MAX));
+        return Err(problem::too_many_fields(FIELDS_MAX));
     }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > TARGET_BYTES_MAX {
-        return Err(error::uri_too_long(TARGET_BYTES_MAX));
+        return Err(problem::uri_too_long(TARGET_BYTES_MAX));
     }
     check_host(request)?;
     let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if request.headers().get_all(EXPECT).iter().all(met) {
         Ok(())
     } else {
-        Err(error::expectation())
+        Err(problem::expectation())
     }
 }
 
@@ -44,22 +44,22 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
 fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(error::malformed("Host is given twice")),
+        (_, Some(_)) => return Err(problem::malformed("Host is given twice")),
         (host, None) => host,
     };
     if host.is_some_and(|host| !is_host(host.as_bytes())) {
-        return Err(error::malformed("Host must be a name or an address, with or without port"));
+        return Err(problem::malformed("Host must be a name or an address, with or without port"));
     }
     match (request.version(), host, request.uri().authority()) {
-        (Version::HTTP_11, None, _) => Err(error::malformed("the request has no Host")),
+        (Version::HTTP_11, None, _) => Err(problem::malformed("the request has no Host")),
         (Version::HTTP_2, None, None) => {
-            Err(error::malformed("the request has neither :authority nor Host"))
+            Err(problem::malformed("the request has neither :authority nor Host"))
         }
         (Version::HTTP_2, _, Some(asked)) if !is_host(asked.as_str().as_bytes()) => {
-            Err(error::malformed(":authority must be a name or an address, and perhaps a port"))
+            Err(problem::malformed(":authority must be a name or an address, and perhaps a port"))
         }
         (Version::HTTP_2, Some(host), Some(asked)) if !is_same(host, asked) => {
-            Err(error::malformed("Host is not what :authority says"))
+            Err(problem::malformed("Host is not what :authority says"))
         }
         _ => Ok(()),
     }

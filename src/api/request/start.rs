@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use hyper::HeaderMap;
 
-use super::error;
-use super::query::Query;
+use crate::api::answer::problem;
+use crate::api::request::query::Query;
 use crate::event::{EventId, EventType, Timestamp};
 use crate::hub::{OnGap, Overflow};
 use crate::wire::problem::Problem;
@@ -58,7 +58,7 @@ impl StreamParams {
             Some("snapshot") => OnGap::Snapshot,
             Some("error") => OnGap::Error,
             Some(_) => {
-                return Err(error::parameter("onGap", "it must be event, snapshot or error"));
+                return Err(problem::parameter("onGap", "it must be event, snapshot or error"));
             }
         };
         let batch_size = query
@@ -89,33 +89,33 @@ pub fn parse_from(text: &str) -> Result<StartPosition, Problem> {
     }
     // A `+` of a time's offset that was not encoded arrives as a space.
     text.replace(' ', "+").parse().map(StartPosition::At).map_err(|_| {
-        error::parameter("from", "it must be earliest, now, an event id or an RFC 3339 time")
+        problem::parameter("from", "it must be earliest, now, an event id or an RFC 3339 time")
     })
 }
 
 fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<EventId>, Problem> {
     let parse = |text: &str, name: &str| {
-        text.parse::<EventId>().map_err(|why| error::malformed_id(name, why))
+        text.parse::<EventId>().map_err(|why| problem::malformed_id(name, why))
     };
     let mut parameter = None;
     for name in ["lastEventId", "last_event_id"] {
         let Some(text) = query.take(name) else { continue };
         if parameter.is_some() {
-            return Err(error::parameter(name, "it is given under both of its names"));
+            return Err(problem::parameter(name, "it is given under both of its names"));
         }
         parameter = Some(parse(&text, name)?);
     }
     let mut values = headers.get_all("last-event-id").iter();
     let Some(value) = values.next() else { return Ok(parameter) };
     if values.next().is_some() {
-        return Err(error::header("Last-Event-ID is given twice"));
+        return Err(problem::header("Last-Event-ID is given twice"));
     }
     // A client that has seen no id yet may send the header empty.
     if value.is_empty() {
         return Ok(parameter);
     }
     let text =
-        value.to_str().map_err(|_| error::header("Last-Event-ID has a byte outside ASCII"))?;
+        value.to_str().map_err(|_| problem::header("Last-Event-ID has a byte outside ASCII"))?;
     parse(text, "Last-Event-ID").map(Some)
 }
 
@@ -132,7 +132,7 @@ pub fn take_overflow(
     let Some(name) = query.take("overflow") else { return Ok(default) };
     chosen_overflow(&name, default, choices).map_err(|all| {
         let why = format!("it must be {all} here");
-        error::parameter("overflow", &why)
+        problem::parameter("overflow", &why)
     })
 }
 
@@ -163,11 +163,11 @@ pub fn take_types(query: &mut Query, shown: &[EventType]) -> Result<Vec<EventTyp
     let mut types = Vec::new();
     for name in text.split(',') {
         let kind = EventType::new(name)
-            .map_err(|why| error::bad_name(&format!("types: {name:?}"), why))?;
+            .map_err(|why| problem::bad_name(&format!("types: {name:?}"), why))?;
         if !shown.is_empty() && !shown.contains(&kind) {
             let all: Vec<&str> = shown.iter().map(EventType::as_str).collect();
             let why = format!("this view shows only {}", all.join(", "));
-            return Err(error::parameter("types", &why));
+            return Err(problem::parameter("types", &why));
         }
         if !types.contains(&kind) {
             types.push(kind);

@@ -46,7 +46,7 @@ impl Proxies {
     }
 
     /// Whose request with these fields over a connection of `peer` is.
-    pub(super) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
+    pub(in crate::api) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
         let Some(field) = self.field.filter(|_| peer.believed) else {
             return Client { address: peer.address.to_canonical(), via_proxy: peer.believed };
         };

@@ -12,10 +12,11 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, Uri, Version};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
-use super::body::Body;
-use super::gate::Admitted;
-use super::subscribe::{ResolvedStart, StreamTarget};
-use super::{Api, Client, respond};
+use crate::api::admission::Admitted;
+use crate::api::answer::{body::Body, response};
+use crate::api::handlers::stream::{ResolvedStart, StreamTarget};
+use crate::api::request::address::Client;
+use crate::api::state::Api;
 use crate::deliver::{ConnectionIo, ConnectionState, Session, StreamSource, Transport};
 use crate::metrics::Protocol;
 use crate::wire::WireFormat;
@@ -67,7 +68,7 @@ fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
         let version = request.headers().get(SEC_WEBSOCKET_VERSION);
         let is_known = version.is_some_and(|version| version == "13");
         let why = "Sec-WebSocket-Version must be 13";
-        return if is_known { Ok(respond::empty(200)) } else { Err(refused(why)) };
+        return if is_known { Ok(response::empty(200)) } else { Err(refused(why)) };
     }
     if request.version() == Version::HTTP_2 {
         return Err(refused("on HTTP/2 it is asked for by an extended CONNECT (RFC 8441)"));

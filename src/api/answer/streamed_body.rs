@@ -11,8 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::inline_reads::InlineReads;
-use super::step::BodyAborted;
+use crate::api::answer::{inline_reads::InlineReads, step::BodyAborted};
 
 /// What a step holds, in bytes: some 200 resources, a tenth of a millisecond
 /// to read out of memory. What was read is then still in the processor's cache
@@ -177,8 +176,8 @@ fn broken(why: &dyn Display) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use super::super::body::Body;
     use super::*;
+    use crate::api::answer::body::Body;
     use http_body_util::BodyExt as _;
 
     /// Where there is room for one body that is read in turns.

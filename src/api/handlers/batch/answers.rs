@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::api::InFlightGuard;
-use crate::api::step::{BodyAborted, StepSource};
+use crate::api::answer::step::{BodyAborted, StepSource};
+use crate::api::state::InFlightGuard;
 
 /// Size of a data frame, in bytes: what has left here is out of this count,
 /// so little leaves at a time.

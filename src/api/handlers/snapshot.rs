@@ -7,15 +7,21 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 
-use super::body::Body;
-use super::catalog::Collection;
-use super::media_type::MediaType;
-use super::page::CURSOR;
-use super::start::{StartPosition, StreamParams, take_overflow, take_types};
-use super::step::BodyAborted;
-use super::streamed_body::{STEP_BYTES, Source, StreamedBody};
-use super::subscribe::{self, StreamFormat, StreamTarget};
-use super::{Api, RequestContext, error, respond};
+use crate::api::answer::{
+    body::Body,
+    media_type::MediaType,
+    problem, response,
+    step::BodyAborted,
+    streamed_body::{STEP_BYTES, Source, StreamedBody},
+};
+use crate::api::catalog::Collection;
+use crate::api::context::RequestContext;
+use crate::api::handlers::{
+    page::CURSOR,
+    stream::{self, StreamFormat, StreamTarget},
+};
+use crate::api::request::start::{StartPosition, StreamParams, take_overflow, take_types};
+use crate::api::state::Api;
 use crate::event::{EventId, LogId, ResourceId};
 use crate::store::Store;
 use crate::wire::problem::Problem;
@@ -37,7 +43,7 @@ pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
 /// `GET /{c}/stream`, and `GET /{c}` where the form is no page.
 ///
 /// # Errors
-/// 400 for a bad parameter, and those of [`subscribe::follow`].
+/// 400 for a bad parameter, and those of [`stream::follow`].
 ///
 /// # Cancel safety
 /// Safe.
@@ -54,18 +60,18 @@ pub async fn snapshot(
     }
     let fields = std::mem::take(&mut ask.query).into_fields()?;
     if asked.from.is_some() && !asked.resumed {
-        return Err(error::parameter("from", "it needs follow=true; a snapshot has no start"));
+        return Err(problem::parameter("from", "it needs follow=true; a snapshot has no start"));
     }
     if asked.on_gap != crate::hub::OnGap::Event {
-        return Err(error::parameter("onGap", "it needs follow=true; a snapshot has no gap"));
+        return Err(problem::parameter("onGap", "it needs follow=true; a snapshot has no gap"));
     }
     // An EventSource comes back after every end, and only 204 stops it; the
     // only id that a snapshot gives is its end's.
     if form == MediaType::Sse && asked.resumed {
-        return Ok(respond::empty(204));
+        return Ok(response::empty(204));
     }
     let cursor = collection.log.origin().id(collection.log.head());
-    let mut response = respond::form(200, form, Body::Empty);
+    let mut response = response::form(200, form, Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CURSOR, value(&cursor.to_string()));
     if let Some(size) = asked.batch_size {
@@ -99,7 +105,7 @@ async fn followed(
     asked: StreamParams,
 ) -> Result<Response<Body>, Problem> {
     if !matches!(asked.from, None | Some(StartPosition::After(_))) {
-        return Err(error::parameter(
+        return Err(problem::parameter(
             "from",
             "with follow=true the resources come first, then what follows them; only an event id \
              begins elsewhere",
@@ -109,7 +115,7 @@ async fn followed(
     let choices = &api.settings.overflow_choices;
     let overflow = take_overflow(&mut ask.query, collection.overflow, choices)?;
     if !std::mem::take(&mut ask.query).into_fields()?.is_empty() {
-        return Err(error::malformed(
+        return Err(problem::malformed(
             "fields do not filter with follow=true: a resource that stopped matching would go \
              stale; filter by types",
         ));
@@ -123,7 +129,7 @@ async fn followed(
         overflow,
         asked,
     };
-    subscribe::follow(api, &ask.head, target, form).await
+    stream::follow(api, &ask.head, target, form).await
 }
 
 fn value(text: &str) -> HeaderValue {

@@ -1,0 +1,9 @@
+//! The answer room: makes problems, bodies, headers and responses.
+
+pub mod body;
+pub mod inline_reads;
+pub mod media_type;
+pub mod problem;
+pub mod response;
+pub mod step;
+pub mod streamed_body;

@@ -1,0 +1,13 @@
+//! The handlers room: one file for each kind of route. A handler reads the request, calls the
+//! layers below, and makes the answer.
+
+pub mod admin;
+pub mod batch;
+pub mod event_page;
+pub mod events;
+pub mod page;
+pub mod resource;
+pub mod session;
+pub mod snapshot;
+pub mod stream;
+pub mod write;
