@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
-use hyper::http::Extensions;
 use hyper::{Method, Request, Response, Version};
 
 use crate::api::answer::{body::Body, media_type::MediaType, response};
@@ -83,17 +82,12 @@ impl CapacityError {
 }
 
 impl Api {
-    /// Room for one more stream of a protocol, for a request with these
-    /// extensions.
+    /// Room for one more stream of a protocol and a client.
     ///
     /// # Errors
     /// 503, counted, when the gateway is on its way out, short of memory, or
     /// has as many of them as it may; 429 when the client has.
-    pub(super) fn admit(
-        &self,
-        protocol: Protocol,
-        extensions: &Extensions,
-    ) -> Result<Admitted, Problem> {
+    pub(super) fn admit(&self, protocol: Protocol, client: Client) -> Result<Admitted, Problem> {
         if self.is_draining() {
             self.metrics.refused("draining");
             return Err(Problem::new(Code::Draining, "the gateway is going; connect again"));
@@ -103,8 +97,7 @@ impl Api {
             let detail = "the gateway is short of memory; connect again later";
             return Err(Problem::new(Code::Overloaded, detail));
         }
-        let client = extensions.get::<Client>().filter(|client| client.via_proxy);
-        let share = client.map(|client| self.share(client.address)).transpose()?;
+        let share = client.via_proxy.then(|| self.share(client.address)).transpose()?;
         let most = self.settings.streams_max[protocol as usize];
         let Some(subscriber) = self.hub.join(protocol, &self.rings, most) else {
             self.metrics.refused(protocol.label());

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::api::answer::problem;
+use crate::api::authorize::Target;
 use crate::api::settings::Settings;
 use crate::event::{EventType, InvalidName, NAME_BYTES_MAX};
 use crate::hub::Overflow;
@@ -41,6 +42,11 @@ pub struct Topic {
 }
 
 impl Topic {
+    /// Returns the topic as the target of an action.
+    pub fn target(&self) -> Target<'_> {
+        Target::Log { log: &self.log, topic: Some(&self.name), resource: None }
+    }
+
     /// What of its log it shows.
     pub fn filter(&self) -> Filter {
         Filter::new(self.types.to_vec(), Vec::new())

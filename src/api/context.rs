@@ -11,40 +11,69 @@ use crate::api::request::{
 };
 use crate::deliver::{ConnectionState, H2SendTracker};
 
-/// What a request comes over.
+/// The connection that a request came on. The server makes it.
 pub struct ConnectionContext {
-    /// Who is at the other end.
+    /// The other end of the connection.
     pub peer: Peer,
-    /// Where a stream leaves itself for the connection's task, or what keeps
-    /// the connection open for as long as a session lasts.
+    /// On HTTP/1, the state through which a stream takes the connection over.
+    /// On HTTP/2, the state that keeps the connection open during a session.
     pub handover: Option<Arc<ConnectionState>>,
-    /// An HTTP/2 stream's.
+    /// The send tracker of the HTTP/2 stream; none on HTTP/1.
     pub flow: Option<Arc<H2SendTracker>>,
 }
 
-/// A request without its body.
-pub struct RequestContext {
-    /// Its head.
-    pub head: Parts,
-    /// `/v1` where its path begins with it.
-    pub prefix: &'static str,
-    /// The parameters that nobody has taken yet.
-    pub query: Query,
-    /// Whose request it is, as far as addresses tell.
+/// The identity of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// The caller has no credentials. There is no authentication yet.
+    Anonymous,
+}
+
+impl Principal {
+    /// Returns the part of an idempotency key's scope that belongs to the caller.
+    pub fn scope(self) -> &'static str {
+        match self {
+            Principal::Anonymous => "",
+        }
+    }
+}
+
+/// The caller of a request, or of the commands of a session. A session keeps
+/// the caller of its handshake and nothing else of the request, so that an
+/// idle session stays small.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The identity.
+    pub principal: Principal,
+    /// The client by its address: rates and streams are counted per client.
     pub client: Client,
-    /// The HTTP/2 stream that it came on.
-    pub flow: Option<Arc<H2SendTracker>>,
+}
+
+impl Caller {
+    /// Returns an anonymous caller.
+    pub fn anonymous(client: Client) -> Caller {
+        Caller { principal: Principal::Anonymous, client }
+    }
+}
+
+/// A request without its body. The router builds it once and passes it to the
+/// handler.
+pub struct RequestContext {
+    /// The caller.
+    pub caller: Caller,
+    /// The connection.
+    pub connection: ConnectionContext,
+    /// The head of the request.
+    pub head: Parts,
+    /// The prefix of the path: `/v1` or nothing.
+    pub prefix: &'static str,
+    /// The query parameters that the handler has not taken yet.
+    pub query: Query,
 }
 
 impl RequestContext {
-    /// Whether it is for the head of an answer alone.
+    /// Returns whether the method is `HEAD`.
     pub fn is_head(&self) -> bool {
         self.head.method == Method::HEAD
-    }
-
-    /// Who asks; all are one until they can say who they are.
-    #[expect(clippy::unused_self, reason = "a request will carry its principal")]
-    pub(super) fn principal(&self) -> &'static str {
-        ""
     }
 }

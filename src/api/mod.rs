@@ -7,6 +7,7 @@
 
 mod admission;
 mod answer;
+mod authorize;
 mod catalog;
 mod context;
 mod handlers;
@@ -22,7 +23,7 @@ mod tests;
 pub use admission::CapacityError;
 pub use answer::body;
 pub use catalog::NoLog;
-pub use context::{ConnectionContext, RequestContext};
+pub use context::{Caller, ConnectionContext, Principal, RequestContext};
 pub use handlers::admin;
 pub use request::address::{Client, Peer, Proxies, client_key};
 pub use router::handle;

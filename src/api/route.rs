@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use hyper::Method;
 
 use crate::api::answer::problem;
+use crate::api::authorize::{Action, Target};
 use crate::api::catalog::{Catalog, Collection, Topic};
 use crate::api::request::query::decode;
 use crate::event::ResourceId;
@@ -89,6 +90,35 @@ impl Route {
             Route::Topic(_) => "/events/{topic}",
             Route::TopicSocket(_) => "/events/{topic}/ws",
             Route::Socket => "/ws",
+        }
+    }
+
+    /// Returns the action of `method` and its target.
+    pub fn access(&self, method: &Method) -> (Action, Target<'_>) {
+        let log = |log, resource| Target::Log { log, topic: None, resource };
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        match self {
+            Route::Collection(it) if is_read => (Action::Read, log(&it.log, None)),
+            Route::Collection(it) => (Action::Create, log(&it.log, None)),
+            Route::Snapshot(it) | Route::CollectionEvents(it) => (Action::Read, log(&it.log, None)),
+            Route::CollectionSocket(it) => (Action::Session, log(&it.log, None)),
+            Route::Resource(it, id) => {
+                let action = match *method {
+                    Method::PUT => Action::Replace,
+                    Method::PATCH => Action::Patch,
+                    Method::DELETE => Action::Delete,
+                    _ => Action::Read,
+                };
+                (action, log(&it.log, Some(id)))
+            }
+            Route::ResourceEvents(it, id) => {
+                let action = if is_read { Action::Read } else { Action::Publish };
+                (action, log(&it.log, Some(id)))
+            }
+            Route::ResourceSocket(it, id) => (Action::Session, log(&it.log, Some(id))),
+            Route::Topic(it) => (if is_read { Action::Read } else { Action::Publish }, it.target()),
+            Route::TopicSocket(it) => (Action::Session, it.target()),
+            Route::Socket => (Action::Session, Target::Gateway),
         }
     }
 

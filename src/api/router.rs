@@ -9,12 +9,13 @@ use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
-use crate::api::context::{ConnectionContext, RequestContext};
+use crate::api::authorize::{Permit, authorize};
+use crate::api::context::{Caller, ConnectionContext, RequestContext};
 use crate::api::handlers::{
     events::{self, Events},
     page, resource, session, snapshot,
 };
-use crate::api::request::{address::Client, head, negotiate, query::Query};
+use crate::api::request::{head, negotiate, query::Query};
 use crate::api::route::{self, Route, RouteError, RouteMatch};
 use crate::api::state::{Api, InFlightGuard};
 use crate::wire::problem::Problem;
@@ -26,7 +27,7 @@ use crate::wire::problem::Problem;
 pub async fn handle(
     api: &Arc<Api>,
     request: Request<Incoming>,
-    via: ConnectionContext,
+    connection: ConnectionContext,
 ) -> Response<Body> {
     let _unanswered = InFlightGuard::new(api);
     let begun = Instant::now();
@@ -35,20 +36,27 @@ pub async fn handle(
     let head = *request.method() == Method::HEAD;
     let version = request.version();
     let mut label = "unknown";
-    let client = api.settings.proxies.client(request.headers(), via.peer);
+    let client = api.settings.proxies.client(request.headers(), connection.peer);
     let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
     let answered = match taken.map(|()| find(api, &request, &mut label)) {
         Err(wait) => Ok(api.too_often(&request, wait)),
         Ok(Err(miss)) => Err(miss),
-        // The request that there are the most of, in a future of its own: that
-        // of all the others is large, and would be moved about for each.
-        Ok(Ok((RouteMatch { route: Route::Resource(collection, id), .. }, query))) if reads => {
-            let read = resource::get(api, begun, request.headers(), query, &collection, id);
-            read.await.map_err(RouteError::Problem)
-        }
-        Ok(Ok((found, query))) => {
-            let answered = Box::pin(dispatch(api, found, request, query, (client, via)));
-            answered.await.map_err(RouteError::Problem)
+        Ok(Ok((RouteMatch { route, prefix }, query))) => {
+            let (head, body) = request.into_parts();
+            let caller = Caller::anonymous(client);
+            let (action, target) = route.access(&head.method);
+            let permit = authorize(&caller, action, target);
+            let mut context = RequestContext { caller, connection, head, prefix, query };
+            let answered = match (permit, route) {
+                (Err(problem), _) => Err(problem),
+                // The request that there are the most of, in a future of its own: that
+                // of all the others is large, and would be moved about for each.
+                (Ok(permit), Route::Resource(collection, id)) if reads => {
+                    resource::get(api, begun, &mut context, permit, &collection, id).await
+                }
+                (Ok(permit), route) => Box::pin(dispatch(api, route, context, body, permit)).await,
+            };
+            answered.map_err(RouteError::Problem)
         }
     };
     let mut response = match answered {
@@ -100,77 +108,72 @@ fn find(
 
 async fn dispatch(
     api: &Arc<Api>,
-    RouteMatch { route, prefix }: RouteMatch,
-    mut request: Request<Incoming>,
-    query: Query,
-    (client, via): (Client, ConnectionContext),
+    route: Route,
+    mut context: RequestContext,
+    body: Incoming,
+    permit: Permit,
 ) -> Result<Response<Body>, Problem> {
-    let ConnectionContext { handover, flow, .. } = via;
-    let method = request.method().clone();
+    let method = context.head.method.clone();
     let post = method == Method::POST;
-    if is_read(&method) || method == Method::CONNECT {
-        // What a stream or session takes with it.
-        request.extensions_mut().insert(client);
-        if let Some(handover) = handover {
-            request.extensions_mut().insert(handover);
-        }
-    }
-    let (head, body) = request.into_parts();
-    let mut ask = RequestContext { head, prefix, query, client, flow };
     match route {
         Route::Collection(collection) if post => {
-            resource::create(api, &mut ask, body, &collection).await
+            resource::create(api, &mut context, permit, body, &collection).await
         }
         Route::Collection(collection) => {
-            match negotiate::accept(&ask.head.headers, &negotiate::COLLECTION)? {
-                MediaType::Json => page::page(api, &mut ask, &collection).await,
-                form => snapshot::snapshot(api, &mut ask, &collection, form).await,
+            match negotiate::accept(&context.head.headers, &negotiate::COLLECTION)? {
+                MediaType::Json => page::page(api, &mut context, permit, &collection).await,
+                form => snapshot::snapshot(api, &mut context, permit, &collection, form).await,
             }
         }
         Route::Snapshot(collection) => {
-            let form = negotiate::accept(&ask.head.headers, &negotiate::SNAPSHOT)?;
-            snapshot::snapshot(api, &mut ask, &collection, form).await
+            let form = negotiate::accept(&context.head.headers, &negotiate::SNAPSHOT)?;
+            snapshot::snapshot(api, &mut context, permit, &collection, form).await
         }
         Route::Resource(collection, id) => match method {
-            Method::PUT => resource::put(api, &mut ask, body, &collection, id).await,
-            Method::PATCH => resource::patch(api, &mut ask, body, &collection, id).await,
-            Method::DELETE => resource::delete(api, &mut ask, &collection, id).await,
+            Method::PUT => resource::put(api, &mut context, permit, body, &collection, id).await,
+            Method::PATCH => {
+                resource::patch(api, &mut context, permit, body, &collection, id).await
+            }
+            Method::DELETE => resource::delete(api, &mut context, permit, &collection, id).await,
             _ => unreachable!("a read is answered before, and the route takes no other method"),
         },
         Route::ResourceEvents(collection, id) if post => {
-            events::post_to_resource(api, &mut ask, body, &collection, id).await
+            events::post_to_resource(api, &mut context, permit, body, &collection, id).await
         }
-        Route::Topic(topic) if post => events::post_to_topic(api, &mut ask, body, &topic).await,
+        Route::Topic(topic) if post => {
+            events::post_to_topic(api, &mut context, permit, body, &topic).await
+        }
         Route::ResourceEvents(collection, id) => {
-            events::read(api, &mut ask, Events::of_collection(&collection, Some(id))).await
+            events::read(api, &mut context, permit, Events::of_collection(&collection, Some(id)))
+                .await
         }
         Route::CollectionEvents(collection) => {
-            events::read(api, &mut ask, Events::of_collection(&collection, None)).await
+            events::read(api, &mut context, permit, Events::of_collection(&collection, None)).await
         }
-        Route::Topic(topic) => events::read(api, &mut ask, Events::of_topic(&topic)).await,
+        Route::Topic(topic) => {
+            events::read(api, &mut context, permit, Events::of_topic(&topic)).await
+        }
         Route::ResourceSocket(collection, id) => {
-            socket(api, ask, body, Events::of_collection(&collection, Some(id))).await
+            socket(api, context, permit, Events::of_collection(&collection, Some(id))).await
         }
         Route::CollectionSocket(collection) => {
-            socket(api, ask, body, Events::of_collection(&collection, None)).await
+            socket(api, context, permit, Events::of_collection(&collection, None)).await
         }
-        Route::TopicSocket(topic) => socket(api, ask, body, Events::of_topic(&topic)).await,
+        Route::TopicSocket(topic) => socket(api, context, permit, Events::of_topic(&topic)).await,
         Route::Socket => {
-            ask.query.finish()?;
-            let request = Request::from_parts(ask.head, body);
-            session::upgrade(api, request, ask.client, None).await
+            std::mem::take(&mut context.query).finish()?;
+            session::upgrade(api, context, permit, None).await
         }
     }
 }
 
 async fn socket(
     api: &Arc<Api>,
-    mut ask: RequestContext,
-    body: Incoming,
+    mut context: RequestContext,
+    permit: Permit,
     events: Events<'_>,
 ) -> Result<Response<Body>, Problem> {
-    ask.query.refuse(&["batchSize"])?;
-    let target = events.target(api, &mut ask)?;
-    let request = Request::from_parts(ask.head, body);
-    session::upgrade(api, request, ask.client, Some(target)).await
+    context.query.refuse(&["batchSize"])?;
+    let target = events.target(api, &mut context)?;
+    session::upgrade(api, context, permit, Some(target)).await
 }

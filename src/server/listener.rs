@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::descriptors::Acceptor;
 use super::{Shared, connection, readiness, refusal};
 use crate::api::admin::{self, Admin};
-use crate::api::{self, CapacityError};
+use crate::api::{self, CapacityError, Peer};
 use crate::deliver::{ConnectionIo, ConnectionState, NOTSENT_LOWAT};
 
 /// Connections that the kernel completes ahead of us: a reconnect storm of
@@ -152,9 +152,11 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) {
+    let Ok(address) = socket.peer_addr() else { return };
+    let peer = Peer { address: address.ip(), believed: false };
     let service = service_fn(|request: Request<Incoming>| {
         let admin = admin.clone();
-        async move { Ok::<_, Infallible>(admin::handle(&admin, request).await) }
+        async move { Ok::<_, Infallible>(admin::handle(&admin, peer, request).await) }
     });
     let whole = ConnectionState::new(Arc::new(()));
     let settings = shared.settings();

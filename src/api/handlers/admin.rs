@@ -9,6 +9,9 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::api::answer::{body::Body, problem, response};
+use crate::api::authorize::{Action, Permit, Target, authorize};
+use crate::api::context::Caller;
+use crate::api::request::address::{Client, Peer};
 use crate::api::state::Api;
 use crate::log::WriteState;
 use crate::metrics::LogValues;
@@ -126,16 +129,22 @@ impl Api {
 ///
 /// # Cancel safety
 /// Safe: a rendering that has begun is finished and dropped.
-pub async fn handle<B>(admin: &Admin, request: Request<B>) -> Response<Body> {
+pub async fn handle<B>(admin: &Admin, peer: Peer, request: Request<B>) -> Response<Body> {
     const ALLOWED: &str = "GET, HEAD, OPTIONS";
     let (head, _) = request.into_parts();
     let path = head.uri.path();
     if !["/metrics", "/livez", "/readyz"].contains(&path) {
         return response::problem(&problem::not_found("there is no such path"), path);
     }
+    let client = Client { address: peer.address.to_canonical(), via_proxy: false };
+    let caller = Caller::anonymous(client);
+    let permit = match authorize(&caller, Action::Operate, Target::Gateway) {
+        Ok(permit) => permit,
+        Err(problem) => return response::problem(&problem, path),
+    };
     match head.method {
-        Method::GET => answer(admin, path).await,
-        Method::HEAD => response::head_only(answer(admin, path).await),
+        Method::GET => answer(admin, permit, path).await,
+        Method::HEAD => response::head_only(answer(admin, permit, path).await),
         Method::OPTIONS => {
             let mut response = response::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
@@ -145,7 +154,7 @@ pub async fn handle<B>(admin: &Admin, request: Request<B>) -> Response<Body> {
     }
 }
 
-async fn answer(admin: &Admin, path: &str) -> Response<Body> {
+async fn answer(admin: &Admin, _permit: Permit, path: &str) -> Response<Body> {
     match path {
         "/metrics" => admin.scrape().await,
         "/readyz" => ready(&(admin.readiness)()),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::Response;
 
 use crate::api::answer::{body::Body, problem, response};
+use crate::api::authorize::Permit;
 use crate::api::handlers::stream::StreamTarget;
 use crate::api::request::{query::Query, start::StartPosition};
 use crate::event::EventId;
@@ -51,7 +52,11 @@ impl Place {
 ///
 /// # Cancel safety
 /// Safe.
-pub async fn page(mut target: StreamTarget, place: Place) -> Result<Response<Body>, Problem> {
+pub async fn page(
+    _permit: Permit,
+    mut target: StreamTarget,
+    place: Place,
+) -> Result<Response<Body>, Problem> {
     match (target.asked.from, place.after) {
         (None, None) => target.asked.from = Some(StartPosition::Earliest),
         (Some(_), None) => {}

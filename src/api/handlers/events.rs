@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 
 use crate::api::answer::{body::Body, problem, response};
+use crate::api::authorize::Permit;
 use crate::api::catalog::{Collection, Topic};
 use crate::api::context::RequestContext;
 use crate::api::handlers::{
@@ -35,18 +36,19 @@ use crate::wire::problem::Problem;
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn post_to_resource(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     body: Incoming,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    let merge = ask.query.take_flag("merge")?.unwrap_or(true);
-    std::mem::take(&mut ask.query).finish()?;
-    negotiate::content_type(&ask.head.headers, &["application/json"])?;
+    let merge = context.query.take_flag("merge")?.unwrap_or(true);
+    std::mem::take(&mut context.query).finish()?;
+    negotiate::content_type(&context.head.headers, &["application/json"])?;
     let log = &collection.log;
     let path = format!("/{}/{id}/events", log.origin().name);
     let meaning = if merge { "" } else { "merge=false" };
-    let written = post(api, ask, body, log, &path, meaning, |origin, body| {
+    let written = post(api, context, permit, body, log, (&path, meaning), |origin, body| {
         let Posted { kind, data, subject } = Posted::read(&parse(body)?)?;
         if subject.is_some() {
             return Err(problem::bad_body(
@@ -68,15 +70,16 @@ pub async fn post_to_resource(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn post_to_topic(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     body: Incoming,
     topic: &Topic,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut ask.query).finish()?;
-    let headers = &ask.head.headers;
+    std::mem::take(&mut context.query).finish()?;
+    let headers = &context.head.headers;
     let taken = ["application/json", "application/x-ndjson"];
     if negotiate::content_type(headers, &taken)? == "application/x-ndjson" {
-        return batch::batch(api, ask, body, &topic.log).await;
+        return batch::batch(api, context, permit, body, &topic.log).await;
     }
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
         return Err(problem::header(
@@ -84,8 +87,10 @@ pub async fn post_to_topic(
         ));
     }
     let path = format!("/events/{}", topic.log.origin().name);
-    let written =
-        post(api, ask, body, &topic.log, &path, "", |_, body| publication(&parse(body)?)).await?;
+    let written = post(api, context, permit, body, &topic.log, (&path, ""), |_, body| {
+        publication(&parse(body)?)
+    })
+    .await?;
     Ok(answer(&topic.log, &written))
 }
 
@@ -126,17 +131,17 @@ impl<'a> Events<'a> {
     ///
     /// # Errors
     /// 400 naming the parameter that is bad.
-    pub fn target(self, api: &Api, ask: &mut RequestContext) -> Result<StreamTarget, Problem> {
+    pub fn target(self, api: &Api, context: &mut RequestContext) -> Result<StreamTarget, Problem> {
         let max = api.settings.batch_size_max;
-        let asked = StreamParams::take(&ask.head.headers, &mut ask.query, max)?;
+        let asked = StreamParams::take(&context.head.headers, &mut context.query, max)?;
         let shown: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
-        let mut types = take_types(&mut ask.query, shown)?;
+        let mut types = take_types(&mut context.query, shown)?;
         if types.is_empty() {
             types = shown.to_vec();
         }
         let choices = &api.settings.overflow_choices;
-        let overflow = take_overflow(&mut ask.query, self.overflow, choices)?;
-        let fields = std::mem::take(&mut ask.query).into_fields()?;
+        let overflow = take_overflow(&mut context.query, self.overflow, choices)?;
+        let fields = std::mem::take(&mut context.query).into_fields()?;
         Ok(StreamTarget {
             log: Arc::clone(self.log),
             topic: self.topic.map(|topic| topic.name.clone()),
@@ -157,16 +162,17 @@ impl<'a> Events<'a> {
 /// Safe.
 pub async fn read(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     events: Events<'_>,
 ) -> Result<Response<Body>, Problem> {
-    let form = negotiate::accept(&ask.head.headers, &negotiate::EVENTS)?;
+    let form = negotiate::accept(&context.head.headers, &negotiate::EVENTS)?;
     let Some(stream) = StreamFormat::of(form) else {
-        ask.query.refuse(&["batchSize", "onGap", "overflow"])?;
-        let place = event_page::Place::take(&mut ask.query)?;
-        let target = events.target(api, ask)?;
-        return event_page::page(target, place).await;
+        context.query.refuse(&["batchSize", "onGap", "overflow"])?;
+        let place = event_page::Place::take(&mut context.query)?;
+        let target = events.target(api, context)?;
+        return event_page::page(permit, target, place).await;
     };
-    let target = events.target(api, ask)?;
-    stream::events(api, &ask.head, target, stream).await
+    let target = events.target(api, context)?;
+    stream::events(api, context, permit, target, stream).await
 }

@@ -15,6 +15,7 @@ use crate::api::answer::{
     step::BodyAborted,
     streamed_body::{STEP_BYTES, Source, StreamedBody},
 };
+use crate::api::authorize::Permit;
 use crate::api::catalog::Collection;
 use crate::api::context::RequestContext;
 use crate::api::request::query::append_fields;
@@ -47,12 +48,13 @@ pub const CURSOR: HeaderName = HeaderName::from_static("streamgate-cursor");
 /// Safe: a read under way is finished for nobody.
 pub async fn page(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    _permit: Permit,
     collection: &Collection,
 ) -> Result<Response<Body>, Problem> {
-    let page = ask.query.take_number("page", 0, u32::MAX)?.unwrap_or(0);
-    let size = ask.query.take_number("size", 1, SIZE_MAX)?.unwrap_or(SIZE_DEFAULT);
-    let fields = std::mem::take(&mut ask.query).into_fields()?;
+    let page = context.query.take_number("page", 0, u32::MAX)?.unwrap_or(0);
+    let size = context.query.take_number("size", 1, SIZE_MAX)?.unwrap_or(SIZE_DEFAULT);
+    let fields = std::mem::take(&mut context.query).into_fields()?;
     let name = collection.log.origin().name.clone();
     let place = Place { page, size };
 
@@ -71,7 +73,7 @@ pub async fn page(
     let (head, mut reader, first): (Offset, Reader, Vec<u8>) =
         problem::joined(read.await)?.map_err(problem::store)?;
 
-    let links = place.links(&format!("{}/{name}", ask.prefix), &fields, reader.total);
+    let links = place.links(&format!("{}/{name}", context.prefix), &fields, reader.total);
     let cursor = collection.log.origin().id(head).to_string();
     let body = if reader.ended {
         Body::Full(first.into())

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hyper::Response;
 use hyper::body::Incoming;
-use hyper::{HeaderMap, Response};
 
 use crate::api::answer::{body::Body, problem, response};
+use crate::api::authorize::Permit;
 use crate::api::catalog::Collection;
 use crate::api::context::RequestContext;
 use crate::api::handlers::{
@@ -16,7 +17,6 @@ use crate::api::handlers::{
 use crate::api::request::{
     condition::{self, ConditionResult},
     negotiate,
-    query::Query,
 };
 use crate::api::state::Api;
 use crate::event::ResourceId;
@@ -40,13 +40,14 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 pub async fn get(
     api: &Arc<Api>,
     begun: Instant,
-    headers: &HeaderMap,
-    query: Query,
+    context: &mut RequestContext,
+    _permit: Permit,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    query.finish()?;
-    negotiate::accept(headers, &negotiate::RESOURCE)?;
+    std::mem::take(&mut context.query).finish()?;
+    let head = &context.head;
+    negotiate::accept(&head.headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
     let state = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
         problem::joined(read)?.map_err(problem::store)?
@@ -56,7 +57,7 @@ pub async fn get(
     };
     let state = state.ok_or_else(|| problem::not_found("there is no such resource"))?;
     let origin = collection.log.origin();
-    let mut response = match condition::read(headers, origin.epoch, state.revision)? {
+    let mut response = match condition::read(&head.headers, origin.epoch, state.revision)? {
         ConditionResult::Send => response::json(200, Body::Full(state.document)),
         ConditionResult::Unchanged => response::empty(304),
         ConditionResult::Failed => {
@@ -76,22 +77,24 @@ pub async fn get(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn create(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     body: Incoming,
     collection: &Collection,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut ask.query).finish()?;
+    std::mem::take(&mut context.query).finish()?;
     let log = &collection.log;
-    if negotiate::content_type(&ask.head.headers, &[JSON, NDJSON])? == NDJSON {
-        return batch::batch(api, ask, body, log).await;
+    if negotiate::content_type(&context.head.headers, &[JSON, NDJSON])? == NDJSON {
+        return batch::batch(api, context, permit, body, log).await;
     }
     let path = format!("/{}", log.origin().name);
-    let written =
-        post(api, ask, body, log, &path, "", |origin, body| creation(origin, &parse(body)?))
-            .await?;
+    let written = post(api, context, permit, body, log, (&path, ""), |origin, body| {
+        creation(origin, &parse(body)?)
+    })
+    .await?;
     let mut response = answer(log, 201, &written);
     if let Some(subject) = &written.subject {
-        response::set_location(&mut response, &format!("{}{path}/{subject}", ask.prefix));
+        response::set_location(&mut response, &format!("{}{path}/{subject}", context.prefix));
     }
     Ok(response)
 }
@@ -105,19 +108,21 @@ pub async fn create(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn put(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     body: Incoming,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut ask.query).finish()?;
-    negotiate::content_type(&ask.head.headers, &[JSON])?;
+    std::mem::take(&mut context.query).finish()?;
+    negotiate::content_type(&context.head.headers, &[JSON])?;
     let log = &collection.log;
-    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
+    let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
     let body = read(api, body).await?;
-    let path = format!("{}/{}/{id}", ask.prefix, log.origin().name);
+    let path = format!("{}/{}/{id}", context.prefix, log.origin().name);
     let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| problem::bad_write(&b))?;
-    let written = append(api, ask, log, write.with_precondition(condition)).await?;
+    let written =
+        append(api, &context.caller, &permit, log, write.with_precondition(condition)).await?;
     let mut response = answer(log, if written.created { 201 } else { 200 }, &written);
     if written.created {
         response::set_location(&mut response, &path);
@@ -134,16 +139,17 @@ pub async fn put(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn patch(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     body: Incoming,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut ask.query).finish()?;
-    negotiate::content_type(&ask.head.headers, &[MERGE_PATCH, JSON])?;
+    std::mem::take(&mut context.query).finish()?;
+    negotiate::content_type(&context.head.headers, &[MERGE_PATCH, JSON])?;
     let log = &collection.log;
     let path = format!("/{}/{id}", log.origin().name);
-    let written = post(api, ask, body, log, &path, "", |origin, body| {
+    let written = post(api, context, permit, body, log, (&path, ""), |origin, body| {
         Write::patch(origin, id, &parse(body)?).map_err(|bad| problem::bad_write(&bad))
     })
     .await?;
@@ -159,14 +165,16 @@ pub async fn patch(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn delete(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut ask.query).finish()?;
+    std::mem::take(&mut context.query).finish()?;
     let log = &collection.log;
-    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
-    append(api, ask, log, Write::delete(id).with_precondition(condition)).await?;
+    let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
+    append(api, &context.caller, &permit, log, Write::delete(id).with_precondition(condition))
+        .await?;
     Ok(response::empty(204))
 }
 

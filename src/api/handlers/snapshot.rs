@@ -14,6 +14,7 @@ use crate::api::answer::{
     step::BodyAborted,
     streamed_body::{STEP_BYTES, Source, StreamedBody},
 };
+use crate::api::authorize::Permit;
 use crate::api::catalog::Collection;
 use crate::api::context::RequestContext;
 use crate::api::handlers::{
@@ -49,16 +50,18 @@ pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
 /// Safe.
 pub async fn snapshot(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     collection: &Collection,
     form: MediaType,
 ) -> Result<Response<Body>, Problem> {
-    let follow = ask.query.take_flag("follow")?.unwrap_or(false);
-    let asked = StreamParams::take(&ask.head.headers, &mut ask.query, api.settings.batch_size_max)?;
+    let follow = context.query.take_flag("follow")?.unwrap_or(false);
+    let asked =
+        StreamParams::take(&context.head.headers, &mut context.query, api.settings.batch_size_max)?;
     if follow {
-        return followed(api, ask, collection, form, asked).await;
+        return followed(api, context, permit, collection, form, asked).await;
     }
-    let fields = std::mem::take(&mut ask.query).into_fields()?;
+    let fields = std::mem::take(&mut context.query).into_fields()?;
     if asked.from.is_some() && !asked.resumed {
         return Err(problem::parameter("from", "it needs follow=true; a snapshot has no start"));
     }
@@ -79,7 +82,7 @@ pub async fn snapshot(
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    if ask.is_head() {
+    if context.is_head() {
         return Ok(response);
     }
     let mut reader = Reader {
@@ -99,7 +102,8 @@ pub async fn snapshot(
 
 async fn followed(
     api: &Arc<Api>,
-    ask: &mut RequestContext,
+    context: &mut RequestContext,
+    permit: Permit,
     collection: &Collection,
     form: MediaType,
     asked: StreamParams,
@@ -111,10 +115,10 @@ async fn followed(
              begins elsewhere",
         ));
     }
-    let types = take_types(&mut ask.query, &[])?;
+    let types = take_types(&mut context.query, &[])?;
     let choices = &api.settings.overflow_choices;
-    let overflow = take_overflow(&mut ask.query, collection.overflow, choices)?;
-    if !std::mem::take(&mut ask.query).into_fields()?.is_empty() {
+    let overflow = take_overflow(&mut context.query, collection.overflow, choices)?;
+    if !std::mem::take(&mut context.query).into_fields()?.is_empty() {
         return Err(problem::malformed(
             "fields do not filter with follow=true: a resource that stopped matching would go \
              stale; filter by types",
@@ -129,7 +133,7 @@ async fn followed(
         overflow,
         asked,
     };
-    stream::follow(api, &ask.head, target, form).await
+    stream::follow(api, context, permit, target, form).await
 }
 
 fn value(text: &str) -> HeaderValue {

@@ -8,9 +8,11 @@ use hyper::{Method, Response, Version};
 
 use crate::api::admission::Admitted;
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
+use crate::api::authorize::Permit;
+use crate::api::context::RequestContext;
 use crate::api::request::start::{StartPosition, StreamParams};
 use crate::api::state::Api;
-use crate::deliver::{ConnectionState, Gap, PendingTakeover, Reason, StreamBody, StreamSource};
+use crate::deliver::{Gap, PendingTakeover, Reason, StreamBody, StreamSource};
 use crate::event::{EventId, Offset, ResourceId};
 use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
 use crate::log::Log;
@@ -200,12 +202,13 @@ impl StreamTarget {
 /// Safe: a subscription without its stream is forgotten.
 pub async fn events(
     api: &Arc<Api>,
-    head: &Parts,
+    context: &RequestContext,
+    permit: Permit,
     target: StreamTarget,
     form: StreamFormat,
 ) -> Result<Response<Body>, Problem> {
     let beginning = target.beginning().await?;
-    open(api, head, &target, form, beginning)
+    open(api, context, permit, &target, form, beginning)
 }
 
 /// A snapshot of `target`'s collection and then its events; with an id, where
@@ -218,7 +221,8 @@ pub async fn events(
 /// Safe: a subscription without its stream is forgotten.
 pub async fn follow(
     api: &Arc<Api>,
-    head: &Parts,
+    context: &RequestContext,
+    permit: Permit,
     target: StreamTarget,
     form: StreamFormat,
 ) -> Result<Response<Body>, Problem> {
@@ -226,27 +230,29 @@ pub async fn follow(
         Some(StartPosition::After(_)) => target.beginning().await?,
         _ => ResolvedStart { start: None, gap: None, snapshot: true, returned: None },
     };
-    open(api, head, &target, form, beginning)
+    open(api, context, permit, &target, form, beginning)
 }
 
 fn open(
     api: &Arc<Api>,
-    head: &Parts,
+    context: &RequestContext,
+    _permit: Permit,
     target: &StreamTarget,
     form: StreamFormat,
     beginning: ResolvedStart,
 ) -> Result<Response<Body>, Problem> {
+    let head = &context.head;
     if head.method == Method::HEAD {
         return Ok(with_headers(head, target, form, Body::Empty));
     }
     let protocol = form.protocol();
-    let Admitted { subscriber, share } = match api.admit(protocol, &head.extensions) {
+    let Admitted { subscriber, share } = match api.admit(protocol, context.caller.client) {
         Ok(admitted) => admitted,
         Err(problem) => {
             return api.reject_stream(&head.method, &head.headers, head.version, problem);
         }
     };
-    let handover = head.extensions.get::<Arc<ConnectionState>>();
+    let handover = context.connection.handover.as_ref();
     // HTTP/1.0 knows no chunks: the end of the connection ends the body.
     let chunked = handover.is_some() && head.version == Version::HTTP_11;
     let wire = if chunked { form.wire().chunked() } else { form.wire() };

@@ -7,7 +7,8 @@ use hyper::body::Incoming;
 use uuid::Uuid;
 
 use crate::api::answer::problem;
-use crate::api::context::RequestContext;
+use crate::api::authorize::Permit;
+use crate::api::context::{Caller, RequestContext};
 use crate::api::request::{body_reader::BodyReader, condition, idempotency};
 use crate::api::state::Api;
 use crate::event::{EventType, ResourceId};
@@ -27,28 +28,28 @@ use crate::wire::problem::Problem;
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn post(
     api: &Arc<Api>,
-    ask: &RequestContext,
+    context: &RequestContext,
+    permit: Permit,
     body: Incoming,
     log: &Arc<Log>,
-    path: &str,
-    meaning: &str,
+    (path, meaning): (&str, &str),
     write: impl FnOnce(&LogIdentity, &Bytes) -> Result<Write, Problem>,
 ) -> Result<AppendOutcome, Problem> {
-    let condition = condition::precondition(&ask.head.headers, log.origin().epoch)?;
-    let key = idempotency::header(&ask.head.headers)?;
+    let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
+    let key = idempotency::header(&context.head.headers)?;
     let body = read(api, body).await?;
     let mut write = write(log.origin(), &body)?.with_precondition(condition);
     let _held = match key {
         None => None,
         Some(key) => {
-            let scope = [ask.principal(), ask.head.method.as_str(), path];
+            let scope = [context.caller.principal.scope(), context.head.method.as_str(), path];
             let digest = idempotency::digest(scope, key, meaning, &body);
             let held = api.keys.hold(&digest)?;
             write = write.with_idempotency_key(digest);
             Some(held)
         }
     };
-    append(api, ask, log, write).await
+    append(api, &context.caller, &permit, log, write).await
 }
 
 /// Appends one write.
@@ -60,11 +61,12 @@ pub async fn post(
 /// Not safe: a write that was queued is committed, unanswered.
 pub async fn append(
     api: &Arc<Api>,
-    ask: &RequestContext,
+    caller: &Caller,
+    _permit: &Permit,
     log: &Arc<Log>,
     write: Write,
 ) -> Result<AppendOutcome, Problem> {
-    api.may_publish(ask.client)?;
+    api.may_publish(caller.client)?;
     let answers = api.engine.append(log, vec![write]).await;
     let answer = answers.map_err(|error| problem::unavailable(&error))?.pop();
     answer

@@ -28,8 +28,7 @@ pub struct Peer {
     pub believed: bool,
 }
 
-/// Whose request it is: what a client is counted and limited by. Among the
-/// extensions of a request that a stream or a session begins with.
+/// Whose request it is: what a client is counted and limited by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Its address.

@@ -1,15 +1,19 @@
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request};
 
-use super::super::TopicSettings;
 use super::super::admin::{Admin, Readiness, handle};
 use super::super::body::Body;
+use super::super::{Peer, TopicSettings};
 use super::{Gateway, settings};
+use crate::api::authorize::{Action, CALLS};
 use crate::log::StorageKind;
 use crate::store::Retention;
+
+const PEER: Peer = Peer { address: IpAddr::V4(Ipv4Addr::LOCALHOST), believed: false };
 
 fn readiness(ready: bool) -> Readiness {
     Readiness {
@@ -31,7 +35,7 @@ fn admin(ready: bool) -> Admin {
 /// Returns the status, the media type and the body.
 async fn ask(admin: &Admin, method: Method, path: &str) -> (u16, String, String) {
     let request = Request::builder().method(method).uri(path).body(()).unwrap();
-    let (head, body) = handle(admin, request).await.into_parts();
+    let (head, body) = handle(admin, PEER, request).await.into_parts();
     let text = match body {
         Body::Full(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
         _ => String::new(),
@@ -175,5 +179,14 @@ async fn readiness_is_json_with_its_status() {
         assert_eq!(ask(admin, Method::GET, "/readyz").await, (status, media_type.clone(), body));
         let head = (status, media_type, String::new());
         assert_eq!(ask(admin, Method::HEAD, "/readyz").await, head);
+    }
+}
+
+#[tokio::test]
+async fn every_operators_path_is_authorized() {
+    let admin = admin(true);
+    for path in ["/metrics", "/livez", "/readyz"] {
+        ask(&admin, Method::GET, path).await;
+        assert_eq!(CALLS.take(), [(Action::Operate, "gateway".to_owned())], "{path}");
     }
 }

@@ -2,6 +2,7 @@
 //! socket, and bytes.
 
 mod admin;
+mod authorization;
 mod batches;
 mod events;
 mod pages;
@@ -39,8 +40,8 @@ use crate::supervisor::Supervisor;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A gateway that serves until it is dropped.
-struct Gateway {
-    api: Arc<Api>,
+pub(in crate::api) struct Gateway {
+    pub(in crate::api) api: Arc<Api>,
     address: SocketAddr,
     serving: JoinHandle<()>,
     _supervisor: Supervisor,
@@ -119,7 +120,7 @@ fn settings() -> Settings {
 }
 
 impl Gateway {
-    async fn start() -> Gateway {
+    pub(in crate::api) async fn start() -> Gateway {
         Gateway::with(settings()).await
     }
 

@@ -21,9 +21,10 @@ use answers::{BatchBody, Sender, Stopped, answers};
 use lines::{Line, Lines};
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
-use crate::api::context::RequestContext;
+use crate::api::authorize::{Action, Permit, Target, authorize};
+use crate::api::context::{Caller, RequestContext};
 use crate::api::handlers::write::{creation, parse, publication};
-use crate::api::request::{address::Client, body_reader::BodyReader, idempotency};
+use crate::api::request::{body_reader::BodyReader, idempotency};
 use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
@@ -51,11 +52,12 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 /// Safe until the answer is given.
 pub async fn batch(
     api: &Arc<Api>,
-    ask: &RequestContext,
+    context: &RequestContext,
+    _permit: Permit,
     body: Incoming,
     log: &Arc<Log>,
 ) -> Result<Response<Body>, Problem> {
-    let headers = &ask.head.headers;
+    let headers = &context.head.headers;
     if idempotency::header(headers)?.is_some() {
         return Err(problem::header("an Idempotency-Key is for one write, not for a batch"));
     }
@@ -72,12 +74,12 @@ pub async fn batch(
         let mut run = Run {
             api: Arc::clone(api),
             log: Arc::clone(log),
-            path: ask.head.uri.path().to_owned(),
+            path: context.head.uri.path().to_owned(),
             intake,
-            flow: ask.flow.clone(),
+            flow: context.connection.flow.clone(),
             lines: Lines::new(settings.body_bytes_max),
             sender,
-            client: ask.client,
+            caller: context.caller,
             allowance: 0,
             minimal,
             ended: false,
@@ -129,6 +131,12 @@ impl Group {
         self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES
     }
 
+    /// Adds the write of a line that was authorized.
+    fn push(&mut self, _permit: Permit, line: u64, write: Write) {
+        self.writes.push(write);
+        self.lines.push((line, None));
+    }
+
     /// Takes the first lines out, up to the last of `count` writes.
     fn split(&mut self, count: usize) -> Group {
         if count >= self.writes.len() {
@@ -166,8 +174,8 @@ struct Run {
     flow: Option<Arc<H2SendTracker>>,
     lines: Lines,
     sender: Sender,
-    /// Whose batch it is.
-    client: Client,
+    /// The caller of the batch.
+    caller: Caller,
     /// Events that it may publish before it has to wait.
     allowance: u32,
     minimal: bool,
@@ -199,7 +207,7 @@ impl Run {
                     let group = self.under_way.pop_front().expect("its front was awaited");
                     self.answer(group.lines, appended).await?;
                 }
-                allowed = self.api.publish_in_time(self.client, events), if events > 0 => {
+                allowed = self.api.publish_in_time(self.caller.client, events), if events > 0 => {
                     if !reading {
                         self.intake.hold();
                     }
@@ -269,19 +277,29 @@ impl Run {
             None => Err(problem::too_large("the line", self.api.settings.body_bytes_max)),
             Some(bytes) => {
                 self.open.bytes += bytes.len();
-                parse(bytes).and_then(|json| match self.log.origin().kind {
-                    LogKind::Collection { .. } => creation(self.log.origin(), &json),
-                    LogKind::Topic => publication(&json),
-                })
+                parse(bytes)
+                    .and_then(|json| match self.log.origin().kind {
+                        LogKind::Collection { .. } => creation(self.log.origin(), &json),
+                        LogKind::Topic => publication(&json),
+                    })
+                    .and_then(|write| Ok((self.authorize(&write)?, write)))
             }
         };
         match write {
-            Ok(write) => {
-                self.open.writes.push(write);
-                self.open.lines.push((line.number, None));
-            }
+            Ok((permit, write)) => self.open.push(permit, line.number, write),
             Err(problem) => self.open.lines.push((line.number, Some(problem))),
         }
+    }
+
+    /// Authorizes the write of one line.
+    fn authorize(&self, write: &Write) -> Result<Permit, Problem> {
+        let log = &*self.log;
+        let (action, topic) = match log.origin().kind {
+            LogKind::Collection { .. } => (Action::Create, None),
+            LogKind::Topic => (Action::Publish, Some(&*log.origin().name)),
+        };
+        let target = Target::Log { log, topic, resource: write.subject.as_ref() };
+        authorize(&self.caller, action, target)
     }
 
     /// Hands the open group to the log, as far as the allowance goes, and waits

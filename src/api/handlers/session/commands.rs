@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 
 use super::message::{Message, missing, wrong};
 use crate::api::answer::problem;
-use crate::api::handlers::stream::{ResolvedStart, StreamTarget};
-use crate::api::request::{
-    address::Client,
-    start::{StartPosition, StreamParams, chosen_overflow, parse_from},
+use crate::api::authorize::{Action, Permit, Target, authorize};
+use crate::api::context::Caller;
+use crate::api::handlers::{
+    stream::{ResolvedStart, StreamTarget},
+    write::append,
 };
+use crate::api::request::start::{StartPosition, StreamParams, chosen_overflow, parse_from};
 use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::{CommandFuture, CommandHandler, CommandReply};
 use crate::event::{EventType, LogId, ResourceId};
@@ -60,8 +62,8 @@ pub struct CommandDispatcher(Arc<State>);
 struct State {
     api: Arc<Api>,
     subscriber: Arc<Subscriber>,
-    /// Whose socket it is, as far as addresses tell.
-    client: Client,
+    /// The caller of the handshake.
+    caller: Caller,
     /// What the path names.
     path: Option<StreamTarget>,
     held: Mutex<Vec<ActiveSubscription>>,
@@ -69,6 +71,10 @@ struct State {
     /// Whether a command has come: the first decides between the two shapes.
     spoken: AtomicBool,
 }
+
+/// The result of a command that was carried out. It takes the permit, so that
+/// a command without authorization does not compile.
+struct Done(Permit, Vec<CommandReply>);
 
 /// A subscription of the session, by what it was asked for.
 #[derive(Clone)]
@@ -102,13 +108,13 @@ impl CommandDispatcher {
     pub(super) fn new(
         api: Arc<Api>,
         subscriber: Arc<Subscriber>,
-        client: Client,
+        caller: Caller,
         path: Option<StreamTarget>,
     ) -> CommandDispatcher {
         CommandDispatcher(Arc::new(State {
             api,
             subscriber,
-            client,
+            caller,
             path,
             held: Mutex::default(),
             bare: AtomicBool::new(false),
@@ -142,13 +148,13 @@ impl CommandDispatcher {
         }
         let id = message.id.clone();
         match self.carry_out(&message).await {
-            Ok(more) => said.extend(more),
+            Ok(Done(_, more)) => said.extend(more),
             Err(problem) => said.push(CommandReply::Error(id, problem)),
         }
         said
     }
 
-    async fn carry_out(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
+    async fn carry_out(&self, message: &Message) -> Result<Done, Problem> {
         let known = COMMANDS.iter().find(|(name, ..)| *name == message.command);
         let Some((_, verb, fields)) = known else {
             let (other, known) = (&message.command, COMMANDS.map(|(name, ..)| name).join(", "));
@@ -162,8 +168,24 @@ impl CommandDispatcher {
             Verb::Unsubscribe => self.unsubscribe(message),
             Verb::Request => self.request(message),
             Verb::Publish => self.publish(message).await,
-            Verb::Ping => Ok(vec![respond(message, br#"{"command":"ping"}"#.to_vec())]),
+            Verb::Ping => {
+                let permit = authorize(&self.0.caller, Action::Session, Target::Gateway)?;
+                Ok(Done(permit, vec![respond(message, br#"{"command":"ping"}"#.to_vec())]))
+            }
         }
+    }
+
+    /// Resolves the target of a command, and authorizes `action` on it.
+    fn authorized(
+        &self,
+        message: &Message,
+        action: Action,
+    ) -> Result<(StreamTarget, Permit), Problem> {
+        let found = self.target(message)?;
+        let StreamTarget { log, topic, scope, .. } = &found;
+        let target = Target::Log { log, topic: topic.as_deref(), resource: scope.as_ref() };
+        let permit = authorize(&self.0.caller, action, target)?;
+        Ok((found, permit))
     }
 
     /// What a command names: a topic, a collection, or a resource of the
@@ -205,8 +227,8 @@ impl CommandDispatcher {
         Ok(StreamTarget { log, topic, scope, filter, overflow, asked: StreamParams::default() })
     }
 
-    async fn status(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
-        let target = self.target(message)?;
+    async fn status(&self, message: &Message) -> Result<Done, Problem> {
+        let (target, permit) = self.authorized(message, Action::Read)?;
         let LogKind::Collection { key, .. } = &target.log.origin().kind else {
             return Err(wrong("topic", "left out: a topic has no resources"));
         };
@@ -218,18 +240,18 @@ impl CommandDispatcher {
         let mut document = Vec::with_capacity(state.document.len() + 64);
         json::with_first(&state.document, key, &name, &["id"], &mut document);
         if self.0.bare.load(Ordering::Relaxed) {
-            return Ok(vec![CommandReply::Status(document.into())]);
+            return Ok(Done(permit, vec![CommandReply::Status(document.into())]));
         }
         let revision = target.log.origin().id(state.revision);
         let mut data =
             format!(r#"{{"command":"get-status","id":"{revision}","data":"#).into_bytes();
         data.extend_from_slice(&document);
         data.push(b'}');
-        Ok(vec![respond(message, data)])
+        Ok(Done(permit, vec![respond(message, data)]))
     }
 
-    async fn subscribe(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
-        let mut target = self.target(message)?;
+    async fn subscribe(&self, message: &Message) -> Result<Done, Problem> {
+        let (mut target, permit) = self.authorized(message, Action::Read)?;
         let mut types = Vec::new();
         for name in message.list("types")? {
             types.push(
@@ -293,34 +315,38 @@ impl CommandDispatcher {
         };
         let mut said = vec![respond(message, data.into_bytes())];
         said.extend(beginning.gap.map(|gap| CommandReply::Gap(gap, id)));
-        Ok(said)
+        Ok(Done(permit, said))
     }
 
     /// The subscription that a command names.
-    fn find(&self, message: &Message) -> Result<ActiveSubscription, Problem> {
-        let target = self.target(message)?;
+    fn find(&self, message: &Message) -> Result<(ActiveSubscription, Permit), Problem> {
+        let (target, permit) = self.authorized(message, Action::Session)?;
         let held = self.0.held.lock().iter().find(|held| held.is(&target)).cloned();
-        held.ok_or_else(|| problem::not_found("this socket has no such subscription"))
+        let held = held.ok_or_else(|| problem::not_found("this socket has no such subscription"));
+        Ok((held?, permit))
     }
 
-    fn unsubscribe(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
-        let found = self.find(message)?;
+    fn unsubscribe(&self, message: &Message) -> Result<Done, Problem> {
+        let (found, permit) = self.find(message)?;
         self.0.held.lock().retain(|held| held.id != found.id);
         self.0.subscriber.unsubscribe(found.id);
-        Ok(vec![respond(message, br#"{"command":"unsubscribe"}"#.to_vec())])
+        Ok(Done(permit, vec![respond(message, br#"{"command":"unsubscribe"}"#.to_vec())]))
     }
 
-    fn request(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
+    fn request(&self, message: &Message) -> Result<Done, Problem> {
         let n = message.count("n")?.ok_or_else(|| missing("n", "it says how many more events"))?;
-        let found = self.find(message)?;
+        let (found, permit) = self.find(message)?;
         if !self.0.subscriber.request(found.id, n) {
             return Err(wrong("n", "left out: the subscription has no window"));
         }
-        Ok(vec![respond(message, format!(r#"{{"command":"request","n":{n}}}"#).into_bytes())])
+        Ok(Done(
+            permit,
+            vec![respond(message, format!(r#"{{"command":"request","n":{n}}}"#).into_bytes())],
+        ))
     }
 
-    async fn publish(&self, message: &Message) -> Result<Vec<CommandReply>, Problem> {
-        let target = self.target(message)?;
+    async fn publish(&self, message: &Message) -> Result<Done, Problem> {
+        let (target, permit) = self.authorized(message, Action::Publish)?;
         let kind =
             message.text("type")?.ok_or_else(|| missing("type", "it names what happened"))?;
         let kind =
@@ -333,14 +359,14 @@ impl CommandDispatcher {
         }
         let write = write(&target, kind, data, merge.unwrap_or(true))?;
         let _unanswered = InFlightGuard::new(&self.0.api);
-        self.0.api.newest().may_publish(self.0.client)?;
-        let appended = self.0.api.engine.append(&target.log, vec![write]).await;
-        let mut results = appended.map_err(|error| problem::unavailable(&error))?;
+        let api = self.0.api.newest();
+        let written = append(&api, &self.0.caller, &permit, &target.log, write).await?;
         let origin = target.log.origin();
-        let result = results.pop().ok_or_else(problem::internal)?;
-        let written = result.map_err(|refusal| problem::refused(&refusal, origin))?;
         let id = origin.id(written.offset);
-        Ok(vec![respond(message, format!(r#"{{"command":"publish","id":"{id}"}}"#).into_bytes())])
+        Ok(Done(
+            permit,
+            vec![respond(message, format!(r#"{{"command":"publish","id":"{id}"}}"#).into_bytes())],
+        ))
     }
 }
 
@@ -380,4 +406,39 @@ fn write(
 
 fn respond(message: &Message, data: Vec<u8>) -> CommandReply {
     CommandReply::Response(message.id.clone(), data)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::api::authorize::CALLS;
+    use crate::api::request::address::Client;
+    use crate::api::tests::Gateway;
+    use crate::metrics::Protocol;
+
+    #[tokio::test]
+    async fn every_command_is_authorized() {
+        let Gateway { api, .. } = &Gateway::start().await;
+        let subscriber = api.hub.join(Protocol::WebSocket, &api.rings, 0).unwrap();
+        let client = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), via_proxy: false };
+        let caller = Caller::anonymous(client);
+        let core = CommandDispatcher::new(api.clone(), subscriber, caller, None);
+        for (name, ..) in COMMANDS {
+            let (fields, action, target) = match name {
+                "get-status" => {
+                    (r#","collection":"orders","resource":"1""#, Action::Read, "orders/1")
+                }
+                "subscribe" => (r#","collection":"orders""#, Action::Read, "orders"),
+                "unsubscribe" => (r#","topic":"news""#, Action::Session, "news"),
+                "request" => (r#","topic":"news","n":1"#, Action::Session, "news"),
+                "publish" => (r#","topic":"news","type":"a","data":1"#, Action::Publish, "news"),
+                "ping" => ("", Action::Session, "gateway"),
+                other => panic!("add the command {other} to this test"),
+            };
+            core.react(&format!(r#"{{"command":"{name}"{fields}}}"#)).await;
+            assert_eq!(CALLS.take(), [(action, target.to_owned())], "{name}");
+        }
+    }
 }

@@ -5,7 +5,6 @@ mod message;
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 use hyper::http::uri::Authority;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -14,8 +13,9 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use crate::api::admission::Admitted;
 use crate::api::answer::{body::Body, response};
+use crate::api::authorize::Permit;
+use crate::api::context::{Caller, RequestContext};
 use crate::api::handlers::stream::{ResolvedStart, StreamTarget};
-use crate::api::request::address::Client;
 use crate::api::state::Api;
 use crate::deliver::{ConnectionIo, ConnectionState, Session, StreamSource, Transport};
 use crate::metrics::Protocol;
@@ -26,7 +26,7 @@ use commands::CommandDispatcher;
 /// The subprotocol that a browser may name beside its token.
 const SUBPROTOCOL: &str = "streamgate.v1";
 
-/// Takes a `client`'s connection over for a session; `target` is what its path
+/// Takes the caller's connection over for a session; `target` is what its path
 /// names, none on `/ws`.
 ///
 /// # Errors
@@ -37,10 +37,12 @@ const SUBPROTOCOL: &str = "streamgate.v1";
 /// Safe until the answer is given.
 pub async fn upgrade(
     api: &Arc<Api>,
-    mut request: Request<Incoming>,
-    client: Client,
+    context: RequestContext,
+    _permit: Permit,
     target: Option<StreamTarget>,
 ) -> Result<Response<Body>, Problem> {
+    let RequestContext { caller, connection, head, .. } = context;
+    let mut request = Request::from_parts(head, ());
     check_origin(&request)?;
     let mut response = accept(&request)?;
     if offers_subprotocol(&request) {
@@ -52,16 +54,15 @@ pub async fn upgrade(
         Some(target) => Some(target.beginning().await?),
         None => None,
     };
-    let admitted = api.admit(Protocol::WebSocket, request.extensions())?;
-    let (pump, core) = begin(api, admitted, client, target, beginning);
-    let handover = request.extensions().get::<Arc<ConnectionState>>().cloned();
+    let admitted = api.admit(Protocol::WebSocket, caller.client)?;
+    let (pump, core) = begin(api, admitted, caller, target, beginning);
     let upgrading = hyper::upgrade::on(&mut request);
-    api.tasks.spawn(run(api.clone(), upgrading, pump, core, handover));
+    api.tasks.spawn(run(api.clone(), upgrading, pump, core, connection.handover));
     Ok(response)
 }
 
 /// The answer to a handshake: 101, or 200 on HTTP/2 (RFC 8441 §5).
-fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
+fn accept(request: &Request<()>) -> Result<Response<Body>, Problem> {
     let refused =
         |why: &str| Problem::new(Code::UpgradeRequired, format!("this path is a WebSocket: {why}"));
     if *request.method() == Method::CONNECT {
@@ -83,7 +84,7 @@ fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
 
 /// A page of another site must not speak to a gateway that trusts its
 /// network: browsers send such a page's `Origin`, and no other client does.
-fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
+fn check_origin(request: &Request<()>) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
     let asked = request.uri().authority().cloned().or_else(|| {
         request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok())
@@ -96,7 +97,7 @@ fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
     }
 }
 
-fn offers_subprotocol(request: &Request<Incoming>) -> bool {
+fn offers_subprotocol(request: &Request<()>) -> bool {
     request
         .headers()
         .get_all(SEC_WEBSOCKET_PROTOCOL)
@@ -112,7 +113,7 @@ fn offers_subprotocol(request: &Request<Incoming>) -> bool {
 fn begin(
     api: &Arc<Api>,
     admitted: Admitted,
-    client: Client,
+    caller: Caller,
     target: Option<StreamTarget>,
     beginning: Option<ResolvedStart>,
 ) -> (StreamSource, CommandDispatcher) {
@@ -121,7 +122,7 @@ fn begin(
     let mut pump =
         StreamSource::new(subscriber.clone(), deliver, metrics, WireFormat::Envelope, None);
     pump.hold(share);
-    let core = CommandDispatcher::new(api.clone(), subscriber.clone(), client, target.clone());
+    let core = CommandDispatcher::new(api.clone(), subscriber.clone(), caller, target.clone());
     if let (Some(target), Some(beginning)) = (target, beginning) {
         let interest = target.interest(WireFormat::Envelope, None, &beginning);
         let (id, start) = subscriber.subscribe(&target.log, interest, beginning.start);
