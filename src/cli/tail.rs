@@ -191,10 +191,8 @@ impl<W: Write> Tail<'_, W> {
             let chunk = tokio::time::timeout_at(silent.due(), answer.chunk()).await;
             let chunk = chunk.map_err(|_| Error::Silence(silence))?.ok_or(Error::Ended)??;
             silent.came(chunk.len(), false);
-            if !lines.push(&chunk) {
-                return Err(Error::Ended.into());
-            }
-            while let Some(line) = lines.next() {
+            lines.push(&chunk);
+            while let Some(line) = lines.next()? {
                 silent.came(0, true);
                 self.received = true;
                 if self.line(&line).map_err(End::Output)? {

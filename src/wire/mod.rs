@@ -9,6 +9,7 @@ pub mod close;
 pub mod forwarded;
 pub mod http2;
 pub mod json;
+pub mod lines;
 pub mod problem;
 pub mod proxy;
 pub mod websocket;

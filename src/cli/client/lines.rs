@@ -1,38 +1,39 @@
-//! Lines out of a body's chunks.
+//! The lines of a response body.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-/// Longest line that is kept, in bytes: far above what a gateway sends.
+use super::Error;
+use crate::wire::lines;
+
+/// The longest line in bytes. A gateway sends far shorter lines.
 const LINE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Puts chunks together and takes lines out.
-#[derive(Default)]
-pub(in crate::cli) struct Lines {
-    buffer: BytesMut,
-    /// How much of the buffer is known to have no line's end.
-    searched: usize,
+/// Splits the chunks of a response body into lines.
+pub(in crate::cli) struct Lines(lines::Lines);
+
+impl Default for Lines {
+    fn default() -> Lines {
+        Lines(lines::Lines::new(LINE_BYTES_MAX))
+    }
 }
 
 impl Lines {
-    /// Takes in a chunk; false when a line has become too long to be one.
-    pub(in crate::cli) fn push(&mut self, chunk: &[u8]) -> bool {
-        self.buffer.extend_from_slice(chunk);
-        self.buffer.len() <= LINE_BYTES_MAX
+    /// Adds a chunk.
+    pub(in crate::cli) fn push(&mut self, chunk: &[u8]) {
+        self.0.feed(chunk);
     }
 
-    /// The next whole line that is not blank, without its end.
-    pub(in crate::cli) fn next(&mut self) -> Option<Bytes> {
-        loop {
-            let found = self.buffer[self.searched..].iter().position(|&b| b == b'\n');
-            let Some(length) = found else {
-                self.searched = self.buffer.len();
-                return None;
-            };
-            let line = self.buffer.split_to(self.searched + length + 1).freeze();
-            self.searched = 0;
-            let end = line.trim_ascii_end().len();
-            if end > 0 {
-                return Some(line.slice(..end));
+    /// Returns the next complete line that is not blank, without its end.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] for a line that is too long: a gateway sends no such line.
+    pub(in crate::cli) fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match self.0.next_line() {
+            None if self.0.is_too_long() => Err(Error::Ended),
+            None => Ok(None),
+            Some(line) => {
+                let bytes = line.bytes.ok_or(Error::Ended)?;
+                Ok(Some(bytes.slice(..bytes.trim_ascii_end().len())))
             }
         }
     }
@@ -49,8 +50,8 @@ mod tests {
             let mut lines = Lines::default();
             let mut found = Vec::new();
             for chunk in text.chunks(size) {
-                assert!(lines.push(chunk));
-                while let Some(line) = lines.next() {
+                lines.push(chunk);
+                while let Some(line) = lines.next().unwrap() {
                     found.push(String::from_utf8(line.to_vec()).unwrap());
                 }
             }

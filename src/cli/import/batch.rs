@@ -237,10 +237,8 @@ impl<'a> Batch<'a> {
     }
 
     fn answers(&mut self, lines: &mut Lines, chunk: &[u8]) -> Result<(), Stop> {
-        if !lines.push(chunk) {
-            return Err(Stop::Stream(Error::Ended));
-        }
-        while let Some(text) = lines.next() {
+        lines.push(chunk);
+        while let Some(text) = lines.next().map_err(Stop::Stream)? {
             let outcome: Option<Outcome> = serde_json::from_slice(&text).ok();
             let (Some(outcome), Some(line)) = (outcome, self.pending.pop_front()) else {
                 return Err(Stop::Stream(Error::Ended));

@@ -6,7 +6,6 @@
 //! task per line.
 
 mod answers;
-mod lines;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -18,7 +17,6 @@ use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
 use answers::{BatchBody, Sender, Stopped, answers};
-use lines::{Line, Lines};
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
 use crate::api::authorize::{Action, Permit, Target, authorize};
@@ -29,6 +27,7 @@ use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
+use crate::wire::lines::{Line, Lines};
 use crate::wire::problem::Problem;
 
 /// Most lines of a group: with one sync per group at a time, eight of these
@@ -267,7 +266,7 @@ impl Run {
     /// Moves whole lines into the open group.
     fn fill(&mut self) {
         while !self.open.is_full() {
-            let Some(line) = self.lines.next() else { break };
+            let Some(line) = self.lines.next_line() else { break };
             self.add(&line);
         }
     }

@@ -1,40 +1,40 @@
-//! Lines out of a stream of bytes.
+//! Splits a stream of bytes into lines.
 
 use bytes::{Bytes, BytesMut};
 
-/// Splits what arrives into lines, holding one line at most.
+/// Splits chunks of bytes into lines. Holds one incomplete line at most.
 pub struct Lines {
     buffer: BytesMut,
-    /// How much of the buffer is known to have no line end.
+    /// The number of bytes at the front of the buffer that contain no line end.
     scanned: usize,
-    /// Whether the line being read was found too long.
+    /// Whether the current line is too long.
     skipping: bool,
     number: u64,
     bytes_max: usize,
 }
 
-/// A line that is not empty.
+/// A line that is not blank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Its number, from 1; empty lines count.
+    /// The number of the line, from 1. Blank lines count.
     pub number: u64,
-    /// Its bytes without the end; none where it was longer than it may be.
+    /// The bytes of the line without its end; none if the line is too long.
     pub bytes: Option<Bytes>,
 }
 
 impl Lines {
-    /// Lines of at most `bytes_max` bytes.
+    /// Splits into lines of at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Lines {
         Lines { buffer: BytesMut::new(), scanned: 0, skipping: false, number: 0, bytes_max }
     }
 
-    /// Takes more bytes in. All lines must have been taken out before.
+    /// Adds a chunk. The caller must have taken all lines of the chunk before.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole line, if it is there.
-    pub fn next(&mut self) -> Option<Line> {
+    /// Returns the next complete line, if there is one.
+    pub fn next_line(&mut self) -> Option<Line> {
         loop {
             let end = self.buffer[self.scanned..].iter().position(|&b| b == b'\n');
             let Some(end) = end.map(|end| end + self.scanned) else {
@@ -56,14 +56,19 @@ impl Lines {
         }
     }
 
-    /// The last line where the input ends without a line end.
+    /// Returns the last line of an input that does not end with a line end.
     pub fn finish(&mut self) -> Option<Line> {
         let rest = self.buffer.split().freeze();
         self.scanned = 0;
         self.take(rest)
     }
 
-    /// The number of the line being read.
+    /// Returns whether the current, incomplete line is already too long.
+    pub fn is_too_long(&self) -> bool {
+        self.skipping
+    }
+
+    /// Returns the number of the current line.
     pub fn current(&self) -> u64 {
         self.number + 1
     }
@@ -89,7 +94,7 @@ mod tests {
         let mut out = Vec::new();
         for piece in input.chunks(step) {
             lines.feed(piece);
-            while let Some(line) = lines.next() {
+            while let Some(line) = lines.next_line() {
                 out.push(line);
             }
         }
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_numbered_and_empty_ones_passed_over() {
+    fn lines_are_numbered_and_blank_lines_are_left_out() {
         let line = |n, text: &str| (n, Some(text.to_owned()));
         assert_eq!(split(b"", 1), []);
         assert_eq!(split(b"a\n\n \r\nb", 64), [line(1, "a"), line(4, "b")]);
@@ -107,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_skipped_alone() {
+    fn only_the_line_that_is_too_long_is_skipped() {
         for step in 1..30 {
             assert_eq!(
                 split(b"a\n123456789012345678\nb\n123456789", step),
@@ -119,7 +124,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_do_not_depend_on_how_they_arrive(input in "[ab\n]{0,60}", step in 1usize..20) {
+        fn lines_do_not_depend_on_the_chunks(input in "[ab\n]{0,60}", step in 1usize..20) {
             prop_assert_eq!(split(input.as_bytes(), step), split(input.as_bytes(), 1000));
         }
     }
