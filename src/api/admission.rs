@@ -23,14 +23,14 @@ use crate::metrics::Protocol;
 use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
 
-/// A stream for which there is room.
+/// A stream that was admitted.
 pub(super) struct Admitted {
     pub(super) subscriber: Arc<Subscriber>,
-    /// Counts it as its client's.
+    /// Counts the stream for a client behind a proxy.
     pub(super) share: Option<Box<dyn Send + Sync>>,
 }
 
-/// A stream that counts as a client's as long as this lives.
+/// Counts a stream for its client until the guard is dropped.
 struct ClientStreamGuard {
     process: Arc<SharedState>,
     address: IpAddr,
@@ -48,18 +48,18 @@ impl Drop for ClientStreamGuard {
     }
 }
 
-/// Why a connection is not served (`limits.max_connections` and
+/// The reason why a connection is refused (`limits.max_connections` and
 /// `limits.max_connections_per_address`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CapacityError {
-    /// There are as many as there may be.
+    /// The gateway has the largest allowed number of connections.
     Connections,
-    /// Its address has as many as one may have.
+    /// The address has the largest allowed number of connections.
     Address,
 }
 
 impl CapacityError {
-    /// The label `reason` in metrics.
+    /// Returns the label `reason` in metrics.
     pub fn reason(self) -> &'static str {
         match self {
             CapacityError::Connections => "connections",
@@ -71,43 +71,47 @@ impl CapacityError {
         match self {
             CapacityError::Connections => Problem::new(
                 Code::Overloaded,
-                "the gateway has as many connections as it may; come back later",
+                "the gateway has reached its limit of connections; connect again later",
             ),
             CapacityError::Address => Problem::new(
                 Code::TooManyRequests,
-                "your address has as many connections as one may have; close one first",
+                "your address has reached its limit of connections; close a connection first",
             ),
         }
     }
 }
 
 impl Api {
-    /// Room for one more stream of a protocol and a client.
+    /// Admits a stream of a protocol for a client.
     ///
     /// # Errors
-    /// 503, counted, when the gateway is on its way out, short of memory, or
-    /// has as many of them as it may; 429 when the client has.
+    /// 503 while the gateway drains, while memory is near its limit, and at the limit of
+    /// streams of the protocol. 429 at the limit of streams of the client. Each refusal
+    /// is counted.
     pub(super) fn admit(&self, protocol: Protocol, client: Client) -> Result<Admitted, Problem> {
         if self.is_draining() {
             self.metrics.refused("draining");
-            return Err(Problem::new(Code::Draining, "the gateway is going; connect again"));
+            return Err(Problem::new(
+                Code::Draining,
+                "the gateway is shutting down; connect again",
+            ));
         }
         if self.is_crowded() {
             self.metrics.refused("memory");
-            let detail = "the gateway is short of memory; connect again later";
+            let detail = "the memory of the gateway is near its limit; connect again later";
             return Err(Problem::new(Code::Overloaded, detail));
         }
         let share = client.via_proxy.then(|| self.share(client.address)).transpose()?;
         let most = self.settings.streams_max[protocol as usize];
         let Some(subscriber) = self.hub.join(protocol, &self.rings, most) else {
             self.metrics.refused(protocol.label());
-            let detail = "the gateway has as many streams of this kind as it may";
+            let detail = "the gateway has reached its limit of streams of this protocol; connect again later";
             return Err(Problem::new(Code::Overloaded, detail));
         };
         Ok(Admitted { subscriber, share })
     }
 
-    /// One more stream of a client whose connections are a proxy's.
+    /// Counts one more stream of a client behind a proxy.
     fn share(&self, address: IpAddr) -> Result<Box<dyn Send + Sync>, Problem> {
         let most = self.settings.streams_per_client_max;
         let address = client_key(address);
@@ -121,7 +125,7 @@ impl Api {
         Ok(Box::new(ClientStreamGuard { process: self.process.clone(), address }))
     }
 
-    /// Answers the one request of a connection that is not served.
+    /// Returns the response to the only request of a refused connection.
     pub fn refuse<B>(
         self: &Arc<Self>,
         request: &Request<B>,
@@ -134,7 +138,7 @@ impl Api {
         response
     }
 
-    /// Turns a client away that asks more often than it may.
+    /// Returns the response to a client that exceeds its request rate.
     pub(super) fn too_often<B>(
         self: &Arc<Self>,
         request: &Request<B>,
@@ -144,10 +148,10 @@ impl Api {
         self.turn_away(request, wait.problem())
     }
 
-    /// Takes what one published event of a client costs.
+    /// Takes the token for one published event of a client.
     ///
     /// # Errors
-    /// 429, counted, when it publishes more than it may.
+    /// 429 if the client exceeds its publish rate. The refusal is counted.
     pub(super) fn may_publish(&self, client: Client) -> Result<(), Problem> {
         let Some(buckets) = &self.publishing else { return Ok(()) };
         buckets.take(client.address).map_err(|wait| {
@@ -156,11 +160,12 @@ impl Api {
         })
     }
 
-    /// Waits until a client may publish more, and gives how many events of
-    /// `count`, at least one: a batch is slowed down, not refused.
+    /// Waits until a client may publish more events, and returns how many of `count`
+    /// events the client may publish now: at least one. A batch is slowed down and not
+    /// refused.
     ///
     /// # Cancel safety
-    /// Safe: what was taken is lost.
+    /// Safe: tokens that were taken are lost.
     pub(super) async fn publish_in_time(&self, client: Client, count: u32) -> u32 {
         let Some(buckets) = &self.publishing else { return count };
         loop {
@@ -171,7 +176,7 @@ impl Api {
         }
     }
 
-    /// A problem as the client that asks can understand it.
+    /// Returns the response for a problem in a format that the client understands.
     fn turn_away<B>(self: &Arc<Self>, request: &Request<B>, problem: Problem) -> Response<Body> {
         let path = request.uri().path();
         let (method, headers) = (request.method(), request.headers());
@@ -179,12 +184,12 @@ impl Api {
             .unwrap_or_else(|problem| response::problem(&problem, path))
     }
 
-    /// Refuses a stream so that the client comes back: an `EventSource` gives up
-    /// for good on any status but 200, so it gets the problem as an event.
+    /// Returns the response that makes an `EventSource` reconnect: 200 with the problem as
+    /// an event. After another status, an `EventSource` never reconnects.
     ///
     /// # Errors
-    /// The problem itself, for all other clients and where the configuration
-    /// says so.
+    /// The problem itself, for all other clients, and if `streams.sse_overload` is
+    /// `status`.
     pub(super) fn reject_stream(
         &self,
         method: &Method,
@@ -217,8 +222,8 @@ impl Api {
     }
 }
 
-/// An `EventSource` names its form; other clients that would take that form
-/// among others can read a status.
+/// Returns whether the client is an `EventSource`. An `EventSource` names the media type
+/// `text/event-stream`; a client that accepts it through a wildcard can read a status.
 fn is_event_source(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::GET
         && !headers.contains_key(UPGRADE)

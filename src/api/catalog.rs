@@ -1,4 +1,4 @@
-//! What can be asked for by name: collections, topics, and views.
+//! The catalog: collections, topics and views by name.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Keys;
@@ -17,27 +17,27 @@ use crate::wire::{Filter, LogKind};
 /// The largest number of names that are compared for a suggestion.
 const SUGGESTED_FROM_MAX: usize = 1000;
 
-/// A collection that is served.
+/// A collection.
 #[derive(Clone)]
 pub struct Collection {
     /// Its log.
     pub log: Arc<Log>,
-    /// What happens to a client that does not keep up.
+    /// The policy for a client that does not keep up.
     pub overflow: Overflow,
 }
 
-/// A topic that is served.
+/// A topic or a view.
 #[derive(Clone)]
 pub struct Topic {
-    /// Its name, which a view does not share with its log.
+    /// The name. The log of a view has another name.
     pub name: String,
-    /// Its own log, or that of the collection it is a view of.
+    /// The log of the topic, or of the collection of a view.
     pub log: Arc<Log>,
-    /// The types a view shows; all if there are none.
+    /// The event types that a view shows; empty for all types.
     pub types: Arc<[EventType]>,
-    /// Whether it shows another's events, and so takes none.
+    /// Whether the topic is a view. A view does not accept events.
     pub view: bool,
-    /// What happens to a client that does not keep up.
+    /// The policy for a client that does not keep up.
     pub overflow: Overflow,
 }
 
@@ -47,20 +47,20 @@ impl Topic {
         Target::Log { log: &self.log, topic: Some(&self.name), resource: None }
     }
 
-    /// What of its log it shows.
+    /// Returns the filter for the events that the topic shows.
     pub fn filter(&self) -> Filter {
         Filter::new(self.types.to_vec(), Vec::new())
     }
 }
 
-/// All that is served, by name.
+/// All collections and topics by name.
 pub struct Catalog {
     collections: HashMap<String, Collection>,
     topics: HashMap<String, Topic>,
 }
 
-/// A configured name that the engine has no log for: it was opened with other
-/// specs than [`Settings::specs`] gives.
+/// The engine has no log for a configured name. It was opened with other log
+/// configurations than [`Settings::specs`] returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoLog(
     /// The name.
@@ -76,11 +76,11 @@ impl fmt::Display for NoLog {
 impl std::error::Error for NoLog {}
 
 impl Settings {
-    /// The logs that these collections and topics need: one for each
-    /// collection and each topic that is no view.
+    /// Returns the configurations of the logs: one for each collection, and one for each
+    /// topic that is not a view.
     ///
     /// # Errors
-    /// When a collection's resource name makes no event types.
+    /// [`InvalidName`] if the resource name of a collection makes no valid event type.
     pub fn specs(&self) -> Result<Vec<LogConfig>, InvalidName> {
         let mut specs = Vec::new();
         for collection in &self.collections {
@@ -104,7 +104,7 @@ impl Settings {
 }
 
 impl Catalog {
-    /// What `settings` names, over the logs of `engine`.
+    /// Creates the catalog of `settings` over the logs of `engine`.
     ///
     /// # Errors
     /// When the engine has no log for a name.

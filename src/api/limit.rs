@@ -1,4 +1,4 @@
-//! How often a client may ask and publish: a token bucket for each address.
+//! Rate limits: a token bucket for each client address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,11 +10,11 @@ use crate::api::request::address::client_key;
 use crate::deliver::TokenBucket;
 use crate::wire::problem::{Code, Problem};
 
-/// Clients whose buckets are kept at a time, at the most.
+/// The largest number of clients with a bucket.
 const BUCKETS_MAX: usize = 65_536;
 
-/// One bucket an address. A full one is as good as none, so an idle client
-/// costs nothing for long.
+/// The buckets of all clients. A full bucket is equal to a new one, so the bucket of an
+/// idle client is soon dropped.
 pub struct Buckets {
     policy: Policy,
     rate: u32,
@@ -24,18 +24,18 @@ pub struct Buckets {
     by_client: Mutex<Generations>,
 }
 
-/// What a bucket is for.
+/// The rate that a bucket limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// Requests (`limits.request_rate`).
     Requests,
-    /// Events that are published, every write among them
+    /// Published events, including every write
     /// (`limits.publish_rate`).
     Events,
 }
 
 impl Policy {
-    /// Its name in `RateLimit` and `RateLimit-Policy`.
+    /// Returns the name in `RateLimit` and `RateLimit-Policy`.
     pub fn name(self) -> &'static str {
         match self {
             Policy::Requests => "client",
@@ -43,7 +43,7 @@ impl Policy {
         }
     }
 
-    /// The label `reason` in metrics.
+    /// Returns the label `reason` in metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Policy::Requests => "rate",
@@ -52,11 +52,11 @@ impl Policy {
     }
 }
 
-/// The buckets of the clients that came last. Half of them are kept beside as
-/// many that are older; when there are more, the older ones are forgotten at
-/// once. Who is forgotten has not asked since some thirty thousand others did,
-/// and gets a burst for it; nobody is refused for want of room, which a client
-/// with many addresses could take from all others.
+/// The buckets of the most recent clients, in two generations of up to
+/// [`BUCKETS_MAX`] / 2. When the young generation is full, the old one is dropped at
+/// once. A client whose bucket was dropped has sent no request since some thirty
+/// thousand other clients did, and starts with a full bucket. No client is refused for
+/// lack of space: otherwise one client with many addresses could lock out all others.
 #[derive(Default)]
 struct Generations {
     young: HashMap<IpAddr, TokenBucket>,
@@ -74,16 +74,16 @@ impl Generations {
     }
 }
 
-/// What a refused client is told.
+/// The reason for a 429: the bucket is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimited {
-    /// Until a token is there.
+    /// The time until a token is available.
     pub retry: Duration,
-    /// Tokens a second.
+    /// The tokens per second.
     pub rate: u32,
-    /// Tokens of a full bucket.
+    /// The tokens of a full bucket.
     pub burst: u32,
-    /// What they are for.
+    /// The rate that the bucket limits.
     pub policy: Policy,
 }
 
@@ -111,8 +111,8 @@ impl RateLimited {
 }
 
 impl Buckets {
-    /// Buckets of `burst` tokens that refill at `rate` a second; none when
-    /// the rate is zero, which is no limit.
+    /// Creates buckets of `burst` tokens that refill at `rate` tokens per second. Returns
+    /// `None` for the rate zero, which is no limit.
     pub fn new(policy: Policy, rate: u32, burst: u32) -> Option<Buckets> {
         let (begun, by_client) = (Instant::now(), Mutex::default());
         (rate > 0).then(|| Buckets { policy, rate, burst: burst.max(1), begun, by_client })
@@ -121,16 +121,15 @@ impl Buckets {
     /// Takes a token of `address`.
     ///
     /// # Errors
-    /// How long to wait, when there is none.
+    /// [`RateLimited`] if the bucket is empty.
     pub fn take(&self, address: IpAddr) -> Result<(), RateLimited> {
         self.take_at(address, 1, self.begun.elapsed()).map(|_| ())
     }
 
-    /// Takes `count` tokens of `address`, or as many as there are, which it
-    /// gives.
+    /// Takes up to `count` tokens of `address`, and returns their number.
     ///
     /// # Errors
-    /// How long to wait, when there is none.
+    /// [`RateLimited`] if the bucket is empty.
     pub fn take_some(&self, address: IpAddr, count: u32) -> Result<u32, RateLimited> {
         self.take_at(address, count, self.begun.elapsed())
     }

@@ -20,10 +20,10 @@ use crate::api::route::{self, Route, RouteError, RouteMatch};
 use crate::api::state::{Api, InFlightGuard};
 use crate::wire::problem::Problem;
 
-/// Answers one request.
+/// Returns the response to one request.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn handle(
     api: &Arc<Api>,
     request: Request<Incoming>,
@@ -49,8 +49,8 @@ pub async fn handle(
             let mut context = RequestContext { caller, connection, head, prefix, query };
             let answered = match (permit, route) {
                 (Err(problem), _) => Err(problem),
-                // The request that there are the most of, in a future of its own: that
-                // of all the others is large, and would be moved about for each.
+                // Most requests read one resource. Their future is small. The future
+                // of dispatch is large, so it is boxed and this path does without it.
                 (Ok(permit), Route::Resource(collection, id)) if reads => {
                     resource::get(api, begun, &mut context, permit, &collection, id).await
                 }
@@ -73,7 +73,7 @@ pub async fn handle(
         response::set_vary(&mut response);
     }
     if api.is_draining() && version == Version::HTTP_11 && response.status() != 101 {
-        // Whoever sends the next one has connected elsewhere by then.
+        // The client must open its next request on another gateway.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     api.metrics.answered(label, response.status().as_u16(), begun.elapsed());
@@ -84,8 +84,8 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// What is asked for. Sets `label` to the name of the route in metrics, once
-/// it is known.
+/// Returns the route and the query of a request. Sets `label` to the label of the
+/// route in metrics as soon as the route is known.
 fn find(
     api: &Api,
     request: &Request<Incoming>,
@@ -97,7 +97,7 @@ fn find(
     }
     let protocol = request.extensions().get::<Protocol>();
     if protocol.is_some_and(|protocol| protocol.as_str() != "websocket") {
-        // RFC 9220 §3, which says for all of HTTP what RFC 8441 left out.
+        // RFC 9220 §3 requires 501 here; RFC 8441 does not name a status.
         return Err(problem::no_such_protocol().into());
     }
     let path = request.uri().path();
@@ -135,7 +135,7 @@ async fn dispatch(
                 resource::patch(api, &mut context, permit, body, &collection, id).await
             }
             Method::DELETE => resource::delete(api, &mut context, permit, &collection, id).await,
-            _ => unreachable!("a read is answered before, and the route takes no other method"),
+            _ => unreachable!("handle() answers reads, and the route allows no other method"),
         },
         Route::ResourceEvents(collection, id) if post => {
             events::post_to_resource(api, &mut context, permit, body, &collection, id).await

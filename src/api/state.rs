@@ -19,43 +19,42 @@ use crate::hub::{self, Hub};
 use crate::log::Engine;
 use crate::metrics::Metrics;
 
-/// Pages of collections that are read at once. A page may scan its whole
-/// collection, so more would not be faster, only all slower.
+/// The largest number of collection pages that are read at the same time. A page may
+/// scan its whole collection, so more concurrent pages would only slow each other down.
 const SCANS_MAX: usize = 8;
 
-/// What every request needs. Shared by all connections.
+/// The state that all requests share.
 pub struct Api {
-    /// As configured.
+    /// The settings.
     pub settings: Settings,
-    /// Where writes go and reads come from.
+    /// The engine that writes go to and reads come from.
     pub engine: Arc<Engine>,
-    /// What is served, by name.
+    /// The collections and topics by name.
     pub catalog: Catalog,
-    /// Where streams subscribe.
+    /// The hub that streams subscribe to.
     pub hub: Arc<Hub>,
-    /// How streams look.
+    /// The settings of streams.
     pub deliver: Arc<deliver::Settings>,
-    /// What a stream's ring may hold, and how old it gets.
+    /// The limits of a stream's ring.
     pub(super) rings: hub::Settings,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Connections, streams and sessions, so that an end can wait for them.
+    /// The tasks of connections, streams and sessions. A drain waits for these tasks.
     pub tasks: TaskTracker,
     pub(super) keys: idempotency::InProgress,
     pub(super) buckets: Option<Arc<limit::Buckets>>,
     pub(super) publishing: Option<Arc<limit::Buckets>>,
     pub(super) scans: Arc<Semaphore>,
-    /// Where whole collections are read.
+    /// The scheduler for reads of whole collections.
     pub(super) steps: Arc<streamed_body::ReadScheduler>,
-    /// Where single resources are read.
+    /// Decides where reads of single resources run.
     pub(super) inline: Arc<inline_reads::InlineReads>,
     pub(super) process: Arc<SharedState>,
 }
 
 impl Api {
-    /// Serves what `settings` names over `engine`, which was opened with
-    /// [`Settings::specs`]; streams go through `hub`, look like `deliver` and
-    /// have rings as `rings` says.
+    /// Serves the collections and topics of `settings`. `engine` must have been opened
+    /// with [`Settings::specs`].
     ///
     /// # Errors
     /// When the engine has no log for a name.
@@ -89,7 +88,8 @@ impl Api {
         })
     }
 
-    /// The same process under other settings. Who is connected stays as it is.
+    /// Returns the API of the same process with other settings. Existing connections keep
+    /// their settings.
     ///
     /// # Errors
     /// When the engine has no log for a name.
@@ -102,7 +102,7 @@ impl Api {
         let catalog = Catalog::new(&settings, &self.engine)?;
         let requests = |of: &Settings| (of.request_rate, of.request_burst);
         let events = |of: &Settings| (of.publish_rate, of.publish_burst);
-        // Who has used up its tokens does not get new ones by a reload.
+        // A reload must not refill the buckets of clients.
         let mut buckets = self.buckets.clone();
         if requests(&settings) != requests(&self.settings) {
             buckets = request_buckets(&settings);
@@ -130,39 +130,39 @@ impl Api {
         })
     }
 
-    /// What a request would meet now: for a connection that outlives reloads.
+    /// Returns the API with the current settings, for a connection that outlives reloads.
     pub fn newest(self: &Arc<Self>) -> Arc<Api> {
         self.process.newest.read().upgrade().unwrap_or_else(|| self.clone())
     }
 
-    /// Begins no stream from here on.
+    /// Refuses all new streams from now on.
     pub fn drain(&self) {
         self.process.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the gateway is on its way out.
+    /// Returns whether the drain has begun.
     pub fn is_draining(&self) -> bool {
         self.process.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether memory is so near its bound that no stream begins.
+    /// Sets whether memory is near its limit. New streams are refused while it is.
     pub fn set_memory_pressure(&self, crowded: bool) {
         self.process.crowded.store(crowded, Ordering::Relaxed);
     }
 
-    /// Whether no stream begins, since memory is near its bound.
+    /// Returns whether new streams are refused because memory is near its limit.
     pub fn is_crowded(&self) -> bool {
         self.process.crowded.load(Ordering::Relaxed)
     }
 
-    /// Requests whose answer has no head yet, and batches whose answers have
-    /// not all been taken.
+    /// Returns the number of requests whose response has no head yet, and of batches whose
+    /// response the client has not read to the end.
     pub fn requests_open(&self) -> usize {
         self.process.requests.load(Ordering::Relaxed)
     }
 }
 
-/// A request that is not answered yet, as long as this lives.
+/// Counts a request as in flight until the guard is dropped.
 pub struct InFlightGuard(Arc<Api>);
 
 impl InFlightGuard {
@@ -189,24 +189,24 @@ fn publish_buckets(settings: &Settings) -> Option<Arc<limit::Buckets>> {
     limit::Buckets::new(limit::Policy::Events, rate, burst).map(Arc::new)
 }
 
-/// The API as it is configured at the moment. A request keeps what it began
-/// with; the next one sees the whole of what a reload brought.
+/// The API with the current settings. A request keeps the settings with which it began;
+/// the next request sees all changes of a reload.
 pub struct ApiHandle(RwLock<Arc<Api>>);
 
 impl ApiHandle {
-    /// Lets requests into `api`.
+    /// Creates a handle for `api`.
     pub fn new(api: Api) -> ApiHandle {
         let api = Arc::new(api);
         *api.process.newest.write() = Arc::downgrade(&api);
         ApiHandle(RwLock::new(api))
     }
 
-    /// Where the next request goes.
+    /// Returns the API for the next request.
     pub fn current(&self) -> Arc<Api> {
         self.0.read().clone()
     }
 
-    /// Lets requests into `api` from here on, made by [`Api::reconfigured`].
+    /// Replaces the API for all later requests. [`Api::reconfigured`] makes `api`.
     pub fn swap(&self, api: Api) {
         let api = Arc::new(api);
         *api.process.newest.write() = Arc::downgrade(&api);
@@ -214,15 +214,15 @@ impl ApiHandle {
     }
 }
 
-/// What all configurations of one process have in common.
+/// The state that survives a reload.
 #[derive(Default)]
 pub(super) struct SharedState {
     pub(super) draining: AtomicBool,
     pub(super) requests: AtomicUsize,
-    /// Memory is near its bound: no stream begins.
+    /// Whether memory is near its limit, so that new streams are refused.
     crowded: AtomicBool,
-    /// Streams of each client whose connections are a proxy's.
+    /// The number of streams of each client behind a proxy.
     pub(super) streams: Mutex<HashMap<IpAddr, usize>>,
-    /// What [`ApiHandle::current`] gives; weak, since it is part of that.
+    /// The API that [`ApiHandle::current`] returns. Weak, because that API owns this state.
     newest: RwLock<Weak<Api>>,
 }

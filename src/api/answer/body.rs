@@ -1,4 +1,4 @@
-//! What an answer's bytes come from.
+//! The body of a response.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,30 +10,31 @@ pub use crate::api::answer::step::BodyAborted;
 use crate::api::answer::{step::StepSource, streamed_body::StreamedBody};
 use crate::deliver::{StreamBody, TakeoverBody};
 
-/// The body of an answer.
+/// The body of a response.
 pub enum Body {
-    /// Nothing.
+    /// An empty body.
     Empty,
-    /// All of it, known before the head.
+    /// A whole body that is known before the head.
     Full(Bytes),
-    /// Read from the store piece by piece, as the client takes it.
+    /// A body that is read from the store as fast as the client reads it.
     Pull(StreamedBody),
-    /// Produced step by step, as the source has it.
+    /// A body that a source produces step by step.
     Steps(Box<dyn StepSource>),
     /// A live stream.
     Live(Box<StreamBody>),
-    /// A live stream whose socket is taken over after the head.
+    /// A live stream that takes the socket over after the head.
     Taken(TakeoverBody),
 }
 
 impl Body {
-    /// Whether there is much of it, as fast as the client takes it, and none of
-    /// it is lost or late where the kernel holds it.
+    /// Returns whether the body is large and not live. The kernel may buffer much of such
+    /// a body, because none of it is late or lost there.
     pub fn is_bulk(&self) -> bool {
         matches!(self, Body::Pull(_))
     }
 
-    /// Its client took nothing of it for too long: it will be dropped.
+    /// Tells the stream that its client read nothing for too long. The caller then drops
+    /// the body.
     pub fn stalled(&mut self) {
         if let Body::Live(stream) = self {
             stream.stalled();
@@ -69,7 +70,7 @@ impl HttpBody for Body {
                 next.map(|frame| frame.map_err(|end| BodyAborted(end.reason().to_owned())))
             }),
             Body::Taken(pending) => {
-                // Its error has no value, so this is a change of type alone.
+                // The error type has no values; this only converts the type.
                 Pin::new(pending).poll_frame(cx).map_err(|never| match never {})
             }
         }

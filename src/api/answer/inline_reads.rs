@@ -1,60 +1,59 @@
-//! Point reads on the task that asks.
+//! Point reads on the calling task.
 //!
-//! Handing a read to a blocking thread costs two wake-ups of a thread, nearly
-//! twice what the whole of a request costs without. A point read comes out of
-//! memory, or out of the system's page cache, in microseconds; only where the
-//! disk itself is waited for is a thread the smaller evil. Nobody can tell
-//! which it will be, so this goes by what reads took lately.
+//! A read on a blocking thread costs two wake-ups of a thread: nearly twice the cost of a
+//! whole request without them. A point read from memory or from the page cache of the
+//! system takes microseconds. Only a read that waits for the disk is better on a thread.
+//! The kind of a read is not known in advance, so the recent reads decide.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A read that takes longer has waited for the disk. Being put aside for
-/// another thread looks the same; the [burst](BURST) is for that.
+/// A read that takes longer counts as slow: it waited for the disk. A thread that the
+/// system preempts looks the same; the [burst](BURST) absorbs such cases.
 const SLOW: Duration = Duration::from_micros(500);
 
-/// Of a processor's time, the part that slow reads may take from the runtime
-/// in the long run: one in so many.
+/// The share of one processor that slow reads may take from the runtime in the long run:
+/// 1/SHARE.
 const SHARE: u64 = 4;
 
-/// What they may take at once, however it was before.
+/// The time that slow reads may take at once, whatever happened before.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Decides where a point read runs. It bounds what the runtime's threads lose
-/// to a disk: [`BURST`], then a [`SHARE`]th of one of them. A read is known to
-/// be slow only when it is over, so of several threads one always does none: a
-/// disk that hangs leaves it to the rest of the gateway. Where there is one it
-/// reads too: nearly three times the requests, every day, are worth more than
-/// what goes on beside a disk that hangs.
+/// Decides where a point read runs. Limits the time that the threads of the runtime lose
+/// to a slow disk: [`BURST`], then 1/[`SHARE`] of one thread. A read is known to be slow
+/// only when it ends. Therefore one of several threads never reads: if the disk hangs,
+/// that thread serves the rest of the gateway. A runtime with one thread reads on it too:
+/// nearly three times the requests every day are worth more than service beside a disk
+/// that hangs.
 pub struct InlineReads {
     begun: Instant,
-    /// Reads under way, and how many there may be.
+    /// The number of running reads, and its limit.
     reading: AtomicUsize,
     most: usize,
-    /// Until when the slow reads so far use up their share, in microseconds
+    /// The time until which the slow reads so far use up their share, in microseconds
     /// since `begun`.
     spent_until: AtomicU64,
 }
 
-/// A read has panicked; the panic hook has told with what.
+/// A read panicked. The panic hook has logged the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
 impl fmt::Display for Panicked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a read panicked on the task that asked")
+        f.write_str("a read panicked on the calling task")
     }
 }
 
 impl InlineReads {
-    /// Nothing has been slow yet.
+    /// Creates the state without slow reads.
     pub fn new() -> InlineReads {
         InlineReads::of(std::thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// For a runtime of so many threads.
+    /// Creates the state for a runtime of `threads` threads.
     fn of(threads: usize) -> InlineReads {
         InlineReads {
             begun: Instant::now(),
@@ -64,24 +63,24 @@ impl InlineReads {
         }
     }
 
-    /// What `read` gives, run here; nothing, and it was not run, where reads
-    /// have been slow: it belongs on a blocking thread then. `before` is just
-    /// before it. A panic ends the read alone, as it does on a thread, and not
-    /// the connection; what `read` owned or borrowed is not to be used again.
+    /// Runs `read` here and returns its result. Returns `None`, without running `read`, if
+    /// recent reads were slow: the caller then uses a blocking thread. `before` is the time
+    /// just before the call. A panic ends only the read, as on a thread, and not the
+    /// connection; the caller must not use the values that `read` owned or borrowed.
     pub fn run<T>(&self, before: Instant, read: impl FnOnce() -> T) -> Option<Result<T, Panicked>> {
         let before = before.saturating_duration_since(self.begun);
         if !self.has_room(before) {
             return None;
         }
         let _reading = self.begin()?;
-        // What it shares with others is the store, as it does on a thread.
+        // The read shares only the store with other tasks, as on a thread.
         let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| Panicked);
         self.took(before, self.begun.elapsed());
         Some(result)
     }
 
-    /// Counts a read that begins, until what this gives is dropped; none where
-    /// there are as many as there may be.
+    /// Counts a running read until the returned guard is dropped. Returns `None` at the
+    /// limit.
     fn begin(&self) -> Option<impl Drop> {
         struct Reading<'a>(&'a AtomicUsize);
         impl Drop for Reading<'_> {

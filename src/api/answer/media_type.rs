@@ -1,20 +1,20 @@
 //! The media types of responses.
 
-/// A form that an answer can have.
+/// A media type of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
-    /// A resource, or a page.
+    /// JSON: a resource or a page.
     Json,
-    /// One record a line.
+    /// NDJSON: one record per line.
     Ndjson,
     /// Server-Sent Events.
     Sse,
-    /// `CloudEvents` 1.0, one a line.
+    /// `CloudEvents` 1.0: one event per line.
     CloudEvents,
 }
 
 impl MediaType {
-    /// Its media type.
+    /// Returns the name of the media type.
     pub fn media_type(self) -> &'static str {
         match self {
             MediaType::Json => "application/json",

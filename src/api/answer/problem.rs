@@ -182,10 +182,10 @@ pub fn store(error: crate::store::Error) -> Problem {
     unavailable(&log::Error::Store(error))
 }
 
-/// What a read gave, on a thread or on the task that asked.
+/// Returns the result of a read that ran on a thread or on the calling task.
 ///
 /// # Errors
-/// 500 when it panicked.
+/// 500 if the read panicked.
 pub fn joined<T>(read: Result<T, impl Display>) -> Result<T, Problem> {
     read.map_err(|error| {
         tracing::error!(%error, "a read panicked");

@@ -10,7 +10,7 @@ use crate::api::answer::{body::Body, media_type::MediaType};
 use crate::event::EventId;
 use crate::wire::problem::{Code, Problem};
 
-/// Says that the answer is an earlier one's (`docs/protocol.md#paths`).
+/// Marks a stored response of an earlier request (`docs/protocol.md#paths`).
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// The longest path in bytes that a problem has as its `instance`. Without the
@@ -23,19 +23,20 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 /// Tells nginx to forward each event at once.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// An answer without a body.
+/// Returns a response without a body.
 pub fn empty(status: u16) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::from_u16(status).expect("callers name statuses of HTTP");
+    *response.status_mut() =
+        StatusCode::from_u16(status).expect("callers pass valid HTTP statuses");
     response
 }
 
-/// An answer in JSON.
+/// Returns a JSON response.
 pub fn json(status: u16, body: Body) -> Response<Body> {
     form(status, MediaType::Json, body)
 }
 
-/// An answer in one of the forms.
+/// Returns a response of a media type.
 pub fn form(status: u16, form: MediaType, body: Body) -> Response<Body> {
     let mut response = empty(status);
     *response.body_mut() = body;
@@ -44,13 +45,13 @@ pub fn form(status: u16, form: MediaType, body: Body) -> Response<Body> {
     response
 }
 
-/// Adds `ETag`: the id of the resource's newest event.
+/// Adds `ETag`: the id of the newest event of the resource.
 pub fn set_etag(response: &mut Response<Body>, id: EventId) {
     let value = HeaderValue::try_from(id.quoted()).expect("an event id is ASCII");
     response.headers_mut().insert(ETAG, value);
 }
 
-/// Adds `Location`, a path made of checked names.
+/// Adds `Location`. `path` consists of valid names.
 pub fn set_location(response: &mut Response<Body>, path: &str) {
     let value = HeaderValue::from_str(path).expect("names and ids are ASCII");
     response.headers_mut().insert(LOCATION, value);
@@ -66,7 +67,7 @@ pub fn set_vary(response: &mut Response<Body>) {
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
 }
 
-/// The answer to `HEAD` that this is to `GET`: the same head, no body.
+/// Returns the response to `HEAD` from the response to `GET`: the same head, no body.
 pub fn head_only(response: Response<Body>) -> Response<Body> {
     use hyper::body::Body as _;
     let (mut parts, body) = response.into_parts();

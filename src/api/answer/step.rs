@@ -5,11 +5,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-/// An answer that cannot be finished: the connection ends without the body's
-/// own end, so that the client cannot take it for whole.
+/// A body that cannot be completed. The connection ends without the end of the body, so
+/// that the client cannot mistake the body for complete.
 #[derive(Clone, Debug)]
 pub struct BodyAborted(
-    /// Why, for the log.
+    /// The reason, for the log.
     pub String,
 );
 

@@ -1,4 +1,4 @@
-//! A collection on its way to one client, read from the store step by step.
+//! The body of a collection: read from the store step by step.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -13,51 +13,51 @@ use tokio::task::JoinHandle;
 
 use crate::api::answer::{inline_reads::InlineReads, step::BodyAborted};
 
-/// What a step holds, in bytes: some 200 resources, a tenth of a millisecond
-/// to read out of memory. What was read is then still in the processor's cache
-/// where it is written to the socket.
+/// The size of a step in bytes: some 200 resources, which take a tenth of a millisecond to
+/// read from memory. The bytes are then still in the cache of the processor when they are
+/// written to the socket.
 pub const STEP_BYTES: usize = 64 * 1024;
 
-/// Gives the next data frames of a body, of about [`STEP_BYTES`], possibly
-/// none yet, and `None` at its end. It may read from the disk.
+/// Returns the next data frames of a body, about [`STEP_BYTES`] in all. The list may be
+/// empty. Returns `None` at the end of the body. May read from the disk.
 pub type Source = Box<dyn FnMut() -> Result<Option<Vec<Bytes>>, BodyAborted> + Send>;
 
 type Step = (Source, Result<Option<Vec<Bytes>>, BodyAborted>);
 
-/// Where steps are read, and how many at once.
+/// Decides where steps are read, and how many at once.
 pub struct ReadScheduler {
     inline: Arc<InlineReads>,
-    /// Bodies whose steps are read where they are written: who is alone pays
-    /// for no second thread. A thousand that did so would stand before
-    /// everybody else in the runtime's queues, so a body has its permit to its
-    /// end, not for a step: a step takes no permit away from another, since no
-    /// more run at once than there are threads. Who is slow with one leaves
-    /// the others to threads, which costs them some time and never their turn,
-    /// until it is through or cut for taking nothing.
+    /// The permits of bodies whose steps are read on the task that writes them, so that a
+    /// few bodies need no second thread. A thousand such bodies would fill the queues of
+    /// the runtime ahead of all other tasks. A body keeps its permit to its end and not
+    /// for one step: permits per step would limit nothing, because no more steps run at
+    /// once than there are threads. While a slow client holds a permit, other bodies are
+    /// read on threads. They lose some time but are never blocked. The permit is free again
+    /// when the body ends or stalls.
     alone: Arc<Semaphore>,
-    /// Steps of all others that are read at once: a thousand clients that ask
-    /// for a collection must not put a thousand threads between everybody else
-    /// and the processors.
+    /// The permits for steps of all other bodies that are read at once. A thousand clients
+    /// that read a collection must not start a thousand threads that compete with all
+    /// other tasks for the processors.
     threads: Arc<Semaphore>,
 }
 
 impl ReadScheduler {
-    /// For a machine of so many `processors`.
+    /// Creates the scheduler for a machine with `processors` processors.
     pub fn new(inline: Arc<InlineReads>, processors: usize) -> ReadScheduler {
         let alone = Arc::new(Semaphore::new((processors / 2).max(1)));
         ReadScheduler { inline, alone, threads: Arc::new(Semaphore::new(processors)) }
     }
 }
 
-/// A body that reads at most one step ahead of its client: what it holds is
-/// two steps, however much there is to send.
+/// A body that reads at most one step ahead of its client. It holds at most two steps,
+/// whatever the size of the collection.
 pub struct StreamedBody {
     steps: Arc<ReadScheduler>,
     ready: VecDeque<Bytes>,
     next: Next,
-    /// Says that steps are read on the task that writes them; kept to the end.
+    /// The permit to read steps on the task that writes them; kept to the end.
     alone: Option<OwnedSemaphorePermit>,
-    /// One was, since others had their turn.
+    /// Whether a step was read since the task last yielded.
     had_turn: bool,
 }
 
@@ -68,13 +68,13 @@ enum Next {
 }
 
 impl StreamedBody {
-    /// Sends `first`, then what `source` gives, read on threads.
+    /// Sends `first`, then the frames of `source`, which are read on threads.
     pub fn new(first: Vec<Bytes>, source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
         StreamedBody::begun(first, source, steps, None)
     }
 
-    /// What `source` gives, none of whose steps is long: read where it is
-    /// written, if few others are.
+    /// Sends the frames of `source`, whose steps are all short. They are read on the task
+    /// that writes them, if a permit is free.
     pub fn in_turns(source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
         let alone = steps.alone.clone().try_acquire_owned().ok();
         StreamedBody::begun(Vec::new(), source, steps, alone)
@@ -99,7 +99,7 @@ impl StreamedBody {
         };
     }
 
-    /// The next data frame.
+    /// Returns the next data frame.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
@@ -130,7 +130,7 @@ impl StreamedBody {
         }
     }
 
-    /// Reads a step here, or leaves it to a thread where the disk is slow.
+    /// Reads a step here, or starts it on a thread if the disk is slow.
     fn step(&mut self) -> Option<Step> {
         let Next::Begin(mut source) = std::mem::replace(&mut self.next, Next::Ended) else {
             return None;
@@ -148,7 +148,7 @@ impl StreamedBody {
 }
 
 impl Drop for StreamedBody {
-    /// A step that has not begun is not read for nobody.
+    /// Cancels a step that has not begun.
     fn drop(&mut self) {
         if let Next::Reading(reading) = &self.next {
             reading.abort();
@@ -160,7 +160,7 @@ fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
     tokio::spawn(async move {
         let permit = threads.acquire_owned().await;
         let read = tokio::task::spawn_blocking(move || {
-            // With it goes whoever reads, although nobody may wait any more.
+            // The permit lasts as long as the read, also after the body was dropped.
             let _permit = permit;
             let frames = source();
             (source, frames)
@@ -169,7 +169,7 @@ fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
     })
 }
 
-/// A step that panicked, and its source with it.
+/// Returns the step after a panic, with an empty source.
 fn broken(why: &dyn Display) -> Step {
     (Box::new(|| Ok(None)), Err(BodyAborted(why.to_string())))
 }

@@ -1,4 +1,4 @@
-//! For operators: metrics and health.
+//! The handlers for operators: metrics and health.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,36 +20,36 @@ use crate::wire::WireFormat;
 const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// Longest time from a scrape to its answer, the turns of the scrapes before
-/// it included: Prometheus waits 10 s.
+/// The longest time from a scrape to its response, including the wait for earlier
+/// scrapes. Prometheus waits 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the operators' listener serves.
+/// The state of the operators' listener.
 pub struct Admin {
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
     readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
-    /// Scrapes take turns: each rendering holds a blocking thread, and visits
+    /// Allows one scrape at a time: each rendering occupies a blocking thread, and visits
     /// every log.
     turn: Arc<Semaphore>,
 }
 
-/// The answer to `/readyz`: each component with its state
+/// The response to `/readyz`: each component with its state
 /// (`docs/operations.md#readiness`).
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Readiness {
-    /// Whether clients should be sent here: the status is 200 then, else 503.
+    /// Whether a load balancer should send clients here. The status is 200 if so, else 503.
     pub ready: bool,
     /// Whether the drain has begun.
     pub draining: bool,
-    /// Whether the logs on disk take writes.
+    /// Whether the logs on disk accept writes.
     pub log: &'static str,
-    /// Whether the log's thread runs.
+    /// Whether the thread of the log runs.
     pub engine: &'static str,
     /// Whether connections are accepted.
     pub listener: &'static str,
     /// Whether events are pushed to subscribers.
     pub hub: &'static str,
-    /// How near the process's memory is to its bound.
+    /// Whether the memory of the process is near its limit.
     pub memory: &'static str,
     /// Whether metrics are folded.
     pub metrics: &'static str,
@@ -66,15 +66,15 @@ impl Admin {
         Admin { metrics: Arc::new(metrics), readiness: Box::new(readiness), turn }
     }
 
-    /// Renders the metrics on a blocking thread, in its turn.
+    /// Renders the metrics on a blocking thread, after the scrapes before this one.
     async fn scrape(&self) -> Response<Body> {
         let rendered = async {
             let turn = self.turn.clone().acquire_owned().await;
             let metrics = self.metrics.clone();
             let render = move || {
-                // Held by the thread: a scraper that goes does not make room
-                // for a second rendering beside this one. The semaphore is
-                // never closed, so this is a permit.
+                // The thread holds the permit: if the scraper disconnects, no second
+                // rendering starts beside this one. The semaphore is never closed, so
+                // `turn` is always a permit.
                 let _turn = turn;
                 metrics()
             };
@@ -83,20 +83,22 @@ impl Admin {
         match tokio::time::timeout(SCRAPE_TIMEOUT, rendered).await {
             Ok(Ok(metrics)) => text(200, METRICS_TYPE, metrics),
             Ok(Err(problem)) => response::problem(&problem, "/metrics"),
-            Err(_) => {
-                text(503, TEXT_TYPE, "the scrapes before this one take too long\n".to_owned())
-            }
+            Err(_) => text(
+                503,
+                TEXT_TYPE,
+                "earlier scrapes take too long; scrape again later\n".to_owned(),
+            ),
         }
     }
 }
 
 impl Api {
-    /// The metrics in Prometheus' text format, current to this moment. Takes no
-    /// lock of a connection and reads nothing of the store; blocks on `/proc`.
+    /// Returns the current metrics in the text format of Prometheus. Takes no lock of a
+    /// connection, and does not read the store. Blocks on reads of `/proc`.
     pub fn render_metrics(&self) -> String {
         let logs = self.engine.logs();
         for form in WireFormat::ALL {
-            // With and without chunks is one form to an operator.
+            // A format with and without chunks has one label.
             let alike = WireFormat::ALL.into_iter().filter(|other| other.label() == form.label());
             let made = alike.flat_map(|it| logs.iter().map(move |log| log.origin().encodings(it)));
             let label = ("form", form.label().to_owned());
@@ -107,7 +109,7 @@ impl Api {
         self.metrics.lag.set(lag as f64);
         let writable = self.engine.write_state() == WriteState::Writable;
         self.metrics.log_writable.set(f64::from(u8::from(writable)));
-        // Of two logs of one name, the one that is served is first.
+        // Of two logs with one name, the served log comes first.
         let values = logs.iter().map(|log| {
             let position = log.position();
             LogValues {
@@ -125,16 +127,19 @@ impl Api {
     }
 }
 
-/// Answers `/metrics`, `/livez` and `/readyz`.
+/// Handles `/metrics`, `/livez` and `/readyz`.
 ///
 /// # Cancel safety
-/// Safe: a rendering that has begun is finished and dropped.
+/// Safe: a rendering that has begun is finished, and its result is dropped.
 pub async fn handle<B>(admin: &Admin, peer: Peer, request: Request<B>) -> Response<Body> {
     const ALLOWED: &str = "GET, HEAD, OPTIONS";
     let (head, _) = request.into_parts();
     let path = head.uri.path();
     if !["/metrics", "/livez", "/readyz"].contains(&path) {
-        return response::problem(&problem::not_found("there is no such path"), path);
+        return response::problem(
+            &problem::not_found("the path does not exist; use /metrics, /livez or /readyz"),
+            path,
+        );
     }
     let client = Client { address: peer.address.to_canonical(), via_proxy: false };
     let caller = Caller::anonymous(client);
@@ -166,7 +171,7 @@ async fn answer(admin: &Admin, _permit: Permit, path: &str) -> Response<Body> {
 /// Never: a [`Readiness`] is an object of strings and booleans.
 fn ready(readiness: &Readiness) -> Response<Body> {
     let status = if readiness.ready { 200 } else { 503 };
-    let json = serde_json::to_string(readiness).expect("it is JSON");
+    let json = serde_json::to_string(readiness).expect("a Readiness is valid JSON");
     text(status, "application/json", json + "\n")
 }
 

@@ -13,17 +13,17 @@ use crate::event::EventId;
 use crate::hub::OnGap;
 use crate::wire::problem::Problem;
 
-/// Events of a page where `?limit=` does not say (`docs/protocol.md#paths`).
+/// The number of events of a page without `?limit=` (`docs/protocol.md#paths`).
 const LIMIT_DEFAULT: u32 = 100;
-/// Most events of a page (`docs/protocol.md#paths`).
+/// The largest number of events of a page (`docs/protocol.md#paths`).
 const LIMIT_MAX: u32 = 1000;
-/// A page that has grown to this many bytes is given as it is; `next` goes on.
+/// A page of this many bytes is sent as it is; the client continues at `next`.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Longest search for events that a narrow filter wants; then the page is
-/// given with what was found, and `next` goes on.
+/// The longest search for events that match a narrow filter. Then the page is sent with
+/// the events found so far, and the client continues at `next`.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which page.
+/// The position and the size of a page.
 pub struct Place {
     after: Option<EventId>,
     limit: u32,
@@ -33,7 +33,7 @@ impl Place {
     /// Takes `after` and `limit` out of the query.
     ///
     /// # Errors
-    /// 400 naming the one that is malformed.
+    /// 400 with the name of the malformed parameter.
     pub fn take(query: &mut Query) -> Result<Place, Problem> {
         let after = query
             .take("after")
@@ -43,12 +43,13 @@ impl Place {
     }
 }
 
-/// The events of `target` from its start, oldest first:
-/// `{"data":[…],"meta":{"next","earliest","head"}}`. `next` is how far was
-/// looked: the next page is after it, and when it is `head` there is no more.
+/// Returns the events of `target` from its start, oldest first:
+/// `{"data":[…],"meta":{"next","earliest","head"}}`. `next` is the end of the searched
+/// range: the next page starts after it. If `next` equals `head`, there are no more
+/// events.
 ///
 /// # Errors
-/// 400 when the start is given twice, 410 when events after it are gone, 500.
+/// 400 if the start is given twice, 410 if events after the start are gone, 500.
 ///
 /// # Cancel safety
 /// Safe.
@@ -62,10 +63,13 @@ pub async fn page(
         (Some(_), None) => {}
         (None, Some(id)) => target.asked.from = Some(StartPosition::After(id)),
         (Some(_), Some(_)) => {
-            return Err(problem::parameter("after", "the start is given in another way too"));
+            return Err(problem::parameter(
+                "after",
+                "another parameter also gives the start; send one of them",
+            ));
         }
     }
-    // A page cannot tell of a gap in any other way.
+    // A page cannot contain a gap event.
     target.asked.on_gap = OnGap::Error;
     let log = Arc::clone(&target.log);
     let head = log.head();
@@ -80,7 +84,7 @@ pub async fn page(
         }
         .map_err(|error| problem::unavailable(&error))?;
         if log.floor() > position {
-            // Retention has overtaken the reading.
+            // Retention removed the events at the position during the read.
             if count > 0 {
                 break;
             }

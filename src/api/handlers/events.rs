@@ -1,4 +1,4 @@
-//! Events: posted, and read as a stream or a page.
+//! The handlers of events: publish one event, and read events as a stream or a page.
 
 use std::sync::Arc;
 
@@ -27,13 +27,13 @@ use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::Filter;
 use crate::wire::problem::Problem;
 
-/// `POST /{c}/{id}/events`.
+/// Handles `POST /{c}/{id}/events`.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn post_to_resource(
     api: &Arc<Api>,
     context: &mut RequestContext,
@@ -52,7 +52,7 @@ pub async fn post_to_resource(
         let Posted { kind, data, subject } = Posted::read(&parse(body)?)?;
         if subject.is_some() {
             return Err(problem::bad_body(
-                "the member \"subject\" has no place here: the path names it",
+                "omit the member \"subject\": the path names the resource",
             ));
         }
         Write::event(origin, id, kind, &data, merge).map_err(|bad| problem::bad_write(&bad))
@@ -61,13 +61,13 @@ pub async fn post_to_resource(
     Ok(answer(log, &written))
 }
 
-/// `POST /events/{topic}`: one event, or a batch of them.
+/// Handles `POST /events/{topic}`: publishes one event, or a batch of events.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn post_to_topic(
     api: &Arc<Api>,
     context: &mut RequestContext,
@@ -82,9 +82,7 @@ pub async fn post_to_topic(
         return batch::batch(api, context, permit, body, &topic.log).await;
     }
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
-        return Err(problem::header(
-            "If-Match and If-None-Match: a topic has no state that a condition could be on",
-        ));
+        return Err(problem::header("a topic has no resources; omit If-Match and If-None-Match"));
     }
     let path = format!("/events/{}", topic.log.origin().name);
     let written = post(api, context, permit, body, &topic.log, (&path, ""), |_, body| {
@@ -103,34 +101,34 @@ fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
     response
 }
 
-/// A stream of events as its path names it.
+/// The events that a path names.
 pub struct Events<'a> {
     /// The log.
     pub log: &'a Arc<Log>,
-    /// The topic, on a topic's path.
+    /// The topic, if the path names one.
     pub topic: Option<&'a Topic>,
-    /// The resource, on a resource's path.
+    /// The resource, if the path names one.
     pub scope: Option<ResourceId>,
-    /// What happens to a client that does not keep up, unless it asks.
+    /// The default policy for a client that does not keep up.
     pub overflow: Overflow,
 }
 
 impl<'a> Events<'a> {
-    /// Those of a collection, or of one of its resources.
+    /// Returns the events of a collection, or of one of its resources.
     pub fn of_collection(collection: &'a Collection, scope: Option<ResourceId>) -> Events<'a> {
         Events { log: &collection.log, topic: None, scope, overflow: collection.overflow }
     }
 
-    /// Those of a topic.
+    /// Returns the events of a topic.
     pub fn of_topic(topic: &'a Topic) -> Events<'a> {
         Events { log: &topic.log, topic: Some(topic), scope: None, overflow: topic.overflow }
     }
 
-    /// The stream with the types and fields that the query asks for; leaves
-    /// the query empty.
+    /// Returns the stream with the event types and field filters of the query. Takes all
+    /// parameters out of the query.
     ///
     /// # Errors
-    /// 400 naming the parameter that is bad.
+    /// 400 with the name of the wrong parameter.
     pub fn target(self, api: &Api, context: &mut RequestContext) -> Result<StreamTarget, Problem> {
         let max = api.settings.batch_size_max;
         let asked = StreamParams::take(&context.head.headers, &mut context.query, max)?;
@@ -153,10 +151,10 @@ impl<'a> Events<'a> {
     }
 }
 
-/// `GET` of an event stream, in whichever form.
+/// Handles `GET` of events, as a stream or as a page.
 ///
 /// # Errors
-/// 400 for a bad parameter, 406, and those of the form.
+/// 400 for a wrong parameter, 406, and the errors of the stream or page.
 ///
 /// # Cancel safety
 /// Safe.

@@ -1,4 +1,4 @@
-//! One page of a collection.
+//! The handler of a page of a collection.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -25,27 +25,27 @@ use crate::store::{self, ReadSnapshot};
 use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
-/// Resources of a page where `?size=` does not say (`docs/protocol.md#paths`).
+/// The number of resources of a page without `?size=` (`docs/protocol.md#paths`).
 const SIZE_DEFAULT: u32 = 20;
-/// Most resources of a page (`docs/protocol.md#paths`).
+/// The largest number of resources of a page (`docs/protocol.md#paths`).
 const SIZE_MAX: u32 = 1000;
-/// Up to this many bytes a page is sent whole, with its length; beyond, the
-/// rest is read as the client takes it. 1,000 resources of 4 KiB.
+/// A page of up to this many bytes is sent whole, with its length: 1,000 resources of
+/// 4 KiB. The rest of a longer page is read as fast as the client reads it.
 const WHOLE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Longest wait for other pages' reads.
+/// The longest wait for the reads of other pages.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a page is true at: `Streamgate-Cursor`.
+/// The header with the position in the log at which a page was read.
 pub const CURSOR: HeaderName = HeaderName::from_static("streamgate-cursor");
 
-/// `GET /{c}` as JSON.
+/// Handles `GET /{c}` as JSON.
 ///
 /// # Errors
-/// 400 for a bad parameter, 503 when too many pages are being read, 500 when
-/// the store cannot be read.
+/// 400 for a wrong parameter, 503 if too many pages are being read, 500 if the store
+/// cannot be read.
 ///
 /// # Cancel safety
-/// Safe: a read under way is finished for nobody.
+/// Safe: a read that has begun is finished, and its result is dropped.
 pub async fn page(
     api: &Arc<Api>,
     context: &mut RequestContext,
@@ -89,12 +89,12 @@ pub async fn page(
     };
     let mut response = response::json(200, body);
     let headers = response.headers_mut();
-    headers.insert(LINK, links.parse().expect("a link is percent-encoded"));
+    headers.insert(LINK, links.parse().expect("a link is ASCII: it is percent-encoded"));
     headers.insert(CURSOR, HeaderValue::from_str(&cursor).expect("an event id is ASCII"));
     Ok(response)
 }
 
-/// Which page.
+/// The number and the size of a page.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     page: u32,
@@ -106,7 +106,7 @@ impl Place {
         u64::from(self.page) * u64::from(self.size)
     }
 
-    /// The links to other pages (RFC 8288), with the filters.
+    /// Returns the links to other pages (RFC 8288) with the same filters.
     fn links(self, path: &str, fields: &[FieldEquals], total: u64) -> String {
         let last = total.div_ceil(u64::from(self.size)).saturating_sub(1);
         let page = u64::from(self.page);
@@ -133,7 +133,7 @@ impl Place {
 
 type Documents = Box<dyn Iterator<Item = Result<Bytes, store::Error>> + Send>;
 
-/// Writes a page as it reads it, all from one view.
+/// Reads a page from one snapshot of the store, and encodes it.
 struct Reader {
     documents: Documents,
     total: u64,
@@ -156,8 +156,8 @@ impl Reader {
             let all = view.resources(log, None).map(|entry| Ok(entry?.state.document));
             (resources, Box::new(all.skip(place.skip() as usize).take(size)))
         } else {
-            // Counting meets every match; it remembers where the page begins,
-            // so that the reading after it does not start over.
+            // The count visits every match. It records where the page begins, so that
+            // the read after it does not start from the front.
             let mut total = 0;
             let mut before: Option<ResourceId> = None;
             let mut previous: Option<store::ResourceEntry> = None;
@@ -181,7 +181,7 @@ impl Reader {
         Ok(Reader { documents, total, place, started: false, some: false, ended: false })
     }
 
-    /// The next bytes: at least one resource, or the end.
+    /// Returns the next bytes: at least one resource, or the end of the page.
     fn step(&mut self, bytes_max: usize) -> Result<Vec<u8>, store::Error> {
         let mut out = Vec::new();
         if !self.started {

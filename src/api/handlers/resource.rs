@@ -1,4 +1,4 @@
-//! One resource: read, created, replaced, patched, deleted.
+//! The handlers of one resource: read, create, replace, patch and delete.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,17 +23,17 @@ use crate::event::ResourceId;
 use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::problem::Problem;
 
-/// JSON as every body is sent.
+/// The media type of a document.
 const JSON: &str = "application/json";
-/// A batch.
+/// The media type of a batch.
 const NDJSON: &str = "application/x-ndjson";
-/// RFC 7396.
+/// The media type of a merge patch (RFC 7396).
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
-/// `GET /{c}/{id}`, asked at `begun`.
+/// Handles `GET /{c}/{id}`. `begun` is the time at which the request began.
 ///
 /// # Errors
-/// 404 where there is none, 412 by `If-Match`, 406, 500.
+/// 404 if the resource does not exist, 412 by `If-Match`, 406, 500.
 ///
 /// # Cancel safety
 /// Safe.
@@ -55,7 +55,7 @@ pub async fn get(
         let state = collection.log.resource(&id).await;
         state.map_err(|error| problem::unavailable(&error))?
     };
-    let state = state.ok_or_else(|| problem::not_found("there is no such resource"))?;
+    let state = state.ok_or_else(|| problem::not_found("the resource does not exist"))?;
     let origin = collection.log.origin();
     let mut response = match condition::read(&head.headers, origin.epoch, state.revision)? {
         ConditionResult::Send => response::json(200, Body::Full(state.document)),
@@ -68,13 +68,13 @@ pub async fn get(
     Ok(response)
 }
 
-/// `POST /{c}`: one resource, or a batch of them.
+/// Handles `POST /{c}`: creates one resource, or a batch of resources.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn create(
     api: &Arc<Api>,
     context: &mut RequestContext,
@@ -99,13 +99,13 @@ pub async fn create(
     Ok(response)
 }
 
-/// `PUT /{c}/{id}`.
+/// Handles `PUT /{c}/{id}`.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn put(
     api: &Arc<Api>,
     context: &mut RequestContext,
@@ -130,13 +130,13 @@ pub async fn put(
     Ok(response)
 }
 
-/// `PATCH /{c}/{id}` (RFC 7396).
+/// Handles `PATCH /{c}/{id}` (RFC 7396).
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`; then nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn patch(
     api: &Arc<Api>,
     context: &mut RequestContext,
@@ -156,13 +156,13 @@ pub async fn patch(
     Ok(answer(log, 200, &written))
 }
 
-/// `DELETE /{c}/{id}`.
+/// Handles `DELETE /{c}/{id}`.
 ///
 /// # Errors
-/// 404, 412, and those of the log.
+/// 404, 412, and the errors of the log.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn delete(
     api: &Arc<Api>,
     context: &mut RequestContext,

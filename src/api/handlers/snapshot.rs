@@ -1,4 +1,4 @@
-//! A whole collection as a stream, in constant memory.
+//! The handler of a snapshot: a whole collection as a stream, in constant memory.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -28,23 +28,23 @@ use crate::store::Store;
 use crate::wire::problem::Problem;
 use crate::wire::{FieldEquals, Filter};
 
-/// Room beside what a step is to hold, for its last resource: a frame that
-/// grows is copied. More than most resources have, little for those that idle.
+/// The extra capacity of a step for its last resource, in bytes: a buffer that grows is
+/// copied. Most resources are smaller, and an idle body holds little memory.
 const SLACK_BYTES: usize = 4 * 1024;
-/// Resources looked at in one step, so that a filter that matches nothing
-/// neither pins the store for the length of the collection nor keeps others
-/// from their turn: a third of a millisecond out of memory.
+/// The largest number of resources that one step reads: a third of a millisecond in
+/// memory. Without the limit, a filter without matches would hold a snapshot of the store
+/// for the whole collection, and would delay other tasks.
 const LOOKED_AT_MAX: usize = 512;
-/// The same in bytes, for large resources.
+/// The largest number of bytes that one step reads, for large resources.
 const LOOKED_AT_BYTES_MAX: usize = 4 * STEP_BYTES;
 
-/// How many records go out at a time.
+/// The header with the number of records of a data frame.
 pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
 
-/// `GET /{c}/stream`, and `GET /{c}` where the form is no page.
+/// Handles `GET /{c}/stream`, and `GET /{c}` in a media type other than JSON.
 ///
 /// # Errors
-/// 400 for a bad parameter, and those of [`stream::follow`].
+/// 400 for a wrong parameter, and the errors of [`stream::follow`].
 ///
 /// # Cancel safety
 /// Safe.
@@ -68,8 +68,8 @@ pub async fn snapshot(
     if asked.on_gap != crate::hub::OnGap::Event {
         return Err(problem::parameter("onGap", "it needs follow=true; a snapshot has no gap"));
     }
-    // An EventSource comes back after every end, and only 204 stops it; the
-    // only id that a snapshot gives is its end's.
+    // An EventSource reconnects after every end of a stream; only 204 stops it. The
+    // only id in a snapshot is at its end, so a client with an id has all of it.
     if form == MediaType::Sse && asked.resumed {
         return Ok(response::empty(204));
     }
@@ -111,8 +111,8 @@ async fn followed(
     if !matches!(asked.from, None | Some(StartPosition::After(_))) {
         return Err(problem::parameter(
             "from",
-            "with follow=true the resources come first, then what follows them; only an event id \
-             begins elsewhere",
+            "with follow=true the stream starts with a snapshot; omit from, or send an event id \
+             to resume after it",
         ));
     }
     let types = take_types(&mut context.query, &[])?;
@@ -120,8 +120,8 @@ async fn followed(
     let overflow = take_overflow(&mut context.query, collection.overflow, choices)?;
     if !std::mem::take(&mut context.query).into_fields()?.is_empty() {
         return Err(problem::malformed(
-            "fields do not filter with follow=true: a resource that stopped matching would go \
-             stale; filter by types",
+            "with follow=true field filters are not supported, because a resource that no longer \
+             matches would stay stale; filter with types",
         ));
     }
     let form = StreamFormat::of(form).expect("SNAPSHOT offers no JSON");
@@ -140,9 +140,9 @@ fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("an event id is ASCII")
 }
 
-/// Reads the collection by id, a view of the store at a time: one that is
-/// changed while it is read may show later states further down, which the
-/// events after the cursor repeat.
+/// Reads the collection in the order of ids, with one snapshot of the store per step. A
+/// resource that changes during the read may appear in its later state; the events
+/// after the cursor then repeat the change.
 struct Reader {
     store: Store,
     log: LogId,
@@ -193,7 +193,7 @@ impl Reader {
     }
 }
 
-/// Data frames being filled.
+/// Collects data frames.
 struct Frames {
     records_max: Option<NonZeroU32>,
     done: Vec<Bytes>,

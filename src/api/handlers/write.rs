@@ -1,4 +1,4 @@
-//! From a request's body to a write, and the write's append.
+//! Writes: made from the body of a request, and appended to a log.
 
 use std::sync::Arc;
 
@@ -17,15 +17,15 @@ use crate::wire::LogIdentity;
 use crate::wire::json::{self, Json};
 use crate::wire::problem::Problem;
 
-/// A write by `POST` or `PATCH`: with its condition and its
-/// `Idempotency-Key`. `path` is the request's without prefix, `meaning` what
-/// of its query says what to write.
+/// Appends the write of a `POST` or `PATCH` with its precondition and its
+/// `Idempotency-Key`. `path` is the path of the request without its prefix. `meaning` is
+/// the part of the query that determines the write.
 ///
 /// # Errors
-/// Whatever keeps it from being written.
+/// 400, 408, 413, 409 for a key in progress, and the errors of [`append`].
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn post(
     api: &Arc<Api>,
     context: &RequestContext,
@@ -55,10 +55,10 @@ pub async fn post(
 /// Appends one write.
 ///
 /// # Errors
-/// When it is refused, or the log takes none.
+/// 429, the rejection of the write, or the error of the log.
 ///
 /// # Cancel safety
-/// Not safe: a write that was queued is committed, unanswered.
+/// Not safe: a queued write is committed, and the client gets no response.
 pub async fn append(
     api: &Arc<Api>,
     caller: &Caller,
@@ -70,7 +70,7 @@ pub async fn append(
     let answers = api.engine.append(log, vec![write]).await;
     let answer = answers.map_err(|error| problem::unavailable(&error))?.pop();
     answer
-        .expect("an append answers each write")
+        .expect("an append returns one result per write")
         .map_err(|refusal| problem::refused(&refusal, log.origin()))
 }
 
@@ -85,18 +85,19 @@ pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
     BodyReader::new(&api.settings, &api.metrics, body).whole(api.settings.body_bytes_max).await
 }
 
-/// A body as JSON.
+/// Parses a body as JSON.
 ///
 /// # Errors
-/// 400 with the byte where it is none.
+/// 400 with the position of the first wrong byte.
 pub fn parse(body: &[u8]) -> Result<Json, Problem> {
     Ok(Json::parse(body)?)
 }
 
-/// The write that makes a new resource of a document.
+/// Returns the write that creates a resource from a document. A document without `id`
+/// gets a UUID (version 7).
 ///
 /// # Errors
-/// 400 for what is no object or has an id that is none.
+/// 400 for a document that is not an object, and for an invalid id.
 pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem> {
     if !document.is_object() {
         return Err(problem::bad_write(&BadWrite::NotAnObject));
@@ -112,22 +113,22 @@ pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem>
     Write::create(origin, subject, document).map_err(|bad| problem::bad_write(&bad))
 }
 
-/// The write that publishes a posted event.
+/// Returns the write that publishes a posted event.
 ///
 /// # Errors
-/// 400 for what is no event.
+/// 400 for a body that is not an event.
 pub fn publication(body: &Json) -> Result<Write, Problem> {
     let Posted { kind, data, subject } = Posted::read(body)?;
     Ok(Write::publish(subject, kind, data))
 }
 
-/// An event as it is posted.
+/// A posted event.
 pub struct Posted {
-    /// Its type.
+    /// The event type.
     pub kind: EventType,
-    /// Its data.
+    /// The data.
     pub data: Json,
-    /// The resource that it is about.
+    /// The resource that the event is about.
     pub subject: Option<ResourceId>,
 }
 
@@ -135,10 +136,12 @@ impl Posted {
     /// Reads a posted event.
     ///
     /// # Errors
-    /// 400 for a body that is no event.
+    /// 400 for a body that is not an event.
     pub fn read(body: &Json) -> Result<Posted, Problem> {
         if !body.is_object() {
-            return Err(problem::bad_body("an event is an object with \"type\" and \"data\""));
+            return Err(problem::bad_body(
+                "an event must be an object with the members \"type\" and \"data\"",
+            ));
         }
         let bytes = body.clone().into_bytes();
         let (mut kind, mut data, mut subject) = (None, None, None);

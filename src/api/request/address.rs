@@ -1,4 +1,4 @@
-//! Whose request it is, as far as addresses tell
+//! The client of a request by its address
 //! (`docs/operations.md#client-addresses`).
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,42 +9,42 @@ use ipnet::IpNet;
 use crate::event::network_contains;
 use crate::wire::forwarded::{self, ForwardedHeader};
 
-/// The proxies that are believed when they say whom they speak for.
+/// The trusted proxies.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
-    /// Where they are (`server.proxies`).
+    /// The networks of the proxies (`server.proxies`).
     pub networks: Vec<IpNet>,
-    /// The field of a request that they name its client in; none if they do
-    /// not (`server.forwarded`).
+    /// The header in which the proxies name the client; none if they do not
+    /// (`server.forwarded`).
     pub field: Option<ForwardedHeader>,
 }
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its address, or the one that a PROXY header named.
+    /// The address of the peer, or the address in its PROXY header.
     pub address: IpAddr,
-    /// Whether the fields of its requests may name another.
+    /// Whether the headers of its requests may name another client.
     pub believed: bool,
 }
 
-/// Whose request it is: what a client is counted and limited by.
+/// The client of a request. Streams and rates are counted per client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// Its address.
+    /// The address.
     pub address: IpAddr,
-    /// Whether its connection is a proxy's, which other clients' requests may
-    /// come over: then it is its streams that are counted.
+    /// Whether the request came through a proxy. A proxy's connection carries requests of
+    /// several clients, so the streams of each client are counted instead.
     pub via_proxy: bool,
 }
 
 impl Proxies {
-    /// Whether what is at this address is believed.
+    /// Returns whether the address belongs to a trusted proxy.
     pub fn contain(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network_contains(network, address))
     }
 
-    /// Whose request with these fields over a connection of `peer` is.
+    /// Returns the client of a request with these headers on a connection of `peer`.
     pub(in crate::api) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
         let Some(field) = self.field.filter(|_| peer.believed) else {
             return Client { address: peer.address.to_canonical(), via_proxy: peer.believed };
@@ -55,8 +55,8 @@ impl Proxies {
     }
 }
 
-/// What of an address is one client: of IPv6 its /64, which is what one
-/// customer is given.
+/// Returns the part of an address that identifies a client: the /64 of an IPv6 address,
+/// because a provider gives each customer a /64.
 pub fn client_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {

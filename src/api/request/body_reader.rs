@@ -1,4 +1,4 @@
-//! Reading a request's body within its limits.
+//! Reads the body of a request within its limits.
 
 use std::time::Duration;
 
@@ -12,14 +12,13 @@ use crate::api::settings::Settings;
 use crate::metrics::Metrics;
 use crate::wire::problem::Problem;
 
-/// A body as it comes, with two deadlines: one for the next byte, and one for
-/// what has come so far, or a byte now and then would hold a request for
-/// ever.
+/// Reads a body with two deadlines: one for the next byte, and one for the average rate.
+/// Without the second, a client could hold a request forever with a byte now and then.
 pub struct BodyReader {
     body: Incoming,
     arrival: ArrivalRate,
     received: metrics::Counter,
-    /// Since when the next bytes are waited for; none while nobody reads.
+    /// The time at which the current wait began; none while nobody waits.
     since: Option<Instant>,
 }
 
@@ -30,13 +29,13 @@ impl BodyReader {
         BodyReader { body, arrival, received: metrics.received_bytes.clone(), since: None }
     }
 
-    /// The next bytes, counted; none at the end.
+    /// Returns the next bytes, and counts them. Returns `None` at the end.
     ///
     /// # Errors
-    /// 408 when they do not come in time, 400 when the body breaks off.
+    /// 408 if the bytes do not arrive in time, 400 if the body breaks off.
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost. The time goes on, until it is [held](Self::hold).
+    /// Safe: no bytes are lost. The deadline continues until [`hold`](Self::hold).
     pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let due = since + self.arrival.left();
@@ -48,7 +47,7 @@ impl BodyReader {
                     return Err(problem::malformed(format!("the body broke off: {broken}")));
                 }
                 Ok(Some(Ok(frame))) => {
-                    // Trailers say nothing here, and empty data is no progress.
+                    // Trailers have no meaning here, and empty data is no progress.
                     let bytes = frame.into_data().unwrap_or_default();
                     if !bytes.is_empty() {
                         self.hold();
@@ -61,28 +60,28 @@ impl BodyReader {
         }
     }
 
-    /// Nothing is read until [`next`](Self::next) is called again: that time
-    /// is not the client's.
+    /// Stops the deadlines until [`next`](Self::next) is called again: the client is not
+    /// responsible for that time.
     pub fn hold(&mut self) {
         if let Some(since) = self.since.take() {
             self.arrival.waited(since.elapsed());
         }
     }
 
-    /// What came last ends with the first `bytes` of a new line, which has a
-    /// pace of its own from here on. With none, there is no line to be slow.
+    /// Starts a new line: the last `bytes` bytes belong to it. The average rate counts from
+    /// here. With zero bytes, no line has begun, and the rate does not apply.
     pub fn begin_line(&mut self, bytes: usize) {
         self.arrival.begin(bytes);
     }
 
-    /// All of the body, up to `bytes_max`. A declared length beyond that is
-    /// refused before anything is read.
+    /// Reads the whole body. A larger `Content-Length` than `bytes_max` is refused before
+    /// the read.
     ///
     /// # Errors
-    /// 413 beyond `bytes_max`, and those of [`next`](Self::next).
+    /// 413 for more than `bytes_max` bytes, and the errors of [`next`](Self::next).
     ///
     /// # Cancel safety
-    /// Not safe: what was read is lost.
+    /// Not safe: the bytes that were read are lost.
     pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Problem> {
         let too_large = || problem::too_large("the body", bytes_max);
         if self.body.size_hint().lower() > bytes_max as u64 {
@@ -99,8 +98,8 @@ impl BodyReader {
             } else {
                 rest.extend_from_slice(&bytes);
             }
-            // With a length that was declared, the end is known: to be told of
-            // it costs a turn through hyper's connection.
+            // With a Content-Length the end is known here. One more call for it would
+            // cost a pass through hyper's connection.
             if self.body.is_end_stream() {
                 break;
             }
@@ -115,16 +114,16 @@ impl BodyReader {
     }
 }
 
-/// How a body, or a line of one, has come so far.
+/// The arrival of a body, or of one of its lines, so far.
 #[derive(Debug)]
 struct ArrivalRate {
-    /// Longest wait for the next byte, and how long the rate does not count.
+    /// The longest wait for the next byte. The rate does not apply before this time.
     timeout: Duration,
-    /// Bytes a second from then on; zero is no rate.
+    /// The lowest rate in bytes per second; zero is no rate.
     rate: u64,
-    /// Waited since the last byte.
+    /// The time waited since the last byte.
     quiet: Duration,
-    /// Waited since the first one.
+    /// The time waited since the first byte.
     taken: Duration,
     bytes: u64,
 }
@@ -134,7 +133,7 @@ impl ArrivalRate {
         ArrivalRate { timeout, rate, quiet: Duration::ZERO, taken: Duration::ZERO, bytes: 0 }
     }
 
-    /// How much longer the next byte is waited for.
+    /// Returns the time left for the next byte.
     fn left(&self) -> Duration {
         let next = self.timeout.saturating_sub(self.quiet);
         if self.bytes == 0 {

@@ -8,7 +8,7 @@ use crate::event::{Epoch, EventId, Offset};
 use crate::log::Precondition;
 use crate::wire::problem::Problem;
 
-/// What a condition's header names.
+/// The entity tags of a condition header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Tags {
     Any,
@@ -21,11 +21,11 @@ struct Tag {
     text: String,
 }
 
-/// The condition that a write's headers make, in the revisions of `epoch`. A
-/// tag that is weak, or that this log never gave, matches nothing.
+/// Returns the precondition of a write, in revisions of `epoch`. A weak tag, and a tag of
+/// another log, match no revision.
 ///
 /// # Errors
-/// 400 when a header is malformed, or both are given.
+/// 400 if a header is malformed, or if both headers are given.
 pub fn precondition(headers: &HeaderMap, epoch: Epoch) -> Result<Precondition, Problem> {
     let revision = |tag: &Tag| {
         let id: EventId = tag.text.parse().ok()?;
@@ -48,21 +48,21 @@ pub fn precondition(headers: &HeaderMap, epoch: Epoch) -> Result<Precondition, P
     }
 }
 
-/// What the conditions of a read come to.
+/// The result of the conditions of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionResult {
-    /// Send it.
+    /// Send the resource.
     Send,
-    /// The client has it: 304.
+    /// The client has this revision: 304.
     Unchanged,
-    /// It is not what the client means: 412.
+    /// `If-Match` is false: 412.
     Failed,
 }
 
-/// What the conditions of a read come to for a resource at `revision`.
+/// Evaluates the conditions of a read for a resource at `revision`.
 ///
 /// # Errors
-/// 400 when a header is malformed.
+/// 400 if a header is malformed.
 pub fn read(
     headers: &HeaderMap,
     epoch: Epoch,
@@ -88,7 +88,7 @@ pub fn read(
     })
 }
 
-/// The tags of all lines of a header.
+/// Returns the tags of all fields of a header.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
     let mut any = false;
     let mut list = Vec::new();
@@ -114,7 +114,7 @@ fn malformed(name: &HeaderName) -> Problem {
     problem::header(format!("{name} must be * or a list of entity tags in double quotes"))
 }
 
-/// Reads `"a", W/"b"`. A tag may hold a comma, so splitting there is not enough.
+/// Parses `"a", W/"b"`. A tag may contain a comma, so a split at commas is not enough.
 fn parse_list(text: &str, list: &mut Vec<Tag>) -> Option<()> {
     let mut rest = text.trim();
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! What must hold of a request's head, whatever it asks for.
+//! The checks that every request head must pass.
 
 use hyper::body::Incoming;
 use hyper::header::{EXPECT, HOST, HeaderValue};
@@ -8,15 +8,14 @@ use hyper::{Request, Version};
 use crate::api::answer::problem;
 use crate::wire::problem::Problem;
 
-/// Longest path and query, in bytes: four times what browsers and proxies
-/// agree on, far below the head's own limit.
+/// The largest path and query in bytes: four times the length that browsers and proxies
+/// support, and far below the limit of the head.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 
-/// Most fields of a head: what hyper takes on HTTP/1, where it refuses more by
-/// itself.
+/// The largest number of header fields. hyper refuses more fields on HTTP/1 by itself.
 const FIELDS_MAX: usize = 100;
 
-/// What must hold of every request.
+/// Checks the head of a request.
 ///
 /// # Errors
 /// 400, 414, 417 or 431.
@@ -37,38 +36,42 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
     }
 }
 
-/// Who is asked: by `Host` on HTTP/1.1 (RFC 9112 §3.2), by `:authority` or, as
-/// whoever translates for a client of HTTP/1 may have it, by `Host` on HTTP/2
-/// (RFC 9113 §8.3.1); and by one name, since whoever stands in between may have
-/// gone by the one, and the gateway by the other.
+/// Checks the host of a request. HTTP/1.1 requires `Host` (RFC 9112 §3.2). HTTP/2
+/// requires `:authority`, or `Host` from an intermediary that translates HTTP/1
+/// (RFC 9113 §8.3.1). Both must name one host: otherwise an intermediary could route by
+/// one name, and the gateway by the other.
 fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(problem::malformed("Host is given twice")),
+        (_, Some(_)) => {
+            return Err(problem::malformed("the request has two Host headers; send one"));
+        }
         (host, None) => host,
     };
     if host.is_some_and(|host| !is_host(host.as_bytes())) {
         return Err(problem::malformed("Host must be a name or an address, with or without port"));
     }
     match (request.version(), host, request.uri().authority()) {
-        (Version::HTTP_11, None, _) => Err(problem::malformed("the request has no Host")),
+        (Version::HTTP_11, None, _) => {
+            Err(problem::malformed("the request has no Host header; send one"))
+        }
         (Version::HTTP_2, None, None) => {
-            Err(problem::malformed("the request has neither :authority nor Host"))
+            Err(problem::malformed("the request has neither :authority nor Host; send one of them"))
         }
         (Version::HTTP_2, _, Some(asked)) if !is_host(asked.as_str().as_bytes()) => {
-            Err(problem::malformed(":authority must be a name or an address, and perhaps a port"))
+            Err(problem::malformed(":authority must be a name or an address, with or without port"))
         }
         (Version::HTTP_2, Some(host), Some(asked)) if !is_same(host, asked) => {
-            Err(problem::malformed("Host is not what :authority says"))
+            Err(problem::malformed("Host and :authority differ; send the same value in both"))
         }
         _ => Ok(()),
     }
 }
 
-/// Whether both are of one name. A port that one of them leaves out is the
-/// scheme's, which is another one where TLS ends before the gateway.
+/// Returns whether both name one host. A missing port matches every port: it is the
+/// default port of the scheme, and the scheme differs if TLS ends before the gateway.
 fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
-    /// As it is written, be it a number of a port or not.
+    /// Returns the text after the colon, whether or not it is a valid port.
     fn port(authority: &Authority) -> &str {
         let text = authority.as_str();
         text.strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')).unwrap_or("")
@@ -81,8 +84,8 @@ fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
 }
 
 fn is_host(value: &[u8]) -> bool {
-    // The most of them are a name or an IPv4 address, with or without a port,
-    // and need no parser.
+    // Most hosts are a name or an IPv4 address, with or without a port. They need no
+    // parser.
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     let port = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let name = match value.split_at(value.len() - port) {

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: the same write once, however often it is sent.
+//! `Idempotency-Key`: a repeated request makes one write.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,24 +11,24 @@ use crate::api::answer::problem;
 use crate::log::IdempotencyKey;
 use crate::wire::problem::Problem;
 
-/// Longest key, in bytes, without its quotes.
+/// The largest key in bytes, without its quotes.
 const KEY_BYTES_MAX: usize = 255;
 
-/// The keys whose writes are under way.
+/// The keys of requests in progress.
 #[derive(Clone, Default)]
 pub struct InProgress(Arc<Mutex<HashSet<[u8; 32]>>>);
 
-/// A key that is under way, until this is dropped.
+/// Marks a key as in progress until the guard is dropped.
 pub struct KeyGuard {
     all: InProgress,
     key: [u8; 32],
 }
 
 impl InProgress {
-    /// Holds `key`.
+    /// Marks `key` as in progress.
     ///
     /// # Errors
-    /// 409 when it is held already.
+    /// 409 if a request with this key is in progress.
     pub fn hold(&self, key: &IdempotencyKey) -> Result<KeyGuard, Problem> {
         if self.0.lock().insert(key.key) {
             Ok(KeyGuard { all: self.clone(), key: key.key })
@@ -44,16 +44,16 @@ impl Drop for KeyGuard {
     }
 }
 
-/// The request's key, if it has one: a string in quotes, as the header's
-/// draft has it, or the same bare.
+/// Returns the key of a request, if it has one. The value is a string in quotes, as in the
+/// draft of the header, or the same without quotes.
 ///
 /// # Errors
-/// 400 for anything but 1 to 255 visible ASCII characters, given once.
+/// 400 for anything except one key of 1 to 255 visible ASCII characters.
 pub fn header(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(problem::header("Idempotency-Key is given twice"));
+        return Err(problem::header("Idempotency-Key: the header is given twice; send it once"));
     }
     let text = value.to_str().unwrap_or_default();
     let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
@@ -67,13 +67,13 @@ pub fn header(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     Ok(Some(key))
 }
 
-/// The digest under which a write's answer is kept. `scope` are the parts
-/// that make a key another's: principal, method and path; `meaning` what of
-/// the request apart from its body says what to write.
+/// Returns the digest under which the response of a write is stored. `scope` contains the
+/// principal, the method and the path: equal keys in different scopes differ. `meaning` is
+/// the part of the request beside its body that determines the write.
 pub fn digest(scope: [&str; 3], key: &str, meaning: &str, body: &[u8]) -> IdempotencyKey {
     let mut hash = Sha256::new();
     for part in scope.iter().chain([&key]) {
-        // With its length, so that no two lists of parts hash alike.
+        // The length makes two different lists of parts hash differently.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }

@@ -1,4 +1,4 @@
-//! Which form of an answer a request accepts, and what a body says it is.
+//! Content negotiation: `Accept` and `Content-Type`.
 
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
@@ -6,23 +6,22 @@ use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use crate::api::answer::{media_type::MediaType, problem};
 use crate::wire::problem::Problem;
 
-/// Forms of a collection; the first is what `*/*` gets.
+/// The media types of a collection. `*/*` selects the first.
 pub const COLLECTION: [MediaType; 3] = [MediaType::Json, MediaType::Ndjson, MediaType::Sse];
-/// Forms of `/{c}/stream`.
+/// The media types of `/{c}/stream`.
 pub const SNAPSHOT: [MediaType; 2] = [MediaType::Ndjson, MediaType::Sse];
-/// Forms of an event stream.
+/// The media types of events.
 pub const EVENTS: [MediaType; 4] =
     [MediaType::Sse, MediaType::Ndjson, MediaType::Json, MediaType::CloudEvents];
-/// Forms of one resource.
+/// The media types of one resource.
 pub const RESOURCE: [MediaType; 1] = [MediaType::Json];
 
-/// The form of `offered` that the `Accept` headers prefer (RFC 9110 §12.5.1).
-/// Among equal weights the one that is named more exactly wins: a client
-/// that sends `application/json, */*` wants JSON. Then the order of
-/// `offered` decides.
+/// Returns the media type of `offered` that the `Accept` headers prefer (RFC 9110
+/// §12.5.1). Among equal weights the more specific range wins: a client that sends
+/// `application/json, */*` wants JSON. Then the order of `offered` decides.
 ///
 /// # Errors
-/// 406 listing what there is.
+/// 406 with the list of the offered media types.
 pub fn accept(headers: &HeaderMap, offered: &[MediaType]) -> Result<MediaType, Problem> {
     if !headers.contains_key(ACCEPT) {
         return Ok(offered[0]);
@@ -56,7 +55,7 @@ pub fn accept(headers: &HeaderMap, offered: &[MediaType]) -> Result<MediaType, P
     })
 }
 
-/// Whether the `Accept` headers name a form, and not only a family of it.
+/// Returns whether the `Accept` headers name a media type without a wildcard.
 pub fn names(headers: &HeaderMap, form: MediaType) -> bool {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = lines.flat_map(|line| line.split(',')).filter_map(Range::parse);
@@ -66,13 +65,12 @@ pub fn names(headers: &HeaderMap, form: MediaType) -> bool {
 struct Range {
     kind: String,
     subtype: String,
-    /// In thousandths.
+    /// The weight in thousandths.
     weight: u16,
 }
 
 impl Range {
-    /// None for what is no media range: it is passed over, as it names
-    /// nothing that could be sent.
+    /// Returns `None` for text that is not a media range. Such text is ignored.
     fn parse(text: &str) -> Option<Range> {
         let mut parts = text.split(';');
         let (kind, subtype) = parts.next()?.trim().split_once('/')?;
@@ -88,8 +86,8 @@ impl Range {
         (kind != "*" || subtype == "*").then_some(Range { kind, subtype, weight })
     }
 
-    /// 2 for the very type, 1 for its family, 0 for any; none if it is not in
-    /// the range.
+    /// Returns 2 for the exact type, 1 for `type/*`, 0 for `*/*`, and `None` if the range
+    /// does not contain the media type.
     fn exactness(&self, form: MediaType) -> Option<u8> {
         let (kind, subtype) =
             form.media_type().split_once('/').expect("every media type here has a slash");
@@ -102,7 +100,7 @@ impl Range {
     }
 }
 
-/// A weight in thousandths: `0` to `1` with up to three decimals.
+/// Parses a weight, `0` to `1` with up to three decimals, into thousandths.
 fn parse_weight(text: &str) -> Option<u16> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
     if decimals.len() > 3 || !decimals.bytes().all(|b| b.is_ascii_digit()) {
@@ -116,12 +114,11 @@ fn parse_weight(text: &str) -> Option<u16> {
     }
 }
 
-/// What a request's body is, one of `taken`.
+/// Returns the media type of a request's body, one of `taken`.
 ///
 /// # Errors
-/// 415 when the request says anything else or nothing: a body without a type
-/// is what a foreign web page can send without being asked first. 400 when it
-/// says it twice.
+/// 415 for another media type, and for none: a web page of another site can send a body
+/// without a type and without a CORS preflight. 400 for two `Content-Type` headers.
 pub fn content_type(headers: &HeaderMap, taken: &[&'static str]) -> Result<&'static str, Problem> {
     let coded = headers.get_all(CONTENT_ENCODING).iter();
     if coded.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -129,23 +126,23 @@ pub fn content_type(headers: &HeaderMap, taken: &[&'static str]) -> Result<&'sta
     }
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let Some(value) = values.next() else {
-        return Err(problem::unsupported("the request names no Content-Type", taken));
+        return Err(problem::unsupported("the request has no Content-Type", taken));
     };
     if values.next().is_some() {
-        return Err(problem::header("Content-Type is given twice"));
+        return Err(problem::header("Content-Type: the header is given twice; send it once"));
     }
     let text = value.to_str().unwrap_or_default();
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or_default().trim();
     let found = taken.iter().find(|known| known.eq_ignore_ascii_case(essence));
     let Some(&found) = found else {
-        return Err(problem::unsupported(&format!("{essence:?} is not taken here"), taken));
+        return Err(problem::unsupported(&format!("the path does not accept {essence:?}"), taken));
     };
     for part in parts {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let charset = name.trim().eq_ignore_ascii_case("charset");
         if charset && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
-            return Err(problem::unsupported("JSON is UTF-8; no other charset is taken", taken));
+            return Err(problem::unsupported("the charset must be utf-8", taken));
         }
     }
     Ok(found)

@@ -1,4 +1,4 @@
-//! The query of a request: parameters once each, what is left filters.
+//! The query of a request: parameters, and equality filters.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,9 +9,9 @@ use crate::api::answer::problem;
 use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
-/// Every parameter of the path table. One that does not apply to a form of an
-/// answer is refused there instead of being taken for a filter, so that a
-/// misplaced `size` cannot quietly empty a stream.
+/// Every parameter of the path table. A parameter that does not apply to a response is
+/// refused and not used as a filter: a misplaced `size` as a filter would silently empty a
+/// stream.
 const PARAMETERS: [&str; 14] = [
     "page",
     "size",
@@ -29,21 +29,21 @@ const PARAMETERS: [&str; 14] = [
     "window",
 ];
 
-/// The bytes that are percent-encoded in a query that the gateway writes: all
-/// but the unreserved ones (RFC 3986 §2.3).
+/// The bytes that the gateway percent-encodes in a query: all except the unreserved
+/// characters (RFC 3986 §2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Before the name of a member that has a parameter's name.
+/// The prefix of a filter on a member that has the name of a parameter.
 const ESCAPE: &str = "field.";
 
-/// The parameters of a query that nobody has taken yet, in their order.
+/// The parameters of a query that the handler has not taken yet, in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pairs: Vec<(String, String)>,
 }
 
 impl Query {
-    /// Reads a query.
+    /// Parses a query.
     ///
     /// # Errors
     /// 400 for a parameter that is given twice, has no name or no `=`, or is
@@ -52,32 +52,39 @@ impl Query {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for piece in raw.unwrap_or_default().split('&').filter(|piece| !piece.is_empty()) {
             let (name, value) = piece.split_once('=').ok_or_else(|| {
-                problem::malformed(format!("the query's {piece:?} has no value; write name=value"))
+                problem::malformed(format!(
+                    "the query part {piece:?} has no value; write name=value"
+                ))
             })?;
             let text = |raw| {
                 decode(raw, true)
                     .map(Cow::into_owned)
-                    .map_err(|why| problem::malformed(format!("the query's {piece:?}: {why}")))
+                    .map_err(|why| problem::malformed(format!("the query part {piece:?}: {why}")))
             };
             let (name, value) = (text(name)?, text(value)?);
             if name.is_empty() || name == ESCAPE {
-                return Err(problem::malformed(format!("the query's {piece:?} has no name")));
+                return Err(problem::malformed(format!(
+                    "the query part {piece:?} has no name; write name=value"
+                )));
             }
             if pairs.iter().any(|(other, _)| *other == name) {
-                return Err(problem::parameter(&name, "it is given twice"));
+                return Err(problem::parameter(
+                    &name,
+                    "the parameter is given twice; send it once",
+                ));
             }
             pairs.push((name, value));
         }
         Ok(Query { pairs })
     }
 
-    /// Takes a parameter out.
+    /// Takes a parameter out of the query.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let at = self.pairs.iter().position(|(other, _)| other == name)?;
         Some(self.pairs.remove(at).1)
     }
 
-    /// Takes a `true` or `false` out.
+    /// Takes a `true` or `false` parameter out of the query.
     ///
     /// # Errors
     /// 400 for any other value.
@@ -90,10 +97,10 @@ impl Query {
         }
     }
 
-    /// Takes a number of at least `least` out.
+    /// Takes a number out of the query.
     ///
     /// # Errors
-    /// 400 for anything but decimal digits of a number in `least..=most`.
+    /// 400 for anything except decimal digits of a number in `least..=most`.
     pub fn take_number(
         &mut self,
         name: &str,
@@ -108,21 +115,21 @@ impl Query {
         })
     }
 
-    /// That none of `names` is asked for: this form of the answer has no use
-    /// for them.
+    /// Checks that the query has none of the parameters `names`, which do not apply to the
+    /// response.
     ///
     /// # Errors
-    /// 400 naming the first that is.
+    /// 400 with the first of them.
     pub fn refuse(&self, names: &[&str]) -> Result<(), Problem> {
         let asked = |name: &&&str| self.pairs.iter().any(|(other, _)| other == **name);
         names.iter().find(asked).map_or(Ok(()), |name| Err(misplaced(name)))
     }
 
-    /// What is left, as equality filters.
+    /// Returns the remaining parameters as equality filters.
     ///
     /// # Errors
-    /// 400 for a parameter of another form of the answer, and for a member
-    /// that is filtered twice.
+    /// 400 for a parameter that does not apply to the response, and for two filters on one
+    /// member.
     pub fn into_fields(self) -> Result<Vec<FieldEquals>, Problem> {
         let mut fields: Vec<FieldEquals> = Vec::with_capacity(self.pairs.len());
         for (name, value) in self.pairs {
@@ -132,22 +139,27 @@ impl Query {
                 None => name,
             };
             if fields.iter().any(|field| field.name == name) {
-                return Err(problem::parameter(&name, "it is given twice"));
+                return Err(problem::parameter(
+                    &name,
+                    "the parameter is given twice; send it once",
+                ));
             }
             fields.push(FieldEquals { name, value });
         }
         Ok(fields)
     }
 
-    /// That nothing is left.
+    /// Checks that no parameter remains.
     ///
     /// # Errors
-    /// 400 naming the first parameter that is.
+    /// 400 with the first remaining parameter.
     pub fn finish(self) -> Result<(), Problem> {
         match self.pairs.first() {
             None => Ok(()),
             Some((name, _)) if PARAMETERS.contains(&name.as_str()) => Err(misplaced(name)),
-            Some((name, _)) => Err(problem::parameter(name, "there is no such parameter here")),
+            Some((name, _)) => {
+                Err(problem::parameter(name, "the path has no such parameter; omit it"))
+            }
         }
     }
 }
@@ -155,12 +167,14 @@ impl Query {
 fn misplaced(name: &str) -> Problem {
     problem::parameter(
         name,
-        &format!("it does not apply here; where filters are taken, {ESCAPE}{name}= is one"),
+        &format!(
+            "the parameter does not apply here; to filter by a member of this name, write {ESCAPE}{name}="
+        ),
     )
 }
 
-/// Appends `&name=value` for each field, escaped where it has to be, so that
-/// [`Query::into_fields`] gives the same fields again.
+/// Appends `&name=value` for each field. Escapes the names and values so that
+/// [`Query::into_fields`] returns the same fields.
 pub fn append_fields(fields: &[FieldEquals], out: &mut String) {
     for FieldEquals { name, value } in fields {
         out.push('&');
@@ -173,12 +187,12 @@ pub fn append_fields(fields: &[FieldEquals], out: &mut String) {
     }
 }
 
-/// Why a text cannot be decoded.
+/// The reason why text cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undecodable {
     /// A `%` without two hexadecimal digits.
     Percent,
-    /// What it stands for is not UTF-8.
+    /// The decoded bytes are not UTF-8.
     Utf8,
 }
 
@@ -191,17 +205,17 @@ impl fmt::Display for Undecodable {
     }
 }
 
-/// Decodes percent-encoding, once, and `+` as a space where `plus` says so.
+/// Decodes percent-encoding once, and `+` as a space if `plus` is true.
 ///
 /// # Errors
-/// When it is not percent-encoded UTF-8.
+/// [`Undecodable`] for text that is not percent-encoded UTF-8.
 pub fn decode(text: &str, plus: bool) -> Result<Cow<'_, str>, Undecodable> {
     let bytes = text.as_bytes();
     let is_decoded = |byte: &u8| *byte == b'%' || (plus && *byte == b'+');
     if !bytes.iter().any(is_decoded) {
         return Ok(Cow::Borrowed(text));
     }
-    // The library leaves a `%` without two digits as it is.
+    // The library does not report a `%` without two digits.
     let mut escapes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%');
     let is_whole = |at: usize| {
         bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

@@ -1,4 +1,4 @@
-//! A batch's answers on their way to a client that may not be reading yet.
+//! The buffer between a batch and a client that may not read yet.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -14,13 +14,13 @@ use tokio_util::task::TaskTracker;
 use crate::api::answer::step::{BodyAborted, StepSource};
 use crate::api::state::InFlightGuard;
 
-/// Size of a data frame, in bytes: what has left here is out of this count,
-/// so little leaves at a time.
+/// The size of a data frame in bytes. Bytes that left the buffer are no longer counted,
+/// so a frame is small.
 const FRAME_BYTES: usize = 64 * 1024;
 
 struct Shared {
     state: Mutex<State>,
-    /// Told when the client has taken something.
+    /// Notified when the client has read something.
     room: Notify,
 }
 
@@ -32,7 +32,7 @@ struct State {
     gone: bool,
 }
 
-/// The client's end: the body of the answer. Ends the writing when dropped.
+/// The reading end: the answers for the client. Dropping it ends the writing task.
 pub struct Answers {
     shared: Arc<Shared>,
     writing: JoinHandle<()>,
@@ -60,14 +60,13 @@ pub struct Sender {
     stall_timeout: Duration,
 }
 
-/// The client is gone, or has read nothing for too long.
+/// The client has disconnected, or has read nothing for too long.
 #[derive(Debug)]
 pub struct Stopped;
 
-/// Answers that `write` sends from a task of its own, one of `tasks`, ended
-/// with the body. Up
-/// to `bytes_max` unread bytes are kept; a client that takes nothing of them
-/// for `stall_timeout` is cut.
+/// Starts `write` in a task of `tasks`, and returns its answers. The task ends with the
+/// body. The buffer keeps up to `bytes_max` unread bytes. If the client reads nothing for
+/// `stall_timeout`, the body is aborted.
 pub fn answers<F>(
     tasks: &TaskTracker,
     bytes_max: usize,
@@ -83,13 +82,13 @@ where
 }
 
 impl Sender {
-    /// Adds to what the client is to read, once there is room.
+    /// Adds bytes to the buffer as soon as there is space.
     ///
     /// # Errors
-    /// [`Stopped`] when it never will be read.
+    /// [`Stopped`] if the client will not read them.
     ///
     /// # Cancel safety
-    /// Safe: all of it is added or nothing.
+    /// Safe: either all bytes are added or none.
     pub async fn send(&self, bytes: &[u8]) -> Result<(), Stopped> {
         loop {
             let before = {
@@ -118,8 +117,8 @@ impl Sender {
 }
 
 impl Drop for Sender {
-    /// What was sent is all there is; unless the task ends by panic, when the
-    /// client must not take it for whole.
+    /// Ends the body. If the task panics, aborts the body, so that the client does not
+    /// mistake it for complete.
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         let end = if std::thread::panicking() {

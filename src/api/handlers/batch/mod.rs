@@ -1,9 +1,8 @@
-//! NDJSON batches: each line a write of its own, in constant memory.
+//! The handler of NDJSON batches: each line is a write of its own. The memory is constant.
 //!
-//! Lines are gathered into groups as they arrive; a few groups are under way
-//! at once, so that reading, the log's commit and answering overlap. What a
-//! group costs beside its bytes is one allocation for its future, never a
-//! task per line.
+//! Lines are collected into groups as they arrive. A few groups are in progress at once,
+//! so that the read, the commit and the answers overlap. A group costs its bytes and one
+//! allocation for its future. There is no task per line.
 
 mod answers;
 
@@ -30,25 +29,25 @@ use crate::wire::LogKind;
 use crate::wire::lines::{Line, Lines};
 use crate::wire::problem::Problem;
 
-/// Most lines of a group: with one sync per group at a time, eight of these
-/// at a millisecond a sync are two million lines a second, past any disk.
+/// The largest number of lines of a group. Eight groups at one sync of a millisecond each
+/// are two million lines a second, more than any disk can write.
 const GROUP_LINES: usize = 256;
-/// Most bytes of a group, as posted; one line larger than this is alone.
+/// The largest number of bytes of a group, as posted. A larger line is a group by itself.
 const GROUP_BYTES: usize = 256 * 1024;
-/// Groups under way at once. With the one that is being filled they bound the
-/// memory of a batch at 9 × (256 KiB + one line).
+/// The largest number of groups in progress. With the group that is being filled, a batch
+/// uses at most 9 × (256 KiB + one line) of memory.
 const GROUPS_MAX: usize = 8;
 
-/// Names a preference that was followed (RFC 7240).
+/// The header that names an applied preference (RFC 7240).
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// `POST` of `application/x-ndjson` to a collection or a topic.
+/// Handles `POST` of `application/x-ndjson` to a collection or a topic.
 ///
 /// # Errors
-/// 400 with an `Idempotency-Key` or a condition, which are for one write.
+/// 400 for an `Idempotency-Key` or a precondition: both apply to one write.
 ///
 /// # Cancel safety
-/// Safe until the answer is given.
+/// Safe until the response is returned.
 pub async fn batch(
     api: &Arc<Api>,
     context: &RequestContext,
@@ -58,12 +57,15 @@ pub async fn batch(
 ) -> Result<Response<Body>, Problem> {
     let headers = &context.head.headers;
     if idempotency::header(headers)?.is_some() {
-        return Err(problem::header("an Idempotency-Key is for one write, not for a batch"));
+        return Err(problem::header("Idempotency-Key applies to one write; omit it for a batch"));
     }
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
-        return Err(problem::header("If-Match and If-None-Match are for one write, not a batch"));
+        return Err(problem::header(
+            "If-Match and If-None-Match apply to one write; omit them for a batch",
+        ));
     }
-    // A client that asks leave to send wants it before it is answered.
+    // A client with `Expect: 100-continue` waits for 100 before it sends; the first read
+    // makes hyper send it ahead of the response.
     let mut intake = BodyReader::new(&api.settings, &api.metrics, body);
     let first = if headers.contains_key(EXPECT) { intake.next().await? } else { None };
     let minimal = prefers_minimal(headers);
@@ -89,7 +91,7 @@ pub async fn batch(
         };
         run.feed(&first.unwrap_or_default());
         async move {
-            // Stopped: nobody is left to be told.
+            // The client has gone; ignore the error.
             let _ = run.run().await;
         }
     });
@@ -116,11 +118,11 @@ fn prefers_minimal(headers: &hyper::HeaderMap) -> bool {
 
 type Appended = Result<Vec<Result<AppendOutcome, AppendRejection>>, log::Error>;
 
-/// Lines to be appended together.
+/// Lines that are appended together.
 #[derive(Default)]
 struct Group {
     writes: Vec<Write>,
-    /// Each line's number, and why it is no write where it is none.
+    /// The number of each line, and its problem if the line is not a valid write.
     lines: Vec<(u64, Option<Problem>)>,
     bytes: usize,
 }
@@ -136,7 +138,7 @@ impl Group {
         self.lines.push((line, None));
     }
 
-    /// Takes the first lines out, up to the last of `count` writes.
+    /// Takes the first lines out, up to and including the last of `count` writes.
     fn split(&mut self, count: usize) -> Group {
         if count >= self.writes.len() {
             return std::mem::take(self);
@@ -152,30 +154,30 @@ impl Group {
             }
         });
         let lines = self.lines.drain(..behind.unwrap_or(0)).collect();
-        // Its bytes stay counted here: the group is only the sooner full.
+        // The bytes stay counted in this group, which only fills it earlier.
         Group { writes, lines, bytes: 0 }
     }
 }
 
-/// A group that the log has.
+/// A group that is queued in the log.
 struct UnderWay {
     lines: Vec<(u64, Option<Problem>)>,
     appended: Pin<Box<dyn Future<Output = Appended> + Send>>,
 }
 
-/// One batch.
+/// A running batch.
 struct Run {
     api: Arc<Api>,
     log: Arc<Log>,
     path: String,
     intake: BodyReader,
-    /// The answer's way out on HTTP/2.
+    /// The send tracker of the HTTP/2 stream.
     flow: Option<Arc<H2SendTracker>>,
     lines: Lines,
     sender: Sender,
     /// The caller of the batch.
     caller: Caller,
-    /// Events that it may publish before it has to wait.
+    /// The number of events that the client may publish now.
     allowance: u32,
     minimal: bool,
     ended: bool,
@@ -201,7 +203,7 @@ impl Run {
             tokio::select! {
                 biased;
                 appended = front(&mut self.under_way), if !self.under_way.is_empty() => {
-                    // What follows may wait for the client to read.
+                    // The answer may wait for the client to read.
                     self.intake.hold();
                     let group = self.under_way.pop_front().expect("its front was awaited");
                     self.answer(group.lines, appended).await?;
@@ -227,8 +229,8 @@ impl Run {
         !self.open.lines.is_empty() && self.under_way.len() < GROUPS_MAX
     }
 
-    /// Events of the open group for which there has to be an allowance first;
-    /// a part of a group may go ahead, so none while there is any.
+    /// Returns the number of events of the open group that need an allowance. Returns zero
+    /// while some allowance is left, because a part of a group may start.
     fn waits_for(&self) -> u32 {
         if self.allowance > 0 { 0 } else { self.open.writes.len() as u32 }
     }
@@ -247,8 +249,8 @@ impl Run {
                     self.add(&line);
                 }
             }
-            // The line that was being read may be a part of one: it is not
-            // written, and the client is told where the batch broke off.
+            // The current line may be incomplete. It is not written, and the client gets
+            // the number of the line at which the batch broke off.
             Err(problem) => {
                 self.ended = true;
                 self.open.lines.push((self.lines.current(), Some(problem)));
@@ -263,7 +265,7 @@ impl Run {
         self.lines.feed(bytes);
     }
 
-    /// Moves whole lines into the open group.
+    /// Moves complete lines into the open group.
     fn fill(&mut self) {
         while !self.open.is_full() {
             let Some(line) = self.lines.next_line() else { break };
@@ -301,8 +303,8 @@ impl Run {
         authorize(&self.caller, action, target)
     }
 
-    /// Hands the open group to the log, as far as the allowance goes, and waits
-    /// until that has queued it: this keeps the order of the lines.
+    /// Queues the open group in the log, as far as the allowance permits. Waits until the
+    /// log has queued the group, which keeps the order of the lines.
     async fn start(&mut self) {
         let Group { writes, lines, .. } = self.open.split(self.allowance as usize);
         self.allowance -= writes.len() as u32;
@@ -331,7 +333,7 @@ impl Run {
                 (None, Err(error)) => Err(problem::unavailable(error)),
                 (None, Ok(results)) => results
                     .next()
-                    .expect("an append answers each write")
+                    .expect("an append returns one result per write")
                     .map_err(|refusal| problem::refused(&refusal, self.log.origin())),
             };
             match outcome {
@@ -367,7 +369,7 @@ impl Run {
     }
 }
 
-/// Waits for the oldest group; for ever when there is none.
+/// Waits for the oldest group. Waits forever if there is none.
 async fn front(under_way: &mut VecDeque<UnderWay>) -> Appended {
     match under_way.front_mut() {
         Some(group) => group.appended.as_mut().await,

@@ -24,10 +24,10 @@ use crate::wire::json::{self, Json};
 use crate::wire::problem::{Code, Problem};
 use crate::wire::{Filter, LogKind, WireFormat};
 
-/// Subscriptions of one socket; past it a client opens another.
+/// The largest number of subscriptions of one socket.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 
-/// What a client may ask.
+/// The action of a command.
 #[derive(Clone, Copy)]
 enum Verb {
     Status,
@@ -38,10 +38,10 @@ enum Verb {
     Ping,
 }
 
-/// The fields that say what a command is about.
+/// The fields that name the target of a command.
 const TARGET: &[&str] = &["topic", "collection", "resource"];
 
-/// Every command by its name, with the fields that it may have.
+/// All commands: the name, the action, and the allowed fields.
 const COMMANDS: [(&str, Verb, [&[&str]; 2]); 6] = [
     ("get-status", Verb::Status, [TARGET, &[]]),
     (
@@ -55,7 +55,7 @@ const COMMANDS: [(&str, Verb, [&[&str]; 2]); 6] = [
     ("ping", Verb::Ping, [&[], &[]]),
 ];
 
-/// A session's side of the commands.
+/// Carries out the commands of a session.
 #[derive(Clone)]
 pub struct CommandDispatcher(Arc<State>);
 
@@ -64,11 +64,12 @@ struct State {
     subscriber: Arc<Subscriber>,
     /// The caller of the handshake.
     caller: Caller,
-    /// What the path names.
+    /// The target of the path; none on `/ws`.
     path: Option<StreamTarget>,
     held: Mutex<Vec<ActiveSubscription>>,
     bare: AtomicBool,
-    /// Whether a command has come: the first decides between the two shapes.
+    /// Whether a command has arrived. The first command decides between the envelope and
+    /// the bare format.
     spoken: AtomicBool,
 }
 
@@ -76,7 +77,7 @@ struct State {
 /// a command without authorization does not compile.
 struct Done(Permit, Vec<CommandReply>);
 
-/// A subscription of the session, by what it was asked for.
+/// A subscription of the session, with its target.
 #[derive(Clone)]
 struct ActiveSubscription {
     log: LogId,
@@ -86,7 +87,7 @@ struct ActiveSubscription {
 }
 
 impl ActiveSubscription {
-    /// Whether an event could come on both.
+    /// Returns whether one event could match both.
     fn overlaps(&self, target: &StreamTarget) -> bool {
         self.log == target.log.id()
             && (self.scope.is_none() || target.scope.is_none() || self.scope == target.scope)
@@ -125,7 +126,7 @@ impl CommandDispatcher {
     pub(super) fn hold(&self, target: &StreamTarget, id: SubscriptionId) {
         let mut held = self.0.held.lock();
         if held.is_empty() {
-            // Most have one; a Vec begins with four.
+            // Most sessions have one subscription; a Vec starts with four.
             held.reserve_exact(1);
         }
         held.push(ActiveSubscription {
@@ -158,7 +159,7 @@ impl CommandDispatcher {
         let known = COMMANDS.iter().find(|(name, ..)| *name == message.command);
         let Some((_, verb, fields)) = known else {
             let (other, known) = (&message.command, COMMANDS.map(|(name, ..)| name).join(", "));
-            let detail = format!("there is no command {other:?}; there are {known}");
+            let detail = format!("no command named {other:?}; use one of {known}");
             return Err(Problem::new(Code::UnknownCommand, detail).with("command", other.as_str()));
         };
         message.only(&fields.concat())?;
@@ -188,8 +189,9 @@ impl CommandDispatcher {
         Ok((found, permit))
     }
 
-    /// What a command names: a topic, a collection, or a resource of the
-    /// named or the path's collection; without any of them, the path's.
+    /// Returns the target that a command names: a topic, a collection, or a resource of the
+    /// named collection or of the collection in the path. Without these fields, the target
+    /// of the path.
     fn target(&self, message: &Message) -> Result<StreamTarget, Problem> {
         let api = self.0.api.newest();
         let catalog = &api.catalog;
@@ -232,9 +234,9 @@ impl CommandDispatcher {
         let LogKind::Collection { key, .. } = &target.log.origin().kind else {
             return Err(wrong("topic", "left out: a topic has no resources"));
         };
-        let id = target.scope.ok_or_else(|| missing("resource", "it says whose status"))?;
+        let id = target.scope.ok_or_else(|| missing("resource", "name the resource"))?;
         let state = target.log.resource(&id).await.map_err(|error| problem::unavailable(&error))?;
-        let state = state.ok_or_else(|| problem::not_found("there is no such resource"))?;
+        let state = state.ok_or_else(|| problem::not_found("the resource does not exist"))?;
         let mut name = Vec::new();
         json::quote(id.as_str(), &mut name);
         let mut document = Vec::with_capacity(state.document.len() + 64);
@@ -285,12 +287,13 @@ impl CommandDispatcher {
         if self.0.held.lock().iter().any(|held| held.overlaps(&target)) {
             return Err(Problem::new(
                 Code::OverlappingSubscription,
-                "a subscription of this socket already covers some of that; unsubscribe first",
+                "a subscription of this socket overlaps with this target; unsubscribe first",
             ));
         }
         if self.0.held.lock().len() >= SUBSCRIPTIONS_MAX {
-            let detail =
-                format!("a socket has at most {SUBSCRIPTIONS_MAX} subscriptions; open another");
+            let detail = format!(
+                "a socket has at most {SUBSCRIPTIONS_MAX} subscriptions; open another socket"
+            );
             return Err(Problem::new(Code::TooManyRequests, detail));
         }
         let beginning = if snapshot && !resumed {
@@ -307,7 +310,8 @@ impl CommandDispatcher {
         let (id, start) = self.0.subscriber.subscribe(&target.log, interest, beginning.start);
         self.hold(&target, id);
         let cursor = beginning.returned.unwrap_or_else(|| target.log.origin().id(start));
-        // A position before the snapshot would skip it on a return.
+        // With a position before the snapshot, a client that resumes would skip the
+        // snapshot.
         let data = if beginning.snapshot {
             r#"{"command":"subscribe","cursor":null}"#.to_owned()
         } else {
@@ -318,11 +322,13 @@ impl CommandDispatcher {
         Ok(Done(permit, said))
     }
 
-    /// The subscription that a command names.
+    /// Returns the subscription that a command names.
     fn find(&self, message: &Message) -> Result<(ActiveSubscription, Permit), Problem> {
         let (target, permit) = self.authorized(message, Action::Session)?;
         let held = self.0.held.lock().iter().find(|held| held.is(&target)).cloned();
-        let held = held.ok_or_else(|| problem::not_found("this socket has no such subscription"));
+        let held = held.ok_or_else(|| {
+            problem::not_found("this socket has no subscription to the target; subscribe first")
+        });
         Ok((held?, permit))
     }
 
@@ -334,7 +340,8 @@ impl CommandDispatcher {
     }
 
     fn request(&self, message: &Message) -> Result<Done, Problem> {
-        let n = message.count("n")?.ok_or_else(|| missing("n", "it says how many more events"))?;
+        let n =
+            message.count("n")?.ok_or_else(|| missing("n", "give the number of further events"))?;
         let (found, permit) = self.find(message)?;
         if !self.0.subscriber.request(found.id, n) {
             return Err(wrong("n", "left out: the subscription has no window"));
@@ -348,10 +355,11 @@ impl CommandDispatcher {
     async fn publish(&self, message: &Message) -> Result<Done, Problem> {
         let (target, permit) = self.authorized(message, Action::Publish)?;
         let kind =
-            message.text("type")?.ok_or_else(|| missing("type", "it names what happened"))?;
+            message.text("type")?.ok_or_else(|| missing("type", "name the type of the event"))?;
         let kind =
             EventType::new(&kind).map_err(|why| problem::bad_name("the field \"type\"", why))?;
-        let data = message.raw("data").ok_or_else(|| missing("data", "it is the event's data"))?;
+        let data =
+            message.raw("data").ok_or_else(|| missing("data", "give the data of the event"))?;
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
         let merge = message.flag("merge")?;
         if merge.is_some() && matches!(target.log.origin().kind, LogKind::Topic) {
@@ -380,7 +388,7 @@ fn on_gap(message: &Message) -> Result<OnGap, Problem> {
     }
 }
 
-/// The event that a `publish` asks for.
+/// Returns the write of a `publish`.
 fn write(
     target: &StreamTarget,
     kind: EventType,
@@ -392,14 +400,14 @@ fn write(
         (LogKind::Topic, subject, _) => Ok(Write::publish(subject.clone(), kind, data)),
         (LogKind::Collection { .. }, _, Some(_)) => Err(Problem::new(
             Code::MethodNotAllowed,
-            "the topic is a view: publish to its collection",
+            "the topic is a view; publish to its collection",
         )),
         (LogKind::Collection { .. }, Some(id), None) => {
             Write::event(log.origin(), id.clone(), kind, &data, merge)
                 .map_err(|bad| problem::bad_write(&bad))
         }
         (LogKind::Collection { .. }, None, None) => {
-            Err(missing("resource", "an event of a collection is about one of its resources"))
+            Err(missing("resource", "name the resource of the event"))
         }
     }
 }

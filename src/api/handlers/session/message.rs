@@ -1,37 +1,37 @@
-//! A client's message, taken apart.
+//! Parses the messages of a client.
 
 use bytes::Bytes;
 
 use crate::wire::json::{self, Json};
 use crate::wire::problem::{Code, Problem};
 
-/// A command with its fields, still unread.
+/// A command with its fields, which are not parsed yet.
 pub struct Message {
-    /// The command's id, JSON text, to be repeated in its answer.
+    /// The id of the command as JSON text. The response repeats it.
     pub id: Option<Bytes>,
-    /// Whether it came without the envelope.
+    /// Whether the message has no envelope.
     pub bare: bool,
-    /// Its name.
+    /// The name of the command.
     pub command: String,
     fields: Json,
 }
 
-/// What was wrong with a message, and the id it had.
+/// The id of a message, if it had one, and its problem.
 pub type Wrong = (Option<Bytes>, Problem);
 
-/// Longest id that is repeated, in bytes of JSON text.
+/// The largest id that a response repeats, in bytes of JSON text.
 const ID_BYTES_MAX: usize = 256;
 
 impl Message {
-    /// Reads a message: `{"id","type":"command","data":{"command",…}}`, or
+    /// Parses a message: `{"id","type":"command","data":{"command",…}}`, or
     /// bare `{"command",…}`.
     ///
     /// # Errors
-    /// What is malformed or missing, with the message's id if it had one.
+    /// The problem of a malformed message, with the id of the message if it had one.
     pub fn parse(text: &str) -> Result<Message, Wrong> {
         let whole = Json::parse(text.as_bytes()).map_err(|bad| (None, bad.into()))?;
         if !whole.is_object() {
-            return Err((None, Problem::new(Code::BadBody, "a message is a JSON object")));
+            return Err((None, Problem::new(Code::BadBody, "a message must be a JSON object")));
         }
         let id = json::member(whole.as_bytes(), "id")
             .filter(|id| id.len() <= ID_BYTES_MAX && matches!(id[0], b'"' | b'-' | b'0'..=b'9'))
@@ -59,11 +59,11 @@ impl Message {
         }
     }
 
-    /// That it has no field but these: one that is passed over could be the
-    /// place that a client means to come back to.
+    /// Checks that the command has only the fields `known`. An ignored field could be a
+    /// misspelled position, and the client would miss events.
     ///
     /// # Errors
-    /// Naming the first other one.
+    /// The problem with the name of the first unknown field.
     pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
         const ENVELOPE: [&str; 3] = ["id", "type", "timestamp"];
         for (name, _) in json::members(self.fields.as_bytes()) {
@@ -72,22 +72,22 @@ impl Message {
             if name != "command" && !is_envelope && !known.contains(&name.as_ref()) {
                 let Message { command, .. } = self;
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                let detail = format!("{command} has no field {name:?}; there are {known}");
+                let detail = format!("{command} has no field {name:?}; the fields are {known}");
                 return Err(Problem::new(Code::BadBody, detail).with("field", name.as_ref()));
             }
         }
         Ok(())
     }
 
-    /// A field as it came, compact JSON.
+    /// Returns a field as compact JSON.
     pub fn raw(&self, name: &str) -> Option<&[u8]> {
         json::member(self.fields.as_bytes(), name)
     }
 
-    /// A field that must be a string where it is given.
+    /// Returns a field that must be a string.
     ///
     /// # Errors
-    /// When it is something else.
+    /// The problem for another type.
     pub fn text(&self, name: &str) -> Result<Option<String>, Problem> {
         self.raw(name)
             .map(|raw| {
@@ -98,10 +98,10 @@ impl Message {
             .transpose()
     }
 
-    /// A field that must be true or false where it is given.
+    /// Returns a field that must be true or false.
     ///
     /// # Errors
-    /// When it is something else.
+    /// The problem for another type.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
         match self.raw(name) {
             None => Ok(None),
@@ -111,10 +111,10 @@ impl Message {
         }
     }
 
-    /// A field that must be a whole number above zero where it is given.
+    /// Returns a field that must be a whole number above zero.
     ///
     /// # Errors
-    /// When it is something else.
+    /// The problem for another type.
     pub fn count(&self, name: &str) -> Result<Option<u64>, Problem> {
         self.raw(name)
             .map(|raw| {
@@ -124,10 +124,11 @@ impl Message {
             .transpose()
     }
 
-    /// A field that must be an array of strings where it is given.
+    /// Returns a field that must be an array of strings. Returns no strings for a missing
+    /// field.
     ///
     /// # Errors
-    /// When it is something else.
+    /// The problem for another type.
     pub fn list(&self, name: &str) -> Result<Vec<String>, Problem> {
         let Some(raw) = self.raw(name) else { return Ok(Vec::new()) };
         serde_json::from_slice(raw).map_err(|_| wrong(name, "an array of strings"))
@@ -138,16 +139,16 @@ fn command(fields: &Json) -> Result<String, Problem> {
     json::member(fields.as_bytes(), "command")
         .and_then(json::string)
         .map(std::borrow::Cow::into_owned)
-        .ok_or_else(|| missing("command", "it names what to do"))
+        .ok_or_else(|| missing("command", "name the command"))
 }
 
-/// A field that a command cannot do without.
+/// Returns the problem for a missing field.
 pub fn missing(field: &str, why: &str) -> Problem {
     Problem::new(Code::MissingField, format!("the field {field:?} is missing: {why}"))
         .with("field", field)
 }
 
-/// A field that is there and wrong.
+/// Returns the problem for a wrong field.
 pub fn wrong(field: &str, must: &str) -> Problem {
     Problem::new(Code::BadBody, format!("the field {field:?} must be {must}")).with("field", field)
 }
