@@ -1,4 +1,4 @@
-//! Where a stream begins and how it is to be sent, as the request asks.
+//! The parameters of a stream: its start and its delivery.
 
 use std::num::NonZeroU32;
 
@@ -10,42 +10,41 @@ use crate::event::{EventId, EventType, Timestamp};
 use crate::hub::{OnGap, Overflow};
 use crate::wire::problem::Problem;
 
-/// Where a stream begins. Whether an id is this log's and still kept is for
-/// the stream to say: that is a gap, not a malformed request.
+/// The start of a stream. An id of another log or an expired id is a gap and not a
+/// malformed request; the stream reports the gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartPosition {
-    /// At the earliest event that is kept.
+    /// At the earliest retained event.
     Earliest,
-    /// After the newest.
+    /// After the newest event.
     Now,
-    /// After this one.
+    /// After this event.
     After(EventId),
-    /// At the first event at or after this time, of those after the last step
-    /// back of the log's time.
+    /// At the first event at or after this time. Only events after the last backward step
+    /// of the log's time count.
     At(Timestamp),
 }
 
-/// What a request for a stream asks, checked.
+/// The valid parameters of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamParams {
     /// The start, if it names one: the `Last-Event-ID` header, else
     /// `?lastEventId=`, else `?after=` of a page, else `?from=`.
     pub from: Option<StartPosition>,
-    /// Whether the start is an id that a stream gave earlier, so that this is
-    /// a return.
+    /// Whether the start is an id from an earlier stream: the client resumes.
     pub resumed: bool,
-    /// What to do where events are missing.
+    /// The action at a gap.
     pub on_gap: OnGap,
-    /// Most records to send at a time, already capped by the configuration.
+    /// The largest number of records per data frame, not above the configured limit.
     pub batch_size: Option<NonZeroU32>,
 }
 
 impl StreamParams {
-    /// Takes what concerns a stream out of the query and the header.
-    /// `batch_size_max` caps `?batchSize=`.
+    /// Takes the parameters of a stream out of the query and the headers.
+    /// `batch_size_max` is the upper limit of `?batchSize=`.
     ///
     /// # Errors
-    /// 400 naming the parameter or header that is malformed.
+    /// 400 with the name of the malformed parameter or header.
     pub fn take(
         headers: &HeaderMap,
         query: &mut Query,
@@ -73,10 +72,10 @@ impl StreamParams {
     }
 }
 
-/// The start that `?from=` names.
+/// Parses the value of `?from=`.
 ///
 /// # Errors
-/// 400 when it is none of the four.
+/// 400 for a value of another form.
 pub fn parse_from(text: &str) -> Result<StartPosition, Problem> {
     if text == "earliest" {
         return Ok(StartPosition::Earliest);
@@ -87,7 +86,7 @@ pub fn parse_from(text: &str) -> Result<StartPosition, Problem> {
     if let Ok(id) = text.parse() {
         return Ok(StartPosition::After(id));
     }
-    // A `+` of a time's offset that was not encoded arrives as a space.
+    // A `+` in the offset of a time arrives as a space if the client did not encode it.
     text.replace(' ', "+").parse().map(StartPosition::At).map_err(|_| {
         problem::parameter("from", "it must be earliest, now, an event id or an RFC 3339 time")
     })
@@ -110,7 +109,7 @@ fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<E
     if values.next().is_some() {
         return Err(problem::header("Last-Event-ID is given twice"));
     }
-    // A client that has seen no id yet may send the header empty.
+    // A client without an id may send an empty header.
     if value.is_empty() {
         return Ok(parameter);
     }
@@ -119,11 +118,11 @@ fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<E
     parse(text, "Last-Event-ID").map(Some)
 }
 
-/// Takes the policy that `?overflow=` asks for out of the query; without it,
-/// `default`. Any other must be among `choices`.
+/// Takes the overflow policy out of the query. Returns `default` if the query names none.
+/// Any other policy must be in `choices`.
 ///
 /// # Errors
-/// 400 for what is no policy, and for one that is not to be chosen.
+/// 400 for an unknown policy, and for a policy that clients must not choose.
 pub fn take_overflow(
     query: &mut Query,
     default: Overflow,
@@ -136,10 +135,10 @@ pub fn take_overflow(
     })
 }
 
-/// The policy of that name, if it is `default` or among `choices`.
+/// Returns the policy `name`, if it is `default` or in `choices`.
 ///
 /// # Errors
-/// What it may be here.
+/// The names of the allowed policies.
 pub fn chosen_overflow(
     name: &str,
     default: Overflow,
@@ -153,11 +152,11 @@ pub fn chosen_overflow(
     })
 }
 
-/// Takes the types that `?types=` asks for out of the query; none if it does
-/// not. `shown` are those that a view shows, all if there are none.
+/// Takes the event types of `?types=` out of the query. Returns no types if the query has
+/// no such parameter. `shown` contains the types of a view; empty for all types.
 ///
 /// # Errors
-/// 400 for what is no event type, and for one that the view never shows.
+/// 400 for an invalid event type, and for a type that the view does not show.
 pub fn take_types(query: &mut Query, shown: &[EventType]) -> Result<Vec<EventType>, Problem> {
     let Some(text) = query.take("types") else { return Ok(Vec::new()) };
     let mut types = Vec::new();
