@@ -19,9 +19,7 @@ use hyper::body::{Body, Frame};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::CONTROL_SAVED;
@@ -29,6 +27,7 @@ use super::end::End;
 use super::scratch::with_scratch;
 use super::source::StreamSource;
 use super::token_bucket::TokenBucket;
+use super::transport::Transport;
 use crate::hub::EndReason;
 use crate::metrics::Metrics;
 use crate::wire::http2::ControlFrameCounter;
@@ -53,15 +52,6 @@ pub struct ConnectionState {
     /// Makes the connection count as open; goes with whoever has the socket.
     open: Arc<dyn Send + Sync>,
 }
-
-/// Bytes that the kernel takes ahead of what it has sent, per client. Past it
-/// a slow reader's events stay in the log instead of kernel memory, which a
-/// process's own figures never show (`docs/architecture.md#delivery`).
-pub const NOTSENT_LOWAT: u32 = 16 * 1024;
-
-/// The same for bulk: at 16 KiB a fast reader of it costs a wake-up every
-/// 16 KiB.
-const NOTSENT_LOWAT_BULK: u32 = 256 * 1024;
 
 /// The handler has answered with a stream.
 const PLANNED: u8 = 1;
@@ -216,7 +206,7 @@ impl Body for TakeoverBody {
 /// stall timeout; when a request's head is not whole in its time; and when
 /// an HTTP/2 client sends more control frames than it may.
 pub struct ConnectionIo {
-    inner: TokioIo<TcpStream>,
+    inner: TokioIo<Transport>,
     handover: Arc<ConnectionState>,
     stall_timeout: Duration,
     head_timeout: Option<Duration>,
@@ -251,13 +241,13 @@ impl ConnectionIo {
     /// Wraps a fresh socket. Without a `head_timeout`, heads are not looked
     /// for: the bytes between requests are then not those of a next one.
     pub fn new(
-        socket: TcpStream,
+        transport: Transport,
         handover: Arc<ConnectionState>,
         stall_timeout: Duration,
         head_timeout: Option<Duration>,
     ) -> ConnectionIo {
         ConnectionIo {
-            inner: TokioIo::new(socket),
+            inner: TokioIo::new(transport),
             handover,
             stall_timeout,
             head_timeout,
@@ -371,13 +361,12 @@ impl ConnectionIo {
         let bulk = self.handover.bulk.load(Ordering::Relaxed);
         if bulk != self.bulk {
             self.bulk = bulk;
-            let bytes = if bulk { NOTSENT_LOWAT_BULK } else { NOTSENT_LOWAT };
-            let _ = SockRef::from(self.inner.inner()).set_tcp_notsent_lowat(bytes);
+            self.inner.inner().set_bulk(bulk);
         }
     }
 
-    /// The socket back.
-    pub fn into_inner(self) -> TcpStream {
+    /// Returns the transport.
+    pub fn into_inner(self) -> Transport {
         self.inner.into_inner()
     }
 }

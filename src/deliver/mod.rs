@@ -27,15 +27,14 @@ pub use body::StreamBody;
 pub use end::End;
 pub use gap::{Gap, Reason};
 pub use h2_send::{H2SendTracker, StallDetector, TrackedBytes};
-pub use handover::{
-    Answering, ConnectionIo, ConnectionState, NOTSENT_LOWAT, PendingTakeover, TakeoverBody,
-};
+pub use handover::{Answering, ConnectionIo, ConnectionState, PendingTakeover, TakeoverBody};
 pub use notices::Notices;
 pub use pace::Pace;
 #[cfg(all(test, feature = "shuttle"))]
 pub use source::Filled;
 pub use source::StreamSource;
 pub use stream::Stream;
+pub use tcp::TcpTransport;
 pub use token_bucket::TokenBucket;
 pub use transport::Transport;
 pub use websocket::{CommandFuture, CommandHandler, CommandReply, Session};

@@ -4,18 +4,16 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::end::End;
 use super::handover::PendingTakeover;
 use super::socket_writer::{SocketWriter, with_hand};
 use super::source::{Filled, StreamSource};
-use super::tcp::TcpTransport;
+use super::transport::Transport;
 
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
@@ -26,8 +24,8 @@ const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 ///
 /// # Cancel safety
 /// Dropping it cuts the stream and frees everything; the client resumes.
-pub struct Stream {
-    socket: TcpTransport,
+pub struct Stream<G> {
+    transport: Transport,
     pump: StreamSource,
     outlet: SocketWriter,
     /// Whether the body is chunked; without, it ends with the connection.
@@ -35,28 +33,19 @@ pub struct Stream {
     /// The farewell is said; what is left is to get it out.
     ending: bool,
     /// Makes the connection count as open.
-    _open: Arc<dyn Send + Sync>,
+    _open: G,
 }
 
-impl Stream {
-    /// A stream on a socket behind whose head nothing was written yet. The
-    /// connection counts as open as long as `open` lives.
-    pub fn new(
-        socket: TcpStream,
-        departure: PendingTakeover,
-        open: Arc<dyn Send + Sync>,
-    ) -> Stream {
+impl<G: Unpin> Stream<G> {
+    /// Creates a stream on a transport that has the response head and nothing
+    /// behind the head. The connection counts as open as long as `open` lives.
+    pub fn new(transport: Transport, departure: PendingTakeover, open: G) -> Stream<G> {
         let PendingTakeover { pump, chunked } = departure;
-        let socket = TcpTransport::new(socket);
-        pump.open_port(socket.port());
-        Stream {
-            socket,
-            pump,
-            outlet: SocketWriter::default(),
-            chunked,
-            ending: false,
-            _open: open,
+        if let Some(port) = transport.port() {
+            pump.open_port(port);
         }
+        let outlet = SocketWriter::default();
+        Stream { transport, pump, outlet, chunked, ending: false, _open: open }
     }
 
     /// Whether the client has gone. What it sends after its request is
@@ -65,7 +54,7 @@ impl Stream {
         let mut scrap = [0; 512];
         loop {
             let mut read = ReadBuf::new(&mut scrap);
-            match ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read)) {
+            match ready!(Pin::new(&mut self.transport).poll_read(cx, &mut read)) {
                 Ok(()) if !read.filled().is_empty() => {}
                 _ => return Poll::Ready(()),
             }
@@ -73,21 +62,19 @@ impl Stream {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
-        let Stream { socket, pump, outlet, .. } = self;
+        let Stream { transport, pump, outlet, .. } = self;
         with_hand(|hand| {
             loop {
-                ready!(outlet.poll_open(cx, socket, pump))?;
+                ready!(outlet.poll_open(cx, transport, pump))?;
                 match ready!(pump.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
+                    Filled::Write => ready!(outlet.poll_hand(cx, transport, pump, hand))?,
                     Filled::Rest(rest) => outlet.take_over(rest),
                     Filled::End(end) => return Poll::Ready(Ok(end)),
                 }
             }
         })
     }
-}
 
-impl Stream {
     /// Ends at once where the hub asks for it although a frame may be half
     /// out; otherwise the task is woken by whatever comes.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -101,7 +88,7 @@ impl Stream {
     }
 }
 
-impl Future for Stream {
+impl<G: Unpin> Future for Stream<G> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -123,7 +110,7 @@ impl Future for Stream {
                 Poll::Pending => return this.poll_cut(cx),
             }
         }
-        match this.outlet.poll_finish(cx, &mut this.socket, &mut this.pump) {
+        match this.outlet.poll_finish(cx, &mut this.transport, &mut this.pump) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => this.poll_cut(cx),
         }

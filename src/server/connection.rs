@@ -17,7 +17,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioTimer;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -26,7 +25,9 @@ use super::stream::{H2Executor, TrackedBody};
 use super::{FIRST_REQUEST_GRACE, Shared, peer, refusal};
 use crate::api::body::{Body, BodyAborted};
 use crate::api::{self, ConnectionContext, Peer};
-use crate::deliver::{Answering, ConnectionIo, ConnectionState, H2SendTracker, Stream};
+use crate::deliver::{
+    Answering, ConnectionIo, ConnectionState, H2SendTracker, Stream, TcpTransport, Transport,
+};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -61,7 +62,11 @@ const H2_SEND_BYTES: usize = 64 * 1024;
 ///
 /// # Cancel safety
 /// Dropping it cuts the connection.
-pub(super) async fn serve(open: Arc<ConnectionGuard>, mut socket: TcpStream, address: SocketAddr) {
+pub(super) async fn serve(
+    open: Arc<ConnectionGuard>,
+    mut socket: TcpTransport,
+    address: SocketAddr,
+) {
     let shared = open.shared();
     let head_due = Instant::now() + shared.settings().head_timeout;
     let Some(peer) = peer::identify(shared, &mut socket, address.ip(), head_due).await else {
@@ -96,7 +101,7 @@ pub(super) enum Version {
 
 /// Tells the version without taking a byte. hyper-util's own detection has no
 /// deadline, and its connection cannot be taken apart.
-pub(super) async fn sniff(socket: &TcpStream) -> io::Result<Version> {
+pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
     let mut start = [0; PREFACE_BYTES];
     let mut pause = PREFACE_PAUSE;
     loop {
@@ -120,7 +125,7 @@ pub(super) async fn sniff(socket: &TcpStream) -> io::Result<Version> {
 /// The first request's head is due at `head_due`.
 async fn serve_http1(
     open: &Arc<ConnectionGuard>,
-    socket: TcpStream,
+    socket: TcpTransport,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
@@ -143,7 +148,7 @@ async fn serve_http1(
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(
             ConnectionIo::new(
-                socket,
+                Transport::Tcp(socket),
                 handover.clone(),
                 settings.stall_timeout,
                 Some(settings.head_timeout),
@@ -218,7 +223,7 @@ impl HttpBody for CountedBody {
 /// that has begun have its idle time.
 async fn serve_http2(
     open: &Arc<ConnectionGuard>,
-    socket: TcpStream,
+    socket: TcpTransport,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
@@ -263,8 +268,13 @@ async fn serve_http2(
             .keep_alive_timeout(settings.stall_timeout)
             .enable_connect_protocol()
             .serve_connection(
-                ConnectionIo::new(socket, whole.clone(), settings.stall_timeout, None)
-                    .control_rate(settings.control_rate, &shared.metrics),
+                ConnectionIo::new(
+                    Transport::Tcp(socket),
+                    whole.clone(),
+                    settings.stall_timeout,
+                    None,
+                )
+                .control_rate(settings.control_rate, &shared.metrics),
                 service
             )
     );

@@ -12,15 +12,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::descriptors::Acceptor;
 use super::{Shared, connection, readiness, refusal};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, CapacityError};
-use crate::deliver::{ConnectionIo, ConnectionState, NOTSENT_LOWAT};
+use crate::deliver::{ConnectionIo, ConnectionState, TcpTransport, Transport};
 
 /// Connections that the kernel completes ahead of us: a reconnect storm of
 /// thousands must not be answered by SYN retries of a second and more. The
@@ -47,8 +47,8 @@ pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
     let mut acceptor = Acceptor::new(listener);
     loop {
         let (socket, address) = acceptor.accept(&shared.metrics).await;
-        let _ = socket.set_nodelay(true);
-        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(NOTSENT_LOWAT);
+        let socket = TcpTransport::new(socket);
+        socket.tune();
         match ConnectionGuard::new(&shared) {
             Some(open) => {
                 shared.tasks.spawn(connection::serve(Arc::new(open), socket, address));
@@ -147,11 +147,11 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
             shared.metrics.refused("admin-connections");
             continue;
         }
-        connections.spawn(serve_admin(shared.clone(), admin.clone(), socket));
+        connections.spawn(serve_admin(shared.clone(), admin.clone(), TcpTransport::new(socket)));
     }
 }
 
-async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) {
+async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpTransport) {
     let service = service_fn(|request: Request<Incoming>| {
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(admin::handle(&admin, request).await) }
@@ -161,7 +161,10 @@ async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) 
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
-        .serve_connection(ConnectionIo::new(socket, whole, settings.stall_timeout, None), service)
+        .serve_connection(
+            ConnectionIo::new(Transport::Tcp(socket), whole, settings.stall_timeout, None),
+            service,
+        )
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection failed");

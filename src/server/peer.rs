@@ -5,11 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::{ProxyProtocol, Shared};
 use crate::api::Peer;
+use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
 
 /// Takes a PROXY header off, where there must be one, and nothing else; none
@@ -19,7 +19,7 @@ use crate::wire::proxy::{self, ParseOutcome};
 /// Not safe: a part of the header is then gone.
 pub(super) async fn identify(
     shared: &Shared,
-    socket: &mut TcpStream,
+    socket: &mut TcpTransport,
     address: IpAddr,
     due: Instant,
 ) -> Option<Peer> {
@@ -53,7 +53,7 @@ pub(super) async fn identify(
 
 /// Reads a header and not a byte more. As long as it is incomplete all that is
 /// there is its own, so it is taken, and the next wait is one for more.
-async fn header(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+async fn header(socket: &mut TcpTransport) -> io::Result<Option<SocketAddr>> {
     // A connection that says nothing holds no buffer.
     socket.readable().await?;
     let mut start = vec![0; proxy::HEADER_BYTES_MAX];
@@ -85,7 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
 
     use super::*;
@@ -96,7 +96,7 @@ mod tests {
     async fn the_wait_for_the_rest_does_not_spin() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut proxy = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut socket = TcpTransport::new(listener.accept().await.unwrap().0);
         proxy.write_all(b"PROXY TCP4 192.0.2.1").await.unwrap();
         {
             let mut reading = pin!(header(&mut socket));

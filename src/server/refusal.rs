@@ -14,12 +14,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{HEAD_BYTES_MAX, Version, sniff};
 use super::{Shared, peer};
 use crate::api::CapacityError;
+use crate::deliver::TcpTransport;
 
 /// Connections that are refused at a time; more are closed at once.
 const SURPLUS_MAX: usize = 256;
@@ -32,7 +32,11 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// # Cancel safety
 /// Dropping it cuts the connection.
-pub(super) async fn refuse_fresh(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr) {
+pub(super) async fn refuse_fresh(
+    shared: Arc<Shared>,
+    mut socket: TcpTransport,
+    address: SocketAddr,
+) {
     let Some(surplus) = RefusalSlot::new(shared, CapacityError::Connections) else { return };
     if peer::identify(&surplus.shared, &mut socket, address.ip(), surplus.due).await.is_some() {
         surplus.refuse(socket, CapacityError::Connections).await;
@@ -43,13 +47,13 @@ pub(super) async fn refuse_fresh(shared: Arc<Shared>, mut socket: TcpStream, add
 ///
 /// # Cancel safety
 /// Dropping it cuts the connection.
-pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpStream, full: CapacityError) {
+pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpTransport, full: CapacityError) {
     if let Some(surplus) = RefusalSlot::new(shared, full) {
         surplus.refuse(socket, full).await;
     }
 }
 
-async fn answer(shared: &Arc<Shared>, socket: TcpStream, full: CapacityError) -> io::Result<()> {
+async fn answer(shared: &Arc<Shared>, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
     let shared = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = shared.gate.current().refuse(&request, full);
@@ -89,7 +93,7 @@ impl RefusalSlot {
         (before < SURPLUS_MAX).then_some(surplus)
     }
 
-    async fn refuse(self, socket: TcpStream, full: CapacityError) {
+    async fn refuse(self, socket: TcpTransport, full: CapacityError) {
         // Whether it was told, or went before, is nobody's matter.
         let _ = timeout_at(self.due, answer(&self.shared, socket, full)).await;
     }

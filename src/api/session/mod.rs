@@ -160,7 +160,7 @@ async fn run(
 /// The plain socket under an HTTP/1 upgrade; the stream itself on HTTP/2.
 fn take_apart(upgraded: Upgraded) -> (Transport, bytes::Bytes) {
     match upgraded.downcast::<ConnectionIo>() {
-        Ok(parts) => (Transport::plain(parts.io.into_inner()), parts.read_buf),
-        Err(upgraded) => (Transport::stream(upgraded), bytes::Bytes::new()),
+        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+        Err(upgraded) => (Transport::h2(upgraded), bytes::Bytes::new()),
     }
 }

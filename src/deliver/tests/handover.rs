@@ -7,7 +7,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::deliver::{ConnectionIo as Io, ConnectionState, PendingTakeover};
+use crate::deliver::{
+    ConnectionIo as Io, ConnectionState, PendingTakeover, TcpTransport, Transport,
+};
 
 const STALL_TIMEOUT: Duration = Duration::from_millis(40);
 
@@ -45,7 +47,8 @@ async fn a_head_that_is_written_slowly_is_waited_for() {
     let handover = ConnectionState::new(Arc::new(()));
     let Writer { pump, .. } = bench.connect();
     let _body = handover.plan(PendingTakeover { pump, chunked: true });
-    let mut io = Io::new(socket, handover.clone(), STALL_TIMEOUT, None);
+    let mut io =
+        Io::new(Transport::Tcp(TcpTransport::new(socket)), handover.clone(), STALL_TIMEOUT, None);
     let begun = std::time::Instant::now();
     let writing = async {
         while begun.elapsed() < 10 * STALL_TIMEOUT {
