@@ -43,7 +43,7 @@ use hyper::{Method, Request, Response, Version};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::deliver::{self, ConnectionState, H2SendTracker};
+use crate::deliver::{self, H2SendTracker, TakeoverSlot};
 use crate::event::EventType;
 use crate::hub::{self, Hub, Overflow};
 use crate::log::{Engine, StorageKind};
@@ -273,9 +273,9 @@ impl Drop for InFlightGuard {
 pub struct ConnectionContext {
     /// Who is at the other end.
     pub peer: Peer,
-    /// Where a stream leaves itself for the connection's task, or what keeps
-    /// the connection open for as long as a session lasts.
-    pub handover: Option<Arc<ConnectionState>>,
+    /// Where the handler of a stream or a session leaves its takeover. `None`
+    /// for a request that cannot take its connection over.
+    pub handover: Option<Arc<TakeoverSlot>>,
     /// An HTTP/2 stream's.
     pub flow: Option<Arc<H2SendTracker>>,
 }

@@ -13,7 +13,7 @@ use super::gate::Admitted;
 use super::negotiate::{self, MediaType};
 use super::start::{StartPosition, StreamParams};
 use super::{error, respond};
-use crate::deliver::{ConnectionState, Gap, PendingTakeover, Reason, StreamBody, StreamSource};
+use crate::deliver::{Gap, Reason, StreamBody, StreamSource, Takeover, TakeoverSlot};
 use crate::event::{EventId, Offset, ResourceId, Timestamp};
 use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
 use crate::log::Log;
@@ -252,7 +252,7 @@ fn open(
             return reject_stream(api, &head.method, &head.headers, head.version, problem);
         }
     };
-    let handover = head.extensions.get::<Arc<ConnectionState>>();
+    let handover = head.extensions.get::<Arc<TakeoverSlot>>();
     // HTTP/1.0 knows no chunks: the end of the connection ends the body.
     let chunked = handover.is_some() && head.version == Version::HTTP_11;
     let wire = if chunked { form.wire().chunked() } else { form.wire() };
@@ -276,7 +276,7 @@ fn open(
         pump.say(frame);
     }
     let body = match handover {
-        Some(handover) => Body::Taken(handover.plan(PendingTakeover { pump, chunked })),
+        Some(handover) => Body::Taken(handover.plan(Takeover::Stream { source: pump, chunked })),
         None => Body::Live(Box::new(StreamBody::new(pump))),
     };
     Ok(with_headers(head, target, form, body))

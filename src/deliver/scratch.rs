@@ -10,7 +10,10 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BYTES].into());
 }
 
-/// Lends this thread's buffer to `with`, which must not ask for it again.
-pub(super) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
+/// Lends this thread's buffer to `with`. `with` must not call `with_scratch`.
+///
+/// # Panics
+/// If `with` calls `with_scratch`.
+pub fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| with(scratch))
 }

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::end::End;
-use super::handover::PendingTakeover;
 use super::socket_writer::{SocketWriter, with_hand};
 use super::source::{Filled, StreamSource};
 use super::transport::Transport;
@@ -26,7 +25,7 @@ const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 /// Dropping it cuts the stream and frees everything; the client resumes.
 pub struct Stream<G> {
     transport: Transport,
-    pump: StreamSource,
+    source: StreamSource,
     outlet: SocketWriter,
     /// Whether the body is chunked; without, it ends with the connection.
     chunked: bool,
@@ -39,13 +38,12 @@ pub struct Stream<G> {
 impl<G: Unpin> Stream<G> {
     /// Creates a stream on a transport that has the response head and nothing
     /// behind the head. The connection counts as open as long as `open` lives.
-    pub fn new(transport: Transport, departure: PendingTakeover, open: G) -> Stream<G> {
-        let PendingTakeover { pump, chunked } = departure;
+    pub fn new(transport: Transport, source: StreamSource, chunked: bool, open: G) -> Stream<G> {
         if let Some(port) = transport.port() {
-            pump.open_port(port);
+            source.open_port(port);
         }
         let outlet = SocketWriter::default();
-        Stream { transport, pump, outlet, chunked, ending: false, _open: open }
+        Stream { transport, source, outlet, chunked, ending: false, _open: open }
     }
 
     /// Whether the client has gone. What it sends after its request is
@@ -62,12 +60,12 @@ impl<G: Unpin> Stream<G> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
-        let Stream { transport, pump, outlet, .. } = self;
+        let Stream { transport, source, outlet, .. } = self;
         with_hand(|hand| {
             loop {
-                ready!(outlet.poll_open(cx, transport, pump))?;
-                match ready!(pump.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(outlet.poll_hand(cx, transport, pump, hand))?,
+                ready!(outlet.poll_open(cx, transport, source))?;
+                match ready!(source.poll_fill(cx, hand)) {
+                    Filled::Write => ready!(outlet.poll_hand(cx, transport, source, hand))?,
                     Filled::Rest(rest) => outlet.take_over(rest),
                     Filled::End(end) => return Poll::Ready(Ok(end)),
                 }
@@ -78,9 +76,9 @@ impl<G: Unpin> Stream<G> {
     /// Ends at once where the hub asks for it although a frame may be half
     /// out; otherwise the task is woken by whatever comes.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.pump.subscriber().watch(cx, false) {
+        match self.source.subscriber().watch(cx, false) {
             Some(ending) => {
-                self.pump.ends(End::Ending(ending).reason());
+                self.source.ends(End::Ending(ending).reason());
                 Poll::Ready(())
             }
             None => Poll::Pending,
@@ -100,7 +98,7 @@ impl<G: Unpin> Future for Stream<G> {
             match this.poll_write(cx) {
                 Poll::Ready(Ok(end)) => {
                     this.ending = true;
-                    this.pump.ends(end.reason());
+                    this.source.ends(end.reason());
                     // A body that the client must not take for whole is cut.
                     if this.chunked && end.is_orderly() {
                         this.outlet.append(LAST_CHUNK);
@@ -110,7 +108,7 @@ impl<G: Unpin> Future for Stream<G> {
                 Poll::Pending => return this.poll_cut(cx),
             }
         }
-        match this.outlet.poll_finish(cx, &mut this.transport, &mut this.pump) {
+        match this.outlet.poll_finish(cx, &mut this.transport, &mut this.source) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => this.poll_cut(cx),
         }

@@ -15,19 +15,21 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioTimer;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
 
+use super::io::ConnectionIo;
 use super::listener::ConnectionGuard;
+use super::requests::{Answering, RequestCounter};
 use super::stream::{H2Executor, TrackedBody};
 use super::{FIRST_REQUEST_GRACE, Shared, peer, refusal};
 use crate::api::body::{Body, BodyAborted};
 use crate::api::{self, ConnectionContext, Peer};
-use crate::deliver::{
-    Answering, ConnectionIo, ConnectionState, H2SendTracker, Stream, TcpTransport, Transport,
-};
+use crate::deliver::{H2SendTracker, Stream, Takeover, TakeoverSlot, TcpTransport, Transport};
 
 /// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -130,12 +132,12 @@ async fn serve_http1(
     head_due: Instant,
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
-    let handover = ConnectionState::new(open.clone());
+    let (requests, slot) = (Arc::<RequestCounter>::default(), TakeoverSlot::new());
     let service = {
-        let (shared, handover) = (shared.clone(), handover.clone());
+        let (shared, requests, slot) = (shared.clone(), requests.clone(), slot.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (api, answering) = (shared.gate.current(), handover.begin());
-            let via = ConnectionContext { peer, handover: Some(handover.clone()), flow: None };
+            let (api, answering) = (shared.gate.current(), requests.begin());
+            let via = ConnectionContext { peer, handover: Some(slot.clone()), flow: None };
             async move {
                 let answer = api::handle(&api, request, via).await;
                 answering.set_bulk(answer.body().is_bulk());
@@ -143,26 +145,19 @@ async fn serve_http1(
             }
         })
     };
+    let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
+        .head_timeout(head_due, settings.head_timeout)
+        .takeover(slot.clone());
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(
-            ConnectionIo::new(
-                Transport::Tcp(socket),
-                handover.clone(),
-                settings.stall_timeout,
-                Some(settings.head_timeout),
-            )
-            .first_head_due(head_due),
-            service,
-        )
-        .with_upgrades();
-    let mut idle = pin!(handover.idle(settings.idle_timeout, IDLE_LOOKS));
-    let mut closed = pin!(closed(shared, &handover));
+        .serve_connection(io, service);
+    let mut idle = pin!(requests.idle(settings.idle_timeout, IDLE_LOOKS));
+    let mut closed = pin!(closed(shared, &requests));
     let (mut watched, mut told, mut unflushed) = (false, false, None);
-    let departure = std::future::poll_fn(|cx| {
+    let takeover = std::future::poll_fn(|cx| {
         let closing = shared.is_closing.load(Ordering::Acquire);
-        if closing && !told && handover.has_begun() {
+        if closing && !told && requests.has_begun() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
@@ -176,21 +171,39 @@ async fn serve_http1(
             return Poll::Ready(Ok(None));
         }
         match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(done) => Poll::Ready(done.map(|()| None)),
-            Poll::Pending => match handover.take() {
-                Some(departure) => Poll::Ready(Ok(Some(departure))),
-                None => handover
+            Poll::Ready(done) => Poll::Ready(done.map(|()| slot.take_switched())),
+            Poll::Pending => match slot.take_flushed() {
+                Some(takeover) => Poll::Ready(Ok(Some(takeover))),
+                None => slot
                     .poll_unflushed(cx, &mut unflushed, settings.stall_timeout)
                     .map(|()| Ok(None)),
             },
         }
     })
     .await?;
-    if let (Some(departure), Some(parts)) = (departure, connection.into_parts()) {
-        let stream = Stream::new(parts.io.into_inner(), departure, open.clone());
-        shared.tasks.spawn(stream);
+    if let Some(takeover) = takeover {
+        let parts = connection.into_parts();
+        execute(takeover, parts.io.into_inner(), &parts.read_buf, open.clone(), &shared.tasks);
     }
     Ok(())
+}
+
+/// Starts the task that writes to `transport` from here on. `early` holds the
+/// bytes that the client has sent behind its request. A stream drops them: it
+/// never ends, so it has no answer to them.
+fn execute<G: Send + Sync + 'static>(
+    takeover: Takeover,
+    transport: Transport,
+    early: &[u8],
+    open: Arc<G>,
+    tasks: &TaskTracker,
+) {
+    match takeover {
+        Takeover::Stream { source, chunked } => {
+            tasks.spawn(Stream::new(transport, source, chunked, open));
+        }
+        Takeover::WebSocket { source, spawn } => spawn(transport, source, early, open),
+    }
 }
 
 /// An answer's body, which is over when hyper lets go of it.
@@ -228,28 +241,32 @@ async fn serve_http2(
     head_due: Instant,
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
-    let whole = ConnectionState::new(open.clone());
+    let requests = Arc::<RequestCounter>::default();
     let streams = H2Executor::new(shared.tasks.clone(), settings.stall_timeout);
     let service = {
-        let (shared, whole, streams) = (shared.clone(), whole.clone(), streams.clone());
-        service_fn(move |request: Request<Incoming>| {
+        let (shared, requests, streams) = (shared.clone(), requests.clone(), streams.clone());
+        let open = open.clone();
+        service_fn(move |mut request: Request<Incoming>| {
             let streams = streams.clone();
-            let (shared, answering) = (shared.clone(), Arc::new(whole.begin()));
-            let (mut over, mut handover) = (None, None);
-            if *request.method() == Method::CONNECT {
-                // A session outlives its answer; it keeps these to its end.
-                let (session, ended) = oneshot::channel::<()>();
-                handover = Some(ConnectionState::new(Arc::new((answering.clone(), session))));
-                over = Some(ended);
-            }
-            // What of the answer is not written yet; a batch also says there that
-            // its client is alive while it sends.
+            let (shared, answering) = (shared.clone(), Arc::new(requests.begin()));
+            // hyper gives the stream of an extended CONNECT back.
+            let connect = (*request.method() == Method::CONNECT)
+                .then(|| (TakeoverSlot::new(), hyper::upgrade::on(&mut request), open.clone()));
+            let handover = connect.as_ref().map(|(slot, ..)| slot.clone());
+            // Tracks the bytes of the response that are not written yet. A batch
+            // also notes there that its client is alive while it sends.
             let flow = Arc::new(H2SendTracker::default());
             let via = ConnectionContext { peer, handover, flow: Some(flow.clone()) };
             async move {
                 streams.begins(&flow);
                 let answer = api::handle(&shared.gate.current(), request, via).await;
-                if let Some(over) = over.filter(|_| answer.status().is_success()) {
+                if let Some((slot, upgrading, open)) = connect
+                    && let Some(takeover) = slot.take_planned()
+                {
+                    // A session outlives its response; it keeps these to its end.
+                    let (session, over) = oneshot::channel::<()>();
+                    let guard = Arc::new((open, answering.clone(), session));
+                    shared.tasks.spawn(execute_h2(shared.clone(), takeover, upgrading, guard));
                     streams.upgrades(over);
                 }
                 Ok::<_, Infallible>(
@@ -258,6 +275,8 @@ async fn serve_http2(
             }
         })
     };
+    let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
+        .control_rate(settings.control_rate, &shared.metrics);
     let mut connection = pin!(
         http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
@@ -267,24 +286,15 @@ async fn serve_http2(
             .keep_alive_interval(settings.idle_timeout / 2)
             .keep_alive_timeout(settings.stall_timeout)
             .enable_connect_protocol()
-            .serve_connection(
-                ConnectionIo::new(
-                    Transport::Tcp(socket),
-                    whole.clone(),
-                    settings.stall_timeout,
-                    None,
-                )
-                .control_rate(settings.control_rate, &shared.metrics),
-                service
-            )
+            .serve_connection(io, service)
     );
     tokio::select! {
         served = connection.as_mut() => return served,
         // GOAWAY: who wants another stream connects elsewhere, or here again.
-        () = drained(shared, &whole) => {}
-        () = whole.idle(settings.idle_timeout, 1) => {}
+        () = drained(shared, &requests) => {}
+        () = requests.idle(settings.idle_timeout, 1) => {}
         () = streams.cut() => return Ok(()),
-        () = none_by(head_due, &whole) => {
+        () = none_by(head_due, &requests) => {
             shared.metrics.refused("no-request");
             return Ok(());
         }
@@ -293,19 +303,32 @@ async fn serve_http2(
     // What is open goes on, under the same deadlines, to its end.
     tokio::select! {
         served = connection.as_mut() => served,
-        () = whole.idle(settings.idle_timeout, 1) => Ok(()),
-        () = closed(shared, &whole) => Ok(()),
+        () = requests.idle(settings.idle_timeout, 1) => Ok(()),
+        () = closed(shared, &requests) => Ok(()),
         () = streams.cut() => Ok(()),
+    }
+}
+
+/// Executes a takeover on the stream of an extended CONNECT once hyper gives the
+/// stream back.
+async fn execute_h2<G: Send + Sync + 'static>(
+    shared: Arc<Shared>,
+    takeover: Takeover,
+    upgrading: OnUpgrade,
+    open: Arc<G>,
+) {
+    if let Ok(upgraded) = upgrading.await {
+        execute(takeover, Transport::h2(upgraded), &[], open, &shared.tasks);
     }
 }
 
 /// Ends when the drain has begun and nothing is being answered: streams are
 /// told before the connection is, since some clients take nothing behind a
 /// GOAWAY. In the end it does not wait for that.
-async fn drained(shared: &Shared, connection: &ConnectionState) {
+async fn drained(shared: &Shared, requests: &RequestCounter) {
     shared.draining.cancelled().await;
     tokio::select! {
-        () = connection.idle(LOOK, 1) => {}
+        () = requests.idle(LOOK, 1) => {}
         () = shared.closing.cancelled() => {}
     }
 }
@@ -319,15 +342,15 @@ async fn fresh(shared: &Shared) {
 
 /// Ends when the drain closes connections and this one is owed nothing, its
 /// first request on the way or not.
-async fn closed(shared: &Shared, connection: &ConnectionState) {
+async fn closed(shared: &Shared, requests: &RequestCounter) {
     shared.closing.cancelled().await;
-    connection.idle(FIRST_REQUEST_GRACE / 2, 1).await;
+    requests.idle(FIRST_REQUEST_GRACE / 2, 1).await;
 }
 
 /// Ends at `due` if no request of the connection has begun by then.
-async fn none_by(due: Instant, connection: &ConnectionState) {
+async fn none_by(due: Instant, requests: &RequestCounter) {
     sleep_until(due).await;
-    if connection.has_begun() {
+    if requests.has_begun() {
         std::future::pending::<()>().await;
     }
 }

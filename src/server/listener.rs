@@ -17,10 +17,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::descriptors::Acceptor;
+use super::io::ConnectionIo;
+use super::requests::RequestCounter;
 use super::{Shared, connection, readiness, refusal};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, CapacityError};
-use crate::deliver::{ConnectionIo, ConnectionState, TcpTransport, Transport};
+use crate::deliver::{TcpTransport, Transport};
 
 /// Connections that the kernel completes ahead of us: a reconnect storm of
 /// thousands must not be answered by SYN retries of a second and more. The
@@ -156,13 +158,13 @@ async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpTranspor
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(admin::handle(&admin, request).await) }
     });
-    let whole = ConnectionState::new(Arc::new(()));
+    let requests = Arc::<RequestCounter>::default();
     let settings = shared.settings();
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
         .serve_connection(
-            ConnectionIo::new(Transport::Tcp(socket), whole, settings.stall_timeout, None),
+            ConnectionIo::new(Transport::Tcp(socket), requests, settings.stall_timeout),
             service,
         )
         .await;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 use hyper::http::uri::Authority;
-use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, Uri, Version};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
@@ -16,7 +15,7 @@ use super::body::Body;
 use super::gate::Admitted;
 use super::subscribe::{ResolvedStart, StreamTarget};
 use super::{Api, Client, respond};
-use crate::deliver::{ConnectionIo, ConnectionState, Session, StreamSource, Transport};
+use crate::deliver::{Session, SpawnSession, StreamSource, Takeover, TakeoverSlot};
 use crate::metrics::Protocol;
 use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
@@ -36,7 +35,7 @@ const SUBPROTOCOL: &str = "streamgate.v1";
 /// Safe until the answer is given.
 pub async fn upgrade(
     api: &Arc<Api>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     client: Client,
     target: Option<StreamTarget>,
 ) -> Result<Response<Body>, Problem> {
@@ -51,11 +50,17 @@ pub async fn upgrade(
         Some(target) => Some(target.beginning().await?),
         None => None,
     };
+    let Some(slot) = request.extensions().get::<Arc<TakeoverSlot>>() else {
+        return Err(Problem::new(Code::UpgradeRequired, "this connection takes no WebSocket"));
+    };
     let admitted = api.admit(Protocol::WebSocket, request.extensions())?;
-    let (pump, core) = begin(api, admitted, client, target, beginning);
-    let handover = request.extensions().get::<Arc<ConnectionState>>().cloned();
-    let upgrading = hyper::upgrade::on(&mut request);
-    api.tasks.spawn(run(api.clone(), upgrading, pump, core, handover));
+    let (source, commands) = begin(api, admitted, client, target, beginning);
+    let api = api.clone();
+    let spawn: SpawnSession = Box::new(move |transport, source, early, open| {
+        let session = Session::new(transport, source, commands, &api.deliver, early, Some(open));
+        api.tasks.spawn(session);
+    });
+    slot.plan(Takeover::WebSocket { source, spawn });
     Ok(response)
 }
 
@@ -81,7 +86,7 @@ fn accept(request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
 }
 
 /// A page of another site must not speak to a gateway that trusts its
-/// network: browsers send such a page's `LogIdentity`, and no other client does.
+/// network: browsers send such a page's `Origin`, and no other client does.
 fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
     let asked = request.uri().authority().cloned().or_else(|| {
@@ -136,31 +141,4 @@ fn begin(
         }
     }
     (pump, core)
-}
-
-/// Has the socket served once hyper gives it back, in a task of its own: here
-/// the session's memory would hold what came before it. `handover` makes the
-/// connection count as open until then.
-async fn run(
-    api: Arc<Api>,
-    upgrading: OnUpgrade,
-    pump: StreamSource,
-    core: CommandDispatcher,
-    handover: Option<Arc<ConnectionState>>,
-) {
-    if let Ok(upgraded) = upgrading.await {
-        // hyper's read buffer goes here, not with the session: 8 KiB each.
-        let (transport, early) = take_apart(upgraded);
-        let open = handover.map(|handover| handover.open());
-        let session = Session::new(transport, pump, core, &api.deliver, &early, open);
-        api.tasks.spawn(session);
-    }
-}
-
-/// The plain socket under an HTTP/1 upgrade; the stream itself on HTTP/2.
-fn take_apart(upgraded: Upgraded) -> (Transport, bytes::Bytes) {
-    match upgraded.downcast::<ConnectionIo>() {
-        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
-        Err(upgraded) => (Transport::h2(upgraded), bytes::Bytes::new()),
-    }
 }
