@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioTimer;
@@ -48,7 +48,7 @@ const PREFACE_BYTES: usize = 24 + 9;
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Looks within the idle time of an HTTP/1 connection whether it is idle.
-const IDLE_LOOKS: u32 = 4;
+pub(super) const IDLE_LOOKS: u32 = 4;
 
 /// Between two looks whether a connection has anything left to answer.
 const LOOK: Duration = Duration::from_millis(20);
@@ -141,17 +141,14 @@ async fn serve_http1(
             async move {
                 let answer = api::handle(&api, request, via).await;
                 answering.set_bulk(answer.body().is_bulk());
-                Ok::<_, Infallible>(answer.map(|body| CountedBody { body, _answering: answering }))
+                Ok::<_, Infallible>(answer.map(|body| CountedBody::new(body, answering)))
             }
         })
     };
     let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
         .head_timeout(head_due, settings.head_timeout)
         .takeover(slot.clone());
-    let mut connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(io, service);
+    let mut connection = http1(io, service);
     let mut idle = pin!(requests.idle(settings.idle_timeout, IDLE_LOOKS));
     let mut closed = pin!(closed(shared, &requests));
     let (mut watched, mut told, mut unflushed) = (false, false, None);
@@ -188,6 +185,19 @@ async fn serve_http1(
     Ok(())
 }
 
+/// Builds hyper's HTTP/1 connection for either listener. The deadlines are those
+/// of `io`.
+pub(super) fn http1<S>(io: ConnectionIo, service: S) -> http1::Connection<ConnectionIo, S>
+where
+    S: HttpService<Incoming, ResBody = CountedBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(io, service)
+}
+
 /// Starts the task that writes to `transport` from here on. `early` holds the
 /// bytes that the client has sent behind its request. A stream drops them: it
 /// never ends, so it has no answer to them.
@@ -207,9 +217,15 @@ fn execute<G: Send + Sync + 'static>(
 }
 
 /// An answer's body, which is over when hyper lets go of it.
-struct CountedBody {
+pub(super) struct CountedBody {
     body: Body,
     _answering: Answering,
+}
+
+impl CountedBody {
+    pub(super) fn new(body: Body, answering: Answering) -> CountedBody {
+        CountedBody { body, _answering: answering }
+    }
 }
 
 impl HttpBody for CountedBody {

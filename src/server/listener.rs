@@ -9,13 +9,13 @@ use std::sync::{Arc, OnceLock};
 
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::connection::{CountedBody, IDLE_LOOKS};
 use super::descriptors::Acceptor;
 use super::io::ConnectionIo;
 use super::requests::RequestCounter;
@@ -153,21 +153,24 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
+/// Serves an operator's connection. It has no place in the drain and no idle
+/// time of its own: each head is due a head timeout after the last response.
 async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpTransport) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let admin = admin.clone();
-        async move { Ok::<_, Infallible>(admin::handle(&admin, request).await) }
-    });
-    let requests = Arc::<RequestCounter>::default();
     let settings = shared.settings();
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.head_timeout)
-        .serve_connection(
-            ConnectionIo::new(Transport::Tcp(socket), requests, settings.stall_timeout),
-            service,
-        )
-        .await;
+    let requests = Arc::<RequestCounter>::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (admin, answering) = (admin.clone(), requests.begin());
+        async move {
+            let answer = admin::handle(&admin, request).await;
+            Ok::<_, Infallible>(answer.map(|body| CountedBody::new(body, answering)))
+        }
+    });
+    let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
+        .head_timeout(Instant::now() + settings.head_timeout, settings.head_timeout);
+    let served = tokio::select! {
+        served = connection::http1(io, service) => served,
+        () = requests.idle(settings.head_timeout, IDLE_LOOKS) => return,
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection failed");
     }
