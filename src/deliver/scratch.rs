@@ -1,9 +1,9 @@
-//! A buffer to read into that belongs to the thread, so that no connection
-//! holds one while it waits.
+//! A read buffer for each thread, so that no connection holds a buffer while it
+//! waits.
 
 use std::cell::RefCell;
 
-/// Bytes read from a socket at a time.
+/// The most bytes of one read from a transport.
 const BYTES: usize = 16 * 1024;
 
 thread_local! {

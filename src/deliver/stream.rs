@@ -1,5 +1,6 @@
-//! An SSE or NDJSON stream on a socket that was taken over from hyper after
-//! the head: no buffers of hyper's, one vectored write of shared chunks.
+//! An SSE or NDJSON stream on a connection that was taken over from hyper after
+//! the head. It has no buffers of hyper's and sends shared chunks in one vectored
+//! write.
 
 use std::future::Future;
 use std::io;
@@ -17,19 +18,20 @@ use super::transport::Transport;
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
-/// Writes one stream to its end. To be spawned as a task of its own, and by
-/// itself: inside the connection's it would keep hyper's struct alive, and an
-/// `async` block around it holds it twice, before and while it runs.
+/// Writes one stream to its end. Spawn the future itself as a task of its own:
+/// inside the connection's task it would keep hyper's struct alive, and an `async`
+/// block around the future holds it twice, before and while it runs.
 ///
 /// # Cancel safety
-/// Dropping it cuts the stream and frees everything; the client resumes.
+/// Dropping the future closes the connection at once and frees everything; the
+/// client resumes.
 pub struct Stream<G> {
     transport: Transport,
     source: StreamSource,
-    outlet: SocketWriter,
-    /// Whether the body is chunked; without, it ends with the connection.
+    writer: SocketWriter,
+    /// Whether the body is chunked. Without chunks it ends with the connection.
     chunked: bool,
-    /// The farewell is said; what is left is to get it out.
+    /// The last frame is appended; only its bytes remain to be written.
     ending: bool,
     /// Makes the connection count as open.
     _open: G,
@@ -42,12 +44,12 @@ impl<G: Unpin> Stream<G> {
         if let Some(port) = transport.port() {
             source.open_port(port);
         }
-        let outlet = SocketWriter::default();
-        Stream { transport, source, outlet, chunked, ending: false, _open: open }
+        let writer = SocketWriter::default();
+        Stream { transport, source, writer, chunked, ending: false, _open: open }
     }
 
-    /// Whether the client has gone. What it sends after its request is
-    /// dropped: a stream that never ends has no answer to it.
+    /// Ready once the client has gone. Bytes that the client sends after its
+    /// request are dropped: a stream that never ends has no answer to them.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scrap = [0; 512];
         loop {
@@ -60,21 +62,21 @@ impl<G: Unpin> Stream<G> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
-        let Stream { transport, source, outlet, .. } = self;
+        let Stream { transport, source, writer, .. } = self;
         with_hand(|hand| {
             loop {
-                ready!(outlet.poll_open(cx, transport, source))?;
+                ready!(writer.poll_open(cx, transport, source))?;
                 match ready!(source.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(outlet.poll_hand(cx, transport, source, hand))?,
-                    Filled::Rest(rest) => outlet.take_over(rest),
+                    Filled::Write => ready!(writer.poll_hand(cx, transport, source, hand))?,
+                    Filled::Rest(rest) => writer.take_over(rest),
                     Filled::End(end) => return Poll::Ready(Ok(end)),
                 }
             }
         })
     }
 
-    /// Ends at once where the hub asks for it although a frame may be half
-    /// out; otherwise the task is woken by whatever comes.
+    /// Ready once the hub ends the stream, even if a frame is written in part.
+    /// Registers the task's waker otherwise.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.source.subscriber().watch(cx, false) {
             Some(ending) => {
@@ -99,16 +101,16 @@ impl<G: Unpin> Future for Stream<G> {
                 Poll::Ready(Ok(end)) => {
                     this.ending = true;
                     this.source.ends(end.reason());
-                    // A body that the client must not take for whole is cut.
+                    // Without the last chunk the client sees an incomplete body.
                     if this.chunked && end.is_orderly() {
-                        this.outlet.append(LAST_CHUNK);
+                        this.writer.append(LAST_CHUNK);
                     }
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => return this.poll_cut(cx),
             }
         }
-        match this.outlet.poll_finish(cx, &mut this.transport, &mut this.source) {
+        match this.writer.poll_finish(cx, &mut this.transport, &mut this.source) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => this.poll_cut(cx),
         }

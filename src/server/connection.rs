@@ -1,5 +1,6 @@
-//! One client connection: HTTP/1.1 or HTTP/2 by its first bytes, requests to
-//! the API, and a stream's socket handed on once its head is out.
+//! One client connection. Its first bytes decide between HTTP/1.1 and HTTP/2. Its
+//! requests go to the API. A stream or a session takes the connection over once
+//! its head is sent.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -31,39 +32,40 @@ use crate::api::body::{Body, BodyAborted};
 use crate::api::{self, ConnectionContext, Peer};
 use crate::deliver::{H2SendTracker, Stream, Takeover, TakeoverSlot, TcpTransport, Transport};
 
-/// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
+/// The largest request head: request line and fields (`docs/protocol.md#errors`,
+/// 431).
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The first bytes of an HTTP/2 connection's preface (RFC 9113 §3.4); no
-/// method of HTTP/1 begins so.
+/// The first bytes of an HTTP/2 connection's preface (RFC 9113 §3.4). No method
+/// of HTTP/1 begins with these bytes.
 const PREFACE: &[u8; 3] = b"PRI";
 
-/// All of the preface: 24 fixed bytes and the head of the first SETTINGS.
+/// The length of the preface: 24 fixed bytes and the head of the first SETTINGS.
 const PREFACE_BYTES: usize = 24 + 9;
 
-/// Between two looks at a preface that comes in pieces, the first time. Each
-/// further pause is twice as long: a piece that is late by itself comes in
-/// milliseconds, and a thousand clients that send no more must not cost two
+/// The first pause between two checks of an incomplete preface. Each further
+/// pause is twice as long. The next piece of a slow client arrives in
+/// milliseconds. A thousand clients that send no next piece must not cost two
 /// hundred thousand wake-ups a second.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Looks within the idle time of an HTTP/1 connection whether it is idle.
+/// The number of checks in the idle time of an HTTP/1 connection.
 pub(super) const IDLE_LOOKS: u32 = 4;
 
-/// Between two looks whether a connection has anything left to answer.
+/// The pause between two checks whether a connection has a request in progress.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The longest of these pauses.
+/// The longest pause between two checks of an incomplete preface.
 const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Bytes of one HTTP/2 stream that hyper may hold for a client that does not
-/// read; the overflow policy acts on what is behind them.
+/// read. The overflow policy acts on the events behind these bytes.
 const H2_SEND_BYTES: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 ///
 /// # Cancel safety
-/// Dropping it cuts the connection.
+/// Dropping the future closes the connection at once.
 pub(super) async fn serve(
     open: Arc<ConnectionGuard>,
     mut socket: TcpTransport,
@@ -101,8 +103,8 @@ pub(super) enum Version {
     Http2,
 }
 
-/// Tells the version without taking a byte. hyper-util's own detection has no
-/// deadline, and its connection cannot be taken apart.
+/// Returns the HTTP version and leaves all bytes in the socket. hyper-util's own
+/// detection has no deadline, and its connection has no `into_parts`.
 pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
     let mut start = [0; PREFACE_BYTES];
     let mut pause = PREFACE_PAUSE;
@@ -118,13 +120,13 @@ pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
         if seen == PREFACE_BYTES {
             return Ok(Version::Http2);
         }
-        // What was peeked stays readable, so waiting for readiness would spin.
+        // Peeked bytes stay readable, so a wait for readiness would spin.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PREFACE_PAUSE_MAX);
     }
 }
 
-/// The first request's head is due at `head_due`.
+/// Serves an HTTP/1 connection. The first request's head is due at `head_due`.
 async fn serve_http1(
     open: &Arc<ConnectionGuard>,
     socket: TcpTransport,
@@ -151,14 +153,14 @@ async fn serve_http1(
     let mut connection = http1(io, service);
     let mut idle = pin!(requests.idle(settings.idle_timeout, IDLE_LOOKS));
     let mut closed = pin!(closed(shared, &requests));
-    let (mut watched, mut told, mut unflushed) = (false, false, None);
+    let (mut watched, mut has_shut_down, mut unflushed) = (false, false, None);
     let takeover = std::future::poll_fn(|cx| {
         let closing = shared.is_closing.load(Ordering::Acquire);
-        if closing && !told && requests.has_begun() {
-            told = true;
+        if closing && !has_shut_down && requests.has_begun() {
+            has_shut_down = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        // Once polled it wakes this task by itself.
+        // Once polled, the future wakes this task by itself.
         if (closing || !std::mem::replace(&mut watched, true))
             && closed.as_mut().poll(cx).is_ready()
         {
@@ -216,7 +218,7 @@ fn execute<G: Send + Sync + 'static>(
     }
 }
 
-/// An answer's body, which is over when hyper lets go of it.
+/// A response body. The request ends when hyper drops the body.
 pub(super) struct CountedBody {
     body: Body,
     _answering: Answering,
@@ -248,8 +250,8 @@ impl HttpBody for CountedBody {
     }
 }
 
-/// The first request's head is due at `head_due`; later ones of a connection
-/// that has begun have its idle time.
+/// Serves an HTTP/2 connection. The first request's head is due at `head_due`.
+/// After the first request only the idle time applies.
 async fn serve_http2(
     open: &Arc<ConnectionGuard>,
     socket: TcpTransport,
@@ -306,7 +308,7 @@ async fn serve_http2(
     );
     tokio::select! {
         served = connection.as_mut() => return served,
-        // GOAWAY: who wants another stream connects elsewhere, or here again.
+        // GOAWAY: a client that wants another stream connects again.
         () = drained(shared, &requests) => {}
         () = requests.idle(settings.idle_timeout, 1) => {}
         () = streams.cut() => return Ok(()),
@@ -316,7 +318,7 @@ async fn serve_http2(
         }
     }
     connection.as_mut().graceful_shutdown();
-    // What is open goes on, under the same deadlines, to its end.
+    // Open streams go on to their end, under the same deadlines.
     tokio::select! {
         served = connection.as_mut() => served,
         () = requests.idle(settings.idle_timeout, 1) => Ok(()),
@@ -338,9 +340,9 @@ async fn execute_h2<G: Send + Sync + 'static>(
     }
 }
 
-/// Ends when the drain has begun and nothing is being answered: streams are
-/// told before the connection is, since some clients take nothing behind a
-/// GOAWAY. In the end it does not wait for that.
+/// Ends when the drain has begun and no request is in progress. Streams end
+/// before the connection does, since some clients ignore all frames behind a
+/// GOAWAY. Once the drain closes connections, this ends at once.
 async fn drained(shared: &Shared, requests: &RequestCounter) {
     shared.draining.cancelled().await;
     tokio::select! {
@@ -349,21 +351,21 @@ async fn drained(shared: &Shared, requests: &RequestCounter) {
     }
 }
 
-/// Ends when the drain has no more patience with a connection that has said
-/// nothing: it may have been accepted only now, its request on the way.
+/// Ends when the drain closes connections without a first byte. The connection
+/// may have been accepted only now, so it has a grace time for its request.
 async fn fresh(shared: &Shared) {
     shared.closing.cancelled().await;
     sleep(FIRST_REQUEST_GRACE).await;
 }
 
-/// Ends when the drain closes connections and this one is owed nothing, its
-/// first request on the way or not.
+/// Ends when the drain closes connections and this one has no request in
+/// progress. The wait leaves time for a first request that is on its way.
 async fn closed(shared: &Shared, requests: &RequestCounter) {
     shared.closing.cancelled().await;
     requests.idle(FIRST_REQUEST_GRACE / 2, 1).await;
 }
 
-/// Ends at `due` if no request of the connection has begun by then.
+/// Ends at `due` if no request of the connection has begun before.
 async fn none_by(due: Instant, requests: &RequestCounter) {
     sleep_until(due).await;
     if requests.has_begun() {

@@ -1,4 +1,4 @@
-//! Listening, and what becomes of a fresh socket.
+//! Listening sockets, accepted connections, and the admin listener.
 
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
@@ -24,17 +24,17 @@ use crate::api::admin::{self, Admin};
 use crate::api::{self, CapacityError};
 use crate::deliver::{TcpTransport, Transport};
 
-/// Connections that the kernel completes ahead of us: a reconnect storm of
-/// thousands must not be answered by SYN retries of a second and more. The
-/// kernel caps it at `net.core.somaxconn`.
+/// The most connections that wait for accept in the kernel. In a reconnect storm
+/// of thousands a full queue costs SYN retries of a second and more. The kernel
+/// caps the value at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Operators' connections at a time: some scrapers and probes, each with a
-/// connection or two, and far below the descriptors that connections leave.
+/// The most admin connections: some scrapers and probes, each with a connection
+/// or two. The number is far below the descriptors that client connections leave.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 
-/// A listening socket with `SO_REUSEADDR`, so that a restart need not wait
-/// for old connections' `TIME_WAIT`.
+/// Returns a listening socket with `SO_REUSEADDR`, so that a restart need not
+/// wait for the `TIME_WAIT` of old connections.
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -44,7 +44,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts clients for ever.
+/// Accepts client connections for ever.
 pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
     let mut acceptor = Acceptor::new(listener);
     loop {
@@ -62,15 +62,15 @@ pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// A client connection that counts as open while this lives.
+/// Counts a client connection as open as long as it lives.
 pub(super) struct ConnectionGuard {
     shared: Arc<Shared>,
-    /// Whose it counts as, where that is limited.
+    /// The address that the connection counts for.
     address: OnceLock<IpAddr>,
 }
 
 impl ConnectionGuard {
-    /// None when there are as many as there may be.
+    /// Returns `None` if the connection cap is reached.
     fn new(shared: &Arc<Shared>) -> Option<ConnectionGuard> {
         if shared.connections.load(Ordering::Relaxed) >= shared.settings().connections_max {
             return None;
@@ -80,11 +80,11 @@ impl ConnectionGuard {
         Some(ConnectionGuard { shared: shared.clone(), address: OnceLock::new() })
     }
 
-    /// Counts it as one of `address`, once. A proxy's connections are its
-    /// clients', and count for nobody.
+    /// Counts the connection for `address`, once. A proxy's connections belong to
+    /// its clients and count for no address.
     ///
     /// # Errors
-    /// When the address has as many as it may.
+    /// [`CapacityError::Address`] if the cap of the address is reached.
     pub(super) fn count(&self, address: IpAddr) -> Result<(), CapacityError> {
         if self.shared.gate.current().settings.proxies.contain(address) {
             return Ok(());
@@ -122,7 +122,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Accepts scrapes and probes for ever.
+/// Accepts admin connections for ever.
 pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
     let metrics = {
         let shared = shared.clone();

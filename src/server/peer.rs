@@ -1,5 +1,5 @@
-//! Who is at the other end of a fresh connection: the socket's peer, or whom a
-//! PROXY header names (`server.proxy_protocol`).
+//! The client's address of a fresh connection: the socket's peer address, or the
+//! address in a PROXY header (`server.proxy_protocol`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,11 +12,11 @@ use crate::api::Peer;
 use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
 
-/// Takes a PROXY header off, where there must be one, and nothing else; none
-/// where the connection is to be closed, which is counted here.
+/// Reads the PROXY header, if the configuration requires one, and no byte more.
+/// Returns `None` if the connection must be closed; the refusal is counted here.
 ///
 /// # Cancel safety
-/// Not safe: a part of the header is then gone.
+/// Not safe: a part of the header may have been read.
 pub(super) async fn identify(
     shared: &Shared,
     socket: &mut TcpTransport,
@@ -40,8 +40,8 @@ pub(super) async fn identify(
             let address = source.ip().to_canonical();
             Some(Peer { address, believed: proxies.contain(address) })
         }
-        // The proxy's address counts, but not its word: the fields of a
-        // connection that it cannot name the client of are that client's.
+        // The header names no client, so the connection counts for the proxy's
+        // address. Its forwarding fields come from the client and are ignored.
         Ok(None) => Some(Peer { address, believed: false }),
         Err(error) => {
             tracing::debug!(%address, %error, "closed: no PROXY header");
@@ -51,10 +51,10 @@ pub(super) async fn identify(
     }
 }
 
-/// Reads a header and not a byte more. As long as it is incomplete all that is
-/// there is its own, so it is taken, and the next wait is one for more.
+/// Reads a header and no byte more. All bytes of an incomplete header belong to
+/// the header, so they are read, and the next wait is for new bytes.
 async fn header(socket: &mut TcpTransport) -> io::Result<Option<SocketAddr>> {
-    // A connection that says nothing holds no buffer.
+    // A connection that sends nothing holds no buffer.
     socket.readable().await?;
     let mut start = vec![0; proxy::HEADER_BYTES_MAX];
     let mut taken = 0;
