@@ -9,15 +9,16 @@ use crate::api::request::{
     address::{Client, Peer},
     query::Query,
 };
-use crate::deliver::{ConnectionState, H2SendTracker};
+use crate::deliver::{H2SendTracker, TakeoverSlot};
 
 /// The connection that a request came on. The server makes it.
 pub struct ConnectionContext {
     /// The other end of the connection.
     pub peer: Peer,
-    /// On HTTP/1, the state through which a stream takes the connection over.
-    /// On HTTP/2, the state that keeps the connection open during a session.
-    pub handover: Option<Arc<ConnectionState>>,
+    /// The slot in which a handler leaves a stream or a session that takes the
+    /// connection, or the stream of an HTTP/2 CONNECT, over. None where nothing
+    /// can be taken over.
+    pub takeover: Option<Arc<TakeoverSlot>>,
     /// The send tracker of the HTTP/2 stream; none on HTTP/1.
     pub flow: Option<Arc<H2SendTracker>>,
 }

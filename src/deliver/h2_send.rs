@@ -1,10 +1,10 @@
-//! Whether the answer on an HTTP/2 stream gets anywhere.
+//! Detects an HTTP/2 stream whose client does not read the response.
 //!
-//! hyper asks a body for its next frame, and h2 keeps it until the client has
-//! given window for it, without any deadline (RFC 9113 §5.2). So each frame
-//! goes out as a [`TrackedBytes`] that tells the stream's [`H2SendTracker`] what of it was
-//! written, and the stream's task asks the flow whether its client takes
-//! nothing.
+//! hyper asks a body for its next frame, and h2 keeps the frame until the client
+//! has opened its window, without a deadline (RFC 9113 §5.2). So each frame is a
+//! [`TrackedBytes`] that reports its written bytes to the stream's
+//! [`H2SendTracker`]. The stream's task asks the tracker whether the stream
+//! stalls.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -17,42 +17,42 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 
-/// Looks at a stream that waits for window, in one stall timeout: it is cut
-/// that late at most, and no write asks for the clock.
+/// The number of checks in one stall timeout of a stream that waits for window.
+/// The stream ends at most one such part late, and no write reads the clock.
 const LOOKS: u32 = 4;
 
-/// What of one stream's answer is not written.
+/// Tracks the bytes of one stream's response that are not written yet.
 #[derive(Debug, Default)]
 pub struct H2SendTracker {
     waiting_bytes: AtomicUsize,
-    /// Something went out, or came in, since the last look.
+    /// Bytes were sent or received since the last check.
     moved: AtomicBool,
     stalled: AtomicBool,
-    /// A task looks whether it stalls.
+    /// A task checks whether the stream stalls.
     watched: AtomicBool,
-    /// Who waits until all is written.
+    /// The waker of the task that waits until all bytes are written.
     writer: Mutex<Option<Waker>>,
 }
 
 impl H2SendTracker {
-    /// Gives bytes to be written.
+    /// Returns `bytes` as tracked bytes.
     pub fn piece(self: &Arc<Self>, bytes: Bytes) -> TrackedBytes {
         self.waiting_bytes.fetch_add(bytes.len(), Ordering::AcqRel);
         TrackedBytes { bytes, flow: self.clone() }
     }
 
-    /// The client is alive in another way: a batch is still being sent, whose
-    /// answers it need not read before.
+    /// Notes that the client is alive: it still sends a batch, whose responses it
+    /// need not read before the end.
     pub fn moved(&self) {
         self.moved.store(true, Ordering::Release);
     }
 
-    /// Watches a stream from outside of its task. Returns true once nothing of
-    /// what waits has moved for `stall_timeout`, by up to a quarter later, and
-    /// false once the stream is over.
+    /// Watches a stream from outside of its task. Returns true once no waiting
+    /// byte has moved for `stall_timeout`, at most a quarter late, and false once
+    /// the stream has ended.
     ///
     /// # Cancel safety
-    /// Safe: it then begins anew.
+    /// Safe: the next call starts again.
     pub async fn stalls(flow: Weak<H2SendTracker>, stall_timeout: Duration) -> bool {
         let mut patience = StallDetector::new(stall_timeout);
         loop {
@@ -65,28 +65,28 @@ impl H2SendTracker {
         }
     }
 
-    /// Whether the stream was cut for taking nothing.
+    /// Returns whether the stream was ended as stalled.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire)
     }
 
-    /// Whether a task looks whether the stream stalls.
+    /// Returns whether a task checks whether the stream stalls.
     pub fn is_watched(&self) -> bool {
         self.watched.load(Ordering::Acquire)
     }
 
-    /// Sets whether a task looks whether the stream stalls.
+    /// Sets whether a task checks whether the stream stalls.
     pub fn set_watched(&self, watched: bool) {
         self.watched.store(watched, Ordering::Release);
     }
 
-    /// Ready once every piece is written.
+    /// Ready once all bytes are written.
     pub fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.waits() {
             return Poll::Ready(());
         }
         *self.writer.lock() = Some(cx.waker().clone());
-        // The last piece may have gone between the look and the waker.
+        // The last bytes may have gone between the check and the waker.
         if self.waits() { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -104,7 +104,7 @@ impl H2SendTracker {
     }
 }
 
-/// Bytes on their way through h2 to the socket.
+/// Bytes on their way through h2 to the transport.
 #[derive(Debug)]
 pub struct TrackedBytes {
     bytes: Bytes,
@@ -126,26 +126,26 @@ impl Buf for TrackedBytes {
     }
 }
 
-/// The deadline of one stream. Its timer is made when something waits and
-/// kept until a look finds that nothing does, so a stream that keeps up costs
-/// a few timers a minute and an idle one none.
+/// The stall deadline of one stream. Its timer is created when bytes wait and
+/// kept until a check finds that none do. So a stream that keeps up costs a few
+/// timers a minute, and an idle one none.
 #[derive(Debug)]
 pub struct StallDetector {
     stall_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Looks in a row that found nothing moved.
+    /// The number of checks in a row without a moved byte.
     still: u32,
 }
 
 impl StallDetector {
-    /// For a stream whose client may take nothing for `stall_timeout`.
+    /// Creates the detector of a stream that may stall for `stall_timeout`.
     pub fn new(stall_timeout: Duration) -> StallDetector {
         StallDetector { stall_timeout, timer: None, still: 0 }
     }
 
-    /// Ready once nothing of what waits in `flow` has moved for the stall
-    /// timeout; by up to a quarter later, and never where nothing waits. To
-    /// be asked whenever the stream's task was polled.
+    /// Ready once no waiting byte in `flow` has moved for the stall timeout, at
+    /// most a quarter late. Never ready while no bytes wait. Call this whenever
+    /// the stream's task was polled.
     pub fn poll_stalled(&mut self, cx: &mut Context<'_>, flow: &H2SendTracker) -> Poll<()> {
         let until_look = self.stall_timeout / LOOKS;
         loop {
@@ -167,7 +167,7 @@ impl StallDetector {
         }
     }
 
-    /// Whether this was the last look that a client is given.
+    /// Checks the stream and returns whether it has stalled.
     fn look(&mut self, flow: &H2SendTracker) -> bool {
         let still = flow.waits() && !flow.moved.swap(false, Ordering::AcqRel);
         self.still = if still { self.still + 1 } else { 0 };

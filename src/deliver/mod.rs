@@ -6,7 +6,6 @@ mod token_bucket;
 mod end;
 mod h2_send;
 mod gap;
-mod handover;
 mod notices;
 mod socket_writer;
 mod pace;
@@ -15,6 +14,7 @@ mod source;
 mod catch_up;
 mod scratch;
 mod stream;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -27,23 +27,23 @@ pub use body::StreamBody;
 pub use end::End;
 pub use gap::{Gap, Reason};
 pub use h2_send::{H2SendTracker, StallDetector, TrackedBytes};
-pub use handover::{
-    Answering, ConnectionIo, ConnectionState, NOTSENT_LOWAT, PendingTakeover, TakeoverBody,
-};
 pub use notices::Notices;
 pub use pace::Pace;
+pub use scratch::with_scratch;
 #[cfg(all(test, feature = "shuttle"))]
 pub use source::Filled;
 pub use source::StreamSource;
 pub use stream::Stream;
+pub use takeover::{SpawnSession, Takeover, TakeoverBody, TakeoverSlot};
+pub use tcp::TcpTransport;
 pub use token_bucket::TokenBucket;
 pub use transport::Transport;
 pub use websocket::{CommandFuture, CommandHandler, CommandReply, Session};
 
-/// Control frames that a connection may send at once, as the time that they
-/// take to come back: a client that opens a hundred streams at once and leaves
+/// The burst of control frames that a connection may send, as the time in which
+/// the bucket refills: a client that opens a hundred streams at once and leaves
 /// them at once is no flood.
-const CONTROL_SAVED: Duration = Duration::from_secs(10);
+pub const CONTROL_SAVED: Duration = Duration::from_secs(10);
 
 /// How streams look.
 #[derive(Clone, Debug)]

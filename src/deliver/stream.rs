@@ -1,71 +1,60 @@
-//! An SSE or NDJSON stream on a socket that was taken over from hyper after
-//! the head: no buffers of hyper's, one vectored write of shared chunks.
+//! An SSE or NDJSON stream on a connection that was taken over from hyper after
+//! the head. It has no buffers of hyper's and sends shared chunks in one vectored
+//! write.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::end::End;
-use super::handover::PendingTakeover;
 use super::socket_writer::{SocketWriter, with_hand};
 use super::source::{Filled, StreamSource};
-use super::tcp::TcpTransport;
+use super::transport::Transport;
 
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
-/// Writes one stream to its end. To be spawned as a task of its own, and by
-/// itself: inside the connection's it would keep hyper's struct alive, and an
-/// `async` block around it holds it twice, before and while it runs.
+/// Writes one stream to its end. Spawn the future itself as a task of its own:
+/// inside the connection's task it would keep hyper's struct alive, and an `async`
+/// block around the future holds it twice, before and while it runs.
 ///
 /// # Cancel safety
-/// Dropping it cuts the stream and frees everything; the client resumes.
-pub struct Stream {
-    socket: TcpTransport,
-    pump: StreamSource,
-    outlet: SocketWriter,
-    /// Whether the body is chunked; without, it ends with the connection.
+/// Dropping the future closes the connection at once and frees everything; the
+/// client resumes.
+pub struct Stream<G> {
+    transport: Transport,
+    source: StreamSource,
+    writer: SocketWriter,
+    /// Whether the body is chunked. Without chunks it ends with the connection.
     chunked: bool,
-    /// The farewell is said; what is left is to get it out.
+    /// The last frame is appended; only its bytes remain to be written.
     ending: bool,
     /// Makes the connection count as open.
-    _open: Arc<dyn Send + Sync>,
+    _open: G,
 }
 
-impl Stream {
-    /// A stream on a socket behind whose head nothing was written yet. The
-    /// connection counts as open as long as `open` lives.
-    pub fn new(
-        socket: TcpStream,
-        departure: PendingTakeover,
-        open: Arc<dyn Send + Sync>,
-    ) -> Stream {
-        let PendingTakeover { pump, chunked } = departure;
-        let socket = TcpTransport::new(socket);
-        pump.open_port(socket.port());
-        Stream {
-            socket,
-            pump,
-            outlet: SocketWriter::default(),
-            chunked,
-            ending: false,
-            _open: open,
+impl<G: Unpin> Stream<G> {
+    /// Creates a stream on a transport that has the response head and nothing
+    /// behind the head. The connection counts as open as long as `open` lives.
+    pub fn new(transport: Transport, source: StreamSource, chunked: bool, open: G) -> Stream<G> {
+        if let Some(port) = transport.port() {
+            source.open_port(port);
         }
+        let writer = SocketWriter::default();
+        Stream { transport, source, writer, chunked, ending: false, _open: open }
     }
 
-    /// Whether the client has gone. What it sends after its request is
-    /// dropped: a stream that never ends has no answer to it.
+    /// Ready once the client has gone. Bytes that the client sends after its
+    /// request are dropped: a stream that never ends has no answer to them.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scrap = [0; 512];
         loop {
             let mut read = ReadBuf::new(&mut scrap);
-            match ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read)) {
+            match ready!(Pin::new(&mut self.transport).poll_read(cx, &mut read)) {
                 Ok(()) if !read.filled().is_empty() => {}
                 _ => return Poll::Ready(()),
             }
@@ -73,27 +62,25 @@ impl Stream {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
-        let Stream { socket, pump, outlet, .. } = self;
+        let Stream { transport, source, writer, .. } = self;
         with_hand(|hand| {
             loop {
-                ready!(outlet.poll_open(cx, socket, pump))?;
-                match ready!(pump.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
-                    Filled::Rest(rest) => outlet.take_over(rest),
+                ready!(writer.poll_open(cx, transport, source))?;
+                match ready!(source.poll_fill(cx, hand)) {
+                    Filled::Write => ready!(writer.poll_hand(cx, transport, source, hand))?,
+                    Filled::Rest(rest) => writer.take_over(rest),
                     Filled::End(end) => return Poll::Ready(Ok(end)),
                 }
             }
         })
     }
-}
 
-impl Stream {
-    /// Ends at once where the hub asks for it although a frame may be half
-    /// out; otherwise the task is woken by whatever comes.
+    /// Ready once the hub ends the stream, even if a frame is written in part.
+    /// Registers the task's waker otherwise.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.pump.subscriber().watch(cx, false) {
+        match self.source.subscriber().watch(cx, false) {
             Some(ending) => {
-                self.pump.ends(End::Ending(ending).reason());
+                self.source.ends(End::Ending(ending).reason());
                 Poll::Ready(())
             }
             None => Poll::Pending,
@@ -101,7 +88,7 @@ impl Stream {
     }
 }
 
-impl Future for Stream {
+impl<G: Unpin> Future for Stream<G> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -113,17 +100,17 @@ impl Future for Stream {
             match this.poll_write(cx) {
                 Poll::Ready(Ok(end)) => {
                     this.ending = true;
-                    this.pump.ends(end.reason());
-                    // A body that the client must not take for whole is cut.
+                    this.source.ends(end.reason());
+                    // Without the last chunk the client sees an incomplete body.
                     if this.chunked && end.is_orderly() {
-                        this.outlet.append(LAST_CHUNK);
+                        this.writer.append(LAST_CHUNK);
                     }
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => return this.poll_cut(cx),
             }
         }
-        match this.outlet.poll_finish(cx, &mut this.socket, &mut this.pump) {
+        match this.writer.poll_finish(cx, &mut this.transport, &mut this.source) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => this.poll_cut(cx),
         }

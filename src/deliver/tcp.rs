@@ -1,4 +1,4 @@
-//! A plain TCP socket that its writer and the fan-out share.
+//! A TCP socket that its writer and the fan-out share.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -13,15 +13,60 @@ use tokio::net::TcpStream;
 use super::socket_writer::Socket;
 use crate::hub::DirectWriter;
 
-/// A socket under a stream or a session.
+/// Bytes that the kernel takes ahead of the bytes it has sent, per client. Past
+/// this limit a slow reader's events stay in the log instead of kernel memory,
+/// which a process's own figures never show (`docs/architecture.md#delivery`).
+const NOTSENT_LOWAT: u32 = 16 * 1024;
+
+/// The same limit for bulk answers. With 16 KiB a fast reader of a bulk answer
+/// costs a wake-up every 16 KiB.
+const NOTSENT_LOWAT_BULK: u32 = 256 * 1024;
+
+/// A client's TCP socket.
 pub struct TcpTransport(Arc<TcpStream>);
 
 impl TcpTransport {
-    pub(super) fn new(socket: TcpStream) -> TcpTransport {
+    /// Wraps an accepted socket.
+    pub fn new(socket: TcpStream) -> TcpTransport {
         TcpTransport(Arc::new(socket))
     }
 
-    /// The same socket for the fan-out.
+    /// Sends small writes at once and limits the unsent bytes in the kernel.
+    pub fn tune(&self) {
+        let _ = self.0.set_nodelay(true);
+        self.set_bulk(false);
+    }
+
+    /// Sets the limit of unsent bytes for bulk answers or for events.
+    pub(super) fn set_bulk(&self, bulk: bool) {
+        let bytes = if bulk { NOTSENT_LOWAT_BULK } else { NOTSENT_LOWAT };
+        let _ = SockRef::from(&*self.0).set_tcp_notsent_lowat(bytes);
+    }
+
+    /// Waits until the socket has bytes to read or is closed.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+
+    /// Copies received bytes to `buffer` and leaves them in the socket. Returns
+    /// the number of bytes; 0 if the client has closed its side.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.peek(buffer).await
+    }
+
+    /// Returns the same socket for the fan-out.
     pub(super) fn port(&self) -> Arc<dyn DirectWriter> {
         self.0.clone()
     }
@@ -74,16 +119,17 @@ impl Socket for TcpTransport {
     }
 }
 
-/// Reads what there is. Where that is less than there is room for the socket
-/// is empty: noted right away, as in [`send`].
-fn receive(socket: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
-    let mut read = 0;
+/// Reads the bytes that are there. If they do not fill `buffer` the socket is
+/// empty: noted right away, as in [`send`].
+fn receive(socket: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+    let (room, mut read) = (buffer.remaining(), 0);
     let all = socket.try_io(Interest::READABLE, || {
-        read = socket.try_read(room)?;
-        let is_part = 0 < read && read < room.len();
+        // Into memory that nobody has zeroed: hyper lends 8 KiB for each head.
+        read = socket.try_read_buf(buffer)?;
+        let is_part = 0 < read && read < room;
         if is_part { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
-    if read > 0 { Ok(read) } else { all.map(|()| 0) }
+    if read > 0 { Ok(()) } else { all }
 }
 
 impl AsyncRead for TcpTransport {
@@ -94,13 +140,9 @@ impl AsyncRead for TcpTransport {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.poll_read_ready(cx))?;
-            match receive(&self.0, buffer.initialize_unfilled()) {
-                Ok(read) => {
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
+            match receive(&self.0, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                read => return Poll::Ready(read),
             }
         }
     }
@@ -122,6 +164,10 @@ impl AsyncWrite for TcpTransport {
     ) -> Poll<io::Result<usize>> {
         let length = slices.iter().map(|slice| slice.len()).sum();
         self.poll_send(cx, length, |socket| socket.send_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,10 +1,10 @@
-//! A token bucket, for what one connection or client may do in a second.
+//! A token bucket that limits the rate of one connection or client.
 
 use std::time::Duration;
 
-/// Kept as the moment at which it will be full again (the generic cell rate
-/// algorithm), so that a quiet connection costs nothing. Moments are counted
-/// from any one, the same for all calls.
+/// A token bucket, stored as the time at which it is full again (the generic cell
+/// rate algorithm), so that a quiet connection costs nothing. All calls must count
+/// their times from the same instant.
 #[derive(Debug)]
 pub struct TokenBucket {
     /// Tokens a second; zero is no limit.
@@ -13,45 +13,45 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full bucket that refills at `rate` tokens a second; zero is no limit.
+    /// Creates a full bucket that refills at `rate` tokens a second; zero is no limit.
     pub fn new(rate: u64) -> TokenBucket {
         TokenBucket { rate, full_at: Duration::ZERO }
     }
 
-    /// How long so many tokens take to come back.
+    /// Returns the time in which `tokens` tokens refill.
     fn worth(&self, tokens: u64) -> Duration {
         let nanos = u128::from(tokens) * 1_000_000_000 / u128::from(self.rate.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// The tokens there are at `now`, at most what comes in `saved`, and at
-    /// least one when it is full.
+    /// Returns the tokens at `now`. The bucket holds at most the tokens that
+    /// refill in `saved`, and at least one when it is full.
     ///
     /// # Errors
-    /// The moment at which there is one, when there is none.
+    /// The time of the next token if the bucket is empty.
     pub fn tokens(&self, saved: Duration, now: Duration) -> Result<u64, Duration> {
         if self.rate == 0 {
             return Ok(u64::MAX);
         }
         let saved = saved.max(self.worth(1));
         let left = (now + saved).saturating_sub(self.full_at.max(now));
-        // One that is there but for a nanosecond of rounding is there.
+        // A token that misses one nanosecond by rounding counts.
         match (left.as_nanos() + 1) * u128::from(self.rate) / 1_000_000_000 {
             0 => Err((self.full_at + self.worth(1)).saturating_sub(saved)),
             tokens => Ok(u64::try_from(tokens).unwrap_or(u64::MAX)),
         }
     }
 
-    /// Takes tokens at `now`, although there may be less: the debt is waited
-    /// for.
+    /// Takes `tokens` at `now`, even if the bucket holds fewer. The debt delays
+    /// the next token.
     pub fn charge(&mut self, tokens: u64, now: Duration) {
         if self.rate > 0 {
             self.full_at = self.full_at.max(now).saturating_add(self.worth(tokens));
         }
     }
 
-    /// Takes `count` tokens at `now`, of those that come in `saved`; false
-    /// when there are not so many.
+    /// Takes `count` tokens at `now` from a bucket that holds the tokens of
+    /// `saved`. Returns false, and takes none, if the bucket holds fewer.
     pub fn take(&mut self, count: u64, saved: Duration, now: Duration) -> bool {
         let enough = self.tokens(saved, now).is_ok_and(|tokens| tokens >= count);
         if enough {

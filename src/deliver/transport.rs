@@ -1,4 +1,4 @@
-//! The socket under a WebSocket, as hyper gives it back.
+//! The connection under a stream or a session.
 
 use std::io;
 use std::pin::Pin;
@@ -8,42 +8,45 @@ use std::task::{Context, Poll};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::socket_writer::Socket;
 use super::tcp::TcpTransport;
 use crate::hub::DirectWriter;
 
-/// Bytes given to an HTTP/2 stream at a time. hyper takes a write whole and
-/// the next one once this is through the client's window: what a slow reader
-/// must take in one stall timeout to be seen reading, and one DATA frame
-/// (RFC 9113 §6.5.2).
+/// The most bytes of one write to an HTTP/2 stream: one DATA frame
+/// (RFC 9113 §6.5.2). hyper takes a write whole, and the next write once the
+/// client's window has admitted the first. So a slow reader must take this many
+/// bytes in one stall timeout.
 const STREAM_WRITE_BYTES: usize = 16 * 1024;
 
-/// The socket under a WebSocket.
+/// The connection that a stream or a session writes to.
 pub enum Transport {
-    /// A plain one, given back by hyper.
+    /// A TCP socket.
     Tcp(TcpTransport),
     /// A stream of an HTTP/2 connection (RFC 8441).
-    Stream(Box<TokioIo<Upgraded>>),
+    H2(Box<TokioIo<Upgraded>>),
 }
 
 impl Transport {
-    /// A plain socket.
-    pub fn plain(socket: TcpStream) -> Transport {
-        Transport::Tcp(TcpTransport::new(socket))
+    /// Wraps the stream of an extended CONNECT.
+    pub fn h2(upgraded: Upgraded) -> Transport {
+        Transport::H2(Box::new(TokioIo::new(upgraded)))
     }
 
-    /// A stream of an HTTP/2 connection.
-    pub fn stream(upgraded: Upgraded) -> Transport {
-        Transport::Stream(Box::new(TokioIo::new(upgraded)))
+    /// Sets the limit of unsent bytes in the kernel for bulk answers or for
+    /// events.
+    pub fn set_bulk(&self, bulk: bool) {
+        if let Transport::Tcp(socket) = self {
+            socket.set_bulk(bulk);
+        }
     }
 
-    /// The socket for the fan-out, where it can be written to from there.
+    /// Returns the socket for direct writes of the fan-out; `None` for a
+    /// transport that only its own task may write to.
     pub(super) fn port(&self) -> Option<Arc<dyn DirectWriter>> {
         match self {
             Transport::Tcp(socket) => Some(socket.port()),
-            Transport::Stream(_) => None,
+            Transport::H2(_) => None,
         }
     }
 }
@@ -52,9 +55,9 @@ impl Socket for Transport {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Tcp(socket) => socket.poll_writable(cx),
-            // hyper's flush of a stream waits until it would take a write, and
-            // for nothing else.
-            Transport::Stream(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            // hyper's flush of an HTTP/2 stream is ready once hyper would take
+            // a write.
+            Transport::H2(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 }
@@ -67,7 +70,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
-            Transport::Stream(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
+            Transport::H2(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
         }
     }
 }
@@ -80,7 +83,7 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Transport::Stream(stream) => {
+            Transport::H2(stream) => {
                 Pin::new(stream).poll_write(cx, &bytes[..bytes.len().min(STREAM_WRITE_BYTES)])
             }
         }
@@ -95,22 +98,26 @@ impl AsyncWrite for Transport {
         if let Transport::Tcp(socket) = this {
             return Pin::new(socket).poll_write_vectored(cx, slices);
         }
-        // A stream takes one slice at a time.
+        // An HTTP/2 stream takes one slice at a time.
         let first = slices.iter().find(|slice| !slice.is_empty());
         Pin::new(this).poll_write(cx, first.map_or(&[], |slice| slice))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        matches!(self, Transport::Tcp(_))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_flush(cx),
-            Transport::Stream(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Transport::H2(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Transport::Stream(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Transport::H2(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

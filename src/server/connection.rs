@@ -1,5 +1,6 @@
-//! One client connection: HTTP/1.1 or HTTP/2 by its first bytes, requests to
-//! the API, and a stream's socket handed on once its head is out.
+//! One client connection. Its first bytes decide between HTTP/1.1 and HTTP/2. Its
+//! requests go to the API. A stream or a session takes the connection over once
+//! its head is sent.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,54 +15,62 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioTimer;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
 
+use super::io::ConnectionIo;
 use super::listener::ConnectionGuard;
+use super::requests::{Answering, RequestCounter};
 use super::stream::{H2Executor, TrackedBody};
 use super::{FIRST_REQUEST_GRACE, Shared, peer, refusal};
 use crate::api::body::{Body, BodyAborted};
 use crate::api::{self, ConnectionContext, Peer};
-use crate::deliver::{Answering, ConnectionIo, ConnectionState, H2SendTracker, Stream};
+use crate::deliver::{H2SendTracker, Stream, Takeover, TakeoverSlot, TcpTransport, Transport};
 
-/// Head of a request: request line and fields (`docs/protocol.md#errors`, 431).
+/// The largest request head: request line and fields (`docs/protocol.md#errors`,
+/// 431).
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The first bytes of an HTTP/2 connection's preface (RFC 9113 §3.4); no
-/// method of HTTP/1 begins so.
+/// The first bytes of an HTTP/2 connection's preface (RFC 9113 §3.4). No method
+/// of HTTP/1 begins with these bytes.
 const PREFACE: &[u8; 3] = b"PRI";
 
-/// All of the preface: 24 fixed bytes and the head of the first SETTINGS.
+/// The length of the preface: 24 fixed bytes and the head of the first SETTINGS.
 const PREFACE_BYTES: usize = 24 + 9;
 
-/// Between two looks at a preface that comes in pieces, the first time. Each
-/// further pause is twice as long: a piece that is late by itself comes in
-/// milliseconds, and a thousand clients that send no more must not cost two
+/// The first pause between two checks of an incomplete preface. Each further
+/// pause is twice as long. The next piece of a slow client arrives in
+/// milliseconds. A thousand clients that send no next piece must not cost two
 /// hundred thousand wake-ups a second.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Looks within the idle time of an HTTP/1 connection whether it is idle.
-const IDLE_LOOKS: u32 = 4;
+/// The number of checks in the idle time of an HTTP/1 connection.
+pub(super) const IDLE_LOOKS: u32 = 4;
 
-/// Between two looks whether a connection has anything left to answer.
+/// The pause between two checks whether a connection has a request in progress.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The longest of these pauses.
+/// The longest pause between two checks of an incomplete preface.
 const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Bytes of one HTTP/2 stream that hyper may hold for a client that does not
-/// read; the overflow policy acts on what is behind them.
+/// read. The overflow policy acts on the events behind these bytes.
 const H2_SEND_BYTES: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 ///
 /// # Cancel safety
-/// Dropping it cuts the connection.
-pub(super) async fn serve(open: Arc<ConnectionGuard>, mut socket: TcpStream, address: SocketAddr) {
+/// Dropping the future closes the connection at once.
+pub(super) async fn serve(
+    open: Arc<ConnectionGuard>,
+    mut socket: TcpTransport,
+    address: SocketAddr,
+) {
     let shared = open.shared();
     let head_due = Instant::now() + shared.settings().head_timeout;
     let Some(peer) = peer::identify(shared, &mut socket, address.ip(), head_due).await else {
@@ -94,9 +103,9 @@ pub(super) enum Version {
     Http2,
 }
 
-/// Tells the version without taking a byte. hyper-util's own detection has no
-/// deadline, and its connection cannot be taken apart.
-pub(super) async fn sniff(socket: &TcpStream) -> io::Result<Version> {
+/// Returns the HTTP version and leaves all bytes in the socket. hyper-util's own
+/// detection has no deadline, and its connection has no `into_parts`.
+pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
     let mut start = [0; PREFACE_BYTES];
     let mut pause = PREFACE_PAUSE;
     loop {
@@ -111,57 +120,47 @@ pub(super) async fn sniff(socket: &TcpStream) -> io::Result<Version> {
         if seen == PREFACE_BYTES {
             return Ok(Version::Http2);
         }
-        // What was peeked stays readable, so waiting for readiness would spin.
+        // Peeked bytes stay readable, so a wait for readiness would spin.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PREFACE_PAUSE_MAX);
     }
 }
 
-/// The first request's head is due at `head_due`.
+/// Serves an HTTP/1 connection. The first request's head is due at `head_due`.
 async fn serve_http1(
     open: &Arc<ConnectionGuard>,
-    socket: TcpStream,
+    socket: TcpTransport,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
-    let handover = ConnectionState::new(open.clone());
+    let (requests, slot) = (Arc::<RequestCounter>::default(), TakeoverSlot::new());
     let service = {
-        let (shared, handover) = (shared.clone(), handover.clone());
+        let (shared, requests, slot) = (shared.clone(), requests.clone(), slot.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (api, answering) = (shared.gate.current(), handover.begin());
-            let via = ConnectionContext { peer, handover: Some(handover.clone()), flow: None };
+            let (api, answering) = (shared.gate.current(), requests.begin());
+            let via = ConnectionContext { peer, takeover: Some(slot.clone()), flow: None };
             async move {
                 let answer = api::handle(&api, request, via).await;
                 answering.set_bulk(answer.body().is_bulk());
-                Ok::<_, Infallible>(answer.map(|body| CountedBody { body, _answering: answering }))
+                Ok::<_, Infallible>(answer.map(|body| CountedBody::new(body, answering)))
             }
         })
     };
-    let mut connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(
-            ConnectionIo::new(
-                socket,
-                handover.clone(),
-                settings.stall_timeout,
-                Some(settings.head_timeout),
-            )
-            .first_head_due(head_due),
-            service,
-        )
-        .with_upgrades();
-    let mut idle = pin!(handover.idle(settings.idle_timeout, IDLE_LOOKS));
-    let mut closed = pin!(closed(shared, &handover));
-    let (mut watched, mut told, mut unflushed) = (false, false, None);
-    let departure = std::future::poll_fn(|cx| {
+    let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
+        .head_timeout(head_due, settings.head_timeout)
+        .takeover(slot.clone());
+    let mut connection = http1(io, service);
+    let mut idle = pin!(requests.idle(settings.idle_timeout, IDLE_LOOKS));
+    let mut closed = pin!(closed(shared, &requests));
+    let (mut watched, mut has_shut_down, mut unflushed) = (false, false, None);
+    let takeover = std::future::poll_fn(|cx| {
         let closing = shared.is_closing.load(Ordering::Acquire);
-        if closing && !told && handover.has_begun() {
-            told = true;
+        if closing && !has_shut_down && requests.has_begun() {
+            has_shut_down = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        // Once polled it wakes this task by itself.
+        // Once polled, the future wakes this task by itself.
         if (closing || !std::mem::replace(&mut watched, true))
             && closed.as_mut().poll(cx).is_ready()
         {
@@ -171,27 +170,64 @@ async fn serve_http1(
             return Poll::Ready(Ok(None));
         }
         match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(done) => Poll::Ready(done.map(|()| None)),
-            Poll::Pending => match handover.take() {
-                Some(departure) => Poll::Ready(Ok(Some(departure))),
-                None => handover
+            Poll::Ready(done) => Poll::Ready(done.map(|()| slot.take_switched())),
+            Poll::Pending => match slot.take_flushed() {
+                Some(takeover) => Poll::Ready(Ok(Some(takeover))),
+                None => slot
                     .poll_unflushed(cx, &mut unflushed, settings.stall_timeout)
                     .map(|()| Ok(None)),
             },
         }
     })
     .await?;
-    if let (Some(departure), Some(parts)) = (departure, connection.into_parts()) {
-        let stream = Stream::new(parts.io.into_inner(), departure, open.clone());
-        shared.tasks.spawn(stream);
+    if let Some(takeover) = takeover {
+        let parts = connection.into_parts();
+        execute(takeover, parts.io.into_inner(), &parts.read_buf, open.clone(), &shared.tasks);
     }
     Ok(())
 }
 
-/// An answer's body, which is over when hyper lets go of it.
-struct CountedBody {
+/// Builds hyper's HTTP/1 connection for either listener. The deadlines are those
+/// of `io`.
+pub(super) fn http1<S>(io: ConnectionIo, service: S) -> http1::Connection<ConnectionIo, S>
+where
+    S: HttpService<Incoming, ResBody = CountedBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(io, service)
+}
+
+/// Starts the task that writes to `transport` from here on. `early` holds the
+/// bytes that the client has sent behind its request. A stream drops them: it
+/// never ends, so it has no answer to them.
+fn execute<G: Send + Sync + 'static>(
+    takeover: Takeover,
+    transport: Transport,
+    early: &[u8],
+    open: Arc<G>,
+    tasks: &TaskTracker,
+) {
+    match takeover {
+        Takeover::Stream { source, chunked } => {
+            tasks.spawn(Stream::new(transport, source, chunked, open));
+        }
+        Takeover::WebSocket { source, spawn } => spawn(transport, source, early, open),
+    }
+}
+
+/// A response body. The request ends when hyper drops the body.
+pub(super) struct CountedBody {
     body: Body,
     _answering: Answering,
+}
+
+impl CountedBody {
+    pub(super) fn new(body: Body, answering: Answering) -> CountedBody {
+        CountedBody { body, _answering: answering }
+    }
 }
 
 impl HttpBody for CountedBody {
@@ -214,37 +250,41 @@ impl HttpBody for CountedBody {
     }
 }
 
-/// The first request's head is due at `head_due`; later ones of a connection
-/// that has begun have its idle time.
+/// Serves an HTTP/2 connection. The first request's head is due at `head_due`.
+/// After the first request only the idle time applies.
 async fn serve_http2(
     open: &Arc<ConnectionGuard>,
-    socket: TcpStream,
+    socket: TcpTransport,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
     let (shared, settings) = (open.shared(), open.shared().settings());
-    let whole = ConnectionState::new(open.clone());
+    let requests = Arc::<RequestCounter>::default();
     let streams = H2Executor::new(shared.tasks.clone(), settings.stall_timeout);
     let service = {
-        let (shared, whole, streams) = (shared.clone(), whole.clone(), streams.clone());
-        service_fn(move |request: Request<Incoming>| {
+        let (shared, requests, streams) = (shared.clone(), requests.clone(), streams.clone());
+        let open = open.clone();
+        service_fn(move |mut request: Request<Incoming>| {
             let streams = streams.clone();
-            let (shared, answering) = (shared.clone(), Arc::new(whole.begin()));
-            let (mut over, mut handover) = (None, None);
-            if *request.method() == Method::CONNECT {
-                // A session outlives its answer; it keeps these to its end.
-                let (session, ended) = oneshot::channel::<()>();
-                handover = Some(ConnectionState::new(Arc::new((answering.clone(), session))));
-                over = Some(ended);
-            }
-            // What of the answer is not written yet; a batch also says there that
-            // its client is alive while it sends.
+            let (shared, answering) = (shared.clone(), Arc::new(requests.begin()));
+            // hyper gives the stream of an extended CONNECT back.
+            let connect = (*request.method() == Method::CONNECT)
+                .then(|| (TakeoverSlot::new(), hyper::upgrade::on(&mut request), open.clone()));
+            let takeover = connect.as_ref().map(|(slot, ..)| slot.clone());
+            // Tracks the bytes of the response that are not written yet. A batch
+            // also notes there that its client is alive while it sends.
             let flow = Arc::new(H2SendTracker::default());
-            let via = ConnectionContext { peer, handover, flow: Some(flow.clone()) };
+            let via = ConnectionContext { peer, takeover, flow: Some(flow.clone()) };
             async move {
                 streams.begins(&flow);
                 let answer = api::handle(&shared.gate.current(), request, via).await;
-                if let Some(over) = over.filter(|_| answer.status().is_success()) {
+                if let Some((slot, upgrading, open)) = connect
+                    && let Some(takeover) = slot.take_planned()
+                {
+                    // A session outlives its response; it keeps these to its end.
+                    let (session, over) = oneshot::channel::<()>();
+                    let guard = Arc::new((open, answering.clone(), session));
+                    shared.tasks.spawn(execute_h2(shared.clone(), takeover, upgrading, guard));
                     streams.upgrades(over);
                 }
                 Ok::<_, Infallible>(
@@ -253,6 +293,8 @@ async fn serve_http2(
             }
         })
     };
+    let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
+        .control_rate(settings.control_rate, &shared.metrics);
     let mut connection = pin!(
         http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
@@ -262,62 +304,71 @@ async fn serve_http2(
             .keep_alive_interval(settings.idle_timeout / 2)
             .keep_alive_timeout(settings.stall_timeout)
             .enable_connect_protocol()
-            .serve_connection(
-                ConnectionIo::new(socket, whole.clone(), settings.stall_timeout, None)
-                    .control_rate(settings.control_rate, &shared.metrics),
-                service
-            )
+            .serve_connection(io, service)
     );
     tokio::select! {
         served = connection.as_mut() => return served,
-        // GOAWAY: who wants another stream connects elsewhere, or here again.
-        () = drained(shared, &whole) => {}
-        () = whole.idle(settings.idle_timeout, 1) => {}
+        // GOAWAY: a client that wants another stream connects again.
+        () = drained(shared, &requests) => {}
+        () = requests.idle(settings.idle_timeout, 1) => {}
         () = streams.cut() => return Ok(()),
-        () = none_by(head_due, &whole) => {
+        () = none_by(head_due, &requests) => {
             shared.metrics.refused("no-request");
             return Ok(());
         }
     }
     connection.as_mut().graceful_shutdown();
-    // What is open goes on, under the same deadlines, to its end.
+    // Open streams go on to their end, under the same deadlines.
     tokio::select! {
         served = connection.as_mut() => served,
-        () = whole.idle(settings.idle_timeout, 1) => Ok(()),
-        () = closed(shared, &whole) => Ok(()),
+        () = requests.idle(settings.idle_timeout, 1) => Ok(()),
+        () = closed(shared, &requests) => Ok(()),
         () = streams.cut() => Ok(()),
     }
 }
 
-/// Ends when the drain has begun and nothing is being answered: streams are
-/// told before the connection is, since some clients take nothing behind a
-/// GOAWAY. In the end it does not wait for that.
-async fn drained(shared: &Shared, connection: &ConnectionState) {
+/// Executes a takeover on the stream of an extended CONNECT once hyper gives the
+/// stream back.
+async fn execute_h2<G: Send + Sync + 'static>(
+    shared: Arc<Shared>,
+    takeover: Takeover,
+    upgrading: OnUpgrade,
+    open: Arc<G>,
+) {
+    if let Ok(upgraded) = upgrading.await {
+        execute(takeover, Transport::h2(upgraded), &[], open, &shared.tasks);
+    }
+}
+
+/// Ends when the drain has begun and no request is in progress. Streams end
+/// before the connection does, since some clients ignore all frames behind a
+/// GOAWAY. Once the drain closes connections, this ends at once.
+async fn drained(shared: &Shared, requests: &RequestCounter) {
     shared.draining.cancelled().await;
     tokio::select! {
-        () = connection.idle(LOOK, 1) => {}
+        () = requests.idle(LOOK, 1) => {}
         () = shared.closing.cancelled() => {}
     }
 }
 
-/// Ends when the drain has no more patience with a connection that has said
-/// nothing: it may have been accepted only now, its request on the way.
+/// Ends when the drain closes connections without a first byte. The connection
+/// may have been accepted only now, so it has a grace time for its request.
 async fn fresh(shared: &Shared) {
     shared.closing.cancelled().await;
     sleep(FIRST_REQUEST_GRACE).await;
 }
 
-/// Ends when the drain closes connections and this one is owed nothing, its
-/// first request on the way or not.
-async fn closed(shared: &Shared, connection: &ConnectionState) {
+/// Ends when the drain closes connections and this one has no request in
+/// progress. The wait leaves time for a first request that is on its way.
+async fn closed(shared: &Shared, requests: &RequestCounter) {
     shared.closing.cancelled().await;
-    connection.idle(FIRST_REQUEST_GRACE / 2, 1).await;
+    requests.idle(FIRST_REQUEST_GRACE / 2, 1).await;
 }
 
-/// Ends at `due` if no request of the connection has begun by then.
-async fn none_by(due: Instant, connection: &ConnectionState) {
+/// Ends at `due` if no request of the connection has begun before.
+async fn none_by(due: Instant, requests: &RequestCounter) {
     sleep_until(due).await;
-    if connection.has_begun() {
+    if requests.has_begun() {
         std::future::pending::<()>().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Listening, and what becomes of a fresh socket.
+//! Listening sockets, accepted connections, and the admin listener.
 
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
@@ -9,30 +9,32 @@ use std::sync::{Arc, OnceLock};
 
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::connection::{CountedBody, IDLE_LOOKS};
 use super::descriptors::Acceptor;
+use super::io::ConnectionIo;
+use super::requests::RequestCounter;
 use super::{Shared, connection, readiness, refusal};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, CapacityError, Peer};
-use crate::deliver::{ConnectionIo, ConnectionState, NOTSENT_LOWAT};
+use crate::deliver::{TcpTransport, Transport};
 
-/// Connections that the kernel completes ahead of us: a reconnect storm of
-/// thousands must not be answered by SYN retries of a second and more. The
-/// kernel caps it at `net.core.somaxconn`.
+/// The most connections that wait for accept in the kernel. In a reconnect storm
+/// of thousands a full queue costs SYN retries of a second and more. The kernel
+/// caps the value at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Operators' connections at a time: some scrapers and probes, each with a
-/// connection or two, and far below the descriptors that connections leave.
+/// The most admin connections: some scrapers and probes, each with a connection
+/// or two. The number is far below the descriptors that client connections leave.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 
-/// A listening socket with `SO_REUSEADDR`, so that a restart need not wait
-/// for old connections' `TIME_WAIT`.
+/// Returns a listening socket with `SO_REUSEADDR`, so that a restart need not
+/// wait for the `TIME_WAIT` of old connections.
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -42,13 +44,13 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts clients for ever.
+/// Accepts client connections for ever.
 pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
     let mut acceptor = Acceptor::new(listener);
     loop {
         let (socket, address) = acceptor.accept(&shared.metrics).await;
-        let _ = socket.set_nodelay(true);
-        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(NOTSENT_LOWAT);
+        let socket = TcpTransport::new(socket);
+        socket.tune();
         match ConnectionGuard::new(&shared) {
             Some(open) => {
                 shared.tasks.spawn(connection::serve(Arc::new(open), socket, address));
@@ -60,15 +62,15 @@ pub(super) async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// A client connection that counts as open while this lives.
+/// Counts a client connection as open as long as it lives.
 pub(super) struct ConnectionGuard {
     shared: Arc<Shared>,
-    /// Whose it counts as, where that is limited.
+    /// The address that the connection counts for.
     address: OnceLock<IpAddr>,
 }
 
 impl ConnectionGuard {
-    /// None when there are as many as there may be.
+    /// Returns `None` if the connection cap is reached.
     fn new(shared: &Arc<Shared>) -> Option<ConnectionGuard> {
         if shared.connections.load(Ordering::Relaxed) >= shared.settings().connections_max {
             return None;
@@ -78,11 +80,11 @@ impl ConnectionGuard {
         Some(ConnectionGuard { shared: shared.clone(), address: OnceLock::new() })
     }
 
-    /// Counts it as one of `address`, once. A proxy's connections are its
-    /// clients', and count for nobody.
+    /// Counts the connection for `address`, once. A proxy's connections belong to
+    /// its clients and count for no address.
     ///
     /// # Errors
-    /// When the address has as many as it may.
+    /// [`CapacityError::Address`] if the cap of the address is reached.
     pub(super) fn count(&self, address: IpAddr) -> Result<(), CapacityError> {
         if self.shared.gate.current().settings.proxies.contain(address) {
             return Ok(());
@@ -120,7 +122,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Accepts scrapes and probes for ever.
+/// Accepts admin connections for ever.
 pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
     let metrics = {
         let shared = shared.clone();
@@ -134,7 +136,7 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
     let mut acceptor = Acceptor::with_spare(listener);
     let mut connections = JoinSet::new();
     loop {
-        let (socket, _) = tokio::select! {
+        let (socket, address) = tokio::select! {
             accepted = acceptor.accept(&shared.metrics) => accepted,
             // Before the clients' listener takes what is free again.
             Some(_) = connections.join_next() => {
@@ -147,24 +149,30 @@ pub(super) async fn accept_admin(shared: Arc<Shared>, listener: TcpListener) {
             shared.metrics.refused("admin-connections");
             continue;
         }
-        connections.spawn(serve_admin(shared.clone(), admin.clone(), socket));
+        let peer = Peer { address: address.ip(), believed: false };
+        let socket = TcpTransport::new(socket);
+        connections.spawn(serve_admin(shared.clone(), admin.clone(), socket, peer));
     }
 }
 
-async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpStream) {
-    let Ok(address) = socket.peer_addr() else { return };
-    let peer = Peer { address: address.ip(), believed: false };
-    let service = service_fn(|request: Request<Incoming>| {
-        let admin = admin.clone();
-        async move { Ok::<_, Infallible>(admin::handle(&admin, peer, request).await) }
-    });
-    let whole = ConnectionState::new(Arc::new(()));
+/// Serves an operator's connection. It has no place in the drain and no idle
+/// time of its own: each head is due a head timeout after the last response.
+async fn serve_admin(shared: Arc<Shared>, admin: Arc<Admin>, socket: TcpTransport, peer: Peer) {
     let settings = shared.settings();
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.head_timeout)
-        .serve_connection(ConnectionIo::new(socket, whole, settings.stall_timeout, None), service)
-        .await;
+    let requests = Arc::<RequestCounter>::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (admin, answering) = (admin.clone(), requests.begin());
+        async move {
+            let answer = admin::handle(&admin, peer, request).await;
+            Ok::<_, Infallible>(answer.map(|body| CountedBody::new(body, answering)))
+        }
+    });
+    let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
+        .head_timeout(Instant::now() + settings.head_timeout, settings.head_timeout);
+    let served = tokio::select! {
+        served = connection::http1(io, service) => served,
+        () = requests.idle(settings.head_timeout, IDLE_LOOKS) => return,
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection failed");
     }

@@ -2,12 +2,14 @@
 
 mod connection;
 mod descriptors;
+mod io;
 mod listener;
 mod memory;
 mod peer;
 mod readiness;
 mod refusal;
 mod reload;
+mod requests;
 mod stream;
 
 use std::collections::HashMap;

@@ -1,25 +1,25 @@
-//! Who is at the other end of a fresh connection: the socket's peer, or whom a
-//! PROXY header names (`server.proxy_protocol`).
+//! The client's address of a fresh connection: the socket's peer address, or the
+//! address in a PROXY header (`server.proxy_protocol`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::{ProxyProtocol, Shared};
 use crate::api::Peer;
+use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
 
-/// Takes a PROXY header off, where there must be one, and nothing else; none
-/// where the connection is to be closed, which is counted here.
+/// Reads the PROXY header, if the configuration requires one, and no byte more.
+/// Returns `None` if the connection must be closed; the refusal is counted here.
 ///
 /// # Cancel safety
-/// Not safe: a part of the header is then gone.
+/// Not safe: a part of the header may have been read.
 pub(super) async fn identify(
     shared: &Shared,
-    socket: &mut TcpStream,
+    socket: &mut TcpTransport,
     address: IpAddr,
     due: Instant,
 ) -> Option<Peer> {
@@ -40,8 +40,8 @@ pub(super) async fn identify(
             let address = source.ip().to_canonical();
             Some(Peer { address, believed: proxies.contain(address) })
         }
-        // The proxy's address counts, but not its word: the fields of a
-        // connection that it cannot name the client of are that client's.
+        // The header names no client, so the connection counts for the proxy's
+        // address. Its forwarding fields come from the client and are ignored.
         Ok(None) => Some(Peer { address, believed: false }),
         Err(error) => {
             tracing::debug!(%address, %error, "closed: no PROXY header");
@@ -51,10 +51,10 @@ pub(super) async fn identify(
     }
 }
 
-/// Reads a header and not a byte more. As long as it is incomplete all that is
-/// there is its own, so it is taken, and the next wait is one for more.
-async fn header(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
-    // A connection that says nothing holds no buffer.
+/// Reads a header and no byte more. All bytes of an incomplete header belong to
+/// the header, so they are read, and the next wait is for new bytes.
+async fn header(socket: &mut TcpTransport) -> io::Result<Option<SocketAddr>> {
+    // A connection that sends nothing holds no buffer.
     socket.readable().await?;
     let mut start = vec![0; proxy::HEADER_BYTES_MAX];
     let mut taken = 0;
@@ -85,7 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
 
     use super::*;
@@ -96,7 +96,7 @@ mod tests {
     async fn the_wait_for_the_rest_does_not_spin() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut proxy = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut socket = TcpTransport::new(listener.accept().await.unwrap().0);
         proxy.write_all(b"PROXY TCP4 192.0.2.1").await.unwrap();
         {
             let mut reading = pin!(header(&mut socket));

@@ -1,6 +1,6 @@
-//! Connections that there is no room for: each is read for one request and
-//! refused in its own protocol. An `EventSource` that got a bare close or a
-//! status would never come back, and no client could tell a cap from a crash.
+//! Connections past a cap: one request of each is read and refused in the
+//! request's own protocol. An `EventSource` that gets a bare close or a status
+//! never reconnects, and no client can tell a cap from a crash.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,42 +14,47 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{HEAD_BYTES_MAX, Version, sniff};
 use super::{Shared, peer};
 use crate::api::CapacityError;
+use crate::deliver::TcpTransport;
 
-/// Connections that are refused at a time; more are closed at once.
+/// The most connections that wait for their refusal. Further ones are closed at
+/// once.
 const SURPLUS_MAX: usize = 256;
 
-/// Time that each has for its request and the answer.
+/// The time that each has for its request and the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Refuses a connection that was accepted past the cap, a PROXY header before
-/// its request or not.
+/// Refuses a connection past the cap from its first byte on, with or without a
+/// PROXY header.
 ///
 /// # Cancel safety
-/// Dropping it cuts the connection.
-pub(super) async fn refuse_fresh(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr) {
+/// Dropping the future closes the connection at once.
+pub(super) async fn refuse_fresh(
+    shared: Arc<Shared>,
+    mut socket: TcpTransport,
+    address: SocketAddr,
+) {
     let Some(surplus) = RefusalSlot::new(shared, CapacityError::Connections) else { return };
     if peer::identify(&surplus.shared, &mut socket, address.ip(), surplus.due).await.is_some() {
         surplus.refuse(socket, CapacityError::Connections).await;
     }
 }
 
-/// Refuses a connection whose request is what comes next.
+/// Refuses a connection whose next byte belongs to a request.
 ///
 /// # Cancel safety
-/// Dropping it cuts the connection.
-pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpStream, full: CapacityError) {
+/// Dropping the future closes the connection at once.
+pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpTransport, full: CapacityError) {
     if let Some(surplus) = RefusalSlot::new(shared, full) {
         surplus.refuse(socket, full).await;
     }
 }
 
-async fn answer(shared: &Arc<Shared>, socket: TcpStream, full: CapacityError) -> io::Result<()> {
+async fn answer(shared: &Arc<Shared>, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
     let shared = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = shared.gate.current().refuse(&request, full);
@@ -63,8 +68,8 @@ async fn answer(shared: &Arc<Shared>, socket: TcpStream, full: CapacityError) ->
                 .serve_connection(TokioIo::new(socket), service);
             served.await.map_err(io::Error::other)
         }
-        // Without a farewell: GOAWAY may come before the answer, and some
-        // clients take nothing behind it.
+        // Without a graceful shutdown: its GOAWAY may come before the response,
+        // and some clients ignore all frames behind a GOAWAY.
         Version::Http2 => {
             let served = http2::Builder::new(TokioExecutor::new())
                 .max_header_list_size(HEAD_BYTES_MAX as u32)
@@ -74,14 +79,14 @@ async fn answer(shared: &Arc<Shared>, socket: TcpStream, full: CapacityError) ->
     }
 }
 
-/// A connection that is being refused, as long as this lives.
+/// Counts a connection that is being refused as long as it lives.
 struct RefusalSlot {
     shared: Arc<Shared>,
     due: Instant,
 }
 
 impl RefusalSlot {
-    /// Counts a refusal; none when there are as many as there may be.
+    /// Counts a refusal. Returns `None` if as many as possible are waiting.
     fn new(shared: Arc<Shared>, full: CapacityError) -> Option<RefusalSlot> {
         shared.metrics.refused(full.reason());
         let before = shared.surplus.fetch_add(1, Ordering::Relaxed);
@@ -89,8 +94,8 @@ impl RefusalSlot {
         (before < SURPLUS_MAX).then_some(surplus)
     }
 
-    async fn refuse(self, socket: TcpStream, full: CapacityError) {
-        // Whether it was told, or went before, is nobody's matter.
+    async fn refuse(self, socket: TcpTransport, full: CapacityError) {
+        // The client may have gone; ignore the error.
         let _ = timeout_at(self.due, answer(&self.shared, socket, full)).await;
     }
 }

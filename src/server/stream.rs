@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::requests::Answering;
 use crate::api::body::{Body, BodyAborted};
-use crate::deliver::{Answering, H2SendTracker, StallDetector, TrackedBytes};
+use crate::deliver::{H2SendTracker, StallDetector, TrackedBytes};
 
 thread_local! {
     /// What the task finds out that is polled on this thread; none while no

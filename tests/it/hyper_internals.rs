@@ -222,8 +222,8 @@ async fn hyper_starts_a_sessions_writer_within_the_poll_that_answers_its_connect
     assert_eq!(log, [Seen::Execute(None), Seen::Service(Some(0)), Seen::Execute(Some(0))]);
 }
 
-/// `deliver::Flow` counts what h2 takes of a frame, and takes it for written.
-/// `server::stream::Outgoing` gives the last byte as a frame of its own, so
+/// `deliver::H2SendTracker` counts what h2 takes of a frame, and takes it for written.
+/// `server::stream::TrackedBody` gives the last byte as a frame of its own, so
 /// that hyper's task is there as long as anything waits for window.
 #[tokio::test]
 async fn hyper_keeps_the_task_of_a_stream_until_the_last_frame_has_window() {
@@ -343,8 +343,9 @@ impl Body for Pending {
     }
 }
 
-/// `deliver::handover` takes the socket of a stream out of hyper at the first
-/// flush behind the first poll of the body, and loses what hyper holds then.
+/// `deliver::takeover` takes the socket of a stream out of hyper at the first
+/// flush behind the first poll of the body. Bytes that hyper holds to write are
+/// lost then.
 #[tokio::test]
 async fn hyper_flushes_an_http1_head_once_all_of_it_is_written() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -391,7 +392,35 @@ async fn hyper_flushes_an_http1_head_once_all_of_it_is_written() {
     assert_eq!(came, head.as_bytes());
 }
 
-/// The first request of a connection, whose head is watched (`deliver::Wire`):
+/// `server::connection` takes the transport of a WebSocket out of hyper when the
+/// connection ends with a 101. hyper has not shut its I/O down then, and the
+/// bytes that hyper has read behind the handshake are in `read_buf`.
+#[tokio::test]
+async fn hyper_ends_a_connection_with_a_101_and_keeps_the_bytes_behind_its_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (socket, _) = listener.accept().await.unwrap();
+    let service = service_fn(|_: Request<Incoming>| async {
+        let answer = Response::builder().status(101).header("upgrade", "websocket");
+        Ok::<_, Infallible>(answer.header("date", "x").body(Empty::<Bytes>::new()).unwrap())
+    });
+    let request = b"GET / HTTP/1.1\r\nhost: g\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.write_all(&[&request[..], b"early"].concat()).await.unwrap();
+    let mut serving = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+    timeout(PATIENCE, poll_fn(|cx| Pin::new(&mut serving).poll(cx))).await.unwrap().unwrap();
+    let parts = serving.into_parts();
+    assert_eq!(&parts.read_buf[..], b"early");
+    let mut socket = parts.io.into_inner();
+    socket.write_all(b"behind").await.expect("the socket is open for writing");
+    drop(socket);
+    let expected =
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\ndate: x\r\n\r\nbehind";
+    let mut came = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut came)).await.unwrap().unwrap();
+    assert_eq!(came, expected);
+}
+
+/// The first request of a connection, whose head is watched (`server::io`):
 /// the service is called in the poll that reads the head's last byte.
 #[tokio::test]
 async fn hyper_calls_the_service_in_the_poll_that_completes_an_http1_head() {

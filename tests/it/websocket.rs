@@ -4,8 +4,11 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::support::client::{Protocol, Stream, post, request};
+use crate::support::client::{PATIENCE, Protocol, Stream, post, request};
 use crate::support::frame::{Frames, masked};
 use crate::support::start;
 
@@ -74,6 +77,33 @@ async fn the_handshake_follows_rfc_6455() {
         let stream = Stream::open(gateway.address, "/ws", Protocol::WebSocket, &header).await;
         assert_eq!(stream.status, status, "{origin}");
     }
+}
+
+#[tokio::test]
+async fn a_command_in_the_same_packet_as_the_handshake_is_answered() {
+    const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+        vary: Accept\r\ndate: ";
+    let (_data, gateway) = start(&[]).await;
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+    let mut bytes = b"GET /ws HTTP/1.1\r\nhost: gateway\r\nconnection: Upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        .to_vec();
+    bytes.extend(masked(0x81, command("c1", &json!({"type": "get-status"})).as_bytes()));
+    bytes.extend(masked(0x88, &[]));
+    socket.write_all(&bytes).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    let mut frames = answer.split_off(end);
+    let head = String::from_utf8(answer).unwrap();
+    let date = head.strip_prefix(HEAD).unwrap_or_else(|| panic!("{head}"));
+    assert_eq!(date.matches("\r\n").count(), 2, "the date is the last field: {head}");
+    let (first, payload) = Frames::next(&mut frames).unwrap();
+    let reply: Value = serde_json::from_slice(&payload).unwrap();
+    assert_eq!((first, reply["id"].as_str()), (0x81, Some("c1")), "{reply}");
+    assert_eq!(Frames::next(&mut frames).unwrap().0, 0x88);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::api::authorize::Permit;
 use crate::api::context::RequestContext;
 use crate::api::request::start::{StartPosition, StreamParams};
 use crate::api::state::Api;
-use crate::deliver::{Gap, PendingTakeover, Reason, StreamBody, StreamSource};
+use crate::deliver::{Gap, Reason, StreamBody, StreamSource, Takeover};
 use crate::event::{EventId, Offset, ResourceId};
 use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
 use crate::log::Log;
@@ -252,9 +252,9 @@ fn open(
             return api.reject_stream(&head.method, &head.headers, head.version, problem);
         }
     };
-    let handover = context.connection.handover.as_ref();
+    let takeover = context.connection.takeover.as_ref();
     // HTTP/1.0 knows no chunks: the end of the connection ends the body.
-    let chunked = handover.is_some() && head.version == Version::HTTP_11;
+    let chunked = takeover.is_some() && head.version == Version::HTTP_11;
     let wire = if chunked { form.wire().chunked() } else { form.wire() };
     let batch_size = target.asked.batch_size.map(std::num::NonZeroU32::get);
     let mut pump = StreamSource::new(
@@ -275,8 +275,8 @@ fn open(
         let frame = pump.notices().gap(&gap, beginning.snapshot);
         pump.say(frame);
     }
-    let body = match handover {
-        Some(handover) => Body::Taken(handover.plan(PendingTakeover { pump, chunked })),
+    let body = match takeover {
+        Some(takeover) => Body::Taken(takeover.plan(Takeover::Stream { source: pump, chunked })),
         None => Body::Live(Box::new(StreamBody::new(pump))),
     };
     Ok(with_headers(head, target, form, body))

@@ -208,7 +208,7 @@ async fn serve(api: Arc<Api>, listener: TcpListener) {
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
-                let via = ConnectionContext { peer, handover: None, flow: None };
+                let via = ConnectionContext { peer, takeover: None, flow: None };
                 async move { Ok::<_, Infallible>(handle(&api, request, via).await) }
             });
             let connection = http1::Builder::new()

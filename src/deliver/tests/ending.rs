@@ -7,7 +7,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::deliver::{CommandFuture, CommandHandler, CommandReply, Session, Transport};
+use crate::deliver::{
+    CommandFuture, CommandHandler, CommandReply, Session, TcpTransport, Transport,
+};
 use crate::hub::{EndReason, Subscriber};
 
 /// Longest wait for what must come.
@@ -45,7 +47,7 @@ impl Case {
         let Writer { pump, .. } = bench.connect();
         let subscriber = pump.subscriber().clone();
         let (sender, commands) = mpsc::unbounded_channel();
-        let (transport, by_hand) = (Transport::plain(socket), ByHand(sender));
+        let (transport, by_hand) = (Transport::Tcp(TcpTransport::new(socket)), ByHand(sender));
         let session = Session::new(transport, pump, by_hand, &settings(), &[], None);
         let session = tokio::spawn(session);
         let frames: Vec<u8> = ["first", "second"].into_iter().flat_map(frame).collect();

@@ -1,7 +1,7 @@
 //! A pump and its outlet on a socket that the fan-out writes to as well.
 
 mod ending;
-mod handover;
+mod takeover;
 mod interleaved;
 mod wire;
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use hyper::header::{HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 use hyper::http::uri::Authority;
-use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, Uri, Version};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
@@ -17,7 +16,7 @@ use crate::api::authorize::Permit;
 use crate::api::context::{Caller, RequestContext};
 use crate::api::handlers::stream::{ResolvedStart, StreamTarget};
 use crate::api::state::Api;
-use crate::deliver::{ConnectionIo, ConnectionState, Session, StreamSource, Transport};
+use crate::deliver::{Session, SpawnSession, StreamSource, Takeover};
 use crate::metrics::Protocol;
 use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
@@ -42,7 +41,7 @@ pub async fn upgrade(
     target: Option<StreamTarget>,
 ) -> Result<Response<Body>, Problem> {
     let RequestContext { caller, connection, head, .. } = context;
-    let mut request = Request::from_parts(head, ());
+    let request = Request::from_parts(head, ());
     check_origin(&request)?;
     let mut response = accept(&request)?;
     if offers_subprotocol(&request) {
@@ -54,10 +53,17 @@ pub async fn upgrade(
         Some(target) => Some(target.beginning().await?),
         None => None,
     };
+    let Some(slot) = connection.takeover else {
+        return Err(Problem::new(Code::UpgradeRequired, "this connection takes no WebSocket"));
+    };
     let admitted = api.admit(Protocol::WebSocket, caller.client)?;
-    let (pump, core) = begin(api, admitted, caller, target, beginning);
-    let upgrading = hyper::upgrade::on(&mut request);
-    api.tasks.spawn(run(api.clone(), upgrading, pump, core, connection.handover));
+    let (source, commands) = begin(api, admitted, caller, target, beginning);
+    let api = api.clone();
+    let spawn: SpawnSession = Box::new(move |transport, source, early, open| {
+        let session = Session::new(transport, source, commands, &api.deliver, early, Some(open));
+        api.tasks.spawn(session);
+    });
+    slot.plan(Takeover::WebSocket { source, spawn });
     Ok(response)
 }
 
@@ -138,31 +144,4 @@ fn begin(
         }
     }
     (pump, core)
-}
-
-/// Has the socket served once hyper gives it back, in a task of its own: here
-/// the session's memory would hold what came before it. `handover` makes the
-/// connection count as open until then.
-async fn run(
-    api: Arc<Api>,
-    upgrading: OnUpgrade,
-    pump: StreamSource,
-    core: CommandDispatcher,
-    handover: Option<Arc<ConnectionState>>,
-) {
-    if let Ok(upgraded) = upgrading.await {
-        // hyper's read buffer goes here, not with the session: 8 KiB each.
-        let (transport, early) = take_apart(upgraded);
-        let open = handover.map(|handover| handover.open());
-        let session = Session::new(transport, pump, core, &api.deliver, &early, open);
-        api.tasks.spawn(session);
-    }
-}
-
-/// The plain socket under an HTTP/1 upgrade; the stream itself on HTTP/2.
-fn take_apart(upgraded: Upgraded) -> (Transport, bytes::Bytes) {
-    match upgraded.downcast::<ConnectionIo>() {
-        Ok(parts) => (Transport::plain(parts.io.into_inner()), parts.read_buf),
-        Err(upgraded) => (Transport::stream(upgraded), bytes::Bytes::new()),
-    }
 }

@@ -1,0 +1,249 @@
+//! The I/O of one client connection, with the deadlines that hyper lacks.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::requests::RequestCounter;
+use crate::deliver::{CONTROL_SAVED, TakeoverSlot, TokenBucket, Transport, with_scratch};
+use crate::metrics::Metrics;
+use crate::wire::http2::ControlFrameCounter;
+
+/// The I/O of a connection. It fails in three cases that hyper does not know:
+/// the client neither reads its response nor sends for the stall timeout, a
+/// request head is incomplete at its deadline, or an HTTP/2 client exceeds its
+/// rate of control frames.
+pub(super) struct ConnectionIo {
+    inner: TokioIo<Transport>,
+    requests: Arc<RequestCounter>,
+    /// Where a handler may leave a takeover.
+    takeover: Option<Arc<TakeoverSlot>>,
+    stall_timeout: Duration,
+    head_timeout: Option<Duration>,
+    /// The deadline of the first head; `None` once the head is complete.
+    first_head_due: Option<Instant>,
+    /// Runs while the transport accepts no byte; created only then.
+    stall: Option<Pin<Box<Sleep>>>,
+    head: Option<Head>,
+    /// Whether the transport is set for bulk.
+    bulk: bool,
+    control: Option<Box<Control>>,
+}
+
+/// The control frames of an HTTP/2 client.
+struct Control {
+    frames: ControlFrameCounter,
+    bucket: TokenBucket,
+    begun: Instant,
+    metrics: Arc<Metrics>,
+}
+
+/// A request head of which a part has been read.
+struct Head {
+    /// The number of requests before this one.
+    begun: usize,
+    /// Created, with the deadline, once the client pauses within the head: most
+    /// heads arrive complete and need no clock.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl ConnectionIo {
+    /// Wraps a fresh transport. No head has a deadline yet.
+    pub(super) fn new(
+        transport: Transport,
+        requests: Arc<RequestCounter>,
+        stall_timeout: Duration,
+    ) -> ConnectionIo {
+        ConnectionIo {
+            inner: TokioIo::new(transport),
+            requests,
+            takeover: None,
+            stall_timeout,
+            head_timeout: None,
+            first_head_due: None,
+            stall: None,
+            head: None,
+            bulk: false,
+            control: None,
+        }
+    }
+
+    /// Sets the deadlines of HTTP/1 heads: the first is due at `first_due`, each
+    /// later one `timeout` after its first byte.
+    pub(super) fn head_timeout(mut self, first_due: Instant, timeout: Duration) -> ConnectionIo {
+        (self.first_head_due, self.head_timeout) = (Some(first_due), Some(timeout));
+        self
+    }
+
+    /// Reports writes and flushes to `slot`.
+    pub(super) fn takeover(mut self, slot: Arc<TakeoverSlot>) -> ConnectionIo {
+        self.takeover = Some(slot);
+        self
+    }
+
+    /// Limits the control frames of an HTTP/2 client to `rate` a second; zero
+    /// is no limit. The input must begin with the preface. The connection of a
+    /// client past its limit fails, counted in `metrics`.
+    pub(super) fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> ConnectionIo {
+        let (frames, bucket, metrics) =
+            (ControlFrameCounter::default(), TokenBucket::new(rate.into()), metrics.clone());
+        let control = Control { frames, bucket, begun: Instant::now(), metrics };
+        self.control = (rate > 0).then(|| Box::new(control));
+        self
+    }
+
+    /// Enforces the deadline of a head. Bytes that arrive while no request is
+    /// in progress belong to a head, until hyper calls the service. Bytes that
+    /// arrived with the request before are not seen here; the idle timeout
+    /// covers them.
+    fn watch_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        let Some(head_timeout) = self.head_timeout else { return read };
+        let (begun, ended) = self.requests.counts();
+        if self.head.as_ref().is_some_and(|head| head.begun != begun) {
+            self.head = None;
+        }
+        if begun > 0 {
+            self.first_head_due = None;
+        }
+        if begun != ended {
+            return read;
+        }
+        match (&read, &mut self.head) {
+            (Poll::Ready(Ok(())), head) => {
+                head.get_or_insert(Head { begun, timer: None });
+            }
+            (Poll::Pending, Some(Head { timer, .. })) => {
+                let first = self.first_head_due.take();
+                let timer = timer.get_or_insert_with(|| {
+                    let due = first.unwrap_or_else(|| Instant::now() + head_timeout);
+                    Box::pin(tokio::time::sleep_until(due))
+                });
+                return timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            }
+            _ => {}
+        }
+        read
+    }
+
+    /// Reads, and counts the control frames in what was read.
+    fn poll_read_counted(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(control) = &mut self.control else {
+            return Pin::new(&mut self.inner).poll_read(cx, buffer);
+        };
+        // The memory that hyper lends cannot be read after the read.
+        with_scratch(|scratch| {
+            let room = scratch.len().min(buffer.remaining());
+            let mut read = ReadBuf::new(&mut scratch[..room]);
+            ready!(Pin::new(self.inner.inner_mut()).poll_read(cx, &mut read))?;
+            let count = control.frames.feed(read.filled());
+            let Control { bucket, begun, .. } = &mut **control;
+            if count > 0 && !bucket.take(count.into(), CONTROL_SAVED, begun.elapsed()) {
+                control.metrics.refused("control-rate");
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            buffer.put_slice(read.filled());
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Enforces the stall timeout.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wrote: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            if let Some(takeover) = &self.takeover {
+                takeover.note_write();
+            }
+            self.stall = None;
+            return wrote;
+        }
+        let deadline = || Box::pin(tokio::time::sleep(self.stall_timeout));
+        let stall = self.stall.get_or_insert_with(deadline);
+        stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Sets the transport for the response that is being written.
+    fn fit(&mut self) {
+        let bulk = self.requests.is_bulk();
+        if bulk != self.bulk {
+            self.bulk = bulk;
+            self.inner.inner().set_bulk(bulk);
+        }
+    }
+
+    /// Returns the transport.
+    pub(super) fn into_inner(self) -> Transport {
+        self.inner.into_inner()
+    }
+}
+
+impl Read for ConnectionIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.poll_read_counted(cx, buffer);
+        if matches!(read, Poll::Ready(Ok(()))) {
+            // A client may send a whole batch before it reads: it is alive.
+            self.stall = None;
+        }
+        self.watch_head(cx, read)
+    }
+}
+
+impl Write for ConnectionIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.fit();
+        let wrote = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.watch(cx, wrote)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if let (Poll::Ready(Ok(())), Some(takeover)) = (&flushed, &self.takeover) {
+            takeover.note_flush();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.fit();
+        let wrote = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.watch(cx, wrote)
+    }
+}

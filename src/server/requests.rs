@@ -1,0 +1,79 @@
+//! The requests of one connection: how many have begun and how many have ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Counts the requests of one connection.
+#[derive(Default)]
+pub(super) struct RequestCounter {
+    /// Requests whose head is complete.
+    begun: AtomicUsize,
+    /// Requests whose response has ended.
+    ended: AtomicUsize,
+    /// The current response is bulk.
+    bulk: AtomicBool,
+}
+
+impl RequestCounter {
+    /// Counts a request whose head is complete. The request is in progress as
+    /// long as the returned guard lives.
+    pub(super) fn begin(self: &Arc<Self>) -> Answering {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        Answering(self.clone())
+    }
+
+    /// Returns the number of requests that have begun and of those that have
+    /// ended.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let ended = self.ended.load(Ordering::Acquire);
+        (self.begun.load(Ordering::Acquire), ended)
+    }
+
+    /// Returns whether a request has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.counts().0 > 0
+    }
+
+    /// Returns whether the current response is bulk.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.bulk.load(Ordering::Relaxed)
+    }
+
+    /// Ends once no request has been in progress for `idle_timeout`. The
+    /// counter is checked `checks` times in this time, so the end may be one
+    /// such part late. A timer that is reset for each request would cost each
+    /// request a tenth of its time.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call starts again.
+    pub(super) async fn idle(&self, idle_timeout: Duration, checks: u32) {
+        let mut before = self.counts();
+        let mut quiet = 0;
+        while quiet < checks {
+            tokio::time::sleep(idle_timeout / checks).await;
+            let now = self.counts();
+            quiet = if now == before && now.0 == now.1 { quiet + 1 } else { 0 };
+            before = now;
+        }
+    }
+}
+
+/// A request in progress.
+pub(super) struct Answering(Arc<RequestCounter>);
+
+impl Answering {
+    /// Sets whether the response is bulk: large, and not fresher for having
+    /// waited outside of the kernel.
+    pub(super) fn set_bulk(&self, bulk: bool) {
+        if self.0.bulk.load(Ordering::Relaxed) != bulk {
+            self.0.bulk.store(bulk, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
+    }
+}
