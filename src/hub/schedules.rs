@@ -20,13 +20,15 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use tempfile::TempDir;
 
 use super::shard::{Counts, Shard, fan_out};
-use super::{DirectWriter, Ending, Interest, OnGap, Overflow, Scope, Settings, Slice, Subscriber};
+use super::{
+    DirectWriter, EndReason, OnGap, Overflow, Scope, Settings, Slice, Subscriber, SubscriptionSpec,
+};
 use crate::deliver::{self, Filled, HeartbeatFormat, Pace, StreamSource};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
 use crate::store::{Durability, EncodedEvent, LogMetadata, Store};
-use crate::wire::{Batch, Filter, LogIdentity, LogKind, MediaType};
+use crate::wire::{Batch, Filter, LogIdentity, LogKind, WireFormat};
 
 /// Events of each batch, by their resource.
 const BATCHES: [&[&str]; 5] = [&["a"], &["b", "a"], &["a"], &["b"], &["a", "b", "a"]];
@@ -92,7 +94,7 @@ fn events() -> Vec<Event> {
     let event = |(n, subject): (u64, &&str)| Event {
         offset: Offset(n),
         time: Timestamp(0),
-        kind: EventType::new("order-seen").unwrap(),
+        event_type: EventType::new("order-seen").unwrap(),
         subject: Some(ResourceId::new(subject).unwrap()),
         merge: true,
         data: format!(r#"{{"n":{n}}}"#).into(),
@@ -256,7 +258,7 @@ impl Model {
             for subscriber in members {
                 subscriber.tick(n * LATE, &self.settings);
                 if one_in(4) {
-                    subscriber.end(Ending::Drained);
+                    subscriber.end(EndReason::Drained);
                 }
             }
             shuttle::thread::yield_now();
@@ -323,7 +325,7 @@ impl Writer {
             subscriber.clone(),
             streams,
             model.ground.metrics.clone(),
-            MediaType::Ndjson,
+            WireFormat::Ndjson,
             None,
         );
         let socket = Socket { erratic: model.plan.erratic, ..Socket::default() };
@@ -334,10 +336,10 @@ impl Writer {
             Some(subject) => Scope::Subject(ResourceId::new(subject).unwrap()),
             None => Scope::Whole,
         };
-        let interest = Interest {
+        let interest = SubscriptionSpec {
             scope,
             filter: Filter::shared(Vec::new(), Vec::new()),
-            form: MediaType::Ndjson,
+            form: WireFormat::Ndjson,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
