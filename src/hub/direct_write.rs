@@ -133,8 +133,8 @@ impl Subscriber {
         // A broken socket is left to the writer, whose it is.
         let Ok(written @ 1..) = port.write_now(&slice.bytes) else { return false };
         let events = u64::from(selection.len());
-        subscription.written_to = slice.through;
-        subscription.pushed_to = round.batch.end();
+        subscription.advance(slice.through);
+        subscription.pushed(round.batch.end());
         if let Some(credit) = &mut subscription.interest.credit {
             *credit = credit.saturating_sub(events);
         }

@@ -10,7 +10,7 @@ use super::EndReason;
 use super::ring::{Dropped, Evicted, Ring};
 use super::run::{DropMarker, Run};
 use super::state::State;
-use super::subscription::{Mode, Subscription, SubscriptionId};
+use super::subscription::{Subscription, SubscriptionId};
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Selection};
 
@@ -86,7 +86,7 @@ impl State {
         let Some(subscription) = self.subscription(id) else { return };
         if let Some(change) = change {
             subscription.waiting = waiting.saturating_add_signed(change);
-            subscription.pushed_to = end;
+            subscription.pushed(end);
         } else {
             self.park(id);
         }
@@ -96,20 +96,13 @@ impl State {
     /// it is read there, so nothing is lost, and nothing of it has to be told.
     pub(super) fn park(&mut self, id: SubscriptionId) {
         if let Some(subscription) = self.subscription(id) {
-            subscription.park();
+            subscription.fall_behind();
         }
         self.ring.remove(id);
     }
 }
 
 impl Subscription {
-    /// Its part of [`State::park`].
-    fn park(&mut self) {
-        self.set_mode(Mode::CatchingUp);
-        self.waiting = 0;
-        self.conflating = self.interest.overflow == Overflow::Conflate;
-    }
-
     /// Its oldest run is of a batch that its log's tail does not hold any more:
     /// it reads the log, or, where its policy is to drop, goes without.
     pub(super) fn evict(&mut self) -> Evicted {
@@ -117,7 +110,7 @@ impl Subscription {
             // Told later, by a mark.
             Overflow::DropOldest | Overflow::DropNewest => Evicted::Drop(Dropped::new(self.id)),
             Overflow::Log | Overflow::Conflate | Overflow::Disconnect => {
-                self.park();
+                self.fall_behind();
                 Evicted::Forget
             }
         }

@@ -75,16 +75,14 @@ impl Subscriber {
         let (batch, fanned) = (round.batch, round.fanned_to);
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
-        if subscription.mode() != Mode::Live {
-            return None;
-        }
-        let selection = if subscription.pushed_to > fanned {
-            subscription.interest.filter.narrow(batch, &selection, subscription.pushed_to)?
+        let after = subscription.follower().accept(batch.end(), fanned)?;
+        let selection = if after > fanned {
+            subscription.interest.filter.narrow(batch, &selection, after)?
         } else {
             selection
         };
         if subscription.waiting == 0 {
-            subscription.written_to = subscription.written_to.max(fanned);
+            subscription.advance(fanned);
         }
         let events = u64::from(selection.len());
         let credit = subscription.interest.credit;
@@ -108,7 +106,7 @@ impl Subscriber {
         {
             ring.push(run);
             subscription.waiting += events;
-            subscription.pushed_to = batch.end();
+            subscription.pushed(batch.end());
         } else {
             self.shard.metrics().ring_overflows.increment(1);
             // A client that has nothing waiting keeps up: a commit that is
@@ -136,7 +134,7 @@ impl Subscriber {
         if subscription.mode() == Mode::Live {
             if subscription.waiting == 0 {
                 let fanned = subscription.lane.fanned_to();
-                subscription.written_to = subscription.written_to.max(fanned);
+                subscription.advance(fanned);
             }
             state.park(id);
             self.note_live(&state);

@@ -92,7 +92,7 @@ impl Shard {
         supervisor: &Supervisor,
     ) -> Arc<Shard> {
         let shard = Arc::new(Shard::new(settings, tight, open, metrics));
-        engine.observe(shard.progress.clone());
+        engine.observe(&shard.progress);
         supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
         supervisor.spawn(Task::Tick, tick(shard.clone()));
         shard

@@ -139,18 +139,7 @@ impl State {
             match subscription.mode() {
                 Mode::Live => {}
                 Mode::CatchingUp if subscription.interest.credit == Some(0) => {}
-                // Delivery, join 3: what is fanned out already is taken, and
-                // what comes will find the subscription live.
-                // Nor in the middle of what is left out of a page: the fan-out
-                // would bring it after all.
-                Mode::CatchingUp
-                    if subscription.lane.tail() <= subscription.written_to
-                        && subscription.is_past_conflated() =>
-                {
-                    subscription.set_mode(Mode::Live);
-                    subscription.pushed_to = subscription.written_to;
-                    subscription.conflating = false;
-                }
+                Mode::CatchingUp if subscription.join() => {}
                 Mode::CatchingUp | Mode::Snapshot if found.is_some() => {}
                 Mode::CatchingUp => {
                     found = Some((slot, WriterAction::Read(subscription.reading())))
@@ -192,12 +181,12 @@ impl State {
                 Overflow::Conflate => {
                     subscription.conflated = subscription.conflated.max(lost.upto);
                     if subscription.waiting == 0 {
-                        subscription.written_to = subscription.written_to.max(lost.to);
+                        subscription.advance(lost.to);
                     }
                 }
                 // Whatever waits stands behind what was dropped, and the gap is
                 // written before anything else is asked for.
-                _ => subscription.written_to = subscription.written_to.max(lost.to),
+                _ => subscription.advance(lost.to),
             }
             return Some(WriterAction::Lost(reading, lost));
         }

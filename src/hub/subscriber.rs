@@ -13,7 +13,7 @@ use super::ring::Ring;
 use super::run::{Slice, WriteBudget};
 use super::shard::Shard;
 use super::state::{PollMode, State, Writer, WriterAction};
-use super::subscription::{Mode, ReadRequest, Subscription, SubscriptionId, SubscriptionSpec};
+use super::subscription::{ReadRequest, Subscription, SubscriptionId, SubscriptionSpec};
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::metrics::Protocol;
@@ -253,7 +253,7 @@ impl Subscriber {
             let id = slice.subscription;
             let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
             if let Some(subscription) = slot.filter(|subscription| subscription.id == id) {
-                subscription.written_to = slice.through;
+                subscription.advance(slice.through);
                 if subscription.waiting > 0 {
                     subscription.waiting -= ring.pass(id, slice.through);
                 }
@@ -321,7 +321,7 @@ impl Subscriber {
     pub fn passed(&self, id: SubscriptionId, upto: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.written_to = subscription.written_to.max(upto);
+            subscription.advance(upto);
         }
     }
 
@@ -329,9 +329,7 @@ impl Subscriber {
     pub fn restart(&self, id: SubscriptionId, start: Offset, snapshot: bool) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.written_to = start;
-            subscription.reached = None;
-            subscription.set_mode(if snapshot { Mode::Snapshot } else { Mode::CatchingUp });
+            subscription.restart(start, snapshot);
         }
     }
 

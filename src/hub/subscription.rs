@@ -7,7 +7,7 @@ use super::index::SlotIndex;
 use super::log_fanout::{LogFanout, Scope};
 use super::overflow::Overflow;
 use crate::event::{Offset, ResourceId};
-use crate::log::Log;
+use crate::log::{Follower, Log};
 use crate::wire::{Filter, WireFormat};
 
 /// A subscription's name within the process; never used twice.
@@ -28,7 +28,8 @@ pub struct SubscriptionSpec {
     pub form: WireFormat,
     /// How many events the client has asked for so far; none for all that come.
     pub credit: Option<u64>,
-    /// Whether it starts with the resources themselves.
+    /// Whether the resources themselves are to be sent first. Cleared once they
+    /// are sent.
     pub snapshot: bool,
     /// What it wants where events are missing.
     pub on_gap: OnGap,
@@ -66,11 +67,9 @@ pub(super) struct Subscription {
     pub(super) lane: Arc<LogFanout>,
     pub(super) place: SlotIndex,
     pub(super) interest: SubscriptionSpec,
-    mode: Mode,
-    /// Written and passed over up to here.
-    pub(super) written_to: Offset,
-    /// The last event that was pushed.
-    pub(super) pushed_to: Offset,
+    /// Where in the log the subscription is. Changed by methods alone, because
+    /// the count of those that catch up changes with it.
+    follower: Follower,
     /// Items of it in the ring: events, and marks of what was lost.
     pub(super) waiting: u64,
     /// It reads the log because its ring was full, and wants of what it reads
@@ -130,16 +129,13 @@ impl Subscription {
         interest: SubscriptionSpec,
         written_to: Offset,
     ) -> Subscription {
-        let mode = if interest.snapshot { Mode::Snapshot } else { Mode::CatchingUp };
         lane.stats.catching_up.fetch_add(1, Ordering::Relaxed);
         Subscription {
             id,
             lane,
             place,
             interest,
-            mode,
-            written_to: written_to,
-            pushed_to: written_to,
+            follower: Follower::new(written_to),
             waiting: 0,
             conflating: false,
             conflated: written_to,
@@ -148,19 +144,66 @@ impl Subscription {
     }
 
     pub(super) fn mode(&self) -> Mode {
-        self.mode
+        if self.follower.is_live() {
+            Mode::Live
+        } else if self.interest.snapshot {
+            Mode::Snapshot
+        } else {
+            Mode::CatchingUp
+        }
     }
 
-    /// Changes the mode. The only way to do so: the count of those that catch
-    /// up changes with it.
-    pub(super) fn set_mode(&mut self, mode: Mode) {
+    pub(super) fn follower(&self) -> &Follower {
+        &self.follower
+    }
+
+    /// Changes the follower, and the count of those that catch up with it.
+    fn follow<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
+        let was_live = self.follower.is_live();
+        let changed = change(&mut self.follower);
         let catching_up = &self.lane.stats.catching_up;
-        match (self.mode == Mode::Live, mode == Mode::Live) {
+        match (was_live, self.follower.is_live()) {
             (false, true) => catching_up.fetch_sub(1, Ordering::Relaxed),
             (true, false) => catching_up.fetch_add(1, Ordering::Relaxed),
             (true, true) | (false, false) => 0,
         };
-        self.mode = mode;
+        changed
+    }
+
+    /// Events up to `to` are written or passed over ([`Follower::advance`]).
+    pub(super) fn advance(&mut self, to: Offset) {
+        self.follower.advance(to);
+    }
+
+    /// The batch that ends at `end` was pushed ([`Follower::push`]).
+    pub(super) fn pushed(&mut self, end: Offset) {
+        self.follower.push(end);
+    }
+
+    /// Goes live if nothing is left to read ([`Follower::join`]). Not in the
+    /// middle of a page of which some was left out: the fan-out would push it.
+    pub(super) fn join(&mut self) -> bool {
+        let joins = !self.interest.snapshot && self.is_past_conflated() && {
+            let tail = self.lane.tail();
+            self.follow(|follower| follower.join(tail))
+        };
+        self.conflating &= !joins;
+        joins
+    }
+
+    /// Reads the log from here on ([`Follower::fall_behind`]). Its items in the
+    /// ring are no longer counted; the caller removes them.
+    pub(super) fn fall_behind(&mut self) {
+        self.follow(Follower::fall_behind);
+        self.waiting = 0;
+        self.conflating = self.interest.overflow == Overflow::Conflate;
+    }
+
+    /// Reads the log after `start`, or the resources first.
+    pub(super) fn restart(&mut self, start: Offset, snapshot: bool) {
+        self.follow(|follower| follower.restart(start));
+        self.interest.snapshot = snapshot;
+        self.reached = None;
     }
 
     /// How many offsets the client is behind the log's head.
@@ -170,16 +213,12 @@ impl Subscription {
 
     /// How far the client has everything it asked for.
     pub(super) fn position(&self) -> Offset {
-        if self.mode == Mode::Live && self.waiting == 0 {
-            self.written_to.max(self.lane.fanned_to().max(self.pushed_to))
-        } else {
-            self.written_to
-        }
+        self.follower.position(self.waiting == 0, self.lane.fanned_to())
     }
 
     /// Whether nothing is left to be read of which some was left out.
     pub(super) fn is_past_conflated(&self) -> bool {
-        !self.conflating || self.conflated <= self.written_to
+        !self.conflating || self.conflated <= self.follower.written_to()
     }
 
     pub(super) fn reading(&self) -> ReadRequest {
@@ -189,7 +228,7 @@ impl Subscription {
             scope: self.interest.scope.clone(),
             filter: self.interest.filter.clone(),
             form: self.interest.form,
-            after: self.written_to,
+            after: self.follower.written_to(),
             credit: self.interest.credit,
             on_gap: self.interest.on_gap,
             reached: self.reached.clone(),
@@ -201,6 +240,8 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.set_mode(Mode::Live);
+        if !self.follower.is_live() {
+            self.lane.stats.catching_up.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -114,7 +114,7 @@ impl Bench {
     }
 
     fn queued(&self) -> Offset {
-        self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().pushed_to
+        self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().position()
     }
 
     /// What the client has, with `rest` behind it, is whole lines.
