@@ -6,62 +6,13 @@ mod tests;
 
 use std::collections::HashSet;
 
-use super::EndReason;
 use super::ring::{Dropped, Evicted, Ring};
 use super::run::{DropMarker, Run};
 use super::state::State;
-use super::subscription::{Subscription, SubscriptionId};
+use super::subscription::Subscription;
+use super::words::{Bounds, EndReason, Overflow, SubscriptionId};
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Selection};
-
-/// What happens when an event does not fit into a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    /// Free the ring, keep the cursor, catch up from the log: no loss.
-    Log,
-    /// Keep the newest event of each resource.
-    Conflate,
-    /// Make room by dropping what has waited longest.
-    DropOldest,
-    /// Drop what has come last.
-    DropNewest,
-    /// End the connection.
-    Disconnect,
-}
-
-impl Overflow {
-    /// All of them.
-    pub const ALL: [Overflow; 5] = [
-        Overflow::Log,
-        Overflow::Conflate,
-        Overflow::DropOldest,
-        Overflow::DropNewest,
-        Overflow::Disconnect,
-    ];
-
-    /// As in the configuration, in `?overflow=` and in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Overflow::Log => "log",
-            Overflow::Conflate => "conflate",
-            Overflow::DropOldest => "drop-oldest",
-            Overflow::DropNewest => "drop-newest",
-            Overflow::Disconnect => "disconnect",
-        }
-    }
-
-    /// The policy of that name.
-    pub fn named(name: &str) -> Option<Overflow> {
-        Overflow::ALL.into_iter().find(|overflow| overflow.as_str() == name)
-    }
-}
-
-/// How much a connection's ring may hold.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) events: u64,
-    pub(super) bytes: u64,
-}
 
 /// Runs that wait on a socket that takes nothing, before a `log` subscription
 /// reads for itself: each costs about 80 bytes, so that a stalled reader of

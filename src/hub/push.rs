@@ -6,12 +6,12 @@ use std::task::Waker;
 
 use super::direct_write;
 use super::fanout_pass::FanoutPass;
-use super::overflow::{BLOCKED_RUNS_MAX, Overflow};
+use super::overflow::BLOCKED_RUNS_MAX;
 use super::run::Run;
 use super::state::{State, Writer};
 use super::subscriber::{Subscriber, wake};
-use super::subscription::{Mode, Subscription, SubscriptionId};
-use super::{EndReason, Settings};
+use super::subscription::{Mode, Subscription};
+use super::words::{EndReason, Overflow, Settings, SubscriptionId};
 use crate::wire::Selection;
 
 /// What a visit that overflows a ring may cost, in visits that do not: a ring
@@ -133,7 +133,7 @@ impl Subscriber {
         let subscription = state.subscription(id)?;
         if subscription.mode() == Mode::Live {
             if subscription.waiting == 0 {
-                let fanned = subscription.lane.fanned_to();
+                let fanned = subscription.progress.fanned_to();
                 subscription.advance(fanned);
             }
             state.park(id);

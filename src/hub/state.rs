@@ -6,11 +6,10 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
-use super::direct_write::DirectWriter;
 use super::ring::{Evicted, Ring};
-use super::run::{DropMarker, Slice, WriteBudget};
-use super::subscription::{Mode, ReadRequest, Subscription, SubscriptionId};
-use super::{EndReason, Overflow};
+use super::run::{DropMarker, Slice};
+use super::subscription::{Mode, ReadRequest, Subscription};
+use super::words::{DirectWriter, EndReason, Overflow, SubscriptionId, WriteBudget};
 use crate::event::EventId;
 
 /// What the writer does next.
@@ -202,7 +201,7 @@ impl State {
     pub(super) fn release_evicted(&mut self) -> bool {
         let evicted = self.ring.evicted(self.subscriptions.len(), |id, end| {
             let slot = self.subscriptions.get(id.slot as usize).and_then(Option::as_ref);
-            slot.is_some_and(|slot| slot.id == id && slot.lane.log.holds(end))
+            slot.is_some_and(|slot| slot.id == id && slot.progress.log.holds(end))
         });
         if evicted.is_empty() {
             return false;
@@ -219,7 +218,7 @@ impl State {
             .collect();
         let held = |id: SubscriptionId, end| {
             let slot = subscriptions.get(id.slot as usize).and_then(Option::as_ref);
-            slot.is_some_and(|subscription| subscription.lane.log.holds(end))
+            slot.is_some_and(|subscription| subscription.progress.log.holds(end))
         };
         ring.evict(&mut evicted, held);
         for (id, evicted) in evicted {
@@ -238,7 +237,7 @@ impl State {
     pub(super) fn bookmark(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
             [Some(only)] if only.mode() != Mode::Snapshot => {
-                Some(only.lane.log.origin().id(only.position()))
+                Some(only.progress.log.origin().id(only.position()))
             }
             _ => None,
         }

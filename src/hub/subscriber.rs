@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
-use super::EndReason;
 use super::index::Entry;
-use super::overflow::Bounds;
 use super::ring::Ring;
-use super::run::{Slice, WriteBudget};
+use super::run::Slice;
 use super::shard::Shard;
 use super::state::{PollMode, State, Writer, WriterAction};
-use super::subscription::{ReadRequest, Subscription, SubscriptionId, SubscriptionSpec};
+use super::subscription::{ReadRequest, Subscription};
+use super::words::{Bounds, EndReason, SubscriptionId, SubscriptionSpec, WriteBudget};
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::metrics::Protocol;
@@ -76,7 +75,7 @@ impl Subscriber {
             Entry { subscriber: self.clone(), subscription: id, filter: interest.filter.clone() };
         let place = lane.index.lock().insert(&interest.scope, entry);
         let taken = start.unwrap_or_else(|| log.head());
-        let subscription = Subscription::new(id, lane, place, interest, taken);
+        let subscription = Subscription::new(id, lane.progress.clone(), place, interest, taken);
         let mut state = self.state.lock();
         state.subscriptions[id.slot as usize] = Some(subscription);
         let waker = state.waker.take();
@@ -108,7 +107,7 @@ impl Subscriber {
         // The index is locked before a subscriber by the fan-out, never after.
         match removed {
             Some(gone) => {
-                gone.lane.index.lock().remove(gone.place);
+                self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
                 true
             }
             None => false,
@@ -149,7 +148,7 @@ impl Subscriber {
             (std::mem::take(&mut state.subscriptions), state.port.take())
         };
         for gone in subscriptions.into_iter().flatten() {
-            gone.lane.index.lock().remove(gone.place);
+            self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
         }
     }
 

@@ -1,54 +1,13 @@
 //! What a client subscribes to, and how far it has come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use super::index::SlotIndex;
-use super::log_fanout::{LogFanout, Scope};
-use super::overflow::Overflow;
+use super::fanout_progress::FanoutProgress;
+use super::words::{OnGap, Overflow, Scope, SlotIndex, SubscriptionId, SubscriptionSpec};
 use crate::event::{Offset, ResourceId};
 use crate::log::{Follower, Log};
 use crate::wire::{Filter, WireFormat};
-
-/// A subscription's name within the process; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SubscriptionId {
-    serial: u64,
-    pub(super) slot: u32,
-}
-
-/// What a client subscribes to.
-#[derive(Clone, Debug)]
-pub struct SubscriptionSpec {
-    /// Which part of the log.
-    pub scope: Scope,
-    /// Which of its events; shared by all who want the same.
-    pub filter: Arc<Filter>,
-    /// In which form they are written.
-    pub form: WireFormat,
-    /// How many events the client has asked for so far; none for all that come.
-    pub credit: Option<u64>,
-    /// Whether the resources themselves are to be sent first. Cleared once they
-    /// are sent.
-    pub snapshot: bool,
-    /// What it wants where events are missing.
-    pub on_gap: OnGap,
-    /// What happens when its connection's ring is full.
-    pub overflow: Overflow,
-}
-
-/// What a client wants where events that it asked for are not kept any more
-/// (`docs/protocol.md#streams`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnGap {
-    /// To be told, and to go on from the earliest kept.
-    #[default]
-    Event,
-    /// The resources as they are, then what follows.
-    Snapshot,
-    /// An end.
-    Error,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -61,10 +20,10 @@ pub(super) enum Mode {
 }
 
 /// A subscription of a connection. While it is not live, its shard's
-/// [`LagStats`](super::log_fanout::LagStats) count it as catching up.
+/// [`LagStats`](super::fanout_progress::LagStats) count it as catching up.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
-    pub(super) lane: Arc<LogFanout>,
+    pub(super) progress: Arc<FanoutProgress>,
     pub(super) place: SlotIndex,
     pub(super) interest: SubscriptionSpec,
     /// Where in the log the subscription is. Changed by methods alone, because
@@ -109,30 +68,19 @@ pub struct ReadRequest {
     pub conflate: Option<Offset>,
 }
 
-static SERIAL: AtomicU64 = AtomicU64::new(0);
-
-impl SubscriptionId {
-    /// Nobody's: for slices that are no events.
-    pub const NONE: SubscriptionId = SubscriptionId { serial: u64::MAX, slot: u32::MAX };
-
-    pub(super) fn new(slot: usize) -> SubscriptionId {
-        SubscriptionId { serial: SERIAL.fetch_add(1, Ordering::Relaxed), slot: slot as u32 }
-    }
-}
-
 impl Subscription {
     /// A subscription that reads what follows `taken`, or the resources first.
     pub(super) fn new(
         id: SubscriptionId,
-        lane: Arc<LogFanout>,
+        progress: Arc<FanoutProgress>,
         place: SlotIndex,
         interest: SubscriptionSpec,
         written_to: Offset,
     ) -> Subscription {
-        lane.stats.catching_up.fetch_add(1, Ordering::Relaxed);
+        progress.stats.catching_up.fetch_add(1, Ordering::Relaxed);
         Subscription {
             id,
-            lane,
+            progress,
             place,
             interest,
             follower: Follower::new(written_to),
@@ -161,7 +109,7 @@ impl Subscription {
     fn follow<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
         let was_live = self.follower.is_live();
         let changed = change(&mut self.follower);
-        let catching_up = &self.lane.stats.catching_up;
+        let catching_up = &self.progress.stats.catching_up;
         match (was_live, self.follower.is_live()) {
             (false, true) => catching_up.fetch_sub(1, Ordering::Relaxed),
             (true, false) => catching_up.fetch_add(1, Ordering::Relaxed),
@@ -184,7 +132,7 @@ impl Subscription {
     /// middle of a page of which some was left out: the fan-out would push it.
     pub(super) fn join(&mut self) -> bool {
         let joins = !self.interest.snapshot && self.is_past_conflated() && {
-            let tail = self.lane.tail();
+            let tail = self.progress.tail();
             self.follow(|follower| follower.join(tail))
         };
         self.conflating &= !joins;
@@ -208,12 +156,12 @@ impl Subscription {
 
     /// How many offsets the client is behind the log's head.
     pub(super) fn lag(&self) -> u64 {
-        self.lane.log.head().0.saturating_sub(self.position().0)
+        self.progress.log.head().0.saturating_sub(self.position().0)
     }
 
     /// How far the client has everything it asked for.
     pub(super) fn position(&self) -> Offset {
-        self.follower.position(self.waiting == 0, self.lane.fanned_to())
+        self.follower.position(self.waiting == 0, self.progress.fanned_to())
     }
 
     /// Whether nothing is left to be read of which some was left out.
@@ -224,7 +172,7 @@ impl Subscription {
     pub(super) fn reading(&self) -> ReadRequest {
         ReadRequest {
             subscription: self.id,
-            log: self.lane.log.clone(),
+            log: self.progress.log.clone(),
             scope: self.interest.scope.clone(),
             filter: self.interest.filter.clone(),
             form: self.interest.form,
@@ -241,7 +189,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if !self.follower.is_live() {
-            self.lane.stats.catching_up.fetch_sub(1, Ordering::Relaxed);
+            self.progress.stats.catching_up.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
