@@ -119,7 +119,7 @@ impl FanoutPass<'_> {
     /// - An entry that comes, in a free slot before or behind the cursor or in
     ///   a list made anew, was indexed after [`FanoutProgress::begin`](super::fanout_progress::FanoutProgress::begin) set `tail` to the
     ///   batch's end. Its subscription reads the batch from the log before it
-    ///   goes live, and a visit then finds nothing after `queued`.
+    ///   goes live, and a visit then finds nothing after what was pushed.
     /// - An entry that goes wants nothing more. A list that goes with its last
     ///   entry ends the pass.
     async fn visit_all<L, S>(&mut self, list: L, memo: &mut SelectionCache<S>)

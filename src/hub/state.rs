@@ -141,10 +141,10 @@ impl State {
                 Mode::CatchingUp if subscription.join() => {}
                 Mode::CatchingUp | Mode::Snapshot if found.is_some() => {}
                 Mode::CatchingUp => {
-                    found = Some((slot, WriterAction::Read(subscription.reading())))
+                    found = Some((slot, WriterAction::Read(subscription.reading())));
                 }
                 Mode::Snapshot => {
-                    found = Some((slot, WriterAction::Snapshot(subscription.reading())))
+                    found = Some((slot, WriterAction::Snapshot(subscription.reading())));
                 }
             }
         }

@@ -201,7 +201,7 @@ impl Subscriber {
         WriterAction::Wait
     }
 
-    /// Delivery, join 3. The fan-out sets a lane's `tail` and then looks at
+    /// Step 4 of [`log::Follower`](crate::log::Follower). The fan-out sets a lane's `tail` and then looks at
     /// `live`; here it is the other way round, and all of it in one order
     /// (`SeqCst`): where the fan-out still found nobody live, the `tail` that
     /// is compared here is the new one, and nobody joins.

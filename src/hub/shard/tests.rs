@@ -395,7 +395,7 @@ fn write(subscriber: &Subscriber) {
         match subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room) {
             WriterAction::Write => subscriber.wrote(&hand),
             WriterAction::Read(reading) => {
-                subscriber.passed(reading.subscription, reading.log.head())
+                subscriber.passed(reading.subscription, reading.log.head());
             }
             WriterAction::Snapshot(reading) => {
                 subscriber.restart(reading.subscription, reading.log.head(), false);
