@@ -11,6 +11,7 @@ mod socket_writer;
 mod pace;
 mod tcp;
 mod source;
+mod source_reads;
 mod catch_up;
 mod scratch;
 mod stream;

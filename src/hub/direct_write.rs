@@ -1,113 +1,20 @@
 //! Writing to a socket from the fan-out itself: while a connection's writer
 //! sleeps with nothing half out, waking it costs a third of its write again.
 
-use std::io;
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::fanout_pass::FanoutPass;
-use super::run::SLICE_BYTES;
 use super::state::{State, Writer};
 use super::subscriber::Subscriber;
-use super::subscription::SubscriptionId;
-use crate::event::Offset;
-use crate::metrics::{Metrics, Protocol};
-use crate::wire::{Batch, Selection, WireFormat};
+use super::words::{DirectWriter, SubscriptionId};
+use crate::wire::Selection;
 
 /// What a visit that writes costs, in visits that only push. `send(2)` to a
 /// socket on loopback takes 4 to 8 µs, some fifty times as long; counted lower,
 /// since each yield of a round is a look at all sockets.
 pub(super) const COST: usize = 4;
-
-/// A socket that the fan-out may write to in its writer's place.
-pub trait DirectWriter: Send + Sync {
-    /// Writes what the socket takes at once, and never waits.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] where it takes nothing; any other where it
-    /// is broken, which its writer will meet as well.
-    fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
-}
-
-/// The last slice that was cut from a round's batch: most of the visits of a
-/// round write the same.
-#[derive(Default)]
-pub(super) struct SliceCache(Option<(WireFormat, Range<u32>, Option<Slice>)>);
-
-/// Some of a batch in one piece.
-#[derive(Clone)]
-struct Slice {
-    bytes: Bytes,
-    through: Offset,
-}
-
-impl SliceCache {
-    /// The selected events as one slice; none where they are more than that.
-    fn of(&mut self, batch: &Batch, selection: &Selection, form: WireFormat) -> Option<&Slice> {
-        let run = selection.run_from(0);
-        if run.end - run.start < selection.len() {
-            return None;
-        }
-        let known = |(of, cut, _): &(WireFormat, Range<u32>, _)| *of == form && *cut == run;
-        if !self.0.as_ref().is_some_and(known) {
-            let slice = Slice::of(batch, &run, form);
-            self.0 = Some((form, run, slice));
-        }
-        self.0.as_ref().and_then(|(_, _, slice)| slice.as_ref())
-    }
-}
-
-impl Slice {
-    fn of(batch: &Batch, run: &Range<u32>, form: WireFormat) -> Option<Slice> {
-        let events = &batch.events()[run.start as usize..run.end as usize];
-        // What is too long in its data alone need not be looked at encoded.
-        let least: usize = events.iter().map(|event| event.data.len()).sum();
-        if least > SLICE_BYTES {
-            return None;
-        }
-        let (bytes, count) = batch.encoded(form).slice(run.clone(), SLICE_BYTES);
-        let whole = count == run.end - run.start && bytes.len() <= SLICE_BYTES;
-        let through = events.last()?.offset;
-        whole.then_some(Slice { bytes, through })
-    }
-}
-
-/// What was written in a round, until it is folded into the metrics.
-#[derive(Default)]
-pub(super) struct DeliveryCounts([Sent; Protocol::ALL.len()]);
-
-#[derive(Default)]
-struct Sent {
-    events: u64,
-    bytes: u64,
-}
-
-impl DeliveryCounts {
-    fn add(&mut self, protocol: Protocol, events: u64, bytes: u64) {
-        let sent = &mut self.0[protocol as usize];
-        sent.events += events;
-        sent.bytes += bytes;
-    }
-
-    /// Counts it, with one look at the clock, and begins anew.
-    pub(super) fn fold(&mut self, metrics: &Metrics, committed: Option<Instant>) {
-        for protocol in Protocol::ALL {
-            let Sent { events, bytes } = std::mem::take(&mut self.0[protocol as usize]);
-            if events == 0 {
-                continue;
-            }
-            let streams = metrics.streams(protocol);
-            streams.sent_bytes.increment(bytes);
-            streams.delivered.increment(events);
-            if let Some(committed) = committed {
-                streams.latency.record(committed.elapsed(), events);
-            }
-        }
-    }
-}
 
 impl Subscriber {
     /// Writes the selected events in the writer's place: it sleeps, and
@@ -133,8 +40,8 @@ impl Subscriber {
         // A broken socket is left to the writer, whose it is.
         let Ok(written @ 1..) = port.write_now(&slice.bytes) else { return false };
         let events = u64::from(selection.len());
-        subscription.written_to = slice.through;
-        subscription.pushed_to = round.batch.end();
+        subscription.advance(slice.through);
+        subscription.pushed(round.batch.end());
         if let Some(credit) = &mut subscription.interest.credit {
             *credit = credit.saturating_sub(events);
         }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::direct_write::{DeliveryCounts, SliceCache};
 use super::index::{Entry, Index, Slots};
 use super::log_fanout::LogFanout;
 use super::shard::Shard;
+use super::slice_cache::{DeliveryCounts, SliceCache};
 use super::subscriber::Subscriber;
-use super::subscription::SubscriptionId;
+use super::words::SubscriptionId;
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Filter, Selection};
 
@@ -55,17 +55,17 @@ pub(super) async fn fan_out_batch(
     batch: &Arc<Batch>,
     cost: &mut usize,
 ) {
-    let fanned = lane.fanned_to();
+    let fanned = lane.progress.fanned_to();
     if batch.end() <= fanned {
         return;
     }
-    lane.begin(batch.end());
+    lane.progress.begin(batch.end());
     let mut round = FanoutPass {
         shard,
         lane,
         batch,
         fanned_to: fanned,
-        inline: batch.end() == lane.log.head(),
+        inline: batch.end() == lane.progress.log.head(),
         cut: SliceCache::default(),
         tally: DeliveryCounts::default(),
         wakers: Vec::new(),
@@ -75,7 +75,7 @@ pub(super) async fn fan_out_batch(
     round.visit_whole().await;
     round.visit_subjects().await;
     round.settle();
-    lane.finish(batch.end());
+    lane.progress.finish(batch.end());
     round.pause_if_due().await;
     *cost = round.cost;
 }
@@ -117,9 +117,9 @@ impl FanoutPass<'_> {
     /// repeats nothing (`docs/architecture.md#delivery`):
     /// - An entry that stays keeps its slot, so it is met once.
     /// - An entry that comes, in a free slot before or behind the cursor or in
-    ///   a list made anew, was indexed after [`LogFanout::begin`] set `tail` to the
+    ///   a list made anew, was indexed after [`FanoutProgress::begin`](super::fanout_progress::FanoutProgress::begin) set `tail` to the
     ///   batch's end. Its subscription reads the batch from the log before it
-    ///   goes live, and a visit then finds nothing after `queued`.
+    ///   goes live, and a visit then finds nothing after what was pushed.
     /// - An entry that goes wants nothing more. A list that goes with its last
     ///   entry ends the pass.
     async fn visit_all<L, S>(&mut self, list: L, memo: &mut SelectionCache<S>)

@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::log_fanout::Scope;
 use super::subscriber::Subscriber;
-use super::subscription::SubscriptionId;
+use super::words::{Scope, SlotIndex, SubscriptionId};
 use crate::event::ResourceId;
 use crate::wire::Filter;
 
@@ -101,13 +100,6 @@ impl<T> Slots<T> {
             Slot::Free(_) => None,
         }
     }
-}
-
-/// The slot of an entry. It stays until the entry is removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum SlotIndex {
-    Whole(u32),
-    Subject { group: u32, slot: u32 },
 }
 
 /// The subscriptions to one resource.

@@ -8,6 +8,8 @@
 
 mod index;
 mod direct_write;
+mod fan_out;
+mod fanout_progress;
 mod log_fanout;
 mod overflow;
 mod push;
@@ -17,91 +19,30 @@ mod run;
 #[cfg(all(test, feature = "shuttle"))]
 mod schedules;
 mod shard;
+mod slice_cache;
 mod state;
 mod subscriber;
 mod subscription;
+mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use direct_write::DirectWriter;
-pub use log_fanout::Scope;
-pub use overflow::{Overflow, newest_of_each};
-pub use run::{DropMarker, SLICE_BYTES, Slice, WriteBudget, slices};
+pub use overflow::newest_of_each;
+pub use run::{DropMarker, Slice, slices};
 pub use state::{PollMode, WriterAction};
 pub use subscriber::Subscriber;
-pub use subscription::{OnGap, ReadRequest, SubscriptionId, SubscriptionSpec};
+pub use subscription::ReadRequest;
+pub use words::{
+    DirectWriter, EndReason, OnGap, Overflow, SLICE_BYTES, Scope, Settings, SubscriptionId,
+    SubscriptionSpec, WriteBudget,
+};
 
 use crate::log::Engine;
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 use shard::{Counts, Shard};
-
-/// How subscribers are served.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Silence after which a heartbeat is sent (`streams.heartbeat`).
-    pub heartbeat: Duration,
-    /// Most events a ring holds (`streams.ring_events`).
-    pub ring_events: usize,
-    /// Most bytes a ring holds; an empty ring takes any one event
-    /// (`streams.ring_bytes`).
-    pub ring_bytes: usize,
-    /// A write that makes no progress for this long ends its connection
-    /// (`limits.stall_timeout`).
-    pub stall_timeout: Duration,
-    /// A stream without an event and, on a WebSocket, without a word of its
-    /// client's for this long ends; zero is no limit
-    /// (`limits.stream_idle_timeout`).
-    pub stream_idle_timeout: Duration,
-    /// A stream ends after 75 to 100 % of this, so that those which came
-    /// together do not come back together; zero is no limit
-    /// (`limits.stream_lifetime`).
-    pub stream_lifetime: Duration,
-}
-
-#[cfg(test)]
-impl Settings {
-    /// Rings of so many events and bytes, and nothing that is due within a test.
-    pub(crate) fn of_rings(ring_events: usize, ring_bytes: usize) -> Settings {
-        let hour = Duration::from_hours(1);
-        Settings {
-            heartbeat: hour,
-            ring_events,
-            ring_bytes,
-            stall_timeout: hour,
-            stream_idle_timeout: Duration::ZERO,
-            stream_lifetime: Duration::ZERO,
-        }
-    }
-}
-
-/// Why the gateway ends a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
-    /// The process is going; come back elsewhere.
-    Drained,
-    /// The socket took nothing for the stall timeout.
-    Stalled,
-    /// No pong came, or nothing at all.
-    Idle,
-    /// It is as old as a stream may get; come back.
-    Lifetime,
-    /// Its ring was full, and the policy is to end it then; come back with
-    /// the position and read on from the log.
-    Overflow,
-}
-
-impl EndReason {
-    /// Whether there is no sense in waiting for the socket first.
-    pub fn is_urgent(self) -> bool {
-        match self {
-            EndReason::Drained | EndReason::Lifetime | EndReason::Overflow => false,
-            EndReason::Stalled | EndReason::Idle => true,
-        }
-    }
-}
 
 /// All shards. Cheap to share by reference.
 pub struct Hub {
@@ -125,7 +66,7 @@ impl Hub {
         let (open, tight) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
         let shard = || {
             let (settings, tight, open) = (settings.clone(), tight.clone(), open.clone());
-            Shard::start(settings, tight, open, engine, metrics.clone(), supervisor)
+            fan_out::start(settings, tight, open, engine, metrics.clone(), supervisor)
         };
         let shards = (0..shards).map(|_| shard()).collect();
         Hub { shards, connections: AtomicU64::new(0), open, tight }

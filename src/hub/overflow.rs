@@ -6,62 +6,13 @@ mod tests;
 
 use std::collections::HashSet;
 
-use super::EndReason;
 use super::ring::{Dropped, Evicted, Ring};
 use super::run::{DropMarker, Run};
 use super::state::State;
-use super::subscription::{Mode, Subscription, SubscriptionId};
+use super::subscription::Subscription;
+use super::words::{Bounds, EndReason, Overflow, SubscriptionId};
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Selection};
-
-/// What happens when an event does not fit into a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    /// Free the ring, keep the cursor, catch up from the log: no loss.
-    Log,
-    /// Keep the newest event of each resource.
-    Conflate,
-    /// Make room by dropping what has waited longest.
-    DropOldest,
-    /// Drop what has come last.
-    DropNewest,
-    /// End the connection.
-    Disconnect,
-}
-
-impl Overflow {
-    /// All of them.
-    pub const ALL: [Overflow; 5] = [
-        Overflow::Log,
-        Overflow::Conflate,
-        Overflow::DropOldest,
-        Overflow::DropNewest,
-        Overflow::Disconnect,
-    ];
-
-    /// As in the configuration, in `?overflow=` and in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Overflow::Log => "log",
-            Overflow::Conflate => "conflate",
-            Overflow::DropOldest => "drop-oldest",
-            Overflow::DropNewest => "drop-newest",
-            Overflow::Disconnect => "disconnect",
-        }
-    }
-
-    /// The policy of that name.
-    pub fn named(name: &str) -> Option<Overflow> {
-        Overflow::ALL.into_iter().find(|overflow| overflow.as_str() == name)
-    }
-}
-
-/// How much a connection's ring may hold.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) events: u64,
-    pub(super) bytes: u64,
-}
 
 /// Runs that wait on a socket that takes nothing, before a `log` subscription
 /// reads for itself: each costs about 80 bytes, so that a stalled reader of
@@ -86,7 +37,7 @@ impl State {
         let Some(subscription) = self.subscription(id) else { return };
         if let Some(change) = change {
             subscription.waiting = waiting.saturating_add_signed(change);
-            subscription.pushed_to = end;
+            subscription.pushed(end);
         } else {
             self.park(id);
         }
@@ -96,20 +47,13 @@ impl State {
     /// it is read there, so nothing is lost, and nothing of it has to be told.
     pub(super) fn park(&mut self, id: SubscriptionId) {
         if let Some(subscription) = self.subscription(id) {
-            subscription.park();
+            subscription.fall_behind();
         }
         self.ring.remove(id);
     }
 }
 
 impl Subscription {
-    /// Its part of [`State::park`].
-    fn park(&mut self) {
-        self.set_mode(Mode::CatchingUp);
-        self.waiting = 0;
-        self.conflating = self.interest.overflow == Overflow::Conflate;
-    }
-
     /// Its oldest run is of a batch that its log's tail does not hold any more:
     /// it reads the log, or, where its policy is to drop, goes without.
     pub(super) fn evict(&mut self) -> Evicted {
@@ -117,7 +61,7 @@ impl Subscription {
             // Told later, by a mark.
             Overflow::DropOldest | Overflow::DropNewest => Evicted::Drop(Dropped::new(self.id)),
             Overflow::Log | Overflow::Conflate | Overflow::Disconnect => {
-                self.park();
+                self.fall_behind();
                 Evicted::Forget
             }
         }

@@ -6,12 +6,12 @@ use std::task::Waker;
 
 use super::direct_write;
 use super::fanout_pass::FanoutPass;
-use super::overflow::{BLOCKED_RUNS_MAX, Overflow};
+use super::overflow::BLOCKED_RUNS_MAX;
 use super::run::Run;
 use super::state::{State, Writer};
 use super::subscriber::{Subscriber, wake};
-use super::subscription::{Mode, Subscription, SubscriptionId};
-use super::{EndReason, Settings};
+use super::subscription::{Mode, Subscription};
+use super::words::{EndReason, Overflow, Settings, SubscriptionId};
 use crate::wire::Selection;
 
 /// What a visit that overflows a ring may cost, in visits that do not: a ring
@@ -75,16 +75,14 @@ impl Subscriber {
         let (batch, fanned) = (round.batch, round.fanned_to);
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
-        if subscription.mode() != Mode::Live {
-            return None;
-        }
-        let selection = if subscription.pushed_to > fanned {
-            subscription.interest.filter.narrow(batch, &selection, subscription.pushed_to)?
+        let after = subscription.follower().accept(batch.end(), fanned)?;
+        let selection = if after > fanned {
+            subscription.interest.filter.narrow(batch, &selection, after)?
         } else {
             selection
         };
         if subscription.waiting == 0 {
-            subscription.written_to = subscription.written_to.max(fanned);
+            subscription.advance(fanned);
         }
         let events = u64::from(selection.len());
         let credit = subscription.interest.credit;
@@ -108,7 +106,7 @@ impl Subscriber {
         {
             ring.push(run);
             subscription.waiting += events;
-            subscription.pushed_to = batch.end();
+            subscription.pushed(batch.end());
         } else {
             self.shard.metrics().ring_overflows.increment(1);
             // A client that has nothing waiting keeps up: a commit that is
@@ -135,8 +133,8 @@ impl Subscriber {
         let subscription = state.subscription(id)?;
         if subscription.mode() == Mode::Live {
             if subscription.waiting == 0 {
-                let fanned = subscription.lane.fanned_to();
-                subscription.written_to = subscription.written_to.max(fanned);
+                let fanned = subscription.progress.fanned_to();
+                subscription.advance(fanned);
             }
             state.park(id);
             self.note_live(&state);

@@ -3,9 +3,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::overflow::Bounds;
-use super::run::{DropMarker, Run, Slice, WriteBudget};
-use super::subscription::SubscriptionId;
+use super::run::{DropMarker, Run, Slice};
+use super::words::{Bounds, SubscriptionId, WriteBudget};
 use crate::event::Offset;
 use crate::wire::{Selection, WireFormat};
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::overflow::Bounds;
-use super::subscription::SubscriptionId;
+use super::words::{Bounds, SubscriptionId, WriteBudget};
 use crate::event::Offset;
 use crate::wire::{Batch, Selection, WireFormat};
 
@@ -219,42 +218,5 @@ pub fn slices(
             committed: batch.committed(),
         });
         next += events;
-    }
-}
-
-/// How much one write may take.
-#[derive(Clone, Copy, Debug)]
-pub struct WriteBudget {
-    /// Slices: the length of one vectored write.
-    pub slices: u32,
-    /// Events, for `batchSize` and windows.
-    pub events: u32,
-    /// Bytes.
-    pub bytes: usize,
-}
-
-/// Largest slice that is cut from a block, in bytes: a reader that stands
-/// still keeps at most the rest of one slice in hand.
-pub const SLICE_BYTES: usize = 16 * 1024;
-
-impl WriteBudget {
-    /// A write's worth: 64 KiB in at most 64 slices, well under the 1,024 that
-    /// `writev(2)` takes, and `events` events.
-    pub fn for_write(events: u32) -> WriteBudget {
-        WriteBudget { slices: 64, events, bytes: 64 * 1024 }
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.slices == 0 || self.events == 0 || self.bytes == 0
-    }
-
-    fn slice_bytes(&self) -> usize {
-        self.bytes.min(SLICE_BYTES)
-    }
-
-    fn take(&mut self, bytes: &Bytes, events: u32) {
-        self.slices -= 1;
-        self.events = self.events.saturating_sub(events);
-        self.bytes = self.bytes.saturating_sub(bytes.len());
     }
 }

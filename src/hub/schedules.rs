@@ -19,7 +19,8 @@ use shuttle::rand::Rng as _;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use tempfile::TempDir;
 
-use super::shard::{Counts, Shard, fan_out};
+use super::fan_out::fan_out;
+use super::shard::{Counts, Shard};
 use super::{
     DirectWriter, EndReason, OnGap, Overflow, Scope, Settings, Slice, Subscriber, SubscriptionSpec,
 };

@@ -1,4 +1,4 @@
-//! One fan-out task and its subscribers.
+//! The subscribers and the logs of one fan-out task.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,18 +8,14 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use super::fanout_pass::{self, COST_AT_ONCE};
-use super::index::Cursor;
-use super::log_fanout::{LagStats, LogFanout};
-use super::overflow::Bounds;
-use super::push::Ticked;
+use super::fanout_progress::LagStats;
+use super::log_fanout::LogFanout;
 use super::state::State;
 use super::subscriber::Subscriber;
-use super::{EndReason, Settings};
+use super::words::{Bounds, EndReason, Settings};
 use crate::event::LogId;
-use crate::log::{Engine, Log};
+use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
-use crate::supervisor::{Supervisor, Task};
 use crate::sync::Mutex;
 
 /// A heartbeat comes after 75 to 100 % of its interval: a broadcast aligns the
@@ -27,31 +23,28 @@ use crate::sync::Mutex;
 /// once, so the default of 15 s spreads them over 15 ticks.
 const JITTER: f64 = 0.25;
 
-/// Longest time between two ticks.
-const TICK: Duration = Duration::from_millis(250);
-
 pub(super) struct Shard {
-    settings: RwLock<Arc<Settings>>,
+    pub(super) settings: RwLock<Arc<Settings>>,
     /// Memory is short: no ring grows beyond one event.
     tight: Arc<AtomicBool>,
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
     lanes: Mutex<HashMap<LogId, Arc<LogFanout>>>,
-    stats: Arc<LagStats>,
-    members: Mutex<Members>,
+    pub(super) stats: Arc<LagStats>,
+    pub(super) members: Mutex<Members>,
     pub(super) progress: Arc<Notify>,
-    started: Instant,
+    pub(super) started: Instant,
     /// Milliseconds since `started`, as of the last tick: nothing on the hot
     /// path asks the clock.
-    now: AtomicU64,
+    pub(super) now: AtomicU64,
     /// Until when a drain waits for the answers to commands under way, in
     /// milliseconds since `started`; `u64::MAX` where there is no drain.
     answers_due: AtomicU64,
 }
 
 #[derive(Default)]
-struct Members {
-    all: Vec<Arc<Subscriber>>,
+pub(super) struct Members {
+    pub(super) all: Vec<Arc<Subscriber>>,
     drain: Option<Drain>,
 }
 
@@ -83,21 +76,6 @@ impl Counts {
 }
 
 impl Shard {
-    pub(super) fn start(
-        settings: Arc<Settings>,
-        tight: Arc<AtomicBool>,
-        open: Arc<Counts>,
-        engine: &Engine,
-        metrics: Arc<Metrics>,
-        supervisor: &Supervisor,
-    ) -> Arc<Shard> {
-        let shard = Arc::new(Shard::new(settings, tight, open, metrics));
-        engine.observe(shard.progress.clone());
-        supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
-        supervisor.spawn(Task::Tick, tick(shard.clone()));
-        shard
-    }
-
     /// Makes a shard without subscribers, whose tasks do not run yet.
     pub(super) fn new(
         settings: Arc<Settings>,
@@ -179,7 +157,11 @@ impl Shard {
     /// The lanes whose logs have gone on.
     pub(super) fn behind(&self) -> Vec<Arc<LogFanout>> {
         let lanes = self.lanes.lock();
-        lanes.values().filter(|lane| lane.fanned_to() < lane.log.head()).cloned().collect()
+        lanes
+            .values()
+            .filter(|lane| lane.progress.fanned_to() < lane.progress.log.head())
+            .cloned()
+            .collect()
     }
 
     pub(super) fn answer_due(&self, since: u64) -> u64 {
@@ -216,93 +198,6 @@ impl Shard {
 
     pub(super) fn open(&self) -> usize {
         self.members.lock().all.len()
-    }
-}
-
-/// Brings every lane to its log's head, for ever. The lanes take turns, those
-/// made meanwhile too, so that a log that is written without a pause does not
-/// hold up the others.
-pub(super) async fn fan_out(shard: Arc<Shard>) {
-    let mut cost = 0;
-    loop {
-        shard.progress.notified().await;
-        loop {
-            let behind = shard.behind();
-            if behind.is_empty() {
-                break;
-            }
-            for lane in behind {
-                advance(&shard, &lane, &mut cost).await;
-            }
-        }
-    }
-}
-
-/// Fans out what memory holds of a log beyond the lane's place. Yields as its
-/// rounds' `cost` goes.
-async fn advance(shard: &Shard, lane: &LogFanout, cost: &mut usize) {
-    match lane.log.tail(lane.fanned_to()) {
-        Some(batches) => {
-            for batch in batches {
-                fanout_pass::fan_out_batch(shard, lane, &batch, cost).await;
-            }
-        }
-        None => park_all(lane).await,
-    }
-}
-
-/// The lane's place is gone from the tail: every subscription reads the log,
-/// and the lane goes on at its head.
-///
-/// Subscriptions come and go between two chunks, while the index is not
-/// locked. One that comes was indexed after `begin`: it reads the log up to
-/// `head` before it goes live, whether the walk meets it or not. One that
-/// stays keeps its slot, so the walk meets it once.
-async fn park_all(lane: &LogFanout) {
-    let head = lane.log.head();
-    lane.begin(head);
-    let (mut cursor, mut chunk) = (Cursor::default(), Vec::new());
-    loop {
-        let more = lane.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
-            chunk.push((entry.subscriber.clone(), entry.subscription));
-        });
-        for (subscriber, subscription) in chunk.drain(..) {
-            if let Some(waker) = subscriber.park(subscription) {
-                waker.wake();
-            }
-        }
-        if !more {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
-    lane.finish(head);
-}
-
-/// Serves everything that is a matter of time, for all connections of a shard.
-async fn tick(shard: Arc<Shard>) {
-    loop {
-        let settings = shard.settings.read().clone();
-        let period = (settings.heartbeat / 4).min(TICK).max(Duration::from_millis(1));
-        tokio::time::sleep(period).await;
-        let now = shard.started.elapsed().as_millis() as u64;
-        shard.now.store(now, Ordering::Relaxed);
-        let members = shard.members.lock().all.clone();
-        let (mut gone, mut lag, mut cost) = (false, 0, 0);
-        for subscriber in &members {
-            let ticked = subscriber.tick(now, &settings);
-            gone |= ticked.is_none();
-            let Ticked { lag: behind, cost: own } = ticked.unwrap_or_default();
-            (lag, cost) = (lag.max(behind), cost + own);
-            if cost >= COST_AT_ONCE {
-                cost = 0;
-                tokio::task::yield_now().await;
-            }
-        }
-        shard.stats.lag.store(lag, Ordering::Relaxed);
-        if gone {
-            shard.members.lock().all.retain(|subscriber| !subscriber.is_gone());
-        }
     }
 }
 

@@ -6,11 +6,10 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
-use super::direct_write::DirectWriter;
 use super::ring::{Evicted, Ring};
-use super::run::{DropMarker, Slice, WriteBudget};
-use super::subscription::{Mode, ReadRequest, Subscription, SubscriptionId};
-use super::{EndReason, Overflow};
+use super::run::{DropMarker, Slice};
+use super::subscription::{Mode, ReadRequest, Subscription};
+use super::words::{DirectWriter, EndReason, Overflow, SubscriptionId, WriteBudget};
 use crate::event::EventId;
 
 /// What the writer does next.
@@ -139,18 +138,7 @@ impl State {
             match subscription.mode() {
                 Mode::Live => {}
                 Mode::CatchingUp if subscription.interest.credit == Some(0) => {}
-                // Delivery, join 3: what is fanned out already is taken, and
-                // what comes will find the subscription live.
-                // Nor in the middle of what is left out of a page: the fan-out
-                // would bring it after all.
-                Mode::CatchingUp
-                    if subscription.lane.tail() <= subscription.written_to
-                        && subscription.is_past_conflated() =>
-                {
-                    subscription.set_mode(Mode::Live);
-                    subscription.pushed_to = subscription.written_to;
-                    subscription.conflating = false;
-                }
+                Mode::CatchingUp if subscription.join() => {}
                 Mode::CatchingUp | Mode::Snapshot if found.is_some() => {}
                 Mode::CatchingUp => {
                     found = Some((slot, WriterAction::Read(subscription.reading())));
@@ -192,12 +180,12 @@ impl State {
                 Overflow::Conflate => {
                     subscription.conflated = subscription.conflated.max(lost.upto);
                     if subscription.waiting == 0 {
-                        subscription.written_to = subscription.written_to.max(lost.to);
+                        subscription.advance(lost.to);
                     }
                 }
                 // Whatever waits stands behind what was dropped, and the gap is
                 // written before anything else is asked for.
-                _ => subscription.written_to = subscription.written_to.max(lost.to),
+                _ => subscription.advance(lost.to),
             }
             return Some(WriterAction::Lost(reading, lost));
         }
@@ -213,7 +201,7 @@ impl State {
     pub(super) fn release_evicted(&mut self) -> bool {
         let evicted = self.ring.evicted(self.subscriptions.len(), |id, end| {
             let slot = self.subscriptions.get(id.slot as usize).and_then(Option::as_ref);
-            slot.is_some_and(|slot| slot.id == id && slot.lane.log.holds(end))
+            slot.is_some_and(|slot| slot.id == id && slot.progress.log.holds(end))
         });
         if evicted.is_empty() {
             return false;
@@ -230,7 +218,7 @@ impl State {
             .collect();
         let held = |id: SubscriptionId, end| {
             let slot = subscriptions.get(id.slot as usize).and_then(Option::as_ref);
-            slot.is_some_and(|subscription| subscription.lane.log.holds(end))
+            slot.is_some_and(|subscription| subscription.progress.log.holds(end))
         };
         ring.evict(&mut evicted, held);
         for (id, evicted) in evicted {
@@ -249,7 +237,7 @@ impl State {
     pub(super) fn bookmark(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
             [Some(only)] if only.mode() != Mode::Snapshot => {
-                Some(only.lane.log.origin().id(only.position()))
+                Some(only.progress.log.origin().id(only.position()))
             }
             _ => None,
         }

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
-use super::EndReason;
 use super::index::Entry;
-use super::overflow::Bounds;
 use super::ring::Ring;
-use super::run::{Slice, WriteBudget};
+use super::run::Slice;
 use super::shard::Shard;
 use super::state::{PollMode, State, Writer, WriterAction};
-use super::subscription::{Mode, ReadRequest, Subscription, SubscriptionId, SubscriptionSpec};
+use super::subscription::{ReadRequest, Subscription};
+use super::words::{Bounds, EndReason, SubscriptionId, SubscriptionSpec, WriteBudget};
 use crate::event::{Offset, ResourceId};
 use crate::log::Log;
 use crate::metrics::Protocol;
@@ -76,7 +75,7 @@ impl Subscriber {
             Entry { subscriber: self.clone(), subscription: id, filter: interest.filter.clone() };
         let place = lane.index.lock().insert(&interest.scope, entry);
         let taken = start.unwrap_or_else(|| log.head());
-        let subscription = Subscription::new(id, lane, place, interest, taken);
+        let subscription = Subscription::new(id, lane.progress.clone(), place, interest, taken);
         let mut state = self.state.lock();
         state.subscriptions[id.slot as usize] = Some(subscription);
         let waker = state.waker.take();
@@ -108,7 +107,7 @@ impl Subscriber {
         // The index is locked before a subscriber by the fan-out, never after.
         match removed {
             Some(gone) => {
-                gone.lane.index.lock().remove(gone.place);
+                self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
                 true
             }
             None => false,
@@ -149,7 +148,7 @@ impl Subscriber {
             (std::mem::take(&mut state.subscriptions), state.port.take())
         };
         for gone in subscriptions.into_iter().flatten() {
-            gone.lane.index.lock().remove(gone.place);
+            self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
         }
     }
 
@@ -202,7 +201,7 @@ impl Subscriber {
         WriterAction::Wait
     }
 
-    /// Delivery, join 3. The fan-out sets a lane's `tail` and then looks at
+    /// Step 4 of [`log::Follower`](crate::log::Follower). The fan-out sets a lane's `tail` and then looks at
     /// `live`; here it is the other way round, and all of it in one order
     /// (`SeqCst`): where the fan-out still found nobody live, the `tail` that
     /// is compared here is the new one, and nobody joins.
@@ -253,7 +252,7 @@ impl Subscriber {
             let id = slice.subscription;
             let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
             if let Some(subscription) = slot.filter(|subscription| subscription.id == id) {
-                subscription.written_to = slice.through;
+                subscription.advance(slice.through);
                 if subscription.waiting > 0 {
                     subscription.waiting -= ring.pass(id, slice.through);
                 }
@@ -321,7 +320,7 @@ impl Subscriber {
     pub fn passed(&self, id: SubscriptionId, upto: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.written_to = subscription.written_to.max(upto);
+            subscription.advance(upto);
         }
     }
 
@@ -329,9 +328,7 @@ impl Subscriber {
     pub fn restart(&self, id: SubscriptionId, start: Offset, snapshot: bool) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.written_to = start;
-            subscription.reached = None;
-            subscription.set_mode(if snapshot { Mode::Snapshot } else { Mode::CatchingUp });
+            subscription.restart(start, snapshot);
         }
     }
 

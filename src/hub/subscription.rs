@@ -1,53 +1,13 @@
 //! What a client subscribes to, and how far it has come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use super::index::SlotIndex;
-use super::log_fanout::{LogFanout, Scope};
-use super::overflow::Overflow;
+use super::fanout_progress::FanoutProgress;
+use super::words::{OnGap, Overflow, Scope, SlotIndex, SubscriptionId, SubscriptionSpec};
 use crate::event::{Offset, ResourceId};
-use crate::log::Log;
+use crate::log::{Follower, Log};
 use crate::wire::{Filter, WireFormat};
-
-/// A subscription's name within the process; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SubscriptionId {
-    serial: u64,
-    pub(super) slot: u32,
-}
-
-/// What a client subscribes to.
-#[derive(Clone, Debug)]
-pub struct SubscriptionSpec {
-    /// Which part of the log.
-    pub scope: Scope,
-    /// Which of its events; shared by all who want the same.
-    pub filter: Arc<Filter>,
-    /// In which form they are written.
-    pub form: WireFormat,
-    /// How many events the client has asked for so far; none for all that come.
-    pub credit: Option<u64>,
-    /// Whether it starts with the resources themselves.
-    pub snapshot: bool,
-    /// What it wants where events are missing.
-    pub on_gap: OnGap,
-    /// What happens when its connection's ring is full.
-    pub overflow: Overflow,
-}
-
-/// What a client wants where events that it asked for are not kept any more
-/// (`docs/protocol.md#streams`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnGap {
-    /// To be told, and to go on from the earliest kept.
-    #[default]
-    Event,
-    /// The resources as they are, then what follows.
-    Snapshot,
-    /// An end.
-    Error,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -60,17 +20,15 @@ pub(super) enum Mode {
 }
 
 /// A subscription of a connection. While it is not live, its shard's
-/// [`LagStats`](super::log_fanout::LagStats) count it as catching up.
+/// [`LagStats`](super::fanout_progress::LagStats) count it as catching up.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
-    pub(super) lane: Arc<LogFanout>,
+    pub(super) progress: Arc<FanoutProgress>,
     pub(super) place: SlotIndex,
     pub(super) interest: SubscriptionSpec,
-    mode: Mode,
-    /// Written and passed over up to here.
-    pub(super) written_to: Offset,
-    /// The last event that was pushed.
-    pub(super) pushed_to: Offset,
+    /// Where in the log the subscription is. Changed by methods alone, because
+    /// the count of those that catch up changes with it.
+    follower: Follower,
     /// Items of it in the ring: events, and marks of what was lost.
     pub(super) waiting: u64,
     /// It reads the log because its ring was full, and wants of what it reads
@@ -110,36 +68,22 @@ pub struct ReadRequest {
     pub conflate: Option<Offset>,
 }
 
-static SERIAL: AtomicU64 = AtomicU64::new(0);
-
-impl SubscriptionId {
-    /// Nobody's: for slices that are no events.
-    pub const NONE: SubscriptionId = SubscriptionId { serial: u64::MAX, slot: u32::MAX };
-
-    pub(super) fn new(slot: usize) -> SubscriptionId {
-        SubscriptionId { serial: SERIAL.fetch_add(1, Ordering::Relaxed), slot: slot as u32 }
-    }
-}
-
 impl Subscription {
     /// A subscription that reads what follows `taken`, or the resources first.
     pub(super) fn new(
         id: SubscriptionId,
-        lane: Arc<LogFanout>,
+        progress: Arc<FanoutProgress>,
         place: SlotIndex,
         interest: SubscriptionSpec,
         written_to: Offset,
     ) -> Subscription {
-        let mode = if interest.snapshot { Mode::Snapshot } else { Mode::CatchingUp };
-        lane.stats.catching_up.fetch_add(1, Ordering::Relaxed);
+        progress.stats.catching_up.fetch_add(1, Ordering::Relaxed);
         Subscription {
             id,
-            lane,
+            progress,
             place,
             interest,
-            mode,
-            written_to,
-            pushed_to: written_to,
+            follower: Follower::new(written_to),
             waiting: 0,
             conflating: false,
             conflated: written_to,
@@ -148,48 +92,91 @@ impl Subscription {
     }
 
     pub(super) fn mode(&self) -> Mode {
-        self.mode
+        if self.follower.is_live() {
+            Mode::Live
+        } else if self.interest.snapshot {
+            Mode::Snapshot
+        } else {
+            Mode::CatchingUp
+        }
     }
 
-    /// Changes the mode. The only way to do so: the count of those that catch
-    /// up changes with it.
-    pub(super) fn set_mode(&mut self, mode: Mode) {
-        let catching_up = &self.lane.stats.catching_up;
-        match (self.mode == Mode::Live, mode == Mode::Live) {
+    pub(super) fn follower(&self) -> &Follower {
+        &self.follower
+    }
+
+    /// Changes the follower, and the count of those that catch up with it.
+    fn follow<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
+        let was_live = self.follower.is_live();
+        let changed = change(&mut self.follower);
+        let catching_up = &self.progress.stats.catching_up;
+        match (was_live, self.follower.is_live()) {
             (false, true) => catching_up.fetch_sub(1, Ordering::Relaxed),
             (true, false) => catching_up.fetch_add(1, Ordering::Relaxed),
             (true, true) | (false, false) => 0,
         };
-        self.mode = mode;
+        changed
+    }
+
+    /// Events up to `to` are written or passed over ([`Follower::advance`]).
+    pub(super) fn advance(&mut self, to: Offset) {
+        self.follower.advance(to);
+    }
+
+    /// The batch that ends at `end` was pushed ([`Follower::push`]).
+    pub(super) fn pushed(&mut self, end: Offset) {
+        self.follower.push(end);
+    }
+
+    /// Goes live if nothing is left to read ([`Follower::join`]). Not in the
+    /// middle of a page of which some was left out: the fan-out would push it.
+    pub(super) fn join(&mut self) -> bool {
+        let joins = !self.interest.snapshot && self.is_past_conflated() && {
+            let tail = self.progress.tail();
+            self.follow(|follower| follower.join(tail))
+        };
+        self.conflating &= !joins;
+        joins
+    }
+
+    /// Reads the log from here on ([`Follower::fall_behind`]). Its items in the
+    /// ring are no longer counted; the caller removes them.
+    pub(super) fn fall_behind(&mut self) {
+        self.follow(Follower::fall_behind);
+        self.waiting = 0;
+        self.conflating = self.interest.overflow == Overflow::Conflate;
+    }
+
+    /// Reads the log after `start`, or the resources first.
+    pub(super) fn restart(&mut self, start: Offset, snapshot: bool) {
+        self.follow(|follower| follower.restart(start));
+        self.interest.snapshot = snapshot;
+        self.reached = None;
     }
 
     /// How many offsets the client is behind the log's head.
     pub(super) fn lag(&self) -> u64 {
-        self.lane.log.head().0.saturating_sub(self.position().0)
+        self.progress.log.head().0.saturating_sub(self.position().0)
     }
 
     /// How far the client has everything it asked for.
     pub(super) fn position(&self) -> Offset {
-        if self.mode == Mode::Live && self.waiting == 0 {
-            self.written_to.max(self.lane.fanned_to().max(self.pushed_to))
-        } else {
-            self.written_to
-        }
+        self.follower.position(self.waiting == 0, self.progress.fanned_to())
     }
 
     /// Whether nothing is left to be read of which some was left out.
     pub(super) fn is_past_conflated(&self) -> bool {
-        !self.conflating || self.conflated <= self.written_to
+        !self.conflating || self.conflated <= self.follower.written_to()
     }
 
     pub(super) fn reading(&self) -> ReadRequest {
         ReadRequest {
             subscription: self.id,
-            log: self.lane.log.clone(),
+            log: self.progress.log.clone(),
             scope: self.interest.scope.clone(),
             filter: self.interest.filter.clone(),
             form: self.interest.form,
-            after: self.written_to,
+            after: self.follower.written_to(),
             credit: self.interest.credit,
             on_gap: self.interest.on_gap,
             reached: self.reached.clone(),
@@ -201,6 +188,8 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.set_mode(Mode::Live);
+        if !self.follower.is_live() {
+            self.progress.stats.catching_up.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

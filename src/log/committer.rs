@@ -177,9 +177,7 @@ impl Committer {
                     // Who no longer waits is not told.
                     let _ = answer.send(result);
                 }
-                for observer in self.shared.observers.lock().iter() {
-                    observer.notify_one();
-                }
+                self.shared.notify_observers();
             }
             Err(error) => {
                 self.poison(&error);

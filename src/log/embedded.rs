@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ::metrics::Histogram;
 use parking_lot::{Mutex, RwLock};
@@ -68,7 +68,7 @@ pub(super) struct Reconfiguration {
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) logs: RwLock<Arc<[Arc<Log>]>>,
-    pub(super) observers: Mutex<Vec<Arc<Notify>>>,
+    pub(super) observers: Mutex<Vec<Weak<Notify>>>,
     pub(super) closing: CancellationToken,
     pub(super) poisoned: AtomicBool,
     /// The disk has less free space than the reserve: writes are refused.
@@ -77,6 +77,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Notifies the observers, and forgets those that are gone.
+    pub(super) fn notify_observers(&self) {
+        self.observers.lock().retain(|observer| {
+            let observer = observer.upgrade();
+            observer.inspect(|observer| observer.notify_one()).is_some()
+        });
+    }
+
     /// Why the committer does not answer: without being told to, it only ends
     /// by a panic.
     fn ended(&self) -> Error {
@@ -189,8 +197,8 @@ impl Embedded {
         answered.await.map_err(|_| self.shared.ended())?
     }
 
-    pub(super) fn observe(&self, observer: Arc<Notify>) {
-        self.shared.observers.lock().push(observer);
+    pub(super) fn observe(&self, observer: &Arc<Notify>) {
+        self.shared.observers.lock().push(Arc::downgrade(observer));
     }
 
     pub(super) fn time_commits(&self, histogram: Histogram) {

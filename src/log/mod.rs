@@ -18,6 +18,7 @@ mod writer;
 #[cfg(test)]
 mod crash;
 mod embedded;
+mod follower;
 mod tail_reads;
 mod page_cache;
 mod registry;
@@ -38,6 +39,7 @@ use ::metrics::Histogram;
 use tokio::sync::Notify;
 
 pub use embedded::PendingAppend;
+pub use follower::{Follow, Followed, Follower};
 pub use tail::{Log, Page};
 pub use write::{
     AppendOutcome, AppendRejection, BadWrite, IdempotencyKey, Mutation, Precondition, Write,
@@ -274,9 +276,9 @@ impl Engine {
         }
     }
 
-    /// Asks that `observer` be notified after each commit, once the logs'
-    /// tails and heads have moved.
-    pub fn observe(&self, observer: Arc<Notify>) {
+    /// Notifies `observer` after each commit, once the logs' tails and heads
+    /// have moved, as long as somebody else keeps it.
+    pub fn observe(&self, observer: &Arc<Notify>) {
         match self {
             Engine::Embedded(engine) => engine.observe(observer),
         }

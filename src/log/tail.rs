@@ -132,7 +132,7 @@ impl Log {
         self.tail_from(after, usize::MAX)
     }
 
-    fn tail_from(&self, after: Offset, count: usize) -> Option<Vec<Arc<Batch>>> {
+    pub(in crate::log) fn tail_from(&self, after: Offset, count: usize) -> Option<Vec<Arc<Batch>>> {
         let tail = self.tail.lock();
         if after < tail.from {
             return None;

@@ -1,21 +1,22 @@
 //! One subscriber whose socket takes a part of an event: the rest is given to
 //! the writer before anything else.
 
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 
 use super::*;
-use crate::event::EventType;
+use crate::event::{EventType, Offset};
 use crate::hub::{
     EndReason, Hub, OnGap, Overflow, PollMode, Scope, Settings, Subscriber, SubscriptionSpec,
     WriteBudget, WriterAction,
 };
 use crate::log::{self, Engine, Log, LogConfig, StorageKind, Write};
+use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
-use crate::wire::Filter;
 use crate::wire::json::Json;
+use crate::wire::{Filter, WireFormat};
 
 /// Smaller than a slice.
 const NOTE_BYTES: usize = 15_000;
@@ -114,7 +115,7 @@ impl Bench {
     }
 
     fn queued(&self) -> Offset {
-        self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().pushed_to
+        self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().position()
     }
 
     /// What the client has, with `rest` behind it, is whole lines.

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{Epoch, Event, EventType, Timestamp};
-use crate::hub::run::{Slice, WriteBudget};
+use crate::hub::run::Slice;
+use crate::hub::words::WriteBudget;
 use crate::wire::{LogIdentity, LogKind, WireFormat};
 
 const BOUNDS: Bounds = Bounds { events: 8, bytes: 2_000 };

@@ -7,11 +7,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{EventType, Offset, ResourceId};
+use crate::hub::fanout_pass::COST_AT_ONCE;
 use crate::hub::{
     Hub, OnGap, Overflow, PollMode, Scope, SubscriptionId, SubscriptionSpec, WriteBudget,
     WriterAction,
 };
-use crate::log::{self, LogConfig, StorageKind, Write};
+use crate::log::{self, Engine, LogConfig, StorageKind, Write};
+use crate::supervisor::Supervisor;
 use crate::wire::json::Json;
 use crate::wire::{Filter, WireFormat};
 

@@ -12,7 +12,7 @@ use super::{code, files, is_test_only};
 /// The most files in one cycle, by layer. Lower a number once it holds; the
 /// aim is 4.
 const FILES_MAX: [(&str, usize); 6] =
-    [("api", 0), ("hub", 13), ("log", 9), ("deliver", 2), ("store", 7), ("wire", 2)];
+    [("api", 0), ("hub", 4), ("log", 9), ("deliver", 1), ("store", 7), ("wire", 2)];
 
 /// A name that `use` brings into scope.
 struct Import {

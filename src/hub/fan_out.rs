@@ -1,0 +1,121 @@
+//! The tasks of a shard: the fan-out, and the tick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::fanout_pass::{self, COST_AT_ONCE};
+use super::index::Cursor;
+use super::log_fanout::LogFanout;
+use super::push::Ticked;
+use super::shard::{Counts, Shard};
+use super::words::Settings;
+use crate::log::Engine;
+use crate::metrics::Metrics;
+use crate::supervisor::{Supervisor, Task};
+
+/// Longest time between two ticks.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Starts a shard and its tasks, which `supervisor` owns.
+pub(super) fn start(
+    settings: Arc<Settings>,
+    tight: Arc<AtomicBool>,
+    open: Arc<Counts>,
+    engine: &Engine,
+    metrics: Arc<Metrics>,
+    supervisor: &Supervisor,
+) -> Arc<Shard> {
+    let shard = Arc::new(Shard::new(settings, tight, open, metrics));
+    engine.observe(&shard.progress);
+    supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
+    supervisor.spawn(Task::Tick, tick(shard.clone()));
+    shard
+}
+
+/// Brings every lane to its log's head, for ever. The lanes take turns, those
+/// made meanwhile too, so that a log that is written without a pause does not
+/// hold up the others.
+pub(super) async fn fan_out(shard: Arc<Shard>) {
+    let mut cost = 0;
+    loop {
+        shard.progress.notified().await;
+        loop {
+            let behind = shard.behind();
+            if behind.is_empty() {
+                break;
+            }
+            for lane in behind {
+                advance(&shard, &lane, &mut cost).await;
+            }
+        }
+    }
+}
+
+/// Fans out what memory holds of a log beyond the lane's place. Yields as its
+/// rounds' `cost` goes.
+async fn advance(shard: &Shard, lane: &LogFanout, cost: &mut usize) {
+    match lane.progress.log.tail(lane.progress.fanned_to()) {
+        Some(batches) => {
+            for batch in batches {
+                fanout_pass::fan_out_batch(shard, lane, &batch, cost).await;
+            }
+        }
+        None => park_all(lane).await,
+    }
+}
+
+/// The lane's place is gone from the tail: every subscription reads the log,
+/// and the lane goes on at its head.
+///
+/// Subscriptions come and go between two chunks, while the index is not
+/// locked. One that comes was indexed after `begin`: it reads the log up to
+/// `head` before it goes live, whether the walk meets it or not. One that
+/// stays keeps its slot, so the walk meets it once.
+async fn park_all(lane: &LogFanout) {
+    let head = lane.progress.log.head();
+    lane.progress.begin(head);
+    let (mut cursor, mut chunk) = (Cursor::default(), Vec::new());
+    loop {
+        let more = lane.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
+            chunk.push((entry.subscriber.clone(), entry.subscription));
+        });
+        for (subscriber, subscription) in chunk.drain(..) {
+            if let Some(waker) = subscriber.park(subscription) {
+                waker.wake();
+            }
+        }
+        if !more {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    lane.progress.finish(head);
+}
+
+/// Serves everything that is a matter of time, for all connections of a shard.
+async fn tick(shard: Arc<Shard>) {
+    loop {
+        let settings = shard.settings.read().clone();
+        let period = (settings.heartbeat / 4).min(TICK).max(Duration::from_millis(1));
+        tokio::time::sleep(period).await;
+        let now = shard.started.elapsed().as_millis() as u64;
+        shard.now.store(now, Ordering::Relaxed);
+        let members = shard.members.lock().all.clone();
+        let (mut gone, mut lag, mut cost) = (false, 0, 0);
+        for subscriber in &members {
+            let ticked = subscriber.tick(now, &settings);
+            gone |= ticked.is_none();
+            let Ticked { lag: behind, cost: own } = ticked.unwrap_or_default();
+            (lag, cost) = (lag.max(behind), cost + own);
+            if cost >= COST_AT_ONCE {
+                cost = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        shard.stats.lag.store(lag, Ordering::Relaxed);
+        if gone {
+            shard.members.lock().all.retain(|subscriber| !subscriber.is_gone());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The slice that most visits of a pass write, and what the visits wrote.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::words::SLICE_BYTES;
+use crate::event::Offset;
+use crate::metrics::{Metrics, Protocol};
+use crate::wire::{Batch, Selection, WireFormat};
+
+/// The last slice that was cut from a round's batch: most of the visits of a
+/// round write the same.
+#[derive(Default)]
+pub(super) struct SliceCache(Option<(WireFormat, Range<u32>, Option<WholeSlice>)>);
+
+/// Some of a batch in one piece.
+#[derive(Clone)]
+pub(super) struct WholeSlice {
+    pub(super) bytes: Bytes,
+    pub(super) through: Offset,
+}
+
+impl SliceCache {
+    /// The selected events as one slice; none where they are more than that.
+    pub(super) fn of(
+        &mut self,
+        batch: &Batch,
+        selection: &Selection,
+        form: WireFormat,
+    ) -> Option<&WholeSlice> {
+        let run = selection.run_from(0);
+        if run.end - run.start < selection.len() {
+            return None;
+        }
+        let known = |(of, cut, _): &(WireFormat, Range<u32>, _)| *of == form && *cut == run;
+        if !self.0.as_ref().is_some_and(known) {
+            let slice = WholeSlice::of(batch, &run, form);
+            self.0 = Some((form, run, slice));
+        }
+        self.0.as_ref().and_then(|(_, _, slice)| slice.as_ref())
+    }
+}
+
+impl WholeSlice {
+    fn of(batch: &Batch, run: &Range<u32>, form: WireFormat) -> Option<WholeSlice> {
+        let events = &batch.events()[run.start as usize..run.end as usize];
+        // What is too long in its data alone need not be looked at encoded.
+        let least: usize = events.iter().map(|event| event.data.len()).sum();
+        if least > SLICE_BYTES {
+            return None;
+        }
+        let (bytes, count) = batch.encoded(form).slice(run.clone(), SLICE_BYTES);
+        let whole = count == run.end - run.start && bytes.len() <= SLICE_BYTES;
+        let through = events.last()?.offset;
+        whole.then_some(WholeSlice { bytes, through })
+    }
+}
+
+/// What was written in a round, until it is folded into the metrics.
+#[derive(Default)]
+pub(super) struct DeliveryCounts([Sent; Protocol::ALL.len()]);
+
+#[derive(Default)]
+struct Sent {
+    events: u64,
+    bytes: u64,
+}
+
+impl DeliveryCounts {
+    pub(super) fn add(&mut self, protocol: Protocol, events: u64, bytes: u64) {
+        let sent = &mut self.0[protocol as usize];
+        sent.events += events;
+        sent.bytes += bytes;
+    }
+
+    /// Counts it, with one look at the clock, and begins anew.
+    pub(super) fn fold(&mut self, metrics: &Metrics, committed: Option<Instant>) {
+        for protocol in Protocol::ALL {
+            let Sent { events, bytes } = std::mem::take(&mut self.0[protocol as usize]);
+            if events == 0 {
+                continue;
+            }
+            let streams = metrics.streams(protocol);
+            streams.sent_bytes.increment(bytes);
+            streams.delivered.increment(events);
+            if let Some(committed) = committed {
+                streams.latency.record(committed.elapsed(), events);
+            }
+        }
+    }
+}
