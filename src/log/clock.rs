@@ -10,7 +10,7 @@ use crate::event::{Offset, Timestamp};
 
 /// How far a log's newest event may be dated ahead of the wall clock for good:
 /// far more than clocks that NTP keeps right ever differ by.
-const LEAD_MAX: Duration = Duration::from_secs(10);
+pub(super) const LEAD_MAX: Duration = Duration::from_secs(10);
 /// How long the newest event is further ahead than that before the log's time
 /// steps back: a clock that is wrong for a moment must not make a step.
 const STEP_AFTER: Duration = Duration::from_mins(10);
@@ -88,6 +88,11 @@ pub(super) struct Step {
 }
 
 impl Lead {
+    /// Whether the newest event was ahead of the clock when they were compared.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Compares the time of the newest event with the clocks, and returns
     /// whether the next event is to take the wall clock's time although that
     /// is earlier. To be called at least once a second.

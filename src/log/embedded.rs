@@ -67,13 +67,42 @@ pub(super) struct Reconfiguration {
 /// What the committer and those who call it share.
 #[derive(Default)]
 pub(super) struct Shared {
-    pub(super) logs: RwLock<Arc<[Arc<Log>]>>,
+    pub(super) logs: RwLock<Directory>,
     pub(super) observers: Mutex<Vec<Arc<Notify>>>,
     pub(super) closing: CancellationToken,
     pub(super) poisoned: AtomicBool,
     /// The disk has less free space than the reserve: writes are refused.
     pub(super) full: AtomicBool,
     pub(super) commits: OnceLock<Histogram>,
+    /// The number of times that the committer visited a writer.
+    #[cfg(test)]
+    pub(super) visits: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// All logs, to be found by name.
+#[derive(Default)]
+pub(super) struct Directory {
+    logs: Arc<[Arc<Log>]>,
+    /// Indexes into `logs`, by name. Logs of one name are in the order of
+    /// `logs`.
+    by_name: Vec<u32>,
+}
+
+impl Directory {
+    pub(super) fn new(logs: impl Iterator<Item = Arc<Log>>) -> Directory {
+        let logs: Arc<[Arc<Log>]> = logs.collect();
+        let mut by_name: Vec<u32> = (0..logs.len() as u32).collect();
+        by_name.sort_by_key(|&index| &logs[index as usize].origin().name);
+        Directory { logs, by_name }
+    }
+
+    /// Returns the first log of this name.
+    fn find(&self, name: &str) -> Option<&Arc<Log>> {
+        let log = |index: u32| &self.logs[index as usize];
+        let first = self.by_name.partition_point(|&index| *log(index).origin().name < *name);
+        let found = log(*self.by_name.get(first)?);
+        (found.origin().name == name).then_some(found)
+    }
 }
 
 impl Shared {
@@ -120,11 +149,12 @@ impl Embedded {
         let pages =
             Arc::new(PageCache::new(settings.page_cache_bytes, settings.catchup_concurrency));
         let mut roster = LogRegistry::new(store.clone(), pages, metas);
-        let (courses, made) = roster.open(&specs.iter().collect::<Vec<_>>())?;
+        let (courses, made) = roster.open(&specs.iter().collect::<Vec<_>>());
         registry::write(&mut writer, &made)?;
-        roster.add(made);
+        roster.add(&courses, &made);
+        drop(made);
         let shared = Arc::new(Shared::default());
-        *shared.logs.write() = courses.iter().map(LogWriter::log).cloned().collect();
+        *shared.logs.write() = Directory::new(courses.iter().map(LogWriter::log).cloned());
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
         let committer = Committer::new(settings, writer, roster, courses, shared.clone(), clock);
@@ -135,7 +165,11 @@ impl Embedded {
     }
 
     pub(super) fn logs(&self) -> Arc<[Arc<Log>]> {
-        self.shared.logs.read().clone()
+        self.shared.logs.read().logs.clone()
+    }
+
+    pub(super) fn log(&self, name: &str) -> Option<Arc<Log>> {
+        self.shared.logs.read().find(name).cloned()
     }
 
     pub(super) fn store(&self) -> &Store {

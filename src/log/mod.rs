@@ -15,6 +15,7 @@ mod committer;
 #[cfg(test)]
 mod conformance;
 mod writer;
+mod writers;
 #[cfg(test)]
 mod crash;
 mod embedded;
@@ -25,6 +26,8 @@ mod registry;
 mod scheduled;
 #[cfg(test)]
 mod visibility_tests;
+#[cfg(test)]
+mod many_logs_tests;
 mod tail;
 mod write;
 
@@ -195,7 +198,9 @@ impl Engine {
     /// The log of the collection or topic `name`; of the two that there may be
     /// after [`Engine::reconfigure`], the one that was named last.
     pub fn log(&self, name: &str) -> Option<Arc<Log>> {
-        self.logs().iter().find(|log| log.origin().name == name).cloned()
+        match self {
+            Engine::Embedded(engine) => engine.log(name),
+        }
     }
 
     /// All logs as they are now: those that were named last, in the order of

@@ -32,7 +32,8 @@ const RESOURCE_BYTES: usize = 128;
 /// What an entry of the cache costs beside its events.
 const SLOT_BYTES: usize = 256;
 
-/// A run of offsets that begins at a multiple of its length, a power of two.
+/// A run of offsets, of which a page holds the events. Its boundaries do not
+/// depend on the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PageRange {
     start: u64,
@@ -43,6 +44,11 @@ impl PageRange {
     /// The page that holds what follows `after`.
     pub(super) fn around(after: Offset) -> PageRange {
         PageRange { start: after.0 - after.0 % PAGE_OFFSETS, length: PAGE_OFFSETS }
+    }
+
+    /// The part of the range up to `end`.
+    pub(super) fn until(self, end: Offset) -> PageRange {
+        PageRange { length: self.length.min(end.0 - self.start), ..self }
     }
 
     /// Exclusive.
@@ -62,9 +68,11 @@ impl PageRange {
 
     /// The half that holds what follows `after`.
     fn half(self, after: Offset) -> PageRange {
-        let length = self.length / 2;
-        let upper = after.0 >= self.start + length;
-        PageRange { start: if upper { self.start + length } else { self.start }, length }
+        let lower = self.length / 2;
+        match after.0 >= self.start + lower {
+            true => PageRange { start: self.start + lower, length: self.length - lower },
+            false => PageRange { length: lower, ..self },
+        }
     }
 }
 
@@ -115,7 +123,18 @@ impl PageCache {
         after: Offset,
         head: Offset,
     ) -> Result<Page, Error> {
-        let mut span = PageRange::around(after);
+        self.page_in(log, PageRange::around(after), after, head).await
+    }
+
+    /// The page with what follows `after` in `span`, all of whose offsets are
+    /// issued.
+    pub(super) async fn page_in(
+        &self,
+        log: &Log,
+        mut span: PageRange,
+        after: Offset,
+        head: Offset,
+    ) -> Result<Page, Error> {
         loop {
             match self.entry(log, span, head).await? {
                 Entry::Page(page) => return Ok(page),

@@ -1,5 +1,6 @@
 //! Which logs there are: those of the store, and those in memory.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
@@ -18,9 +19,11 @@ const IN_MEMORY: u32 = 1 << 31;
 pub(super) struct LogRegistry {
     store: Store,
     pages: Arc<PageCache>,
-    /// The logs that the store has, each as it was when this was told of it:
-    /// up to date for those that were not opened since.
-    known: Vec<LogMetadata>,
+    /// The logs of the store that are not open, by name and whether they belong
+    /// to a topic.
+    closed: HashMap<(String, bool), LogMetadata>,
+    /// The highest number of a log in the store.
+    last: u32,
     /// How many were made in memory.
     in_memory: u32,
 }
@@ -28,29 +31,26 @@ pub(super) struct LogRegistry {
 impl LogRegistry {
     /// Of a store that has the logs `known`.
     pub(super) fn new(store: Store, pages: Arc<PageCache>, known: Vec<LogMetadata>) -> LogRegistry {
-        LogRegistry { store, pages, known, in_memory: 0 }
+        let last = known.iter().map(|meta| meta.id.0).max().unwrap_or(0);
+        let closed = known.into_iter().map(|meta| ((meta.name.clone(), meta.topic), meta));
+        LogRegistry { store, pages, closed: closed.collect(), last, in_memory: 0 }
     }
 
-    /// Opens a log for each of `specs`. Those that the store does not have yet
-    /// come back as metas too: they are to be written, and told by
-    /// [`LogRegistry::add`], before anybody sees the logs.
-    ///
-    /// # Errors
-    /// [`store::Error`] when a log's newest events cannot be read.
-    pub(super) fn open(
-        &mut self,
-        specs: &[&LogConfig],
-    ) -> Result<(Vec<LogWriter>, Vec<LogMetadata>), store::Error> {
+    /// Opens a log for each of `specs`. The logs that the store does not have
+    /// yet come back as metadata too. The metadata has to be written, and then
+    /// [`LogRegistry::add`] has to be called, before anybody sees the logs.
+    pub(super) fn open(&mut self, specs: &[&LogConfig]) -> (Vec<LogWriter>, Vec<LogMetadata>) {
         let mut courses = Vec::with_capacity(specs.len());
         let mut made: Vec<LogMetadata> = Vec::new();
         for spec in specs {
             let (name, topic) = (spec.name.clone(), spec.is_topic());
-            let known = self.known.iter().find(|meta| meta.name == name && meta.topic == topic);
-            let meta = match (spec.medium(), known) {
+            let key = (name, topic);
+            let closed = self.closed.get(&key);
+            let (name, topic) = key;
+            let meta = match (spec.medium(), closed) {
                 (StorageKind::Disk, Some(meta)) => meta.clone(),
                 (StorageKind::Disk, None) => {
-                    let last = self.known.iter().chain(&made).map(|meta| meta.id.0).max();
-                    let id = LogId(last.unwrap_or(0) + 1);
+                    let id = LogId(self.last + made.len() as u32 + 1);
                     made.push(LogMetadata::new(id, name, topic, new_epoch()));
                     made[made.len() - 1].clone()
                 }
@@ -63,14 +63,18 @@ impl LogRegistry {
             let origin = LogIdentity::new(meta.name.clone(), meta.epoch, spec.kind.clone());
             let (store, pages) = (self.store.clone(), self.pages.clone());
             let log = Log::new(&meta, Arc::new(origin), spec.medium(), store, pages);
-            courses.push(LogWriter::new(Arc::new(log), meta, spec.retention)?);
+            courses.push(LogWriter::new(Arc::new(log), meta, spec.retention));
         }
-        Ok((courses, made))
+        (courses, made)
     }
 
-    /// Takes note of logs that are in the store now.
-    pub(super) fn add(&mut self, made: Vec<LogMetadata>) {
-        self.known.extend(made);
+    /// Takes note that `opened` are open, and that `made` of them are in the
+    /// store now.
+    pub(super) fn add(&mut self, opened: &[LogWriter], made: &[LogMetadata]) {
+        self.last += made.len() as u32;
+        for writer in opened.iter().filter(|it| it.log().medium() == StorageKind::Disk) {
+            self.closed.remove(&(writer.log().origin().name.clone(), writer.is_topic()));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::page_cache::PageCache;
 use super::{Log, StorageKind};
+use crate::event::Offset;
 use crate::store::{LogMetadata, Store};
 use crate::wire::{Batch, LogIdentity};
 
@@ -22,14 +23,14 @@ impl Log {
 
     /// Publishes a batch as the committer does after its commit.
     pub(crate) fn show(&self, batch: Arc<Batch>) {
-        self.publish(batch);
+        self.publish(batch, Offset::ZERO);
     }
 
     /// Evicts the oldest batch from the tail in memory, as the committer does
     /// when memory is short. The newest one stays.
     pub(crate) fn evict_oldest(&self) {
         if let Some((_, count)) = self.oldest(std::time::Duration::MAX) {
-            self.forget(count);
+            self.evict(count);
         }
     }
 }

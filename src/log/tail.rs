@@ -22,6 +22,8 @@ pub struct Log {
     id: LogId,
     origin: Arc<LogIdentity>,
     pub(super) medium: StorageKind,
+    /// The log's end when it was opened.
+    opened_at: Offset,
     head: AtomicU64,
     floor: AtomicU64,
     appended: AtomicU64,
@@ -77,6 +79,7 @@ impl Log {
             id: meta.id,
             origin,
             medium,
+            opened_at: head,
             head: AtomicU64::new(head.0),
             floor: AtomicU64::new(floor.0),
             appended: AtomicU64::new(0),
@@ -167,6 +170,11 @@ impl Log {
                 self.pages.sealed_page(self, from, head).await?
             }
             Some(batch) => whole(batch),
+            // The page that the log ended with when it was opened.
+            None if from < self.opened_at => {
+                let span = PageRange::around(from).until(self.opened_at);
+                self.pages.page_in(self, span, from, head).await?
+            }
             None => self.pages.growing_page(self, from, head).await?,
         };
         Ok(page.trimmed(floor, head))
@@ -274,16 +282,6 @@ impl Log {
 
     pub(super) fn store(&self) -> &Store {
         &self.store
-    }
-
-    /// Fills the tail of a log that has just been opened.
-    pub(super) fn preload(&self, batch: Batch) -> usize {
-        let Some(first) = batch.events().first() else { return 0 };
-        let bytes = footprint(batch.events());
-        let mut tail = self.tail.lock();
-        tail.from = Offset(first.offset.0 - 1);
-        tail.batches.push_back(TailBatch { batch: Arc::new(batch), bytes });
-        bytes
     }
 
     /// Moves the floor, before the commit that trims and never past the head.

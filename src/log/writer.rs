@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::answers::expiry;
 use super::apply::{Effect, ResourceChange, apply};
 use super::clock::{ClockReading, Lead, Step};
+use super::writers::Filed;
 use super::{
     AppendOutcome, AppendRejection, IdempotencyKey, Log, LogConfig, Mutation, StorageKind, Write,
 };
@@ -17,12 +18,7 @@ use crate::store::{
     self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Store, Transaction,
 };
 use crate::wire::{Batch, LogKind};
-use retention::Cutoff;
-
-/// Newest events that a log has in memory from the start, and their bytes: at
-/// least the page that is still growing, which is not cached.
-const PRELOAD_EVENTS: usize = 256;
-const PRELOAD_BYTES: usize = 1024 * 1024;
+use retention::{Cutoff, NOW};
 
 /// One log in the committer's hands.
 pub(super) struct LogWriter {
@@ -49,6 +45,11 @@ pub(super) struct LogWriter {
     stepped: Option<Step>,
     /// Memory of the log's tail.
     pub(super) tail_bytes: usize,
+    /// The time after which the log has to be looked at for events that are
+    /// too old, at the earliest.
+    age_check: Timestamp,
+    /// Where the set of all writers has filed this one.
+    pub(super) filed: Filed,
 }
 
 /// The commit at work, for all logs.
@@ -105,16 +106,8 @@ impl CommitBatch {
 }
 
 impl LogWriter {
-    pub(super) fn new(
-        log: Arc<Log>,
-        meta: LogMetadata,
-        retention: Retention,
-    ) -> Result<LogWriter, store::Error> {
+    pub(super) fn new(log: Arc<Log>, meta: LogMetadata, retention: Retention) -> LogWriter {
         let next = meta.position.head.max(meta.reserved).next();
-        let tail_bytes = match log.medium() {
-            StorageKind::Disk => preload(&log, &meta)?,
-            StorageKind::Memory => 0,
-        };
         let mut course = LogWriter {
             log,
             meta,
@@ -128,19 +121,40 @@ impl LogWriter {
             waits_until: None,
             lead: Lead::default(),
             stepped: None,
-            tail_bytes,
+            tail_bytes: 0,
+            age_check: NOW,
+            filed: Filed::default(),
         };
         course.trim_pending = course.is_too_much();
-        Ok(course)
+        course
     }
 
     pub(super) fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
-    /// Whether `spec` names it: a collection and a topic of one name are two.
-    pub(super) fn is(&self, spec: &LogConfig) -> bool {
-        self.meta.name == spec.name && self.meta.topic == spec.is_topic()
+    /// Whether the log belongs to a topic. A collection and a topic of one name
+    /// have two logs.
+    pub(super) fn is_topic(&self) -> bool {
+        self.meta.topic
+    }
+
+    /// The time of the newest event.
+    pub(super) fn newest(&self) -> Timestamp {
+        self.meta.time
+    }
+
+    /// Compares the log's time with the wall clock. Returns whether the newest
+    /// event is too far ahead.
+    pub(super) fn observe(&mut self, now: ClockReading) -> bool {
+        self.lead.observe(self.meta.time, now);
+        self.lead.is_ahead()
+    }
+
+    /// Whether the newest event was too far ahead of the clock when they were
+    /// compared.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.lead.is_ahead()
     }
 
     /// Whether it is as `spec` asks but for its retention, which can be changed.
@@ -151,6 +165,7 @@ impl LogWriter {
     /// Keeps so much from here on.
     pub(super) fn set_retention(&mut self, retention: Retention) {
         self.retention = retention;
+        self.age_check = NOW;
         self.trim_pending = self.is_too_much();
     }
 
@@ -363,27 +378,13 @@ impl LogWriter {
                 meta.raise_floor(event.offset, event.time);
             }
             self.oldest = None;
+            self.age_check = NOW;
             // Before the events go, as everywhere.
             self.raise_floor();
         }
         self.tail_bytes -= self.log.evict(count);
         true
     }
-}
-
-fn preload(log: &Log, meta: &LogMetadata) -> Result<usize, store::Error> {
-    let mut events = Vec::new();
-    let mut bytes = 0;
-    for event in log.store().view().sized(meta.id, meta.position.floor).rev() {
-        let (size, event) = event?;
-        bytes += size as usize;
-        events.push(event);
-        if bytes > PRELOAD_BYTES || events.len() == PRELOAD_EVENTS {
-            break;
-        }
-    }
-    events.reverse();
-    Ok(log.preload(Batch::new(log.origin().clone(), events, None)))
 }
 
 fn replay(

@@ -115,7 +115,7 @@ pub(super) async fn one(
 }
 
 /// Waits until `is` it, which comes by itself.
-async fn until(mut is: impl FnMut() -> bool) {
+pub(super) async fn until(mut is: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !is() {
         assert!(tokio::time::Instant::now() < deadline, "it never comes");
