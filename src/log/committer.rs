@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::embedded::{
     Answer, COMMIT_BYTES, COMMIT_WRITES, Directory, Reconfiguration, Request, Shared,
 };
-use super::registry::{self, LogRegistry};
+use super::registry::{LogRegistry, Opened};
 use super::writer::{CommitBatch, LogWriter};
 use super::writers::Writers;
 use super::{Error, FsyncPolicy, LogConfig, Settings, StorageKind};
@@ -61,11 +61,7 @@ impl Committer {
         let mut writers = Writers::default();
         #[cfg(test)]
         writers.visits.clone_from(&shared.visits);
-        writers.reserve(opened.len());
-        let read = clock.read();
-        for writer in opened {
-            writers.add(writer, read);
-        }
+        writers.add(opened, clock.read());
         let now = Instant::now();
         Committer {
             sync: settings.sync,
@@ -308,25 +304,14 @@ impl Committer {
         let places = self.writers.find(specs);
         let known = specs.iter().zip(&places).filter_map(|(spec, place)| Some((spec, (*place)?)));
         let new = specs.iter().zip(&places).filter(|(_, place)| place.is_none());
-        let new: Vec<_> = new.map(|(spec, _)| spec).collect();
-        let (opened, made) = self.roster.open(&new);
-        if !made.is_empty() {
-            if self.is_poisoned() {
-                return Err(Error::Poisoned);
-            }
-            if !self.has_room() {
-                return Err(Error::Full);
-            }
-            registry::write(&mut self.writer, &made).map_err(|error| {
-                self.poison(&error);
-                Error::Poisoned
-            })?;
+        let opened = self.roster.open(new.map(|(spec, _)| spec));
+        if opened.has_new()
+            && let Err(error) = self.make(&opened)
+        {
+            self.roster.close(opened);
+            return Err(error);
         }
-        self.roster.add(&opened, &made);
-        let read = self.clock.read();
-        for writer in opened {
-            self.writers.add(writer, read);
-        }
+        self.writers.add(opened.writers, self.clock.read());
         self.resource_bytes_max = resource_bytes_max;
         let mut others = Vec::new();
         for (spec, place) in known {
@@ -336,6 +321,20 @@ impl Committer {
         }
         self.list(specs);
         Ok(others)
+    }
+
+    /// Writes the new logs to the store.
+    fn make(&mut self, opened: &Opened) -> Result<(), Error> {
+        if self.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        if !self.has_room() {
+            return Err(Error::Full);
+        }
+        opened.write(&mut self.writer).map_err(|error| {
+            self.poison(&error);
+            Error::Poisoned
+        })
     }
 
     /// Shows all logs, those that `specs` name first.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::Clock;
 use super::committer::Committer;
 use super::page_cache::PageCache;
-use super::registry::{self, LogRegistry};
+use super::registry::LogRegistry;
 use super::writer::LogWriter;
 use super::{
     AppendOutcome, AppendRejection, Error, Log, LogConfig, Settings, StorageKind, Write, WriteState,
@@ -149,15 +149,14 @@ impl Embedded {
         let pages =
             Arc::new(PageCache::new(settings.page_cache_bytes, settings.catchup_concurrency));
         let mut roster = LogRegistry::new(store.clone(), pages, metas);
-        let (courses, made) = roster.open(&specs.iter().collect::<Vec<_>>());
-        registry::write(&mut writer, &made)?;
-        roster.add(&courses, &made);
-        drop(made);
+        let opened = roster.open(specs.iter());
+        opened.write(&mut writer)?;
+        let writers = opened.writers;
         let shared = Arc::new(Shared::default());
-        *shared.logs.write() = Directory::new(courses.iter().map(LogWriter::log).cloned());
+        *shared.logs.write() = Directory::new(writers.iter().map(LogWriter::log).cloned());
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
-        let committer = Committer::new(settings, writer, roster, courses, shared.clone(), clock);
+        let committer = Committer::new(settings, writer, roster, writers, shared.clone(), clock);
         let committer =
             Thread::spawn("committer", move || committer.run(requests, reconfigurations))?;
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));

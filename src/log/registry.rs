@@ -36,62 +36,75 @@ impl LogRegistry {
         LogRegistry { store, pages, closed: closed.collect(), last, in_memory: 0 }
     }
 
-    /// Opens a log for each of `specs`. The logs that the store does not have
-    /// yet come back as metadata too. The metadata has to be written, and then
-    /// [`LogRegistry::add`] has to be called, before anybody sees the logs.
-    pub(super) fn open(&mut self, specs: &[&LogConfig]) -> (Vec<LogWriter>, Vec<LogMetadata>) {
-        let mut courses = Vec::with_capacity(specs.len());
-        let mut made: Vec<LogMetadata> = Vec::new();
+    /// Opens a log for each of `specs`. Some of the logs may be new to the store:
+    /// they have to be written before anybody sees the logs.
+    pub(super) fn open<'a>(&mut self, specs: impl Iterator<Item = &'a LogConfig>) -> Opened {
+        let mut opened =
+            Opened { writers: Vec::with_capacity(specs.size_hint().0), made: Vec::new() };
         for spec in specs {
-            let (name, topic) = (spec.name.clone(), spec.is_topic());
-            let key = (name, topic);
-            let closed = self.closed.get(&key);
-            let (name, topic) = key;
-            let meta = match (spec.medium(), closed) {
-                (StorageKind::Disk, Some(meta)) => meta.clone(),
-                (StorageKind::Disk, None) => {
-                    let id = LogId(self.last + made.len() as u32 + 1);
-                    made.push(LogMetadata::new(id, name, topic, new_epoch()));
-                    made[made.len() - 1].clone()
-                }
-                // One on disk of the same name is another log, and stays there.
-                (StorageKind::Memory, _) => {
+            let key = (spec.name.clone(), spec.is_topic());
+            let meta = match spec.medium() {
+                StorageKind::Disk => self.closed.remove(&key).unwrap_or_else(|| {
+                    opened.made.push(opened.writers.len());
+                    self.last += 1;
+                    LogMetadata::new(LogId(self.last), key.0, key.1, new_epoch())
+                }),
+                // A log on disk of the same name is another log, and stays there.
+                StorageKind::Memory => {
                     self.in_memory += 1;
-                    LogMetadata::new(LogId(IN_MEMORY + self.in_memory), name, topic, new_epoch())
+                    LogMetadata::new(LogId(IN_MEMORY + self.in_memory), key.0, key.1, new_epoch())
                 }
             };
             let origin = LogIdentity::new(meta.name.clone(), meta.epoch, spec.kind.clone());
             let (store, pages) = (self.store.clone(), self.pages.clone());
             let log = Log::new(&meta, Arc::new(origin), spec.medium(), store, pages);
-            courses.push(LogWriter::new(Arc::new(log), meta, spec.retention));
+            opened.writers.push(LogWriter::new(Arc::new(log), meta, spec.retention));
         }
-        (courses, made)
+        self.closed.shrink_to_fit();
+        opened
     }
 
-    /// Takes note that `opened` are open, and that `made` of them are in the
-    /// store now.
-    pub(super) fn add(&mut self, opened: &[LogWriter], made: &[LogMetadata]) {
-        self.last += made.len() as u32;
-        for writer in opened.iter().filter(|it| it.log().medium() == StorageKind::Disk) {
-            self.closed.remove(&(writer.log().origin().name.clone(), writer.is_topic()));
+    /// Takes back logs that nobody has seen. The store does not have the new
+    /// ones among them.
+    pub(super) fn close(&mut self, opened: Opened) {
+        let Opened { writers, made } = opened;
+        for (index, writer) in writers.into_iter().enumerate() {
+            if writer.log().medium() == StorageKind::Disk && made.binary_search(&index).is_err() {
+                let meta = writer.into_meta();
+                self.closed.insert((meta.name.clone(), meta.topic), meta);
+            }
         }
     }
 }
 
-/// Writes the metas of new logs, durably.
-///
-/// # Errors
-/// [`store::Error`]; then every later commit fails too.
-pub(super) fn write(writer: &mut Writer, made: &[LogMetadata]) -> Result<(), store::Error> {
-    if made.is_empty() {
-        return Ok(());
+/// Logs that nobody has seen yet.
+pub(super) struct Opened {
+    pub(super) writers: Vec<LogWriter>,
+    /// The indexes of the logs that the store does not have yet.
+    made: Vec<usize>,
+}
+
+impl Opened {
+    /// Whether the store has to be written.
+    pub(super) fn has_new(&self) -> bool {
+        !self.made.is_empty()
     }
-    let mut changes = writer.begin();
-    for meta in made {
-        changes.put_meta(meta);
+
+    /// Writes the metadata of the new logs, durably.
+    ///
+    /// # Errors
+    /// [`store::Error`]; then every later commit fails too.
+    pub(super) fn write(&self, writer: &mut Writer) -> Result<(), store::Error> {
+        if self.made.is_empty() {
+            return Ok(());
+        }
+        let mut changes = writer.begin();
+        for &index in &self.made {
+            changes.put_meta(self.writers[index].meta());
+        }
+        writer.commit(changes, Durability::Synced)?;
+        writer.sync_mark()
     }
-    writer.commit(changes, Durability::Synced)?;
-    writer.sync_mark()
 }
 
 /// Random bits: the hasher's keys and the identifier are both drawn anew.

@@ -34,7 +34,7 @@ pub(super) struct LogWriter {
     /// Whether more is to be trimmed than one commit may.
     trim_pending: bool,
     /// The age at which events are trimmed, in the commit at work.
-    cutoff: Option<Cutoff>,
+    cutoff: Option<Box<Cutoff>>,
     /// The oldest event kept and its time, if it has been looked up.
     oldest: Option<(Offset, Timestamp)>,
     /// The monotonic time before which nothing is trimmed by age.
@@ -42,7 +42,7 @@ pub(super) struct LogWriter {
     /// How long the log's time has been ahead of the clock.
     lead: Lead,
     /// A step back of the log's time in the commit at work.
-    stepped: Option<Step>,
+    stepped: Option<Box<Step>>,
     /// Memory of the log's tail.
     pub(super) tail_bytes: usize,
     /// The time after which the log has to be looked at for events that are
@@ -139,6 +139,14 @@ impl LogWriter {
         self.meta.topic
     }
 
+    pub(super) fn meta(&self) -> &LogMetadata {
+        &self.meta
+    }
+
+    pub(super) fn into_meta(self) -> LogMetadata {
+        self.meta
+    }
+
     /// The time of the newest event.
     pub(super) fn newest(&self) -> Timestamp {
         self.meta.time
@@ -226,7 +234,8 @@ impl LogWriter {
             return now.wall.max(newest);
         }
         self.meta.step();
-        self.stepped = Some(Step { after: self.meta.position.head, from: newest, to: now.wall });
+        let step = Step { after: self.meta.position.head, from: newest, to: now.wall };
+        self.stepped = Some(Box::new(step));
         now.wall
     }
 
@@ -339,7 +348,8 @@ impl LogWriter {
             let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
             self.tail_bytes += self.log.publish(Arc::new(batch), self.meta.last_step());
         }
-        if let Some(Step { after, from, to }) = self.stepped.take() {
+        if let Some(step) = self.stepped.take() {
+            let Step { after, from, to } = *step;
             self.log.count_clock_step();
             tracing::warn!(
                 log = self.meta.name,

@@ -23,7 +23,8 @@ pub(super) type Place = usize;
 #[derive(Default)]
 pub(super) struct Writers {
     all: Vec<LogWriter>,
-    by_id: HashMap<LogId, Place>,
+    /// Places. Half the size of a [`Place`] suffices.
+    by_id: HashMap<LogId, u32>,
     disk: Due,
     memory: Due,
     /// The logs whose newest event is more than [`LEAD_MAX`] ahead of the wall
@@ -68,29 +69,31 @@ pub(super) struct Filed {
 }
 
 impl Writers {
-    /// Adds a writer that has seen no clock yet.
-    pub(super) fn add(&mut self, mut writer: LogWriter, now: ClockReading) {
-        let place = self.all.len();
-        writer.begin(now);
-        if writer.is_ahead() {
-            self.ahead.push(place);
+    /// Adds writers that have seen no clock yet.
+    pub(super) fn add(&mut self, writers: Vec<LogWriter>, now: ClockReading) {
+        let first = self.all.len();
+        if first == 0 {
+            // Without a copy: there may be many.
+            self.all = writers;
         } else {
-            self.newest = self.newest.max(writer.newest());
+            self.all.extend(writers);
         }
-        let waits_until = writer.waits_until();
-        let storage = writer.log().medium();
-        self.by_id.insert(writer.log().id(), place);
-        self.all.push(writer);
-        if let Some(until) = waits_until {
-            self.due(storage).waiting.push_back((until, place));
+        self.by_id.reserve(self.all.len() - first);
+        for place in first..self.all.len() {
+            let writer = &mut self.all[place];
+            writer.begin(now);
+            if writer.is_ahead() {
+                self.ahead.push(place);
+            } else {
+                self.newest = self.newest.max(writer.newest());
+            }
+            self.by_id.insert(writer.log().id(), place as u32);
+            let (waits_until, storage) = (writer.waits_until(), writer.log().medium());
+            if let Some(until) = waits_until {
+                self.due(storage).waiting.push_back((until, place));
+            }
+            self.file(place);
         }
-        self.file(place);
-    }
-
-    /// Makes room for `count` more writers.
-    pub(super) fn reserve(&mut self, count: usize) {
-        self.all.reserve_exact(count);
-        self.by_id.reserve(count);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &LogWriter> {
@@ -140,7 +143,7 @@ impl Writers {
         writes: &[Write],
         bytes_max: usize,
     ) -> Option<Result<Vec<Result<AppendOutcome, AppendRejection>>, store::Error>> {
-        let place = *self.by_id.get(&log)?;
+        let place = *self.by_id.get(&log)? as Place;
         // An event has the time of this clock or of the event before it.
         self.newest = self.newest.max(work.now().wall);
         Some(self.changing(place, |writer| {

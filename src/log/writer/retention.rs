@@ -89,7 +89,7 @@ impl LogWriter {
         if let Some((offset, time)) = self.oldest
             && self.is_old(offset, time, cutoff, &mut None)?
         {
-            self.cutoff = Some(cutoff);
+            self.cutoff = Some(Box::new(cutoff));
             self.dirty = true;
         } else if let Some((_, time)) = self.oldest
             && time <= cutoff.now
@@ -169,7 +169,7 @@ impl LogWriter {
                 stored -= 1;
                 let kept = kept.get_or_insert_with(|| self.kept(floor, self.over(most as u64 + 1)));
                 let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.short()))?;
-                if let Some(cutoff) = self.cutoff
+                if let Some(cutoff) = self.cutoff.as_deref().copied()
                     && !self.is_too_much()
                     && !self.is_old(event.offset, event.time, cutoff, &mut run)?
                 {
