@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::clock::TestClock;
 use super::conformance::{Fixture, one, publish, until};
+use super::embedded::TestClock;
 use super::{Engine, FsyncPolicy, LogConfig, StorageKind};
 use crate::event::Timestamp;
 use crate::store::Retention;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::clock::{Clock, TestClock};
+use super::embedded::{Clock, TestClock};
 use super::{
     AppendOutcome, AppendRejection, Engine, FsyncPolicy, Log, LogConfig, Settings, StorageKind,
     Write,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::LogWriter;
 use crate::event::{Event, Offset, Timestamp};
 use crate::log::StorageKind;
-use crate::log::clock::{ClockReading, START_WAIT, earlier, later};
+use crate::log::embedded::clock::{ClockReading, START_WAIT, earlier, later};
 use crate::store::{self, EncodedEvent, Transaction};
 
 /// An age check that is due at the next tick.

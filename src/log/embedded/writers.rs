@@ -11,17 +11,18 @@ use std::mem::take;
 use std::time::{Duration, Instant};
 
 use super::clock::{ClockReading, LEAD_MAX, later};
-use super::writer::{CommitBatch, LogWriter};
-use super::{AppendOutcome, AppendRejection, LogConfig, StorageKind, Write};
+use super::commit_batch::CommitBatch;
+use super::writer::{Filed, LogWriter};
 use crate::event::{Event, LogId, Timestamp};
+use crate::log::{AppendOutcome, AppendRejection, LogConfig, StorageKind, Write};
 use crate::store;
 
 /// The index of a writer. It never changes.
-pub(super) type Place = usize;
+pub(in crate::log) type Place = usize;
 
 /// The writers of all logs.
 #[derive(Default)]
-pub(super) struct Writers {
+pub(in crate::log) struct Writers {
     all: Vec<LogWriter>,
     /// Places. Half the size of a [`Place`] suffices.
     by_id: HashMap<LogId, u32>,
@@ -43,7 +44,7 @@ pub(super) struct Writers {
     resting: Vec<Place>,
     /// The number of times that a writer was visited.
     #[cfg(test)]
-    pub(super) visits: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    pub(in crate::log) visits: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
 /// The work of the logs of one storage kind.
@@ -60,17 +61,9 @@ struct Due {
     waiting: VecDeque<(Duration, Place)>,
 }
 
-/// Under which keys a writer is in the sets of [`Writers`].
-#[derive(Clone, Copy, Default)]
-pub(super) struct Filed {
-    bytes: usize,
-    weight: Option<(bool, usize)>,
-    age: Option<Timestamp>,
-}
-
 impl Writers {
     /// Adds writers that have seen no clock yet.
-    pub(super) fn add(&mut self, writers: Vec<LogWriter>, now: ClockReading) {
+    pub(in crate::log) fn add(&mut self, writers: Vec<LogWriter>, now: ClockReading) {
         let first = self.all.len();
         if first == 0 {
             // Without a copy: there may be many.
@@ -96,16 +89,16 @@ impl Writers {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &LogWriter> {
+    pub(in crate::log) fn iter(&self) -> impl Iterator<Item = &LogWriter> {
         self.all.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut LogWriter> {
+    pub(in crate::log) fn iter_mut(&mut self) -> impl Iterator<Item = &mut LogWriter> {
         self.all.iter_mut()
     }
 
     /// Returns where the log of each of `configs` is, if there is one.
-    pub(super) fn find(&self, configs: &[LogConfig]) -> Vec<Option<Place>> {
+    pub(in crate::log) fn find(&self, configs: &[LogConfig]) -> Vec<Option<Place>> {
         let key = |writer: &LogWriter| (writer.log().origin().name.clone(), writer.is_topic());
         let places: HashMap<_, _> =
             self.all.iter().enumerate().map(|(place, writer)| (key(writer), place)).collect();
@@ -123,7 +116,7 @@ impl Writers {
 
     /// Changes the retention of the log at `place` if the log is as `config`
     /// asks apart from the retention. Returns whether it is.
-    pub(super) fn set_retention(&mut self, place: Place, config: &LogConfig) -> bool {
+    pub(in crate::log) fn set_retention(&mut self, place: Place, config: &LogConfig) -> bool {
         let writer = self.at(place);
         let is_compatible = writer.is_compatible(config);
         if is_compatible {
@@ -135,8 +128,7 @@ impl Writers {
 
     /// Decides `writes` to `log`, in order. Returns `None` if no writer has the
     /// log.
-    #[expect(clippy::type_complexity, reason = "a result for the log, and one for each write")]
-    pub(super) fn decide(
+    pub(in crate::log) fn decide(
         &mut self,
         work: &mut CommitBatch,
         log: LogId,
@@ -169,7 +161,7 @@ impl Writers {
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
-    pub(super) fn stage(
+    pub(in crate::log) fn stage(
         &mut self,
         storage: StorageKind,
         work: &mut CommitBatch,
@@ -187,7 +179,7 @@ impl Writers {
     }
 
     /// Publishes what [`Writers::stage`] returned, once it is committed.
-    pub(super) fn publish(&mut self, staged: Vec<(Place, Vec<Event>)>, committed: Instant) {
+    pub(in crate::log) fn publish(&mut self, staged: Vec<(Place, Vec<Event>)>, committed: Instant) {
         for (place, events) in staged {
             self.at(place).publish(events, committed);
             self.file(place);
@@ -195,7 +187,7 @@ impl Writers {
     }
 
     /// Whether retention has more to trim than the last commit could.
-    pub(super) fn is_trim_pending(&self, storage: StorageKind) -> bool {
+    pub(in crate::log) fn is_trim_pending(&self, storage: StorageKind) -> bool {
         let due = match storage {
             StorageKind::Disk => &self.disk,
             StorageKind::Memory => &self.memory,
@@ -207,7 +199,7 @@ impl Writers {
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
-    pub(super) fn trim_due(
+    pub(in crate::log) fn trim_due(
         &mut self,
         storage: StorageKind,
         now: ClockReading,
@@ -264,7 +256,7 @@ impl Writers {
     }
 
     /// Lets the tails be asked again that could give nothing back.
-    pub(super) fn wake_tails(&mut self) {
+    pub(in crate::log) fn wake_tails(&mut self) {
         for place in take(&mut self.resting) {
             self.file(place);
         }
@@ -273,7 +265,7 @@ impl Writers {
     /// Evicts batches until all tails together take at most `bytes_max`: each
     /// time the oldest batch of the tail that takes most. The newest batch of a
     /// tail stays for `shown` after its commit.
-    pub(super) fn evict(&mut self, bytes_max: usize, shown: Duration) {
+    pub(in crate::log) fn evict(&mut self, bytes_max: usize, shown: Duration) {
         while self.tail_bytes > bytes_max {
             let Some((.., Reverse(place))) = self.order.last().copied() else { return };
             if self.at(place).evict(shown) {

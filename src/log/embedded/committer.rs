@@ -15,13 +15,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answers::{Expiries, FORGOTTEN_ANSWERS};
 use super::clock::Clock;
-use super::embedded::{
+use super::commit_batch::CommitBatch;
+use super::messages::{
     Answer, COMMIT_BYTES, COMMIT_WRITES, Directory, Reconfiguration, Request, Shared,
 };
 use super::registry::{LogRegistry, Opened};
-use super::writer::{CommitBatch, LogWriter};
+use super::writer::LogWriter;
 use super::writers::Writers;
-use super::{Error, FsyncPolicy, LogConfig, Settings, StorageKind};
+use crate::log::{
+    AppendOutcome, AppendRejection, Error, FsyncPolicy, LogConfig, Settings, StorageKind,
+};
 use crate::store::{self, Durability, Writer};
 use crate::supervisor::{Task, fault_point};
 
@@ -35,7 +38,7 @@ const RESERVED_OFFSETS: u64 = 65_536;
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 const RESERVE_PART: u64 = 8;
 
-pub(super) struct Committer {
+pub(in crate::log) struct Committer {
     sync: FsyncPolicy,
     tail_bytes_max: usize,
     resource_bytes_max: usize,
@@ -50,7 +53,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(
+    pub(in crate::log) fn new(
         settings: &Settings,
         writer: Writer,
         roster: LogRegistry,
@@ -79,7 +82,7 @@ impl Committer {
     }
 
     /// Works until the engine is closed and the queue is empty.
-    pub(super) fn run(
+    pub(in crate::log) fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
         mut changes: mpsc::Receiver<Reconfiguration>,
@@ -198,7 +201,7 @@ impl Committer {
         &mut self,
         work: &mut CommitBatch,
         request: &Request,
-    ) -> Result<Vec<Result<super::AppendOutcome, super::AppendRejection>>, store::Error> {
+    ) -> Result<Vec<Result<AppendOutcome, AppendRejection>>, store::Error> {
         let bytes_max = self.resource_bytes_max;
         let decided = self.writers.decide(work, request.log, &request.writes, bytes_max);
         decided.unwrap_or_else(|| {
@@ -363,7 +366,7 @@ impl Committer {
     }
 
     /// Whether the disk has the reserve free. Keeps the result for
-    /// [`WriteState`](super::WriteState), and logs a change of it.
+    /// [`WriteState`](crate::log::WriteState), and logs a change of it.
     fn has_room(&self) -> bool {
         let Ok(disk) = rustix::fs::statvfs(self.writer.store().path()) else { return true };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
-use super::page_cache::PageCache;
 use super::writer::LogWriter;
-use super::{Log, LogConfig, StorageKind};
 use crate::event::{Epoch, LogId};
+use crate::log::read::PageCache;
+use crate::log::{Log, LogConfig, StorageKind};
 use crate::store::{self, Durability, LogMetadata, Store, Writer};
 use crate::wire::LogIdentity;
 
@@ -16,7 +16,7 @@ use crate::wire::LogIdentity;
 const IN_MEMORY: u32 = 1 << 31;
 
 /// Finds and makes logs.
-pub(super) struct LogRegistry {
+pub(in crate::log) struct LogRegistry {
     store: Store,
     pages: Arc<PageCache>,
     /// The logs of the store that are not open, by name and whether they belong
@@ -30,7 +30,11 @@ pub(super) struct LogRegistry {
 
 impl LogRegistry {
     /// Of a store that has the logs `known`.
-    pub(super) fn new(store: Store, pages: Arc<PageCache>, known: Vec<LogMetadata>) -> LogRegistry {
+    pub(in crate::log) fn new(
+        store: Store,
+        pages: Arc<PageCache>,
+        known: Vec<LogMetadata>,
+    ) -> LogRegistry {
         let last = known.iter().map(|meta| meta.id.0).max().unwrap_or(0);
         let closed = known.into_iter().map(|meta| ((meta.name.clone(), meta.topic), meta));
         LogRegistry { store, pages, closed: closed.collect(), last, in_memory: 0 }
@@ -38,7 +42,10 @@ impl LogRegistry {
 
     /// Opens a log for each of `specs`. Some of the logs may be new to the store:
     /// they have to be written before anybody sees the logs.
-    pub(super) fn open<'a>(&mut self, specs: impl Iterator<Item = &'a LogConfig>) -> Opened {
+    pub(in crate::log) fn open<'a>(
+        &mut self,
+        specs: impl Iterator<Item = &'a LogConfig>,
+    ) -> Opened {
         let mut opened =
             Opened { writers: Vec::with_capacity(specs.size_hint().0), made: Vec::new() };
         for spec in specs {
@@ -66,7 +73,7 @@ impl LogRegistry {
 
     /// Takes back logs that nobody has seen. The store does not have the new
     /// ones among them.
-    pub(super) fn close(&mut self, opened: Opened) {
+    pub(in crate::log) fn close(&mut self, opened: Opened) {
         let Opened { writers, made } = opened;
         for (index, writer) in writers.into_iter().enumerate() {
             if writer.log().medium() == StorageKind::Disk && made.binary_search(&index).is_err() {
@@ -78,15 +85,15 @@ impl LogRegistry {
 }
 
 /// Logs that nobody has seen yet.
-pub(super) struct Opened {
-    pub(super) writers: Vec<LogWriter>,
+pub(in crate::log) struct Opened {
+    pub(in crate::log) writers: Vec<LogWriter>,
     /// The indexes of the logs that the store does not have yet.
     made: Vec<usize>,
 }
 
 impl Opened {
     /// Whether the store has to be written.
-    pub(super) fn has_new(&self) -> bool {
+    pub(in crate::log) fn has_new(&self) -> bool {
         !self.made.is_empty()
     }
 
@@ -94,7 +101,7 @@ impl Opened {
     ///
     /// # Errors
     /// [`store::Error`]; then every later commit fails too.
-    pub(super) fn write(&self, writer: &mut Writer) -> Result<(), store::Error> {
+    pub(in crate::log) fn write(&self, writer: &mut Writer) -> Result<(), store::Error> {
         if self.made.is_empty() {
             return Ok(());
         }

@@ -2,26 +2,25 @@
 
 mod retention;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answers::expiry;
-use super::apply::{Effect, ResourceChange, apply};
 use super::clock::{ClockReading, Lead, Step};
-use super::writers::Filed;
-use super::{
+use super::commit_batch::CommitBatch;
+use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
+use crate::log::contract::{Effect, ResourceChange, apply};
+use crate::log::{
     AppendOutcome, AppendRejection, IdempotencyKey, Log, LogConfig, Mutation, StorageKind, Write,
 };
-use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{
-    self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Store, Transaction,
+    self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Transaction,
 };
 use crate::wire::{Batch, LogKind};
 use retention::{Cutoff, NOW};
 
 /// One log in the committer's hands.
-pub(super) struct LogWriter {
+pub(in crate::log) struct LogWriter {
     log: Arc<Log>,
     meta: LogMetadata,
     retention: Retention,
@@ -44,69 +43,24 @@ pub(super) struct LogWriter {
     /// A step back of the log's time in the commit at work.
     stepped: Option<Box<Step>>,
     /// Memory of the log's tail.
-    pub(super) tail_bytes: usize,
+    pub(in crate::log) tail_bytes: usize,
     /// The time after which the log has to be looked at for events that are
     /// too old, at the earliest.
     age_check: Timestamp,
     /// Where the set of all writers has filed this one.
-    pub(super) filed: Filed,
+    pub(in crate::log) filed: Filed,
 }
 
-/// The commit at work, for all logs.
-pub(super) struct CommitBatch {
-    changes: Transaction,
-    now: ClockReading,
-    /// Resources as the writes so far leave them.
-    states: HashMap<(LogId, ResourceId), Option<Resource>>,
-    answers: HashMap<[u8; 32], IdempotentResponse>,
-}
-
-impl CommitBatch {
-    pub(super) fn new(changes: Transaction, now: ClockReading) -> CommitBatch {
-        CommitBatch { changes, now, states: HashMap::new(), answers: HashMap::new() }
-    }
-
-    pub(super) fn now(&self) -> ClockReading {
-        self.now
-    }
-
-    /// Answers to be remembered.
-    pub(super) fn answers(&self) -> usize {
-        self.answers.len()
-    }
-
-    pub(super) fn remove_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
-        self.changes.remove_answer(hash, expiry);
-    }
-
-    pub(super) fn into_changes(mut self) -> Transaction {
-        for ((log, id), state) in &self.states {
-            match state {
-                Some(state) => self.changes.put_resource(*log, id, state),
-                None => self.changes.remove_resource(*log, id),
-            }
-        }
-        let expiry = expiry(self.now);
-        for (hash, answer) in &self.answers {
-            self.changes.put_answer(hash, answer, expiry);
-        }
-        self.changes
-    }
-
-    fn answered(
-        &self,
-        store: &Store,
-        key: &IdempotencyKey,
-    ) -> Result<Option<IdempotentResponse>, store::Error> {
-        match self.answers.get(&key.key) {
-            Some(answer) => Ok(Some(answer.clone())),
-            None => store.answer(&key.key),
-        }
-    }
+/// Under which keys a writer is in the sets of [`Writers`].
+#[derive(Clone, Copy, Default)]
+pub(in crate::log) struct Filed {
+    pub(in crate::log) bytes: usize,
+    pub(in crate::log) weight: Option<(bool, usize)>,
+    pub(in crate::log) age: Option<Timestamp>,
 }
 
 impl LogWriter {
-    pub(super) fn new(log: Arc<Log>, meta: LogMetadata, retention: Retention) -> LogWriter {
+    pub(in crate::log) fn new(log: Arc<Log>, meta: LogMetadata, retention: Retention) -> LogWriter {
         let next = meta.position.head.max(meta.reserved).next();
         let mut course = LogWriter {
             log,
@@ -129,64 +83,64 @@ impl LogWriter {
         course
     }
 
-    pub(super) fn log(&self) -> &Arc<Log> {
+    pub(in crate::log) fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
     /// Whether the log belongs to a topic. A collection and a topic of one name
     /// have two logs.
-    pub(super) fn is_topic(&self) -> bool {
+    pub(in crate::log) fn is_topic(&self) -> bool {
         self.meta.topic
     }
 
-    pub(super) fn meta(&self) -> &LogMetadata {
+    pub(in crate::log) fn meta(&self) -> &LogMetadata {
         &self.meta
     }
 
-    pub(super) fn into_meta(self) -> LogMetadata {
+    pub(in crate::log) fn into_meta(self) -> LogMetadata {
         self.meta
     }
 
     /// The time of the newest event.
-    pub(super) fn newest(&self) -> Timestamp {
+    pub(in crate::log) fn newest(&self) -> Timestamp {
         self.meta.time
     }
 
     /// Compares the log's time with the wall clock. Returns whether the newest
     /// event is too far ahead.
-    pub(super) fn observe(&mut self, now: ClockReading) -> bool {
+    pub(in crate::log) fn observe(&mut self, now: ClockReading) -> bool {
         self.lead.observe(self.meta.time, now);
         self.lead.is_ahead()
     }
 
     /// Whether the newest event was too far ahead of the clock when they were
     /// compared.
-    pub(super) fn is_ahead(&self) -> bool {
+    pub(in crate::log) fn is_ahead(&self) -> bool {
         self.lead.is_ahead()
     }
 
     /// Whether it is as `spec` asks but for its retention, which can be changed.
-    pub(super) fn is_compatible(&self, spec: &LogConfig) -> bool {
+    pub(in crate::log) fn is_compatible(&self, spec: &LogConfig) -> bool {
         self.log.medium() == spec.medium() && self.log.origin().kind == spec.kind
     }
 
     /// Keeps so much from here on.
-    pub(super) fn set_retention(&mut self, retention: Retention) {
+    pub(in crate::log) fn set_retention(&mut self, retention: Retention) {
         self.retention = retention;
         self.age_check = NOW;
         self.trim_pending = self.is_too_much();
     }
 
-    pub(super) fn is_dirty(&self) -> bool {
+    pub(in crate::log) fn is_dirty(&self) -> bool {
         self.dirty
     }
 
-    pub(super) fn is_trim_pending(&self) -> bool {
+    pub(in crate::log) fn is_trim_pending(&self) -> bool {
         self.trim_pending
     }
 
     /// Decides one write against the states that those before it leave.
-    pub(super) fn decide(
+    pub(in crate::log) fn decide(
         &mut self,
         work: &mut CommitBatch,
         write: &Write,
@@ -216,7 +170,7 @@ impl LogWriter {
             Ok(outcome) => outcome,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let written = self.add(work.now, write, &outcome);
+        let written = self.add(work.now(), write, &outcome);
         if let Some(place) = place {
             self.change(work, place, current, &outcome.next, written.offset);
         }
@@ -298,7 +252,7 @@ impl LogWriter {
 
     /// Reserves offsets up to the head and `count` more if those reserved do
     /// not reach; tells whether it did, which has to be synced.
-    pub(super) fn reserve(&mut self, count: u64) -> bool {
+    pub(in crate::log) fn reserve(&mut self, count: u64) -> bool {
         let head = self.meta.position.head;
         let needed = self.meta.reserved < head;
         if needed {
@@ -309,7 +263,7 @@ impl LogWriter {
 
     /// Gives back what is reserved and was not issued; some may have been
     /// issued before an unclean stop.
-    pub(super) fn release(&mut self, changes: &mut Transaction) {
+    pub(in crate::log) fn release(&mut self, changes: &mut Transaction) {
         let issued = Offset(self.next.0 - 1);
         if self.meta.reserved > issued {
             self.meta.reserved = issued;
@@ -320,7 +274,10 @@ impl LogWriter {
     /// Puts the log's part into the commit: its events but for those that
     /// retention takes at once, its trims, its meta. Gives the events to show.
     /// Of a log in memory nothing is put anywhere.
-    pub(super) fn stage(&mut self, work: &mut CommitBatch) -> Result<Vec<Event>, store::Error> {
+    pub(in crate::log) fn stage(
+        &mut self,
+        work: &mut CommitBatch,
+    ) -> Result<Vec<Event>, store::Error> {
         let events = self.pending.iter().map(|stored| stored.event.clone()).collect();
         self.trim(&mut work.changes)?;
         match self.log.medium() {
@@ -343,7 +300,7 @@ impl LogWriter {
 
     /// Shows the events of the commit, which is as durable as the log is to
     /// be, and then the floor that it left, which is never above the head.
-    pub(super) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
+    pub(in crate::log) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
         if !events.is_empty() {
             let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
             self.tail_bytes += self.log.publish(Arc::new(batch), self.meta.last_step());
@@ -370,14 +327,14 @@ impl LogWriter {
 
     /// What of the tails goes first: what nobody may read any more, then of
     /// the tail that takes most.
-    pub(super) fn weight(&self) -> (bool, usize) {
+    pub(in crate::log) fn weight(&self) -> (bool, usize) {
         let trimmed = self.log.medium() == StorageKind::Memory && self.log.is_oldest_trimmed();
         (trimmed, self.tail_bytes)
     }
 
     /// Gives memory of its tail back, if it may; of a log in memory, what is
     /// in it is gone then.
-    pub(super) fn evict(&mut self, shown: Duration) -> bool {
+    pub(in crate::log) fn evict(&mut self, shown: Duration) -> bool {
         let Some((batch, count)) = self.log.oldest(shown) else { return false };
         if self.log.medium() == StorageKind::Memory {
             let meta = &mut self.meta;
