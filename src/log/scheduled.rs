@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::page_cache::PageCache;
+use super::read::PageCache;
 use super::{Log, StorageKind};
 use crate::event::Offset;
 use crate::store::{LogMetadata, Store};

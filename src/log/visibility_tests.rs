@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::conformance::{Fixture, id, one, publish, put};
-use super::page_cache::PageCache;
 use super::{Engine, StorageKind};
 use crate::event::Offset;
 use crate::store::Retention;
@@ -87,10 +86,9 @@ async fn a_page_from_memory_tells_what_went_while_it_was_read() {
     }
     let (floor, head) = (log.floor(), log.head());
     assert!(floor > Offset(100) && floor < Offset(256), "{floor}");
-    let pages = PageCache::new(1 << 20, 1);
     for after in [0, 100, floor.0 - 1].map(Offset) {
-        let open = pages.growing_page(&log, after, head).await.unwrap();
-        let closed = pages.sealed_page(&log, after, head).await.unwrap();
+        let open = log.growing_page(after, head).await.unwrap();
+        let closed = log.sealed_page(after, head).await.unwrap();
         let of_one = log.read_tail_of(&id("nobody"), after, (Offset::ZERO, head));
         assert_eq!((open.floor, closed.floor, of_one.floor), (floor, floor, floor));
         assert_eq!(open.batch.events()[0].offset, floor.next());
@@ -100,7 +98,7 @@ async fn a_page_from_memory_tells_what_went_while_it_was_read() {
             (head, Offset(256), head)
         );
     }
-    let closed = pages.sealed_page(&log, floor, head).await.unwrap();
+    let closed = log.sealed_page(floor, head).await.unwrap();
     assert!(closed.floor <= floor, "nothing is missing after it");
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Fixture, Open, create, one, publish, read, until};
 use crate::event::{Offset, Timestamp};
-use crate::log::clock::{TestClock, earlier, later};
+use crate::log::embedded::{TestClock, earlier, later};
 use crate::log::{
     AppendOutcome, AppendRejection, Engine, IdempotencyKey, Log, LogConfig, StorageKind,
 };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::clock::{Clock, TestClock};
+use super::embedded::{Clock, TestClock};
 use super::{
     AppendOutcome, AppendRejection, Engine, FsyncPolicy, Log, LogConfig, Settings, StorageKind,
     Write,
@@ -115,7 +115,7 @@ pub(super) async fn one(
 }
 
 /// Waits until `is` it, which comes by itself.
-async fn until(mut is: impl FnMut() -> bool) {
+pub(super) async fn until(mut is: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !is() {
         assert!(tokio::time::Instant::now() < deadline, "it never comes");

@@ -7,7 +7,7 @@ use super::{
     Fixture, Open, collection, futures_all, id, json, offsets, one, publish, put, read, until,
 };
 use crate::event::Offset;
-use crate::log::clock::Clock;
+use crate::log::embedded::Clock;
 use crate::log::{AppendRejection, Engine, Error, LogConfig, StorageKind, Write};
 use crate::store::Retention;
 

@@ -12,7 +12,7 @@ use super::{code, files, is_test_only};
 /// The most files in one cycle, by layer. Lower a number once it holds; the
 /// aim is 4.
 const FILES_MAX: [(&str, usize); 6] =
-    [("api", 0), ("hub", 4), ("log", 9), ("deliver", 1), ("store", 7), ("wire", 2)];
+    [("api", 0), ("hub", 4), ("log", 2), ("deliver", 1), ("store", 7), ("wire", 2)];
 
 /// A name that `use` brings into scope.
 struct Import {
@@ -136,7 +136,11 @@ fn parse(code: &str) -> (Vec<Import>, BTreeSet<Vec<String>>) {
             None => None,
         };
         let Some(first) = visibility.unwrap_or(line).strip_prefix("use ") else {
-            other.push_str(line);
+            // `pub(in path)` says who may use the item, and uses nothing of the path.
+            let start = line.find("pub(in ").unwrap_or(line.len());
+            let end = line[start..].find(')').map_or(line.len(), |length| start + length);
+            other.push_str(&line[..start]);
+            other.push_str(&line[end..]);
             other.push('\n');
             continue;
         };
@@ -253,7 +257,7 @@ fn the_cycle_search_resolves_every_form_of_path() {
             "src/a/b.rs",
             "mod deep;\nuse super::C;\nuse crate::a::d::{self, D as E};\npub(super) struct B;",
         ),
-        ("src/a/b/deep.rs", "struct Deep;\nfn f() { super::super::c::f() }"),
+        ("src/a/b/deep.rs", "pub(in crate::a) struct Deep;\nfn f() { super::super::c::f() }"),
         ("src/a/c.rs", "use std::fmt;\nstruct C;\nfn f() { crate::a::Deep::new() }"),
         ("src/a/d.rs", "use super::{\n    B,\n    c,\n};\nfn f() { c::f(); self::g() }"),
     ];

@@ -1,11 +1,15 @@
 //! Retention of one log: which of its events go, by count, bytes and age.
 
+use std::time::Duration;
+
 use super::LogWriter;
 use crate::event::{Event, Offset, Timestamp};
 use crate::log::StorageKind;
-use crate::log::clock::{ClockReading, START_WAIT, earlier};
+use crate::log::embedded::clock::{ClockReading, START_WAIT, earlier, later};
 use crate::store::{self, EncodedEvent, Transaction};
 
+/// An age check that is due at the next tick.
+pub(super) const NOW: Timestamp = Timestamp(i64::MIN);
 /// Events trimmed in a commit beside twice those it adds.
 const TRIMMED_EVENTS: usize = 1024;
 
@@ -42,20 +46,40 @@ impl LogWriter {
         );
     }
 
-    /// Looks at the clocks: at how far the log's time is ahead of them, and for
-    /// events that are too old.
-    pub(in crate::log) fn age(&mut self, now: ClockReading) -> Result<(), store::Error> {
-        self.lead.observe(self.meta.time, now);
-        if self.trim_pending {
-            self.dirty = true;
-        }
-        if self.retention.age.is_zero() || self.meta.position.events == 0 {
-            return Ok(());
-        }
-        if self.waits_until.is_some_and(|until| now.elapsed < until) {
-            return Ok(());
-        }
+    /// The monotonic time before which nothing is trimmed by age, if
+    /// [`LogWriter::begin`] has set one.
+    pub(in crate::log) fn waits_until(&self) -> Option<Duration> {
+        self.waits_until
+    }
+
+    /// Trims by age from here on.
+    pub(in crate::log) fn end_wait(&mut self) {
         self.waits_until = None;
+    }
+
+    /// Goes on trimming what the last commit could not.
+    pub(in crate::log) fn trim_more(&mut self) {
+        self.dirty |= self.trim_pending;
+    }
+
+    /// The clock after which [`LogWriter::age`] may find events that are too
+    /// old. `None` if no event is trimmed by age.
+    pub(in crate::log) fn age_due(&self) -> Option<Timestamp> {
+        let ages = !self.retention.age.is_zero() && self.meta.position.events > 0;
+        (ages && self.waits_until.is_none()).then_some(self.age_check)
+    }
+
+    /// Lets the next tick look for events that are too old.
+    pub(in crate::log) fn forget_age(&mut self) {
+        self.age_check = NOW;
+    }
+
+    /// Looks for events that are too old.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    pub(in crate::log) fn age(&mut self, now: ClockReading) -> Result<(), store::Error> {
+        self.age_check = NOW;
         if self.oldest.is_none() {
             let oldest = self.kept(self.meta.position.floor, 1).next().transpose()?;
             self.oldest = oldest.map(|(_, event)| (event.offset, event.time));
@@ -65,8 +89,12 @@ impl LogWriter {
         if let Some((offset, time)) = self.oldest
             && self.is_old(offset, time, cutoff, &mut None)?
         {
-            self.cutoff = Some(cutoff);
+            self.cutoff = Some(Box::new(cutoff));
             self.dirty = true;
+        } else if let Some((_, time)) = self.oldest
+            && time <= cutoff.now
+        {
+            self.age_check = later(time, self.retention.age);
         }
         Ok(())
     }
@@ -141,11 +169,12 @@ impl LogWriter {
                 stored -= 1;
                 let kept = kept.get_or_insert_with(|| self.kept(floor, self.over(most as u64 + 1)));
                 let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.short()))?;
-                if let Some(cutoff) = self.cutoff
+                if let Some(cutoff) = self.cutoff.as_deref().copied()
                     && !self.is_too_much()
                     && !self.is_old(event.offset, event.time, cutoff, &mut run)?
                 {
                     self.oldest = Some((event.offset, event.time));
+                    self.age_check = NOW;
                     break;
                 }
                 if self.log.medium() == StorageKind::Disk {
@@ -165,6 +194,7 @@ impl LogWriter {
             position.bytes -= bytes;
             self.meta.raise_floor(offset, time);
             self.oldest = None;
+            self.age_check = NOW;
         }
         Ok(())
     }

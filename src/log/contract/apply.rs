@@ -9,22 +9,22 @@ use crate::wire::{LogIdentity, LogKind, json};
 
 /// The event that a write becomes, and what it leaves of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Effect {
+pub(in crate::log) struct Effect {
     /// The event's type.
-    pub(super) kind: EventType,
+    pub(in crate::log) kind: EventType,
     /// The event's data.
-    pub(super) data: Bytes,
+    pub(in crate::log) data: Bytes,
     /// Whether a follower is to merge the data.
-    pub(super) merge: bool,
+    pub(in crate::log) merge: bool,
     /// The resource after it.
-    pub(super) next: ResourceChange,
+    pub(in crate::log) next: ResourceChange,
     /// Whether the resource was not there before.
-    pub(super) created: bool,
+    pub(in crate::log) created: bool,
 }
 
 /// What becomes of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ResourceChange {
+pub(in crate::log) enum ResourceChange {
     /// The same document, if there is one; its revision is the event's.
     Keep,
     /// This document.
@@ -38,7 +38,7 @@ pub(super) enum ResourceChange {
 ///
 /// Where there is no resource, that is said before any precondition is looked
 /// at (RFC 9110 §13.2.1).
-pub(super) fn apply(
+pub(in crate::log) fn apply(
     origin: &LogIdentity,
     current: Option<&Resource>,
     write: &Write,

@@ -6,6 +6,7 @@
 //! up, so the batches grow with the load. What is for logs in memory goes
 //! first, and touches no disk.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,10 +15,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answers::{Expiries, FORGOTTEN_ANSWERS};
 use super::clock::Clock;
-use super::embedded::{Answer, COMMIT_BYTES, COMMIT_WRITES, Reconfiguration, Request, Shared};
-use super::registry::{self, LogRegistry};
-use super::writer::{CommitBatch, LogWriter};
-use super::{Error, FsyncPolicy, LogConfig, Settings, StorageKind};
+use super::commit_batch::CommitBatch;
+use super::messages::{
+    Answer, COMMIT_BYTES, COMMIT_WRITES, Directory, Reconfiguration, Request, Shared,
+};
+use super::registry::{LogRegistry, Opened};
+use super::writer::LogWriter;
+use super::writers::Writers;
+use crate::log::{
+    AppendOutcome, AppendRejection, Error, FsyncPolicy, LogConfig, Settings, StorageKind,
+};
 use crate::store::{self, Durability, Writer};
 use crate::supervisor::{Task, fault_point};
 
@@ -31,13 +38,13 @@ const RESERVED_OFFSETS: u64 = 65_536;
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 const RESERVE_PART: u64 = 8;
 
-pub(super) struct Committer {
+pub(in crate::log) struct Committer {
     sync: FsyncPolicy,
     tail_bytes_max: usize,
     resource_bytes_max: usize,
     writer: Writer,
     roster: LogRegistry,
-    courses: Vec<LogWriter>,
+    writers: Writers,
     shared: Arc<Shared>,
     clock: Clock,
     expiries: Expiries,
@@ -46,18 +53,18 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(
+    pub(in crate::log) fn new(
         settings: &Settings,
         writer: Writer,
         roster: LogRegistry,
-        mut courses: Vec<LogWriter>,
+        opened: Vec<LogWriter>,
         shared: Arc<Shared>,
         clock: Clock,
     ) -> Committer {
-        let read = clock.read();
-        for course in &mut courses {
-            course.begin(read);
-        }
+        let mut writers = Writers::default();
+        #[cfg(test)]
+        writers.visits.clone_from(&shared.visits);
+        writers.add(opened, clock.read());
         let now = Instant::now();
         Committer {
             sync: settings.sync,
@@ -65,7 +72,7 @@ impl Committer {
             resource_bytes_max: settings.resource_bytes_max,
             writer,
             roster,
-            courses,
+            writers,
             shared,
             clock,
             expiries: Expiries::default(),
@@ -75,7 +82,7 @@ impl Committer {
     }
 
     /// Works until the engine is closed and the queue is empty.
-    pub(super) fn run(
+    pub(in crate::log) fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
         mut changes: mpsc::Receiver<Reconfiguration>,
@@ -125,9 +132,8 @@ impl Committer {
 
     /// Whether retention has more to trim than the last commit could.
     fn is_trim_pending(&self) -> bool {
-        let poisoned = self.is_poisoned();
-        let works = |course: &&LogWriter| !poisoned || course.log().medium() == StorageKind::Memory;
-        self.courses.iter().filter(works).any(LogWriter::is_trim_pending)
+        self.writers.is_trim_pending(StorageKind::Memory)
+            || self.writers.is_trim_pending(StorageKind::Disk) && !self.is_poisoned()
     }
 
     fn is_poisoned(&self) -> bool {
@@ -193,14 +199,13 @@ impl Committer {
         &mut self,
         work: &mut CommitBatch,
         request: &Request,
-    ) -> Result<Vec<Result<super::AppendOutcome, super::AppendRejection>>, store::Error> {
-        let course = self.courses.iter_mut().find(|course| course.log().id() == request.log);
-        let Some(course) = course else {
-            let why = format!("{} is not a log of this engine", request.origin.name);
-            return Err(store::Error::Io(std::io::Error::other(why)));
-        };
+    ) -> Result<Vec<Result<AppendOutcome, AppendRejection>>, store::Error> {
         let bytes_max = self.resource_bytes_max;
-        request.writes.iter().map(|write| course.decide(work, write, bytes_max)).collect()
+        let decided = self.writers.decide(work, request.log, &request.writes, bytes_max);
+        decided.unwrap_or_else(|| {
+            let why = format!("{} is not a log of this engine", request.origin.name);
+            Err(store::Error::Io(std::io::Error::other(why)))
+        })
     }
 
     /// Makes durable, then shows. Trims in the same commit what the new events
@@ -214,55 +219,29 @@ impl Committer {
         if work.answers() > 0 {
             self.expiries.expire(self.writer.store(), &mut work, forget)?;
         }
-        let mut shown = Vec::new();
-        for (place, course) in self.courses.iter_mut().enumerate() {
-            if !course.is_dirty() || course.log().medium() == StorageKind::Memory {
-                continue;
-            }
-            if self.sync != FsyncPolicy::Always && course.reserve(RESERVED_OFFSETS) {
+        let reserves = self.sync != FsyncPolicy::Always;
+        let staged = self.writers.stage(StorageKind::Disk, &mut work, |writer| {
+            if reserves && writer.reserve(RESERVED_OFFSETS) {
                 durability = Durability::Synced;
             }
-            let events = course.stage(&mut work)?;
-            shown.push((place, events));
-        }
+        })?;
         let changes = work.into_changes();
         if changes.is_empty() {
             return Ok(());
         }
         self.writer.commit(changes, durability)?;
-        let committed = Instant::now();
-        for (place, events) in shown {
-            self.courses[place].publish(events, committed);
-        }
-        self.evict();
+        self.writers.publish(staged, Instant::now());
+        self.writers.evict(self.tail_bytes_max, TICK);
         Ok(())
     }
 
     /// The same for logs in memory: what is shown there is all there is.
     fn commit_memory(&mut self, mut work: CommitBatch) -> Result<(), store::Error> {
         let committed = Instant::now();
-        for course in of(&mut self.courses, StorageKind::Memory).filter(|course| course.is_dirty())
-        {
-            let events = course.stage(&mut work)?;
-            course.publish(events, committed);
-        }
-        self.evict();
+        let staged = self.writers.stage(StorageKind::Memory, &mut work, |_| ())?;
+        self.writers.publish(staged, committed);
+        self.writers.evict(self.tail_bytes_max, TICK);
         Ok(())
-    }
-
-    /// Keeps all tails together within their bound: the one that holds most
-    /// and may give its oldest batch does.
-    fn evict(&mut self) {
-        while self.courses.iter().map(|course| course.tail_bytes).sum::<usize>()
-            > self.tail_bytes_max
-        {
-            let mut courses: Vec<&mut LogWriter> = self.courses.iter_mut().collect();
-            courses.sort_by_cached_key(|course| std::cmp::Reverse(course.weight()));
-            let given = courses.into_iter().any(|course| course.evict(TICK));
-            if !given {
-                return;
-            }
-        }
     }
 
     fn tick(&mut self) {
@@ -272,6 +251,8 @@ impl Committer {
             fault_point(Task::Committer);
             // Also while nobody writes: `/readyz` names the state of the disk.
             self.has_room();
+            self.writers.wake_tails();
+            self.writers.evict(self.tail_bytes_max, TICK);
         }
         let looked_after = self.maintain_memory(elapsed).and_then(|()| {
             if self.is_poisoned() {
@@ -288,9 +269,7 @@ impl Committer {
     fn maintain_memory(&mut self, elapsed: bool) -> Result<(), store::Error> {
         if elapsed || self.is_trim_pending() {
             let work = CommitBatch::new(self.writer.begin(), self.clock.read());
-            for course in of(&mut self.courses, StorageKind::Memory) {
-                course.age(work.now())?;
-            }
+            self.writers.trim_due(StorageKind::Memory, work.now())?;
             self.commit_memory(work)?;
         }
         Ok(())
@@ -305,9 +284,7 @@ impl Committer {
         }
         if elapsed || self.is_trim_pending() {
             let mut work = CommitBatch::new(self.writer.begin(), self.clock.read());
-            for course in of(&mut self.courses, StorageKind::Disk) {
-                course.age(work.now())?;
-            }
+            self.writers.trim_due(StorageKind::Disk, work.now())?;
             self.expiries.expire(self.writer.store(), &mut work, FORGOTTEN_ANSWERS)?;
             self.write(work)?;
         }
@@ -325,48 +302,57 @@ impl Committer {
         specs: &[LogConfig],
         resource_bytes_max: usize,
     ) -> Result<Vec<String>, Error> {
-        let known = |spec: &&LogConfig| self.courses.iter().any(|course| course.is(spec));
-        let (known, new): (Vec<_>, Vec<_>) = specs.iter().partition(known);
-        let (mut courses, made) = self.roster.open(&new)?;
-        if !made.is_empty() {
-            if self.is_poisoned() {
-                return Err(Error::Poisoned);
-            }
-            if !self.has_room() {
-                return Err(Error::Full);
-            }
-            registry::write(&mut self.writer, &made).map_err(|error| {
-                self.poison(&error);
-                Error::Poisoned
-            })?;
+        let places = self.writers.find(specs);
+        let known = specs.iter().zip(&places).filter_map(|(spec, place)| Some((spec, (*place)?)));
+        let new = specs.iter().zip(&places).filter(|(_, place)| place.is_none());
+        let opened = self.roster.open(new.map(|(spec, _)| spec));
+        if opened.has_new()
+            && let Err(error) = self.make(&opened)
+        {
+            self.roster.close(opened);
+            return Err(error);
         }
-        self.roster.add(made);
-        let read = self.clock.read();
-        for course in &mut courses {
-            course.begin(read);
-        }
-        self.courses.extend(courses);
+        self.writers.add(opened.writers, self.clock.read());
         self.resource_bytes_max = resource_bytes_max;
         let mut others = Vec::new();
-        for spec in known {
-            for course in self.courses.iter_mut().filter(|course| course.is(spec)) {
-                if course.is_compatible(spec) {
-                    course.set_retention(spec.retention);
-                } else {
-                    others.push(spec.name.clone());
-                }
+        for (spec, place) in known {
+            if !self.writers.set_retention(place, spec) {
+                others.push(spec.name.clone());
             }
         }
         self.list(specs);
         Ok(others)
     }
 
+    /// Writes the new logs to the store.
+    fn make(&mut self, opened: &Opened) -> Result<(), Error> {
+        if self.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        if !self.has_room() {
+            return Err(Error::Full);
+        }
+        opened.write(&mut self.writer).map_err(|error| {
+            self.poison(&error);
+            Error::Poisoned
+        })
+    }
+
     /// Shows all logs, those that `specs` name first.
     fn list(&self, specs: &[LogConfig]) {
-        let named = |course: &LogWriter| specs.iter().position(|spec| course.is(spec));
-        let mut courses: Vec<&LogWriter> = self.courses.iter().collect();
-        courses.sort_by_key(|course| named(course).unwrap_or(specs.len()));
-        *self.shared.logs.write() = courses.into_iter().map(LogWriter::log).cloned().collect();
+        let named: HashMap<_, _> = specs
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(index, spec)| ((spec.name.as_str(), spec.is_topic()), index))
+            .collect();
+        let mut writers: Vec<&LogWriter> = self.writers.iter().collect();
+        writers.sort_by_key(|writer| {
+            let key = (writer.log().origin().name.as_str(), writer.is_topic());
+            named.get(&key).copied().unwrap_or(specs.len())
+        });
+        let directory = Directory::new(writers.into_iter().map(LogWriter::log).cloned());
+        *self.shared.logs.write() = directory;
     }
 
     /// Refuses all later writes.
@@ -378,7 +364,7 @@ impl Committer {
     }
 
     /// Whether the disk has the reserve free. Keeps the result for
-    /// [`WriteState`](super::WriteState), and logs a change of it.
+    /// [`WriteState`](crate::log::WriteState), and logs a change of it.
     fn has_room(&self) -> bool {
         let Ok(disk) = rustix::fs::statvfs(self.writer.store().path()) else { return true };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -401,8 +387,8 @@ impl Committer {
             return;
         }
         let mut changes = self.writer.begin();
-        for course in &mut self.courses {
-            course.release(&mut changes);
+        for writer in self.writers.iter_mut() {
+            writer.release(&mut changes);
         }
         let finish = || {
             if !changes.is_empty() {
@@ -415,11 +401,6 @@ impl Committer {
             tracing::error!(%error, "the log could not be closed cleanly");
         }
     }
-}
-
-/// The logs that are kept there.
-fn of(courses: &mut [LogWriter], medium: StorageKind) -> impl Iterator<Item = &mut LogWriter> {
-    courses.iter_mut().filter(move |course| course.log().medium() == medium)
 }
 
 /// All that has queued up, as far as one commit takes it.

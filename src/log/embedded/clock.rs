@@ -10,17 +10,17 @@ use crate::event::{Offset, Timestamp};
 
 /// How far a log's newest event may be dated ahead of the wall clock for good:
 /// far more than clocks that NTP keeps right ever differ by.
-const LEAD_MAX: Duration = Duration::from_secs(10);
+pub(in crate::log) const LEAD_MAX: Duration = Duration::from_secs(10);
 /// How long the newest event is further ahead than that before the log's time
 /// steps back: a clock that is wrong for a moment must not make a step.
 const STEP_AFTER: Duration = Duration::from_mins(10);
 /// How long nothing expires after a start by whose clock everything would: time
 /// to correct a clock that is ahead.
-pub(super) const START_WAIT: Duration = Duration::from_mins(10);
+pub(in crate::log) const START_WAIT: Duration = Duration::from_mins(10);
 
 /// The clocks of one run of the engine.
 #[derive(Clone)]
-pub(super) struct Clock {
+pub(in crate::log) struct Clock {
     source: Source,
     /// The wall clock when the run began.
     started: Timestamp,
@@ -37,25 +37,25 @@ enum Source {
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ClockReading {
+pub(in crate::log) struct ClockReading {
     /// The wall clock.
-    pub(super) wall: Timestamp,
+    pub(in crate::log) wall: Timestamp,
     /// The monotonic time since the run began.
-    pub(super) elapsed: Duration,
+    pub(in crate::log) elapsed: Duration,
     /// The time by which events and answers expire: the wall clock, but never
     /// ahead of the monotonic clock counted from the wall clock's time at the
     /// start. A wall clock that jumps forward therefore expires nothing.
-    pub(super) expiry: Timestamp,
+    pub(in crate::log) expiry: Timestamp,
 }
 
 impl Clock {
     /// The machine's clocks, from now on.
-    pub(super) fn system() -> Clock {
+    pub(in crate::log) fn system() -> Clock {
         Clock { source: Source::System(Instant::now()), started: Timestamp::now() }
     }
 
     /// Both clocks now.
-    pub(super) fn read(&self) -> ClockReading {
+    pub(in crate::log) fn read(&self) -> ClockReading {
         let (wall, elapsed) = match &self.source {
             Source::System(began) => (Timestamp::now(), began.elapsed()),
             #[cfg(test)]
@@ -72,26 +72,31 @@ impl Clock {
 /// How long a log's newest event has been dated ahead of the wall clock. This
 /// is known to the process alone: a restart begins to count anew.
 #[derive(Default)]
-pub(super) struct Lead {
+pub(in crate::log) struct Lead {
     /// The monotonic time at which this was first seen.
     since: Option<Duration>,
 }
 
 /// A step back of a log's time.
-pub(super) struct Step {
+pub(in crate::log) struct Step {
     /// The newest event before the step.
-    pub(super) after: Offset,
+    pub(in crate::log) after: Offset,
     /// The time of that event.
-    pub(super) from: Timestamp,
+    pub(in crate::log) from: Timestamp,
     /// The time of the next one.
-    pub(super) to: Timestamp,
+    pub(in crate::log) to: Timestamp,
 }
 
 impl Lead {
+    /// Whether the newest event was ahead of the clock when they were compared.
+    pub(in crate::log) fn is_ahead(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Compares the time of the newest event with the clocks, and returns
     /// whether the next event is to take the wall clock's time although that
     /// is earlier. To be called at least once a second.
-    pub(super) fn observe(&mut self, newest: Timestamp, now: ClockReading) -> bool {
+    pub(in crate::log) fn observe(&mut self, newest: Timestamp, now: ClockReading) -> bool {
         if newest <= later(now.wall, LEAD_MAX) {
             self.since = None;
             return false;
@@ -102,12 +107,12 @@ impl Lead {
 }
 
 /// The moment `duration` after `time`.
-pub(super) fn later(time: Timestamp, duration: Duration) -> Timestamp {
+pub(in crate::log) fn later(time: Timestamp, duration: Duration) -> Timestamp {
     Timestamp(time.0.saturating_add(millis(duration)))
 }
 
 /// The moment `duration` before `time`.
-pub(super) fn earlier(time: Timestamp, duration: Duration) -> Timestamp {
+pub(in crate::log) fn earlier(time: Timestamp, duration: Duration) -> Timestamp {
     Timestamp(time.0.saturating_sub(millis(duration)))
 }
 
@@ -118,7 +123,7 @@ fn millis(duration: Duration) -> i64 {
 /// A wall clock and a monotonic clock that a test sets.
 #[cfg(test)]
 #[derive(Clone)]
-pub(super) struct TestClock(std::sync::Arc<TestClocks>);
+pub(in crate::log) struct TestClock(std::sync::Arc<TestClocks>);
 
 #[cfg(test)]
 struct TestClocks {
@@ -131,35 +136,35 @@ struct TestClocks {
 #[cfg(test)]
 impl TestClock {
     /// Clocks that stand still until they are set.
-    pub(super) fn new(wall: Timestamp) -> TestClock {
+    pub(in crate::log) fn new(wall: Timestamp) -> TestClock {
         let now = parking_lot::Mutex::new((wall, Duration::ZERO));
         TestClock(std::sync::Arc::new(TestClocks { now, reads: 0.into() }))
     }
 
     /// The clock of a run that begins now.
-    pub(super) fn start(&self) -> Clock {
+    pub(in crate::log) fn start(&self) -> Clock {
         let (started, monotonic) = *self.0.now.lock();
         Clock { source: Source::Test(self.clone(), monotonic), started }
     }
 
     /// Moves both clocks forward.
-    pub(super) fn advance(&self, duration: Duration) {
+    pub(in crate::log) fn advance(&self, duration: Duration) {
         let mut now = self.0.now.lock();
         *now = (later(now.0, duration), now.1 + duration);
     }
 
     /// Sets the wall clock alone.
-    pub(super) fn set_wall(&self, wall: Timestamp) {
+    pub(in crate::log) fn set_wall(&self, wall: Timestamp) {
         self.0.now.lock().0 = wall;
     }
 
     /// The wall clock.
-    pub(super) fn wall(&self) -> Timestamp {
+    pub(in crate::log) fn wall(&self) -> Timestamp {
         self.0.now.lock().0
     }
 
     /// How often the engine has read the clocks.
-    pub(super) fn reads(&self) -> u64 {
+    pub(in crate::log) fn reads(&self) -> u64 {
         self.0.reads.load(std::sync::atomic::Ordering::SeqCst)
     }
 

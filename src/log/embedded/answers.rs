@@ -1,35 +1,28 @@
 //! Forgetting of answers to idempotent writes, once they expire.
 //!
 //! An answer expires a day after the wall clock's time at its write, and is
-//! forgotten when [`ClockReading::expiry`] is past that. It is never forgotten
+//! forgotten when [`ClockReading::expiry`](super::clock::ClockReading::expiry) is past that. It is never forgotten
 //! early: a repeat would then write twice. An answer that was written under a
 //! clock that was ahead is kept longer, by as much as the clock was ahead.
 
 use std::time::Duration;
 
-use super::clock::{ClockReading, START_WAIT, later};
-use super::writer::CommitBatch;
+use super::clock::START_WAIT;
+use super::commit_batch::CommitBatch;
 use crate::event::Timestamp;
 use crate::store::{self, Store};
 
-/// How long an answer is kept for its idempotency key.
-const ANSWER_KEPT: Duration = Duration::from_hours(24);
 /// Answers forgotten in a commit beside twice those it adds.
-pub(super) const FORGOTTEN_ANSWERS: usize = 1024;
+pub(in crate::log) const FORGOTTEN_ANSWERS: usize = 1024;
 
 /// How far the expiries of answers have been dealt with.
 #[derive(Default)]
-pub(super) struct Expiries {
+pub(in crate::log) struct Expiries {
     /// Those before this have been.
     done: Timestamp,
     /// The monotonic time before which no answer is forgotten; none until the
     /// store has been looked at.
     waits_until: Option<Duration>,
-}
-
-/// When an answer expires that is written now.
-pub(super) fn expiry(now: ClockReading) -> Timestamp {
-    later(now.wall, ANSWER_KEPT)
 }
 
 impl Expiries {
@@ -39,7 +32,7 @@ impl Expiries {
     ///
     /// # Errors
     /// [`store::Error`] when the store cannot be read.
-    pub(super) fn expire(
+    pub(in crate::log) fn expire(
         &mut self,
         store: &Store,
         work: &mut CommitBatch,

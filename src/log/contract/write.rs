@@ -253,7 +253,7 @@ impl Write {
     }
 
     /// About how many bytes it keeps in memory until it is committed.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::log) fn bytes(&self) -> usize {
         /// A write, its answer and its place in the queue.
         const FIXED: usize = 512;
         FIXED
@@ -294,7 +294,7 @@ fn key(origin: &LogIdentity) -> Option<&str> {
 }
 
 /// An event's data: `fields` without the members `drop`, the key first.
-pub(super) fn keyed(
+pub(in crate::log) fn keyed(
     origin: &LogIdentity,
     subject: &ResourceId,
     fields: &[u8],

@@ -2,30 +2,25 @@
 
 mod retention;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answers::expiry;
-use super::apply::{Effect, ResourceChange, apply};
 use super::clock::{ClockReading, Lead, Step};
-use super::{
+use super::commit_batch::CommitBatch;
+use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
+use crate::log::contract::{Effect, ResourceChange, apply};
+use crate::log::{
     AppendOutcome, AppendRejection, IdempotencyKey, Log, LogConfig, Mutation, StorageKind, Write,
 };
-use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::store::{
-    self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Store, Transaction,
+    self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Transaction,
 };
 use crate::wire::{Batch, LogKind};
-use retention::Cutoff;
-
-/// Newest events that a log has in memory from the start, and their bytes: at
-/// least the page that is still growing, which is not cached.
-const PRELOAD_EVENTS: usize = 256;
-const PRELOAD_BYTES: usize = 1024 * 1024;
+use retention::{Cutoff, NOW};
 
 /// One log in the committer's hands.
-pub(super) struct LogWriter {
+pub(in crate::log) struct LogWriter {
     log: Arc<Log>,
     meta: LogMetadata,
     retention: Retention,
@@ -38,7 +33,7 @@ pub(super) struct LogWriter {
     /// Whether more is to be trimmed than one commit may.
     trim_pending: bool,
     /// The age at which events are trimmed, in the commit at work.
-    cutoff: Option<Cutoff>,
+    cutoff: Option<Box<Cutoff>>,
     /// The oldest event kept and its time, if it has been looked up.
     oldest: Option<(Offset, Timestamp)>,
     /// The monotonic time before which nothing is trimmed by age.
@@ -46,75 +41,27 @@ pub(super) struct LogWriter {
     /// How long the log's time has been ahead of the clock.
     lead: Lead,
     /// A step back of the log's time in the commit at work.
-    stepped: Option<Step>,
+    stepped: Option<Box<Step>>,
     /// Memory of the log's tail.
-    pub(super) tail_bytes: usize,
+    pub(in crate::log) tail_bytes: usize,
+    /// The time after which the log has to be looked at for events that are
+    /// too old, at the earliest.
+    age_check: Timestamp,
+    /// Where the set of all writers has filed this one.
+    pub(in crate::log) filed: Filed,
 }
 
-/// The commit at work, for all logs.
-pub(super) struct CommitBatch {
-    changes: Transaction,
-    now: ClockReading,
-    /// Resources as the writes so far leave them.
-    states: HashMap<(LogId, ResourceId), Option<Resource>>,
-    answers: HashMap<[u8; 32], IdempotentResponse>,
-}
-
-impl CommitBatch {
-    pub(super) fn new(changes: Transaction, now: ClockReading) -> CommitBatch {
-        CommitBatch { changes, now, states: HashMap::new(), answers: HashMap::new() }
-    }
-
-    pub(super) fn now(&self) -> ClockReading {
-        self.now
-    }
-
-    /// Answers to be remembered.
-    pub(super) fn answers(&self) -> usize {
-        self.answers.len()
-    }
-
-    pub(super) fn remove_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
-        self.changes.remove_answer(hash, expiry);
-    }
-
-    pub(super) fn into_changes(mut self) -> Transaction {
-        for ((log, id), state) in &self.states {
-            match state {
-                Some(state) => self.changes.put_resource(*log, id, state),
-                None => self.changes.remove_resource(*log, id),
-            }
-        }
-        let expiry = expiry(self.now);
-        for (hash, answer) in &self.answers {
-            self.changes.put_answer(hash, answer, expiry);
-        }
-        self.changes
-    }
-
-    fn answered(
-        &self,
-        store: &Store,
-        key: &IdempotencyKey,
-    ) -> Result<Option<IdempotentResponse>, store::Error> {
-        match self.answers.get(&key.key) {
-            Some(answer) => Ok(Some(answer.clone())),
-            None => store.answer(&key.key),
-        }
-    }
+/// Under which keys a writer is in the sets of [`Writers`].
+#[derive(Clone, Copy, Default)]
+pub(in crate::log) struct Filed {
+    pub(in crate::log) bytes: usize,
+    pub(in crate::log) weight: Option<(bool, usize)>,
+    pub(in crate::log) age: Option<Timestamp>,
 }
 
 impl LogWriter {
-    pub(super) fn new(
-        log: Arc<Log>,
-        meta: LogMetadata,
-        retention: Retention,
-    ) -> Result<LogWriter, store::Error> {
+    pub(in crate::log) fn new(log: Arc<Log>, meta: LogMetadata, retention: Retention) -> LogWriter {
         let next = meta.position.head.max(meta.reserved).next();
-        let tail_bytes = match log.medium() {
-            StorageKind::Disk => preload(&log, &meta)?,
-            StorageKind::Memory => 0,
-        };
         let mut course = LogWriter {
             log,
             meta,
@@ -128,42 +75,72 @@ impl LogWriter {
             waits_until: None,
             lead: Lead::default(),
             stepped: None,
-            tail_bytes,
+            tail_bytes: 0,
+            age_check: NOW,
+            filed: Filed::default(),
         };
         course.trim_pending = course.is_too_much();
-        Ok(course)
+        course
     }
 
-    pub(super) fn log(&self) -> &Arc<Log> {
+    pub(in crate::log) fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
-    /// Whether `spec` names it: a collection and a topic of one name are two.
-    pub(super) fn is(&self, spec: &LogConfig) -> bool {
-        self.meta.name == spec.name && self.meta.topic == spec.is_topic()
+    /// Whether the log belongs to a topic. A collection and a topic of one name
+    /// have two logs.
+    pub(in crate::log) fn is_topic(&self) -> bool {
+        self.meta.topic
+    }
+
+    pub(in crate::log) fn meta(&self) -> &LogMetadata {
+        &self.meta
+    }
+
+    pub(in crate::log) fn into_meta(self) -> LogMetadata {
+        self.meta
+    }
+
+    /// The time of the newest event.
+    pub(in crate::log) fn newest(&self) -> Timestamp {
+        self.meta.time
+    }
+
+    /// Compares the log's time with the wall clock. Returns whether the newest
+    /// event is too far ahead.
+    pub(in crate::log) fn observe(&mut self, now: ClockReading) -> bool {
+        self.lead.observe(self.meta.time, now);
+        self.lead.is_ahead()
+    }
+
+    /// Whether the newest event was too far ahead of the clock when they were
+    /// compared.
+    pub(in crate::log) fn is_ahead(&self) -> bool {
+        self.lead.is_ahead()
     }
 
     /// Whether it is as `spec` asks but for its retention, which can be changed.
-    pub(super) fn is_compatible(&self, spec: &LogConfig) -> bool {
+    pub(in crate::log) fn is_compatible(&self, spec: &LogConfig) -> bool {
         self.log.medium() == spec.medium() && self.log.origin().kind == spec.kind
     }
 
     /// Keeps so much from here on.
-    pub(super) fn set_retention(&mut self, retention: Retention) {
+    pub(in crate::log) fn set_retention(&mut self, retention: Retention) {
         self.retention = retention;
+        self.age_check = NOW;
         self.trim_pending = self.is_too_much();
     }
 
-    pub(super) fn is_dirty(&self) -> bool {
+    pub(in crate::log) fn is_dirty(&self) -> bool {
         self.dirty
     }
 
-    pub(super) fn is_trim_pending(&self) -> bool {
+    pub(in crate::log) fn is_trim_pending(&self) -> bool {
         self.trim_pending
     }
 
     /// Decides one write against the states that those before it leave.
-    pub(super) fn decide(
+    pub(in crate::log) fn decide(
         &mut self,
         work: &mut CommitBatch,
         write: &Write,
@@ -193,7 +170,7 @@ impl LogWriter {
             Ok(outcome) => outcome,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let written = self.add(work.now, write, &outcome);
+        let written = self.add(work.now(), write, &outcome);
         if let Some(place) = place {
             self.change(work, place, current, &outcome.next, written.offset);
         }
@@ -211,7 +188,8 @@ impl LogWriter {
             return now.wall.max(newest);
         }
         self.meta.step();
-        self.stepped = Some(Step { after: self.meta.position.head, from: newest, to: now.wall });
+        let step = Step { after: self.meta.position.head, from: newest, to: now.wall };
+        self.stepped = Some(Box::new(step));
         now.wall
     }
 
@@ -274,7 +252,7 @@ impl LogWriter {
 
     /// Reserves offsets up to the head and `count` more if those reserved do
     /// not reach; tells whether it did, which has to be synced.
-    pub(super) fn reserve(&mut self, count: u64) -> bool {
+    pub(in crate::log) fn reserve(&mut self, count: u64) -> bool {
         let head = self.meta.position.head;
         let needed = self.meta.reserved < head;
         if needed {
@@ -285,7 +263,7 @@ impl LogWriter {
 
     /// Gives back what is reserved and was not issued; some may have been
     /// issued before an unclean stop.
-    pub(super) fn release(&mut self, changes: &mut Transaction) {
+    pub(in crate::log) fn release(&mut self, changes: &mut Transaction) {
         let issued = Offset(self.next.0 - 1);
         if self.meta.reserved > issued {
             self.meta.reserved = issued;
@@ -296,7 +274,10 @@ impl LogWriter {
     /// Puts the log's part into the commit: its events but for those that
     /// retention takes at once, its trims, its meta. Gives the events to show.
     /// Of a log in memory nothing is put anywhere.
-    pub(super) fn stage(&mut self, work: &mut CommitBatch) -> Result<Vec<Event>, store::Error> {
+    pub(in crate::log) fn stage(
+        &mut self,
+        work: &mut CommitBatch,
+    ) -> Result<Vec<Event>, store::Error> {
         let events = self.pending.iter().map(|stored| stored.event.clone()).collect();
         self.trim(&mut work.changes)?;
         match self.log.medium() {
@@ -319,12 +300,13 @@ impl LogWriter {
 
     /// Shows the events of the commit, which is as durable as the log is to
     /// be, and then the floor that it left, which is never above the head.
-    pub(super) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
+    pub(in crate::log) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
         if !events.is_empty() {
             let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
             self.tail_bytes += self.log.publish(Arc::new(batch), self.meta.last_step());
         }
-        if let Some(Step { after, from, to }) = self.stepped.take() {
+        if let Some(step) = self.stepped.take() {
+            let Step { after, from, to } = *step;
             self.log.count_clock_step();
             tracing::warn!(
                 log = self.meta.name,
@@ -345,14 +327,14 @@ impl LogWriter {
 
     /// What of the tails goes first: what nobody may read any more, then of
     /// the tail that takes most.
-    pub(super) fn weight(&self) -> (bool, usize) {
+    pub(in crate::log) fn weight(&self) -> (bool, usize) {
         let trimmed = self.log.medium() == StorageKind::Memory && self.log.is_oldest_trimmed();
         (trimmed, self.tail_bytes)
     }
 
     /// Gives memory of its tail back, if it may; of a log in memory, what is
     /// in it is gone then.
-    pub(super) fn evict(&mut self, shown: Duration) -> bool {
+    pub(in crate::log) fn evict(&mut self, shown: Duration) -> bool {
         let Some((batch, count)) = self.log.oldest(shown) else { return false };
         if self.log.medium() == StorageKind::Memory {
             let meta = &mut self.meta;
@@ -363,27 +345,13 @@ impl LogWriter {
                 meta.raise_floor(event.offset, event.time);
             }
             self.oldest = None;
+            self.age_check = NOW;
             // Before the events go, as everywhere.
             self.raise_floor();
         }
         self.tail_bytes -= self.log.evict(count);
         true
     }
-}
-
-fn preload(log: &Log, meta: &LogMetadata) -> Result<usize, store::Error> {
-    let mut events = Vec::new();
-    let mut bytes = 0;
-    for event in log.store().view().sized(meta.id, meta.position.floor).rev() {
-        let (size, event) = event?;
-        bytes += size as usize;
-        events.push(event);
-        if bytes > PRELOAD_BYTES || events.len() == PRELOAD_EVENTS {
-            break;
-        }
-    }
-    events.reverse();
-    Ok(log.preload(Batch::new(log.origin().clone(), events, None)))
 }
 
 fn replay(

@@ -1,26 +1,23 @@
-//! The embedded engine: one committer for all logs, group commit.
+//! The engine as its callers see it.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ::metrics::Histogram;
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::clock::Clock;
 use super::committer::Committer;
-use super::page_cache::PageCache;
-use super::registry::{self, LogRegistry};
-use super::writer::LogWriter;
-use super::{
-    AppendOutcome, AppendRejection, Error, Log, LogConfig, Settings, StorageKind, Write, WriteState,
+use super::messages::{
+    Answer, COMMIT_BYTES, COMMIT_WRITES, Directory, PendingAppend, Reconfiguration, Request, Shared,
 };
-use crate::event::LogId;
+use super::registry::LogRegistry;
+use super::writer::LogWriter;
+use crate::log::read::PageCache;
+use crate::log::{Error, Log, LogConfig, Settings, StorageKind, Write, WriteState};
 use crate::store::{self, Store};
 use crate::supervisor::{Cause, Thread};
-use crate::wire::LogIdentity;
 
 /// Requests that wait for the committer.
 const QUEUE_REQUESTS: usize = 16 * 1024;
@@ -28,98 +25,18 @@ const QUEUE_REQUESTS: usize = 16 * 1024;
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 /// Reconfigurations that wait for it; more wait to be queued.
 const QUEUE_CHANGES: usize = 4;
-/// Writes and bytes of one commit; what it costs to wait for the one before.
-pub(super) const COMMIT_WRITES: usize = 4096;
-pub(super) const COMMIT_BYTES: usize = 8 * 1024 * 1024;
-
 /// The log on this machine's disk.
 pub struct Embedded {
     store: Store,
     queue: mpsc::Sender<Request>,
     changes: mpsc::Sender<Reconfiguration>,
     room: Arc<Semaphore>,
-    pub(super) shared: Arc<Shared>,
+    pub(in crate::log) shared: Arc<Shared>,
     committer: Thread,
 }
 
-pub(super) type Answer = Result<Vec<Result<AppendOutcome, AppendRejection>>, Error>;
-
-/// Writes on their way to the committer.
-pub(super) struct Request {
-    pub(super) log: LogId,
-    /// Its name, for an error.
-    pub(super) origin: Arc<LogIdentity>,
-    pub(super) medium: StorageKind,
-    pub(super) writes: Vec<Write>,
-    pub(super) bytes: usize,
-    pub(super) answer: oneshot::Sender<Answer>,
-    /// Gives the bytes back once the request is answered.
-    pub(super) _room: OwnedSemaphorePermit,
-}
-
-/// Logs to have from now on.
-pub(super) struct Reconfiguration {
-    pub(super) specs: Vec<LogConfig>,
-    pub(super) resource_bytes_max: usize,
-    pub(super) answer: oneshot::Sender<Result<Vec<String>, Error>>,
-}
-
-/// What the committer and those who call it share.
-#[derive(Default)]
-pub(super) struct Shared {
-    pub(super) logs: RwLock<Arc<[Arc<Log>]>>,
-    pub(super) observers: Mutex<Vec<Weak<Notify>>>,
-    pub(super) closing: CancellationToken,
-    pub(super) poisoned: AtomicBool,
-    /// The disk has less free space than the reserve: writes are refused.
-    pub(super) full: AtomicBool,
-    pub(super) commits: OnceLock<Histogram>,
-}
-
-impl Shared {
-    /// Notifies the observers, and forgets those that are gone.
-    pub(super) fn notify_observers(&self) {
-        self.observers.lock().retain(|observer| {
-            let observer = observer.upgrade();
-            observer.inspect(|observer| observer.notify_one()).is_some()
-        });
-    }
-
-    /// Why the committer does not answer: without being told to, it only ends
-    /// by a panic.
-    fn ended(&self) -> Error {
-        if self.closing.is_cancelled() { Error::Closed } else { Error::Poisoned }
-    }
-}
-
-/// Writes that have their place in the log and are not durable yet.
-#[must_use = "without an answer nobody knows what was written"]
-pub struct PendingAppend {
-    answers: Vec<oneshot::Receiver<Answer>>,
-    shared: Arc<Shared>,
-}
-
-impl PendingAppend {
-    /// The second half of [`Engine::append`](super::Engine::append): the
-    /// answer to each write, once all of them are durable.
-    ///
-    /// # Errors
-    /// [`Error`] when the log could not take them; none is acknowledged then.
-    ///
-    /// # Cancel safety
-    /// Dropping the future does not take the writes back: they are committed,
-    /// unanswered.
-    pub async fn answered(self) -> Result<Vec<Result<AppendOutcome, AppendRejection>>, Error> {
-        let mut results = Vec::new();
-        for answer in self.answers {
-            results.extend(answer.await.map_err(|_| self.shared.ended())??);
-        }
-        Ok(results)
-    }
-}
-
 impl Embedded {
-    pub(super) fn open(
+    pub(in crate::log) fn open(
         settings: &Settings,
         specs: &[LogConfig],
         clock: Clock,
@@ -128,29 +45,33 @@ impl Embedded {
         let pages =
             Arc::new(PageCache::new(settings.page_cache_bytes, settings.catchup_concurrency));
         let mut roster = LogRegistry::new(store.clone(), pages, metas);
-        let (courses, made) = roster.open(&specs.iter().collect::<Vec<_>>())?;
-        registry::write(&mut writer, &made)?;
-        roster.add(made);
+        let opened = roster.open(specs.iter());
+        opened.write(&mut writer)?;
+        let writers = opened.writers;
         let shared = Arc::new(Shared::default());
-        *shared.logs.write() = courses.iter().map(LogWriter::log).cloned().collect();
+        *shared.logs.write() = Directory::new(writers.iter().map(LogWriter::log).cloned());
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
-        let committer = Committer::new(settings, writer, roster, courses, shared.clone(), clock);
+        let committer = Committer::new(settings, writer, roster, writers, shared.clone(), clock);
         let committer =
             Thread::spawn("committer", move || committer.run(requests, reconfigurations))?;
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));
         Ok(Embedded { store, queue, changes, room, shared, committer })
     }
 
-    pub(super) fn logs(&self) -> Arc<[Arc<Log>]> {
-        self.shared.logs.read().clone()
+    pub(in crate::log) fn logs(&self) -> Arc<[Arc<Log>]> {
+        self.shared.logs.read().logs.clone()
     }
 
-    pub(super) fn store(&self) -> &Store {
+    pub(in crate::log) fn log(&self, name: &str) -> Option<Arc<Log>> {
+        self.shared.logs.read().find(name).cloned()
+    }
+
+    pub(in crate::log) fn store(&self) -> &Store {
         &self.store
     }
 
-    pub(super) async fn queue(
+    pub(in crate::log) async fn queue(
         &self,
         log: &Log,
         writes: Vec<Write>,
@@ -183,7 +104,7 @@ impl Embedded {
         Ok(answered)
     }
 
-    pub(super) async fn reconfigure(
+    pub(in crate::log) async fn reconfigure(
         &self,
         specs: &[LogConfig],
         resource_bytes_max: usize,
@@ -197,15 +118,15 @@ impl Embedded {
         answered.await.map_err(|_| self.shared.ended())?
     }
 
-    pub(super) fn observe(&self, observer: &Arc<Notify>) {
+    pub(in crate::log) fn observe(&self, observer: &Arc<Notify>) {
         self.shared.observers.lock().push(Arc::downgrade(observer));
     }
 
-    pub(super) fn time_commits(&self, histogram: Histogram) {
+    pub(in crate::log) fn time_commits(&self, histogram: Histogram) {
         self.shared.commits.get_or_init(|| histogram);
     }
 
-    pub(super) fn write_state(&self) -> WriteState {
+    pub(in crate::log) fn write_state(&self) -> WriteState {
         if self.committer.has_ended() {
             WriteState::Ended
         } else if self.shared.poisoned.load(Ordering::Acquire) {
@@ -217,7 +138,7 @@ impl Embedded {
         }
     }
 
-    pub(super) fn failed(&self) -> impl Future<Output = Cause> + Send + use<> {
+    pub(in crate::log) fn failed(&self) -> impl Future<Output = Cause> + Send + use<> {
         let (ended, closing) = (self.committer.ended(), self.shared.closing.clone());
         async move {
             let cause = ended.await;
@@ -228,7 +149,7 @@ impl Embedded {
         }
     }
 
-    pub(super) fn close(&self) {
+    pub(in crate::log) fn close(&self) {
         self.shared.closing.cancel();
         self.committer.join();
     }

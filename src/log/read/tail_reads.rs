@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::page_cache::PageRange;
-use super::tail::{Log, TailBatch, footprint};
-use super::{Page, StorageKind};
+use super::page::{Page, PageRange, footprint};
+use super::tail::{Log, TailBatch};
 use crate::event::{Event, Offset, ResourceId, Timestamp};
+use crate::log::StorageKind;
 use crate::store::LogBounds;
 use crate::wire::Batch;
 
@@ -27,7 +27,11 @@ impl Log {
     /// The batches with what follows `after`, as many as have `events_max` of
     /// these between them; and the offset up to which the tail has given up
     /// what it had.
-    pub(super) fn read_tail(&self, after: Offset, events_max: u64) -> (Offset, Vec<Arc<Batch>>) {
+    pub(in crate::log) fn read_tail(
+        &self,
+        after: Offset,
+        events_max: u64,
+    ) -> (Offset, Vec<Arc<Batch>>) {
         let tail = self.tail.lock();
         let first = tail.batches.partition_point(|held| held.batch.end() <= after);
         let mut events = 0;
@@ -44,7 +48,7 @@ impl Log {
     /// The events of `span` and the first one behind it, if memory holds them;
     /// or, where there is nothing but memory, those that it does hold. Above
     /// the offset that comes first none is missing.
-    pub(super) fn recent(&self, span: PageRange) -> Option<(Offset, Vec<Event>)> {
+    pub(in crate::log) fn recent(&self, span: PageRange) -> Option<(Offset, Vec<Event>)> {
         let (from, batches) = self.read_tail(span.start(), span.length() + 1);
         let whole = from <= span.start();
         if !whole && self.medium == StorageKind::Disk {
@@ -64,7 +68,7 @@ impl Log {
 
     /// A page of one resource's events after `after`, of a log in memory whose
     /// floor and head were these before.
-    pub(super) fn read_tail_of(
+    pub(in crate::log) fn read_tail_of(
         &self,
         subject: &ResourceId,
         after: Offset,
@@ -88,7 +92,7 @@ impl Log {
     }
 
     /// [`Log::before`] of a log in memory.
-    pub(super) fn tail_before(&self, time: Timestamp) -> (Offset, bool) {
+    pub(in crate::log) fn tail_before(&self, time: Timestamp) -> (Offset, bool) {
         let tail = self.tail.lock();
         let (place, step) = (tail.place, tail.step);
         let whole = place.keeps_since(step, time);
@@ -106,13 +110,13 @@ impl Log {
     }
 
     /// Notes what a commit left of the log.
-    pub(super) fn set_place(&self, place: LogBounds) {
+    pub(in crate::log) fn set_place(&self, place: LogBounds) {
         self.tail.lock().place = place;
     }
 
     /// Whether the oldest batch is below the floor: in memory for those who
     /// are live and a little late, and for nobody else.
-    pub(super) fn is_oldest_trimmed(&self) -> bool {
+    pub(in crate::log) fn is_oldest_trimmed(&self) -> bool {
         let floor = self.floor();
         self.tail.lock().batches.front().is_some_and(|held| held.batch.end() <= floor)
     }
@@ -122,7 +126,7 @@ impl Log {
     /// large: everybody who is live takes it from here. Of a log in memory its
     /// newest event stays for good, so of the last batch no more than half
     /// goes at a time.
-    pub(super) fn oldest(&self, shown: Duration) -> Option<(Arc<Batch>, usize)> {
+    pub(in crate::log) fn oldest(&self, shown: Duration) -> Option<(Arc<Batch>, usize)> {
         let floor = self.floor();
         let tail = self.tail.lock();
         let oldest = tail.batches.front()?.batch.clone();
@@ -142,7 +146,7 @@ impl Log {
 
     /// Drops the first `count` events of the oldest batch from memory; tells
     /// what that frees.
-    pub(super) fn evict(&self, count: usize) -> usize {
+    pub(in crate::log) fn evict(&self, count: usize) -> usize {
         let mut tail = self.tail.lock();
         let Some(TailBatch { batch, bytes }) = tail.batches.pop_front() else { return 0 };
         let (gone, rest) = batch.events().split_at(count);

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::page_cache::{PageCache, PageRange};
-use super::{Error, StorageKind};
-use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
+use super::page::{Page, PageRange, footprint, whole};
+use super::page_cache::PageCache;
+use crate::event::{LogId, Offset, ResourceId, Timestamp};
+use crate::log::{Error, StorageKind};
 use crate::store::{LogBounds, LogMetadata, Resource, Store};
 use crate::sync::{AtomicU64, Mutex};
 use crate::wire::{Batch, LogIdentity};
@@ -21,49 +22,36 @@ const BATCH_EVENTS_MIN: usize = 64;
 pub struct Log {
     id: LogId,
     origin: Arc<LogIdentity>,
-    pub(super) medium: StorageKind,
+    pub(in crate::log) medium: StorageKind,
+    /// The log's end when it was opened.
+    opened_at: Offset,
     head: AtomicU64,
     floor: AtomicU64,
     appended: AtomicU64,
     clock_steps: AtomicU64,
-    pub(super) tail: Mutex<Tail>,
+    pub(in crate::log) tail: Mutex<Tail>,
     store: Store,
-    pages: Arc<PageCache>,
+    pub(in crate::log) pages: Arc<PageCache>,
 }
 
-pub(super) struct Tail {
+pub(in crate::log) struct Tail {
     /// All committed events after this are in `batches`.
-    pub(super) from: Offset,
-    pub(super) batches: VecDeque<TailBatch>,
+    pub(in crate::log) from: Offset,
+    pub(in crate::log) batches: VecDeque<TailBatch>,
     /// What the last commit that was shown left of the log.
-    pub(super) place: LogBounds,
+    pub(in crate::log) place: LogBounds,
     /// The newest event before the last step back of the log's time, as far as
     /// this process has seen one: a log in memory is searched from there on.
-    pub(super) step: Offset,
+    pub(in crate::log) step: Offset,
 }
 
-pub(super) struct TailBatch {
-    pub(super) batch: Arc<Batch>,
-    pub(super) bytes: usize,
-}
-
-/// Events read back, in order, and how far the reading has come.
-#[derive(Clone, Debug)]
-pub struct Page {
-    /// The events. With fixed boundaries in offset where a page is shared, so
-    /// it may begin at or before the position that was asked for.
-    pub batch: Arc<Batch>,
-    /// The last offset that was looked at: the log's end when there is no
-    /// more, even where nothing matched. Never below the position asked for.
-    pub scanned_to: Offset,
-    /// Where it is above the position asked for, events between the two may
-    /// be missing: it is the last one that had been trimmed. Where it is not,
-    /// nothing is missing.
-    pub floor: Offset,
+pub(in crate::log) struct TailBatch {
+    pub(in crate::log) batch: Arc<Batch>,
+    pub(in crate::log) bytes: usize,
 }
 
 impl Log {
-    pub(super) fn new(
+    pub(in crate::log) fn new(
         meta: &LogMetadata,
         origin: Arc<LogIdentity>,
         medium: StorageKind,
@@ -77,6 +65,7 @@ impl Log {
             id: meta.id,
             origin,
             medium,
+            opened_at: head,
             head: AtomicU64::new(head.0),
             floor: AtomicU64::new(floor.0),
             appended: AtomicU64::new(0),
@@ -163,11 +152,14 @@ impl Log {
         let newest = self.tail_from(from, 1).and_then(|batches| batches.into_iter().next());
         let page = match newest {
             Some(batch) if batch.events().len() >= BATCH_EVENTS_MIN => whole(batch),
-            _ if PageRange::around(from).end() <= head => {
-                self.pages.sealed_page(self, from, head).await?
-            }
+            _ if PageRange::around(from).end() <= head => self.sealed_page(from, head).await?,
             Some(batch) => whole(batch),
-            None => self.pages.growing_page(self, from, head).await?,
+            // The page that the log ended with when it was opened.
+            None if from < self.opened_at => {
+                let span = PageRange::around(from).until(self.opened_at);
+                self.page_in(span, from, head).await?
+            }
+            None => self.growing_page(from, head).await?,
         };
         Ok(page.trimmed(floor, head))
     }
@@ -188,7 +180,7 @@ impl Log {
             return Ok(self.nothing(after, floor));
         }
         let page = match self.medium {
-            StorageKind::Disk => self.pages.of(self, subject.clone(), after).await?,
+            StorageKind::Disk => self.indexed_page(subject.clone(), after).await?,
             StorageKind::Memory => self.read_tail_of(subject, after, (floor, head)),
         };
         Ok(page.trimmed(Offset::ZERO, head))
@@ -208,7 +200,7 @@ impl Log {
     /// Safe.
     pub async fn resource(&self, id: &ResourceId) -> Result<Option<Resource>, Error> {
         match self.medium {
-            StorageKind::Disk => self.pages.resource(self, id.clone()).await,
+            StorageKind::Disk => self.stored_resource(id.clone()).await,
             StorageKind::Memory => Ok(None),
         }
     }
@@ -227,7 +219,7 @@ impl Log {
         after: Option<ResourceId>,
     ) -> Result<Vec<(ResourceId, Resource)>, Error> {
         match self.medium {
-            StorageKind::Disk => self.pages.resources(self, after).await,
+            StorageKind::Disk => self.stored_resources(after).await,
             StorageKind::Memory => Ok(Vec::new()),
         }
     }
@@ -272,27 +264,17 @@ impl Log {
         self.pages.take_permits()
     }
 
-    pub(super) fn store(&self) -> &Store {
+    pub(in crate::log) fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Fills the tail of a log that has just been opened.
-    pub(super) fn preload(&self, batch: Batch) -> usize {
-        let Some(first) = batch.events().first() else { return 0 };
-        let bytes = footprint(batch.events());
-        let mut tail = self.tail.lock();
-        tail.from = Offset(first.offset.0 - 1);
-        tail.batches.push_back(TailBatch { batch: Arc::new(batch), bytes });
-        bytes
-    }
-
     /// Moves the floor, before the commit that trims and never past the head.
-    pub(super) fn raise_floor(&self, floor: Offset) {
+    pub(in crate::log) fn raise_floor(&self, floor: Offset) {
         self.floor.store(floor.0, Ordering::Release);
     }
 
     /// Counts a step back of the log's time.
-    pub(super) fn count_clock_step(&self) {
+    pub(in crate::log) fn count_clock_step(&self) {
         self.clock_steps.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -304,7 +286,7 @@ impl Log {
     /// in the tail can read the log up to the end of the batch. Otherwise a
     /// subscription that the fan-out is ahead of would ask for empty pages in a
     /// loop until the head has moved.
-    pub(super) fn publish(&self, batch: Arc<Batch>, step: Offset) -> usize {
+    pub(in crate::log) fn publish(&self, batch: Arc<Batch>, step: Offset) -> usize {
         let (bytes, end) = (footprint(batch.events()), batch.end());
         self.appended.fetch_add(batch.events().len() as u64, Ordering::Relaxed);
         let mut tail = self.tail.lock();
@@ -313,24 +295,4 @@ impl Log {
         self.head.store(end.0, Ordering::Release);
         bytes
     }
-}
-
-impl Page {
-    /// With the floor that was met, if it is above the page's own. What a view
-    /// finds may be trimmed further than the head has moved yet.
-    fn trimmed(self, floor: Offset, head: Offset) -> Page {
-        Page { floor: self.floor.min(head).max(floor), ..self }
-    }
-}
-
-fn whole(batch: Arc<Batch>) -> Page {
-    let upto = batch.end();
-    Page { batch, scanned_to: upto, floor: Offset::ZERO }
-}
-
-/// Memory that a batch takes: its events, and about as much again encoded.
-pub(super) fn footprint(events: &[Event]) -> usize {
-    const BATCH: usize = 512;
-    const EVENT: usize = 256;
-    BATCH + events.iter().map(|event| EVENT + 2 * event.data.len()).sum::<usize>()
 }

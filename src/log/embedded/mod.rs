@@ -1,0 +1,17 @@
+//! The embedded engine: one committer for all logs, group commit.
+
+mod answers;
+mod clock;
+mod commit_batch;
+mod committer;
+mod engine;
+mod messages;
+mod registry;
+mod writer;
+mod writers;
+
+pub(super) use clock::Clock;
+#[cfg(test)]
+pub(super) use clock::{TestClock, earlier, later};
+pub use engine::Embedded;
+pub use messages::PendingAppend;
