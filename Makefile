@@ -63,7 +63,7 @@ lint: compiler $(DENY) ## Check the format, clippy, the documentation and the de
 
 .PHONY: bench
 bench: compiler ## Run the benchmarks of each stage
-	cargo bench --locked --bench stages --bench reopen
+	cargo bench --locked --bench stages --bench reopen --bench many_logs
 
 .PHONY: load
 load: compiler ## Run a short form of all load tests, or one in full: SCENARIO=fanout-ws
