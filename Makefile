@@ -58,6 +58,8 @@ lint: compiler $(DENY) ## Check the format, clippy, the documentation and the de
 	cargo clippy $(LOADTEST) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc $(LOADTEST) --no-deps
+	cargo fmt --manifest-path fuzz/Cargo.toml --all --check
+	cargo fetch --locked --manifest-path fuzz/Cargo.toml
 	$(DENY) --locked check bans licenses sources
 	$(DENY) $(LOADTEST) check -A license-not-encountered bans licenses sources
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use streamgate::wire::proxy::{ParseOutcome, HEADER_BYTES_MAX, decode};
+use streamgate::wire::proxy::{HEADER_BYTES_MAX, ParseOutcome, decode};
 
 fuzz_target!(|input: &[u8]| {
     let whole = decode(input);

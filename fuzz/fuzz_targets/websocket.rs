@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use streamgate::wire::websocket::{Decoder, Message, Limits, ProtocolError};
+use streamgate::wire::websocket::{Decoder, Limits, Message, ProtocolError};
 
 const LIMITS: Limits = Limits { message_bytes_max: 256, message_fragments_max: 8 };
 
