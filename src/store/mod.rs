@@ -1,16 +1,20 @@
-//! On disk: events, latest states, indexes and marks, on fjall.
+//! The data on disk: events, resources, indexes and the commit watermark. The
+//! database is fjall.
 //!
-//! A folder holds fjall's own `db/`, the file `mark` and the header `format`. There are two
-//! keyspaces: `log` with the events, `state` with everything else; which keys
-//! and values stands in `key` and `record`. One [`Writer`] changes them, a
-//! [`Transaction`] at a time, each atomic and numbered; anybody reads, through
-//! a [`Store`] or, where reads belong together, a [`ReadSnapshot`].
+//! The folder of a store contains the database `db/`, the commit watermark
+//! `mark` and the header `format`. The database has two keyspaces. `log`
+//! contains the events, and `state` contains everything else. The files `key`
+//! and `record` define the keys and values. One [`Writer`] changes the store, by
+//! one [`Transaction`] at a time. A transaction is atomic and has a number. Any
+//! number of threads can read: through a [`Store`], or through a
+//! [`ReadSnapshot`] for several reads at one commit.
 //!
-//! fjall drops a damaged end of its journal without a word, so nothing here
-//! is believed: each record has its own checksum, the events of a log are
-//! numbered without a hole, each log's meta counts what it keeps, and the
-//! mark tells how many commits there must be. Opening compares the ends of
-//! these, [`verify`] all of it.
+//! fjall removes the damaged end of a journal without an error. Therefore the
+//! store checks what fjall returns. Each record has a checksum. The events of a
+//! log have consecutive numbers. The metadata of a log counts its events and
+//! resources. The commit watermark is the least number of commits that the store
+//! must have. [`Store::open`] checks the end of each log, and [`verify`] checks
+//! every record.
 
 mod codec;
 mod format;
@@ -38,62 +42,66 @@ pub use verify::{LogReport, Report, verify};
 pub use view::{ReadSnapshot, ResourceEntry, Store};
 pub use writer::{Durability, EncodedEvent, Transaction, Writer};
 
-/// How much of a log is kept; zero is no bound of that kind.
+/// The retention of a log. A bound of zero is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Newest events to keep.
+    /// The number of newest events to keep.
     pub events: u64,
-    /// Bytes of newest events to keep, counted as stored.
+    /// The number of bytes of newest events to keep. Keys and encoded records
+    /// count.
     pub bytes: u64,
-    /// Age to keep.
+    /// The age up to which events are kept.
     pub age: Duration,
 }
 
-/// A resource as it is now.
+/// The current state of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// The offset of its newest event: with the epoch, its `ETag`.
+    /// The offset of the newest event of the resource. With the epoch of the
+    /// log, it is the `ETag`.
     pub revision: Offset,
-    /// The resource, compact JSON.
+    /// The resource as compact JSON.
     pub document: Bytes,
 }
 
-/// A log's place at one moment.
+/// The ends of a log and its totals, at one commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogBounds {
-    /// Newest event.
+    /// The offset of the newest event.
     pub head: Offset,
-    /// Last trimmed event.
+    /// The offset of the last trimmed event.
     pub floor: Offset,
-    /// Time of the last trimmed event.
+    /// The time of the last trimmed event.
     pub floor_time: Timestamp,
-    /// How many events it keeps.
+    /// The number of stored events.
     pub events: u64,
-    /// Their bytes.
+    /// The number of bytes of the stored events, keys included.
     pub bytes: u64,
-    /// How many resources the collection has.
+    /// The number of resources of the collection.
     pub resources: u64,
 }
 
 impl LogBounds {
-    /// Whether every event after `step` that is at or after `time` is still
-    /// kept. From `step` on, time never decreases.
+    /// Returns whether the log still has every event after `step` whose time is
+    /// `time` or later. After the offset `step`, the time of events must not
+    /// decrease.
     pub fn keeps_since(&self, step: Offset, time: Timestamp) -> bool {
         self.floor <= step || time > self.floor_time
     }
 }
 
-/// Why the store cannot be opened or read. Every message says what to do.
+/// The reason why the store cannot be opened or read. Every message says what to
+/// do.
 #[derive(Debug)]
 pub enum Error {
-    /// Another process has it open.
+    /// Another process uses the store in this folder.
     Locked(PathBuf),
-    /// The file system refused.
+    /// An error of the file system.
     Io(std::io::Error),
-    /// What was acknowledged is missing, or a record fails its checksum.
+    /// An acknowledged write is missing, or the checksum of a record is wrong.
     Damaged(String),
-    /// A later version of streamgate wrote it, in a format that this one does
-    /// not know.
+    /// A later version of streamgate wrote the store, in a format that this
+    /// version does not know.
     Newer(String),
 }
 
@@ -101,7 +109,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Locked(path) => write!(f, "{} is in use by another process", path.display()),
-            Error::Io(_) => write!(f, "the store's files cannot be used"),
+            Error::Io(_) => write!(f, "the files of the store cannot be read or written"),
             Error::Damaged(what) => write!(f, "the store is damaged: {what}"),
             Error::Newer(what) => write!(
                 f,
@@ -139,12 +147,12 @@ impl From<fjall::Error> for Error {
     }
 }
 
-/// What to do about damage.
-const ADVICE: &str =
-    "run `streamgate verify` to see what is left, then restore a copy of the store";
+/// The advice at the end of each error about damage.
+const ADVICE: &str = "run `streamgate verify` to list all damage, then restore a copy of the store";
 
-/// Returns what an error calls the metadata with this key. The name of a log is
-/// in its metadata, so damaged metadata has only a number.
+/// Returns the text for the metadata with this key, for an error. The name of a
+/// log is in its metadata, so damaged metadata is identified by the number of
+/// the log.
 fn meta_text(key: &[u8]) -> String {
     match key::meta_of(key) {
         Some(log) => format!("the metadata of the log with number {}", log.0),

@@ -1,4 +1,4 @@
-//! Opening, and the refusal of what does not add up.
+//! Opening a store, with the checks that find lost commits.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,55 +16,62 @@ use super::watermark::CommitWatermark;
 use super::writer::Writer;
 use super::{ADVICE, Error};
 
-/// Journals are kept until what they hold is in tables; reading them back is
-/// most of what opening costs. The least that fjall takes.
+/// The most bytes of journals. fjall keeps a journal until its records are in
+/// tables, and opening a store reads all journals, which is most of the time.
+/// This is the lowest value that fjall accepts.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
-/// Measured: opens in a tenth of the time of fjall's 64 MiB, at the same rate.
-/// A log's events come in order, so its tables are never merged.
+/// The size of a memtable of events. Measured: a store opens in a tenth of the
+/// time of fjall's default of 64 MiB, and the rate of commits is the same. The
+/// events of a log come in order, so their tables are never merged.
 const LOG_MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
-/// States come in any order: four of these are merged with most of what there
-/// is already, so twice the size is half the merging. Measured with half a
-/// million new resources: 114,000 a second for 89,000 with 8 MiB, and no more
-/// with 24 MiB. A store keeps what it was made with.
+/// The size of a memtable of resources and indexes. Resources come in any order,
+/// so fjall merges every four tables with most of the existing data. A memtable
+/// of twice the size halves these merges. Measured with half a million new
+/// resources: 114,000 writes a second, 89,000 with 8 MiB, and no more with
+/// 24 MiB. An existing store keeps the size that it was created with.
 const STATE_MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
-/// Of the states' blocks. A scan looks each block up, reads, checks and bounds
-/// it, so fewer are cheaper than fjall's 4 KiB; 32 KiB are no better.
+/// The size of a block of resources. A scan has a fixed cost per block, so fewer
+/// blocks are faster than fjall's default of 4 KiB. 32 KiB is not faster.
 const STATE_BLOCK_BYTES: u32 = 16 * 1024;
-/// fjall keeps one worker for flushing, which puts back every merge that it
-/// takes off the queue. With only one other, merging, it does nothing else
-/// meanwhile: a fifth of all processor time under load was that. With one
-/// worker in all, a long merge would hold up the flushing, and then writes.
+/// The number of fjall's worker threads. fjall reserves one worker for flushes.
+/// This worker puts each merge that it takes from the queue back into it. With
+/// two workers, it spins like this while the other worker merges: this took a
+/// fifth of all processor time under load. With one worker, a long merge would
+/// delay flushes, and then writes.
 const WORKERS: usize = 3;
-/// What they do can wait for a processor; a commit that must wait for one holds
-/// up everybody. 256 connections with an event a request, over eight rounds:
-/// 48,300 a second for 45,800 at 0, `loadtest run ingest-collection` 1.05 × as
-/// fast. Not more: beside a process that takes every processor they would stand
-/// still, and writes with them once there is too much to merge. Reading journals
-/// back at a start is as nice: a thread without privileges cannot go back.
+/// The nice value of the workers. Their work can wait for a processor, but a
+/// commit that waits for a processor delays all clients. Measured with 256
+/// connections and one event a request, over eight rounds: 48,300 events a
+/// second, and 45,800 with the nice value 0. `loadtest run ingest-collection` is
+/// 1.05 × as fast. A higher value is not used: beside a process that uses every
+/// processor, the workers would not run, and fjall stops writes when too many
+/// merges are pending. Recovery of the journals at a start has the same nice
+/// value, because a thread without privileges cannot lower it again.
 const NICE: i32 = 10;
-/// Blocks kept in memory, indices and filters of tables among them; pages have
-/// a cache of their own above. A scan fills it: a new process grows by that much
-/// when a collection is first read out. With 8 MiB the indices and filters of a
-/// million events do not stay, and each look into them reads them anew: to
-/// verify those took 114 s in place of 4.9.
+/// The size of fjall's block cache, which also contains the indexes and filters
+/// of tables. Pages of events have a separate cache in `log`. A scan fills this
+/// cache, so a new process grows by its size at the first scan of a collection.
+/// With 8 MiB, the indexes and filters of a million events do not fit and are
+/// read again for each lookup: verification of these events took 114 s instead of
+/// 4.9 s.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// An open store: who reads, who writes, and what logs there are.
+/// The parts of a store that was opened.
 pub struct Opened {
-    /// For reads.
+    /// The read access. It can be cloned.
     pub store: Store,
-    /// For the one writer.
+    /// The write access. There is only one.
     pub writer: Writer,
-    /// All logs, by number.
+    /// The metadata of all logs, ordered by number.
     pub metas: Vec<LogMetadata>,
 }
 
 impl Store {
-    /// Opens the store in the folder `path`, making it if it is not there.
+    /// Opens the store in the folder `path`. A missing folder is created.
     ///
     /// # Errors
-    /// [`Error`] when the folder cannot be used, or when what it holds is
-    /// damaged, ends before what was acknowledged, or has a newer format.
+    /// [`Error`] if the folder cannot be used, if the store is damaged, lacks an
+    /// acknowledged commit or has a newer format.
     pub fn open(path: &Path) -> Result<Opened, Error> {
         let format = format::check(path)?;
         let is_new = !path.join("db").is_dir();
@@ -77,16 +84,16 @@ impl Store {
         let metas = view.metas()?;
         for meta in &metas {
             check_end(&view, meta)?;
-            // The mark tells of a cut in the last journal. One in an earlier
-            // journal leaves a hole, in what has not reached a table yet.
-            // A log without events has nothing to miss.
+            // The commit watermark shows that the last journal was cut. A cut in
+            // an earlier journal leaves a hole among the records that are not yet
+            // in tables. A log without events has no event that could be missing.
             if journals.len() > 1 && meta.position.events > 0 {
                 check_newest(&view, meta, journals.iter().sum())?;
             }
         }
-        // A process that was killed may have left commits in the page cache
-        // alone. fjall reads them back without a sync, and from here on they
-        // are shown and count as synced.
+        // If the last process was killed, its newest commits can be in the page
+        // cache only. fjall recovers them without a sync. From here on they are
+        // visible and count as synced, so they are synced now.
         store.files().database.persist(PersistMode::SyncData)?;
         if is_new || format < FORMAT {
             format::write(path)?;
@@ -96,7 +103,7 @@ impl Store {
     }
 }
 
-/// The sizes of fjall's journals.
+/// Returns the size of each journal of fjall, in bytes.
 fn journals(folder: &Path) -> io::Result<Vec<u64>> {
     let mut sizes = Vec::new();
     let entries = match std::fs::read_dir(folder) {
@@ -112,10 +119,11 @@ fn journals(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(sizes)
 }
 
-/// Opens fjall's files without a look at what is in them.
+/// Opens the database, and creates it if it is missing. The records in it are not
+/// checked.
 pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
     let folder = path.join("db");
-    make(path, &folder)?;
+    create(path, &folder)?;
     let open = || -> fjall::Result<Files> {
         let database = Database::builder(&folder)
             .cache_size(CACHE_BYTES)
@@ -129,7 +137,7 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         })?;
         Ok(Files { path: path.to_owned(), database, log, state })
     };
-    // On Linux each thread has its own, and hands it on to those it starts.
+    // On Linux each thread has a nice value, and a new thread inherits it.
     let nicely = || {
         let _ = rustix::process::nice(NICE);
         open()
@@ -138,8 +146,8 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         let opener = thread::Builder::new().name("opener".to_owned());
         Ok::<_, io::Error>(opener.spawn_scoped(scope, nicely)?.join())
     })?;
-    // fjall asserts what it expects of its own files.
-    let opened = opened.map_err(|_| damaged_files(path, "fjall gave up on them"))?;
+    // fjall panics if its files are not as it expects.
+    let opened = opened.map_err(|_| damaged_files(path, "the database panicked"))?;
     match opened {
         Ok(files) => Ok(Store::new(files)),
         Err(fjall::Error::Locked) => Err(Error::Locked(path.to_owned())),
@@ -153,13 +161,14 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
     }
 }
 
-/// What a new keyspace is made with; one that is there keeps what it has.
+/// Returns the options of a new keyspace. An existing keyspace keeps its options.
 fn options(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
 }
 
-/// Makes the folder, and has its name on disk before anything is in it.
-fn make(path: &Path, folder: &Path) -> io::Result<()> {
+/// Creates `folder` in `path` if it is missing. Both names are synced before a
+/// file is created in them.
+fn create(path: &Path, folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -172,15 +181,16 @@ fn make(path: &Path, folder: &Path) -> io::Result<()> {
 }
 
 fn damaged_files(path: &Path, why: &str) -> Error {
-    Error::Damaged(format!("the files in {} do not open ({why}); {ADVICE}", path.display()))
+    let path = path.display();
+    Error::Damaged(format!("the files in {path} cannot be opened ({why}); {ADVICE}"))
 }
 
 pub(super) fn open_mark(path: &Path) -> Result<(CommitWatermark, Option<u64>), Error> {
     let file = path.join("mark");
     CommitWatermark::open(&file).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => Error::Damaged(format!(
-            "{} cannot be read; run `streamgate verify`, and if it finds nothing else remove \
-             that file",
+            "{} cannot be read; run `streamgate verify`, and remove that file if there is no \
+             other damage",
             file.display()
         )),
         _ => Error::Io(error),
@@ -191,7 +201,7 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
     match marked {
         Some(marked) if marked > commit => Err(Error::Damaged(format!(
             "{} ends with commit {commit}, but commit {marked} was acknowledged; {ADVICE}, or \
-             remove {} to go on without the commits between",
+             remove {} to continue without the missing commits",
             path.display(),
             path.join("mark").display(),
         ))),
@@ -199,7 +209,8 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
             tracing::warn!(
                 path = %path.display(),
                 commit,
-                "the mark is not there; a loss of the newest commits would not be noticed"
+                "the file `mark` is missing; a loss of the newest commits before this start \
+                 would not be noticed"
             );
             Ok(())
         }
@@ -207,7 +218,8 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
     }
 }
 
-/// The newest event must be there, and be the one that the meta counts.
+/// Checks that the newest event of a log exists and has the offset and the number
+/// in the metadata of the log.
 fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     let head = meta.position.head;
     if meta.position.events == 0 {
@@ -218,8 +230,8 @@ fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     if found == Some((head, meta.number)) {
         return Ok(());
     }
-    let found = found.map_or("there is none".to_owned(), |(offset, number)| {
-        format!("it has offset {offset} and number {number}")
+    let found = found.map_or("there is no event".to_owned(), |(offset, number)| {
+        format!("the newest event has offset {offset} and number {number}")
     });
     Err(Error::Damaged(format!(
         "the newest event of {} should have offset {head} and number {}, but {found}; {ADVICE}",
@@ -227,8 +239,9 @@ fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     )))
 }
 
-/// Everything that journals of `bytes` in all can have held must be there: the
-/// events without a hole, and the resources that they left.
+/// Checks the newest events of a log, as far back as journals with a total of
+/// `bytes` can contain: their numbers are consecutive, and each resource agrees
+/// with its newest event.
 pub(super) fn check_newest(
     view: &ReadSnapshot,
     meta: &LogMetadata,
@@ -252,8 +265,8 @@ pub(super) fn check_newest(
             && !view.matches_latest(meta, &event)?
         {
             return Err(Error::Damaged(format!(
-                "the resource {subject} of {} is not as its newest event, at offset {}, left it; \
-                 {ADVICE}",
+                "the resource {subject} of {} does not agree with its newest event, at offset \
+                 {}; {ADVICE}",
                 meta.name, event.offset
             )));
         }

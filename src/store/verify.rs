@@ -1,4 +1,4 @@
-//! Reading everything, to name any damage.
+//! The check of every record of a store.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,41 +13,41 @@ use super::view::{KeyspaceName, ReadSnapshot};
 use super::{Error, LogBounds, format, key, meta_text, unreadable};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
-/// Damages that are named one by one; a broken table would fill the screen.
+/// The most damages that a report lists. A broken table would fill the screen.
 const DAMAGES_MAX: usize = 1000;
-/// Records between two calls of `progress`.
+/// The number of records between two calls of `progress`.
 const STEP: u64 = 1024;
 
-/// What [`verify`] found.
+/// The result of [`verify`].
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Each log.
+    /// The logs, ordered by number.
     pub logs: Vec<LogReport>,
-    /// Each damage in plain words; none in a sound store.
+    /// One text for each damage. It is empty if the store has no damage.
     pub damage: Vec<String>,
     /// The number of the last commit.
     pub commit: u64,
 }
 
-/// What [`verify`] read of one log.
+/// The part of a [`Report`] about one log.
 #[derive(Clone, Debug)]
 pub struct LogReport {
-    /// The collection's or topic's name.
+    /// The name of the collection or topic.
     pub name: String,
-    /// Its number in the store.
+    /// The number of the log in the store.
     pub id: LogId,
-    /// Its identity.
+    /// The epoch of the log.
     pub epoch: Epoch,
-    /// Its place as counted, not as noted down.
+    /// The ends and totals of the log, counted from its records.
     pub position: LogBounds,
 }
 
-/// Opens the store and reads all of it. `progress` is called now and then
-/// with the number of records read and how many there should be.
+/// Opens the store and reads every record. `progress` is called every 1,024
+/// records with the number of records read and the expected total.
 ///
 /// # Errors
-/// [`Error`] when it does not even open, or a later version of streamgate wrote
-/// any of it.
+/// [`Error`] if the store cannot be opened, or a later version of streamgate wrote
+/// a record.
 pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     if !path.join("db").is_dir() {
         return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, "there is no store")));
@@ -84,9 +84,9 @@ struct Check<F> {
     progress: F,
 }
 
-/// What the events of a log come to.
+/// The totals of the events of a log.
 #[derive(Default)]
-struct Tally {
+struct EventTotals {
     position: LogBounds,
     number: u64,
     time: Timestamp,
@@ -138,7 +138,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(metas)
     }
 
-    /// Events of logs that have no meta.
+    /// Finds events of logs that have no metadata.
     fn orphan_events(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
         let ends = metas.iter().map(|meta| meta.id.0).chain([u32::MAX]);
         let starts = [0].into_iter().chain(metas.iter().map(|meta| meta.id.0 + 1));
@@ -163,37 +163,39 @@ impl<F: FnMut(u64, u64)> Check<F> {
 
     fn log(&mut self, meta: &LogMetadata) -> Result<LogBounds, Error> {
         let name = &meta.name;
-        let mut tally = self.events(meta)?;
+        let mut totals = self.events(meta)?;
         let indexed = self.index(meta)?;
-        if indexed != tally.subjects {
-            let subjects = tally.subjects;
+        if indexed != totals.subjects {
+            let subjects = totals.subjects;
             self.damage(format!("{name}: {indexed} index entries for {subjects} events"));
         }
-        tally.position.resources = self.resources(meta)?;
-        let (found, noted) = (tally.position, meta.position);
-        for (what, found, noted) in [
-            ("events", found.events, noted.events),
-            ("bytes of events", found.bytes, noted.bytes),
-            ("resources", found.resources, noted.resources),
+        totals.position.resources = self.resources(meta)?;
+        let (found, stored) = (totals.position, meta.position);
+        for (what, found, stored) in [
+            ("events", found.events, stored.events),
+            ("bytes of events", found.bytes, stored.bytes),
+            ("resources", found.resources, stored.resources),
         ] {
-            if found != noted {
-                self.damage(format!("{name}: {found} {what}, but {noted} are noted"));
+            if found != stored {
+                self.damage(format!("{name}: {found} {what}, but the metadata has {stored}"));
             }
         }
-        let newest = (found.head, tally.number, tally.time);
-        if found.events > 0 && newest != (noted.head, meta.number, meta.time) {
-            let (found, noted) = (found.head, noted.head);
-            self.damage(format!("{name}: ends with offset {found}, but {noted} is noted"));
+        let newest = (found.head, totals.number, totals.time);
+        if found.events > 0 && newest != (stored.head, meta.number, meta.time) {
+            let (found, stored) = (found.head, stored.head);
+            self.damage(format!(
+                "{name}: the last event has offset {found}, but the metadata has {stored}"
+            ));
         }
-        Ok(LogBounds { floor: noted.floor, floor_time: noted.floor_time, ..found })
+        Ok(LogBounds { floor: stored.floor, floor_time: stored.floor_time, ..found })
     }
 
-    fn events(&mut self, meta: &LogMetadata) -> Result<Tally, Error> {
+    fn events(&mut self, meta: &LogMetadata) -> Result<EventTotals, Error> {
         let (name, id) = (&meta.name, meta.id);
-        let mut tally = Tally {
+        let mut totals = EventTotals {
             position: LogBounds { head: meta.position.floor, ..LogBounds::default() },
             number: meta.number.saturating_sub(meta.position.events),
-            ..Tally::default()
+            ..EventTotals::default()
         };
         let range = (
             Bound::Included(key::event(id, Offset::ZERO)),
@@ -201,52 +203,56 @@ impl<F: FnMut(u64, u64)> Check<F> {
         );
         for guard in self.view.range(KeyspaceName::Log, range) {
             self.step();
-            let last = tally.position.head;
+            let last = totals.position.head;
             let (key, value) = match guard.into_inner() {
                 Ok(pair) => pair,
                 Err(error) => {
-                    self.damage(format!("{name}: no event after offset {last} reads ({error:?})"));
+                    self.damage(format!(
+                        "{name}: the events after offset {last} cannot be read ({error:?})"
+                    ));
                     break;
                 }
             };
-            tally.position.events += 1;
-            tally.position.bytes += (key.len() + value.len()) as u64;
+            totals.position.events += 1;
+            totals.position.bytes += (key.len() + value.len()) as u64;
             let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
             if offset <= meta.position.floor || offset > meta.position.head {
-                self.damage(format!("{name}: an event at offset {offset} should not be there"));
+                self.damage(format!(
+                    "{name}: the event at offset {offset} is outside the log's bounds"
+                ));
             }
             let numbered = record::decode_event(&key, value.into());
             let what = format_args!("the event at offset {offset} of {name}");
             let Some(numbered) = undamaged(numbered, what)? else {
                 self.damage(format!("{name}: the event at offset {offset} fails its checksum"));
-                tally.number += 1;
+                totals.number += 1;
                 continue;
             };
-            if numbered.number != tally.number + 1 {
-                let (found, due) = (numbered.number, tally.number + 1);
+            if numbered.number != totals.number + 1 {
+                let (found, due) = (numbered.number, totals.number + 1);
                 self.damage(format!(
                     "{name}: events are missing between offsets {last} and {offset} (number \
-                     {found} where {due} is due)"
+                     {found} instead of {due})"
                 ));
             }
-            if numbered.event.time < tally.time && !meta.may_step(last, offset) {
-                self.damage(format!("{name}: time runs backwards at offset {offset}"));
+            if numbered.event.time < totals.time && !meta.may_step(last, offset) {
+                self.damage(format!("{name}: time decreases at offset {offset}"));
             }
-            tally.number = numbered.number;
-            self.indexed(meta, &numbered.event, &mut tally)?;
+            totals.number = numbered.number;
+            self.indexed(meta, &numbered.event, &mut totals)?;
         }
-        Ok(tally)
+        Ok(totals)
     }
 
     fn indexed(
         &mut self,
         meta: &LogMetadata,
         event: &Event,
-        tally: &mut Tally,
+        totals: &mut EventTotals,
     ) -> Result<(), Error> {
-        (tally.position.head, tally.time) = (event.offset, event.time);
+        (totals.position.head, totals.time) = (event.offset, event.time);
         let Some(subject) = &event.subject else { return Ok(()) };
-        tally.subjects += 1;
+        totals.subjects += 1;
         if !self.view.is_indexed(meta.id, subject, event.offset)? {
             let (name, offset) = (&meta.name, event.offset);
             self.damage(format!("{name}: the event at offset {offset} is not in the index"));
@@ -254,8 +260,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(())
     }
 
-    /// Counts the index, and compares each resource's newest event with what
-    /// the resource says it is.
+    /// Counts the entries of the index, and compares each resource with its newest
+    /// event.
     fn index(&mut self, meta: &LogMetadata) -> Result<u64, Error> {
         let range = key::log_range(key::INDEX, meta.id);
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
@@ -283,7 +289,9 @@ impl<F: FnMut(u64, u64)> Check<F> {
         let Some((subject, offset)) = newest else { return };
         let name = &meta.name;
         let Ok(subject) = ResourceId::from_stored(subject.into()) else {
-            self.damage(format!("{name}: an index entry at offset {offset} names no resource"));
+            self.damage(format!(
+                "{name}: an index entry for offset {offset} has an invalid resource id"
+            ));
             return;
         };
         let event = self.view.event(meta.id, offset);
@@ -291,14 +299,14 @@ impl<F: FnMut(u64, u64)> Check<F> {
             Ok(Some(event)) => match self.view.matches_latest(meta, &event) {
                 Ok(true) | Err(_) => {}
                 Ok(false) => self.damage(format!(
-                    "{name}: the resource {subject} is not as its newest event, at offset \
-                     {offset}, left it"
+                    "{name}: the resource {subject} does not agree with its newest event, at \
+                     offset {offset}"
                 )),
             },
             Ok(None) => self.damage(format!(
-                "{name}: the index of {subject} names offset {offset}, where no event is"
+                "{name}: the index of {subject} has offset {offset}, but there is no such event"
             )),
-            // Named with the events.
+            // The pass over the events has reported this damage.
             Err(_) => {}
         }
     }
@@ -323,13 +331,13 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let revision = state.revision;
             let kept = revision > meta.position.floor;
             let Ok(subject) = ResourceId::from_stored(id.clone().into()) else {
-                self.damage(format!("{name}: a resource is called {id:?}"));
+                self.damage(format!("{name}: the resource id {id:?} is invalid"));
                 continue;
             };
             if kept && !self.view.is_indexed(meta.id, &subject, revision)? {
                 self.damage(format!(
-                    "{name}: the resource {id} comes from offset {revision}, where no event of \
-                     it is"
+                    "{name}: the resource {id} has the revision {revision}, but no event with \
+                     that offset"
                 ));
             }
         }
@@ -361,7 +369,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
     }
 }
 
-/// Returns what was read, or `None` if the record is damaged.
+/// Returns the decoded record, or `None` if the record is damaged.
 ///
 /// # Errors
 /// [`Error::Newer`] if only a later version of streamgate reads the record.

@@ -1,4 +1,4 @@
-//! Reading.
+//! Reads of the store.
 
 use std::fmt;
 use std::ops::Bound;
@@ -12,7 +12,7 @@ use super::record::{self, IdempotentResponse, LogMetadata, Numbered};
 use super::{Error, LogBounds, Resource, key, meta_text, unreadable};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
-/// The open store. Cheap to clone; reads block on the disk.
+/// The open store. A clone costs one atomic increment. Reads block on the disk.
 #[derive(Clone)]
 pub struct Store(Arc<Files>);
 
@@ -23,25 +23,26 @@ pub(super) struct Files {
     pub(super) state: Keyspace,
 }
 
-/// The store as it was at one moment, for reads that belong together. To be
-/// held shortly: it pins what retention would free.
+/// The store at one commit, for several reads that must agree. The owner must
+/// drop it soon, because the disk space of the data in it cannot be freed
+/// before.
 pub struct ReadSnapshot {
     files: Arc<Files>,
     snapshot: Snapshot,
 }
 
-/// A resource that a scan has met.
+/// A resource that a scan returned. [`ReadSnapshot::id_of`] returns its id.
 pub struct ResourceEntry {
     log: LogId,
     key: fjall::Slice,
-    /// It at this moment.
+    /// The resource at the commit of the snapshot.
     pub state: Resource,
 }
 
 impl Files {
-    /// Returns the error for a record that cannot be read. `what` belongs to
-    /// `log`. The error names the collection or topic, unless the metadata of
-    /// the log cannot be read either.
+    /// Returns the error for the record `what` of `log` that cannot be read. The
+    /// error names the collection or topic, unless the metadata of the log cannot
+    /// be read either.
     fn unreadable(&self, why: Unreadable, what: impl fmt::Display, log: LogId) -> Error {
         let key = key::meta(log);
         let meta = self.state.get(key).ok().flatten();
@@ -88,17 +89,17 @@ impl Store {
         &self.0
     }
 
-    /// The folder it is in.
+    /// Returns the folder of the store.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// A consistent view of now.
+    /// Returns a snapshot at the last commit.
     pub fn view(&self) -> ReadSnapshot {
         ReadSnapshot { files: Arc::clone(&self.0), snapshot: self.0.database.snapshot() }
     }
 
-    /// A resource as it is now.
+    /// Returns the current state of a resource, or `None` if there is none.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
@@ -108,8 +109,8 @@ impl Store {
         self.0.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// What the idempotent write with this key hash was answered, if it is
-    /// still known.
+    /// Returns the stored response to the idempotent write with this key hash,
+    /// or `None` if there is none or it has expired.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
@@ -120,7 +121,8 @@ impl Store {
         answer.map(Some).map_err(|why| unreadable(why, "the answer to an idempotent write"))
     }
 
-    /// When the last of all answers is to be forgotten; none if there is none.
+    /// Returns the latest expiry of all stored responses, or `None` if there are
+    /// none.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read.
@@ -130,8 +132,8 @@ impl Store {
         Ok(key::expiry_of(&guard.key()?).map(|(expiry, _)| expiry))
     }
 
-    /// Answers that are to be forgotten by `now`, at most `count`, oldest
-    /// first and none older than `from`.
+    /// Returns the expiry and the key hash of stored responses that expire from
+    /// `from` up to `now`. It returns the oldest, at most `count`.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read.
@@ -152,7 +154,7 @@ impl Store {
 }
 
 impl ReadSnapshot {
-    /// The log's place at this moment.
+    /// Returns the ends and totals of a log at the commit of the snapshot.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
@@ -168,7 +170,7 @@ impl ReadSnapshot {
         record::decode_meta(&key, value.into()).map_err(|why| unreadable(why, meta_text(&key)))
     }
 
-    /// All logs, by number.
+    /// Returns the metadata of all logs, ordered by number.
     pub(super) fn metas(&self) -> Result<Vec<LogMetadata>, Error> {
         let mut metas = Vec::new();
         for guard in self.snapshot.range(&self.files.state, key::METAS) {
@@ -179,7 +181,7 @@ impl ReadSnapshot {
         Ok(metas)
     }
 
-    /// The number of the last commit; 0 in a new store.
+    /// Returns the number of the last commit. It is 0 in a new store.
     pub(super) fn commit(&self) -> Result<u64, Error> {
         let Some(value) = self.snapshot.get(&self.files.state, key::COMMIT)? else {
             return Ok(0);
@@ -188,7 +190,8 @@ impl ReadSnapshot {
         commit.map_err(|why| unreadable(why, "the number of the last commit"))
     }
 
-    /// A resource at this moment.
+    /// Returns a resource at the commit of the snapshot, or `None` if there is
+    /// none.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or the record is damaged.
@@ -198,8 +201,9 @@ impl ReadSnapshot {
         self.files.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// The id of a resource that a scan has met. Not every scan needs that of
-    /// every resource, and it takes a check of each character.
+    /// Returns the id of a resource that a scan returned. The scan itself does
+    /// not decode ids, because that checks each character and many callers do not
+    /// need the id.
     ///
     /// # Errors
     /// [`Error`] when the key is damaged.
@@ -209,7 +213,7 @@ impl ReadSnapshot {
             .ok_or_else(|| self.files.damaged("the key of a resource", found.log))
     }
 
-    /// All resources after `after`, by id.
+    /// Returns all resources whose id is greater than `after`, ordered by id.
     pub fn resources(
         &self,
         log: LogId,
@@ -231,7 +235,7 @@ impl ReadSnapshot {
         })
     }
 
-    /// All kept events after `after`, in order.
+    /// Returns all stored events after the offset `after`, in order.
     pub fn events(
         &self,
         log: LogId,
@@ -240,7 +244,8 @@ impl ReadSnapshot {
         self.numbered(log, after).map(|found| found.map(|(_, numbered)| numbered.event))
     }
 
-    /// The same with the bytes that each event takes, from both ends.
+    /// Returns all stored events after the offset `after`, each with its number
+    /// of bytes on disk. The iterator can be read from both ends.
     pub fn sized(
         &self,
         log: LogId,
@@ -250,7 +255,8 @@ impl ReadSnapshot {
         self.numbered(log, after).map(move |found| found.map(sized))
     }
 
-    /// The same with each event's number.
+    /// Returns the same as [`sized`](Self::sized), with the number of each event
+    /// in its log.
     pub(super) fn numbered(
         &self,
         log: LogId,
@@ -262,7 +268,8 @@ impl ReadSnapshot {
         self.range(KeyspaceName::Log, (start, end)).map(move |guard| files.decode_event(log, guard))
     }
 
-    /// All kept events of one resource after `after`, in order, through its index.
+    /// Returns all stored events of one resource after the offset `after`, in
+    /// order. The index of the resource finds them.
     pub fn events_of(
         &self,
         log: LogId,
@@ -279,17 +286,18 @@ impl ReadSnapshot {
         })
     }
 
-    /// The position just before the first event at or after `time`, and
-    /// whether every such event is still kept. Where the log's time stepped
-    /// back, events up to the last step are not considered.
+    /// Returns the offset just before the first event whose time is `time` or
+    /// later, and whether the log still has every such event. If the time of the
+    /// log has stepped back, only events after the last step are considered.
     ///
     /// # Errors
     /// [`Error`] when the disk cannot be read or a record is damaged.
     pub fn before(&self, log: LogId, time: Timestamp) -> Result<(Offset, bool), Error> {
         let meta = self.meta(log)?;
         let (position, step) = (&meta.position, meta.last_step());
-        // Of the events after the step, all up to `low` are earlier; the first
-        // one after `high`, if there is any, is not.
+        // Invariant of the binary search over the events after the step: events
+        // up to `low` are earlier than `time`. The first event after `high` is
+        // not earlier, if there is such an event.
         let (mut low, mut high) = (position.floor.max(step), position.head);
         while low < high {
             let middle = Offset(low.0 + (high.0 - low.0) / 2);
@@ -301,7 +309,7 @@ impl ReadSnapshot {
         Ok((low, position.keeps_since(step, time)))
     }
 
-    /// The event at `offset`.
+    /// Returns the event at `offset`, or `None` if there is none.
     pub(super) fn event(&self, log: LogId, offset: Offset) -> Result<Option<Event>, Error> {
         let key = key::event(log, offset);
         let Some(value) = self.snapshot.get(&self.files.log, key)? else { return Ok(None) };
@@ -319,14 +327,16 @@ impl ReadSnapshot {
         Ok(self.snapshot.contains_key(&self.files.state, key::index(log, subject, offset))?)
     }
 
-    /// Whether the resource is as `event`, its newest one, left it.
+    /// Returns whether a resource agrees with `event`, the newest event of the
+    /// resource.
     pub(super) fn matches_latest(&self, meta: &LogMetadata, event: &Event) -> Result<bool, Error> {
         let Some(subject) = event.subject.as_ref().filter(|_| !meta.topic) else {
             return Ok(true);
         };
         Ok(match self.resource(meta.id, subject)? {
             Some(state) => state.revision == event.offset,
-            // A type of a user's own that ends so leaves the resource there.
+            // An event type that a client chose can have this suffix too. Such an
+            // event does not delete the resource, so the resource is found.
             None => event.event_type.as_str().ends_with("-deleted"),
         })
     }
@@ -351,7 +361,7 @@ pub(super) enum KeyspaceName {
     State,
 }
 
-/// The id in a resource's key, however damaged.
+/// Returns the id in the key of a resource as text, also if the key is damaged.
 fn key_text(key: &[u8]) -> String {
     let id = key::subject_of(key).map_or(key, |(_, id)| id);
     String::from_utf8_lossy(id).into_owned()

@@ -82,9 +82,12 @@ fn each_damage_is_named() {
     let all = |offset| event(offset);
     check(
         |it, meta| it.trim_event(meta.id, Offset(5), Some(&subject(5))),
-        &["missing between offsets 4 and 6", "19 events, but 20 are noted"],
+        &["missing between offsets 4 and 6", "19 events, but the metadata has 20"],
     );
-    check(|it, meta| it.trim_event(meta.id, Offset(EVENTS), None), &["ends with offset 19"]);
+    check(
+        |it, meta| it.trim_event(meta.id, Offset(EVENTS), None),
+        &["the last event has offset 19"],
+    );
     check(
         |it, meta| {
             let wrong = EncodedEvent::new(meta.id, 9, all(5));
@@ -94,22 +97,25 @@ fn each_damage_is_named() {
     );
     check(
         |it, meta| it.put_event(meta.id, EncodedEvent::new(meta.id, 21, all(21))),
-        &["offset 21 should not be there"],
+        &["offset 21 is outside the log"],
     );
-    check(|it, meta| it.remove_resource(meta.id, &subject(0)), &["r0 is not as its newest event"]);
+    check(
+        |it, meta| it.remove_resource(meta.id, &subject(0)),
+        &["r0 does not agree with its newest event"],
+    );
     check(
         |it, meta| {
             let state = Resource { revision: Offset(2), document: Bytes::new() };
             it.put_resource(meta.id, &subject(0), &state);
         },
-        &["r0 is not as its newest event, at offset 18", "r0 comes from offset 2"],
+        &["r0 does not agree with its newest event, at offset 18", "r0 has the revision 2"],
     );
     check(
         |it, meta| {
             let other = Event { time: Timestamp(1), ..all(7) };
             it.put_event(meta.id, EncodedEvent::new(meta.id, 7, other));
         },
-        &["time runs backwards at offset 7"],
+        &["time decreases at offset 7"],
     );
     check(
         |it, _| it.put_event(LogId(9), EncodedEvent::new(LogId(9), 1, all(1))),
