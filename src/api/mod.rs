@@ -26,6 +26,6 @@ pub use catalog::NoLog;
 pub use context::{Caller, ConnectionContext, Principal, RequestContext};
 pub use handlers::admin;
 pub use request::address::{Client, Peer, Proxies, client_key};
-pub use router::handle;
+pub use router::{Routes, handle};
 pub use settings::{CollectionSettings, Settings, SseOverload, TopicSettings};
 pub use state::{Api, ApiHandle, InFlightGuard};

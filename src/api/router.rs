@@ -7,11 +7,13 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, Version};
+use tokio_util::either::Either;
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
 use crate::api::authorize::{Permit, authorize};
 use crate::api::context::{Caller, ConnectionContext, RequestContext};
 use crate::api::handlers::{
+    admin::{self, Admin},
     events::{self, Events},
     page, resource, session, snapshot,
 };
@@ -20,11 +22,36 @@ use crate::api::route::{self, Route, RouteError, RouteMatch};
 use crate::api::state::{Api, InFlightGuard};
 use crate::wire::problem::Problem;
 
-/// Returns the response to one request.
+/// The routes of a listener.
+#[derive(Clone)]
+pub enum Routes {
+    /// The routes for clients: collections, topics and streams.
+    Api,
+    /// The routes for operators: metrics and health.
+    Admin(Arc<Admin>),
+}
+
+/// Returns the response to one request on a listener with `routes`.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
-pub async fn handle(
+pub fn handle(
+    routes: &Routes,
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    connection: ConnectionContext,
+) -> impl Future<Output = Response<Body>> {
+    match routes {
+        Routes::Api => Either::Left(respond(api, request, connection)),
+        // Boxed, so that the future of a client's request stays small.
+        Routes::Admin(admin) => {
+            Either::Right(Box::pin(admin::handle(admin, connection.peer, request)))
+        }
+    }
+}
+
+/// Returns the response to a client's request.
+async fn respond(
     api: &Arc<Api>,
     request: Request<Incoming>,
     connection: ConnectionContext,
@@ -135,7 +162,7 @@ async fn dispatch(
                 resource::patch(api, &mut context, permit, body, &collection, id).await
             }
             Method::DELETE => resource::delete(api, &mut context, permit, &collection, id).await,
-            _ => unreachable!("handle() answers reads, and the route allows no other method"),
+            _ => unreachable!("respond() answers reads, and the route allows no other method"),
         },
         Route::ResourceEvents(collection, id) if post => {
             events::post_to_resource(api, &mut context, permit, body, &collection, id).await

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
-use hyper::service::{HttpService, service_fn};
+use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioTimer;
@@ -50,7 +50,7 @@ const PREFACE_BYTES: usize = 24 + 9;
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The number of checks in the idle time of an HTTP/1 connection.
-pub(super) const IDLE_LOOKS: u32 = 4;
+const IDLE_LOOKS: u32 = 4;
 
 /// The pause between two checks whether a connection has a request in progress.
 const LOOK: Duration = Duration::from_millis(20);
@@ -71,23 +71,30 @@ pub(super) async fn serve(
     mut socket: TcpTransport,
     address: SocketAddr,
 ) {
-    let shared = open.shared();
+    let listener = open.listener();
+    let shared = &listener.shared;
     let head_due = Instant::now() + shared.settings().head_timeout;
-    let Some(peer) = peer::identify(shared, &mut socket, address.ip(), head_due).await else {
+    let Some(peer) = peer::identify(listener, &mut socket, address.ip(), head_due).await else {
         return;
     };
     if let Err(full) = open.count(peer.address) {
-        let shared = shared.clone();
+        let listener = listener.clone();
         drop(open);
-        return Box::pin(refusal::refuse(shared, socket, full)).await;
+        return Box::pin(refusal::refuse(listener, socket, full)).await;
     }
-    let sniffed = tokio::select! {
-        sniffed = timeout_at(head_due, sniff(&socket)) => sniffed,
-        () = fresh(shared) => return,
-    };
-    let Ok(Ok(version)) = sniffed else {
-        shared.metrics.refused("no-request");
-        return;
+    // Scrapers and probes need only HTTP/1.
+    let version = if listener.is_admin() {
+        Version::Http1
+    } else {
+        let sniffed = tokio::select! {
+            sniffed = timeout_at(head_due, sniff(&socket)) => sniffed,
+            () = fresh(shared) => return,
+        };
+        let Ok(Ok(version)) = sniffed else {
+            shared.metrics.refused("no-request");
+            return;
+        };
+        version
     };
     let served = match version {
         Version::Http1 => serve_http1(&open, socket, peer, head_due).await,
@@ -133,15 +140,17 @@ async fn serve_http1(
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
-    let (shared, settings) = (open.shared(), open.shared().settings());
+    let (listener, shared) = (open.listener(), &open.listener().shared);
+    let settings = shared.settings();
     let (requests, slot) = (Arc::<RequestCounter>::default(), TakeoverSlot::new());
     let service = {
-        let (shared, requests, slot) = (shared.clone(), requests.clone(), slot.clone());
+        let (listener, requests, slot) = (listener.clone(), requests.clone(), slot.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (api, answering) = (shared.gate.current(), requests.begin());
+            let (routes, api) = (listener.routes.clone(), listener.shared.gate.current());
+            let answering = requests.begin();
             let via = ConnectionContext { peer, takeover: Some(slot.clone()), flow: None };
             async move {
-                let answer = api::handle(&api, request, via).await;
+                let answer = api::handle(&routes, &api, request, via).await;
                 answering.set_bulk(answer.body().is_bulk());
                 Ok::<_, Infallible>(answer.map(|body| CountedBody::new(body, answering)))
             }
@@ -150,12 +159,16 @@ async fn serve_http1(
     let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
         .head_timeout(head_due, settings.head_timeout)
         .takeover(slot.clone());
-    let mut connection = http1(io, service);
-    let mut idle = pin!(requests.idle(settings.idle_timeout, IDLE_LOOKS));
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(io, service);
+    let mut idle = pin!(requests.idle(listener.idle_timeout(&settings), IDLE_LOOKS));
     let mut closed = pin!(closed(shared, &requests));
-    let (mut watched, mut has_shut_down, mut unflushed) = (false, false, None);
+    let is_drained = !listener.is_admin();
+    let (mut watched, mut has_shut_down, mut unflushed) = (!is_drained, false, None);
     let takeover = std::future::poll_fn(|cx| {
-        let closing = shared.is_closing.load(Ordering::Acquire);
+        let closing = is_drained && shared.is_closing.load(Ordering::Acquire);
         if closing && !has_shut_down && requests.has_begun() {
             has_shut_down = true;
             Pin::new(&mut connection).graceful_shutdown();
@@ -187,19 +200,6 @@ async fn serve_http1(
     Ok(())
 }
 
-/// Builds hyper's HTTP/1 connection for either listener. The deadlines are those
-/// of `io`.
-pub(super) fn http1<S>(io: ConnectionIo, service: S) -> http1::Connection<ConnectionIo, S>
-where
-    S: HttpService<Incoming, ResBody = CountedBody>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(io, service)
-}
-
 /// Starts the task that writes to `transport` from here on. `early` holds the
 /// bytes that the client has sent behind its request. A stream drops them: it
 /// never ends, so it has no answer to them.
@@ -219,13 +219,13 @@ fn execute<G: Send + Sync + 'static>(
 }
 
 /// A response body. The request ends when hyper drops the body.
-pub(super) struct CountedBody {
+struct CountedBody {
     body: Body,
     _answering: Answering,
 }
 
 impl CountedBody {
-    pub(super) fn new(body: Body, answering: Answering) -> CountedBody {
+    fn new(body: Body, answering: Answering) -> CountedBody {
         CountedBody { body, _answering: answering }
     }
 }
@@ -258,15 +258,16 @@ async fn serve_http2(
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
-    let (shared, settings) = (open.shared(), open.shared().settings());
-    let requests = Arc::<RequestCounter>::default();
+    let (listener, shared) = (open.listener(), &open.listener().shared);
+    let (requests, settings) = (Arc::<RequestCounter>::default(), shared.settings());
     let streams = H2Executor::new(shared.tasks.clone(), settings.stall_timeout);
     let service = {
-        let (shared, requests, streams) = (shared.clone(), requests.clone(), streams.clone());
+        let (listener, requests, streams) = (listener.clone(), requests.clone(), streams.clone());
         let open = open.clone();
         service_fn(move |mut request: Request<Incoming>| {
             let streams = streams.clone();
-            let (shared, answering) = (shared.clone(), Arc::new(requests.begin()));
+            let (shared, answering) = (listener.shared.clone(), Arc::new(requests.begin()));
+            let routes = listener.routes.clone();
             // hyper gives the stream of an extended CONNECT back.
             let connect = (*request.method() == Method::CONNECT)
                 .then(|| (TakeoverSlot::new(), hyper::upgrade::on(&mut request), open.clone()));
@@ -277,7 +278,7 @@ async fn serve_http2(
             let via = ConnectionContext { peer, takeover, flow: Some(flow.clone()) };
             async move {
                 streams.begins(&flow);
-                let answer = api::handle(&shared.gate.current(), request, via).await;
+                let answer = api::handle(&routes, &shared.gate.current(), request, via).await;
                 if let Some((slot, upgrading, open)) = connect
                     && let Some(takeover) = slot.take_planned()
                 {

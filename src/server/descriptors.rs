@@ -58,14 +58,12 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// For clients: they wait until there are descriptors again.
-    pub(super) fn new(listener: TcpListener) -> Acceptor {
-        Acceptor { listener, spare: Vec::new(), spare_count: 0, pause: Duration::ZERO }
-    }
-
-    /// For operators, who are let in although there are none left.
-    pub(super) fn with_spare(listener: TcpListener) -> Acceptor {
-        let mut acceptor = Acceptor { spare_count: SPARE, ..Acceptor::new(listener) };
+    /// Wraps a listening socket. An acceptor with spare descriptors accepts
+    /// connections even if the process has no free descriptor.
+    pub(super) fn new(listener: TcpListener, has_spare: bool) -> Acceptor {
+        let spare_count = if has_spare { SPARE } else { 0 };
+        let mut acceptor =
+            Acceptor { listener, spare: Vec::new(), spare_count, pause: Duration::ZERO };
         acceptor.refill();
         acceptor
     }

@@ -12,23 +12,24 @@ mod reload;
 mod requests;
 mod stream;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Api, ApiHandle};
+use crate::api::admin::Admin;
+use crate::api::{self, Api, ApiHandle, Routes};
 use crate::hub::{self, Hub};
 use crate::log::{self, Engine};
 use crate::metrics::Metrics;
 use crate::supervisor::{Failure, Failures, Supervisor, Task};
 use crate::{deliver, store};
+use listener::Listener;
 
 /// Where the gateway listens and what its connections may take.
 #[derive(Clone, Debug)]
@@ -119,12 +120,6 @@ struct Shared {
     /// Set before `closing` is cancelled: a look at the token takes a lock
     /// that all connections share.
     is_closing: AtomicBool,
-    connections: AtomicUsize,
-    /// Connections past the cap that wait for their refusal.
-    surplus: AtomicUsize,
-    /// Connections of each address, also where they are not limited: a reload
-    /// may limit them.
-    by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Shared {
@@ -230,12 +225,14 @@ impl Gateway {
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            surplus: AtomicUsize::new(0),
-            by_address: Mutex::default(),
         });
-        supervisor.spawn(Task::AcceptClients, listener::accept_clients(shared.clone(), clients));
-        supervisor.spawn(Task::AcceptAdmin, listener::accept_admin(shared.clone(), admin));
+        let listeners = [
+            (Task::AcceptClients, Routes::Api, clients),
+            (Task::AcceptAdmin, admin_routes(&shared), admin),
+        ];
+        for (task, routes, socket) in listeners {
+            supervisor.spawn(task, Listener::new(shared.clone(), routes).accept(socket));
+        }
         supervisor.spawn(Task::Upkeep, upkeep(shared.metrics.clone()));
         supervisor.spawn(Task::MemoryWatch, memory::watch(shared.clone()));
         Ok(Gateway { shared, address, admin_address, supervisor })
@@ -310,6 +307,19 @@ impl Gateway {
 /// How long a connection that is closed by the drain before its first request
 /// has for it: it may have been accepted only now, its request on the way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+
+/// Returns the routes of the admin listener.
+fn admin_routes(shared: &Arc<Shared>) -> Routes {
+    let metrics = {
+        let shared = shared.clone();
+        move || shared.gate.current().render_metrics()
+    };
+    let readiness = {
+        let shared = shared.clone();
+        move || readiness::of(&shared)
+    };
+    Routes::Admin(Arc::new(Admin::new(metrics, readiness)))
+}
 
 async fn upkeep(metrics: Arc<Metrics>) {
     let mut interval = tokio::time::interval(UPKEEP);

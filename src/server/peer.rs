@@ -7,22 +7,27 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::{ProxyProtocol, Shared};
+use super::ProxyProtocol;
+use super::listener::Listener;
 use crate::api::Peer;
 use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
 
-/// Reads the PROXY header, if the configuration requires one, and no byte more.
-/// Returns `None` if the connection must be closed; the refusal is counted here.
+/// Returns the client of a connection. Reads the PROXY header, if the configuration
+/// requires a header on client connections, and no byte more. Returns `None` if the connection must be closed; the refusal is counted here.
 ///
 /// # Cancel safety
 /// Not safe: a part of the header may have been read.
 pub(super) async fn identify(
-    shared: &Shared,
+    listener: &Listener,
     socket: &mut TcpTransport,
     address: IpAddr,
     due: Instant,
 ) -> Option<Peer> {
+    if listener.is_admin() {
+        return Some(Peer { address, believed: false });
+    }
+    let shared = &listener.shared;
     let api = shared.gate.current();
     let proxies = &api.settings.proxies;
     let believed = proxies.contain(address);

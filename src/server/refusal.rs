@@ -17,7 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{HEAD_BYTES_MAX, Version, sniff};
-use super::{Shared, peer};
+use super::listener::Listener;
+use super::peer;
 use crate::api::CapacityError;
 use crate::deliver::TcpTransport;
 
@@ -34,12 +35,12 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
 pub(super) async fn refuse_fresh(
-    shared: Arc<Shared>,
+    listener: Arc<Listener>,
     mut socket: TcpTransport,
     address: SocketAddr,
 ) {
-    let Some(surplus) = RefusalSlot::new(shared, CapacityError::Connections) else { return };
-    if peer::identify(&surplus.shared, &mut socket, address.ip(), surplus.due).await.is_some() {
+    let Some(surplus) = RefusalSlot::new(listener, CapacityError::Connections) else { return };
+    if peer::identify(&surplus.listener, &mut socket, address.ip(), surplus.due).await.is_some() {
         surplus.refuse(socket, CapacityError::Connections).await;
     }
 }
@@ -48,14 +49,14 @@ pub(super) async fn refuse_fresh(
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
-pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpTransport, full: CapacityError) {
-    if let Some(surplus) = RefusalSlot::new(shared, full) {
+pub(super) async fn refuse(listener: Arc<Listener>, socket: TcpTransport, full: CapacityError) {
+    if let Some(surplus) = RefusalSlot::new(listener, full) {
         surplus.refuse(socket, full).await;
     }
 }
 
-async fn answer(shared: &Arc<Shared>, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
-    let shared = shared.clone();
+async fn answer(listener: &Listener, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
+    let shared = listener.shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = shared.gate.current().refuse(&request, full);
         async move { Ok::<_, Infallible>(answer) }
@@ -81,27 +82,27 @@ async fn answer(shared: &Arc<Shared>, socket: TcpTransport, full: CapacityError)
 
 /// Counts a connection that is being refused as long as it lives.
 struct RefusalSlot {
-    shared: Arc<Shared>,
+    listener: Arc<Listener>,
     due: Instant,
 }
 
 impl RefusalSlot {
     /// Counts a refusal. Returns `None` if as many as possible are waiting.
-    fn new(shared: Arc<Shared>, full: CapacityError) -> Option<RefusalSlot> {
-        shared.metrics.refused(full.reason());
-        let before = shared.surplus.fetch_add(1, Ordering::Relaxed);
-        let surplus = RefusalSlot { shared, due: Instant::now() + TIMEOUT };
+    fn new(listener: Arc<Listener>, full: CapacityError) -> Option<RefusalSlot> {
+        listener.shared.metrics.refused(full.reason());
+        let before = listener.refusals.fetch_add(1, Ordering::Relaxed);
+        let surplus = RefusalSlot { listener, due: Instant::now() + TIMEOUT };
         (before < SURPLUS_MAX).then_some(surplus)
     }
 
     async fn refuse(self, socket: TcpTransport, full: CapacityError) {
         // The client may have gone; ignore the error.
-        let _ = timeout_at(self.due, answer(&self.shared, socket, full)).await;
+        let _ = timeout_at(self.due, answer(&self.listener, socket, full)).await;
     }
 }
 
 impl Drop for RefusalSlot {
     fn drop(&mut self) {
-        self.shared.surplus.fetch_sub(1, Ordering::Relaxed);
+        self.listener.refusals.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::{
-    Api, CollectionSettings, ConnectionContext, Peer, Proxies, Settings, SseOverload,
+    Api, CollectionSettings, ConnectionContext, Peer, Proxies, Routes, Settings, SseOverload,
     TopicSettings, handle,
 };
 use crate::deliver::{self, HeartbeatFormat};
@@ -209,7 +209,7 @@ async fn serve(api: Arc<Api>, listener: TcpListener) {
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
                 let via = ConnectionContext { peer, takeover: None, flow: None };
-                async move { Ok::<_, Infallible>(handle(&api, request, via).await) }
+                async move { Ok::<_, Infallible>(handle(&Routes::Api, &api, request, via).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
