@@ -6,7 +6,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::config_args::ConfigArgs;
 use super::exit::{Exit, Failure};
 use super::logging::{self, Format};
-use crate::config::Config;
 use crate::server::{self, Gateway, GatewayConfig};
 
 /// Runs the gateway until SIGTERM or SIGINT. SIGHUP reloads the configuration.
@@ -36,9 +35,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 /// Serves until SIGTERM, SIGINT or the failure of a supervised task. Then the gateway
 /// drains. A further signal ends the process at once.
-async fn gateway(config: Config, source: &ConfigArgs) -> Result<(), Failure> {
+async fn gateway(config: GatewayConfig, source: &ConfigArgs) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::because(Exit::Runtime, &error))?;
-    let gateway = Gateway::start(setup(config)).await?;
+    let gateway = Gateway::start(config).await?;
     tracing::info!(
         listen = %gateway.address(),
         admin_listen = %gateway.admin_address(),
@@ -76,11 +75,6 @@ async fn serve(gateway: &Gateway, signals: &mut Signals, source: &ConfigArgs) {
     }
 }
 
-fn setup(config: Config) -> GatewayConfig {
-    let Config { server, log, logs, hub, deliver, api, .. } = config;
-    GatewayConfig { server, log, logs, hub, deliver, api }
-}
-
 /// Reloads the configuration. If the new configuration is invalid, the gateway
 /// keeps its settings.
 async fn reload(gateway: &Gateway, source: &ConfigArgs) {
@@ -93,7 +87,7 @@ async fn reload(gateway: &Gateway, source: &ConfigArgs) {
             return gateway.reload_was_faulty();
         }
     };
-    match gateway.reload(setup(config)).await {
+    match gateway.reload(config).await {
         Ok(pending) if pending.is_empty() => tracing::info!("the configuration was reloaded"),
         Ok(pending) => {
             let keys = pending.join(", ");

@@ -56,7 +56,7 @@ impl Names {
     ) -> Option<String> {
         let collection = collection?;
         if !self.collections.contains(&collection) {
-            s.fault("collection", format!("no collection named {collection:?}"));
+            s.error("collection", format!("no collection named {collection:?}"));
         }
         Some(collection)
     }
@@ -99,7 +99,7 @@ impl Names {
     fn checked(&self, s: &mut Section<'_, '_>, name: Option<String>, what: &str) -> Option<String> {
         let Some(name) = name else {
             if !s.has("name") {
-                s.fault("name", format!("{what} needs a name"));
+                s.error("name", format!("{what} needs a name"));
             }
             return None;
         };
@@ -117,7 +117,7 @@ impl Names {
         } else {
             return Some(name);
         };
-        s.fault("name", message);
+        s.error("name", message);
         None
     }
 }
@@ -157,7 +157,7 @@ pub(super) fn resource(
         let message = format!(
             "{resource:?} cannot be the first part of event types such as \"order-created\": {why}"
         );
-        s.fault("resource", message);
+        s.error("resource", message);
         return None;
     }
     Some(resource)
@@ -166,11 +166,11 @@ pub(super) fn resource(
 /// Reads the event types of a view.
 pub(super) fn types(s: &mut Section<'_, '_>) -> Vec<EventType> {
     let mut types = Vec::new();
-    for (place, text) in s.texts("types") {
+    for (location, text) in s.texts("types") {
         match EventType::new(&text) {
             Ok(event_type) => types.push(event_type),
             Err(why) => {
-                s.fault_at(&place, "types", format!("{text:?} is not an event type: {why}"));
+                s.error_at(&location, "types", format!("{text:?} is not an event type: {why}"));
             }
         }
     }

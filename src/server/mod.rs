@@ -76,20 +76,22 @@ pub enum ProxyProtocol {
     Required,
 }
 
-/// Everything that a gateway is made of.
+/// The configuration of a gateway: the settings of all layers. `config::load`
+/// returns only a valid configuration, so the layers do not check the settings.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// Sockets.
+    /// The settings of listeners and connections.
     pub server: Settings,
-    /// The engine.
+    /// The settings of the log engine.
     pub log: log::Settings,
-    /// Its logs.
+    /// The logs: one for each collection, then one for each topic that is not a
+    /// view. They have the order of the file.
     pub logs: Vec<log::LogConfig>,
-    /// Fan-out.
+    /// The settings of the fan-out.
     pub hub: hub::Settings,
-    /// Streams.
+    /// The settings of streams.
     pub deliver: deliver::Settings,
-    /// Requests.
+    /// The settings of requests, and the collections and topics.
     pub api: api::Settings,
 }
 
