@@ -16,7 +16,7 @@ use crate::api::request::{
     negotiate,
 };
 use crate::api::settings::SseOverload;
-use crate::api::state::{Api, SharedState};
+use crate::api::state::{Api, Services};
 use crate::event::Timestamp;
 use crate::hub::Subscriber;
 use crate::metrics::Protocol;
@@ -32,13 +32,13 @@ pub(super) struct Admitted {
 
 /// Counts a stream for its client until the guard is dropped.
 struct ClientStreamGuard {
-    process: Arc<SharedState>,
+    services: Arc<Services>,
     address: IpAddr,
 }
 
 impl Drop for ClientStreamGuard {
     fn drop(&mut self) {
-        let mut streams = self.process.streams.lock();
+        let mut streams = self.services.streams.lock();
         if let Entry::Occupied(mut count) = streams.entry(self.address) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -115,14 +115,14 @@ impl Api {
     fn share(&self, address: IpAddr) -> Result<Box<dyn Send + Sync>, Problem> {
         let most = self.settings.streams_per_client_max;
         let address = client_key(address);
-        let mut streams = self.process.streams.lock();
+        let mut streams = self.services.streams.lock();
         let count = streams.entry(address).or_insert(0);
         if most > 0 && *count >= most {
             self.metrics.refused(CapacityError::Address.reason());
             return Err(CapacityError::Address.problem());
         }
         *count += 1;
-        Ok(Box::new(ClientStreamGuard { process: self.process.clone(), address }))
+        Ok(Box::new(ClientStreamGuard { services: self.services.clone(), address }))
     }
 
     /// Returns the response to the only request of a refused connection.

@@ -28,4 +28,4 @@ pub use handlers::admin;
 pub use request::address::{Client, Peer, Proxies, client_key};
 pub use router::{Routes, handle};
 pub use settings::{CollectionSettings, Settings, SseOverload, TopicSettings};
-pub use state::{Api, ApiHandle, InFlightGuard};
+pub use state::{Api, InFlightGuard, Services};

@@ -91,7 +91,7 @@ pub(super) async fn serve(
             () = fresh(shared) => return,
         };
         let Ok(Ok(version)) = sniffed else {
-            shared.metrics.refused("no-request");
+            shared.services.metrics.refused("no-request");
             return;
         };
         version
@@ -146,7 +146,7 @@ async fn serve_http1(
     let service = {
         let (listener, requests, slot) = (listener.clone(), requests.clone(), slot.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (routes, api) = (listener.routes.clone(), listener.shared.gate.current());
+            let (routes, api) = (listener.routes.clone(), listener.shared.api());
             let answering = requests.begin();
             let via = ConnectionContext { peer, takeover: Some(slot.clone()), flow: None };
             async move {
@@ -195,7 +195,8 @@ async fn serve_http1(
     .await?;
     if let Some(takeover) = takeover {
         let parts = connection.into_parts();
-        execute(takeover, parts.io.into_inner(), &parts.read_buf, open.clone(), &shared.tasks);
+        let (transport, tasks) = (parts.io.into_inner(), &shared.services.tasks);
+        execute(takeover, transport, &parts.read_buf, open.clone(), tasks);
     }
     Ok(())
 }
@@ -260,7 +261,7 @@ async fn serve_http2(
 ) -> hyper::Result<()> {
     let (listener, shared) = (open.listener(), &open.listener().shared);
     let (requests, settings) = (Arc::<RequestCounter>::default(), shared.settings());
-    let streams = H2Executor::new(shared.tasks.clone(), settings.stall_timeout);
+    let streams = H2Executor::new(shared.services.tasks.clone(), settings.stall_timeout);
     let service = {
         let (listener, requests, streams) = (listener.clone(), requests.clone(), streams.clone());
         let open = open.clone();
@@ -278,14 +279,15 @@ async fn serve_http2(
             let via = ConnectionContext { peer, takeover, flow: Some(flow.clone()) };
             async move {
                 streams.begins(&flow);
-                let answer = api::handle(&routes, &shared.gate.current(), request, via).await;
+                let answer = api::handle(&routes, &shared.api(), request, via).await;
                 if let Some((slot, upgrading, open)) = connect
                     && let Some(takeover) = slot.take_planned()
                 {
                     // A session outlives its response; it keeps these to its end.
                     let (session, over) = oneshot::channel::<()>();
                     let guard = Arc::new((open, answering.clone(), session));
-                    shared.tasks.spawn(execute_h2(shared.clone(), takeover, upgrading, guard));
+                    let session = execute_h2(shared.clone(), takeover, upgrading, guard);
+                    shared.services.tasks.spawn(session);
                     streams.upgrades(over);
                 }
                 Ok::<_, Infallible>(
@@ -295,7 +297,7 @@ async fn serve_http2(
         })
     };
     let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
-        .control_rate(settings.control_rate, &shared.metrics);
+        .control_rate(settings.control_rate, &shared.services.metrics);
     let mut connection = pin!(
         http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
@@ -314,7 +316,7 @@ async fn serve_http2(
         () = requests.idle(settings.idle_timeout, 1) => {}
         () = streams.cut() => return Ok(()),
         () = none_by(head_due, &requests) => {
-            shared.metrics.refused("no-request");
+            shared.services.metrics.refused("no-request");
             return Ok(());
         }
     }
@@ -337,7 +339,7 @@ async fn execute_h2<G: Send + Sync + 'static>(
     open: Arc<G>,
 ) {
     if let Ok(upgraded) = upgrading.await {
-        execute(takeover, Transport::h2(upgraded), &[], open, &shared.tasks);
+        execute(takeover, Transport::h2(upgraded), &[], open, &shared.services.tasks);
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::descriptors::Acceptor;
-use super::{Settings, Shared, connection, refusal};
-use crate::api::{self, CapacityError, Routes};
+use super::{Reloadable, Settings, Shared, connection, refusal};
+use crate::api::{self, CapacityError, Routes, Services};
 use crate::deliver::TcpTransport;
 
 /// The largest number of connections that wait for `accept` in the kernel. If
@@ -82,12 +82,12 @@ impl Listener {
     /// `Shared::tasks`, and the drain waits for these tasks. Admin connections end
     /// with this function, so that `/metrics` and `/readyz` work during the drain.
     pub(super) async fn accept(self: Arc<Listener>, socket: TcpListener) {
-        let shared = &self.shared;
+        let Services { metrics, tasks, .. } = &*self.shared.services;
         let mut acceptor = Acceptor::new(socket, self.is_admin());
         let mut admin = JoinSet::new();
         loop {
             let (socket, address) = tokio::select! {
-                accepted = acceptor.accept(&shared.metrics) => accepted,
+                accepted = acceptor.accept(metrics) => accepted,
                 // Before the client listener takes the free descriptor.
                 Some(_) = admin.join_next() => {
                     acceptor.refill();
@@ -102,11 +102,11 @@ impl Listener {
                     admin.spawn(connection::serve(Arc::new(open), socket, address));
                 }
                 Some(open) => {
-                    shared.tasks.spawn(connection::serve(Arc::new(open), socket, address));
+                    tasks.spawn(connection::serve(Arc::new(open), socket, address));
                 }
-                None if self.is_admin() => shared.metrics.refused("admin-connections"),
+                None if self.is_admin() => metrics.refused("admin-connections"),
                 None => {
-                    shared.tasks.spawn(refusal::refuse_fresh(self.clone(), socket, address));
+                    tasks.spawn(refusal::refuse_fresh(self.clone(), socket, address));
                 }
             }
         }
@@ -128,7 +128,7 @@ impl ConnectionGuard {
         }
         listener.connections.fetch_add(1, Ordering::Relaxed);
         if !listener.is_admin() {
-            listener.shared.metrics.sockets.increment(1);
+            listener.shared.services.metrics.sockets.increment(1);
         }
         Some(ConnectionGuard { listener: listener.clone(), address: OnceLock::new() })
     }
@@ -139,12 +139,12 @@ impl ConnectionGuard {
     /// # Errors
     /// [`CapacityError::Address`] if the address has reached its limit.
     pub(super) fn count(&self, address: IpAddr) -> Result<(), CapacityError> {
-        let shared = &self.listener.shared;
-        if self.listener.is_admin() || shared.gate.current().settings.proxies.contain(address) {
+        let Reloadable { settings, api } = &**self.listener.shared.reloadable.load();
+        if self.listener.is_admin() || api.settings.proxies.contain(address) {
             return Ok(());
         }
         let address = api::client_key(address);
-        let most = shared.settings().connections_per_address_max;
+        let most = settings.connections_per_address_max;
         let mut by_address = self.listener.by_address.lock();
         let count = by_address.entry(address).or_insert(0);
         if most > 0 && *count >= most {
@@ -166,7 +166,7 @@ impl Drop for ConnectionGuard {
         let listener = &self.listener;
         listener.connections.fetch_sub(1, Ordering::Relaxed);
         if !listener.is_admin() {
-            listener.shared.metrics.sockets.decrement(1);
+            listener.shared.services.metrics.sockets.decrement(1);
         }
         let Some(address) = self.address.get() else { return };
         let mut by_address = listener.by_address.lock();

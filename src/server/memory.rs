@@ -26,7 +26,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     let mut crowded = false;
     loop {
         tokio::time::sleep(EVERY).await;
-        let bound = match shared.settings().memory_bytes_max {
+        let bound = match shared.reloadable.load().settings.memory_bytes_max {
             0 => machine.map(|bytes| bytes / 4 * PART),
             bytes => Some(bytes),
         };
@@ -38,9 +38,8 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             tracing::info!(resident, bound, "streams begin again");
         }
         crowded = now;
-        let api = shared.gate.current();
-        api.set_memory_pressure(crowded);
-        api.hub.set_memory_pressure(resident >= bound);
+        shared.services.set_memory_pressure(crowded);
+        shared.services.hub.set_memory_pressure(resident >= bound);
     }
 }
 

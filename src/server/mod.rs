@@ -18,12 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::api::admin::Admin;
-use crate::api::{self, Api, ApiHandle, Routes};
+use crate::api::{self, Api, Routes, Services};
 use crate::hub::{self, Hub};
 use crate::log::{self, Engine};
 use crate::metrics::Metrics;
@@ -104,30 +103,40 @@ pub struct Gateway {
     supervisor: Supervisor,
 }
 
-/// What connections share.
+/// The state that all connections share.
 struct Shared {
-    settings: RwLock<Arc<Settings>>,
-    /// As it was opened, to tell what a reload cannot change.
-    engine: log::Settings,
-    gate: ApiHandle,
-    metrics: Arc<Metrics>,
-    /// Supervised tasks that have failed.
+    services: Arc<Services>,
+    reloadable: ArcSwap<Reloadable>,
+    /// The settings with which the log was opened. A reload compares them with the
+    /// new settings.
+    log: log::Settings,
+    /// The supervised tasks that have failed.
     failures: Arc<Failures>,
-    /// Connections, streams and sessions.
-    tasks: TaskTracker,
-    /// The drain has begun.
+    /// Is cancelled when the drain begins.
     draining: CancellationToken,
-    /// Asks connections to end once their request is answered.
+    /// Is cancelled when the drain closes the connections without a request in
+    /// progress.
     closing: CancellationToken,
-    /// Set before `closing` is cancelled: a look at the token takes a lock
-    /// that all connections share.
+    /// Set before `closing` is cancelled. A check of the token takes a lock that all
+    /// connections share.
     is_closing: AtomicBool,
 }
 
+/// The settings that a reload replaces, all at once.
+struct Reloadable {
+    settings: Arc<Settings>,
+    api: Arc<Api>,
+}
+
 impl Shared {
-    /// As configured at the moment.
+    /// Returns the settings for a new connection.
     fn settings(&self) -> Arc<Settings> {
-        self.settings.read().clone()
+        self.reloadable.load().settings.clone()
+    }
+
+    /// Returns the API for a new request.
+    fn api(&self) -> Arc<Api> {
+        self.reloadable.load().api.clone()
     }
 }
 
@@ -214,20 +223,20 @@ impl Gateway {
         let supervisor = Supervisor::new(metrics.clone());
         supervisor.watch(Task::Committer, engine.failed());
         let hub = Hub::start(&hub, &engine, &metrics, &supervisor, shards);
-        let api =
-            Api::new(api, deliver, rings, engine, hub, metrics.clone()).map_err(Error::Catalog)?;
-        let tasks = api.tasks.clone();
+        let services = Arc::new(Services::new(engine, hub, metrics));
+        let api = Api::new(api, deliver, rings, services.clone()).map_err(Error::Catalog)?;
+        let reloadable = Reloadable { settings: Arc::new(settings), api: Arc::new(api) };
         let shared = Arc::new(Shared {
-            settings: RwLock::new(Arc::new(settings)),
-            engine: log,
-            gate: ApiHandle::new(api),
-            metrics,
+            services,
+            reloadable: ArcSwap::from_pointee(reloadable),
+            log,
             failures: supervisor.failures().clone(),
-            tasks,
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
         });
+        let newest = Arc::downgrade(&shared);
+        shared.services.set_newest(move || newest.upgrade().map(|shared| shared.api()));
         let listeners = [
             (Task::AcceptClients, Routes::Api, clients),
             (Task::AcceptAdmin, admin_routes(&shared), admin),
@@ -235,7 +244,7 @@ impl Gateway {
         for (task, routes, socket) in listeners {
             supervisor.spawn(task, Listener::new(shared.clone(), routes).accept(socket));
         }
-        supervisor.spawn(Task::Upkeep, upkeep(shared.metrics.clone()));
+        supervisor.spawn(Task::Upkeep, upkeep(shared.services.metrics.clone()));
         supervisor.spawn(Task::MemoryWatch, memory::watch(shared.clone()));
         Ok(Gateway { shared, address, admin_address, supervisor })
     }
@@ -270,36 +279,36 @@ impl Gateway {
     /// Dropping it ends everything at once; what was answered is durable.
     pub async fn drain(self) -> Result<(), Error> {
         let shared = self.shared.clone();
-        let (drain, api) = (shared.settings().drain, shared.gate.current());
+        let (drain, services) = (shared.settings().drain, &shared.services);
         let deadline = tokio::time::Instant::now() + drain;
-        api.drain();
+        services.drain();
         shared.draining.cancel();
         let spread = drain.mul_f64(DRAIN_SPREAD);
-        api.hub.drain(spread, drain.mul_f64(DRAIN_ANSWERS));
+        services.hub.drain(spread, drain.mul_f64(DRAIN_ANSWERS));
         let streams_gone = async {
-            while api.hub.open() > 0 {
+            while services.hub.open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
             }
         };
         let _ = tokio::time::timeout_at(deadline, streams_gone).await;
         // As long as anybody is owed an answer, others get theirs too.
         let answered = async {
-            while api.requests_open() > 0 {
+            while services.requests_open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
             }
         };
         let _ = tokio::time::timeout_at(deadline, answered).await;
         shared.is_closing.store(true, Ordering::Release);
         shared.closing.cancel();
-        shared.tasks.close();
-        let drained = tokio::time::timeout_at(deadline, shared.tasks.wait()).await;
+        shared.services.tasks.close();
+        let drained = tokio::time::timeout_at(deadline, shared.services.tasks.wait()).await;
         self.supervisor.stop().await;
-        let engine = api.engine.clone();
+        let engine = services.engine.clone();
         let _ = tokio::task::spawn_blocking(move || engine.close()).await;
         if let Some(failure) = shared.failures.any() {
             return Err(Error::Task(failure));
         }
-        if drained.is_err() && api.requests_open() > 0 {
+        if drained.is_err() && services.requests_open() > 0 {
             return Err(Error::Unanswered);
         }
         Ok(())
@@ -314,7 +323,7 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 fn admin_routes(shared: &Arc<Shared>) -> Routes {
     let metrics = {
         let shared = shared.clone();
-        move || shared.gate.current().render_metrics()
+        move || shared.services.render_metrics()
     };
     let readiness = {
         let shared = shared.clone();

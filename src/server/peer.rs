@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::ProxyProtocol;
 use super::listener::Listener;
+use super::{ProxyProtocol, Reloadable};
 use crate::api::Peer;
 use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
@@ -28,15 +28,15 @@ pub(super) async fn identify(
         return Some(Peer { address, believed: false });
     }
     let shared = &listener.shared;
-    let api = shared.gate.current();
+    let Reloadable { settings, api } = &*shared.reloadable.load_full();
     let proxies = &api.settings.proxies;
     let believed = proxies.contain(address);
-    if shared.settings().proxy_protocol == ProxyProtocol::Off {
+    if settings.proxy_protocol == ProxyProtocol::Off {
         return Some(Peer { address, believed });
     }
     if !believed {
         tracing::debug!(%address, "closed: not one of server.proxies");
-        shared.metrics.refused("proxy-untrusted");
+        shared.services.metrics.refused("proxy-untrusted");
         return None;
     }
     let header = timeout_at(due, header(socket)).await.unwrap_or_else(|late| Err(late.into()));
@@ -50,7 +50,7 @@ pub(super) async fn identify(
         Ok(None) => Some(Peer { address, believed: false }),
         Err(error) => {
             tracing::debug!(%address, %error, "closed: no PROXY header");
-            shared.metrics.refused("proxy-header");
+            shared.services.metrics.refused("proxy-header");
             None
         }
     }

@@ -10,10 +10,9 @@ const FAILED: &str = "failed";
 
 /// The readiness at this moment.
 pub(super) fn of(shared: &Shared) -> Readiness {
-    let api = shared.gate.current();
     let failed = |tasks: &[Task]| tasks.iter().any(|task| shared.failures.has(*task));
     let state = |tasks: &[Task]| if failed(tasks) { FAILED } else { RUNNING };
-    let log = api.engine.write_state();
+    let log = shared.services.engine.write_state();
     let draining = shared.draining.is_cancelled();
     // With a full disk reads and streams go on, so clients are still sent here.
     let takes_writes = matches!(log, WriteState::Writable | WriteState::DiskFull);
@@ -26,7 +25,7 @@ pub(super) fn of(shared: &Shared) -> Readiness {
         hub: state(&[Task::FanOut, Task::Tick]),
         memory: match failed(&[Task::MemoryWatch]) {
             true => FAILED,
-            false if api.is_crowded() => "short",
+            false if shared.services.is_crowded() => "short",
             false => "enough",
         },
         metrics: state(&[Task::Upkeep]),

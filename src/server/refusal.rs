@@ -58,7 +58,7 @@ pub(super) async fn refuse(listener: Arc<Listener>, socket: TcpTransport, full: 
 async fn answer(listener: &Listener, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
     let shared = listener.shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = shared.gate.current().refuse(&request, full);
+        let answer = shared.api().refuse(&request, full);
         async move { Ok::<_, Infallible>(answer) }
     });
     match sniff(&socket).await? {
@@ -89,7 +89,7 @@ struct RefusalSlot {
 impl RefusalSlot {
     /// Counts a refusal. Returns `None` if as many as possible are waiting.
     fn new(listener: Arc<Listener>, full: CapacityError) -> Option<RefusalSlot> {
-        listener.shared.metrics.refused(full.reason());
+        listener.shared.services.metrics.refused(full.reason());
         let before = listener.refusals.fetch_add(1, Ordering::Relaxed);
         let surplus = RefusalSlot { listener, due: Instant::now() + TIMEOUT };
         (before < SURPLUS_MAX).then_some(surplus)

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Error, Gateway, GatewayConfig, descriptors};
+use super::{Error, Gateway, GatewayConfig, Reloadable, descriptors};
 use crate::log;
 
 impl Gateway {
@@ -22,9 +22,8 @@ impl Gateway {
     pub async fn reload(&self, setup: GatewayConfig) -> Result<Vec<String>, Error> {
         let GatewayConfig { mut server, log, logs, hub, deliver, api } = setup;
         let shared = &self.shared;
-        let current = shared.gate.current();
-        let mut waiting = unchangeable(&shared.engine, &log);
-        let before = shared.settings();
+        let Reloadable { settings: before, api: current } = &*shared.reloadable.load_full();
+        let mut waiting = unchangeable(&shared.log, &log);
         let addresses: [(&str, SocketAddr, SocketAddr); 2] = [
             ("server.listen", before.listen, server.listen),
             ("server.admin_listen", before.admin_listen, server.admin_listen),
@@ -34,18 +33,18 @@ impl Gateway {
         let logs = current.engine.reconfigure(&logs, log.resource_bytes_max).await;
         let logs = logs.map_err(Error::Log)?;
         waiting.extend(logs.iter().map(|name| format!("the kind or durability of {name}")));
-        let next = current.reconfigured(api, deliver, hub.clone()).map_err(Error::Catalog)?;
+        let next = current.reloaded(api, deliver, hub.clone()).map_err(Error::Catalog)?;
         server.connections_max = descriptors::connections_max(server.connections_max);
-        *shared.settings.write() = Arc::new(server);
         current.hub.reconfigure(&hub);
-        shared.gate.swap(next);
-        shared.metrics.reloaded("applied");
+        let next = Reloadable { settings: Arc::new(server), api: Arc::new(next) };
+        shared.reloadable.store(Arc::new(next));
+        shared.services.metrics.reloaded("applied");
         Ok(waiting)
     }
 
     /// Counts a configuration that was not taken because of its faults.
     pub fn reload_was_faulty(&self) {
-        self.shared.metrics.reloaded("faulty");
+        self.shared.services.metrics.reloaded("faulty");
     }
 }
 

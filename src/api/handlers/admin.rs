@@ -12,7 +12,7 @@ use crate::api::answer::{body::Body, problem, response};
 use crate::api::authorize::{Action, Permit, Target, authorize};
 use crate::api::context::Caller;
 use crate::api::request::address::{Client, Peer};
-use crate::api::state::Api;
+use crate::api::state::Services;
 use crate::log::WriteState;
 use crate::metrics::LogValues;
 use crate::wire::WireFormat;
@@ -92,7 +92,7 @@ impl Admin {
     }
 }
 
-impl Api {
+impl Services {
     /// Returns the current metrics in the text format of Prometheus. Takes no lock of a
     /// connection, and does not read the store. Blocks on reads of `/proc`.
     pub fn render_metrics(&self) -> String {
