@@ -106,7 +106,7 @@ impl Listener {
                 }
                 None if self.is_admin() => metrics.refused("admin-connections"),
                 None => {
-                    tasks.spawn(refusal::refuse_fresh(self.clone(), socket, address));
+                    tasks.spawn(refusal::refuse_new(self.clone(), socket, address));
                 }
             }
         }

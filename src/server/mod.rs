@@ -1,4 +1,4 @@
-//! Sockets: listeners, connections, and their end.
+//! The gateway: its listeners, its connections, and the drain.
 
 mod connection;
 mod descriptors;
@@ -30,48 +30,54 @@ use crate::supervisor::{Failure, Failures, Supervisor, Task};
 use crate::{deliver, store};
 use listener::Listener;
 
-/// Where the gateway listens and what its connections may take.
+/// The settings of listeners and connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// For clients (`server.listen`).
+    /// The address of the client listener (`server.listen`).
     pub listen: SocketAddr,
-    /// For metrics and health (`server.admin_listen`).
+    /// The address of the admin listener, for metrics and health
+    /// (`server.admin_listen`).
     pub admin_listen: SocketAddr,
-    /// How long an orderly end may take (`server.drain`).
+    /// The longest time of a drain (`server.drain`).
     pub drain: Duration,
     /// Whether client connections begin with a PROXY header
     /// (`server.proxy_protocol`).
     pub proxy_protocol: ProxyProtocol,
-    /// Most client connections (`limits.max_connections`).
+    /// The largest number of client connections (`limits.max_connections`).
     pub connections_max: usize,
-    /// Most connections of one address; zero is no limit
+    /// The largest number of connections of one address; zero is no limit
     /// (`limits.max_connections_per_address`).
     pub connections_per_address_max: usize,
-    /// From accept to a complete request head, a PROXY header included; later
-    /// heads, from their first byte on (`limits.head_timeout`).
+    /// The time for a request head. For the first head of a connection, the time
+    /// starts when the connection is accepted and includes the PROXY header. For a
+    /// later head, the time starts with the first byte of the head
+    /// (`limits.head_timeout`).
     pub head_timeout: Duration,
-    /// An idle keep-alive connection's life (`limits.idle_timeout`).
+    /// The time after which a connection without a request is closed
+    /// (`limits.idle_timeout`).
     pub idle_timeout: Duration,
-    /// A write that makes no progress for this long ends its connection
+    /// The time after which a write without progress ends its connection
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,
-    /// Most streams of one HTTP/2 connection (`limits.http2_streams`).
+    /// The largest number of streams of one HTTP/2 connection
+    /// (`limits.http2_streams`).
     pub http2_streams_max: u32,
-    /// Resident memory that the process is to stay below, in bytes; zero is
-    /// three quarters of what there is (`limits.memory`).
+    /// The limit of the resident memory of the process, in bytes; zero is three
+    /// quarters of the available memory (`limits.memory`).
     pub memory_bytes_max: u64,
-    /// Control frames that one HTTP/2 connection may send, a second; zero is
-    /// no limit (`limits.control_rate`).
+    /// The largest number of control frames per second of one HTTP/2 connection;
+    /// zero is no limit (`limits.control_rate`).
     pub control_rate: u32,
 }
 
-/// Whether client connections begin with a PROXY header. It is never found
-/// out by looking, or anybody could send one.
+/// Whether client connections begin with a PROXY header. The gateway never detects
+/// the header by its bytes, because every client could then send one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// None does.
+    /// Client connections have no PROXY header.
     Off,
-    /// Each does, and comes from a proxy that is believed; any other is closed.
+    /// Every client connection comes from a trusted proxy and begins with a PROXY
+    /// header. The gateway closes all other connections.
     Required,
 }
 
@@ -99,7 +105,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     address: SocketAddr,
     admin_address: SocketAddr,
-    /// Owns the tasks that live as long as the gateway; aborts them with it.
+    /// Owns the tasks that live as long as the gateway. A drop aborts the tasks.
     supervisor: Supervisor,
 }
 
@@ -140,20 +146,20 @@ impl Shared {
     }
 }
 
-/// Why a gateway does not start or end in order.
+/// The reason why a gateway does not start, or does not end in order.
 #[derive(Debug)]
 pub enum Error {
     /// The store cannot be used.
     Store(store::Error),
-    /// An address cannot be listened on.
+    /// The gateway cannot listen on the address.
     Listen(SocketAddr, std::io::Error),
-    /// Settings and engine do not agree.
+    /// The log engine lacks a log that the settings name.
     Catalog(api::NoLog),
-    /// The engine cannot make a log.
+    /// The log engine cannot create a log.
     Log(log::Error),
     /// A task that lives as long as the gateway has failed.
     Task(Failure),
-    /// Writes were still unanswered when the drain's time was up.
+    /// The drain reached its deadline before all requests were answered.
     Unanswered,
 }
 
@@ -165,7 +171,9 @@ impl fmt::Display for Error {
             Error::Catalog(error) => write!(f, "{error}"),
             Error::Log(error) => write!(f, "{error}"),
             Error::Task(failure) => write!(f, "{failure}"),
-            Error::Unanswered => write!(f, "the drain's time was up with requests unanswered"),
+            Error::Unanswered => {
+                write!(f, "the drain reached its deadline before all requests were answered")
+            }
         }
     }
 }
@@ -181,33 +189,34 @@ impl std::error::Error for Error {
     }
 }
 
-/// How often metrics are folded into the exporter, which keeps every sample
-/// until then.
+/// The time between two updates of the exporter. Until an update, the exporter keeps
+/// every sample.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Of the drain's time, what the streams' closes are spread over; the rest is
-/// for the slowest of them and for writes in flight.
+/// The part of the drain time over which the ends of the streams are spread. The rest
+/// is for the slowest streams and for writes in flight.
 const DRAIN_SPREAD: f64 = 2.0 / 3.0;
 
-/// Of the drain's time, how long a WebSocket's close waits for the answer to a
-/// command under way; the rest is for the close.
+/// The part of the drain time in which the close of a WebSocket waits for the response
+/// to a command. The rest is for the close.
 const DRAIN_ANSWERS: f64 = 5.0 / 6.0;
 
 impl Gateway {
-    /// Opens the store, binds both addresses and serves, on the current tokio
+    /// Opens the store, binds both addresses and starts to serve, on the current tokio
     /// runtime.
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Listen`] or [`Error::Catalog`]; then nothing runs.
+    /// [`Error::Store`], [`Error::Listen`] or [`Error::Catalog`]. After an error
+    /// nothing runs.
     ///
     /// # Cancel safety
-    /// Safe: nothing is served before it has finished.
-    pub async fn start(setup: GatewayConfig) -> Result<Gateway, Error> {
-        let GatewayConfig { server: mut settings, log, logs, hub, deliver, api } = setup;
+    /// Safe: the gateway serves no request before the future is ready.
+    pub async fn start(config: GatewayConfig) -> Result<Gateway, Error> {
+        let GatewayConfig { server: mut settings, log, logs, hub, deliver, api } = config;
         settings.connections_max = descriptors::connections_max(settings.connections_max);
         let metrics = Arc::new(Metrics::new());
-        let opened = log.clone();
-        let opening = tokio::task::spawn_blocking(move || Engine::open(&opened, &logs));
+        let log_settings = log.clone();
+        let opening = tokio::task::spawn_blocking(move || Engine::open(&log_settings, &logs));
         let panicked = |join| Error::Store(store::Error::Io(std::io::Error::other(join)));
         let engine = opening.await.map_err(panicked)?.map_err(Error::Store)?;
         let engine = Arc::new(engine);
@@ -249,18 +258,18 @@ impl Gateway {
         Ok(Gateway { shared, address, admin_address, supervisor })
     }
 
-    /// Where clients connect; the port that was bound, where 0 was asked for.
+    /// Returns the address of the client listener, with the port that was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where metrics and health are.
+    /// Returns the address of the admin listener, with the port that was bound.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// Resolves when a task that lives as long as the gateway has failed: then
-    /// the gateway is to be drained, and the process to end.
+    /// Resolves when a task that lives as long as the gateway has failed. The caller
+    /// must then drain the gateway and end the process.
     ///
     /// # Cancel safety
     /// Safe.
@@ -268,15 +277,17 @@ impl Gateway {
         self.shared.failures.first().await
     }
 
-    /// Ends in order: not ready any more, streams told and closed one by one,
-    /// requests in flight answered, the log synced.
+    /// Drains the gateway: `/readyz` answers 503, streams end one after the other,
+    /// requests in flight are answered, and the log is synced and closed.
     ///
     /// # Errors
-    /// [`Error::Task`] when a task has failed, before the drain or in it; then
-    /// [`Error::Unanswered`] when the drain's time was up first.
+    /// [`Error::Task`] if a supervised task has failed. Otherwise
+    /// [`Error::Unanswered`] if the drain reached its deadline before all requests
+    /// were answered.
     ///
     /// # Cancel safety
-    /// Dropping it ends everything at once; what was answered is durable.
+    /// A drop of the future ends the gateway at once. Writes that were answered are
+    /// durable.
     pub async fn drain(self) -> Result<(), Error> {
         let shared = self.shared.clone();
         let (drain, services) = (shared.settings().drain, &shared.services);
@@ -291,7 +302,7 @@ impl Gateway {
             }
         };
         let _ = tokio::time::timeout_at(deadline, streams_gone).await;
-        // As long as anybody is owed an answer, others get theirs too.
+        // New requests are answered as long as a request is in flight.
         let answered = async {
             while services.requests_open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
@@ -315,8 +326,8 @@ impl Gateway {
     }
 }
 
-/// How long a connection that is closed by the drain before its first request
-/// has for it: it may have been accepted only now, its request on the way.
+/// The time that a connection without a request still has for its first request when
+/// the drain closes connections. The request of a new connection can be on its way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// Returns the routes of the admin listener.
@@ -327,7 +338,7 @@ fn admin_routes(shared: &Arc<Shared>) -> Routes {
     };
     let readiness = {
         let shared = shared.clone();
-        move || readiness::of(&shared)
+        move || readiness::current(&shared)
     };
     Routes::Admin(Arc::new(Admin::new(metrics, readiness)))
 }

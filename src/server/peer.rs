@@ -1,4 +1,4 @@
-//! The client's address of a fresh connection: the socket's peer address, or the
+//! The client's address of a new connection: the peer address of the socket, or the
 //! address in a PROXY header (`server.proxy_protocol`).
 
 use std::io;
@@ -62,21 +62,21 @@ async fn header(socket: &mut TcpTransport) -> io::Result<Option<SocketAddr>> {
     // A connection that sends nothing holds no buffer.
     socket.readable().await?;
     let mut start = vec![0; proxy::HEADER_BYTES_MAX];
-    let mut taken = 0;
+    let mut read = 0;
     loop {
-        let seen = taken + socket.peek(&mut start[taken..]).await?;
-        if seen == taken {
+        let seen = read + socket.peek(&mut start[read..]).await?;
+        if seen == read {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let (own, header) = match proxy::decode(&start[..seen]) {
+        let (length, header) = match proxy::decode(&start[..seen]) {
             ParseOutcome::Incomplete => (seen, None),
             ParseOutcome::Header { length, source } => (length, Some(source)),
             ParseOutcome::Invalid(why) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         };
-        socket.read_exact(&mut start[taken..own]).await?;
-        taken = own;
+        socket.read_exact(&mut start[read..length]).await?;
+        read = length;
         if let Some(source) = header {
             return Ok(source);
         }

@@ -1,6 +1,7 @@
-//! Connections past a cap: one request of each is read and refused in the
-//! request's own protocol. An `EventSource` that gets a bare close or a status
-//! never reconnects, and no client can tell a cap from a crash.
+//! The refusal of connections above a limit. The gateway reads one request of such a
+//! connection and refuses the request in its own protocol. An `EventSource` never
+//! reconnects after a close without a response or after an error status. No client
+//! can tell a close without a response from a crash.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,26 +23,26 @@ use super::peer;
 use crate::api::CapacityError;
 use crate::deliver::TcpTransport;
 
-/// The most connections that wait for their refusal. Further ones are closed at
-/// once.
-const SURPLUS_MAX: usize = 256;
+/// The largest number of connections that wait for their refusal. Further connections
+/// are closed at once.
+const REFUSALS_MAX: usize = 256;
 
-/// The time that each has for its request and the response.
+/// The longest time for the request and the response of a refused connection.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Refuses a connection past the cap from its first byte on, with or without a
-/// PROXY header.
+/// Refuses a connection of which no byte was read. The connection may begin with a PROXY
+/// header.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
-pub(super) async fn refuse_fresh(
+pub(super) async fn refuse_new(
     listener: Arc<Listener>,
     mut socket: TcpTransport,
     address: SocketAddr,
 ) {
-    let Some(surplus) = RefusalSlot::new(listener, CapacityError::Connections) else { return };
-    if peer::identify(&surplus.listener, &mut socket, address.ip(), surplus.due).await.is_some() {
-        surplus.refuse(socket, CapacityError::Connections).await;
+    let Some(slot) = RefusalSlot::new(listener, CapacityError::Connections) else { return };
+    if peer::identify(&slot.listener, &mut socket, address.ip(), slot.due).await.is_some() {
+        slot.refuse(socket, CapacityError::Connections).await;
     }
 }
 
@@ -50,16 +51,16 @@ pub(super) async fn refuse_fresh(
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
 pub(super) async fn refuse(listener: Arc<Listener>, socket: TcpTransport, full: CapacityError) {
-    if let Some(surplus) = RefusalSlot::new(listener, full) {
-        surplus.refuse(socket, full).await;
+    if let Some(slot) = RefusalSlot::new(listener, full) {
+        slot.refuse(socket, full).await;
     }
 }
 
-async fn answer(listener: &Listener, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
+async fn respond(listener: &Listener, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
     let shared = listener.shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = shared.api().refuse(&request, full);
-        async move { Ok::<_, Infallible>(answer) }
+        let response = shared.api().refuse(&request, full);
+        async move { Ok::<_, Infallible>(response) }
     });
     match sniff(&socket).await? {
         Version::Http1 => {
@@ -80,24 +81,25 @@ async fn answer(listener: &Listener, socket: TcpTransport, full: CapacityError) 
     }
 }
 
-/// Counts a connection that is being refused as long as it lives.
+/// Counts a connection that is being refused until the slot is dropped.
 struct RefusalSlot {
     listener: Arc<Listener>,
     due: Instant,
 }
 
 impl RefusalSlot {
-    /// Counts a refusal. Returns `None` if as many as possible are waiting.
+    /// Counts a refusal. Returns `None` if the largest number of connections wait for
+    /// their refusal.
     fn new(listener: Arc<Listener>, full: CapacityError) -> Option<RefusalSlot> {
         listener.shared.services.metrics.refused(full.reason());
         let before = listener.refusals.fetch_add(1, Ordering::Relaxed);
-        let surplus = RefusalSlot { listener, due: Instant::now() + TIMEOUT };
-        (before < SURPLUS_MAX).then_some(surplus)
+        let slot = RefusalSlot { listener, due: Instant::now() + TIMEOUT };
+        (before < REFUSALS_MAX).then_some(slot)
     }
 
     async fn refuse(self, socket: TcpTransport, full: CapacityError) {
         // The client may have gone; ignore the error.
-        let _ = timeout_at(self.due, answer(&self.listener, socket, full)).await;
+        let _ = timeout_at(self.due, respond(&self.listener, socket, full)).await;
     }
 }
 
