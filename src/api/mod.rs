@@ -1,9 +1,9 @@
 //! The HTTP API: from a request to a response, or to a stream.
 //!
-//! The files form four rooms. The router ([`handle`]) stands at the top: it
-//! finds the route, and calls a handler (`handlers`). A handler reads
-//! the request (`request`) and makes the response (`answer`). The
-//! shared state, the settings and the catalog are below the handlers.
+//! The files form four groups. The router ([`handle`]) finds the route of a request and
+//! calls a handler in `handlers`. A handler reads the request with `request` and makes
+//! the response with `answer`. The router and the handlers use the services, the
+//! settings and the catalog.
 
 mod admission;
 mod answer;

@@ -56,7 +56,7 @@ async fn respond(
     request: Request<Incoming>,
     connection: ConnectionContext,
 ) -> Response<Body> {
-    let _unanswered = InFlightGuard::new(api);
+    let _in_flight = InFlightGuard::new(api);
     let begun = Instant::now();
     let uri = request.uri().clone();
     let reads = is_read(request.method());
@@ -64,29 +64,29 @@ async fn respond(
     let version = request.version();
     let mut label = "unknown";
     let client = api.settings.proxies.client(request.headers(), connection.peer);
-    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
-    let answered = match taken.map(|()| find(api, &request, &mut label)) {
-        Err(wait) => Ok(api.too_often(&request, wait)),
-        Ok(Err(miss)) => Err(miss),
+    let token = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
+    let result = match token.map(|()| find(api, &request, &mut label)) {
+        Err(limited) => Ok(api.refuse_request(&request, limited)),
+        Ok(Err(error)) => Err(error),
         Ok(Ok((RouteMatch { route, prefix }, query))) => {
             let (head, body) = request.into_parts();
             let caller = Caller::anonymous(client);
             let (action, target) = route.access(&head.method);
             let permit = authorize(&caller, action, target);
             let mut context = RequestContext { caller, connection, head, prefix, query };
-            let answered = match (permit, route) {
+            let response = match (permit, route) {
                 (Err(problem), _) => Err(problem),
-                // Most requests read one resource. Their future is small. The future
-                // of dispatch is large, so it is boxed and this path does without it.
+                // Most requests read one resource. The future for such a read is small. The
+                // future of `dispatch` is large, so it is boxed.
                 (Ok(permit), Route::Resource(collection, id)) if reads => {
                     resource::get(api, begun, &mut context, permit, &collection, id).await
                 }
                 (Ok(permit), route) => Box::pin(dispatch(api, route, context, body, permit)).await,
             };
-            answered.map_err(RouteError::Problem)
+            response.map_err(RouteError::Problem)
         }
     };
-    let mut response = match answered {
+    let mut response = match result {
         Ok(response) => response,
         Err(RouteError::Problem(problem)) => response::problem(&problem, uri.path()),
         Err(RouteError::Method(allow)) => response::method_not_allowed(allow, uri.path()),
@@ -149,12 +149,14 @@ async fn dispatch(
         Route::Collection(collection) => {
             match negotiate::accept(&context.head.headers, &negotiate::COLLECTION)? {
                 MediaType::Json => page::page(api, &mut context, permit, &collection).await,
-                form => snapshot::snapshot(api, &mut context, permit, &collection, form).await,
+                media_type => {
+                    snapshot::snapshot(api, &mut context, permit, &collection, media_type).await
+                }
             }
         }
         Route::Snapshot(collection) => {
-            let form = negotiate::accept(&context.head.headers, &negotiate::SNAPSHOT)?;
-            snapshot::snapshot(api, &mut context, permit, &collection, form).await
+            let media_type = negotiate::accept(&context.head.headers, &negotiate::SNAPSHOT)?;
+            snapshot::snapshot(api, &mut context, permit, &collection, media_type).await
         }
         Route::Resource(collection, id) => match method {
             Method::PUT => resource::put(api, &mut context, permit, body, &collection, id).await,

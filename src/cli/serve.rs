@@ -47,7 +47,9 @@ async fn gateway(config: GatewayConfig, source: &ConfigArgs) -> Result<(), Failu
         () = serve(&gateway, &mut signals, source) => {
             tracing::info!("draining; a second signal ends the process at once");
         }
-        _ = gateway.failed() => tracing::info!("draining after a failure; a signal ends the process at once"),
+        _ = gateway.failed() => {
+            tracing::info!("draining after a failure; a signal ends the process at once");
+        }
     }
     let end_signal = async {
         while signals.next().await == Action::Reload {
@@ -81,10 +83,10 @@ async fn reload(gateway: &Gateway, source: &ConfigArgs) {
     let config = match source.load() {
         Ok(config) => config,
         Err(failure) => {
-            for fault in &failure.lines {
-                tracing::error!(%fault, "the configuration is invalid; no setting was changed");
+            for error in &failure.lines {
+                tracing::error!(%error, "the configuration is invalid; no setting was changed");
             }
-            return gateway.reload_was_faulty();
+            return gateway.count_failed_reload();
         }
     };
     match gateway.reload(config).await {
@@ -96,7 +98,7 @@ async fn reload(gateway: &Gateway, source: &ConfigArgs) {
         Err(error) => {
             let cause = std::error::Error::source(&error);
             tracing::error!(%error, ?cause, "the reload failed; no setting was changed");
-            gateway.reload_was_faulty();
+            gateway.count_failed_reload();
         }
     }
 }

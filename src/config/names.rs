@@ -32,7 +32,7 @@ impl Names {
         s: &mut Section<'_, '_>,
         name: Option<String>,
     ) -> Option<String> {
-        let name = self.checked(s, name, "a collection")?;
+        let name = self.check(s, name, "a collection")?;
         self.collections.insert(name.clone());
         Some(name)
     }
@@ -43,7 +43,7 @@ impl Names {
         s: &mut Section<'_, '_>,
         name: Option<String>,
     ) -> Option<String> {
-        let name = self.checked(s, name, "a topic")?;
+        let name = self.check(s, name, "a topic")?;
         self.topics.insert(name.clone());
         Some(name)
     }
@@ -96,24 +96,25 @@ impl Names {
         })
     }
 
-    fn checked(&self, s: &mut Section<'_, '_>, name: Option<String>, what: &str) -> Option<String> {
+    fn check(
+        &self,
+        s: &mut Section<'_, '_>,
+        name: Option<String>,
+        subject: &str,
+    ) -> Option<String> {
         let Some(name) = name else {
             if !s.has("name") {
-                s.error("name", format!("{what} needs a name"));
+                s.error("name", format!("{subject} needs a name"));
             }
             return None;
         };
-        let owner = if self.collections.contains(&name) {
-            Some("a collection")
+        let taken = |owner| format!("{name:?} is already the name of {owner}; use another name");
+        let message = if self.collections.contains(&name) {
+            taken("a collection")
         } else if self.topics.contains(&name) {
-            Some("a topic")
-        } else {
-            None
-        };
-        let message = if let Some(owner) = owner {
-            format!("{name:?} is already the name of {owner}; use another name")
+            taken("a topic")
         } else if let Err(why) = check_log_name(&name) {
-            format!("{name:?} is not a valid name of {what}: {why}")
+            format!("{name:?} is not a valid name of {subject}: {why}")
         } else {
             return Some(name);
         };

@@ -35,7 +35,7 @@ pub(super) async fn identify(
         return Some(Peer { address, believed });
     }
     if !believed {
-        tracing::debug!(%address, "closed: not one of server.proxies");
+        tracing::debug!(%address, "the connection is closed: its address is not in server.proxies");
         shared.services.metrics.refused("proxy-untrusted");
         return None;
     }
@@ -49,7 +49,7 @@ pub(super) async fn identify(
         // address. Its forwarding fields come from the client and are ignored.
         Ok(None) => Some(Peer { address, believed: false }),
         Err(error) => {
-            tracing::debug!(%address, %error, "closed: no PROXY header");
+            tracing::debug!(%address, %error, "the connection is closed: it has no valid PROXY header");
             shared.services.metrics.refused("proxy-header");
             None
         }

@@ -45,7 +45,7 @@ impl Gateway {
     }
 
     /// Counts a reload that failed because of errors in the configuration.
-    pub fn reload_was_faulty(&self) {
+    pub fn count_failed_reload(&self) {
         self.shared.services.metrics.reloaded("faulty");
     }
 }
