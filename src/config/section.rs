@@ -1,5 +1,6 @@
-//! Reading of tables. The caller reads each known key by its name, with its type
-//! and its default. A key that the caller does not read is an unknown key.
+//! Typed reads of the tables of a configuration. The caller reads each known key by its
+//! name, with its type and its default. A key that the caller does not read is an
+//! unknown key.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -62,7 +62,7 @@ const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// does not read. The overflow policy applies to later events.
 const H2_SEND_BYTES: usize = 64 * 1024;
 
-/// Serves a connection to its end.
+/// Serves a connection of either listener to its end.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.

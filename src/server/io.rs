@@ -1,4 +1,4 @@
-//! The I/O of one client connection, with the deadlines that hyper lacks.
+//! The I/O of one connection, with the deadlines that hyper lacks.
 
 use std::future::Future;
 use std::io;
@@ -17,10 +17,10 @@ use crate::deliver::{CONTROL_SAVED, TakeoverSlot, TokenBucket, Transport, with_s
 use crate::metrics::Metrics;
 use crate::wire::http2::ControlFrameCounter;
 
-/// The I/O of a connection. It fails in three cases that hyper does not know:
-/// the client neither reads its response nor sends for the stall timeout, a
-/// request head is incomplete at its deadline, or an HTTP/2 client exceeds its
-/// rate of control frames.
+/// The I/O of a connection. The I/O fails in three cases that hyper does not detect:
+/// - The client neither reads its response nor sends for the stall timeout.
+/// - A request head is incomplete at its deadline.
+/// - An HTTP/2 client exceeds the rate of control frames.
 pub(super) struct ConnectionIo {
     inner: TokioIo<Transport>,
     requests: Arc<RequestCounter>,
@@ -28,12 +28,12 @@ pub(super) struct ConnectionIo {
     takeover: Option<Arc<TakeoverSlot>>,
     stall_timeout: Duration,
     head_timeout: Option<Duration>,
-    /// The deadline of the first head; `None` once the head is complete.
+    /// The deadline of the first head; `None` after the head is complete.
     first_head_due: Option<Instant>,
     /// The stall deadline. It exists only while the transport accepts no byte.
     stall: Option<Pin<Box<Sleep>>>,
     head: Option<Head>,
-    /// Whether the transport is set for bulk.
+    /// Whether the transport is configured for a bulk response.
     bulk: bool,
     control: Option<Box<Control>>,
 }
@@ -46,7 +46,7 @@ struct Control {
     metrics: Arc<Metrics>,
 }
 
-/// A request head of which a part has been read.
+/// A request head that is partly read.
 struct Head {
     /// The number of requests before this one.
     begun: usize,
@@ -137,7 +137,7 @@ impl ConnectionIo {
         read
     }
 
-    /// Reads, and counts the control frames in what was read.
+    /// Reads bytes and counts their control frames.
     fn poll_read_counted(
         &mut self,
         cx: &mut Context<'_>,
@@ -180,7 +180,7 @@ impl ConnectionIo {
         stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Sets the transport for a bulk response or for events.
+    /// Configures the transport for a bulk response or for events.
     fn set_bulk(&mut self) {
         let bulk = self.requests.is_bulk();
         if bulk != self.bulk {

@@ -63,8 +63,8 @@ impl Listener {
         })
     }
 
-    /// Returns whether this is the admin listener. Its connections count for no
-    /// limit of the clients, have no PROXY header, and stay open during a drain.
+    /// Returns whether this is the admin listener. Admin connections count for no limit
+    /// of client connections, have no PROXY header, and stay open during a drain.
     pub(super) fn is_admin(&self) -> bool {
         matches!(self.routes, Routes::Admin(_))
     }
@@ -79,7 +79,7 @@ impl Listener {
     }
 
     /// Accepts connections for ever. The tasks of client connections are in
-    /// `Shared::tasks`, and the drain waits for these tasks. Admin connections end
+    /// `Services::tasks`, and the drain waits for these tasks. Admin connections end
     /// with this function, so that `/metrics` and `/readyz` work during the drain.
     pub(super) async fn accept(self: Arc<Listener>, socket: TcpListener) {
         let Services { metrics, tasks, .. } = &*self.shared.services;
@@ -121,7 +121,8 @@ pub(super) struct ConnectionGuard {
 }
 
 impl ConnectionGuard {
-    /// Returns `None` if the listener has reached its connection limit.
+    /// Counts one more connection of `listener`. Returns `None` if the listener has
+    /// reached its limit of connections.
     fn new(listener: &Arc<Listener>) -> Option<ConnectionGuard> {
         if listener.connections.load(Ordering::Relaxed) >= listener.connections_max() {
             return None;

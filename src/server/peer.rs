@@ -13,8 +13,9 @@ use crate::api::Peer;
 use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
 
-/// Returns the client of a connection. Reads the PROXY header, if the configuration
-/// requires a header on client connections, and no byte more. Returns `None` if the connection must be closed; the refusal is counted here.
+/// Returns the peer of a connection. If client connections must begin with a PROXY
+/// header, reads the header and no byte more. Returns `None` if the connection must be
+/// closed. This function counts the refusal.
 ///
 /// # Cancel safety
 /// Not safe: a part of the header may have been read.
@@ -56,10 +57,10 @@ pub(super) async fn identify(
     }
 }
 
-/// Reads a header and no byte more. All bytes of an incomplete header belong to
-/// the header, so they are read, and the next wait is for new bytes.
+/// Reads a PROXY header and no byte more. If the header is incomplete, all received bytes
+/// belong to the header. They are read at once, so that the next wait is for new bytes.
 async fn header(socket: &mut TcpTransport) -> io::Result<Option<SocketAddr>> {
-    // A connection that sends nothing holds no buffer.
+    // The buffer is allocated only when the connection has sent bytes.
     socket.readable().await?;
     let mut start = vec![0; proxy::HEADER_BYTES_MAX];
     let mut read = 0;

@@ -59,7 +59,7 @@ impl RequestCounter {
     }
 }
 
-/// A request in progress.
+/// Counts a request as in progress until the guard is dropped.
 pub(super) struct RequestGuard(Arc<RequestCounter>);
 
 impl RequestGuard {
