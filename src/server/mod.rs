@@ -48,9 +48,9 @@ pub struct Settings {
     /// The largest number of connections of one address; zero is no limit
     /// (`limits.max_connections_per_address`).
     pub connections_per_address_max: usize,
-    /// The time for a request head. For the first head of a connection, the time
-    /// starts when the connection is accepted and includes the PROXY header. For a
-    /// later head, the time starts with the first byte of the head
+    /// The longest time for a request head. For the first head of a connection, the
+    /// time starts when the connection is accepted and includes the PROXY header. For
+    /// a later HTTP/1 head, the time starts with the first byte of the head
     /// (`limits.head_timeout`).
     pub head_timeout: Duration,
     /// The time after which a connection without a request is closed
