@@ -1,6 +1,6 @@
 //! The owner of every task and thread that lives as long as the gateway.
 //!
-//! Such a task never returns. If a task returns or panics, its work stops for
+//! A supervised task never returns. If a task returns or panics, its function stops for
 //! ever, but connections, heartbeats and `/livez` continue. The [`Supervisor`]
 //! logs the failure, counts the failure, and resolves [`Failures::first`]. The
 //! process then drains and exits, and a service manager restarts the process.
@@ -135,15 +135,15 @@ impl Supervisor {
         Supervisor { tasks: Mutex::default(), failures: Arc::new(failures) }
     }
 
-    /// Spawns `work` on the current tokio runtime. `work` must never return: a
+    /// Spawns `future` on the current tokio runtime. The future must never return: a
     /// return is a failure, like a panic.
-    pub fn spawn(&self, task: Task, work: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn(&self, task: Task, future: impl Future<Output = ()> + Send + 'static) {
         self.watch(task, async move {
-            let mut work = Box::pin(work);
+            let mut future = Box::pin(future);
             std::future::poll_fn(|cx| {
                 let polled = catch_unwind(AssertUnwindSafe(|| {
                     fault_point(task);
-                    work.as_mut().poll(cx)
+                    future.as_mut().poll(cx)
                 }));
                 match polled {
                     Ok(polled) => polled.map(|()| Cause::Returned),
@@ -154,7 +154,7 @@ impl Supervisor {
         });
     }
 
-    /// Reports the failure of `task` when `end` resolves. For a thread, `end` is
+    /// Records the failure of `task` when `end` resolves. For a thread, `end` is
     /// [`Thread::ended`].
     pub fn watch(&self, task: Task, end: impl Future<Output = Cause> + Send + 'static) {
         let failures = self.failures.clone();
@@ -190,8 +190,8 @@ impl Failures {
     /// Safe.
     pub async fn first(&self) -> Failure {
         let mut first = self.first.subscribe();
-        let found = first.wait_for(Option::is_some).await.expect("the sender is not dropped");
-        found.clone().expect("waited for")
+        let failure = first.wait_for(Option::is_some).await.expect("the sender is not dropped");
+        failure.clone().expect("waited for")
     }
 
     /// Returns the first failure, if there was one.
@@ -225,18 +225,18 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Starts a thread with the name `name`.
+    /// Starts a thread with the name `name` that runs `main`.
     ///
     /// # Errors
     /// If the system cannot create another thread.
-    pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
-        let (ending, end) = watch::channel(None);
+    pub fn spawn(name: &str, main: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+        let (sender, end) = watch::channel(None);
         let handle = Builder::new().name(name.to_owned()).spawn(move || {
-            let cause = match catch_unwind(AssertUnwindSafe(work)) {
+            let cause = match catch_unwind(AssertUnwindSafe(main)) {
                 Ok(()) => Cause::Returned,
                 Err(payload) => Cause::of_panic(&*payload),
             };
-            ending.send_replace(Some(cause));
+            sender.send_replace(Some(cause));
         })?;
         Ok(Thread { handle: Mutex::new(Some(handle)), end })
     }

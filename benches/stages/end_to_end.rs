@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::Criterion;
-use streamgate::config::{self, Config};
+use streamgate::config;
 use streamgate::server::{Gateway, GatewayConfig};
 use tokio::runtime::Runtime;
 
@@ -60,9 +60,7 @@ fn setup(folder: &Path) -> GatewayConfig {
         "server.drain=1s".to_owned(),
         format!("storage.path={}", folder.join("data").display()),
     ];
-    let config = config::load(None, &sets, std::iter::empty()).expect("the settings are valid");
-    let Config { server, log, logs, hub, deliver, api, .. } = config;
-    GatewayConfig { server, log, logs, hub, deliver, api }
+    config::load(None, &sets, std::iter::empty()).expect("the settings are valid")
 }
 
 fn post(path: &str, body: &str) -> Vec<u8> {

@@ -16,7 +16,7 @@ use crate::api::request::{
     negotiate,
 };
 use crate::api::settings::SseOverload;
-use crate::api::state::{Api, SharedState};
+use crate::api::state::{Api, Services};
 use crate::event::Timestamp;
 use crate::hub::Subscriber;
 use crate::metrics::Protocol;
@@ -26,19 +26,19 @@ use crate::wire::problem::{Code, Problem};
 /// A stream that was admitted.
 pub(super) struct Admitted {
     pub(super) subscriber: Arc<Subscriber>,
-    /// Counts the stream for a client behind a proxy.
+    /// Counts the stream for a client behind a proxy; `None` for a direct client.
     pub(super) share: Option<Box<dyn Send + Sync>>,
 }
 
 /// Counts a stream for its client until the guard is dropped.
 struct ClientStreamGuard {
-    process: Arc<SharedState>,
+    services: Arc<Services>,
     address: IpAddr,
 }
 
 impl Drop for ClientStreamGuard {
     fn drop(&mut self) {
-        let mut streams = self.process.streams.lock();
+        let mut streams = self.services.streams.lock();
         if let Entry::Occupied(mut count) = streams.entry(self.address) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -101,7 +101,7 @@ impl Api {
             let detail = "the memory of the gateway is near its limit; connect again later";
             return Err(Problem::new(Code::Overloaded, detail));
         }
-        let share = client.via_proxy.then(|| self.share(client.address)).transpose()?;
+        let share = client.via_proxy.then(|| self.count_stream(client.address)).transpose()?;
         let most = self.settings.streams_max[protocol as usize];
         let Some(subscriber) = self.hub.join(protocol, &self.rings, most) else {
             self.metrics.refused(protocol.label());
@@ -112,17 +112,17 @@ impl Api {
     }
 
     /// Counts one more stream of a client behind a proxy.
-    fn share(&self, address: IpAddr) -> Result<Box<dyn Send + Sync>, Problem> {
+    fn count_stream(&self, address: IpAddr) -> Result<Box<dyn Send + Sync>, Problem> {
         let most = self.settings.streams_per_client_max;
         let address = client_key(address);
-        let mut streams = self.process.streams.lock();
+        let mut streams = self.services.streams.lock();
         let count = streams.entry(address).or_insert(0);
         if most > 0 && *count >= most {
             self.metrics.refused(CapacityError::Address.reason());
             return Err(CapacityError::Address.problem());
         }
         *count += 1;
-        Ok(Box::new(ClientStreamGuard { process: self.process.clone(), address }))
+        Ok(Box::new(ClientStreamGuard { services: self.services.clone(), address }))
     }
 
     /// Returns the response to the only request of a refused connection.
@@ -131,7 +131,7 @@ impl Api {
         request: &Request<B>,
         full: CapacityError,
     ) -> Response<Body> {
-        let mut response = self.turn_away(request, full.problem());
+        let mut response = self.refuse_with(request, full.problem());
         if request.version() < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -139,13 +139,13 @@ impl Api {
     }
 
     /// Returns the response to a client that exceeds its request rate.
-    pub(super) fn too_often<B>(
+    pub(super) fn refuse_request<B>(
         self: &Arc<Self>,
         request: &Request<B>,
-        wait: RateLimited,
+        limited: RateLimited,
     ) -> Response<Body> {
-        self.metrics.refused(wait.policy.reason());
-        self.turn_away(request, wait.problem())
+        self.metrics.refused(limited.policy.reason());
+        self.refuse_with(request, limited.problem())
     }
 
     /// Takes the token for one published event of a client.
@@ -154,9 +154,9 @@ impl Api {
     /// 429 if the client exceeds its publish rate. The refusal is counted.
     pub(super) fn may_publish(&self, client: Client) -> Result<(), Problem> {
         let Some(buckets) = &self.publishing else { return Ok(()) };
-        buckets.take(client.address).map_err(|wait| {
-            self.metrics.refused(wait.policy.reason());
-            wait.problem()
+        buckets.take(client.address).map_err(|limited| {
+            self.metrics.refused(limited.policy.reason());
+            limited.problem()
         })
     }
 
@@ -171,13 +171,13 @@ impl Api {
         loop {
             match buckets.take_some(client.address, count) {
                 Ok(taken) => return taken,
-                Err(wait) => tokio::time::sleep(wait.retry).await,
+                Err(limited) => tokio::time::sleep(limited.retry).await,
             }
         }
     }
 
     /// Returns the response for a problem in a format that the client understands.
-    fn turn_away<B>(self: &Arc<Self>, request: &Request<B>, problem: Problem) -> Response<Body> {
+    fn refuse_with<B>(self: &Arc<Self>, request: &Request<B>, problem: Problem) -> Response<Body> {
         let path = request.uri().path();
         let (method, headers) = (request.method(), request.headers());
         self.reject_stream(method, headers, request.version(), problem)

@@ -1,7 +1,7 @@
 //! Authorization: whether a caller may do an action.
 //!
-//! Every handler, every command of a session and every line of a batch takes a
-//! [`Permit`], and only [`authorize`] makes one. A path that does not call
+//! Every handler, every command of a session and every line of a batch needs a
+//! [`Permit`], and only [`authorize`] returns a permit. Code that does not call
 //! [`authorize`] does not compile.
 
 use crate::api::context::Caller;
@@ -9,7 +9,7 @@ use crate::event::ResourceId;
 use crate::log::Log;
 use crate::wire::problem::Problem;
 
-/// An action that a caller asks for.
+/// An action that a caller requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Read a resource, a page, a snapshot or events, or follow events.
@@ -41,7 +41,7 @@ pub enum Target<'a> {
         log: &'a Log,
         /// The name of the topic, if the caller named a topic or a view.
         topic: Option<&'a str>,
-        /// The resource; none for all of the log.
+        /// The resource; `None` for the whole log.
         resource: Option<&'a ResourceId>,
     },
 }
@@ -66,7 +66,7 @@ pub struct Permit(());
 
 #[cfg(test)]
 thread_local! {
-    /// The calls of [`authorize`] on this thread. A test's gateway runs on the
+    /// The calls of [`authorize`] on this thread. The gateway of a test runs on the
     /// thread of the test.
     pub static CALLS: std::cell::RefCell<Vec<(Action, String)>> = const { std::cell::RefCell::new(Vec::new()) };
 }
@@ -75,7 +75,7 @@ thread_local! {
 /// an anonymous caller may do everything.
 ///
 /// # Errors
-/// None yet. With authentication, 403 for an action that is not allowed.
+/// Never an error yet. With authentication: 403 for an action that is not allowed.
 #[expect(clippy::unnecessary_wraps, reason = "with authentication, an action can be refused")]
 pub fn authorize(caller: &Caller, action: Action, target: Target<'_>) -> Result<Permit, Problem> {
     #[cfg(test)]

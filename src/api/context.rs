@@ -11,15 +11,15 @@ use crate::api::request::{
 };
 use crate::deliver::{H2SendTracker, TakeoverSlot};
 
-/// The connection that a request came on. The server makes it.
+/// The connection of a request. The server creates this context for each request.
 pub struct ConnectionContext {
-    /// The other end of the connection.
+    /// The client or proxy at the other end of the connection.
     pub peer: Peer,
-    /// The slot in which a handler leaves a stream or a session that takes the
-    /// connection, or the stream of an HTTP/2 CONNECT, over. None where nothing
-    /// can be taken over.
+    /// The slot in which a handler leaves a stream or a session that takes over the
+    /// connection, or the stream of an HTTP/2 CONNECT. `None` if no takeover is
+    /// possible.
     pub takeover: Option<Arc<TakeoverSlot>>,
-    /// The send tracker of the HTTP/2 stream; none on HTTP/1.
+    /// The send tracker of the HTTP/2 stream; `None` for HTTP/1.
     pub flow: Option<Arc<H2SendTracker>>,
 }
 
@@ -31,7 +31,7 @@ pub enum Principal {
 }
 
 impl Principal {
-    /// Returns the part of an idempotency key's scope that belongs to the caller.
+    /// Returns the part of the scope of an idempotency key that identifies the caller.
     pub fn scope(self) -> &'static str {
         match self {
             Principal::Anonymous => "",
@@ -39,14 +39,14 @@ impl Principal {
     }
 }
 
-/// The caller of a request, or of the commands of a session. A session keeps
-/// the caller of its handshake and nothing else of the request, so that an
-/// idle session stays small.
+/// The caller of a request, or of the commands of a session. A session keeps the caller
+/// of its handshake. The session drops the rest of the request, so that an idle session
+/// uses little memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The identity.
+    /// The identity of the caller.
     pub principal: Principal,
-    /// The client by its address: rates and streams are counted per client.
+    /// The client with its address. Rates and streams are limited per client.
     pub client: Client,
 }
 
@@ -57,7 +57,7 @@ impl Caller {
     }
 }
 
-/// A request without its body. The router builds it once and passes it to the
+/// A request without its body. The router creates the context once and passes it to the
 /// handler.
 pub struct RequestContext {
     /// The caller.
@@ -68,7 +68,7 @@ pub struct RequestContext {
     pub head: Parts,
     /// The prefix of the path: `/v1` or nothing.
     pub prefix: &'static str,
-    /// The query parameters that the handler has not taken yet.
+    /// The query parameters that the handler has not read yet.
     pub query: Query,
 }
 

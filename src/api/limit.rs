@@ -18,7 +18,7 @@ const BUCKETS_MAX: usize = 65_536;
 pub struct Buckets {
     policy: Policy,
     rate: u32,
-    /// Tokens of a full bucket.
+    /// The number of tokens of a full bucket.
     burst: u32,
     begun: Instant,
     by_client: Mutex<Generations>,
@@ -29,7 +29,7 @@ pub struct Buckets {
 pub enum Policy {
     /// Requests (`limits.request_rate`).
     Requests,
-    /// Published events, including every write
+    /// Published events. Every write counts as a published event
     /// (`limits.publish_rate`).
     Events,
 }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_nobody_is_refused_for_it() {
+    fn memory_is_bounded_and_no_client_is_refused_for_it() {
         let buckets = Buckets::new(Policy::Requests, 1, 1).unwrap();
         let client = |n: u32| IpAddr::V4(n.into());
         let take = |n| buckets.take_at(client(n), 1, at(0));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn some_are_as_many_as_there_are() {
+    fn a_client_takes_the_tokens_that_are_left() {
         let buckets = Buckets::new(Policy::Events, 10, 3).unwrap();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         assert_eq!(buckets.take_at(address, 2, at(0)), Ok(2));

@@ -1,9 +1,9 @@
 //! The HTTP API: from a request to a response, or to a stream.
 //!
-//! The files form four rooms. The router ([`handle`]) stands at the top: it
-//! finds the route, and calls a handler (`handlers`). A handler reads
-//! the request (`request`) and makes the response (`answer`). The
-//! shared state, the settings and the catalog are below the handlers.
+//! The files form four groups. The router ([`handle`]) finds the route of a request and
+//! calls a handler in `handlers`. A handler reads the request with `request` and makes
+//! the response with `answer`. The router and the handlers use the services, the
+//! settings and the catalog.
 
 mod admission;
 mod answer;
@@ -26,6 +26,6 @@ pub use catalog::NoLog;
 pub use context::{Caller, ConnectionContext, Principal, RequestContext};
 pub use handlers::admin;
 pub use request::address::{Client, Peer, Proxies, client_key};
-pub use router::handle;
+pub use router::{Routes, handle};
 pub use settings::{CollectionSettings, Settings, SseOverload, TopicSettings};
-pub use state::{Api, ApiHandle, InFlightGuard};
+pub use state::{Api, InFlightGuard, Services};

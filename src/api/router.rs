@@ -7,11 +7,13 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, Version};
+use tokio_util::either::Either;
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
 use crate::api::authorize::{Permit, authorize};
 use crate::api::context::{Caller, ConnectionContext, RequestContext};
 use crate::api::handlers::{
+    admin::{self, Admin},
     events::{self, Events},
     page, resource, session, snapshot,
 };
@@ -20,16 +22,41 @@ use crate::api::route::{self, Route, RouteError, RouteMatch};
 use crate::api::state::{Api, InFlightGuard};
 use crate::wire::problem::Problem;
 
-/// Returns the response to one request.
+/// The routes of a listener.
+#[derive(Clone)]
+pub enum Routes {
+    /// The routes for clients: collections, topics and streams.
+    Api,
+    /// The routes for operators: metrics and health.
+    Admin(Arc<Admin>),
+}
+
+/// Returns the response to one request on a listener with `routes`.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
-pub async fn handle(
+pub fn handle(
+    routes: &Routes,
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    connection: ConnectionContext,
+) -> impl Future<Output = Response<Body>> {
+    match routes {
+        Routes::Api => Either::Left(respond(api, request, connection)),
+        // Boxed, so that the future of a client's request stays small.
+        Routes::Admin(admin) => {
+            Either::Right(Box::pin(admin::handle(admin, connection.peer, request)))
+        }
+    }
+}
+
+/// Returns the response to a client's request.
+async fn respond(
     api: &Arc<Api>,
     request: Request<Incoming>,
     connection: ConnectionContext,
 ) -> Response<Body> {
-    let _unanswered = InFlightGuard::new(api);
+    let _in_flight = InFlightGuard::new(api);
     let begun = Instant::now();
     let uri = request.uri().clone();
     let reads = is_read(request.method());
@@ -37,29 +64,29 @@ pub async fn handle(
     let version = request.version();
     let mut label = "unknown";
     let client = api.settings.proxies.client(request.headers(), connection.peer);
-    let taken = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
-    let answered = match taken.map(|()| find(api, &request, &mut label)) {
-        Err(wait) => Ok(api.too_often(&request, wait)),
-        Ok(Err(miss)) => Err(miss),
+    let token = api.buckets.as_ref().map_or(Ok(()), |buckets| buckets.take(client.address));
+    let result = match token.map(|()| find(api, &request, &mut label)) {
+        Err(limited) => Ok(api.refuse_request(&request, limited)),
+        Ok(Err(error)) => Err(error),
         Ok(Ok((RouteMatch { route, prefix }, query))) => {
             let (head, body) = request.into_parts();
             let caller = Caller::anonymous(client);
             let (action, target) = route.access(&head.method);
             let permit = authorize(&caller, action, target);
             let mut context = RequestContext { caller, connection, head, prefix, query };
-            let answered = match (permit, route) {
+            let response = match (permit, route) {
                 (Err(problem), _) => Err(problem),
-                // Most requests read one resource. Their future is small. The future
-                // of dispatch is large, so it is boxed and this path does without it.
+                // Most requests read one resource. The future for such a read is small. The
+                // future of `dispatch` is large, so it is boxed.
                 (Ok(permit), Route::Resource(collection, id)) if reads => {
                     resource::get(api, begun, &mut context, permit, &collection, id).await
                 }
                 (Ok(permit), route) => Box::pin(dispatch(api, route, context, body, permit)).await,
             };
-            answered.map_err(RouteError::Problem)
+            response.map_err(RouteError::Problem)
         }
     };
-    let mut response = match answered {
+    let mut response = match result {
         Ok(response) => response,
         Err(RouteError::Problem(problem)) => response::problem(&problem, uri.path()),
         Err(RouteError::Method(allow)) => response::method_not_allowed(allow, uri.path()),
@@ -122,12 +149,14 @@ async fn dispatch(
         Route::Collection(collection) => {
             match negotiate::accept(&context.head.headers, &negotiate::COLLECTION)? {
                 MediaType::Json => page::page(api, &mut context, permit, &collection).await,
-                form => snapshot::snapshot(api, &mut context, permit, &collection, form).await,
+                media_type => {
+                    snapshot::snapshot(api, &mut context, permit, &collection, media_type).await
+                }
             }
         }
         Route::Snapshot(collection) => {
-            let form = negotiate::accept(&context.head.headers, &negotiate::SNAPSHOT)?;
-            snapshot::snapshot(api, &mut context, permit, &collection, form).await
+            let media_type = negotiate::accept(&context.head.headers, &negotiate::SNAPSHOT)?;
+            snapshot::snapshot(api, &mut context, permit, &collection, media_type).await
         }
         Route::Resource(collection, id) => match method {
             Method::PUT => resource::put(api, &mut context, permit, body, &collection, id).await,
@@ -135,7 +164,7 @@ async fn dispatch(
                 resource::patch(api, &mut context, permit, body, &collection, id).await
             }
             Method::DELETE => resource::delete(api, &mut context, permit, &collection, id).await,
-            _ => unreachable!("handle() answers reads, and the route allows no other method"),
+            _ => unreachable!("respond() answers reads, and the route allows no other method"),
         },
         Route::ResourceEvents(collection, id) if post => {
             events::post_to_resource(api, &mut context, permit, body, &collection, id).await

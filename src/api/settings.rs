@@ -39,15 +39,15 @@ pub struct Settings {
     pub streams_per_client_max: usize,
     /// The overflow policies that a client may choose (`streams.overflow_choices`).
     pub overflow_choices: Vec<Overflow>,
-    /// The requests per second of one client, and the burst
-    /// (`limits.request_rate`, `limits.request_burst`); zero is no limit.
+    /// The largest number of requests per second of one client; zero is no limit
+    /// (`limits.request_rate`).
     pub request_rate: u32,
-    /// See `request_rate`.
+    /// The burst of requests of one client (`limits.request_burst`).
     pub request_burst: u32,
-    /// The published events per second of one client, and the burst
-    /// (`limits.publish_rate`, `limits.publish_burst`); zero is no limit.
+    /// The largest number of published events per second of one client; zero is no limit
+    /// (`limits.publish_rate`).
     pub publish_rate: u32,
-    /// See `publish_rate`.
+    /// The burst of published events of one client (`limits.publish_burst`).
     pub publish_burst: u32,
     /// The response to an `EventSource` that cannot be served
     /// (`streams.sse_overload`).
@@ -88,7 +88,7 @@ pub struct CollectionSettings {
 pub struct TopicSettings {
     /// The name: the segment after `/events/`.
     pub name: String,
-    /// The collection of a view; none for a topic with a log of its own.
+    /// The collection of a view; `None` for a topic with a log of its own.
     pub collection: Option<String>,
     /// The event types that a view shows; empty for all types.
     pub types: Vec<EventType>,

@@ -1,11 +1,12 @@
-//! The state that all requests share.
+//! The services that all requests share, and the settings of a request.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -23,206 +24,184 @@ use crate::metrics::Metrics;
 /// scan its whole collection, so more concurrent pages would only slow each other down.
 const SCANS_MAX: usize = 8;
 
-/// The state that all requests share.
-pub struct Api {
-    /// The settings.
-    pub settings: Settings,
+/// Returns the API with the newest settings, or `None` after the end of the gateway.
+type Newest = Box<dyn Fn() -> Option<Arc<Api>> + Send + Sync>;
+
+/// The services that all requests share. A reload does not change them.
+pub struct Services {
     /// The engine that writes go to and reads come from.
     pub engine: Arc<Engine>,
-    /// The collections and topics by name.
-    pub catalog: Catalog,
     /// The hub that streams subscribe to.
-    pub hub: Arc<Hub>,
-    /// The settings of streams.
-    pub deliver: Arc<deliver::Settings>,
-    /// The limits of a stream's ring.
-    pub(super) rings: hub::Settings,
+    pub hub: Hub,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The tasks of connections, streams and sessions. A drain waits for these tasks.
     pub tasks: TaskTracker,
+    /// The idempotency keys of requests in progress.
     pub(super) keys: idempotency::InProgress,
-    pub(super) buckets: Option<Arc<limit::Buckets>>,
-    pub(super) publishing: Option<Arc<limit::Buckets>>,
     pub(super) scans: Arc<Semaphore>,
     /// The scheduler for reads of whole collections.
     pub(super) steps: Arc<streamed_body::ReadScheduler>,
     /// Decides where reads of single resources run.
     pub(super) inline: Arc<inline_reads::InlineReads>,
-    pub(super) process: Arc<SharedState>,
+    /// The number of streams of each client behind a proxy.
+    pub(super) streams: Mutex<HashMap<IpAddr, usize>>,
+    draining: AtomicBool,
+    /// Whether memory is near its limit.
+    crowded: AtomicBool,
+    in_flight: AtomicUsize,
+    newest: OnceLock<Newest>,
 }
 
-impl Api {
-    /// Serves the collections and topics of `settings`. `engine` must have been opened
-    /// with [`Settings::specs`].
-    ///
-    /// # Errors
-    /// When the engine has no log for a name.
-    pub fn new(
-        settings: Settings,
-        deliver: deliver::Settings,
-        rings: hub::Settings,
-        engine: Arc<Engine>,
-        hub: Hub,
-        metrics: Arc<Metrics>,
-    ) -> Result<Api, NoLog> {
-        let catalog = Catalog::new(&settings, &engine)?;
+impl Services {
+    /// Creates the services of a gateway.
+    pub fn new(engine: Arc<Engine>, hub: Hub, metrics: Arc<Metrics>) -> Services {
         let inline = Arc::new(inline_reads::InlineReads::new());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Api {
-            buckets: request_buckets(&settings),
-            publishing: publish_buckets(&settings),
-            settings,
+        Services {
             engine,
-            catalog,
-            hub: Arc::new(hub),
-            deliver: Arc::new(deliver),
-            rings,
+            hub,
             metrics,
             tasks: TaskTracker::new(),
             keys: idempotency::InProgress::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             steps: Arc::new(streamed_body::ReadScheduler::new(inline.clone(), processors)),
             inline,
-            process: Arc::default(),
-        })
+            streams: Mutex::default(),
+            draining: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            newest: OnceLock::new(),
+        }
     }
 
-    /// Returns the API of the same process with other settings. Existing connections keep
-    /// their settings.
-    ///
-    /// # Errors
-    /// When the engine has no log for a name.
-    pub fn reconfigured(
-        &self,
-        settings: Settings,
-        deliver: deliver::Settings,
-        rings: hub::Settings,
-    ) -> Result<Api, NoLog> {
-        let catalog = Catalog::new(&settings, &self.engine)?;
-        let requests = |of: &Settings| (of.request_rate, of.request_burst);
-        let events = |of: &Settings| (of.publish_rate, of.publish_burst);
-        // A reload must not refill the buckets of clients.
-        let mut buckets = self.buckets.clone();
-        if requests(&settings) != requests(&self.settings) {
-            buckets = request_buckets(&settings);
-        }
-        let mut publishing = self.publishing.clone();
-        if events(&settings) != events(&self.settings) {
-            publishing = publish_buckets(&settings);
-        }
-        Ok(Api {
-            settings,
-            engine: self.engine.clone(),
-            catalog,
-            hub: self.hub.clone(),
-            deliver: Arc::new(deliver),
-            rings,
-            metrics: self.metrics.clone(),
-            tasks: self.tasks.clone(),
-            keys: self.keys.clone(),
-            buckets,
-            publishing,
-            scans: self.scans.clone(),
-            steps: self.steps.clone(),
-            inline: self.inline.clone(),
-            process: self.process.clone(),
-        })
-    }
-
-    /// Returns the API with the current settings, for a connection that outlives reloads.
-    pub fn newest(self: &Arc<Self>) -> Arc<Api> {
-        self.process.newest.read().upgrade().unwrap_or_else(|| self.clone())
+    /// Sets the function that [`Api::newest`] calls. Without the function, a session
+    /// keeps the settings with which it began. Only the first call has an effect.
+    pub fn set_newest(&self, newest: impl Fn() -> Option<Arc<Api>> + Send + Sync + 'static) {
+        self.newest.get_or_init(|| Box::new(newest));
     }
 
     /// Refuses all new streams from now on.
     pub fn drain(&self) {
-        self.process.draining.store(true, Ordering::Relaxed);
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether the drain has begun.
     pub fn is_draining(&self) -> bool {
-        self.process.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Sets whether memory is near its limit. New streams are refused while it is.
     pub fn set_memory_pressure(&self, crowded: bool) {
-        self.process.crowded.store(crowded, Ordering::Relaxed);
+        self.crowded.store(crowded, Ordering::Relaxed);
     }
 
     /// Returns whether new streams are refused because memory is near its limit.
     pub fn is_crowded(&self) -> bool {
-        self.process.crowded.load(Ordering::Relaxed)
+        self.crowded.load(Ordering::Relaxed)
     }
 
     /// Returns the number of requests whose response has no head yet, and of batches whose
     /// response the client has not read to the end.
     pub fn requests_open(&self) -> usize {
-        self.process.requests.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// The API for one request: the settings, and the services. A request keeps the settings
+/// with which it began.
+pub struct Api {
+    /// The settings of requests.
+    pub settings: Settings,
+    /// The collections and topics by name.
+    pub catalog: Catalog,
+    /// The settings of streams.
+    pub deliver: Arc<deliver::Settings>,
+    /// The limits of a stream's ring.
+    pub(super) rings: hub::Settings,
+    /// The buckets for requests; `None` without a limit.
+    pub(super) buckets: Option<Arc<limit::Buckets>>,
+    /// The buckets for published events; `None` without a limit.
+    pub(super) publishing: Option<Arc<limit::Buckets>>,
+    pub(super) services: Arc<Services>,
+}
+
+/// Handlers use the settings and the services in the same way.
+impl Deref for Api {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
+}
+
+impl Api {
+    /// Creates the API for the collections and topics of `settings`. The engine must have
+    /// been opened with [`Settings::specs`].
+    ///
+    /// # Errors
+    /// [`NoLog`] if the engine has no log for a name.
+    pub fn new(
+        settings: Settings,
+        deliver: deliver::Settings,
+        rings: hub::Settings,
+        services: Arc<Services>,
+    ) -> Result<Api, NoLog> {
+        let Settings { request_rate, request_burst, publish_rate, publish_burst, .. } = settings;
+        let buckets = |policy, rate, burst| limit::Buckets::new(policy, rate, burst).map(Arc::new);
+        Ok(Api {
+            catalog: Catalog::new(&settings, &services.engine)?,
+            buckets: buckets(limit::Policy::Requests, request_rate, request_burst),
+            publishing: buckets(limit::Policy::Events, publish_rate, publish_burst),
+            settings,
+            deliver: Arc::new(deliver),
+            rings,
+            services,
+        })
+    }
+
+    /// Creates the API with other settings for the same services.
+    ///
+    /// # Errors
+    /// [`NoLog`] if the engine has no log for a name.
+    pub fn reloaded(
+        &self,
+        settings: Settings,
+        deliver: deliver::Settings,
+        rings: hub::Settings,
+    ) -> Result<Api, NoLog> {
+        let mut next = Api::new(settings, deliver, rings, self.services.clone())?;
+        let requests = |api: &Api| (api.settings.request_rate, api.settings.request_burst);
+        let events = |api: &Api| (api.settings.publish_rate, api.settings.publish_burst);
+        // A reload must not refill the buckets of clients.
+        if requests(&next) == requests(self) {
+            next.buckets.clone_from(&self.buckets);
+        }
+        if events(&next) == events(self) {
+            next.publishing.clone_from(&self.publishing);
+        }
+        Ok(next)
+    }
+
+    /// Returns the API with the newest settings, for a session that outlives reloads.
+    pub fn newest(self: &Arc<Self>) -> Arc<Api> {
+        self.services.newest.get().and_then(|newest| newest()).unwrap_or_else(|| self.clone())
     }
 }
 
 /// Counts a request as in flight until the guard is dropped.
-pub struct InFlightGuard(Arc<Api>);
+pub struct InFlightGuard(Arc<Services>);
 
 impl InFlightGuard {
     /// Counts a request of `api`.
-    pub(super) fn new(api: &Arc<Api>) -> InFlightGuard {
-        api.process.requests.fetch_add(1, Ordering::Relaxed);
-        InFlightGuard(api.clone())
+    pub(super) fn new(api: &Api) -> InFlightGuard {
+        api.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlightGuard(api.services.clone())
     }
 }
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.0.process.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn request_buckets(settings: &Settings) -> Option<Arc<limit::Buckets>> {
-    let Settings { request_rate: rate, request_burst: burst, .. } = *settings;
-    limit::Buckets::new(limit::Policy::Requests, rate, burst).map(Arc::new)
-}
-
-fn publish_buckets(settings: &Settings) -> Option<Arc<limit::Buckets>> {
-    let Settings { publish_rate: rate, publish_burst: burst, .. } = *settings;
-    limit::Buckets::new(limit::Policy::Events, rate, burst).map(Arc::new)
-}
-
-/// The API with the current settings. A request keeps the settings with which it began;
-/// the next request sees all changes of a reload.
-pub struct ApiHandle(RwLock<Arc<Api>>);
-
-impl ApiHandle {
-    /// Creates a handle for `api`.
-    pub fn new(api: Api) -> ApiHandle {
-        let api = Arc::new(api);
-        *api.process.newest.write() = Arc::downgrade(&api);
-        ApiHandle(RwLock::new(api))
-    }
-
-    /// Returns the API for the next request.
-    pub fn current(&self) -> Arc<Api> {
-        self.0.read().clone()
-    }
-
-    /// Replaces the API for all later requests. [`Api::reconfigured`] makes `api`.
-    pub fn swap(&self, api: Api) {
-        let api = Arc::new(api);
-        *api.process.newest.write() = Arc::downgrade(&api);
-        *self.0.write() = api;
-    }
-}
-
-/// The state that survives a reload.
-#[derive(Default)]
-pub(super) struct SharedState {
-    pub(super) draining: AtomicBool,
-    pub(super) requests: AtomicUsize,
-    /// Whether memory is near its limit, so that new streams are refused.
-    crowded: AtomicBool,
-    /// The number of streams of each client behind a proxy.
-    pub(super) streams: Mutex<HashMap<IpAddr, usize>>,
-    /// The API that [`ApiHandle::current`] returns. Weak, because that API owns this state.
-    newest: RwLock<Weak<Api>>,
 }

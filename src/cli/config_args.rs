@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::exit::Failure;
-use crate::config::{self, Config};
+use crate::config;
+use crate::server::GatewayConfig;
 
 /// The arguments of every command that needs the configuration.
 #[derive(Args, Clone, Debug)]
@@ -20,7 +21,7 @@ pub(super) struct ConfigArgs {
 
 impl ConfigArgs {
     /// Loads and checks the configuration.
-    pub(super) fn load(&self) -> Result<Config, Failure> {
+    pub(super) fn load(&self) -> Result<GatewayConfig, Failure> {
         // Values of keys are text, so a variable that is not UTF-8 sets no key.
         let env = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))

@@ -57,7 +57,7 @@ impl Failure {
     }
 
     /// Writes the lines to standard error and returns the exit code.
-    pub(super) fn told(&self) -> u8 {
+    pub(super) fn report(&self) -> u8 {
         let mut err = std::io::stderr().lock();
         for line in &self.lines {
             let program = if self.located { "" } else { "streamgate: " };
@@ -69,8 +69,8 @@ impl Failure {
 }
 
 impl From<Vec<ConfigError>> for Failure {
-    fn from(faults: Vec<ConfigError>) -> Failure {
-        Failure::located(Exit::Config, faults.iter().map(ToString::to_string).collect())
+    fn from(errors: Vec<ConfigError>) -> Failure {
+        Failure::located(Exit::Config, errors.iter().map(ToString::to_string).collect())
     }
 }
 

@@ -66,7 +66,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         None => Ok(()),
     }) {
         Ok(()) => 0,
-        Err(failure) => failure.told(),
+        Err(failure) => failure.report(),
     }
 }
 

@@ -6,7 +6,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::config_args::ConfigArgs;
 use super::exit::{Exit, Failure};
 use super::logging::{self, Format};
-use crate::config::Config;
 use crate::server::{self, Gateway, GatewayConfig};
 
 /// Runs the gateway until SIGTERM or SIGINT. SIGHUP reloads the configuration.
@@ -36,9 +35,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 /// Serves until SIGTERM, SIGINT or the failure of a supervised task. Then the gateway
 /// drains. A further signal ends the process at once.
-async fn gateway(config: Config, source: &ConfigArgs) -> Result<(), Failure> {
+async fn gateway(config: GatewayConfig, source: &ConfigArgs) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::because(Exit::Runtime, &error))?;
-    let gateway = Gateway::start(setup(config)).await?;
+    let gateway = Gateway::start(config).await?;
     tracing::info!(
         listen = %gateway.address(),
         admin_listen = %gateway.admin_address(),
@@ -48,7 +47,9 @@ async fn gateway(config: Config, source: &ConfigArgs) -> Result<(), Failure> {
         () = serve(&gateway, &mut signals, source) => {
             tracing::info!("draining; a second signal ends the process at once");
         }
-        _ = gateway.failed() => tracing::info!("draining after a failure; a signal ends the process at once"),
+        _ = gateway.failed() => {
+            tracing::info!("draining after a failure; a signal ends the process at once");
+        }
     }
     let end_signal = async {
         while signals.next().await == Action::Reload {
@@ -76,24 +77,19 @@ async fn serve(gateway: &Gateway, signals: &mut Signals, source: &ConfigArgs) {
     }
 }
 
-fn setup(config: Config) -> GatewayConfig {
-    let Config { server, log, logs, hub, deliver, api, .. } = config;
-    GatewayConfig { server, log, logs, hub, deliver, api }
-}
-
 /// Reloads the configuration. If the new configuration is invalid, the gateway
 /// keeps its settings.
 async fn reload(gateway: &Gateway, source: &ConfigArgs) {
     let config = match source.load() {
         Ok(config) => config,
         Err(failure) => {
-            for fault in &failure.lines {
-                tracing::error!(%fault, "the configuration is invalid; no setting was changed");
+            for error in &failure.lines {
+                tracing::error!(%error, "the configuration is invalid; no setting was changed");
             }
-            return gateway.reload_was_faulty();
+            return gateway.count_failed_reload();
         }
     };
-    match gateway.reload(setup(config)).await {
+    match gateway.reload(config).await {
         Ok(pending) if pending.is_empty() => tracing::info!("the configuration was reloaded"),
         Ok(pending) => {
             let keys = pending.join(", ");
@@ -102,7 +98,7 @@ async fn reload(gateway: &Gateway, source: &ConfigArgs) {
         Err(error) => {
             let cause = std::error::Error::source(&error);
             tracing::error!(%error, ?cause, "the reload failed; no setting was changed");
-            gateway.reload_was_faulty();
+            gateway.count_failed_reload();
         }
     }
 }

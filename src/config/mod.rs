@@ -5,7 +5,7 @@
 //! from the tree with its type and default, and build the settings of all layers.
 //! They collect all errors and do not stop at the first one.
 
-mod fault;
+mod error;
 mod names;
 mod overlay;
 mod read;
@@ -16,41 +16,14 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::path::Path;
 
-pub use fault::{ConfigError, Source};
+pub use error::{ConfigError, Source};
 
-use crate::{api, deliver, hub, log, server};
-use section::Diagnostics;
+use crate::server::GatewayConfig;
+use section::{Diagnostics, Section};
 use tree::Table;
-
-/// The settings of all layers. Only a valid configuration becomes a `Config`, so
-/// the layers do not check the settings again.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// The settings of listeners and connections.
-    pub server: server::Settings,
-    /// The settings of the log engine.
-    pub log: log::Settings,
-    /// The logs: one for each collection, then one for each topic that is not a
-    /// view. They have the order of the file.
-    pub logs: Vec<log::LogConfig>,
-    /// The settings of the fan-out.
-    pub hub: hub::Settings,
-    /// The settings of streams.
-    pub deliver: deliver::Settings,
-    /// The settings of requests, and the collections and topics.
-    pub api: api::Settings,
-}
-
-impl Default for Config {
-    /// Returns the defaults. `config.toml` at the root of the repository lists
-    /// them.
-    fn default() -> Config {
-        checked(&Table::new()).0
-    }
-}
 
 /// Loads and checks the configuration. This function blocks on the disk.
 ///
@@ -67,18 +40,18 @@ pub fn load(
     path: Option<&Path>,
     sets: &[String],
     env: impl Iterator<Item = (String, String)>,
-) -> Result<Config, Vec<ConfigError>> {
+) -> Result<GatewayConfig, Vec<ConfigError>> {
     let mut table = match path {
-        Some(path) => tree::parse(path, &text(path).map_err(|fault| vec![fault])?)?,
+        Some(path) => tree::parse(path, &text(path).map_err(|error| vec![error])?)?,
         None => Table::new(),
     };
-    let mut faults = Vec::new();
-    overlay::environment(&mut table, env, &mut faults);
-    overlay::flags(&mut table, sets, &mut faults);
-    let (config, findings) = checked(&table);
-    faults.extend(findings.finish());
-    faults.sort_by(|a, b| (&a.source, a.line).cmp(&(&b.source, b.line)));
-    if faults.is_empty() { Ok(config) } else { Err(faults) }
+    let mut errors = Vec::new();
+    overlay::environment(&mut table, env, &mut errors);
+    overlay::flags(&mut table, sets, &mut errors);
+    let (config, diagnostics) = checked(&table);
+    errors.extend(diagnostics.finish());
+    errors.sort_by(|a, b| (&a.source, a.line).cmp(&(&b.source, b.line)));
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
 }
 
 fn text(path: &Path) -> Result<String, ConfigError> {
@@ -90,8 +63,8 @@ fn text(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
-fn checked(table: &Table) -> (Config, Diagnostics) {
-    let mut findings = Diagnostics::default();
-    let config = section::read(table, &mut findings, read::config);
-    (config, findings)
+fn checked(table: &Table) -> (GatewayConfig, Diagnostics) {
+    let diagnostics = RefCell::default();
+    let config = read::config(&mut Section::root(table, &diagnostics));
+    (config, diagnostics.into_inner())
 }

@@ -32,7 +32,7 @@ impl Names {
         s: &mut Section<'_, '_>,
         name: Option<String>,
     ) -> Option<String> {
-        let name = self.checked(s, name, "a collection")?;
+        let name = self.check(s, name, "a collection")?;
         self.collections.insert(name.clone());
         Some(name)
     }
@@ -43,7 +43,7 @@ impl Names {
         s: &mut Section<'_, '_>,
         name: Option<String>,
     ) -> Option<String> {
-        let name = self.checked(s, name, "a topic")?;
+        let name = self.check(s, name, "a topic")?;
         self.topics.insert(name.clone());
         Some(name)
     }
@@ -56,7 +56,7 @@ impl Names {
     ) -> Option<String> {
         let collection = collection?;
         if !self.collections.contains(&collection) {
-            s.fault("collection", format!("no collection named {collection:?}"));
+            s.error("collection", format!("no collection named {collection:?}"));
         }
         Some(collection)
     }
@@ -96,28 +96,29 @@ impl Names {
         })
     }
 
-    fn checked(&self, s: &mut Section<'_, '_>, name: Option<String>, what: &str) -> Option<String> {
+    fn check(
+        &self,
+        s: &mut Section<'_, '_>,
+        name: Option<String>,
+        subject: &str,
+    ) -> Option<String> {
         let Some(name) = name else {
             if !s.has("name") {
-                s.fault("name", format!("{what} needs a name"));
+                s.error("name", format!("{subject} needs a name"));
             }
             return None;
         };
-        let owner = if self.collections.contains(&name) {
-            Some("a collection")
+        let taken = |owner| format!("{name:?} is already the name of {owner}; use another name");
+        let message = if self.collections.contains(&name) {
+            taken("a collection")
         } else if self.topics.contains(&name) {
-            Some("a topic")
-        } else {
-            None
-        };
-        let message = if let Some(owner) = owner {
-            format!("{name:?} is already the name of {owner}; use another name")
+            taken("a topic")
         } else if let Err(why) = check_log_name(&name) {
-            format!("{name:?} is not a valid name of {what}: {why}")
+            format!("{name:?} is not a valid name of {subject}: {why}")
         } else {
             return Some(name);
         };
-        s.fault("name", message);
+        s.error("name", message);
         None
     }
 }
@@ -157,7 +158,7 @@ pub(super) fn resource(
         let message = format!(
             "{resource:?} cannot be the first part of event types such as \"order-created\": {why}"
         );
-        s.fault("resource", message);
+        s.error("resource", message);
         return None;
     }
     Some(resource)
@@ -166,11 +167,11 @@ pub(super) fn resource(
 /// Reads the event types of a view.
 pub(super) fn types(s: &mut Section<'_, '_>) -> Vec<EventType> {
     let mut types = Vec::new();
-    for (place, text) in s.texts("types") {
+    for (location, text) in s.texts("types") {
         match EventType::new(&text) {
             Ok(event_type) => types.push(event_type),
             Err(why) => {
-                s.fault_at(&place, "types", format!("{text:?} is not an event type: {why}"));
+                s.error_at(&location, "types", format!("{text:?} is not an event type: {why}"));
             }
         }
     }

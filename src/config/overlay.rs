@@ -2,7 +2,7 @@
 
 use toml::de::DeValue;
 
-use super::fault::{ConfigError, Source};
+use super::error::{ConfigError, Source};
 use super::tree::{Node, SourceLocation, Table, Value};
 
 /// The prefix of the variables that set keys.
@@ -14,7 +14,7 @@ const PREFIX: &str = "STREAMGATE_";
 pub(super) fn environment(
     table: &mut Table,
     variables: impl Iterator<Item = (String, String)>,
-    faults: &mut Vec<ConfigError>,
+    errors: &mut Vec<ConfigError>,
 ) {
     let mut named: Vec<(String, String)> = variables
         .filter(|(name, _)| name.strip_prefix(PREFIX).is_some_and(|key| key.contains("__")))
@@ -22,16 +22,16 @@ pub(super) fn environment(
     named.sort();
     for (name, text) in named {
         let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-        set(table, &key, &text, Source::Variable(name), faults);
+        set(table, &key, &text, Source::Variable(name), errors);
     }
 }
 
 /// Sets the key of each `key.path=value`.
-pub(super) fn flags(table: &mut Table, sets: &[String], faults: &mut Vec<ConfigError>) {
+pub(super) fn flags(table: &mut Table, sets: &[String], errors: &mut Vec<ConfigError>) {
     for pair in sets {
         match pair.split_once('=') {
-            Some((key, text)) => set(table, key.trim(), text.trim(), Source::Flag, faults),
-            None => faults.push(ConfigError {
+            Some((key, text)) => set(table, key.trim(), text.trim(), Source::Flag, errors),
+            None => errors.push(ConfigError {
                 source: Source::Flag,
                 line: None,
                 key: pair.clone(),
@@ -41,12 +41,12 @@ pub(super) fn flags(table: &mut Table, sets: &[String], faults: &mut Vec<ConfigE
     }
 }
 
-fn set(table: &mut Table, key: &str, text: &str, source: Source, faults: &mut Vec<ConfigError>) {
-    let place = SourceLocation { source, line: None };
-    let node = Node { value: value(text, &place), place: place.clone() };
-    if let Err(message) = insert(table, key, node, &place) {
-        faults.push(ConfigError {
-            source: place.source,
+fn set(table: &mut Table, key: &str, text: &str, source: Source, errors: &mut Vec<ConfigError>) {
+    let location = SourceLocation { source, line: None };
+    let node = Node { value: value(text, &location), location: location.clone() };
+    if let Err(message) = insert(table, key, node, &location) {
+        errors.push(ConfigError {
+            source: location.source,
             line: None,
             key: key.to_owned(),
             message: message.to_owned(),
@@ -56,9 +56,9 @@ fn set(table: &mut Table, key: &str, text: &str, source: Source, faults: &mut Ve
 
 /// Parses the text as a TOML value. A text that is not TOML is a string, so the
 /// user does not have to quote twice in a shell or a compose file.
-fn value(text: &str, place: &SourceLocation) -> Value {
+fn value(text: &str, location: &SourceLocation) -> Value {
     match DeValue::parse(text) {
-        Ok(parsed) => Value::parsed(parsed.get_ref(), &|_| place.clone()),
+        Ok(parsed) => Value::parsed(parsed.get_ref(), &|_| location.clone()),
         Err(_) => Value::Text(text.to_owned()),
     }
 }
@@ -71,7 +71,7 @@ fn insert(
     table: &mut Table,
     key: &str,
     node: Node,
-    place: &SourceLocation,
+    location: &SourceLocation,
 ) -> Result<(), &'static str> {
     if key.split('.').count() > LEVELS_MAX {
         return Err("unknown key; a key has at most 8 levels");
@@ -91,9 +91,9 @@ fn insert(
     }
     let under = table
         .entry(first.to_owned())
-        .or_insert_with(|| Node { place: place.clone(), value: Value::Table(Table::new()) });
+        .or_insert_with(|| Node { location: location.clone(), value: Value::Table(Table::new()) });
     match &mut under.value {
-        Value::Table(inner) => insert(inner, rest, node, place),
+        Value::Table(inner) => insert(inner, rest, node, location),
         _ => Err("unknown key; the level above the key is a value and not a table"),
     }
 }

@@ -1,19 +1,21 @@
-//! Reading of tables. The caller reads each known key by its name, with its type
-//! and its default. A key that the caller does not read is an unknown key.
+//! Typed reads of the tables of a configuration. The caller reads each known key by its
+//! name, with its type and its default. A key that the caller does not read is an
+//! unknown key.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::fault::ConfigError;
+use super::error::ConfigError;
 use super::tree::{Node, SourceLocation, Table, Value};
 use super::units;
 
 static EMPTY: Table = Table::new();
 
-/// The errors and keys that were found while the tree was read.
+/// The errors and keys that are found while the tree is read.
 #[derive(Default)]
 pub(super) struct Diagnostics {
-    pub(super) faults: Vec<ConfigError>,
+    errors: Vec<ConfigError>,
     /// The paths of all known keys.
     known: Vec<String>,
     unknown: Vec<(SourceLocation, String)>,
@@ -26,85 +28,74 @@ pub(super) enum Zero {
     Rejected,
 }
 
-/// A table of the tree that is being read.
-pub(super) struct Section<'t, 'f> {
-    path: &'f str,
+/// A table of the tree that is being read. Several tables can be open at the same
+/// time. When a `Section` is dropped, the keys of the table that were not read are
+/// recorded as unknown.
+pub(super) struct Section<'t, 'd> {
+    path: String,
     table: &'t Table,
     /// The location of the table, or `None` if the table is not set.
-    place: Option<SourceLocation>,
+    location: Option<SourceLocation>,
     read_keys: Vec<&'static str>,
-    findings: &'f mut Diagnostics,
+    diagnostics: &'d RefCell<Diagnostics>,
 }
 
-/// Reads the root table of the tree with `read`.
-pub(super) fn read<T>(
-    table: &Table,
-    findings: &mut Diagnostics,
-    read: impl FnOnce(&mut Section<'_, '_>) -> T,
-) -> T {
-    read_table("", table, None, findings, read)
-}
-
-fn read_table<T>(
-    path: &str,
-    table: &Table,
-    place: Option<SourceLocation>,
-    findings: &mut Diagnostics,
-    read: impl FnOnce(&mut Section<'_, '_>) -> T,
-) -> T {
-    let mut section = Section { path, table, place, read_keys: Vec::new(), findings };
-    let result = read(&mut section);
-    for (key, node) in table {
-        if !section.read_keys.contains(&key.as_str()) {
-            section.findings.unknown.push((node.place.clone(), join(path, key)));
-        }
+impl Drop for Section<'_, '_> {
+    fn drop(&mut self) {
+        let unknown = self.table.iter().filter(|(key, _)| !self.read_keys.contains(&key.as_str()));
+        let unknown = unknown.map(|(key, node)| (node.location.clone(), join(&self.path, key)));
+        self.diagnostics.borrow_mut().unknown.extend(unknown);
     }
-    result
 }
 
-impl<'t> Section<'t, '_> {
-    /// Reads the table `key` with `read`. A key that is not set is an empty table.
-    pub(super) fn section<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_, '_>) -> T,
-    ) -> T {
-        let (table, place) = match self.node(key) {
+impl<'t, 'd> Section<'t, 'd> {
+    /// Opens the root table of a tree.
+    pub(super) fn root(table: &'t Table, diagnostics: &'d RefCell<Diagnostics>) -> Section<'t, 'd> {
+        let (path, location) = (String::new(), None);
+        Section { path, table, location, read_keys: Vec::new(), diagnostics }
+    }
+
+    /// Opens the table `key`. A key that is not set is an empty table.
+    pub(super) fn section(&mut self, key: &'static str) -> Section<'t, 'd> {
+        let (table, location) = match self.node(key) {
             None => (&EMPTY, None),
-            Some(Node { value: Value::Table(table), place }) => (table, Some(place.clone())),
+            Some(Node { value: Value::Table(table), location }) => (table, Some(location.clone())),
             Some(node) => {
-                self.fault(key, format!("must be a table, not {}", node.value.described()));
+                self.error(key, format!("must be a table, not {}", node.value.described()));
                 (&EMPTY, None)
             }
         };
-        read_table(&join(self.path, key), table, place, self.findings, read)
+        self.child(key, table, location)
     }
 
-    /// Reads each table of the list `key` with `read`. Returns `None` if the key is
-    /// not set.
-    pub(super) fn each<T>(
-        &mut self,
-        key: &'static str,
-        mut read: impl FnMut(&mut Section<'_, '_>) -> T,
-    ) -> Option<Vec<T>> {
+    /// Opens each table of the list `key`. Returns `None` if the key is not set.
+    pub(super) fn sections(&mut self, key: &'static str) -> Option<Vec<Section<'t, 'd>>> {
         let node = self.node(key)?;
         let Value::List(items) = &node.value else {
-            self.fault(key, format!("must be a list of tables, not {}", node.value.described()));
+            self.error(key, format!("must be a list of tables, not {}", node.value.described()));
             return None;
         };
-        let mut results = Vec::new();
+        let mut sections = Vec::new();
         for item in items {
             if let Value::Table(table) = &item.value {
-                let place = Some(item.place.clone());
-                let path = join(self.path, key);
-                results.push(read_table(&path, table, place, self.findings, &mut read));
+                sections.push(self.child(key, table, Some(item.location.clone())));
             } else {
                 let message =
                     format!("must be a list of tables; {} is not a table", item.value.described());
-                self.fault_at(&item.place.clone(), key, message);
+                self.error_at(&item.location, key, message);
             }
         }
-        Some(results)
+        Some(sections)
+    }
+
+    fn child(
+        &self,
+        key: &str,
+        table: &'t Table,
+        location: Option<SourceLocation>,
+    ) -> Section<'t, 'd> {
+        let (path, read_keys) = (join(&self.path, key), Vec::new());
+        Section { path, table, location, read_keys, diagnostics: self.diagnostics }
     }
 
     /// Reads a duration.
@@ -192,10 +183,10 @@ impl<'t> Section<'t, '_> {
     /// Reads a list of `choices`. A key that is not set is an empty list.
     pub(super) fn choices<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Vec<T> {
         let mut chosen = Vec::new();
-        for (place, name) in self.texts(key) {
+        for (location, name) in self.texts(key) {
             match choice(&name, choices, &[]) {
                 Ok(value) => chosen.push(value),
-                Err(message) => self.fault_at(&place, key, message),
+                Err(message) => self.error_at(&location, key, message),
             }
         }
         chosen
@@ -214,9 +205,10 @@ impl<'t> Section<'t, '_> {
     /// empty list.
     pub(super) fn texts(&mut self, key: &'static str) -> Vec<(SourceLocation, String)> {
         self.value(key, Vec::new(), |node| match &node.value {
-            Value::List(items) => {
-                items.iter().map(|item| Ok((item.place.clone(), text(item)?.to_owned()))).collect()
-            }
+            Value::List(items) => items
+                .iter()
+                .map(|item| Ok((item.location.clone(), text(item)?.to_owned())))
+                .collect(),
             other => Err(format!("must be a list of strings, not {}", other.described())),
         })
     }
@@ -255,18 +247,19 @@ impl<'t> Section<'t, '_> {
         self.table.contains_key(key)
     }
 
-    /// Reports an error of `key` at the location of the key. If the key is not set,
-    /// reports the error at the location of the table.
-    pub(super) fn fault(&mut self, key: &str, message: String) {
-        let place = self.table.get(key).map(|node| node.place.clone()).or(self.place.clone());
-        if let Some(place) = place {
-            self.fault_at(&place, key, message);
+    /// Records an error of `key` at the location of the key, or at the location of the
+    /// table if the key is not set.
+    pub(super) fn error(&self, key: &str, message: String) {
+        let location = self.table.get(key).map(|node| &node.location).or(self.location.as_ref());
+        if let Some(location) = location {
+            self.error_at(location, key, message);
         }
     }
 
-    /// Reports an error of `key` at `place`.
-    pub(super) fn fault_at(&mut self, place: &SourceLocation, key: &str, message: String) {
-        self.findings.faults.push(fault(place, join(self.path, key), message));
+    /// Records an error of `key` at `location`.
+    pub(super) fn error_at(&self, location: &SourceLocation, key: &str, message: String) {
+        let error = error(location, join(&self.path, key), message);
+        self.diagnostics.borrow_mut().errors.push(error);
     }
 
     fn value<T>(
@@ -277,14 +270,14 @@ impl<'t> Section<'t, '_> {
     ) -> T {
         let Some(node) = self.node(key) else { return default };
         parse(node).unwrap_or_else(|message| {
-            self.fault(key, message);
+            self.error(key, message);
             default
         })
     }
 
     fn node(&mut self, key: &'static str) -> Option<&'t Node> {
         self.read_keys.push(key);
-        self.findings.known.push(join(self.path, key));
+        self.diagnostics.borrow_mut().known.push(join(&self.path, key));
         self.table.get(key)
     }
 }
@@ -293,12 +286,12 @@ impl Diagnostics {
     /// Returns all errors, including those for unknown keys. They have the order of
     /// the file, then of the variables, then of the flags.
     pub(super) fn finish(mut self) -> Vec<ConfigError> {
-        for (place, key) in &self.unknown {
+        for (location, key) in &self.unknown {
             let message = format!("unknown key; {}", suggestion(key, &self.known));
-            self.faults.push(fault(place, key.clone(), message));
+            self.errors.push(error(location, key.clone(), message));
         }
-        self.faults.sort_by(|a, b| (&a.source, a.line).cmp(&(&b.source, b.line)));
-        self.faults
+        self.errors.sort_by(|a, b| (&a.source, a.line).cmp(&(&b.source, b.line)));
+        self.errors
     }
 
     /// Returns the paths of all known keys.
@@ -308,8 +301,8 @@ impl Diagnostics {
     }
 }
 
-fn fault(place: &SourceLocation, key: String, message: String) -> ConfigError {
-    ConfigError { source: place.source.clone(), line: place.line, key, message }
+fn error(location: &SourceLocation, key: String, message: String) -> ConfigError {
+    ConfigError { source: location.source.clone(), line: location.line, key, message }
 }
 
 fn join(path: &str, key: &str) -> String {

@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::fault::{ConfigError, Source};
+use super::error::{ConfigError, Source};
 
 /// The location of a value in its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) type Table = BTreeMap<String, Node>;
 /// A value and its location.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) place: SourceLocation,
+    pub(super) location: SourceLocation,
     pub(super) value: Value,
 }
 
@@ -50,9 +50,9 @@ impl Value {
         }
     }
 
-    /// Returns the value of a parsed TOML value. `place` returns the location of a
+    /// Returns the value of a parsed TOML value. `location` returns the location of a
     /// byte of the text.
-    pub(super) fn parsed(value: &DeValue<'_>, place: &dyn Fn(usize) -> SourceLocation) -> Value {
+    pub(super) fn parsed(value: &DeValue<'_>, location: &dyn Fn(usize) -> SourceLocation) -> Value {
         match value {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
@@ -65,21 +65,23 @@ impl Value {
                 items
                     .iter()
                     .map(|item| Node {
-                        place: place(item.span().start),
-                        value: Value::parsed(item.get_ref(), place),
+                        location: location(item.span().start),
+                        value: Value::parsed(item.get_ref(), location),
                     })
                     .collect(),
             ),
-            DeValue::Table(table) => Value::Table(parsed_table(table, place)),
+            DeValue::Table(table) => Value::Table(parsed_table(table, location)),
         }
     }
 }
 
-fn parsed_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> SourceLocation) -> Table {
+fn parsed_table(table: &DeTable<'_>, location: &dyn Fn(usize) -> SourceLocation) -> Table {
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let key: &Spanned<toml::de::DeString<'_>> = key;
-        let node =
-            Node { place: place(key.span().start), value: Value::parsed(value.get_ref(), place) };
+        let node = Node {
+            location: location(key.span().start),
+            value: Value::parsed(value.get_ref(), location),
+        };
         (key.get_ref().to_string(), node)
     };
     table.iter().map(entry).collect()
@@ -92,12 +94,13 @@ fn parsed_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> SourceLocation) ->
 pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<ConfigError>> {
     let lines = Lines::new(text);
     let source = Source::File(path.to_owned());
-    let place = |at: usize| SourceLocation { source: source.clone(), line: Some(lines.number(at)) };
+    let location =
+        |at: usize| SourceLocation { source: source.clone(), line: Some(lines.number(at)) };
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
-        return Ok(parsed_table(table.get_ref(), &place));
+        return Ok(parsed_table(table.get_ref(), &location));
     }
-    let mut faults: Vec<ConfigError> = errors
+    let mut found: Vec<ConfigError> = errors
         .iter()
         .map(|error| ConfigError {
             source: source.clone(),
@@ -108,8 +111,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<ConfigError>> 
         .collect();
     // The parser can report several errors for one mistake, all on the same line.
     // Only the first error of a line is kept.
-    faults.dedup_by_key(|fault| fault.line);
-    Err(faults)
+    found.dedup_by_key(|fault| fault.line);
+    Err(found)
 }
 
 /// The positions at which the lines of a text start.

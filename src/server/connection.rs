@@ -1,6 +1,6 @@
-//! One client connection. Its first bytes decide between HTTP/1.1 and HTTP/2. Its
-//! requests go to the API. A stream or a session takes the connection over once
-//! its head is sent.
+//! The connection path of both listeners. The first bytes of a client connection decide
+//! between HTTP/1.1 and HTTP/2. A stream or a session takes the connection over after
+//! the response head is sent.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
-use hyper::service::{HttpService, service_fn};
+use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioTimer;
@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use super::io::ConnectionIo;
 use super::listener::ConnectionGuard;
-use super::requests::{Answering, RequestCounter};
+use super::requests::{RequestCounter, RequestGuard};
 use super::stream::{H2Executor, TrackedBody};
 use super::{FIRST_REQUEST_GRACE, Shared, peer, refusal};
 use crate::api::body::{Body, BodyAborted};
@@ -44,25 +44,25 @@ const PREFACE: &[u8; 3] = b"PRI";
 const PREFACE_BYTES: usize = 24 + 9;
 
 /// The first pause between two checks of an incomplete preface. Each further
-/// pause is twice as long. The next piece of a slow client arrives in
-/// milliseconds. A thousand clients that send no next piece must not cost two
-/// hundred thousand wake-ups a second.
+/// pause is twice as long. The next bytes of a slow client arrive in milliseconds. A
+/// thousand clients that send no further bytes must not cost two hundred thousand
+/// wake-ups per second.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
-/// The number of checks in the idle time of an HTTP/1 connection.
-pub(super) const IDLE_LOOKS: u32 = 4;
+/// The number of idle checks in the idle timeout of an HTTP/1 connection.
+const IDLE_CHECKS: u32 = 4;
 
-/// The pause between two checks whether a connection has a request in progress.
-const LOOK: Duration = Duration::from_millis(20);
+/// The time between two checks whether a connection has a request in progress.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The longest pause between two checks of an incomplete preface.
 const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// Bytes of one HTTP/2 stream that hyper may hold for a client that does not
-/// read. The overflow policy acts on the events behind these bytes.
+/// The largest number of bytes that hyper buffers for one HTTP/2 stream whose client
+/// does not read. The overflow policy applies to later events.
 const H2_SEND_BYTES: usize = 64 * 1024;
 
-/// Serves a connection to its end.
+/// Serves a connection of either listener to its end.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
@@ -71,23 +71,30 @@ pub(super) async fn serve(
     mut socket: TcpTransport,
     address: SocketAddr,
 ) {
-    let shared = open.shared();
+    let listener = open.listener();
+    let shared = &listener.shared;
     let head_due = Instant::now() + shared.settings().head_timeout;
-    let Some(peer) = peer::identify(shared, &mut socket, address.ip(), head_due).await else {
+    let Some(peer) = peer::identify(listener, &mut socket, address.ip(), head_due).await else {
         return;
     };
     if let Err(full) = open.count(peer.address) {
-        let shared = shared.clone();
+        let listener = listener.clone();
         drop(open);
-        return Box::pin(refusal::refuse(shared, socket, full)).await;
+        return Box::pin(refusal::refuse(listener, socket, full)).await;
     }
-    let sniffed = tokio::select! {
-        sniffed = timeout_at(head_due, sniff(&socket)) => sniffed,
-        () = fresh(shared) => return,
-    };
-    let Ok(Ok(version)) = sniffed else {
-        shared.metrics.refused("no-request");
-        return;
+    // Scrapers and probes need only HTTP/1.
+    let version = if listener.is_admin() {
+        Version::Http1
+    } else {
+        let sniffed = tokio::select! {
+            sniffed = timeout_at(head_due, sniff(&socket)) => sniffed,
+            () = drained_before_request(shared) => return,
+        };
+        let Ok(Ok(version)) = sniffed else {
+            shared.services.metrics.refused("no-request");
+            return;
+        };
+        version
     };
     let served = match version {
         Version::Http1 => serve_http1(&open, socket, peer, head_due).await,
@@ -103,8 +110,8 @@ pub(super) enum Version {
     Http2,
 }
 
-/// Returns the HTTP version and leaves all bytes in the socket. hyper-util's own
-/// detection has no deadline, and its connection has no `into_parts`.
+/// Detects the HTTP version and leaves all bytes in the socket. The detection of
+/// hyper-util has no deadline, and its connection has no `into_parts`.
 pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
     let mut start = [0; PREFACE_BYTES];
     let mut pause = PREFACE_PAUSE;
@@ -120,47 +127,53 @@ pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
         if seen == PREFACE_BYTES {
             return Ok(Version::Http2);
         }
-        // Peeked bytes stay readable, so a wait for readiness would spin.
+        // Peeked bytes keep the socket readable, so a wait for readiness would spin.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PREFACE_PAUSE_MAX);
     }
 }
 
-/// Serves an HTTP/1 connection. The first request's head is due at `head_due`.
+/// Serves an HTTP/1 connection. The head of the first request is due at `head_due`.
 async fn serve_http1(
     open: &Arc<ConnectionGuard>,
     socket: TcpTransport,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
-    let (shared, settings) = (open.shared(), open.shared().settings());
+    let (listener, shared) = (open.listener(), &open.listener().shared);
+    let settings = shared.settings();
     let (requests, slot) = (Arc::<RequestCounter>::default(), TakeoverSlot::new());
     let service = {
-        let (shared, requests, slot) = (shared.clone(), requests.clone(), slot.clone());
+        let (listener, requests, slot) = (listener.clone(), requests.clone(), slot.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (api, answering) = (shared.gate.current(), requests.begin());
+            let (routes, api) = (listener.routes.clone(), listener.shared.api());
+            let guard = requests.begin();
             let via = ConnectionContext { peer, takeover: Some(slot.clone()), flow: None };
             async move {
-                let answer = api::handle(&api, request, via).await;
-                answering.set_bulk(answer.body().is_bulk());
-                Ok::<_, Infallible>(answer.map(|body| CountedBody::new(body, answering)))
+                let response = api::handle(&routes, &api, request, via).await;
+                guard.set_bulk(response.body().is_bulk());
+                Ok::<_, Infallible>(response.map(|body| CountedBody::new(body, guard)))
             }
         })
     };
     let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
         .head_timeout(head_due, settings.head_timeout)
         .takeover(slot.clone());
-    let mut connection = http1(io, service);
-    let mut idle = pin!(requests.idle(settings.idle_timeout, IDLE_LOOKS));
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(io, service);
+    let mut idle = pin!(requests.idle(listener.idle_timeout(&settings), IDLE_CHECKS));
     let mut closed = pin!(closed(shared, &requests));
-    let (mut watched, mut has_shut_down, mut unflushed) = (false, false, None);
+    let is_drained = !listener.is_admin();
+    let (mut watched, mut has_shut_down, mut unflushed) = (!is_drained, false, None);
     let takeover = std::future::poll_fn(|cx| {
-        let closing = shared.is_closing.load(Ordering::Acquire);
+        let closing = is_drained && shared.is_closing.load(Ordering::Acquire);
         if closing && !has_shut_down && requests.has_begun() {
             has_shut_down = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        // Once polled, the future wakes this task by itself.
+        // After its first poll, the future wakes this task by itself.
         if (closing || !std::mem::replace(&mut watched, true))
             && closed.as_mut().poll(cx).is_ready()
         {
@@ -182,27 +195,15 @@ async fn serve_http1(
     .await?;
     if let Some(takeover) = takeover {
         let parts = connection.into_parts();
-        execute(takeover, parts.io.into_inner(), &parts.read_buf, open.clone(), &shared.tasks);
+        let (transport, tasks) = (parts.io.into_inner(), &shared.services.tasks);
+        execute(takeover, transport, &parts.read_buf, open.clone(), tasks);
     }
     Ok(())
 }
 
-/// Builds hyper's HTTP/1 connection for either listener. The deadlines are those
-/// of `io`.
-pub(super) fn http1<S>(io: ConnectionIo, service: S) -> http1::Connection<ConnectionIo, S>
-where
-    S: HttpService<Incoming, ResBody = CountedBody>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(io, service)
-}
-
-/// Starts the task that writes to `transport` from here on. `early` holds the
-/// bytes that the client has sent behind its request. A stream drops them: it
-/// never ends, so it has no answer to them.
+/// Starts the task that writes to `transport` after a takeover. `early` has the bytes
+/// that the client sent after its request. A stream drops these bytes: its response
+/// never ends, so the gateway cannot answer a second request.
 fn execute<G: Send + Sync + 'static>(
     takeover: Takeover,
     transport: Transport,
@@ -218,15 +219,15 @@ fn execute<G: Send + Sync + 'static>(
     }
 }
 
-/// A response body. The request ends when hyper drops the body.
-pub(super) struct CountedBody {
+/// A response body that ends its request when hyper drops the body.
+struct CountedBody {
     body: Body,
-    _answering: Answering,
+    _guard: RequestGuard,
 }
 
 impl CountedBody {
-    pub(super) fn new(body: Body, answering: Answering) -> CountedBody {
-        CountedBody { body, _answering: answering }
+    fn new(body: Body, guard: RequestGuard) -> CountedBody {
+        CountedBody { body, _guard: guard }
     }
 }
 
@@ -250,53 +251,55 @@ impl HttpBody for CountedBody {
     }
 }
 
-/// Serves an HTTP/2 connection. The first request's head is due at `head_due`.
-/// After the first request only the idle time applies.
+/// Serves an HTTP/2 connection. The head of the first request is due at `head_due`.
+/// After the first request only the idle timeout applies.
 async fn serve_http2(
     open: &Arc<ConnectionGuard>,
     socket: TcpTransport,
     peer: Peer,
     head_due: Instant,
 ) -> hyper::Result<()> {
-    let (shared, settings) = (open.shared(), open.shared().settings());
-    let requests = Arc::<RequestCounter>::default();
-    let streams = H2Executor::new(shared.tasks.clone(), settings.stall_timeout);
+    let (listener, shared) = (open.listener(), &open.listener().shared);
+    let (requests, settings) = (Arc::<RequestCounter>::default(), shared.settings());
+    let executor = H2Executor::new(shared.services.tasks.clone(), settings.stall_timeout);
     let service = {
-        let (shared, requests, streams) = (shared.clone(), requests.clone(), streams.clone());
+        let (listener, requests, executor) = (listener.clone(), requests.clone(), executor.clone());
         let open = open.clone();
         service_fn(move |mut request: Request<Incoming>| {
-            let streams = streams.clone();
-            let (shared, answering) = (shared.clone(), Arc::new(requests.begin()));
-            // hyper gives the stream of an extended CONNECT back.
+            let executor = executor.clone();
+            let (shared, guard) = (listener.shared.clone(), Arc::new(requests.begin()));
+            let routes = listener.routes.clone();
+            // hyper returns the stream of an extended CONNECT as an upgrade.
             let connect = (*request.method() == Method::CONNECT)
                 .then(|| (TakeoverSlot::new(), hyper::upgrade::on(&mut request), open.clone()));
             let takeover = connect.as_ref().map(|(slot, ..)| slot.clone());
-            // Tracks the bytes of the response that are not written yet. A batch
-            // also notes there that its client is alive while it sends.
-            let flow = Arc::new(H2SendTracker::default());
-            let via = ConnectionContext { peer, takeover, flow: Some(flow.clone()) };
+            // Tracks the bytes of the response that are not written yet. A batch also
+            // notes that its client is alive while the client sends.
+            let tracker = Arc::new(H2SendTracker::default());
+            let via = ConnectionContext { peer, takeover, flow: Some(tracker.clone()) };
             async move {
-                streams.begins(&flow);
-                let answer = api::handle(&shared.gate.current(), request, via).await;
+                executor.watch(&tracker);
+                let response = api::handle(&routes, &shared.api(), request, via).await;
                 if let Some((slot, upgrading, open)) = connect
                     && let Some(takeover) = slot.take_planned()
                 {
-                    // A session outlives its response; it keeps these to its end.
-                    let (session, over) = oneshot::channel::<()>();
-                    let guard = Arc::new((open, answering.clone(), session));
-                    shared.tasks.spawn(execute_h2(shared.clone(), takeover, upgrading, guard));
-                    streams.upgrades(over);
+                    // A session outlives its response, so the session keeps the guards.
+                    let (session, session_end) = oneshot::channel::<()>();
+                    let guards = Arc::new((open, guard.clone(), session));
+                    let session = execute_h2(shared.clone(), takeover, upgrading, guards);
+                    shared.services.tasks.spawn(session);
+                    executor.watch_session(session_end);
                 }
                 Ok::<_, Infallible>(
-                    answer.map(|body| TrackedBody::new(body, flow, streams, answering)),
+                    response.map(|body| TrackedBody::new(body, tracker, executor, guard)),
                 )
             }
         })
     };
     let io = ConnectionIo::new(Transport::Tcp(socket), requests.clone(), settings.stall_timeout)
-        .control_rate(settings.control_rate, &shared.metrics);
+        .control_rate(settings.control_rate, &shared.services.metrics);
     let mut connection = pin!(
-        http2::Builder::new(streams.clone())
+        http2::Builder::new(executor.clone())
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.http2_streams_max)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
@@ -308,27 +311,27 @@ async fn serve_http2(
     );
     tokio::select! {
         served = connection.as_mut() => return served,
-        // GOAWAY: a client that wants another stream connects again.
+        // The gateway sends GOAWAY: the client must use a new connection for a new stream.
         () = drained(shared, &requests) => {}
         () = requests.idle(settings.idle_timeout, 1) => {}
-        () = streams.cut() => return Ok(()),
+        () = executor.aborted() => return Ok(()),
         () = none_by(head_due, &requests) => {
-            shared.metrics.refused("no-request");
+            shared.services.metrics.refused("no-request");
             return Ok(());
         }
     }
     connection.as_mut().graceful_shutdown();
-    // Open streams go on to their end, under the same deadlines.
+    // Open streams continue to their end, with the same deadlines.
     tokio::select! {
         served = connection.as_mut() => served,
         () = requests.idle(settings.idle_timeout, 1) => Ok(()),
         () = closed(shared, &requests) => Ok(()),
-        () = streams.cut() => Ok(()),
+        () = executor.aborted() => Ok(()),
     }
 }
 
-/// Executes a takeover on the stream of an extended CONNECT once hyper gives the
-/// stream back.
+/// Executes a takeover on the stream of an extended CONNECT when hyper returns the
+/// stream.
 async fn execute_h2<G: Send + Sync + 'static>(
     shared: Arc<Shared>,
     takeover: Takeover,
@@ -336,36 +339,36 @@ async fn execute_h2<G: Send + Sync + 'static>(
     open: Arc<G>,
 ) {
     if let Ok(upgraded) = upgrading.await {
-        execute(takeover, Transport::h2(upgraded), &[], open, &shared.tasks);
+        execute(takeover, Transport::h2(upgraded), &[], open, &shared.services.tasks);
     }
 }
 
-/// Ends when the drain has begun and no request is in progress. Streams end
-/// before the connection does, since some clients ignore all frames behind a
-/// GOAWAY. Once the drain closes connections, this ends at once.
+/// Resolves when the drain has begun and no request is in progress. The streams must end
+/// before the GOAWAY, because some clients ignore all frames after a GOAWAY. When the
+/// drain closes connections, the future resolves at once.
 async fn drained(shared: &Shared, requests: &RequestCounter) {
     shared.draining.cancelled().await;
     tokio::select! {
-        () = requests.idle(LOOK, 1) => {}
+        () = requests.idle(CHECK_INTERVAL, 1) => {}
         () = shared.closing.cancelled() => {}
     }
 }
 
-/// Ends when the drain closes connections without a first byte. The connection
-/// may have been accepted only now, so it has a grace time for its request.
-async fn fresh(shared: &Shared) {
+/// Resolves when the drain closes a connection without a request. A new connection has
+/// a grace time, because its request can be on its way.
+async fn drained_before_request(shared: &Shared) {
     shared.closing.cancelled().await;
     sleep(FIRST_REQUEST_GRACE).await;
 }
 
-/// Ends when the drain closes connections and this one has no request in
-/// progress. The wait leaves time for a first request that is on its way.
+/// Resolves when the drain closes connections and no request is in progress. The wait
+/// leaves time for a first request that is on its way.
 async fn closed(shared: &Shared, requests: &RequestCounter) {
     shared.closing.cancelled().await;
     requests.idle(FIRST_REQUEST_GRACE / 2, 1).await;
 }
 
-/// Ends at `due` if no request of the connection has begun before.
+/// Resolves at `due` if no request of the connection has begun before `due`.
 async fn none_by(due: Instant, requests: &RequestCounter) {
     sleep_until(due).await;
     if requests.has_begun() {

@@ -1,5 +1,5 @@
-//! Descriptors: how many connections they are enough for, and what to do when
-//! there are none left.
+//! File descriptors: the number of connections that they allow, and an accept loop that
+//! works when the process has no free descriptor.
 
 use std::fs::File;
 use std::io;
@@ -11,66 +11,67 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::metrics::Metrics;
 
-/// Descriptors that connections leave for the store, the operators' listener
-/// and clients that have to be turned away; half of them where there are few.
+/// The number of descriptors that are reserved for the store, the admin listener and
+/// refused clients. With a low limit of descriptors, half of them are reserved.
 const RESERVED_DESCRIPTORS: usize = 512;
 
-/// Pause after a failed accept, doubled up to the second one: out of
-/// descriptors the listener stays readable, and accepting would spin.
+/// The pause after a failed accept. Each further failure doubles the pause up to
+/// `PAUSE_MAX`. Without a pause the accept loop would spin, because the listener stays
+/// readable while the process has no free descriptor.
 const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Descriptors that are kept for operators: as many scrapes and probes come
-/// through at a time when everything else is taken.
+/// The number of spare descriptors of the admin listener: the number of scrapes and
+/// probes that are served at the same time if the process has no free descriptor.
 const SPARE: usize = 4;
 
-/// Raises this process's soft limit of descriptors to its hard one, and gives
-/// how many connections fit below it, at most `asked`.
-pub(super) fn connections_max(asked: usize) -> usize {
+/// Raises the soft limit of descriptors of this process to the hard limit. Returns the
+/// number of connections that the limit allows, at most `configured`.
+pub(super) fn connections_max(configured: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
-    let Some(limit) = limit else { return asked };
+    let Some(limit) = limit else { return configured };
     let fitting = fitting(limit as usize);
-    if fitting < asked {
+    if fitting < configured {
         tracing::warn!(
-            asked,
+            configured,
             fitting,
-            "limits.max_connections is lowered to what the descriptor limit leaves; raise \
+            "the descriptor limit allows fewer connections than limits.max_connections; raise \
              LimitNOFILE or ulimit -n",
         );
     }
-    asked.min(fitting)
+    configured.min(fitting)
 }
 
 fn fitting(limit: usize) -> usize {
     (limit - RESERVED_DESCRIPTORS.min(limit / 2)).max(1)
 }
 
-/// A listener that backs off while it cannot accept, and says so once.
+/// A listening socket. While accept fails, the acceptor pauses between two attempts and
+/// logs only the first failure.
 pub(super) struct Acceptor {
     listener: TcpListener,
-    /// Descriptors given up, one by one, when there is no other.
+    /// Descriptors that are closed, one by one, when the process has no free descriptor.
     spare: Vec<File>,
-    /// How many of these there should be.
+    /// The largest number of spare descriptors.
     spare_count: usize,
     pause: Duration,
 }
 
 impl Acceptor {
-    /// For clients: they wait until there are descriptors again.
-    pub(super) fn new(listener: TcpListener) -> Acceptor {
-        Acceptor { listener, spare: Vec::new(), spare_count: 0, pause: Duration::ZERO }
-    }
-
-    /// For operators, who are let in although there are none left.
-    pub(super) fn with_spare(listener: TcpListener) -> Acceptor {
-        let mut acceptor = Acceptor { spare_count: SPARE, ..Acceptor::new(listener) };
+    /// Wraps a listening socket. An acceptor with spare descriptors accepts
+    /// connections even if the process has no free descriptor.
+    pub(super) fn new(listener: TcpListener, has_spare: bool) -> Acceptor {
+        let spare_count = if has_spare { SPARE } else { 0 };
+        let mut acceptor =
+            Acceptor { listener, spare: Vec::new(), spare_count, pause: Duration::ZERO };
         acceptor.refill();
         acceptor
     }
 
-    /// Takes back what was given up, as soon as there is something again.
+    /// Opens spare descriptors again until there are `spare_count`, or until the process
+    /// has no free descriptor.
     pub(super) fn refill(&mut self) {
         while self.spare.len() < self.spare_count {
             let Ok(file) = File::open("/dev/null") else { return };
@@ -78,10 +79,10 @@ impl Acceptor {
         }
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Cancel safety
-    /// Safe: a connection that was not given stays in the listener's queue.
+    /// Safe: a connection that was not accepted stays in the queue of the kernel.
     pub(super) async fn accept(&mut self, metrics: &Metrics) -> (TcpStream, SocketAddr) {
         loop {
             self.refill();
@@ -95,13 +96,13 @@ impl Acceptor {
                 Err(error) => error,
             };
             if is_exhausted(&error) && self.spare.pop().is_some() {
-                // Accepting takes the one that was freed, before a refill does.
+                // The free descriptor is for this connection, so accept comes before refill.
                 if let Ok(accepted) = self.listener.accept().await {
                     return accepted;
                 }
             }
             if self.pause.is_zero() {
-                tracing::warn!(%error, "cannot accept; trying again until it works");
+                tracing::warn!(%error, "cannot accept connections; trying again");
             }
             metrics.refused("accept");
             self.pause = (self.pause * 2).clamp(PAUSE, PAUSE_MAX);
@@ -110,7 +111,7 @@ impl Acceptor {
     }
 }
 
-/// Whether the process or the system has no descriptor left.
+/// Returns whether the process or the system has no free descriptor.
 fn is_exhausted(error: &io::Error) -> bool {
     let exhausted = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
     error.raw_os_error().is_some_and(|code| exhausted.iter().any(|it| it.raw_os_error() == code))

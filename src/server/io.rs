@@ -1,4 +1,4 @@
-//! The I/O of one client connection, with the deadlines that hyper lacks.
+//! The I/O of one connection, with the deadlines that hyper lacks.
 
 use std::future::Future;
 use std::io;
@@ -17,23 +17,23 @@ use crate::deliver::{CONTROL_SAVED, TakeoverSlot, TokenBucket, Transport, with_s
 use crate::metrics::Metrics;
 use crate::wire::http2::ControlFrameCounter;
 
-/// The I/O of a connection. It fails in three cases that hyper does not know:
-/// the client neither reads its response nor sends for the stall timeout, a
-/// request head is incomplete at its deadline, or an HTTP/2 client exceeds its
-/// rate of control frames.
+/// The I/O of a connection. The I/O fails in three cases that hyper does not detect:
+/// - The client neither reads its response nor sends for the stall timeout.
+/// - A request head is incomplete at its deadline.
+/// - An HTTP/2 client exceeds the rate of control frames.
 pub(super) struct ConnectionIo {
     inner: TokioIo<Transport>,
     requests: Arc<RequestCounter>,
-    /// Where a handler may leave a takeover.
+    /// The slot in which a handler can leave a takeover.
     takeover: Option<Arc<TakeoverSlot>>,
     stall_timeout: Duration,
     head_timeout: Option<Duration>,
-    /// The deadline of the first head; `None` once the head is complete.
+    /// The deadline of the first head; `None` after the head is complete.
     first_head_due: Option<Instant>,
-    /// Runs while the transport accepts no byte; created only then.
+    /// The stall deadline. It exists only while the transport accepts no byte.
     stall: Option<Pin<Box<Sleep>>>,
     head: Option<Head>,
-    /// Whether the transport is set for bulk.
+    /// Whether the transport is configured for a bulk response.
     bulk: bool,
     control: Option<Box<Control>>,
 }
@@ -46,17 +46,17 @@ struct Control {
     metrics: Arc<Metrics>,
 }
 
-/// A request head of which a part has been read.
+/// A request head that is partly read.
 struct Head {
     /// The number of requests before this one.
     begun: usize,
-    /// Created, with the deadline, once the client pauses within the head: most
-    /// heads arrive complete and need no clock.
+    /// The deadline of the head. It is created when the client pauses within the head,
+    /// because most heads arrive complete and need no timer.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ConnectionIo {
-    /// Wraps a fresh transport. No head has a deadline yet.
+    /// Wraps a new transport. The heads have no deadline yet.
     pub(super) fn new(
         transport: Transport,
         requests: Arc<RequestCounter>,
@@ -90,8 +90,8 @@ impl ConnectionIo {
     }
 
     /// Limits the control frames of an HTTP/2 client to `rate` a second; zero
-    /// is no limit. The input must begin with the preface. The connection of a
-    /// client past its limit fails, counted in `metrics`.
+    /// is no limit. The input must begin with the preface. If a client exceeds
+    /// the limit, its connection fails and the refusal is counted in `metrics`.
     pub(super) fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> ConnectionIo {
         let (frames, bucket, metrics) =
             (ControlFrameCounter::default(), TokenBucket::new(rate.into()), metrics.clone());
@@ -100,10 +100,10 @@ impl ConnectionIo {
         self
     }
 
-    /// Enforces the deadline of a head. Bytes that arrive while no request is
-    /// in progress belong to a head, until hyper calls the service. Bytes that
-    /// arrived with the request before are not seen here; the idle timeout
-    /// covers them.
+    /// Enforces the deadline of a head. Bytes that arrive while no request is in
+    /// progress belong to a head, until hyper calls the service. This function does not
+    /// see bytes of a head that arrived together with the previous request; the idle
+    /// timeout limits such a head.
     fn watch_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -137,7 +137,7 @@ impl ConnectionIo {
         read
     }
 
-    /// Reads, and counts the control frames in what was read.
+    /// Reads bytes and counts their control frames.
     fn poll_read_counted(
         &mut self,
         cx: &mut Context<'_>,
@@ -146,10 +146,10 @@ impl ConnectionIo {
         let Some(control) = &mut self.control else {
             return Pin::new(&mut self.inner).poll_read(cx, buffer);
         };
-        // The memory that hyper lends cannot be read after the read.
+        // The buffer of hyper is write-only, so the bytes are counted in a scratch buffer.
         with_scratch(|scratch| {
-            let room = scratch.len().min(buffer.remaining());
-            let mut read = ReadBuf::new(&mut scratch[..room]);
+            let length = scratch.len().min(buffer.remaining());
+            let mut read = ReadBuf::new(&mut scratch[..length]);
             ready!(Pin::new(self.inner.inner_mut()).poll_read(cx, &mut read))?;
             let count = control.frames.feed(read.filled());
             let Control { bucket, begun, .. } = &mut **control;
@@ -163,7 +163,7 @@ impl ConnectionIo {
     }
 
     /// Enforces the stall timeout.
-    fn watch<T>(
+    fn watch_write<T>(
         &mut self,
         cx: &mut Context<'_>,
         wrote: Poll<io::Result<T>>,
@@ -180,8 +180,8 @@ impl ConnectionIo {
         stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Sets the transport for the response that is being written.
-    fn fit(&mut self) {
+    /// Configures the transport for a bulk response or for events.
+    fn set_bulk(&mut self) {
         let bulk = self.requests.is_bulk();
         if bulk != self.bulk {
             self.bulk = bulk;
@@ -203,7 +203,7 @@ impl Read for ConnectionIo {
     ) -> Poll<io::Result<()>> {
         let read = self.poll_read_counted(cx, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
-            // A client may send a whole batch before it reads: it is alive.
+            // A client that sends has not stalled: it may send a whole batch before it reads.
             self.stall = None;
         }
         self.watch_head(cx, read)
@@ -216,9 +216,9 @@ impl Write for ConnectionIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.fit();
+        self.set_bulk();
         let wrote = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.watch(cx, wrote)
+        self.watch_write(cx, wrote)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -242,8 +242,8 @@ impl Write for ConnectionIo {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.fit();
+        self.set_bulk();
         let wrote = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.watch(cx, wrote)
+        self.watch_write(cx, wrote)
     }
 }

@@ -1,5 +1,5 @@
-//! Memory: how much there may be, and what happens near the bound. New streams
-//! are refused before those that are open are made to feel it.
+//! The limit of the resident memory of the process. Near the limit the gateway refuses
+//! new streams, before it shrinks the rings of open streams.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,39 +8,37 @@ use std::time::Duration;
 
 use super::Shared;
 
-/// Between two looks: a thousand connections a second take some megabytes in
-/// it, a small part of what lies between the two marks.
-const EVERY: Duration = Duration::from_millis(250);
+/// The time between two checks. In this time a thousand connections per second use some
+/// megabytes, a small part of the memory between the two thresholds.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Tenths of the bound, from where on no stream begins.
-const CROWDED: u64 = 9;
+/// The threshold, in tenths of the limit, above which new streams are refused.
+const REFUSE_TENTHS: u64 = 9;
 
-/// Quarters of what the machine or its control group has that are the bound
-/// where none is configured: the rest is for the page cache, which the log is
-/// read from.
-const PART: u64 = 3;
+/// The default limit, in quarters of the memory of the machine or of its control group.
+/// The rest is for the page cache, because reads of the log use the page cache.
+const DEFAULT_QUARTERS: u64 = 3;
 
-/// Looks at the process's memory for ever.
+/// Compares the resident memory of the process with its limit for ever.
 pub(super) async fn watch(shared: Arc<Shared>) {
     let machine = machine_bytes();
     let mut crowded = false;
     loop {
-        tokio::time::sleep(EVERY).await;
-        let bound = match shared.settings().memory_bytes_max {
-            0 => machine.map(|bytes| bytes / 4 * PART),
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        let limit = match shared.reloadable.load().settings.memory_bytes_max {
+            0 => machine.map(|bytes| bytes / 4 * DEFAULT_QUARTERS),
             bytes => Some(bytes),
         };
-        let (Some(bound), Some(resident)) = (bound, resident_bytes()) else { continue };
-        let now = resident >= bound / 10 * CROWDED;
-        if now && !crowded {
-            tracing::warn!(resident, bound, "memory is short; no stream begins until it is not");
-        } else if crowded && !now {
-            tracing::info!(resident, bound, "streams begin again");
+        let (Some(limit), Some(resident)) = (limit, resident_bytes()) else { continue };
+        let is_crowded = resident >= limit / 10 * REFUSE_TENTHS;
+        if is_crowded && !crowded {
+            tracing::warn!(resident, limit, "memory is near its limit; new streams are refused");
+        } else if crowded && !is_crowded {
+            tracing::info!(resident, limit, "memory is below its limit; new streams are accepted");
         }
-        crowded = now;
-        let api = shared.gate.current();
-        api.set_memory_pressure(crowded);
-        api.hub.set_memory_pressure(resident >= bound);
+        crowded = is_crowded;
+        shared.services.set_memory_pressure(crowded);
+        shared.services.hub.set_memory_pressure(resident >= limit);
     }
 }
 
@@ -50,22 +48,22 @@ fn resident_bytes() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// The memory of the machine, or of the control group that holds the process
-/// where that has less.
+/// Returns the memory of the machine, or the limit of the control group of the process
+/// if the limit is lower.
 fn machine_bytes() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let total = total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limits = groups.lines().filter_map(|line| limit(Path::new("/sys/fs/cgroup"), line));
+    let limits = groups.lines().filter_map(|line| group_limit(Path::new("/sys/fs/cgroup"), line));
     Some(limits.fold(total, u64::min))
 }
 
-/// The least limit of a group and those above it; `line` is of
-/// `/proc/self/cgroup` (`cgroups(7)`): `0::/path` in version 2,
-/// `n:memory:/path` in version 1. In a container the path is often that of
-/// outside, and the limit at the top.
-fn limit(top: &Path, line: &str) -> Option<u64> {
+/// Returns the lowest limit of a control group and of the groups above it. `line` is a
+/// line of `/proc/self/cgroup` (`cgroups(7)`): `0::/path` in version 2,
+/// `n:memory:/path` in version 1. In a container, the path is often the path on the
+/// host, and the limit is in the top folder.
+fn group_limit(top: &Path, line: &str) -> Option<u64> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (controllers, path) = (fields.next()?, fields.next()?);
     let (folder, file) = match controllers {
@@ -76,14 +74,14 @@ fn limit(top: &Path, line: &str) -> Option<u64> {
         _ => return None,
     };
     let mut group: PathBuf = path.trim_start_matches('/').into();
-    let mut least = None;
+    let mut lowest = None;
     loop {
         let text = fs::read_to_string(folder.join(&group).join(file)).unwrap_or_default();
         if let Ok(bytes) = text.trim().parse::<u64>() {
-            least = Some(least.unwrap_or(bytes).min(bytes));
+            lowest = Some(lowest.unwrap_or(bytes).min(bytes));
         }
         if !group.pop() {
-            return least;
+            return lowest;
         }
     }
 }
@@ -104,12 +102,15 @@ mod tests {
         write("a/memory.max", "5000\n");
         write("memory/x/memory.limit_in_bytes", "7000\n");
         write("memory/memory.limit_in_bytes", "9223372036854771712\n");
-        assert_eq!(limit(top.path(), "0::/a/b"), Some(5000));
-        assert_eq!(limit(top.path(), "0::/elsewhere"), None);
-        assert_eq!(limit(top.path(), "4:cpu,memory:/x"), Some(7000));
-        assert_eq!(limit(top.path(), "4:memory:/of/outside"), Some(9_223_372_036_854_771_712));
-        assert_eq!(limit(top.path(), "2:cpu:/x"), None);
-        assert_eq!(limit(top.path(), "nonsense"), None);
+        assert_eq!(group_limit(top.path(), "0::/a/b"), Some(5000));
+        assert_eq!(group_limit(top.path(), "0::/elsewhere"), None);
+        assert_eq!(group_limit(top.path(), "4:cpu,memory:/x"), Some(7000));
+        assert_eq!(
+            group_limit(top.path(), "4:memory:/of/outside"),
+            Some(9_223_372_036_854_771_712)
+        );
+        assert_eq!(group_limit(top.path(), "2:cpu:/x"), None);
+        assert_eq!(group_limit(top.path(), "nonsense"), None);
     }
 
     #[test]

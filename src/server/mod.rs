@@ -1,4 +1,4 @@
-//! Sockets: listeners, connections, and their end.
+//! The gateway: its listeners, its connections, and the drain.
 
 mod connection;
 mod descriptors;
@@ -12,83 +12,91 @@ mod reload;
 mod requests;
 mod stream;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Api, ApiHandle};
+use crate::api::admin::Admin;
+use crate::api::{self, Api, Routes, Services};
 use crate::hub::{self, Hub};
 use crate::log::{self, Engine};
 use crate::metrics::Metrics;
 use crate::supervisor::{Failure, Failures, Supervisor, Task};
 use crate::{deliver, store};
+use listener::Listener;
 
-/// Where the gateway listens and what its connections may take.
+/// The settings of listeners and connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// For clients (`server.listen`).
+    /// The address of the client listener (`server.listen`).
     pub listen: SocketAddr,
-    /// For metrics and health (`server.admin_listen`).
+    /// The address of the admin listener, for metrics and health
+    /// (`server.admin_listen`).
     pub admin_listen: SocketAddr,
-    /// How long an orderly end may take (`server.drain`).
+    /// The longest time of a drain (`server.drain`).
     pub drain: Duration,
     /// Whether client connections begin with a PROXY header
     /// (`server.proxy_protocol`).
     pub proxy_protocol: ProxyProtocol,
-    /// Most client connections (`limits.max_connections`).
+    /// The largest number of client connections (`limits.max_connections`).
     pub connections_max: usize,
-    /// Most connections of one address; zero is no limit
+    /// The largest number of connections of one address; zero is no limit
     /// (`limits.max_connections_per_address`).
     pub connections_per_address_max: usize,
-    /// From accept to a complete request head, a PROXY header included; later
-    /// heads, from their first byte on (`limits.head_timeout`).
+    /// The longest time for a request head. For the first head of a connection, the
+    /// time starts when the connection is accepted and includes the PROXY header. For
+    /// a later HTTP/1 head, the time starts with the first byte of the head
+    /// (`limits.head_timeout`).
     pub head_timeout: Duration,
-    /// An idle keep-alive connection's life (`limits.idle_timeout`).
+    /// The time after which a connection without a request is closed
+    /// (`limits.idle_timeout`).
     pub idle_timeout: Duration,
-    /// A write that makes no progress for this long ends its connection
+    /// The time after which a write without progress ends its connection
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,
-    /// Most streams of one HTTP/2 connection (`limits.http2_streams`).
+    /// The largest number of streams of one HTTP/2 connection
+    /// (`limits.http2_streams`).
     pub http2_streams_max: u32,
-    /// Resident memory that the process is to stay below, in bytes; zero is
-    /// three quarters of what there is (`limits.memory`).
+    /// The limit of the resident memory of the process, in bytes; zero is three
+    /// quarters of the available memory (`limits.memory`).
     pub memory_bytes_max: u64,
-    /// Control frames that one HTTP/2 connection may send, a second; zero is
-    /// no limit (`limits.control_rate`).
+    /// The largest number of control frames per second of one HTTP/2 connection;
+    /// zero is no limit (`limits.control_rate`).
     pub control_rate: u32,
 }
 
-/// Whether client connections begin with a PROXY header. It is never found
-/// out by looking, or anybody could send one.
+/// Whether client connections begin with a PROXY header. The gateway never detects
+/// the header by its bytes, because every client could then send one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// None does.
+    /// Client connections have no PROXY header.
     Off,
-    /// Each does, and comes from a proxy that is believed; any other is closed.
+    /// Every client connection comes from a trusted proxy and begins with a PROXY
+    /// header. The gateway closes all other connections.
     Required,
 }
 
-/// Everything that a gateway is made of.
+/// The configuration of a gateway: the settings of all layers. `config::load`
+/// returns only a valid configuration, so the layers do not check the settings.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// Sockets.
+    /// The settings of listeners and connections.
     pub server: Settings,
-    /// The engine.
+    /// The settings of the log engine.
     pub log: log::Settings,
-    /// Its logs.
+    /// The logs: one for each collection, then one for each topic that is not a
+    /// view. They have the order of the file.
     pub logs: Vec<log::LogConfig>,
-    /// Fan-out.
+    /// The settings of the fan-out.
     pub hub: hub::Settings,
-    /// Streams.
+    /// The settings of streams.
     pub deliver: deliver::Settings,
-    /// Requests.
+    /// The settings of requests, and the collections and topics.
     pub api: api::Settings,
 }
 
@@ -97,57 +105,61 @@ pub struct Gateway {
     shared: Arc<Shared>,
     address: SocketAddr,
     admin_address: SocketAddr,
-    /// Owns the tasks that live as long as the gateway; aborts them with it.
+    /// Owns the tasks that live as long as the gateway. A drop aborts the tasks.
     supervisor: Supervisor,
 }
 
-/// What connections share.
+/// The state that all connections share.
 struct Shared {
-    settings: RwLock<Arc<Settings>>,
-    /// As it was opened, to tell what a reload cannot change.
-    engine: log::Settings,
-    gate: ApiHandle,
-    metrics: Arc<Metrics>,
-    /// Supervised tasks that have failed.
+    services: Arc<Services>,
+    reloadable: ArcSwap<Reloadable>,
+    /// The settings with which the log was opened. A reload compares them with the
+    /// new settings.
+    log: log::Settings,
+    /// The supervised tasks that have failed.
     failures: Arc<Failures>,
-    /// Connections, streams and sessions.
-    tasks: TaskTracker,
-    /// The drain has begun.
+    /// Is cancelled when the drain begins.
     draining: CancellationToken,
-    /// Asks connections to end once their request is answered.
+    /// Is cancelled when the drain closes the connections without a request in
+    /// progress.
     closing: CancellationToken,
-    /// Set before `closing` is cancelled: a look at the token takes a lock
-    /// that all connections share.
+    /// Set before `closing` is cancelled. A check of the token takes a lock that all
+    /// connections share.
     is_closing: AtomicBool,
-    connections: AtomicUsize,
-    /// Connections past the cap that wait for their refusal.
-    surplus: AtomicUsize,
-    /// Connections of each address, also where they are not limited: a reload
-    /// may limit them.
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// The settings that a reload replaces, all at once.
+struct Reloadable {
+    settings: Arc<Settings>,
+    api: Arc<Api>,
 }
 
 impl Shared {
-    /// As configured at the moment.
+    /// Returns the settings for a new connection.
     fn settings(&self) -> Arc<Settings> {
-        self.settings.read().clone()
+        self.reloadable.load().settings.clone()
+    }
+
+    /// Returns the API for a new request.
+    fn api(&self) -> Arc<Api> {
+        self.reloadable.load().api.clone()
     }
 }
 
-/// Why a gateway does not start or end in order.
+/// The reason why a gateway does not start, or does not end in order.
 #[derive(Debug)]
 pub enum Error {
     /// The store cannot be used.
     Store(store::Error),
-    /// An address cannot be listened on.
+    /// The gateway cannot listen on the address.
     Listen(SocketAddr, std::io::Error),
-    /// Settings and engine do not agree.
+    /// The log engine lacks a log that the settings name.
     Catalog(api::NoLog),
-    /// The engine cannot make a log.
+    /// The log engine cannot create a log.
     Log(log::Error),
     /// A task that lives as long as the gateway has failed.
     Task(Failure),
-    /// Writes were still unanswered when the drain's time was up.
+    /// The drain reached its deadline before all requests were answered.
     Unanswered,
 }
 
@@ -159,7 +171,9 @@ impl fmt::Display for Error {
             Error::Catalog(error) => write!(f, "{error}"),
             Error::Log(error) => write!(f, "{error}"),
             Error::Task(failure) => write!(f, "{failure}"),
-            Error::Unanswered => write!(f, "the drain's time was up with requests unanswered"),
+            Error::Unanswered => {
+                write!(f, "the drain reached its deadline before all requests were answered")
+            }
         }
     }
 }
@@ -175,33 +189,34 @@ impl std::error::Error for Error {
     }
 }
 
-/// How often metrics are folded into the exporter, which keeps every sample
-/// until then.
+/// The time between two updates of the exporter. Until an update, the exporter keeps
+/// every sample.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Of the drain's time, what the streams' closes are spread over; the rest is
-/// for the slowest of them and for writes in flight.
+/// The part of the drain time over which the ends of the streams are spread. The rest
+/// is for the slowest streams and for writes in flight.
 const DRAIN_SPREAD: f64 = 2.0 / 3.0;
 
-/// Of the drain's time, how long a WebSocket's close waits for the answer to a
-/// command under way; the rest is for the close.
+/// The part of the drain time in which the close of a WebSocket waits for the response
+/// to a command. The rest is for the close.
 const DRAIN_ANSWERS: f64 = 5.0 / 6.0;
 
 impl Gateway {
-    /// Opens the store, binds both addresses and serves, on the current tokio
+    /// Opens the store, binds both addresses and starts to serve, on the current tokio
     /// runtime.
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Listen`] or [`Error::Catalog`]; then nothing runs.
+    /// [`Error::Store`], [`Error::Listen`] or [`Error::Catalog`]. After an error
+    /// nothing runs.
     ///
     /// # Cancel safety
-    /// Safe: nothing is served before it has finished.
-    pub async fn start(setup: GatewayConfig) -> Result<Gateway, Error> {
-        let GatewayConfig { server: mut settings, log, logs, hub, deliver, api } = setup;
+    /// Safe: the gateway serves no request before the future is ready.
+    pub async fn start(config: GatewayConfig) -> Result<Gateway, Error> {
+        let GatewayConfig { server: mut settings, log, logs, hub, deliver, api } = config;
         settings.connections_max = descriptors::connections_max(settings.connections_max);
         let metrics = Arc::new(Metrics::new());
-        let opened = log.clone();
-        let opening = tokio::task::spawn_blocking(move || Engine::open(&opened, &logs));
+        let log_settings = log.clone();
+        let opening = tokio::task::spawn_blocking(move || Engine::open(&log_settings, &logs));
         let panicked = |join| Error::Store(store::Error::Io(std::io::Error::other(join)));
         let engine = opening.await.map_err(panicked)?.map_err(Error::Store)?;
         let engine = Arc::new(engine);
@@ -217,42 +232,44 @@ impl Gateway {
         let supervisor = Supervisor::new(metrics.clone());
         supervisor.watch(Task::Committer, engine.failed());
         let hub = Hub::start(&hub, &engine, &metrics, &supervisor, shards);
-        let api =
-            Api::new(api, deliver, rings, engine, hub, metrics.clone()).map_err(Error::Catalog)?;
-        let tasks = api.tasks.clone();
+        let services = Arc::new(Services::new(engine, hub, metrics));
+        let api = Api::new(api, deliver, rings, services.clone()).map_err(Error::Catalog)?;
+        let reloadable = Reloadable { settings: Arc::new(settings), api: Arc::new(api) };
         let shared = Arc::new(Shared {
-            settings: RwLock::new(Arc::new(settings)),
-            engine: log,
-            gate: ApiHandle::new(api),
-            metrics,
+            services,
+            reloadable: ArcSwap::from_pointee(reloadable),
+            log,
             failures: supervisor.failures().clone(),
-            tasks,
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            surplus: AtomicUsize::new(0),
-            by_address: Mutex::default(),
         });
-        supervisor.spawn(Task::AcceptClients, listener::accept_clients(shared.clone(), clients));
-        supervisor.spawn(Task::AcceptAdmin, listener::accept_admin(shared.clone(), admin));
-        supervisor.spawn(Task::Upkeep, upkeep(shared.metrics.clone()));
+        let newest = Arc::downgrade(&shared);
+        shared.services.set_newest(move || newest.upgrade().map(|shared| shared.api()));
+        let listeners = [
+            (Task::AcceptClients, Routes::Api, clients),
+            (Task::AcceptAdmin, admin_routes(&shared), admin),
+        ];
+        for (task, routes, socket) in listeners {
+            supervisor.spawn(task, Listener::new(shared.clone(), routes).accept(socket));
+        }
+        supervisor.spawn(Task::Upkeep, upkeep(shared.services.metrics.clone()));
         supervisor.spawn(Task::MemoryWatch, memory::watch(shared.clone()));
         Ok(Gateway { shared, address, admin_address, supervisor })
     }
 
-    /// Where clients connect; the port that was bound, where 0 was asked for.
+    /// Returns the address of the client listener, with the port that was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where metrics and health are.
+    /// Returns the address of the admin listener, with the port that was bound.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// Resolves when a task that lives as long as the gateway has failed: then
-    /// the gateway is to be drained, and the process to end.
+    /// Resolves when a task that lives as long as the gateway has failed. The caller
+    /// must then drain the gateway and end the process.
     ///
     /// # Cancel safety
     /// Safe.
@@ -260,56 +277,71 @@ impl Gateway {
         self.shared.failures.first().await
     }
 
-    /// Ends in order: not ready any more, streams told and closed one by one,
-    /// requests in flight answered, the log synced.
+    /// Drains the gateway: `/readyz` answers 503, streams end one after the other,
+    /// requests in flight are answered, and the log is synced and closed.
     ///
     /// # Errors
-    /// [`Error::Task`] when a task has failed, before the drain or in it; then
-    /// [`Error::Unanswered`] when the drain's time was up first.
+    /// [`Error::Task`] if a supervised task has failed. Otherwise
+    /// [`Error::Unanswered`] if the drain reached its deadline before all requests
+    /// were answered.
     ///
     /// # Cancel safety
-    /// Dropping it ends everything at once; what was answered is durable.
+    /// A drop of the future ends the gateway at once. Writes that were answered are
+    /// durable.
     pub async fn drain(self) -> Result<(), Error> {
         let shared = self.shared.clone();
-        let (drain, api) = (shared.settings().drain, shared.gate.current());
+        let (drain, services) = (shared.settings().drain, &shared.services);
         let deadline = tokio::time::Instant::now() + drain;
-        api.drain();
+        services.drain();
         shared.draining.cancel();
         let spread = drain.mul_f64(DRAIN_SPREAD);
-        api.hub.drain(spread, drain.mul_f64(DRAIN_ANSWERS));
+        services.hub.drain(spread, drain.mul_f64(DRAIN_ANSWERS));
         let streams_gone = async {
-            while api.hub.open() > 0 {
+            while services.hub.open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
             }
         };
         let _ = tokio::time::timeout_at(deadline, streams_gone).await;
-        // As long as anybody is owed an answer, others get theirs too.
+        // New requests are answered as long as a request is in flight.
         let answered = async {
-            while api.requests_open() > 0 {
+            while services.requests_open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
             }
         };
         let _ = tokio::time::timeout_at(deadline, answered).await;
         shared.is_closing.store(true, Ordering::Release);
         shared.closing.cancel();
-        shared.tasks.close();
-        let drained = tokio::time::timeout_at(deadline, shared.tasks.wait()).await;
+        shared.services.tasks.close();
+        let drained = tokio::time::timeout_at(deadline, shared.services.tasks.wait()).await;
         self.supervisor.stop().await;
-        let engine = api.engine.clone();
+        let engine = services.engine.clone();
         let _ = tokio::task::spawn_blocking(move || engine.close()).await;
         if let Some(failure) = shared.failures.any() {
             return Err(Error::Task(failure));
         }
-        if drained.is_err() && api.requests_open() > 0 {
+        if drained.is_err() && services.requests_open() > 0 {
             return Err(Error::Unanswered);
         }
         Ok(())
     }
 }
 
-/// How long a connection that is closed by the drain before its first request
-/// has for it: it may have been accepted only now, its request on the way.
+/// The time that a connection without a request still has for its first request when
+/// the drain closes connections. The request of a new connection can be on its way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+
+/// Returns the routes of the admin listener.
+fn admin_routes(shared: &Arc<Shared>) -> Routes {
+    let metrics = {
+        let shared = shared.clone();
+        move || shared.services.render_metrics()
+    };
+    let readiness = {
+        let shared = shared.clone();
+        move || readiness::current(&shared)
+    };
+    Routes::Admin(Arc::new(Admin::new(metrics, readiness)))
+}
 
 async fn upkeep(metrics: Arc<Metrics>) {
     let mut interval = tokio::time::interval(UPKEEP);

@@ -1,4 +1,4 @@
-//! The client's address of a fresh connection: the socket's peer address, or the
+//! The client's address of a new connection: the peer address of the socket, or the
 //! address in a PROXY header (`server.proxy_protocol`).
 
 use std::io;
@@ -7,31 +7,37 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::{ProxyProtocol, Shared};
+use super::listener::Listener;
+use super::{ProxyProtocol, Reloadable};
 use crate::api::Peer;
 use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
 
-/// Reads the PROXY header, if the configuration requires one, and no byte more.
-/// Returns `None` if the connection must be closed; the refusal is counted here.
+/// Returns the peer of a connection. If client connections must begin with a PROXY
+/// header, reads the header and no byte more. Returns `None` if the connection must be
+/// closed. This function counts the refusal.
 ///
 /// # Cancel safety
 /// Not safe: a part of the header may have been read.
 pub(super) async fn identify(
-    shared: &Shared,
+    listener: &Listener,
     socket: &mut TcpTransport,
     address: IpAddr,
     due: Instant,
 ) -> Option<Peer> {
-    let api = shared.gate.current();
+    if listener.is_admin() {
+        return Some(Peer { address, believed: false });
+    }
+    let shared = &listener.shared;
+    let Reloadable { settings, api } = &*shared.reloadable.load_full();
     let proxies = &api.settings.proxies;
     let believed = proxies.contain(address);
-    if shared.settings().proxy_protocol == ProxyProtocol::Off {
+    if settings.proxy_protocol == ProxyProtocol::Off {
         return Some(Peer { address, believed });
     }
     if !believed {
-        tracing::debug!(%address, "closed: not one of server.proxies");
-        shared.metrics.refused("proxy-untrusted");
+        tracing::debug!(%address, "the connection is closed: its address is not in server.proxies");
+        shared.services.metrics.refused("proxy-untrusted");
         return None;
     }
     let header = timeout_at(due, header(socket)).await.unwrap_or_else(|late| Err(late.into()));
@@ -44,34 +50,34 @@ pub(super) async fn identify(
         // address. Its forwarding fields come from the client and are ignored.
         Ok(None) => Some(Peer { address, believed: false }),
         Err(error) => {
-            tracing::debug!(%address, %error, "closed: no PROXY header");
-            shared.metrics.refused("proxy-header");
+            tracing::debug!(%address, %error, "the connection is closed: it has no valid PROXY header");
+            shared.services.metrics.refused("proxy-header");
             None
         }
     }
 }
 
-/// Reads a header and no byte more. All bytes of an incomplete header belong to
-/// the header, so they are read, and the next wait is for new bytes.
+/// Reads a PROXY header and no byte more. If the header is incomplete, all received bytes
+/// belong to the header. They are read at once, so that the next wait is for new bytes.
 async fn header(socket: &mut TcpTransport) -> io::Result<Option<SocketAddr>> {
-    // A connection that sends nothing holds no buffer.
+    // The buffer is allocated only when the connection has sent bytes.
     socket.readable().await?;
     let mut start = vec![0; proxy::HEADER_BYTES_MAX];
-    let mut taken = 0;
+    let mut read = 0;
     loop {
-        let seen = taken + socket.peek(&mut start[taken..]).await?;
-        if seen == taken {
+        let seen = read + socket.peek(&mut start[read..]).await?;
+        if seen == read {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let (own, header) = match proxy::decode(&start[..seen]) {
+        let (length, header) = match proxy::decode(&start[..seen]) {
             ParseOutcome::Incomplete => (seen, None),
             ParseOutcome::Header { length, source } => (length, Some(source)),
             ParseOutcome::Invalid(why) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         };
-        socket.read_exact(&mut start[taken..own]).await?;
-        taken = own;
+        socket.read_exact(&mut start[read..length]).await?;
+        read = length;
         if let Some(source) = header {
             return Ok(source);
         }

@@ -1,4 +1,4 @@
-//! Whether the gateway should be sent clients, and which component says no.
+//! The readiness of the gateway and the state of each component.
 
 use super::Shared;
 use crate::api::admin::Readiness;
@@ -8,14 +8,13 @@ use crate::supervisor::Task;
 const RUNNING: &str = "running";
 const FAILED: &str = "failed";
 
-/// The readiness at this moment.
-pub(super) fn of(shared: &Shared) -> Readiness {
-    let api = shared.gate.current();
+/// Returns the current readiness.
+pub(super) fn current(shared: &Shared) -> Readiness {
     let failed = |tasks: &[Task]| tasks.iter().any(|task| shared.failures.has(*task));
     let state = |tasks: &[Task]| if failed(tasks) { FAILED } else { RUNNING };
-    let log = api.engine.write_state();
+    let log = shared.services.engine.write_state();
     let draining = shared.draining.is_cancelled();
-    // With a full disk reads and streams go on, so clients are still sent here.
+    // If the disk is full, reads and streams still work, so the gateway stays ready.
     let takes_writes = matches!(log, WriteState::Writable | WriteState::DiskFull);
     Readiness {
         ready: takes_writes && !draining && !failed(&Task::ALL),
@@ -26,7 +25,7 @@ pub(super) fn of(shared: &Shared) -> Readiness {
         hub: state(&[Task::FanOut, Task::Tick]),
         memory: match failed(&[Task::MemoryWatch]) {
             true => FAILED,
-            false if api.is_crowded() => "short",
+            false if shared.services.is_crowded() => "short",
             false => "enough",
         },
         metrics: state(&[Task::Upkeep]),

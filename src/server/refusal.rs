@@ -1,6 +1,7 @@
-//! Connections past a cap: one request of each is read and refused in the
-//! request's own protocol. An `EventSource` that gets a bare close or a status
-//! never reconnects, and no client can tell a cap from a crash.
+//! The refusal of connections above a limit. The gateway reads one request of such a
+//! connection and refuses the request in its own protocol. An `EventSource` never
+//! reconnects after a close without a response or after an error status. No client
+//! can tell a close without a response from a crash.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,30 +18,31 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{HEAD_BYTES_MAX, Version, sniff};
-use super::{Shared, peer};
+use super::listener::Listener;
+use super::peer;
 use crate::api::CapacityError;
 use crate::deliver::TcpTransport;
 
-/// The most connections that wait for their refusal. Further ones are closed at
-/// once.
-const SURPLUS_MAX: usize = 256;
+/// The largest number of connections that wait for their refusal. Further connections
+/// are closed at once.
+const REFUSALS_MAX: usize = 256;
 
-/// The time that each has for its request and the response.
+/// The longest time for the request and the response of a refused connection.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Refuses a connection past the cap from its first byte on, with or without a
-/// PROXY header.
+/// Refuses a connection of which no byte was read. The connection may begin with a PROXY
+/// header.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
-pub(super) async fn refuse_fresh(
-    shared: Arc<Shared>,
+pub(super) async fn refuse_new(
+    listener: Arc<Listener>,
     mut socket: TcpTransport,
     address: SocketAddr,
 ) {
-    let Some(surplus) = RefusalSlot::new(shared, CapacityError::Connections) else { return };
-    if peer::identify(&surplus.shared, &mut socket, address.ip(), surplus.due).await.is_some() {
-        surplus.refuse(socket, CapacityError::Connections).await;
+    let Some(slot) = RefusalSlot::new(listener, CapacityError::Connections) else { return };
+    if peer::identify(&slot.listener, &mut socket, address.ip(), slot.due).await.is_some() {
+        slot.refuse(socket, CapacityError::Connections).await;
     }
 }
 
@@ -48,17 +50,17 @@ pub(super) async fn refuse_fresh(
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
-pub(super) async fn refuse(shared: Arc<Shared>, socket: TcpTransport, full: CapacityError) {
-    if let Some(surplus) = RefusalSlot::new(shared, full) {
-        surplus.refuse(socket, full).await;
+pub(super) async fn refuse(listener: Arc<Listener>, socket: TcpTransport, full: CapacityError) {
+    if let Some(slot) = RefusalSlot::new(listener, full) {
+        slot.refuse(socket, full).await;
     }
 }
 
-async fn answer(shared: &Arc<Shared>, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
-    let shared = shared.clone();
+async fn respond(listener: &Listener, socket: TcpTransport, full: CapacityError) -> io::Result<()> {
+    let shared = listener.shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = shared.gate.current().refuse(&request, full);
-        async move { Ok::<_, Infallible>(answer) }
+        let response = shared.api().refuse(&request, full);
+        async move { Ok::<_, Infallible>(response) }
     });
     match sniff(&socket).await? {
         Version::Http1 => {
@@ -79,29 +81,30 @@ async fn answer(shared: &Arc<Shared>, socket: TcpTransport, full: CapacityError)
     }
 }
 
-/// Counts a connection that is being refused as long as it lives.
+/// Counts a connection that is being refused until the slot is dropped.
 struct RefusalSlot {
-    shared: Arc<Shared>,
+    listener: Arc<Listener>,
     due: Instant,
 }
 
 impl RefusalSlot {
-    /// Counts a refusal. Returns `None` if as many as possible are waiting.
-    fn new(shared: Arc<Shared>, full: CapacityError) -> Option<RefusalSlot> {
-        shared.metrics.refused(full.reason());
-        let before = shared.surplus.fetch_add(1, Ordering::Relaxed);
-        let surplus = RefusalSlot { shared, due: Instant::now() + TIMEOUT };
-        (before < SURPLUS_MAX).then_some(surplus)
+    /// Counts a refusal. Returns `None` if the largest number of connections wait for
+    /// their refusal.
+    fn new(listener: Arc<Listener>, full: CapacityError) -> Option<RefusalSlot> {
+        listener.shared.services.metrics.refused(full.reason());
+        let before = listener.refusals.fetch_add(1, Ordering::Relaxed);
+        let slot = RefusalSlot { listener, due: Instant::now() + TIMEOUT };
+        (before < REFUSALS_MAX).then_some(slot)
     }
 
     async fn refuse(self, socket: TcpTransport, full: CapacityError) {
         // The client may have gone; ignore the error.
-        let _ = timeout_at(self.due, answer(&self.shared, socket, full)).await;
+        let _ = timeout_at(self.due, respond(&self.listener, socket, full)).await;
     }
 }
 
 impl Drop for RefusalSlot {
     fn drop(&mut self) {
-        self.shared.surplus.fetch_sub(1, Ordering::Relaxed);
+        self.listener.refusals.fetch_sub(1, Ordering::Relaxed);
     }
 }

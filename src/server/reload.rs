@@ -1,55 +1,56 @@
-//! Other settings for a running gateway.
+//! The reload of the configuration of a running gateway.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Error, Gateway, GatewayConfig, descriptors};
+use super::{Error, Gateway, GatewayConfig, Reloadable, descriptors};
 use crate::log;
 
 impl Gateway {
-    /// Takes `setup` in place of what it was started with: the whole of it, or,
-    /// on an error, nothing. What is connected stays connected; a stream keeps
-    /// what it came with: the bounds of its ring, its pace, policy and age. The
-    /// other matters of time change for all. Gives the keys whose change waits for a
-    /// restart: the addresses, the store, the kind of a log.
+    /// Replaces the configuration by `config`. After an error, no setting has
+    /// changed. Connections stay open. An open stream keeps the limits of its ring, its
+    /// pace, its overflow policy and its lifetime; heartbeats and timeouts change for
+    /// all streams. Returns the keys whose change needs a restart: the addresses, the
+    /// store, and the kind of a log.
     ///
     /// # Errors
-    /// [`Error::Log`] when the log of a new collection or topic cannot be
-    /// made, [`Error::Catalog`] when settings and engine do not agree.
+    /// [`Error::Log`] if the log engine cannot create the log of a new collection or
+    /// topic. [`Error::Catalog`] if the log engine lacks a log that `config` names.
     ///
     /// # Cancel safety
-    /// Not safe: the engine may then have logs that nothing names.
-    pub async fn reload(&self, setup: GatewayConfig) -> Result<Vec<String>, Error> {
-        let GatewayConfig { mut server, log, logs, hub, deliver, api } = setup;
+    /// Not safe: the log engine can keep new logs that no collection or topic uses.
+    pub async fn reload(&self, config: GatewayConfig) -> Result<Vec<String>, Error> {
+        let GatewayConfig { mut server, log, logs, hub, deliver, api } = config;
         let shared = &self.shared;
-        let current = shared.gate.current();
-        let mut waiting = unchangeable(&shared.engine, &log);
-        let before = shared.settings();
+        let Reloadable { settings: before, api: current } = &*shared.reloadable.load_full();
+        let mut pending = unchangeable(&shared.log, &log);
         let addresses: [(&str, SocketAddr, SocketAddr); 2] = [
             ("server.listen", before.listen, server.listen),
             ("server.admin_listen", before.admin_listen, server.admin_listen),
         ];
-        waiting.extend(addresses.iter().filter(|it| it.1 != it.2).map(|it| it.0.to_owned()));
+        pending.extend(
+            addresses.iter().filter(|(_, old, new)| old != new).map(|(key, ..)| (*key).to_owned()),
+        );
         (server.listen, server.admin_listen) = (before.listen, before.admin_listen);
         let logs = current.engine.reconfigure(&logs, log.resource_bytes_max).await;
         let logs = logs.map_err(Error::Log)?;
-        waiting.extend(logs.iter().map(|name| format!("the kind or durability of {name}")));
-        let next = current.reconfigured(api, deliver, hub.clone()).map_err(Error::Catalog)?;
+        pending.extend(logs.iter().map(|name| format!("the kind or durability of {name}")));
+        let next = current.reloaded(api, deliver, hub.clone()).map_err(Error::Catalog)?;
         server.connections_max = descriptors::connections_max(server.connections_max);
-        *shared.settings.write() = Arc::new(server);
         current.hub.reconfigure(&hub);
-        shared.gate.swap(next);
-        shared.metrics.reloaded("applied");
-        Ok(waiting)
+        let next = Reloadable { settings: Arc::new(server), api: Arc::new(next) };
+        shared.reloadable.store(Arc::new(next));
+        shared.services.metrics.reloaded("applied");
+        Ok(pending)
     }
 
-    /// Counts a configuration that was not taken because of its faults.
-    pub fn reload_was_faulty(&self) {
-        self.shared.metrics.reloaded("faulty");
+    /// Counts a reload that failed because of errors in the configuration.
+    pub fn count_failed_reload(&self) {
+        self.shared.services.metrics.reloaded("faulty");
     }
 }
 
-/// The keys of the store that differ.
+/// Returns the keys of the store whose values differ.
 fn unchangeable(before: &log::Settings, after: &log::Settings) -> Vec<String> {
     let differs = [
         ("storage.path", before.path != after.path),

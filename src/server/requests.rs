@@ -1,4 +1,4 @@
-//! The requests of one connection: how many have begun and how many have ended.
+//! The number of requests of one connection that have begun and that have ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,20 +7,20 @@ use std::time::Duration;
 /// Counts the requests of one connection.
 #[derive(Default)]
 pub(super) struct RequestCounter {
-    /// Requests whose head is complete.
+    /// The number of requests whose head is complete.
     begun: AtomicUsize,
-    /// Requests whose response has ended.
+    /// The number of requests whose response has ended.
     ended: AtomicUsize,
-    /// The current response is bulk.
+    /// Whether the current response is bulk.
     bulk: AtomicBool,
 }
 
 impl RequestCounter {
     /// Counts a request whose head is complete. The request is in progress as
     /// long as the returned guard lives.
-    pub(super) fn begin(self: &Arc<Self>) -> Answering {
+    pub(super) fn begin(self: &Arc<Self>) -> RequestGuard {
         self.begun.fetch_add(1, Ordering::AcqRel);
-        Answering(self.clone())
+        RequestGuard(self.clone())
     }
 
     /// Returns the number of requests that have begun and of those that have
@@ -40,31 +40,31 @@ impl RequestCounter {
         self.bulk.load(Ordering::Relaxed)
     }
 
-    /// Ends once no request has been in progress for `idle_timeout`. The
-    /// counter is checked `checks` times in this time, so the end may be one
-    /// such part late. A timer that is reset for each request would cost each
-    /// request a tenth of its time.
+    /// Resolves when no request has been in progress for `idle_timeout`. The counter is
+    /// checked `checks` times in this time, so the future can resolve `idle_timeout` /
+    /// `checks` late. A timer that is reset for each request would cost each request a
+    /// tenth of its time.
     ///
     /// # Cancel safety
     /// Safe: the next call starts again.
     pub(super) async fn idle(&self, idle_timeout: Duration, checks: u32) {
         let mut before = self.counts();
-        let mut quiet = 0;
-        while quiet < checks {
+        let mut idle_checks = 0;
+        while idle_checks < checks {
             tokio::time::sleep(idle_timeout / checks).await;
             let now = self.counts();
-            quiet = if now == before && now.0 == now.1 { quiet + 1 } else { 0 };
+            idle_checks = if now == before && now.0 == now.1 { idle_checks + 1 } else { 0 };
             before = now;
         }
     }
 }
 
-/// A request in progress.
-pub(super) struct Answering(Arc<RequestCounter>);
+/// Counts a request as in progress until the guard is dropped.
+pub(super) struct RequestGuard(Arc<RequestCounter>);
 
-impl Answering {
-    /// Sets whether the response is bulk: large, and not fresher for having
-    /// waited outside of the kernel.
+impl RequestGuard {
+    /// Sets whether the response is bulk: a large response whose bytes do not become
+    /// outdated while they wait in the kernel.
     pub(super) fn set_bulk(&self, bulk: bool) {
         if self.0.bulk.load(Ordering::Relaxed) != bulk {
             self.0.bulk.store(bulk, Ordering::Relaxed);
@@ -72,7 +72,7 @@ impl Answering {
     }
 }
 
-impl Drop for Answering {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::AcqRel);
     }

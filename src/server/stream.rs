@@ -1,5 +1,5 @@
-//! One HTTP/2 stream: its answer's body, and the task that it runs in, with
-//! the deadline that hyper does not have.
+//! One HTTP/2 stream: the body of its response, and its task with the stall deadline
+//! that hyper lacks.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -15,97 +15,109 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::requests::Answering;
+use super::requests::RequestGuard;
 use crate::api::body::{Body, BodyAborted};
 use crate::deliver::{H2SendTracker, StallDetector, TrackedBytes};
 
 thread_local! {
-    /// What the task finds out that is polled on this thread; none while no
-    /// task of a stream is. So nothing that is left here by one task can be
-    /// taken for another's.
-    static POLLED: Cell<Option<Found>> = const { Cell::new(None) };
+    /// The values that the polled task of a stream has registered. It is `None` while
+    /// this thread polls no task of a stream, so a task never gets the values of
+    /// another task.
+    static REGISTERED: Cell<Option<Registered>> = const { Cell::new(None) };
 }
 
-/// What a poll of a stream's task has shown.
+/// The values that a poll of a stream's task has registered.
 #[derive(Default)]
-struct Found {
-    /// What the stream's answer goes through.
-    flow: Option<Arc<H2SendTracker>>,
-    /// The session whose writer hyper is about to start: over once the other
-    /// end is dropped.
-    over: Option<oneshot::Receiver<()>>,
+struct Registered {
+    /// The send tracker of the response.
+    tracker: Option<Arc<H2SendTracker>>,
+    /// The end of the session whose writer hyper is about to start. The session has
+    /// ended when the sender is dropped.
+    session_end: Option<oneshot::Receiver<()>>,
 }
 
-/// Runs hyper's tasks for one connection's streams as the gateway's own.
+/// Runs the tasks that hyper creates for the streams of one connection.
 ///
-/// Three things about hyper are not in its documentation;
-/// `tests/it/hyper_internals.rs` pins each. A stream's service is called and its answer's body is read
-/// within a task that hyper gives to this executor. That task's future lives
-/// as long as anything of the body waits for window. A session's writer is
-/// started within the poll that answers its CONNECT. Should a hyper behave
-/// otherwise, what stalls still ends, but with its whole connection.
+/// The executor relies on three facts that are not in hyper's documentation.
+/// `tests/it/hyper_internals.rs` has a test for each.
+/// 1. hyper calls the service of a stream, and reads the body of its response, within a
+///    task that hyper gives to this executor.
+/// 2. The future of this task lives as long as bytes of the body wait for window.
+/// 3. hyper starts the writer of a session within the poll that answers the CONNECT.
+///
+/// If a version of hyper behaves differently, a stalled stream still ends, but the whole
+/// connection ends with it.
 #[derive(Clone)]
-pub(super) struct H2Executor(Arc<Guard>);
+pub(super) struct H2Executor(Arc<State>);
 
-struct Guard {
-    /// What a drain waits for.
+struct State {
+    /// The tasks that a drain waits for.
     tasks: TaskTracker,
     stall_timeout: Duration,
-    /// Ends the connection: a stream stalls that cannot be ended by itself.
-    cut: CancellationToken,
+    /// Is cancelled when the connection must end, because a stalled stream cannot end
+    /// alone.
+    abort: CancellationToken,
 }
 
 impl H2Executor {
     pub(super) fn new(tasks: TaskTracker, stall_timeout: Duration) -> H2Executor {
-        H2Executor(Arc::new(Guard { tasks, stall_timeout, cut: CancellationToken::new() }))
+        H2Executor(Arc::new(State { tasks, stall_timeout, abort: CancellationToken::new() }))
     }
 
-    /// Tells the task of a stream that its answer goes through `flow`. To be
-    /// called first thing within the service's future.
-    pub(super) fn begins(&self, flow: &Arc<H2SendTracker>) {
-        if flow.is_watched() {
+    /// Registers the send tracker of a response with the task of the stream. The future of
+    /// the service must call this function first.
+    pub(super) fn watch(&self, tracker: &Arc<H2SendTracker>) {
+        if tracker.is_watched() {
             return;
         }
-        flow.set_watched(true);
-        match POLLED.take() {
-            Some(found) => POLLED.set(Some(Found { flow: Some(flow.clone()), ..found })),
-            None => self.watch_from_outside(flow),
+        tracker.set_watched(true);
+        match REGISTERED.take() {
+            Some(registered) => {
+                let tracker = Some(tracker.clone());
+                REGISTERED.set(Some(Registered { tracker, ..registered }));
+            }
+            None => self.watch_without_task(tracker),
         }
     }
 
-    /// Tells that the service's future is about to end with an answer behind
-    /// which hyper starts a writer for a session. The session is over once the
-    /// other end of `over` is dropped.
-    pub(super) fn upgrades(&self, over: oneshot::Receiver<()>) {
-        match POLLED.take() {
-            Some(found) => POLLED.set(Some(Found { over: Some(over), ..found })),
-            None => self.end_behind(over),
+    /// Registers the end of a session before the future of the service returns the
+    /// response to a CONNECT. After this response hyper starts the writer of the session.
+    /// The session has ended when the sender of `session_end` is dropped.
+    pub(super) fn watch_session(&self, session_end: oneshot::Receiver<()>) {
+        match REGISTERED.take() {
+            Some(registered) => {
+                let session_end = Some(session_end);
+                REGISTERED.set(Some(Registered { session_end, ..registered }));
+            }
+            None => self.abort_after(session_end),
         }
     }
 
-    /// Ready once the connection must end for a stream that stalls.
-    pub(super) async fn cut(&self) {
-        self.0.cut.cancelled().await;
+    /// Resolves when the connection must end because of a stalled stream.
+    pub(super) async fn aborted(&self) {
+        self.0.abort.cancelled().await;
     }
 
-    /// No task of the stream is known that could be dropped.
-    fn watch_from_outside(&self, flow: &Arc<H2SendTracker>) {
-        tracing::warn!("a stream is served outside of its task; it ends with its connection");
-        let (guard, flow) = (self.0.clone(), Arc::downgrade(flow));
+    /// Ends the connection if the stream stalls. The task of the stream is unknown, so the
+    /// stream cannot end alone.
+    fn watch_without_task(&self, tracker: &Arc<H2SendTracker>) {
+        tracing::warn!("the task of an HTTP/2 stream is unknown; a stall will end its connection");
+        let (state, tracker) = (self.0.clone(), Arc::downgrade(tracker));
         self.0.tasks.spawn(async move {
-            if H2SendTracker::stalls(flow, guard.stall_timeout).await {
-                guard.cut.cancel();
+            if H2SendTracker::stalls(tracker, state.stall_timeout).await {
+                state.abort.cancel();
             }
         });
     }
 
-    /// The session's writer is not known, nor whether it ends with the session.
-    fn end_behind(&self, over: oneshot::Receiver<()>) {
-        tracing::warn!("a session's writer is not known; its connection ends with it");
-        let guard = self.0.clone();
+    /// Ends the connection after a session. The task of the session's writer is unknown,
+    /// so it is unknown whether the writer ends.
+    fn abort_after(&self, session_end: oneshot::Receiver<()>) {
+        tracing::warn!("the writer of a session is unknown; its connection ends with the session");
+        let state = self.0.clone();
         self.0.tasks.spawn(async move {
-            left_alone(over, guard.stall_timeout).await;
-            guard.cut.cancel();
+            writer_deadline(session_end, state.stall_timeout).await;
+            state.abort.cancel();
         });
     }
 }
@@ -115,92 +127,94 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let guard = &self.0;
-        let mut polled = POLLED.take();
-        let over = polled.as_mut().and_then(|found| found.over.take());
-        POLLED.set(polled);
-        match over {
-            Some(over) => guard.tasks.spawn(while_it_lives(task, over, guard.stall_timeout)),
-            None => guard.tasks.spawn(while_it_moves(task, self.clone())),
+        let state = &self.0;
+        let mut registered = REGISTERED.take();
+        let session_end = registered.as_mut().and_then(|values| values.session_end.take());
+        REGISTERED.set(registered);
+        match session_end {
+            Some(end) => state.tasks.spawn(run_writer(task, end, state.stall_timeout)),
+            None => state.tasks.spawn(run_stream(task, self.clone())),
         };
     }
 }
 
-/// Polls a stream to its end, or until its client takes nothing of the answer
-/// for the stall timeout. Dropped before its end, h2 resets it with CANCEL.
-async fn while_it_moves(task: impl Future<Output = ()>, streams: H2Executor) {
+/// Polls the task of a stream until the task ends, or until the client accepts no byte of
+/// the response for the stall timeout. After a stall the task is dropped, and h2 resets
+/// the stream with CANCEL.
+async fn run_stream(task: impl Future<Output = ()>, executor: H2Executor) {
     let mut task = pin!(task);
-    let mut patience = StallDetector::new(streams.0.stall_timeout);
-    let mut flow: Option<Arc<H2SendTracker>> = None;
+    let mut stall = StallDetector::new(executor.0.stall_timeout);
+    let mut tracker: Option<Arc<H2SendTracker>> = None;
     poll_fn(|cx| {
-        POLLED.set(Some(Found::default()));
+        REGISTERED.set(Some(Registered::default()));
         let polled = task.as_mut().poll(cx);
-        let found = POLLED.take().unwrap_or_default();
-        if let Some(found) = found.flow {
-            flow = Some(found);
+        let registered = REGISTERED.take().unwrap_or_default();
+        if registered.tracker.is_some() {
+            tracker = registered.tracker;
         }
-        if let Some(over) = found.over {
-            streams.end_behind(over);
+        if let Some(session_end) = registered.session_end {
+            executor.abort_after(session_end);
         }
-        match &flow {
+        match &tracker {
             _ if polled.is_ready() => polled,
-            Some(flow) => patience.poll_stalled(cx, flow),
+            Some(tracker) => stall.poll_stalled(cx, tracker),
             None => Poll::Pending,
         }
     })
     .await;
-    if let Some(flow) = flow {
-        // What of the answer is left is another task's, which will find it.
-        flow.set_watched(false);
+    if let Some(tracker) = tracker {
+        // If another task sends the rest of the response, that task watches the tracker.
+        tracker.set_watched(false);
     }
 }
 
-/// hyper's writer for a session waits for window without looking whether the
-/// session is still there: left alone it would hold the stream.
-async fn while_it_lives(
+/// Runs the writer of a session, and drops the writer a stall timeout after the session.
+/// hyper's writer waits for window and does not check whether the session has ended, so
+/// the writer could hold the stream for ever.
+async fn run_writer(
     task: impl Future<Output = ()>,
-    over: oneshot::Receiver<()>,
+    session_end: oneshot::Receiver<()>,
     stall_timeout: Duration,
 ) {
     tokio::select! {
         () = task => {}
-        () = left_alone(over, stall_timeout) => {}
+        () = writer_deadline(session_end, stall_timeout) => {}
     }
 }
 
-/// Ends a stall timeout behind a session.
-async fn left_alone(over: oneshot::Receiver<()>, stall_timeout: Duration) {
-    let _ = over.await;
+/// Resolves a stall timeout after the end of a session.
+async fn writer_deadline(session_end: oneshot::Receiver<()>, stall_timeout: Duration) {
+    let _ = session_end.await;
     tokio::time::sleep(stall_timeout).await;
 }
 
-/// An answer's body on its way through `flow`.
+/// A response body whose unsent bytes are counted by a send tracker.
 pub(super) struct TrackedBody {
     body: Body,
-    flow: Arc<H2SendTracker>,
-    streams: H2Executor,
-    /// The last byte of a body whose end is known before.
+    tracker: Arc<H2SendTracker>,
+    executor: H2Executor,
+    /// The last byte of a body with a known end.
     last: Option<Bytes>,
-    _answering: Arc<Answering>,
+    _guard: Arc<RequestGuard>,
 }
 
 impl TrackedBody {
     pub(super) fn new(
         body: Body,
-        flow: Arc<H2SendTracker>,
-        streams: H2Executor,
-        answering: Arc<Answering>,
+        tracker: Arc<H2SendTracker>,
+        executor: H2Executor,
+        guard: Arc<RequestGuard>,
     ) -> TrackedBody {
-        TrackedBody { body, flow, streams, last: None, _answering: answering }
+        TrackedBody { body, tracker, executor, last: None, _guard: guard }
     }
 }
 
-/// The stream must not be over for hyper while anything waits for window:
-/// nobody could reset it then, and h2 would keep the rest for as long as the
-/// connection lasts. hyper gives a frame to h2 once there is window for its
-/// first byte. So the last byte of a whole body is a frame of its own, which
-/// goes once there is window for all before it; and a body whose end shows
-/// only when it comes, ends when all before it is written.
+/// The body must not end for hyper while bytes of the body wait for window: after its
+/// end the stream cannot be reset, and h2 would keep the bytes until the connection
+/// ends. hyper gives a frame to h2 when there is window for the first byte of the frame.
+/// So the last byte of a body with a known end is a separate frame, which hyper gives to
+/// h2 when there is window for all bytes before it. A body whose end is not known in
+/// advance ends when all its bytes are written.
 impl HttpBody for TrackedBody {
     type Data = TrackedBytes;
     type Error = BodyAborted;
@@ -210,21 +224,21 @@ impl HttpBody for TrackedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<TrackedBytes>, BodyAborted>>> {
         let this = &mut *self;
-        this.streams.begins(&this.flow);
+        this.executor.watch(&this.tracker);
         if let Some(last) = this.last.take() {
-            return Poll::Ready(Some(Ok(Frame::data(this.flow.piece(last)))));
+            return Poll::Ready(Some(Ok(Frame::data(this.tracker.piece(last)))));
         }
         match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                // Answers have no trailers.
+                // Responses have no trailers.
                 let mut bytes = frame.into_data().unwrap_or_default();
                 if this.body.is_end_stream() && bytes.len() > 1 {
                     this.last = Some(bytes.split_off(bytes.len() - 1));
                 }
-                Poll::Ready(Some(Ok(Frame::data(this.flow.piece(bytes)))))
+                Poll::Ready(Some(Ok(Frame::data(this.tracker.piece(bytes)))))
             }
             Some(Err(cut)) => Poll::Ready(Some(Err(cut))),
-            None => this.flow.poll_written(cx).map(|()| None),
+            None => this.tracker.poll_written(cx).map(|()| None),
         }
     }
 
@@ -239,7 +253,7 @@ impl HttpBody for TrackedBody {
 
 impl Drop for TrackedBody {
     fn drop(&mut self) {
-        if self.flow.is_stalled() {
+        if self.tracker.is_stalled() {
             self.body.stalled();
         }
     }
@@ -252,99 +266,99 @@ mod tests {
     const STALL_TIMEOUT: Duration = Duration::from_millis(40);
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    fn streams() -> H2Executor {
+    fn executor() -> H2Executor {
         H2Executor::new(TaskTracker::new(), STALL_TIMEOUT)
     }
 
-    /// Waits until `streams` end their connection.
-    async fn is_cut(streams: &H2Executor) {
-        tokio::time::timeout(PATIENCE, streams.cut()).await.expect("the connection ends");
+    /// Waits until the connection must end.
+    async fn is_aborted(executor: &H2Executor) {
+        tokio::time::timeout(PATIENCE, executor.aborted()).await.expect("the connection ends");
     }
 
     #[tokio::test]
-    async fn a_stalled_stream_ends_by_itself() {
-        let (streams, flow) = (streams(), Arc::new(H2SendTracker::default()));
-        let piece = flow.piece(Bytes::from_static(b"waits"));
+    async fn a_stalled_stream_ends_alone() {
+        let (executor, tracker) = (executor(), Arc::new(H2SendTracker::default()));
+        let piece = tracker.piece(Bytes::from_static(b"waits"));
         let task = {
-            let (streams, flow) = (streams.clone(), flow.clone());
+            let (executor, tracker) = (executor.clone(), tracker.clone());
             async move {
-                streams.begins(&flow);
+                executor.watch(&tracker);
                 std::future::pending::<()>().await;
             }
         };
-        streams.execute(task);
-        streams.0.tasks.close();
-        tokio::time::timeout(PATIENCE, streams.0.tasks.wait()).await.expect("the task ends");
-        assert!(flow.is_stalled());
-        assert!(!streams.0.cut.is_cancelled(), "the connection goes on");
+        executor.execute(task);
+        executor.0.tasks.close();
+        tokio::time::timeout(PATIENCE, executor.0.tasks.wait()).await.expect("the task ends");
+        assert!(tracker.is_stalled());
+        assert!(!executor.0.abort.is_cancelled(), "the connection goes on");
         drop(piece);
     }
 
     #[tokio::test]
     async fn a_stalled_stream_without_a_task_ends_with_its_connection() {
-        let (streams, flow) = (streams(), Arc::new(H2SendTracker::default()));
-        let piece = flow.piece(Bytes::from_static(b"waits"));
-        streams.begins(&flow);
-        is_cut(&streams).await;
-        assert!(flow.is_stalled());
+        let (executor, tracker) = (executor(), Arc::new(H2SendTracker::default()));
+        let piece = tracker.piece(Bytes::from_static(b"waits"));
+        executor.watch(&tracker);
+        is_aborted(&executor).await;
+        assert!(tracker.is_stalled());
         drop(piece);
     }
 
     #[tokio::test]
-    async fn a_body_in_a_task_of_its_own_ends_by_itself() {
-        let (streams, flow) = (streams(), Arc::new(H2SendTracker::default()));
-        let begins = || {
-            let (streams, flow) = (streams.clone(), flow.clone());
-            async move { streams.begins(&flow) }
+    async fn a_stalled_body_in_another_task_ends_alone() {
+        let (executor, tracker) = (executor(), Arc::new(H2SendTracker::default()));
+        let begin = || {
+            let (executor, tracker) = (executor.clone(), tracker.clone());
+            async move { executor.watch(&tracker) }
         };
-        streams.execute(begins());
-        while flow.is_watched() || Arc::strong_count(&flow) > 1 {
+        executor.execute(begin());
+        while tracker.is_watched() || Arc::strong_count(&tracker) > 1 {
             tokio::task::yield_now().await;
         }
-        let piece = flow.piece(Bytes::from_static(b"waits"));
-        let begins = begins();
-        streams.execute(async move {
-            begins.await;
+        let piece = tracker.piece(Bytes::from_static(b"waits"));
+        let begin = begin();
+        executor.execute(async move {
+            begin.await;
             std::future::pending::<()>().await;
         });
-        streams.0.tasks.close();
-        tokio::time::timeout(PATIENCE, streams.0.tasks.wait()).await.expect("the task ends");
-        assert!(flow.is_stalled() && !streams.0.cut.is_cancelled());
+        executor.0.tasks.close();
+        tokio::time::timeout(PATIENCE, executor.0.tasks.wait()).await.expect("the task ends");
+        assert!(tracker.is_stalled() && !executor.0.abort.is_cancelled());
         drop(piece);
     }
 
     #[tokio::test]
-    async fn a_sessions_writer_ends_a_stall_timeout_behind_the_session() {
-        let streams = streams();
-        let (session, over) = oneshot::channel::<()>();
+    async fn the_writer_of_a_session_ends_a_stall_timeout_after_the_session() {
+        let executor = executor();
+        let (session, end) = oneshot::channel::<()>();
         let task = {
-            let streams = streams.clone();
+            let executor = executor.clone();
             async move {
-                streams.upgrades(over);
-                streams.execute(std::future::pending());
+                executor.watch_session(end);
+                executor.execute(std::future::pending());
             }
         };
-        streams.execute(task);
+        executor.execute(task);
         drop(session);
-        streams.0.tasks.close();
-        tokio::time::timeout(PATIENCE, streams.0.tasks.wait()).await.expect("the writer ends");
-        assert!(!streams.0.cut.is_cancelled(), "the connection goes on");
+        executor.0.tasks.close();
+        tokio::time::timeout(PATIENCE, executor.0.tasks.wait()).await.expect("the writer ends");
+        assert!(!executor.0.abort.is_cancelled(), "the connection goes on");
     }
 
     #[tokio::test]
-    async fn a_sessions_writer_that_is_not_known_ends_with_its_connection() {
-        let (within, outside) = (streams(), streams());
-        let (session, over) = oneshot::channel::<()>();
+    async fn an_unknown_writer_of_a_session_ends_with_its_connection() {
+        let (within, outside) = (executor(), executor());
+        let (session, end) = oneshot::channel::<()>();
         drop(session);
         let task = {
-            let streams = within.clone();
-            async move { streams.upgrades(over) }
+            let executor = within.clone();
+            async move { executor.watch_session(end) }
         };
         within.execute(task);
-        is_cut(&within).await;
-        let (session, over) = oneshot::channel::<()>();
+        is_aborted(&within).await;
+        let (session, end) = oneshot::channel::<()>();
         drop(session);
-        outside.upgrades(over);
-        is_cut(&outside).await;
+        outside.watch_session(end);
+        is_aborted(&outside).await;
     }
 }

@@ -12,7 +12,7 @@ use crate::api::answer::{body::Body, problem, response};
 use crate::api::authorize::{Action, Permit, Target, authorize};
 use crate::api::context::Caller;
 use crate::api::request::address::{Client, Peer};
-use crate::api::state::Api;
+use crate::api::state::Services;
 use crate::log::WriteState;
 use crate::metrics::LogValues;
 use crate::wire::WireFormat;
@@ -24,13 +24,13 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 /// scrapes. Prometheus waits 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The state of the operators' listener.
+/// The state of the admin listener.
 pub struct Admin {
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
     readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
-    /// Allows one scrape at a time: each rendering occupies a blocking thread, and visits
+    /// Allows one scrape at a time, because a scrape occupies a blocking thread and visits
     /// every log.
-    turn: Arc<Semaphore>,
+    permit: Arc<Semaphore>,
 }
 
 /// The response to `/readyz`: each component with its state
@@ -62,20 +62,20 @@ impl Admin {
         metrics: impl Fn() -> String + Send + Sync + 'static,
         readiness: impl Fn() -> Readiness + Send + Sync + 'static,
     ) -> Admin {
-        let turn = Arc::new(Semaphore::new(1));
-        Admin { metrics: Arc::new(metrics), readiness: Box::new(readiness), turn }
+        let permit = Arc::new(Semaphore::new(1));
+        Admin { metrics: Arc::new(metrics), readiness: Box::new(readiness), permit }
     }
 
     /// Renders the metrics on a blocking thread, after the scrapes before this one.
     async fn scrape(&self) -> Response<Body> {
         let rendered = async {
-            let turn = self.turn.clone().acquire_owned().await;
+            let permit = self.permit.clone().acquire_owned().await;
             let metrics = self.metrics.clone();
             let render = move || {
                 // The thread holds the permit: if the scraper disconnects, no second
                 // rendering starts beside this one. The semaphore is never closed, so
-                // `turn` is always a permit.
-                let _turn = turn;
+                // `permit` is never an error.
+                let _permit = permit;
                 metrics()
             };
             problem::joined(tokio::task::spawn_blocking(render).await)
@@ -92,17 +92,19 @@ impl Admin {
     }
 }
 
-impl Api {
+impl Services {
     /// Returns the current metrics in the text format of Prometheus. Takes no lock of a
     /// connection, and does not read the store. Blocks on reads of `/proc`.
     pub fn render_metrics(&self) -> String {
         let logs = self.engine.logs();
-        for form in WireFormat::ALL {
+        for format in WireFormat::ALL {
             // A format with and without chunks has one label.
-            let alike = WireFormat::ALL.into_iter().filter(|other| other.label() == form.label());
-            let made = alike.flat_map(|it| logs.iter().map(move |log| log.origin().encodings(it)));
-            let label = ("form", form.label().to_owned());
-            self.metrics.counted("streamgate_encodings_total", label, made.sum());
+            let same_label =
+                WireFormat::ALL.into_iter().filter(|other| other.label() == format.label());
+            let counts =
+                same_label.flat_map(|it| logs.iter().map(move |log| log.origin().encodings(it)));
+            let label = ("form", format.label().to_owned());
+            self.metrics.counted("streamgate_encodings_total", label, counts.sum());
         }
         let (catching_up, lag) = self.hub.lag_stats();
         self.metrics.catching_up.set(catching_up as f64);
@@ -148,8 +150,8 @@ pub async fn handle<B>(admin: &Admin, peer: Peer, request: Request<B>) -> Respon
         Err(problem) => return response::problem(&problem, path),
     };
     match head.method {
-        Method::GET => answer(admin, permit, path).await,
-        Method::HEAD => response::head_only(answer(admin, permit, path).await),
+        Method::GET => respond(admin, permit, path).await,
+        Method::HEAD => response::head_only(respond(admin, permit, path).await),
         Method::OPTIONS => {
             let mut response = response::empty(204);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
@@ -159,7 +161,7 @@ pub async fn handle<B>(admin: &Admin, peer: Peer, request: Request<B>) -> Respon
     }
 }
 
-async fn answer(admin: &Admin, _permit: Permit, path: &str) -> Response<Body> {
+async fn respond(admin: &Admin, _permit: Permit, path: &str) -> Response<Body> {
     match path {
         "/metrics" => admin.scrape().await,
         "/readyz" => ready(&(admin.readiness)()),

@@ -45,7 +45,7 @@ async fn ask(admin: &Admin, method: Method, path: &str) -> (u16, String, String)
 }
 
 #[tokio::test]
-async fn operators_see_metrics_and_health() {
+async fn the_admin_listener_serves_metrics_and_health() {
     let (ready, draining) = (&admin(true), &admin(false));
     let answer =
         |status, media_type: &str, text: &str| (status, media_type.to_owned(), text.to_owned());
@@ -58,9 +58,9 @@ async fn operators_see_metrics_and_health() {
     assert_eq!(ask(ready, Method::GET, "/orders").await.0, 404);
 }
 
-/// The runtime has this thread alone.
+/// The runtime has only the thread of the test.
 #[tokio::test]
-async fn a_rendering_blocks_no_worker_and_no_other_runs_beside_it() {
+async fn one_rendering_runs_at_a_time_and_blocks_no_worker() {
     let (release, released) = mpsc::channel();
     let (released, running) = (Mutex::new(released), AtomicUsize::new(0));
     let begun = Arc::new(AtomicUsize::new(0));
@@ -85,7 +85,7 @@ async fn a_rendering_blocks_no_worker_and_no_other_runs_beside_it() {
     }
     let scrapes = [scrape(), scrape()];
     assert_eq!(ask(&admin, Method::GET, "/livez").await.0, 200);
-    // Its scraper goes, and it goes on.
+    // The scraper disconnects, and the rendering continues.
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
     assert_eq!(begun.load(Ordering::SeqCst), 1);
@@ -100,10 +100,10 @@ async fn a_rendering_blocks_no_worker_and_no_other_runs_beside_it() {
 }
 
 #[tokio::test]
-async fn a_rendering_that_panics_is_a_500_and_the_next_one_is_done() {
+async fn a_panic_of_a_rendering_is_a_500_and_the_next_scrape_is_answered() {
     let panics = AtomicUsize::new(1);
     let metrics = move || match panics.fetch_sub(1, Ordering::SeqCst) {
-        1 => panic!("as the test wants"),
+        1 => panic!("the test requested this panic"),
         _ => "streamgate_up 1\n".to_owned(),
     };
     let admin = Admin::new(metrics, || readiness(true));
@@ -111,7 +111,7 @@ async fn a_rendering_that_panics_is_a_500_and_the_next_one_is_done() {
     assert_eq!(ask(&admin, Method::GET, "/metrics").await.0, 200);
 }
 
-/// The values of a metric by log.
+/// Returns the values of a metric by log.
 fn series(text: &str, metric: &str) -> Vec<(String, u64)> {
     let prefix = format!("{metric}{{log=\"");
     let lines = text.lines().filter_map(|line| line.strip_prefix(&prefix)?.split_once("\"} "));
@@ -157,8 +157,8 @@ async fn the_thousand_most_active_logs_have_series_of_their_own() {
     ] {
         assert_eq!(series(&text, metric).len(), count, "{metric}");
     }
-    // One that is among the others becomes the busiest, and one that was not
-    // has no series any more.
+    // A log without a series becomes the most active log, and gets a series. Another log
+    // loses its series.
     let without = (0..TOPICS).find(|n| of(&text, &format!("t{n}")).is_none()).unwrap();
     publish(without, 3).await;
     let text = gateway.api.render_metrics();
@@ -183,7 +183,7 @@ async fn readiness_is_json_with_its_status() {
 }
 
 #[tokio::test]
-async fn every_operators_path_is_authorized() {
+async fn every_path_of_the_admin_listener_is_authorized() {
     let admin = admin(true);
     for path in ["/metrics", "/livez", "/readyz"] {
         ask(&admin, Method::GET, path).await;

@@ -25,8 +25,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::{
-    Api, CollectionSettings, ConnectionContext, Peer, Proxies, Settings, SseOverload,
-    TopicSettings, handle,
+    Api, CollectionSettings, ConnectionContext, Peer, Proxies, Routes, Services, Settings,
+    SseOverload, TopicSettings, handle,
 };
 use crate::deliver::{self, HeartbeatFormat};
 use crate::event::{EventType, Offset};
@@ -147,7 +147,8 @@ impl Gateway {
         let rings = hub.clone();
         let supervisor = Supervisor::new(metrics.clone());
         let hub = Hub::start(&hub, &engine, &metrics, &supervisor, 1);
-        let api = Arc::new(Api::new(settings, deliver, rings, engine, hub, metrics).unwrap());
+        let services = Arc::new(Services::new(engine, hub, metrics));
+        let api = Arc::new(Api::new(settings, deliver, rings, services).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(Arc::clone(&api), listener));
@@ -209,7 +210,7 @@ async fn serve(api: Arc<Api>, listener: TcpListener) {
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
                 let via = ConnectionContext { peer, takeover: None, flow: None };
-                async move { Ok::<_, Infallible>(handle(&api, request, via).await) }
+                async move { Ok::<_, Infallible>(handle(&Routes::Api, &api, request, via).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

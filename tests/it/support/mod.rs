@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use streamgate::config::{self, Config};
+use streamgate::config;
 use streamgate::server::{Error, Gateway, GatewayConfig};
 use streamgate::store;
 use tempfile::TempDir;
@@ -70,9 +70,7 @@ fn setup(data: &Path, sets: &[&str]) -> GatewayConfig {
     std::fs::write(&file, FILE).unwrap();
     let mut all = vec![format!("storage.path={}", data.join("store").display())];
     all.extend(sets.iter().map(|set| (*set).to_owned()));
-    let config = config::load(Some(&file), &all, std::iter::empty()).unwrap();
-    let Config { server, log, logs, hub, deliver, api, .. } = config;
-    GatewayConfig { server, log, logs, hub, deliver, api }
+    config::load(Some(&file), &all, std::iter::empty()).unwrap()
 }
 
 /// Reloads a running gateway with other settings.

@@ -16,7 +16,10 @@ const USES: [(&str, &str); 15] = [
          indicatif serde serde_json tokio tracing tracing_subscriber",
     ),
     ("config", "strsim toml"),
-    ("server", "bytes hyper hyper_util parking_lot rustix socket2 tokio tokio_util tracing"),
+    (
+        "server",
+        "arc_swap bytes hyper hyper_util parking_lot rustix socket2 tokio tokio_util tracing",
+    ),
     (
         "api",
         "bytes http_body_util hyper ipnet parking_lot percent_encoding serde serde_json sha2 strsim \

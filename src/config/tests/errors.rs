@@ -1,9 +1,9 @@
 //! Tests of the errors of each key in a file.
 
-use super::faults;
+use super::errors;
 
 /// Files and their errors.
-const FAULTS_OF_KEYS: &[(&str, &[&str])] = &[
+const ERRORS_OF_KEYS: &[(&str, &[&str])] = &[
     (
         "[streams]\n\nretry = [\"5s\", \"2s\"]\n",
         &[
@@ -153,13 +153,13 @@ const FAULTS_OF_KEYS: &[(&str, &[&str])] = &[
 
 #[test]
 fn each_error_is_reported_with_its_line_and_key() {
-    for (text, expected) in FAULTS_OF_KEYS {
-        assert_eq!(faults(text, &[], &[]), *expected, "{text}");
+    for (text, expected) in ERRORS_OF_KEYS {
+        assert_eq!(errors(text, &[], &[]), *expected, "{text}");
     }
 }
 
 /// Files with errors in names, and these errors.
-const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
+const ERRORS_OF_NAMES: &[(&str, &[&str])] = &[
     ("[[collections]]\n", &["config.toml:1: collections.name: a collection needs a name"]),
     (
         "[[collections]]\nname = \"a:b\"\n",
@@ -266,7 +266,7 @@ const FAULTS_OF_NAMES: &[(&str, &[&str])] = &[
 
 #[test]
 fn each_error_of_a_name_is_reported_with_its_line_and_key() {
-    for (text, expected) in FAULTS_OF_NAMES {
-        assert_eq!(faults(text, &[], &[]), *expected, "{text}");
+    for (text, expected) in ERRORS_OF_NAMES {
+        assert_eq!(errors(text, &[], &[]), *expected, "{text}");
     }
 }
