@@ -62,7 +62,7 @@ fn disconnect(engine: &Engine, count: u64) -> Duration {
             overflow: Overflow::Log,
             scope: scope.clone(),
             filter: filter.clone(),
-            form: WireFormat::SseChunked,
+            format: WireFormat::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,

@@ -35,7 +35,7 @@ impl Subscriber {
         let (Some(port), Some(subscription)) = (port, &mut subscriptions[id.slot as usize]) else {
             return false;
         };
-        let form = subscription.interest.form;
+        let form = subscription.interest.format;
         let Some(slice) = round.cut.of(round.batch, selection, form) else { return false };
         // A broken socket is left to the writer, whose it is.
         let Ok(written @ 1..) = port.write_now(&slice.bytes) else { return false };
@@ -57,7 +57,7 @@ impl Subscriber {
 
     /// Lets the fan-out write to `port` whenever the writer sleeps. To be
     /// called by the writer, before it first asks what is [next](Self::next).
-    pub fn open_port(&self, port: Arc<dyn DirectWriter>) {
+    pub fn allow_direct_writes(&self, port: Arc<dyn DirectWriter>) {
         self.state.lock().port = Some(port);
     }
 

@@ -94,7 +94,7 @@ impl Subscriber {
         }
         let State { ring, subscriptions, blocked_since, .. } = &mut *state;
         let subscription = subscriptions[id.slot as usize].as_mut()?;
-        let run = Run::new(id, batch.clone(), selection, subscription.interest.form);
+        let run = Run::new(id, batch.clone(), selection, subscription.interest.format);
         let bounds = self.shard.bounds(self.bounds);
         let is_log = subscription.interest.overflow == Overflow::Log;
         let mut visit = Visit::default();

@@ -331,7 +331,7 @@ impl Writer {
         );
         let socket = Socket { erratic: model.plan.erratic, ..Socket::default() };
         if follow.port {
-            subscriber.open_port(Arc::new(socket.clone()));
+            subscriber.allow_direct_writes(Arc::new(socket.clone()));
         }
         let scope = match follow.subject {
             Some(subject) => Scope::Subject(ResourceId::new(subject).unwrap()),
@@ -340,7 +340,7 @@ impl Writer {
         let interest = SubscriptionSpec {
             scope,
             filter: Filter::shared(Vec::new(), Vec::new()),
-            form: WireFormat::Ndjson,
+            format: WireFormat::Ndjson,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,

@@ -18,14 +18,14 @@ pub enum WriterAction {
     Write,
     /// Writes the rest of what the fan-out has put out half, before anything
     /// else.
-    Rest(Bytes),
+    PartialWrite(Bytes),
     /// Reads the log after this place for this subscription.
     Read(ReadRequest),
     /// Reads resources for this subscription.
     Snapshot(ReadRequest),
     /// Tells the client that events of this subscription were dropped behind
     /// where it stands.
-    Lost(ReadRequest, DropMarker),
+    Dropped(ReadRequest, DropMarker),
     /// Tells the client that it is still there, with the position that the
     /// only subscription has been read up to.
     Heartbeat(Option<EventId>),
@@ -187,7 +187,7 @@ impl State {
                 // written before anything else is asked for.
                 _ => subscription.advance(lost.to),
             }
-            return Some(WriterAction::Lost(reading, lost));
+            return Some(WriterAction::Dropped(reading, lost));
         }
         self.ring.peek(hand, room);
         (!hand.is_empty()).then_some(WriterAction::Write)

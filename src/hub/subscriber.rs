@@ -130,7 +130,7 @@ impl Subscriber {
     pub fn change_format(&self, form: WireFormat) {
         let mut state = self.state.lock();
         for subscription in state.subscriptions.iter_mut().flatten() {
-            subscription.interest.form = form;
+            subscription.interest.format = form;
         }
         state.ring.change_format(form);
     }
@@ -176,7 +176,7 @@ impl Subscriber {
         let mut state = self.state.lock();
         state.writer = if turn == PollMode::Paced { Writer::Paced } else { Writer::Busy };
         if let Some(rest) = state.partial_write.take() {
-            return WriterAction::Rest(*rest);
+            return WriterAction::PartialWrite(*rest);
         }
         if let Some(ending) = state.ending {
             return WriterAction::End(ending, state.bookmark());
@@ -239,7 +239,7 @@ impl Subscriber {
 
     /// These slices are on their way: whatever happens to the rest, their
     /// last byte goes out before anything else.
-    pub fn wrote(&self, slices: &[Slice]) {
+    pub fn note_written(&self, slices: &[Slice]) {
         let now = self.shard.now();
         let mut state = self.state.lock();
         state.quiet_since = now;
@@ -309,7 +309,7 @@ impl Subscriber {
     }
 
     /// What conflating leaves out of the log up to `upto` has been told.
-    pub fn conflated(&self, id: SubscriptionId, upto: Offset) {
+    pub fn note_conflated(&self, id: SubscriptionId, upto: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
             subscription.conflated = subscription.conflated.max(upto);
@@ -317,7 +317,7 @@ impl Subscriber {
     }
 
     /// A parked subscription has been read up to `upto`.
-    pub fn passed(&self, id: SubscriptionId, upto: Offset) {
+    pub fn note_read(&self, id: SubscriptionId, upto: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
             subscription.advance(upto);
@@ -333,7 +333,7 @@ impl Subscriber {
     }
 
     /// The snapshot of a subscription is written up to a resource.
-    pub fn reached(&self, id: SubscriptionId, reached: ResourceId) {
+    pub fn note_snapshot_to(&self, id: SubscriptionId, reached: ResourceId) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
             subscription.reached = Some(reached);
@@ -341,7 +341,7 @@ impl Subscriber {
     }
 
     /// Where a subscription stands and what it asked for; none if it is gone.
-    pub fn reading(&self, id: SubscriptionId) -> Option<ReadRequest> {
+    pub fn read_request(&self, id: SubscriptionId) -> Option<ReadRequest> {
         self.state.lock().subscription(id).map(|subscription| subscription.reading())
     }
 }

@@ -52,7 +52,7 @@ pub struct ReadRequest {
     /// Which events.
     pub filter: Arc<Filter>,
     /// The form they will be written in.
-    pub form: WireFormat,
+    pub format: WireFormat,
     /// Where to go on.
     pub after: Offset,
     /// Most events to write.
@@ -60,7 +60,7 @@ pub struct ReadRequest {
     /// What to do where events are missing.
     pub on_gap: OnGap,
     /// Where its snapshot has come to.
-    pub reached: Option<ResourceId>,
+    pub snapshot_after: Option<ResourceId>,
     /// Its policy.
     pub overflow: Overflow,
     /// Whether it wants of a page the newest event of each resource alone;
@@ -175,11 +175,11 @@ impl Subscription {
             log: self.progress.log.clone(),
             scope: self.interest.scope.clone(),
             filter: self.interest.filter.clone(),
-            form: self.interest.form,
+            format: self.interest.format,
             after: self.follower.written_to(),
             credit: self.interest.credit,
             on_gap: self.interest.on_gap,
-            reached: self.reached.clone(),
+            snapshot_after: self.reached.clone(),
             overflow: self.interest.overflow,
             conflate: self.conflating.then_some(self.conflated),
         }

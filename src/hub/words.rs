@@ -91,7 +91,7 @@ pub struct SubscriptionSpec {
     /// Which of its events; shared by all who want the same.
     pub filter: Arc<Filter>,
     /// In which form they are written.
-    pub form: WireFormat,
+    pub format: WireFormat,
     /// How many events the client has asked for so far; none for all that come.
     pub credit: Option<u64>,
     /// Whether the resources themselves are to be sent first. Cleared once they

@@ -126,7 +126,7 @@ impl Writer {
         let interest = SubscriptionSpec {
             scope: Scope::Whole,
             filter: filter.clone(),
-            form: WireFormat::Envelope,
+            format: WireFormat::Envelope,
             credit,
             snapshot: false,
             on_gap: OnGap::Event,

@@ -64,7 +64,7 @@ impl Bench {
         let interest = SubscriptionSpec {
             scope: Scope::Whole,
             filter: Filter::shared(Vec::new(), Vec::new()),
-            form: WireFormat::Ndjson,
+            format: WireFormat::Ndjson,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
@@ -75,7 +75,7 @@ impl Bench {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
-        subscriber.open_port(Arc::new(Socket(socket)));
+        subscriber.allow_direct_writes(Arc::new(Socket(socket)));
         let woken = Arc::default();
         let bench = Bench {
             _folder: folder,
@@ -140,7 +140,7 @@ async fn the_rest_comes_before_the_end() {
     let bench = Bench::start();
     bench.fill().await;
     bench.subscriber.end(EndReason::Drained);
-    let WriterAction::Rest(rest) = bench.next() else { panic!("not the rest") };
+    let WriterAction::PartialWrite(rest) = bench.next() else { panic!("not the rest") };
     assert!(matches!(bench.next(), WriterAction::End(EndReason::Drained, Some(_))));
     bench.check(&rest);
 }

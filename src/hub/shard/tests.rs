@@ -66,7 +66,7 @@ impl Bench {
         let interest = SubscriptionSpec {
             scope,
             filter,
-            form: WireFormat::SseChunked,
+            format: WireFormat::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
@@ -373,7 +373,7 @@ impl Bench {
         let interest = SubscriptionSpec {
             scope: Scope::Whole,
             filter: everything(),
-            form: WireFormat::SseChunked,
+            format: WireFormat::SseChunked,
             credit: None,
             snapshot,
             on_gap: OnGap::Event,
@@ -393,15 +393,15 @@ fn write(subscriber: &Subscriber) {
     loop {
         let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
         match subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room) {
-            WriterAction::Write => subscriber.wrote(&hand),
+            WriterAction::Write => subscriber.note_written(&hand),
             WriterAction::Read(reading) => {
-                subscriber.passed(reading.subscription, reading.log.head());
+                subscriber.note_read(reading.subscription, reading.log.head());
             }
             WriterAction::Snapshot(reading) => {
                 subscriber.restart(reading.subscription, reading.log.head(), false);
             }
-            WriterAction::Lost(..) | WriterAction::Heartbeat(_) => {}
-            WriterAction::Rest(_) | WriterAction::End(..) | WriterAction::Wait => return,
+            WriterAction::Dropped(..) | WriterAction::Heartbeat(_) => {}
+            WriterAction::PartialWrite(_) | WriterAction::End(..) | WriterAction::Wait => return,
         }
     }
 }
