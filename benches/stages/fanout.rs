@@ -101,7 +101,7 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
     };
     let metrics = Arc::new(Metrics::new());
     let supervisor = Supervisor::new(metrics.clone());
-    let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 2);
+    let hub = Hub::start(&settings, &metrics, &supervisor, 2);
     let log = engine.log("ticks").expect("the log is configured");
     let filter = Arc::new(Filter::default());
     let subscribe = |_| {

@@ -241,7 +241,7 @@ impl StreamSource {
                 WriterAction::Read(reading) => self.begin_read(reading),
                 WriterAction::Snapshot(reading) => self.begin_resources(&reading),
                 WriterAction::Dropped(reading, lost) => {
-                    self.say_lost(&reading, lost.count, lost.to)
+                    self.say_lost(&reading, lost.count, lost.to);
                 }
                 WriterAction::Heartbeat(position) => self.say_heartbeat(position),
                 WriterAction::End(..) if self.waits_for_answer() => return Poll::Pending,

@@ -10,7 +10,6 @@ use super::log_fanout::LogFanout;
 use super::push::Ticked;
 use super::shard::{Counts, Shard};
 use super::words::Settings;
-use crate::log::Engine;
 use crate::metrics::Metrics;
 use crate::supervisor::{Supervisor, Task};
 
@@ -22,32 +21,27 @@ pub(super) fn start(
     settings: Arc<Settings>,
     tight: Arc<AtomicBool>,
     open: Arc<Counts>,
-    engine: &Engine,
     metrics: Arc<Metrics>,
     supervisor: &Supervisor,
 ) -> Arc<Shard> {
     let shard = Arc::new(Shard::new(settings, tight, open, metrics));
-    engine.observe(&shard.progress);
     supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
     supervisor.spawn(Task::Tick, tick(shard.clone()));
     shard
 }
 
-/// Brings every lane to its log's head, for ever. The lanes take turns, those
-/// made meanwhile too, so that a log that is written without a pause does not
-/// hold up the others.
+/// Fans out the logs of the shard's queue, for ever. The logs take turns: a log
+/// that moves again during its turn is at the end of the queue, behind the logs
+/// that moved first.
 pub(super) async fn fan_out(shard: Arc<Shard>) {
-    let mut cost = 0;
+    let (mut cost, mut moved) = (0, Vec::new());
     loop {
-        shard.progress.notified().await;
-        loop {
-            let behind = shard.behind();
-            if behind.is_empty() {
-                break;
-            }
-            for lane in behind {
-                advance(&shard, &lane, &mut cost).await;
-            }
+        shard.queue.take(&mut moved).await;
+        for fanout in moved.drain(..) {
+            // The last subscription may have ended the fan-out meanwhile.
+            let Some(fanout) = fanout.upgrade() else { continue };
+            fanout.dequeued();
+            advance(&shard, &fanout, &mut cost).await;
         }
     }
 }

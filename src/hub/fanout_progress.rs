@@ -36,6 +36,11 @@ impl FanoutProgress {
         Offset(self.fanned_to.load(Ordering::SeqCst))
     }
 
+    /// Whether the log has events beyond `fanned_to`.
+    pub(super) fn is_behind(&self) -> bool {
+        self.fanned_to() < self.log.head()
+    }
+
     pub(super) fn begin(&self, end: Offset) {
         self.tail.store(end.0, Ordering::SeqCst);
     }

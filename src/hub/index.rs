@@ -162,6 +162,11 @@ impl Index {
         removed
     }
 
+    /// Whether the log has no subscription.
+    pub(super) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.groups.is_empty()
+    }
+
     /// The subscriptions to the whole log.
     pub(super) fn whole(&self) -> &Slots<Entry> {
         &self.whole

@@ -39,7 +39,6 @@ pub use words::{
     SubscriptionSpec, WriteBudget,
 };
 
-use crate::log::Engine;
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 use shard::{Counts, Shard};
@@ -53,11 +52,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts `shards` fan-out tasks that observe `engine` on the current
-    /// tokio runtime, and as many ticks. `supervisor` owns them.
+    /// Starts `shards` fan-out tasks on the current tokio runtime, and as many
+    /// ticks. `supervisor` owns them.
     pub fn start(
         settings: &Settings,
-        engine: &Engine,
         metrics: &Arc<Metrics>,
         supervisor: &Supervisor,
         shards: usize,
@@ -66,7 +64,7 @@ impl Hub {
         let (open, tight) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
         let shard = || {
             let (settings, tight, open) = (settings.clone(), tight.clone(), open.clone());
-            fan_out::start(settings, tight, open, engine, metrics.clone(), supervisor)
+            fan_out::start(settings, tight, open, metrics.clone(), supervisor)
         };
         let shards = (0..shards).map(|_| shard()).collect();
         Hub { shards, connections: AtomicU64::new(0), open, tight }

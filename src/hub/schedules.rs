@@ -7,6 +7,8 @@
 //! test's. shuttle's memory is sequentially consistent, so these tests show
 //! nothing about weaker orderings.
 
+mod queue;
+
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
@@ -235,10 +237,10 @@ impl Model {
             if self.plan.evicts && one_in(2) {
                 self.log.evict_oldest();
             }
-            self.shard.progress.notify_one();
+            self.log.notify_observers();
         }
         self.committed.store(true, Ordering::SeqCst);
-        self.shard.progress.notify_one();
+        self.shard.queue.wakeup.notify_one();
     }
 
     /// The fan-out's task, until it has fanned out all that is committed.
@@ -246,7 +248,7 @@ impl Model {
         let mut task = pin!(fan_out(self.shard.clone()));
         shuttle::future::block_on(std::future::poll_fn(|cx| {
             assert!(task.as_mut().poll(cx).is_pending());
-            let ends = self.committed.load(Ordering::SeqCst) && self.shard.behind().is_empty();
+            let ends = self.committed.load(Ordering::SeqCst) && !self.shard.is_behind();
             if ends { Poll::Ready(()) } else { Poll::Pending }
         }));
         self.idle.store(true, Ordering::SeqCst);
@@ -402,16 +404,29 @@ impl Writer {
     }
 }
 
-fn explore(scheduler: impl Scheduler + 'static, plan: Plan) {
+/// Runs `schedule` under each schedule that `scheduler` finds.
+fn explore(scheduler: impl Scheduler + 'static, schedule: impl Fn() + Send + Sync + 'static) {
     let mut config = shuttle::Config::new();
     // A test's debug build takes more than shuttle's 32 KiB.
     config.stack_size = 256 * 1024;
     config.silence_warnings = true;
-    let ground = Ground::new();
     let begun = Arc::<Counter>::default();
     let counted = begun.clone();
     let run = move || {
         counted.fetch_add(1, Ordering::Relaxed);
+        schedule();
+    };
+    let runner = shuttle::Runner::new(scheduler, config);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runner.run(run))) {
+        eprintln!("failed in schedule {}", begun.load(Ordering::Relaxed));
+        resume_unwind(panic);
+    }
+}
+
+/// Runs `plan` under each schedule that `scheduler` finds.
+fn run_plan(scheduler: impl Scheduler + 'static, plan: Plan) {
+    let ground = Ground::new();
+    explore(scheduler, move || {
         let model = Model::new(ground.clone(), plan.clone());
         let mut threads = Vec::new();
         let mut spawn = |run: Box<dyn FnOnce(&Model) + Send>| {
@@ -427,12 +442,7 @@ fn explore(scheduler: impl Scheduler + 'static, plan: Plan) {
         for thread in threads {
             thread.join().unwrap();
         }
-    };
-    let runner = shuttle::Runner::new(scheduler, config);
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runner.run(run))) {
-        eprintln!("failed in schedule {}", begun.load(Ordering::Relaxed));
-        resume_unwind(panic);
-    }
+    });
 }
 
 const EVERYTHING: Follow =
@@ -467,12 +477,12 @@ fn pair(follow: Follow) -> Plan {
 
 #[test]
 fn every_subscriber_gets_every_event_once_in_random_schedules() {
-    explore(RandomScheduler::new(2000), crowd());
+    run_plan(RandomScheduler::new(2000), crowd());
 }
 
 #[test]
 fn every_subscriber_gets_every_event_once_with_few_preemptions() {
-    explore(PctScheduler::new(4, 2000), crowd());
+    run_plan(PctScheduler::new(4, 2000), crowd());
 }
 
 #[test]
@@ -480,8 +490,8 @@ fn one_subscriber_joins_beside_two_commits() {
     for port in [false, true] {
         for start in [None, Some(0)] {
             let follow = Follow { start, port, ..EVERYTHING };
-            explore(RandomScheduler::new(1000), pair(follow.clone()));
-            explore(PctScheduler::new(3, 1000), pair(follow));
+            run_plan(RandomScheduler::new(1000), pair(follow.clone()));
+            run_plan(PctScheduler::new(3, 1000), pair(follow));
         }
     }
 }

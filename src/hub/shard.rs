@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use tokio::sync::Notify;
 
-use super::fanout_progress::LagStats;
-use super::log_fanout::LogFanout;
+use super::fanout_progress::{FanoutProgress, LagStats};
+use super::index::Entry;
+use super::log_fanout::{LogFanout, ProgressQueue};
 use super::state::State;
 use super::subscriber::Subscriber;
-use super::words::{Bounds, EndReason, Settings};
+use super::words::{Bounds, EndReason, Scope, Settings, SlotIndex};
 use crate::event::LogId;
 use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
@@ -29,10 +29,11 @@ pub(super) struct Shard {
     tight: Arc<AtomicBool>,
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
-    lanes: Mutex<HashMap<LogId, Arc<LogFanout>>>,
+    /// The fan-out of each log that has a subscription on this shard.
+    fanouts: Mutex<HashMap<LogId, Arc<LogFanout>>>,
     pub(super) stats: Arc<LagStats>,
     pub(super) members: Mutex<Members>,
-    pub(super) progress: Arc<Notify>,
+    pub(super) queue: Arc<ProgressQueue>,
     pub(super) started: Instant,
     /// Milliseconds since `started`, as of the last tick: nothing on the hot
     /// path asks the clock.
@@ -88,10 +89,10 @@ impl Shard {
             tight,
             open,
             metrics,
-            lanes: Mutex::default(),
+            fanouts: Mutex::default(),
             stats: Arc::default(),
             members: Mutex::default(),
-            progress: Arc::new(Notify::new()),
+            queue: Arc::default(),
             started: Instant::now(),
             now: AtomicU64::new(0),
             answers_due: AtomicU64::new(u64::MAX),
@@ -146,22 +147,38 @@ impl Shard {
         self.open.of(protocol).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The lane of a log, made at its first subscription here. A lane begins
-    /// at the log's end: what is older is read by who wants it.
-    pub(super) fn lane(&self, log: &Arc<Log>) -> Arc<LogFanout> {
-        let mut lanes = self.lanes.lock();
-        let new = || Arc::new(LogFanout::new(log.clone(), self.stats.clone()));
-        lanes.entry(log.id()).or_insert_with(new).clone()
+    /// Adds a subscription to the index of `log`. The first one starts the
+    /// log's fan-out on this shard.
+    pub(super) fn add_entry(
+        &self,
+        log: &Arc<Log>,
+        scope: &Scope,
+        entry: Entry,
+    ) -> (Arc<FanoutProgress>, SlotIndex) {
+        let mut fanouts = self.fanouts.lock();
+        let start = || LogFanout::start(log, self.stats.clone(), self.queue.clone());
+        let fanout = fanouts.entry(log.id()).or_insert_with(start);
+        let slot = fanout.index.lock().insert(scope, entry);
+        (fanout.progress.clone(), slot)
     }
 
-    /// The lanes whose logs have gone on.
-    pub(super) fn behind(&self) -> Vec<Arc<LogFanout>> {
-        let lanes = self.lanes.lock();
-        lanes
-            .values()
-            .filter(|lane| lane.progress.fanned_to() < lane.progress.log.head())
-            .cloned()
-            .collect()
+    /// Removes a subscription from the index of `log`. The last one ends the
+    /// log's fan-out on this shard: commits to the log no longer wake the shard.
+    pub(super) fn remove_entry(&self, log: &Log, slot: SlotIndex) {
+        let mut fanouts = self.fanouts.lock();
+        let Some(fanout) = fanouts.get(&log.id()) else { return };
+        let mut index = fanout.index.lock();
+        index.remove(slot);
+        if index.is_empty() {
+            drop(index);
+            fanouts.remove(&log.id());
+        }
+    }
+
+    /// Whether a log has events that are not fanned out.
+    #[cfg(all(test, feature = "shuttle"))]
+    pub(super) fn is_behind(&self) -> bool {
+        self.fanouts.lock().values().any(|fanout| fanout.progress.is_behind())
     }
 
     pub(super) fn answer_due(&self, since: u64) -> u64 {

@@ -69,13 +69,12 @@ impl Subscriber {
         interest: SubscriptionSpec,
         start: Option<Offset>,
     ) -> (SubscriptionId, Offset) {
-        let lane = self.shard.lane(log);
         let id = self.reserve_slot();
         let entry =
             Entry { subscriber: self.clone(), subscription: id, filter: interest.filter.clone() };
-        let place = lane.index.lock().insert(&interest.scope, entry);
+        let (progress, place) = self.shard.add_entry(log, &interest.scope, entry);
         let taken = start.unwrap_or_else(|| log.head());
-        let subscription = Subscription::new(id, lane.progress.clone(), place, interest, taken);
+        let subscription = Subscription::new(id, progress, place, interest, taken);
         let mut state = self.state.lock();
         state.subscriptions[id.slot as usize] = Some(subscription);
         let waker = state.waker.take();
@@ -107,7 +106,7 @@ impl Subscriber {
         // The index is locked before a subscriber by the fan-out, never after.
         match removed {
             Some(gone) => {
-                self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
+                self.shard.remove_entry(&gone.progress.log, gone.place);
                 true
             }
             None => false,
@@ -148,7 +147,7 @@ impl Subscriber {
             (std::mem::take(&mut state.subscriptions), state.port.take())
         };
         for gone in subscriptions.into_iter().flatten() {
-            self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
+            self.shard.remove_entry(&gone.progress.log, gone.place);
         }
     }
 

@@ -216,7 +216,7 @@ impl Gateway {
         let rings = hub.clone();
         let supervisor = Supervisor::new(metrics.clone());
         supervisor.watch(Task::Committer, engine.failed());
-        let hub = Hub::start(&hub, &engine, &metrics, &supervisor, shards);
+        let hub = Hub::start(&hub, &metrics, &supervisor, shards);
         let api =
             Api::new(api, deliver, rings, engine, hub, metrics.clone()).map_err(Error::Catalog)?;
         let tasks = api.tasks.clone();

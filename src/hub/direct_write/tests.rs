@@ -59,7 +59,7 @@ impl Bench {
         let settings = Settings::of_rings(16, 1 << 20);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());
-        let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+        let hub = Hub::start(&settings, &metrics, &supervisor, 1);
         let subscriber = hub.join(Protocol::Ndjson, &settings, 0).unwrap();
         let interest = SubscriptionSpec {
             scope: Scope::Whole,

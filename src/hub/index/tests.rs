@@ -6,7 +6,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hub::{Hub, Settings};
-use crate::log::{self, Engine};
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 
@@ -112,12 +111,10 @@ impl Bench {
 
 #[tokio::test]
 async fn an_entry_stays_in_its_slot_until_it_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = Engine::open(&log::Settings::within(folder.path()), &[]).unwrap();
     let settings = Settings::of_rings(1, 1);
     let metrics = Arc::new(Metrics::new());
     let supervisor = Supervisor::new(metrics.clone());
-    let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+    let hub = Hub::start(&settings, &metrics, &supervisor, 1);
     let subscriber = hub.join(Protocol::Sse, &settings, 0).unwrap();
     let filter = Filter::shared(Vec::new(), Vec::new());
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };

@@ -1,6 +1,8 @@
 //! One shard whose runtime has one thread, so that the test and the fan-out
 //! take turns: whatever the fan-out does without a yield, nobody comes between.
 
+mod queue;
+
 use std::task::{Context, Waker};
 
 use proptest::prelude::*;
@@ -32,14 +34,19 @@ impl Bench {
     }
 
     fn with_rings(ring_events: usize) -> Bench {
+        Bench::with(&["busy", "new"], 1, ring_events)
+    }
+
+    fn with(topics: &[&str], shards: usize, ring_events: usize) -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let specs = ["busy", "new"].map(|name| LogConfig::topic(name, StorageKind::Memory));
+        let topic = |name: &&str| LogConfig::topic(name, StorageKind::Memory);
+        let specs: Vec<_> = topics.iter().map(topic).collect();
         let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
         let engine = Engine::open(&log, &specs).unwrap();
         let settings = Settings::of_rings(ring_events, 1 << 30);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());
-        let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+        let hub = Hub::start(&settings, &metrics, &supervisor, shards);
         Bench { _folder: folder, engine, hub, _supervisor: supervisor, settings }
     }
 
