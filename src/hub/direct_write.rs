@@ -13,7 +13,7 @@ use crate::wire::Selection;
 
 /// What a visit that writes costs, in visits that only push. `send(2)` to a
 /// socket on loopback takes 4 to 8 µs, some fifty times as long; counted lower,
-/// since each yield of a round is a look at all sockets.
+/// since each yield of a pass is a look at all sockets.
 pub(super) const COST: usize = 4;
 
 impl Subscriber {
@@ -21,44 +21,46 @@ impl Subscriber {
     /// nothing waits. False where that is not so or the socket takes nothing;
     /// then they are to be pushed. The lock is held over the write, which does
     /// not wait: it is what keeps the writer from writing at the same time.
-    pub(super) fn write_inline(
+    pub(super) fn write_directly(
         &self,
         state: &mut State,
         id: SubscriptionId,
-        round: &mut FanoutPass<'_>,
+        pass: &mut FanoutPass<'_>,
         selection: &Selection,
     ) -> bool {
         if !state.is_vacant() {
             return false;
         }
-        let State { port, subscriptions, .. } = &mut *state;
-        let (Some(port), Some(subscription)) = (port, &mut subscriptions[id.slot as usize]) else {
+        let State { direct_writer, subscriptions, .. } = &mut *state;
+        let (Some(direct_writer), Some(subscription)) =
+            (direct_writer, &mut subscriptions[id.slot as usize])
+        else {
             return false;
         };
-        let form = subscription.interest.format;
-        let Some(slice) = round.cut.of(round.batch, selection, form) else { return false };
+        let format = subscription.spec.format;
+        let Some(slice) = pass.slice_cache.get(pass.batch, selection, format) else { return false };
         // A broken socket is left to the writer, whose it is.
-        let Ok(written @ 1..) = port.write_now(&slice.bytes) else { return false };
+        let Ok(written @ 1..) = direct_writer.write_now(&slice.bytes) else { return false };
         let events = u64::from(selection.len());
         subscription.advance(slice.through);
-        subscription.pushed(round.batch.end());
-        if let Some(credit) = &mut subscription.interest.credit {
+        subscription.pushed(pass.batch.end());
+        if let Some(credit) = &mut subscription.spec.credit {
             *credit = credit.saturating_sub(events);
         }
         let now = self.shard.now();
-        (state.quiet_since, state.active_at) = (now, now);
+        (state.last_sent, state.last_active) = (now, now);
         state.heartbeat_due = false;
         if written < slice.bytes.len() {
-            state.half_out(slice.bytes.slice(written..));
+            state.keep_partial_write(slice.bytes.slice(written..));
         }
-        round.tally.add(self.protocol(), events, written as u64);
+        pass.counts.add(self.protocol(), events, written as u64);
         true
     }
 
     /// Lets the fan-out write to `port` whenever the writer sleeps. To be
     /// called by the writer, before it first asks what is [next](Self::next).
-    pub fn allow_direct_writes(&self, port: Arc<dyn DirectWriter>) {
-        self.state.lock().port = Some(port);
+    pub fn allow_direct_writes(&self, direct_writer: Arc<dyn DirectWriter>) {
+        self.state.lock().direct_writer = Some(direct_writer);
     }
 
     /// The writer is about to write without having asked what is next: the

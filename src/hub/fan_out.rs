@@ -19,12 +19,12 @@ const TICK: Duration = Duration::from_millis(250);
 /// Starts a shard and its tasks, which `supervisor` owns.
 pub(super) fn start(
     settings: Arc<Settings>,
-    tight: Arc<AtomicBool>,
+    memory_pressure: Arc<AtomicBool>,
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
     supervisor: &Supervisor,
 ) -> Arc<Shard> {
-    let shard = Arc::new(Shard::new(settings, tight, open, metrics));
+    let shard = Arc::new(Shard::new(settings, memory_pressure, open, metrics));
     supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
     supervisor.spawn(Task::Tick, tick(shard.clone()));
     shard
@@ -46,36 +46,36 @@ pub(super) async fn fan_out(shard: Arc<Shard>) {
     }
 }
 
-/// Fans out what memory holds of a log beyond the lane's place. Yields as its
-/// rounds' `cost` goes.
-async fn advance(shard: &Shard, lane: &LogFanout, cost: &mut usize) {
-    match lane.progress.log.tail(lane.progress.fanned_to()) {
+/// Fans out what memory holds of a log beyond the fanout's place. Yields as its
+/// passes' `cost` goes.
+async fn advance(shard: &Shard, fanout: &LogFanout, cost: &mut usize) {
+    match fanout.progress.log.tail(fanout.progress.fanned_to()) {
         Some(batches) => {
             for batch in batches {
-                fanout_pass::fan_out_batch(shard, lane, &batch, cost).await;
+                fanout_pass::fan_out_batch(shard, fanout, &batch, cost).await;
             }
         }
-        None => park_all(lane).await,
+        None => fall_behind_all(fanout).await,
     }
 }
 
-/// The lane's place is gone from the tail: every subscription reads the log,
-/// and the lane goes on at its head.
+/// The fanout's place is gone from the tail: every subscription reads the log,
+/// and the fanout goes on at its head.
 ///
 /// Subscriptions come and go between two chunks, while the index is not
 /// locked. One that comes was indexed after `begin`: it reads the log up to
 /// `head` before it goes live, whether the walk meets it or not. One that
 /// stays keeps its slot, so the walk meets it once.
-async fn park_all(lane: &LogFanout) {
-    let head = lane.progress.log.head();
-    lane.progress.begin(head);
+async fn fall_behind_all(fanout: &LogFanout) {
+    let head = fanout.progress.log.head();
+    fanout.progress.set_tail(head);
     let (mut cursor, mut chunk) = (Cursor::default(), Vec::new());
     loop {
-        let more = lane.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
+        let more = fanout.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
             chunk.push((entry.subscriber.clone(), entry.subscription));
         });
         for (subscriber, subscription) in chunk.drain(..) {
-            if let Some(waker) = subscriber.park(subscription) {
+            if let Some(waker) = subscriber.fall_behind(subscription) {
                 waker.wake();
             }
         }
@@ -84,7 +84,7 @@ async fn park_all(lane: &LogFanout) {
         }
         tokio::task::yield_now().await;
     }
-    lane.progress.finish(head);
+    fanout.progress.set_fanned_to(head);
 }
 
 /// Serves everything that is a matter of time, for all connections of a shard.
@@ -109,7 +109,7 @@ async fn tick(shard: Arc<Shard>) {
         }
         shard.stats.lag.store(lag, Ordering::Relaxed);
         if gone {
-            shard.members.lock().all.retain(|subscriber| !subscriber.is_gone());
+            shard.members.lock().all.retain(|subscriber| !subscriber.has_left());
         }
     }
 }

@@ -41,11 +41,11 @@ impl FanoutProgress {
         self.fanned_to() < self.log.head()
     }
 
-    pub(super) fn begin(&self, end: Offset) {
+    pub(super) fn set_tail(&self, end: Offset) {
         self.tail.store(end.0, Ordering::SeqCst);
     }
 
-    pub(super) fn finish(&self, end: Offset) {
+    pub(super) fn set_fanned_to(&self, end: Offset) {
         self.fanned_to.store(end.0, Ordering::SeqCst);
     }
 }

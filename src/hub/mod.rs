@@ -48,7 +48,7 @@ pub struct Hub {
     shards: Box<[Arc<Shard>]>,
     connections: AtomicU64,
     open: Arc<Counts>,
-    tight: Arc<AtomicBool>,
+    memory_pressure: Arc<AtomicBool>,
 }
 
 impl Hub {
@@ -61,13 +61,14 @@ impl Hub {
         shards: usize,
     ) -> Hub {
         let settings = Arc::new(settings.clone());
-        let (open, tight) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let (open, memory_pressure) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
         let shard = || {
-            let (settings, tight, open) = (settings.clone(), tight.clone(), open.clone());
-            fan_out::start(settings, tight, open, metrics.clone(), supervisor)
+            let (settings, memory_pressure, open) =
+                (settings.clone(), memory_pressure.clone(), open.clone());
+            fan_out::start(settings, memory_pressure, open, metrics.clone(), supervisor)
         };
         let shards = (0..shards).map(|_| shard()).collect();
-        Hub { shards, connections: AtomicU64::new(0), open, tight }
+        Hub { shards, connections: AtomicU64::new(0), open, memory_pressure }
     }
 
     /// Takes other settings for what is a matter of time, at the next tick.
@@ -81,8 +82,8 @@ impl Hub {
 
     /// Whether memory is short: then a ring takes one event, and what does not
     /// fit is the overflow policy's.
-    pub fn set_memory_pressure(&self, tight: bool) {
-        self.tight.store(tight, Ordering::Relaxed);
+    pub fn set_memory_pressure(&self, memory_pressure: bool) {
+        self.memory_pressure.store(memory_pressure, Ordering::Relaxed);
     }
 
     /// A new connection without subscriptions, on the next shard in turn, with

@@ -24,13 +24,13 @@ impl State {
     pub(super) fn overflow(&mut self, id: SubscriptionId, run: Run, bounds: Bounds) {
         let Some(subscription) = self.subscription(id) else { return };
         let (waiting, end) = (subscription.waiting, run.batch.end());
-        let change = match subscription.interest.overflow {
+        let change = match subscription.spec.overflow {
             Overflow::Log => None,
             Overflow::Conflate => self.ring.conflate(run, bounds),
             Overflow::DropOldest => Some(self.ring.push_over_oldest(run, bounds)),
             Overflow::DropNewest => Some(self.ring.push_what_fits(run, bounds)),
             Overflow::Disconnect => {
-                self.ending.get_or_insert(EndReason::Overflow);
+                self.end_reason.get_or_insert(EndReason::Overflow);
                 None
             }
         };
@@ -39,13 +39,13 @@ impl State {
             subscription.waiting = waiting.saturating_add_signed(change);
             subscription.pushed(end);
         } else {
-            self.park(id);
+            self.start_catching_up(id);
         }
     }
 
     /// From here on the subscription reads the log by itself. What waits for
     /// it is read there, so nothing is lost, and nothing of it has to be told.
-    pub(super) fn park(&mut self, id: SubscriptionId) {
+    pub(super) fn start_catching_up(&mut self, id: SubscriptionId) {
         if let Some(subscription) = self.subscription(id) {
             subscription.fall_behind();
         }
@@ -57,12 +57,12 @@ impl Subscription {
     /// Its oldest run is of a batch that its log's tail does not hold any more:
     /// it reads the log, or, where its policy is to drop, goes without.
     pub(super) fn evict(&mut self) -> Evicted {
-        match self.interest.overflow {
+        match self.spec.overflow {
             // Told later, by a mark.
             Overflow::DropOldest | Overflow::DropNewest => Evicted::Drop(Dropped::new(self.id)),
             Overflow::Log | Overflow::Conflate | Overflow::Disconnect => {
                 self.fall_behind();
-                Evicted::Forget
+                Evicted::CatchUp
             }
         }
     }
@@ -72,7 +72,7 @@ impl Subscription {
 /// and marks of what was lost.
 impl Ring {
     /// Puts `run` in and drops the subscription's oldest until the ring is
-    /// within its bounds. What is in the writer's hand stays, and so does the
+    /// within its bounds. What is in the writer's slices stays, and so does the
     /// newest event of all, up to once more the bytes: what others of the
     /// socket have waiting must not hold back how things are now.
     fn push_over_oldest(&mut self, run: Run, bounds: Bounds) -> i64 {
@@ -81,7 +81,7 @@ impl Ring {
         let mut first = None;
         self.push(run);
         while self.is_over(bounds) && self.events() > 1 {
-            let Some(place) = self.oldest_of(lost.subscription, first) else { break };
+            let Some(place) = self.first_item_of(lost.subscription, first) else { break };
             first.get_or_insert(place);
             let is_newest = place + 1 == self.len() && self.bytes() <= 2 * bounds.bytes;
             let dropped = self.drop_excess(place, bounds, is_newest, &mut lost);
@@ -90,7 +90,7 @@ impl Ring {
                 break;
             }
         }
-        change + self.mark(first, lost)
+        change + self.insert_marker(first, lost)
     }
 
     /// Puts in of `run` what fits and drops the rest.
@@ -99,34 +99,34 @@ impl Ring {
         lost.add(run.batch.end(), run.events());
         // As a run of one event would: an empty ring takes one of any size.
         let least = u32::from(self.events() == 0);
-        let room = Bounds {
+        let free = Bounds {
             events: bounds.events.saturating_sub(self.events()),
             bytes: bounds.bytes.saturating_sub(self.bytes()),
         };
-        run.truncate(room, least);
+        run.truncate(free, least);
         let kept = run.events();
         lost.count -= kept;
         if kept > 0 {
             self.push(run);
         }
-        kept.cast_signed() + self.mark_last(lost)
+        kept.cast_signed() + self.append_marker(lost)
     }
 
     /// Keeps the newest event of each resource, `run` included. None when that
     /// frees less than a quarter, since it would have to be done again at
     /// once, or not enough.
     fn conflate(&mut self, run: Run, bounds: Bounds) -> Option<i64> {
-        let (id, upto) = (run.subscription, run.batch.end());
+        let (id, end) = (run.subscription, run.batch.end());
         let had = self.count_of(id);
         self.push(run);
         let (kept, mut lost) = self.newest_of(id);
-        lost.upto = upto;
+        lost.scanned_to = end;
         let events = lost.count + kept.iter().map(|it| u64::from(it.len())).sum::<u64>();
         if lost.count * 4 < events {
             return None;
         }
         let first = self.replace(id, kept, &mut lost);
-        self.mark(first, lost);
+        self.insert_marker(first, lost);
         (!self.is_over(bounds)).then(|| self.count_of(id) - had)
     }
 
@@ -146,17 +146,17 @@ impl Ring {
     }
 }
 
-/// The newest event of each resource in `selection`, of those up to `upto`
+/// The newest event of each resource in `selection`, of those up to `limit`
 /// alone; how many are left out, and the last of them. Events without a
 /// resource are of one.
 pub fn newest_of_each(
     batch: &Batch,
     selection: &Selection,
-    upto: Offset,
+    limit: Offset,
 ) -> (Selection, u64, Offset) {
     let mut lost = DropMarker::new(SubscriptionId::NONE);
     let positions = (0..selection.len()).map(|n| selection.position(n)).rev();
-    let within = positions.filter(|&at| batch.events()[at as usize].offset <= upto);
+    let within = positions.filter(|&at| batch.events()[at as usize].offset <= limit);
     let kept = newest(batch, within, &mut HashSet::new(), &mut lost);
     (kept, lost.count, lost.to)
 }

@@ -54,14 +54,14 @@ impl Subscriber {
     pub(super) fn push(
         &self,
         id: SubscriptionId,
-        round: &mut FanoutPass<'_>,
+        pass: &mut FanoutPass<'_>,
         selection: Selection,
     ) -> Visit {
-        self.visit(id, round, selection).unwrap_or_default()
+        self.visit(id, pass, selection).unwrap_or_default()
     }
 
     /// Whether a visit may find a subscription to push to; to be asked after
-    /// the lane's `tail` was set.
+    /// the fanout's `tail` was set.
     pub(super) fn is_live(&self) -> bool {
         self.live.load(Ordering::SeqCst)
     }
@@ -69,15 +69,15 @@ impl Subscriber {
     fn visit(
         &self,
         id: SubscriptionId,
-        round: &mut FanoutPass<'_>,
+        pass: &mut FanoutPass<'_>,
         selection: Selection,
     ) -> Option<Visit> {
-        let (batch, fanned) = (round.batch, round.fanned_to);
+        let (batch, fanned) = (pass.batch, pass.fanned_to);
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
         let after = subscription.follower().accept(batch.end(), fanned)?;
         let selection = if after > fanned {
-            subscription.interest.filter.narrow(batch, &selection, after)?
+            subscription.spec.filter.narrow(batch, &selection, after)?
         } else {
             selection
         };
@@ -85,21 +85,21 @@ impl Subscriber {
             subscription.advance(fanned);
         }
         let events = u64::from(selection.len());
-        let credit = subscription.interest.credit;
+        let credit = subscription.spec.credit;
         let over = credit.is_some_and(|credit| subscription.waiting + events > credit);
-        if round.inline && !over && self.write_inline(&mut state, id, round, &selection) {
+        if pass.is_direct && !over && self.write_directly(&mut state, id, pass, &selection) {
             // The writer sleeps on, unless there is a rest for it.
             let waker = if state.partial_write.is_some() { state.waker.take() } else { None };
             return Some(Visit { waker, cost: direct_write::COST });
         }
         let State { ring, subscriptions, blocked_since, .. } = &mut *state;
         let subscription = subscriptions[id.slot as usize].as_mut()?;
-        let run = Run::new(id, batch.clone(), selection, subscription.interest.format);
+        let run = Run::new(id, batch.clone(), selection, subscription.spec.format);
         let bounds = self.shard.bounds(self.bounds);
-        let is_log = subscription.interest.overflow == Overflow::Log;
+        let is_log = subscription.spec.overflow == Overflow::Log;
         let mut visit = Visit::default();
         if over {
-            state.park(id);
+            state.start_catching_up(id);
             self.note_live(&state);
         } else if ring.fits(&run, bounds)
             && !(is_log && blocked_since.is_some() && ring.len() >= BLOCKED_RUNS_MAX)
@@ -112,7 +112,7 @@ impl Subscriber {
             // A client that has nothing waiting keeps up: a commit that is
             // larger than a ring is no fault of its own, and in the log.
             if ring.is_empty() {
-                state.park(id);
+                state.start_catching_up(id);
             } else {
                 state.overflow(id, run, bounds);
                 visit.cost = OVERFLOW_COST;
@@ -128,7 +128,7 @@ impl Subscriber {
     }
 
     /// The shard lost its place in the log's tail: the subscription reads for itself.
-    pub(super) fn park(&self, id: SubscriptionId) -> Option<Waker> {
+    pub(super) fn fall_behind(&self, id: SubscriptionId) -> Option<Waker> {
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
         if subscription.mode() == Mode::Live {
@@ -136,7 +136,7 @@ impl Subscriber {
                 let fanned = subscription.progress.fanned_to();
                 subscription.advance(fanned);
             }
-            state.park(id);
+            state.start_catching_up(id);
             self.note_live(&state);
         }
         state.waker.take()
@@ -146,7 +146,7 @@ impl Subscriber {
     /// gone.
     pub(super) fn tick(&self, now: u64, settings: &Settings) -> Option<Ticked> {
         let mut state = self.state.lock();
-        if state.gone {
+        if state.has_left {
             return None;
         }
         state.ring.shrink();
@@ -157,26 +157,26 @@ impl Subscriber {
         let stall = settings.stall_timeout.as_millis() as u64;
         if state.blocked_since.is_some_and(|blocked| since(blocked) >= stall) {
             // Whatever was to be said before, the socket does not take it.
-            state.ending = Some(EndReason::Stalled);
+            state.end_reason = Some(EndReason::Stalled);
         }
-        if let Some((at, ending)) = state.due
+        if let Some((at, end_reason)) = state.due
             && now >= at
         {
-            state.ending.get_or_insert(ending);
+            state.end_reason.get_or_insert(end_reason);
         }
         let idle = settings.stream_idle_timeout.as_millis() as u64;
-        if idle > 0 && since(state.active_at) >= idle && state.blocked_since.is_none() {
-            state.ending.get_or_insert(EndReason::Idle);
+        if idle > 0 && since(state.last_active) >= idle && state.blocked_since.is_none() {
+            state.end_reason.get_or_insert(EndReason::Idle);
         }
-        let heartbeat = settings.heartbeat.mul_f32(state.heartbeat_part);
-        let quiet = since(state.quiet_since) >= heartbeat.as_millis() as u64;
+        let heartbeat = settings.heartbeat.mul_f32(state.heartbeat_fraction);
+        let quiet = since(state.last_sent) >= heartbeat.as_millis() as u64;
         if quiet && state.blocked_since.is_none() {
             state.heartbeat_due = true;
         }
         let subscriptions = state.subscriptions.iter().flatten();
         let lag = subscriptions.map(Subscription::lag).max().unwrap_or(0);
         let cost = 1 + state.subscriptions.len() / SUBSCRIPTIONS_A_VISIT;
-        if state.heartbeat_due || state.ending.is_some() || state.needs_tick {
+        if state.heartbeat_due || state.end_reason.is_some() || state.needs_tick {
             let waker = state.waker.take();
             drop(state);
             wake(waker);
@@ -187,7 +187,7 @@ impl Subscriber {
     /// How many subscriptions are not live, and how far the slowest of all is
     /// behind its log: a recount for tests of what the hub keeps.
     #[cfg(test)]
-    pub(super) fn census(&self) -> (u64, u64) {
+    pub(super) fn count_lag(&self) -> (u64, u64) {
         let state = self.state.lock();
         let (mut catching_up, mut lag) = (0, 0);
         for subscription in state.subscriptions.iter().flatten() {
@@ -197,16 +197,16 @@ impl Subscriber {
         (catching_up, lag)
     }
 
-    pub(super) fn is_gone(&self) -> bool {
-        self.state.lock().gone
+    pub(super) fn has_left(&self) -> bool {
+        self.state.lock().has_left
     }
 
-    /// Ends the connection at a moment of the shard's time, for `ending`,
+    /// Ends the connection at a moment of the shard's time, for `end_reason`,
     /// unless it ends before.
-    pub(super) fn end_at(&self, at: u64, ending: EndReason) {
+    pub(super) fn end_at(&self, at: u64, end_reason: EndReason) {
         let mut state = self.state.lock();
         if state.due.is_none_or(|(due, _)| at < due) {
-            state.due = Some((at, ending));
+            state.due = Some((at, end_reason));
         }
     }
 }

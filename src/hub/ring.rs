@@ -28,7 +28,7 @@ impl Item {
 #[derive(Debug)]
 pub(super) enum Evicted {
     /// All of its items go: it reads the log.
-    Forget,
+    CatchUp,
     /// Its runs up to the first that is held go, and a mark tells of them.
     Drop(Dropped),
 }
@@ -48,8 +48,8 @@ impl Dropped {
         Dropped { lost: DropMarker::new(id), change: 0, is_begun: false, is_done: false }
     }
 
-    /// Takes the subscription's next item behind the writer's hand. Gives what
-    /// stands in its place: for the first that is dropped, a mark that is
+    /// Takes the subscription's next item behind the writer's slices. Gives what
+    /// stands in its index: for the first that is dropped, a mark that is
     /// still empty; marks between runs become part of it.
     fn take(
         &mut self,
@@ -89,18 +89,18 @@ pub(super) struct Ring {
     items: VecDeque<Item>,
     events: u64,
     bytes: u64,
-    /// Items at the front of which the writer may have events in its hand,
+    /// Items at the front of which the writer may have events in its slices,
     /// which are therefore not dropped.
-    in_hand: usize,
+    peeked: usize,
     /// Items that were looked at, one by one.
     #[cfg(test)]
-    pub(super) looked_at: std::cell::Cell<u64>,
+    pub(super) visits: std::cell::Cell<u64>,
 }
 
 impl Ring {
     #[cfg(test)]
-    fn look_at(&self, items: u64) {
-        self.looked_at.set(self.looked_at.get() + items);
+    fn count_visits(&self, items: u64) {
+        self.visits.set(self.visits.get() + items);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -142,14 +142,14 @@ impl Ring {
         self.items.push_back(item);
     }
 
-    /// Puts every item through `change`, in order, with its place.
+    /// Puts every item through `change`, in order, with its index.
     fn rebuild(&mut self, mut change: impl FnMut(usize, Item) -> Option<Item>) {
         #[cfg(test)]
-        self.look_at(self.items.len() as u64);
+        self.count_visits(self.items.len() as u64);
         let items = std::mem::take(&mut self.items);
         (self.events, self.bytes) = (0, 0);
         let items: Vec<Item> =
-            items.into_iter().enumerate().filter_map(|(place, item)| change(place, item)).collect();
+            items.into_iter().enumerate().filter_map(|(index, item)| change(index, item)).collect();
         for item in items {
             match item {
                 Item::Run(run) => self.push(run),
@@ -161,21 +161,21 @@ impl Ring {
     /// Frees what waits for `subscription`, and forgets what it lost: who
     /// parks it reads all of that in the log.
     pub(super) fn remove(&mut self, subscription: SubscriptionId) {
-        let (before, mut in_hand) = (self.in_hand, 0);
-        self.rebuild(|place, item| {
+        let (before, mut peeked) = (self.peeked, 0);
+        self.rebuild(|index, item| {
             let kept = item.subscription() != subscription;
-            in_hand += usize::from(kept && place < before);
+            peeked += usize::from(kept && index < before);
             kept.then_some(item)
         });
-        self.in_hand = in_hand;
+        self.peeked = peeked;
     }
 
-    /// Shows in `form` what waits in another: for a socket that turns bare.
-    pub(super) fn change_format(&mut self, form: WireFormat) {
+    /// Shows in `format` what waits in another: for a socket that turns bare.
+    pub(super) fn change_format(&mut self, format: WireFormat) {
         self.rebuild(|_, item| match item {
             Item::Lost(_) => Some(item),
             Item::Run(mut run) => {
-                run.change_format(form);
+                run.change_format(format);
                 Some(Item::Run(run))
             }
         });
@@ -183,26 +183,26 @@ impl Ring {
 
     /// Shows the writer what comes next, up to the first mark; it stays here
     /// until it is written.
-    pub(super) fn peek(&mut self, out: &mut Vec<Slice>, room: &mut WriteBudget) {
-        let mut in_hand = 0;
+    pub(super) fn peek(&mut self, out: &mut Vec<Slice>, budget: &mut WriteBudget) {
+        let mut peeked = 0;
         for item in self.items() {
             let Item::Run(run) = item else { break };
-            if room.is_full() {
+            if budget.is_full() {
                 break;
             }
-            run.peek(out, room);
-            in_hand += 1;
+            run.peek(out, budget);
+            peeked += 1;
         }
-        self.in_hand = in_hand;
+        self.peeked = peeked;
     }
 
-    /// The writer has put out or let go what it had in its hand.
-    pub(super) fn settle(&mut self) {
-        self.in_hand = 0;
+    /// The writer has put out or let go what it had in its slices.
+    pub(super) fn end_peek(&mut self) {
+        self.peeked = 0;
     }
 
     /// Takes a mark off the front.
-    pub(super) fn take_lost(&mut self) -> Option<DropMarker> {
+    pub(super) fn take_marker(&mut self) -> Option<DropMarker> {
         let Some(&Item::Lost(lost)) = self.items.front() else { return None };
         self.items.pop_front();
         Some(lost)
@@ -211,14 +211,14 @@ impl Ring {
     /// Drops from the front what of `subscription` was written, up to
     /// `through`, and says how many events these were. What was freed
     /// meanwhile is simply not there any more.
-    pub(super) fn pass(&mut self, subscription: SubscriptionId, through: Offset) -> u64 {
+    pub(super) fn remove_written(&mut self, subscription: SubscriptionId, through: Offset) -> u64 {
         let before = self.events;
         while let Some(Item::Run(first)) = self.items.front_mut() {
             if first.subscription != subscription {
                 break;
             }
             let (events, bytes) = (first.events(), first.bytes());
-            first.pass(through);
+            first.remove_written(through);
             self.events -= events - first.events();
             self.bytes -= bytes - first.bytes();
             if first.events() > 0 {
@@ -240,7 +240,7 @@ impl Ring {
     fn items(&self) -> impl DoubleEndedIterator<Item = &Item> {
         let items = self.items.iter();
         #[cfg(test)]
-        let items = items.inspect(|_| self.look_at(1));
+        let items = items.inspect(|_| self.count_visits(1));
         items
     }
 
@@ -255,29 +255,29 @@ impl Ring {
         self.items().filter(|item| item.subscription() == id).map(count).sum()
     }
 
-    /// The runs of a subscription that are not in the writer's hand.
+    /// The runs of a subscription that are not in the writer's slices.
     pub(super) fn droppable_runs(&self, id: SubscriptionId) -> Vec<&Run> {
-        let droppable = self.items().skip(self.in_hand).filter_map(|item| match item {
+        let droppable = self.items().skip(self.peeked).filter_map(|item| match item {
             Item::Run(run) if run.subscription == id => Some(run),
             _ => None,
         });
         droppable.collect()
     }
 
-    /// The place of the first item of a subscription at or behind `from`, or
-    /// behind the writer's hand.
-    pub(super) fn oldest_of(&self, id: SubscriptionId, from: Option<usize>) -> Option<usize> {
-        let from = from.unwrap_or(self.in_hand);
+    /// The index of the first item of a subscription at or behind `from`, or
+    /// behind the writer's slices.
+    pub(super) fn first_item_of(&self, id: SubscriptionId, from: Option<usize>) -> Option<usize> {
+        let from = from.unwrap_or(self.peeked);
         let found = self.items().skip(from).position(|item| item.subscription() == id);
-        found.map(|place| place + from)
+        found.map(|index| index + from)
     }
 
-    /// Drops at a place as many events as the ring is over `bounds`, but not
+    /// Drops at a index as many events as the ring is over `bounds`, but not
     /// the last one of all, nor the last one there where `keeps`; or takes the
     /// mark that stands there. Into `lost`; gives how many items these were.
     pub(super) fn drop_excess(
         &mut self,
-        place: usize,
+        index: usize,
         bounds: Bounds,
         keeps: bool,
         lost: &mut DropMarker,
@@ -286,16 +286,16 @@ impl Ring {
             events: self.events.saturating_sub(bounds.events),
             bytes: self.bytes.saturating_sub(bounds.bytes),
         };
-        let there = match self.items().nth(place) {
+        let there = match self.items().nth(index) {
             Some(Item::Run(run)) => run.events(),
             _ => 0,
         };
         let most = if keeps { there.saturating_sub(1) } else { u64::MAX };
-        self.drop_at(place, excess, most.min(self.events.saturating_sub(1)), lost)
+        self.drop_at(index, excess, most.min(self.events.saturating_sub(1)), lost)
     }
 
-    fn drop_at(&mut self, place: usize, excess: Bounds, most: u64, lost: &mut DropMarker) -> i64 {
-        let (dropped, is_empty) = match self.items.get_mut(place) {
+    fn drop_at(&mut self, index: usize, excess: Bounds, most: u64, lost: &mut DropMarker) -> i64 {
+        let (dropped, is_empty) = match self.items.get_mut(index) {
             None => return 0,
             Some(Item::Lost(mark)) => {
                 lost.merge(*mark);
@@ -311,13 +311,13 @@ impl Ring {
             }
         };
         if is_empty {
-            self.items.remove(place);
+            self.items.remove(index);
         }
         dropped.cast_signed()
     }
 
     /// The subscriptions, of `count`, with runs that are not in the writer's
-    /// hand and of batches that, by where they end, are not held any more. Of
+    /// slices and of batches that, by where they end, are not held any more. Of
     /// each its oldest run alone is asked for: its runs are in its log's order.
     pub(super) fn evicted(
         &self,
@@ -325,7 +325,7 @@ impl Ring {
         is_held: impl Fn(SubscriptionId, Offset) -> bool,
     ) -> Vec<SubscriptionId> {
         let (mut asked, mut evicted) = (HashSet::new(), Vec::new());
-        for item in self.items().skip(self.in_hand) {
+        for item in self.items().skip(self.peeked) {
             if asked.len() == count {
                 break;
             }
@@ -346,18 +346,18 @@ impl Ring {
         evicted: &mut HashMap<SubscriptionId, Evicted>,
         is_held: impl Fn(SubscriptionId, Offset) -> bool,
     ) {
-        let (before, mut in_hand) = (self.in_hand, 0);
-        self.rebuild(|place, item| {
+        let (before, mut peeked) = (self.peeked, 0);
+        self.rebuild(|index, item| {
             let item = match evicted.get_mut(&item.subscription()) {
                 None => Some(item),
-                Some(Evicted::Forget) => None,
-                Some(Evicted::Drop(_)) if place < before => Some(item),
+                Some(Evicted::CatchUp) => None,
+                Some(Evicted::Drop(_)) if index < before => Some(item),
                 Some(Evicted::Drop(dropped)) => dropped.take(item, &is_held),
             };
-            in_hand += usize::from(place < before && item.is_some());
+            peeked += usize::from(index < before && item.is_some());
             item
         });
-        self.in_hand = in_hand;
+        self.peeked = peeked;
         for item in &mut self.items {
             if let Item::Lost(mark) = item
                 && mark.count == 0
@@ -369,41 +369,41 @@ impl Ring {
     }
 
     /// Leaves in the runs of a subscription what is `kept` of each, takes its
-    /// marks into `lost`, and gives the place of the first of them.
+    /// marks into `lost`, and gives the index of the first of them.
     pub(super) fn replace(
         &mut self,
         id: SubscriptionId,
         kept: Vec<Selection>,
         lost: &mut DropMarker,
     ) -> Option<usize> {
-        let in_hand = self.in_hand;
-        let first = self.oldest_of(id, None);
+        let peeked = self.peeked;
+        let first = self.first_item_of(id, None);
         let mut kept = kept.into_iter();
-        self.rebuild(|place, item| match item {
-            item if place < in_hand || item.subscription() != id => Some(item),
+        self.rebuild(|index, item| match item {
+            item if index < peeked || item.subscription() != id => Some(item),
             Item::Lost(before) => {
                 lost.merge(before);
                 None
             }
             Item::Run(run) => {
-                let run = run.narrowed(kept.next()?);
+                let run = run.with_selection(kept.next()?);
                 (run.events() > 0).then_some(Item::Run(run))
             }
         });
         first
     }
 
-    /// Puts a mark at a place; gives how many items that is.
-    pub(super) fn mark(&mut self, place: Option<usize>, lost: DropMarker) -> i64 {
-        let Some(place) = place.filter(|_| lost.count > 0) else { return 0 };
-        self.items.insert(place, Item::Lost(lost));
+    /// Puts a mark at a index; gives how many items that is.
+    pub(super) fn insert_marker(&mut self, index: Option<usize>, lost: DropMarker) -> i64 {
+        let Some(index) = index.filter(|_| lost.count > 0) else { return 0 };
+        self.items.insert(index, Item::Lost(lost));
         1
     }
 
     /// Puts a mark at the end, or into the subscription's own where that is its
     /// last item: what others have in between is no matter of its order, and
     /// marks must not pile up beside each other.
-    pub(super) fn mark_last(&mut self, lost: DropMarker) -> i64 {
+    pub(super) fn append_marker(&mut self, lost: DropMarker) -> i64 {
         if lost.count == 0 {
             return 0;
         }

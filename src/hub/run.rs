@@ -15,7 +15,7 @@ pub(super) struct Run {
     pub(super) subscription: SubscriptionId,
     pub(super) batch: Arc<Batch>,
     selection: Selection,
-    form: WireFormat,
+    format: WireFormat,
     /// How many of the selection are done.
     next: u32,
     /// Where in the selection it ends.
@@ -29,11 +29,11 @@ impl Run {
         subscription: SubscriptionId,
         batch: Arc<Batch>,
         selection: Selection,
-        form: WireFormat,
+        format: WireFormat,
     ) -> Run {
-        let bytes = batch.encoded(form).selected_bytes(&selection);
+        let bytes = batch.encoded(format).selected_bytes(&selection);
         let end = selection.len();
-        Run { subscription, batch, selection, form, next: 0, end, bytes }
+        Run { subscription, batch, selection, format, next: 0, end, bytes }
     }
 
     pub(super) fn events(&self) -> u64 {
@@ -45,21 +45,21 @@ impl Run {
         (self.next..self.end).map(|n| self.selection.position(n))
     }
 
-    /// The events themselves, for a write with `room`; at least one.
-    pub(super) fn peek(&self, out: &mut Vec<Slice>, room: &mut WriteBudget) {
-        let Run { subscription, batch, selection, form, next, end, .. } = self;
-        slices(out, room, *subscription, batch, selection, *form, *next..*end);
+    /// The events themselves, for a write with `budget`; at least one.
+    pub(super) fn peek(&self, out: &mut Vec<Slice>, budget: &mut WriteBudget) {
+        let Run { subscription, batch, selection, format, next, end, .. } = self;
+        slices(out, budget, *subscription, batch, selection, *format, *next..*end);
     }
 
-    /// The same in another form.
-    pub(super) fn change_format(&mut self, form: WireFormat) {
-        self.form = form;
+    /// The same in another format.
+    pub(super) fn change_format(&mut self, format: WireFormat) {
+        self.format = format;
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
     /// Of the same batch, what is `kept`.
-    pub(super) fn narrowed(self, kept: Selection) -> Run {
-        Run::new(self.subscription, self.batch, kept, self.form)
+    pub(super) fn with_selection(self, kept: Selection) -> Run {
+        Run::new(self.subscription, self.batch, kept, self.format)
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -68,7 +68,7 @@ impl Run {
 
     /// Bytes of some of its selection.
     fn bytes_at(&self, places: Range<u32>) -> u64 {
-        let encoded = self.batch.encoded(self.form);
+        let encoded = self.batch.encoded(self.format);
         match &self.selection {
             Selection::Run(run) => {
                 encoded.bytes_of(&(run.start + places.start..run.start + places.end))
@@ -82,7 +82,7 @@ impl Run {
 
     /// How many of its first events have at least so many bytes; all of them
     /// where that is not enough.
-    fn holding(&self, bytes: u64) -> u32 {
+    fn events_with_bytes(&self, bytes: u64) -> u32 {
         if bytes >= self.bytes {
             return self.end - self.next;
         }
@@ -100,7 +100,7 @@ impl Run {
     /// these were.
     pub(super) fn drop_first(&mut self, excess: Bounds, most: u64) -> (Offset, u64) {
         let at_most = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        let count = at_most(excess.events).max(self.holding(excess.bytes));
+        let count = at_most(excess.events).max(self.events_with_bytes(excess.bytes));
         let count = count.min(self.end - self.next).min(at_most(most));
         if count == 0 {
             return (Offset::ZERO, 0);
@@ -111,20 +111,20 @@ impl Run {
         (self.batch.events()[last as usize].offset, u64::from(count))
     }
 
-    /// Drops from its end what does not fit into `room`, but for the first
+    /// Drops from its end what does not fit into `free`, but for the first
     /// `least` events.
-    pub(super) fn truncate(&mut self, room: Bounds, least: u32) {
-        let events = u32::try_from(room.events).unwrap_or(u32::MAX).min(self.end - self.next);
-        let held = self.holding(room.bytes);
-        let fits = self.bytes_at(self.next..self.next + held) <= room.bytes;
+    pub(super) fn truncate(&mut self, free: Bounds, least: u32) {
+        let events = u32::try_from(free.events).unwrap_or(u32::MAX).min(self.end - self.next);
+        let held = self.events_with_bytes(free.bytes);
+        let fits = self.bytes_at(self.next..self.next + held) <= free.bytes;
         let count = events.min(if fits { held } else { held - 1 });
         self.end = self.next + count.max(least).min(self.end - self.next);
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
     /// Drops the events up to `through`.
-    pub(super) fn pass(&mut self, through: Offset) {
-        let encoded = self.batch.encoded(self.form);
+    pub(super) fn remove_written(&mut self, through: Offset) {
+        let encoded = self.batch.encoded(self.format);
         match &self.selection {
             Selection::Run(run) => {
                 let from = run.start + self.next;
@@ -156,12 +156,12 @@ pub struct DropMarker {
     /// How many.
     pub count: u64,
     /// How far the events had been looked at of which these were left out.
-    pub(super) upto: Offset,
+    pub(super) scanned_to: Offset,
 }
 
 impl DropMarker {
     pub(super) fn new(subscription: SubscriptionId) -> DropMarker {
-        DropMarker { subscription, to: Offset::ZERO, count: 0, upto: Offset::ZERO }
+        DropMarker { subscription, to: Offset::ZERO, count: 0, scanned_to: Offset::ZERO }
     }
 
     pub(super) fn add(&mut self, to: Offset, count: u64) {
@@ -172,7 +172,7 @@ impl DropMarker {
     /// Takes up a mark that stood nearby.
     pub(super) fn merge(&mut self, other: DropMarker) {
         self.add(other.to, other.count);
-        self.upto = self.upto.max(other.upto);
+        self.scanned_to = self.scanned_to.max(other.scanned_to);
     }
 }
 
@@ -192,23 +192,23 @@ pub struct Slice {
 }
 
 /// Cuts slices off a selection of a batch, from its `next`-th event on, while
-/// `room` lasts; at least one.
+/// `budget` lasts; at least one.
 pub fn slices(
     out: &mut Vec<Slice>,
-    room: &mut WriteBudget,
+    budget: &mut WriteBudget,
     subscription: SubscriptionId,
     batch: &Batch,
     selection: &Selection,
-    form: WireFormat,
-    places: Range<u32>,
+    format: WireFormat,
+    range: Range<u32>,
 ) {
-    let encoded = batch.encoded(form);
-    let Range { start: mut next, end } = places;
-    while next < end && !room.is_full() {
+    let encoded = batch.encoded(format);
+    let Range { start: mut next, end } = range;
+    while next < end && !budget.is_full() {
         let mut run = selection.run_from(next);
-        run.end = run.end.min(run.start.saturating_add(room.events.min(end - next)));
-        let (bytes, events) = encoded.slice(run.clone(), room.slice_bytes());
-        room.take(&bytes, events);
+        run.end = run.end.min(run.start.saturating_add(budget.events.min(end - next)));
+        let (bytes, events) = encoded.slice(run.clone(), budget.slice_bytes());
+        budget.take(&bytes, events);
         let last = run.start + events - 1;
         out.push(Slice {
             bytes,

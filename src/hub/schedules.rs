@@ -2,7 +2,7 @@
 //! (`docs/architecture.md#delivery`).
 //!
 //! A committer, the fan-out, subscribers with their writers and a ticker run
-//! as threads of shuttle. The code is the gateway's: log, lane, pass, ring,
+//! as threads of shuttle. The code is the gateway's: log, fanout, pass, ring,
 //! subscriber and pump. Only the socket, the commit and the clock are the
 //! test's. shuttle's memory is sequentially consistent, so these tests show
 //! nothing about weaker orderings.
@@ -339,7 +339,7 @@ impl Writer {
             Some(subject) => Scope::Subject(ResourceId::new(subject).unwrap()),
             None => Scope::Whole,
         };
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope,
             filter: Filter::shared(Vec::new(), Vec::new()),
             format: WireFormat::Ndjson,
@@ -348,7 +348,7 @@ impl Writer {
             on_gap: OnGap::Event,
             overflow: Overflow::Log,
         };
-        let (_, start) = subscriber.subscribe(&model.log, interest, start);
+        let (_, start) = subscriber.subscribe(&model.log, spec, start);
         Writer { pump, socket, start }
     }
 
@@ -366,8 +366,8 @@ impl Writer {
                 return Poll::Ready(Over::Connection);
             }
             let idle = model.idle.load(Ordering::SeqCst);
-            let mut hand: Vec<Slice> = Vec::new();
-            match self.pump.poll_fill(cx, &mut hand) {
+            let mut slices: Vec<Slice> = Vec::new();
+            match self.pump.poll_fill(cx, &mut slices) {
                 Poll::Pending if idle => return Poll::Ready(Over::Log),
                 Poll::Pending => {
                     let mut waiting = model.waiting.lock().unwrap();
@@ -378,15 +378,15 @@ impl Writer {
                     return Poll::Pending;
                 }
                 Poll::Ready(Filled::Rest(rest)) => self.socket.write(&rest),
-                Poll::Ready(Filled::Write) => self.write(&hand),
+                Poll::Ready(Filled::Write) => self.write(&slices),
                 Poll::Ready(Filled::End(_)) => return Poll::Ready(Over::Connection),
             }
         }
     }
 
     /// Writes some slices, as far as the socket takes them.
-    fn write(&mut self, hand: &[Slice]) {
-        let mut taken = hand.len();
+    fn write(&mut self, slices: &[Slice]) {
+        let mut taken = slices.len();
         if self.socket.erratic && one_in(4) {
             taken = shuttle::rand::thread_rng().gen_range(0..taken);
         }
@@ -397,10 +397,10 @@ impl Writer {
             self.pump.subscriber().unblocked();
             return;
         }
-        for slice in &hand[..taken] {
+        for slice in &slices[..taken] {
             self.socket.write(&slice.bytes);
         }
-        self.pump.wrote(&hand[..taken]);
+        self.pump.wrote(&slices[..taken]);
     }
 }
 

@@ -26,7 +26,7 @@ const JITTER: f64 = 0.25;
 pub(super) struct Shard {
     pub(super) settings: RwLock<Arc<Settings>>,
     /// Memory is short: no ring grows beyond one event.
-    tight: Arc<AtomicBool>,
+    memory_pressure: Arc<AtomicBool>,
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
     /// The fan-out of each log that has a subscription on this shard.
@@ -56,13 +56,13 @@ struct Drain {
 }
 
 impl Drain {
-    fn at_random(self) -> u64 {
+    fn random_time(self) -> u64 {
         let spread = Duration::from_millis(0)..Duration::from_millis(self.spread);
         self.from + crate::random::within(&spread).as_millis() as u64
     }
 
-    fn reach(self, subscriber: &Subscriber) {
-        subscriber.end_at(self.at_random(), EndReason::Drained);
+    fn apply(self, subscriber: &Subscriber) {
+        subscriber.end_at(self.random_time(), EndReason::Drained);
     }
 }
 
@@ -80,13 +80,13 @@ impl Shard {
     /// Makes a shard without subscribers, whose tasks do not run yet.
     pub(super) fn new(
         settings: Arc<Settings>,
-        tight: Arc<AtomicBool>,
+        memory_pressure: Arc<AtomicBool>,
         open: Arc<Counts>,
         metrics: Arc<Metrics>,
     ) -> Shard {
         Shard {
             settings: RwLock::new(settings),
-            tight,
+            memory_pressure,
             open,
             metrics,
             fanouts: Mutex::default(),
@@ -113,8 +113,8 @@ impl Shard {
 
     /// What a ring may hold at the moment.
     pub(super) fn bounds(&self, own: Bounds) -> Bounds {
-        let tight = Bounds { events: 1, bytes: 0 };
-        if self.tight.load(Ordering::Relaxed) { tight } else { own }
+        let one_event = Bounds { events: 1, bytes: 0 };
+        if self.memory_pressure.load(Ordering::Relaxed) { one_event } else { own }
     }
 
     /// A connection that was counted among the open ones.
@@ -124,26 +124,26 @@ impl Shard {
         protocol: Protocol,
         settings: &Settings,
     ) -> Arc<Subscriber> {
-        let part = || 1.0 - JITTER * crate::random::unit();
+        let fraction = || 1.0 - JITTER * crate::random::unit();
         let bounds =
             Bounds { events: settings.ring_events as u64, bytes: settings.ring_bytes as u64 };
         let now = self.now();
-        let state = State::new(now, part() as f32);
+        let state = State::new(now, fraction() as f32);
         let subscriber = Arc::new(Subscriber::new(id, protocol, bounds, self.clone(), state));
         if !settings.stream_lifetime.is_zero() {
-            let lifetime = settings.stream_lifetime.mul_f64(part()).as_millis() as u64;
+            let lifetime = settings.stream_lifetime.mul_f64(fraction()).as_millis() as u64;
             subscriber.end_at(now + lifetime, EndReason::Lifetime);
         }
         let mut members = self.members.lock();
         if let Some(drain) = members.drain {
-            drain.reach(&subscriber);
+            drain.apply(&subscriber);
         }
         members.all.push(subscriber.clone());
         subscriber
     }
 
     /// A connection that joined is over.
-    pub(super) fn left(&self, protocol: Protocol) {
+    pub(super) fn count_closed(&self, protocol: Protocol) {
         self.open.of(protocol).fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -195,7 +195,7 @@ impl Shard {
         let mut members = self.members.lock();
         members.drain = Some(drain);
         for subscriber in &members.all {
-            drain.reach(subscriber);
+            drain.apply(subscriber);
         }
     }
 
@@ -207,9 +207,9 @@ impl Shard {
     }
 
     #[cfg(test)]
-    pub(super) fn census(&self) -> (u64, u64) {
+    pub(super) fn count_lag(&self) -> (u64, u64) {
         let members = self.members.lock();
-        let each = members.all.iter().map(|member| member.census());
+        let each = members.all.iter().map(|member| member.count_lag());
         each.fold((0, 0), |(catching_up, lag), one| (catching_up + one.0, lag.max(one.1)))
     }
 

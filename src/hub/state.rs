@@ -14,7 +14,7 @@ use crate::event::EventId;
 
 /// What the writer does next.
 pub enum WriterAction {
-    /// Writes what was put into its hand.
+    /// Writes what was put into its slices.
     Write,
     /// Writes the rest of what the fan-out has put out half, before anything
     /// else.
@@ -53,7 +53,7 @@ pub enum PollMode {
 /// What a connection's writer is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
-    /// It may have something in its hand or half out.
+    /// It may have something in its slices or half out.
     Busy,
     /// It waits for something to write and has nothing half out.
     Asleep,
@@ -66,63 +66,63 @@ pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) subscriptions: Vec<Option<Subscription>>,
     pub(super) waker: Option<Waker>,
-    pub(super) ending: Option<EndReason>,
+    pub(super) end_reason: Option<EndReason>,
     /// The socket, where the fan-out may write to it.
-    pub(super) port: Option<Arc<dyn DirectWriter>>,
+    pub(super) direct_writer: Option<Arc<dyn DirectWriter>>,
     /// The rest of what the fan-out wrote and the socket did not take. Seldom
     /// there, so behind a pointer.
     pub(super) partial_write: Option<Box<Bytes>>,
     /// The writer has a deadline of its own, for which every tick wakes it.
     pub(super) needs_tick: bool,
     /// The connection is gone; the shard forgets it at its next tick.
-    pub(super) gone: bool,
+    pub(super) has_left: bool,
     pub(super) heartbeat_due: bool,
     pub(super) writer: Writer,
     /// The shard's time of the last write, in milliseconds.
-    pub(super) quiet_since: u64,
+    pub(super) last_sent: u64,
     /// The shard's time since which the socket takes nothing.
     pub(super) blocked_since: Option<u64>,
     /// This connection's own part of the heartbeat interval.
-    pub(super) heartbeat_part: f32,
+    pub(super) heartbeat_fraction: f32,
     /// The shard's time of the last event, or of the client's last word.
-    pub(super) active_at: u64,
+    pub(super) last_active: u64,
     /// When a drain or its age ends this connection, in the shard's time.
     pub(super) due: Option<(u64, EndReason)>,
     /// The slot whose turn to read it is.
-    pub(super) read_from: usize,
+    pub(super) next_slot: usize,
 }
 
 impl State {
     /// Of a connection that was quiet since `now` and beats after a part of
     /// the heartbeat interval.
-    pub(super) fn new(now: u64, heartbeat_part: f32) -> State {
+    pub(super) fn new(now: u64, heartbeat_fraction: f32) -> State {
         State {
             ring: Ring::default(),
             subscriptions: Vec::new(),
             waker: None,
-            ending: None,
-            port: None,
+            end_reason: None,
+            direct_writer: None,
             partial_write: None,
             needs_tick: false,
-            gone: false,
+            has_left: false,
             heartbeat_due: false,
             writer: Writer::Busy,
-            quiet_since: now,
+            last_sent: now,
             blocked_since: None,
-            heartbeat_part,
-            active_at: now,
+            heartbeat_fraction,
+            last_active: now,
             due: None,
-            read_from: 0,
+            next_slot: 0,
         }
     }
 
     /// Whether the fan-out may write to the socket, if it has it.
     pub(super) fn is_vacant(&self) -> bool {
-        self.writer == Writer::Asleep && self.ring.is_empty() && self.ending.is_none()
+        self.writer == Writer::Asleep && self.ring.is_empty() && self.end_reason.is_none()
     }
 
     /// The fan-out's write was taken in part.
-    pub(super) fn half_out(&mut self, rest: Bytes) {
+    pub(super) fn keep_partial_write(&mut self, rest: Bytes) {
         self.writer = Writer::Busy;
         self.partial_write = Some(Box::new(rest));
     }
@@ -133,23 +133,23 @@ impl State {
         let mut found = None;
         let count = self.subscriptions.len();
         for n in 0..count {
-            let slot = (self.read_from + n) % count;
+            let slot = (self.next_slot + n) % count;
             let Some(subscription) = &mut self.subscriptions[slot] else { continue };
             match subscription.mode() {
                 Mode::Live => {}
-                Mode::CatchingUp if subscription.interest.credit == Some(0) => {}
+                Mode::CatchingUp if subscription.spec.credit == Some(0) => {}
                 Mode::CatchingUp if subscription.join() => {}
                 Mode::CatchingUp | Mode::Snapshot if found.is_some() => {}
                 Mode::CatchingUp => {
-                    found = Some((slot, WriterAction::Read(subscription.reading())));
+                    found = Some((slot, WriterAction::Read(subscription.read_request())));
                 }
                 Mode::Snapshot => {
-                    found = Some((slot, WriterAction::Snapshot(subscription.reading())));
+                    found = Some((slot, WriterAction::Snapshot(subscription.read_request())));
                 }
             }
         }
         let (slot, next) = found?;
-        self.read_from = slot + 1;
+        self.next_slot = slot + 1;
         Some(next)
     }
 
@@ -163,22 +163,22 @@ impl State {
         self.subscriptions.iter().flatten().all(|subscription| subscription.mode() == Mode::Live)
     }
 
-    /// What of the ring comes next: events into `hand`, or a mark.
-    pub(super) fn show(
+    /// What of the ring comes next: events into `slices`, or a mark.
+    pub(super) fn peek(
         &mut self,
-        hand: &mut Vec<Slice>,
-        room: &mut WriteBudget,
+        slices: &mut Vec<Slice>,
+        budget: &mut WriteBudget,
     ) -> Option<WriterAction> {
-        while let Some(lost) = self.ring.take_lost() {
+        while let Some(lost) = self.ring.take_marker() {
             let Some(subscription) = self.subscription(lost.subscription) else { continue };
-            let reading = subscription.reading();
+            let request = subscription.read_request();
             subscription.waiting -= 1;
-            match subscription.interest.overflow {
+            match subscription.spec.overflow {
                 // Of a conflated ring some that were kept stand before some
                 // that were not; with nothing still to come all is passed. What
                 // was left out stays so if the log has to be read for the rest.
                 Overflow::Conflate => {
-                    subscription.conflated = subscription.conflated.max(lost.upto);
+                    subscription.conflated = subscription.conflated.max(lost.scanned_to);
                     if subscription.waiting == 0 {
                         subscription.advance(lost.to);
                     }
@@ -187,10 +187,10 @@ impl State {
                 // written before anything else is asked for.
                 _ => subscription.advance(lost.to),
             }
-            return Some(WriterAction::Dropped(reading, lost));
+            return Some(WriterAction::Dropped(request, lost));
         }
-        self.ring.peek(hand, room);
-        (!hand.is_empty()).then_some(WriterAction::Write)
+        self.ring.peek(slices, budget);
+        (!slices.is_empty()).then_some(WriterAction::Write)
     }
 
     /// A ring counts the bytes that it will write, but holds the whole batches
@@ -212,7 +212,7 @@ impl State {
             .map(|id| {
                 let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
                 let subscription = slot.filter(|subscription| subscription.id == id);
-                let evicted = subscription.map_or(Evicted::Forget, Subscription::evict);
+                let evicted = subscription.map_or(Evicted::CatchUp, Subscription::evict);
                 (id, evicted)
             })
             .collect();
@@ -234,7 +234,7 @@ impl State {
 
     /// The position of the only subscription; none if there are several, or
     /// it has not got its snapshot yet, which a position would skip.
-    pub(super) fn bookmark(&self) -> Option<EventId> {
+    pub(super) fn resume_id(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
             [Some(only)] if only.mode() != Mode::Snapshot => {
                 Some(only.progress.log.origin().id(only.position()))

@@ -66,21 +66,21 @@ impl Subscriber {
     pub fn subscribe(
         self: &Arc<Self>,
         log: &Arc<Log>,
-        interest: SubscriptionSpec,
+        spec: SubscriptionSpec,
         start: Option<Offset>,
     ) -> (SubscriptionId, Offset) {
         let id = self.reserve_slot();
         let entry =
-            Entry { subscriber: self.clone(), subscription: id, filter: interest.filter.clone() };
-        let (progress, place) = self.shard.add_entry(log, &interest.scope, entry);
-        let taken = start.unwrap_or_else(|| log.head());
-        let subscription = Subscription::new(id, progress, place, interest, taken);
+            Entry { subscriber: self.clone(), subscription: id, filter: spec.filter.clone() };
+        let (progress, slot) = self.shard.add_entry(log, &spec.scope, entry);
+        let start = start.unwrap_or_else(|| log.head());
+        let subscription = Subscription::new(id, progress, slot, spec, start);
         let mut state = self.state.lock();
         state.subscriptions[id.slot as usize] = Some(subscription);
         let waker = state.waker.take();
         drop(state);
         wake(waker);
-        (id, taken)
+        (id, start)
     }
 
     fn reserve_slot(&self) -> SubscriptionId {
@@ -106,7 +106,7 @@ impl Subscriber {
         // The index is locked before a subscriber by the fan-out, never after.
         match removed {
             Some(gone) => {
-                self.shard.remove_entry(&gone.progress.log, gone.place);
+                self.shard.remove_entry(&gone.progress.log, gone.slot);
                 true
             }
             None => false,
@@ -117,7 +117,7 @@ impl Subscriber {
     pub fn request(&self, id: SubscriptionId, n: u64) -> bool {
         let mut state = self.state.lock();
         let Some(subscription) = state.subscription(id) else { return false };
-        let Some(credit) = &mut subscription.interest.credit else { return false };
+        let Some(credit) = &mut subscription.spec.credit else { return false };
         *credit = credit.saturating_add(n);
         let waker = state.waker.take();
         drop(state);
@@ -125,36 +125,36 @@ impl Subscriber {
         true
     }
 
-    /// Changes the form of everything from here on, also of what waits.
-    pub fn change_format(&self, form: WireFormat) {
+    /// Changes the format of everything from here on, also of what waits.
+    pub fn change_format(&self, format: WireFormat) {
         let mut state = self.state.lock();
         for subscription in state.subscriptions.iter_mut().flatten() {
-            subscription.interest.format = form;
+            subscription.spec.format = format;
         }
-        state.ring.change_format(form);
+        state.ring.change_format(format);
     }
 
     /// The connection is over: nothing more is pushed, the index forgets it.
     pub fn leave(&self) {
         // The socket may be closed with its port, and not under the lock.
-        let (subscriptions, _port) = {
+        let (subscriptions, _direct_writer) = {
             let mut state = self.state.lock();
-            if !std::mem::replace(&mut state.gone, true) {
-                self.shard.left(self.protocol);
+            if !std::mem::replace(&mut state.has_left, true) {
+                self.shard.count_closed(self.protocol);
             }
             state.ring = Ring::default();
             (state.waker, state.partial_write) = (None, None);
-            (std::mem::take(&mut state.subscriptions), state.port.take())
+            (std::mem::take(&mut state.subscriptions), state.direct_writer.take())
         };
         for gone in subscriptions.into_iter().flatten() {
-            self.shard.remove_entry(&gone.progress.log, gone.place);
+            self.shard.remove_entry(&gone.progress.log, gone.slot);
         }
     }
 
     /// Asks the writer to end the connection; the first reason stays.
-    pub fn end(&self, ending: EndReason) {
+    pub fn end(&self, end_reason: EndReason) {
         let mut state = self.state.lock();
-        state.ending.get_or_insert(ending);
+        state.end_reason.get_or_insert(end_reason);
         let waker = state.waker.take();
         drop(state);
         wake(waker);
@@ -163,45 +163,45 @@ impl Subscriber {
     // === the writer's side ===
 
     /// What to do next. On the ring's turn, and when no subscription has to
-    /// read, fills `hand` from the ring without taking anything out of it.
+    /// read, fills `slices` from the ring without taking anything out of it.
     /// When there is nothing to do, the task of `cx` is woken once there is.
     pub fn next(
         &self,
         cx: &Context<'_>,
-        turn: PollMode,
-        hand: &mut Vec<Slice>,
-        room: &mut WriteBudget,
+        mode: PollMode,
+        slices: &mut Vec<Slice>,
+        budget: &mut WriteBudget,
     ) -> WriterAction {
         let mut state = self.state.lock();
-        state.writer = if turn == PollMode::Paced { Writer::Paced } else { Writer::Busy };
+        state.writer = if mode == PollMode::Paced { Writer::Paced } else { Writer::Busy };
         if let Some(rest) = state.partial_write.take() {
             return WriterAction::PartialWrite(*rest);
         }
-        if let Some(ending) = state.ending {
-            return WriterAction::End(ending, state.bookmark());
+        if let Some(end_reason) = state.end_reason {
+            return WriterAction::End(end_reason, state.resume_id());
         }
-        let found = match turn {
-            PollMode::Ring => state.show(hand, room).or_else(|| self.read_next(&mut state)),
-            PollMode::Log => self.read_next(&mut state).or_else(|| state.show(hand, room)),
-            PollMode::RingOnly => state.show(hand, room),
+        let found = match mode {
+            PollMode::Ring => state.peek(slices, budget).or_else(|| self.read_next(&mut state)),
+            PollMode::Log => self.read_next(&mut state).or_else(|| state.peek(slices, budget)),
+            PollMode::RingOnly => state.peek(slices, budget),
             PollMode::Paced => None,
         };
         if let Some(next) = found {
             return next;
         }
         if std::mem::take(&mut state.heartbeat_due) {
-            return WriterAction::Heartbeat(state.bookmark());
+            return WriterAction::Heartbeat(state.resume_id());
         }
         // With a read under way the writer does not ask before it writes.
-        if matches!(turn, PollMode::Ring | PollMode::Log) {
+        if matches!(mode, PollMode::Ring | PollMode::Log) {
             state.writer = Writer::Asleep;
         }
         state.sleep(cx);
         WriterAction::Wait
     }
 
-    /// Step 4 of [`log::Follower`](crate::log::Follower). The fan-out sets a lane's `tail` and then looks at
-    /// `live`; here it is the other way round, and all of it in one order
+    /// Step 4 of [`log::Follower`](crate::log::Follower). The fan-out sets a fanout's `tail` and then looks at
+    /// `live`; here it is the other way pass, and all of it in one order
     /// (`SeqCst`): where the fan-out still found nobody live, the `tail` that
     /// is compared here is the new one, and nobody joins.
     fn read_next(&self, state: &mut State) -> Option<WriterAction> {
@@ -225,12 +225,12 @@ impl Subscriber {
     /// comes. A connection that is `answering` is not idle.
     pub fn watch(&self, cx: &Context<'_>, answering: bool) -> Option<EndReason> {
         let mut state = self.state.lock();
-        let is_urgent = |ending: &EndReason| match ending {
+        let is_urgent = |end_reason: &EndReason| match end_reason {
             EndReason::Idle => !answering,
-            ending => ending.is_urgent(),
+            end_reason => end_reason.is_urgent(),
         };
-        if let Some(ending) = state.ending.filter(is_urgent) {
-            return Some(ending);
+        if let Some(end_reason) = state.end_reason.filter(is_urgent) {
+            return Some(end_reason);
         }
         state.sleep(cx);
         None
@@ -241,21 +241,21 @@ impl Subscriber {
     pub fn note_written(&self, slices: &[Slice]) {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.quiet_since = now;
+        state.last_sent = now;
         state.heartbeat_due = false;
         state.blocked_since = None;
-        let State { ring, subscriptions, active_at, .. } = &mut *state;
-        ring.settle();
+        let State { ring, subscriptions, last_active, .. } = &mut *state;
+        ring.end_peek();
         for slice in slices.iter().filter(|slice| slice.events > 0) {
-            *active_at = now;
+            *last_active = now;
             let id = slice.subscription;
             let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
             if let Some(subscription) = slot.filter(|subscription| subscription.id == id) {
                 subscription.advance(slice.through);
                 if subscription.waiting > 0 {
-                    subscription.waiting -= ring.pass(id, slice.through);
+                    subscription.waiting -= ring.remove_written(id, slice.through);
                 }
-                if let Some(credit) = &mut subscription.interest.credit {
+                if let Some(credit) = &mut subscription.spec.credit {
                     *credit = credit.saturating_sub(u64::from(slice.events));
                 }
             }
@@ -266,7 +266,7 @@ impl Subscriber {
     pub fn note_sent(&self) {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.quiet_since = now;
+        state.last_sent = now;
         state.heartbeat_due = false;
         state.blocked_since = None;
     }
@@ -276,7 +276,7 @@ impl Subscriber {
     pub fn blocked(&self) {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.ring.settle();
+        state.ring.end_peek();
         state.blocked_since.get_or_insert(now);
     }
 
@@ -290,8 +290,8 @@ impl Subscriber {
     pub fn note_received(&self) -> bool {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.active_at = now;
-        state.ending.is_none()
+        state.last_active = now;
+        state.end_reason.is_none()
     }
 
     /// The hub's time until which an end that was decided at `since` waits for
@@ -308,18 +308,18 @@ impl Subscriber {
     }
 
     /// What conflating leaves out of the log up to `upto` has been told.
-    pub fn note_conflated(&self, id: SubscriptionId, upto: Offset) {
+    pub fn note_conflated(&self, id: SubscriptionId, to: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.conflated = subscription.conflated.max(upto);
+            subscription.conflated = subscription.conflated.max(to);
         }
     }
 
     /// A parked subscription has been read up to `upto`.
-    pub fn note_read(&self, id: SubscriptionId, upto: Offset) {
+    pub fn note_read(&self, id: SubscriptionId, to: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.advance(upto);
+            subscription.advance(to);
         }
     }
 
@@ -332,16 +332,16 @@ impl Subscriber {
     }
 
     /// The snapshot of a subscription is written up to a resource.
-    pub fn note_snapshot_to(&self, id: SubscriptionId, reached: ResourceId) {
+    pub fn note_snapshot_to(&self, id: SubscriptionId, resource: ResourceId) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.reached = Some(reached);
+            subscription.snapshot_after = Some(resource);
         }
     }
 
     /// Where a subscription stands and what it asked for; none if it is gone.
     pub fn read_request(&self, id: SubscriptionId) -> Option<ReadRequest> {
-        self.state.lock().subscription(id).map(|subscription| subscription.reading())
+        self.state.lock().subscription(id).map(|subscription| subscription.read_request())
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) enum Mode {
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     pub(super) progress: Arc<FanoutProgress>,
-    pub(super) place: SlotIndex,
-    pub(super) interest: SubscriptionSpec,
+    pub(super) slot: SlotIndex,
+    pub(super) spec: SubscriptionSpec,
     /// Where in the log the subscription is. Changed by methods alone, because
     /// the count of those that catch up changes with it.
     follower: Follower,
@@ -37,7 +37,7 @@ pub(super) struct Subscription {
     /// What is left out up to here has been told.
     pub(super) conflated: Offset,
     /// The last resource of its snapshot that was written.
-    pub(super) reached: Option<ResourceId>,
+    pub(super) snapshot_after: Option<ResourceId>,
 }
 
 /// A read of the log that a subscription needs.
@@ -51,7 +51,7 @@ pub struct ReadRequest {
     pub scope: Scope,
     /// Which events.
     pub filter: Arc<Filter>,
-    /// The form they will be written in.
+    /// The format they will be written in.
     pub format: WireFormat,
     /// Where to go on.
     pub after: Offset,
@@ -73,28 +73,28 @@ impl Subscription {
     pub(super) fn new(
         id: SubscriptionId,
         progress: Arc<FanoutProgress>,
-        place: SlotIndex,
-        interest: SubscriptionSpec,
+        slot: SlotIndex,
+        spec: SubscriptionSpec,
         written_to: Offset,
     ) -> Subscription {
         progress.stats.catching_up.fetch_add(1, Ordering::Relaxed);
         Subscription {
             id,
             progress,
-            place,
-            interest,
+            slot,
+            spec,
             follower: Follower::new(written_to),
             waiting: 0,
             conflating: false,
             conflated: written_to,
-            reached: None,
+            snapshot_after: None,
         }
     }
 
     pub(super) fn mode(&self) -> Mode {
         if self.follower.is_live() {
             Mode::Live
-        } else if self.interest.snapshot {
+        } else if self.spec.snapshot {
             Mode::Snapshot
         } else {
             Mode::CatchingUp
@@ -106,7 +106,7 @@ impl Subscription {
     }
 
     /// Changes the follower, and the count of those that catch up with it.
-    fn follow<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
+    fn update_follower<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
         let was_live = self.follower.is_live();
         let changed = change(&mut self.follower);
         let catching_up = &self.progress.stats.catching_up;
@@ -131,9 +131,9 @@ impl Subscription {
     /// Goes live if nothing is left to read ([`Follower::join`]). Not in the
     /// middle of a page of which some was left out: the fan-out would push it.
     pub(super) fn join(&mut self) -> bool {
-        let joins = !self.interest.snapshot && self.is_past_conflated() && {
+        let joins = !self.spec.snapshot && self.is_past_conflated() && {
             let tail = self.progress.tail();
-            self.follow(|follower| follower.join(tail))
+            self.update_follower(|follower| follower.join(tail))
         };
         self.conflating &= !joins;
         joins
@@ -142,16 +142,16 @@ impl Subscription {
     /// Reads the log from here on ([`Follower::fall_behind`]). Its items in the
     /// ring are no longer counted; the caller removes them.
     pub(super) fn fall_behind(&mut self) {
-        self.follow(Follower::fall_behind);
+        self.update_follower(Follower::fall_behind);
         self.waiting = 0;
-        self.conflating = self.interest.overflow == Overflow::Conflate;
+        self.conflating = self.spec.overflow == Overflow::Conflate;
     }
 
     /// Reads the log after `start`, or the resources first.
     pub(super) fn restart(&mut self, start: Offset, snapshot: bool) {
-        self.follow(|follower| follower.restart(start));
-        self.interest.snapshot = snapshot;
-        self.reached = None;
+        self.update_follower(|follower| follower.restart(start));
+        self.spec.snapshot = snapshot;
+        self.snapshot_after = None;
     }
 
     /// How many offsets the client is behind the log's head.
@@ -169,18 +169,18 @@ impl Subscription {
         !self.conflating || self.conflated <= self.follower.written_to()
     }
 
-    pub(super) fn reading(&self) -> ReadRequest {
+    pub(super) fn read_request(&self) -> ReadRequest {
         ReadRequest {
             subscription: self.id,
             log: self.progress.log.clone(),
-            scope: self.interest.scope.clone(),
-            filter: self.interest.filter.clone(),
-            format: self.interest.format,
+            scope: self.spec.scope.clone(),
+            filter: self.spec.filter.clone(),
+            format: self.spec.format,
             after: self.follower.written_to(),
-            credit: self.interest.credit,
-            on_gap: self.interest.on_gap,
-            snapshot_after: self.reached.clone(),
-            overflow: self.interest.overflow,
+            credit: self.spec.credit,
+            on_gap: self.spec.on_gap,
+            snapshot_after: self.snapshot_after.clone(),
+            overflow: self.spec.overflow,
             conflate: self.conflating.then_some(self.conflated),
         }
     }

@@ -90,7 +90,7 @@ pub struct SubscriptionSpec {
     pub scope: Scope,
     /// Which of its events; shared by all who want the same.
     pub filter: Arc<Filter>,
-    /// In which form they are written.
+    /// In which format they are written.
     pub format: WireFormat,
     /// How many events the client has asked for so far; none for all that come.
     pub credit: Option<u64>,
@@ -150,7 +150,7 @@ pub enum Overflow {
     Log,
     /// Keep the newest event of each resource.
     Conflate,
-    /// Make room by dropping what has waited longest.
+    /// Make budget by dropping what has waited longest.
     DropOldest,
     /// Drop what has come last.
     DropNewest,
@@ -214,7 +214,7 @@ pub struct WriteBudget {
 }
 
 /// Largest slice that is cut from a block, in bytes: a reader that stands
-/// still keeps at most the rest of one slice in hand.
+/// still keeps at most the rest of one slice in slices.
 pub const SLICE_BYTES: usize = 16 * 1024;
 
 impl WriteBudget {

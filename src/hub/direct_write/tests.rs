@@ -61,7 +61,7 @@ impl Bench {
         let supervisor = Supervisor::new(metrics.clone());
         let hub = Hub::start(&settings, &metrics, &supervisor, 1);
         let subscriber = hub.join(Protocol::Ndjson, &settings, 0).unwrap();
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope: Scope::Whole,
             filter: Filter::shared(Vec::new(), Vec::new()),
             format: WireFormat::Ndjson,
@@ -70,7 +70,7 @@ impl Bench {
             on_gap: OnGap::Event,
             overflow: Overflow::Log,
         };
-        subscriber.subscribe(&log, interest, None);
+        subscriber.subscribe(&log, spec, None);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
@@ -93,8 +93,8 @@ impl Bench {
 
     fn next(&self) -> WriterAction {
         let waker = Waker::from(self.woken.clone());
-        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
-        self.subscriber.next(&Context::from_waker(&waker), PollMode::Ring, &mut hand, &mut room)
+        let (mut slices, mut budget) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        self.subscriber.next(&Context::from_waker(&waker), PollMode::Ring, &mut slices, &mut budget)
     }
 
     /// Publishes events until the socket has taken one in part.

@@ -21,7 +21,7 @@ enum Step {
     Push(usize, Vec<(u8, u16)>),
     /// The writer is shown what there is.
     Peek { events: u32 },
-    /// Of what it has in its hand, so many slices go out, and the rest not.
+    /// Of what it has in its slices, so many slices go out, and the rest not.
     Write { slices: usize },
     /// A log's tail lets its older half go.
     Evict(usize),
@@ -99,19 +99,19 @@ struct Bench {
     ring: Ring,
     origin: Arc<LogIdentity>,
     sides: [Side; 2],
-    hand: Vec<Slice>,
+    slices: Vec<Slice>,
 }
 
 impl Bench {
     fn new(policies: [Overflow; 2]) -> Bench {
         let kind = LogKind::collection("order").unwrap();
         let origin = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind));
-        let (ring, hand) = (Ring::default(), Vec::new());
-        Bench { ring, origin, sides: policies.map(Side::new), hand }
+        let (ring, slices) = (Ring::default(), Vec::new());
+        Bench { ring, origin, sides: policies.map(Side::new), slices }
     }
 
     fn push(&mut self, whose: usize, events: &[(u8, u16)]) {
-        let Bench { ring, origin, sides, hand } = self;
+        let Bench { ring, origin, sides, slices } = self;
         let side = &mut sides[whose];
         let first = side.pushed.len() as u64 + 1;
         let events = events.iter().zip(first..).map(|(&(resource, size), offset)| {
@@ -144,29 +144,29 @@ impl Bench {
             side.waiting += change;
         } else {
             ring.remove(side.id);
-            hand.retain(|slice| slice.subscription != side.id);
+            slices.retain(|slice| slice.subscription != side.id);
             side.read_log();
         }
     }
 
     fn peek(&mut self, events: u32) {
         // What the socket did not take is let go before anything else is shown.
-        self.hand.clear();
-        self.ring.settle();
-        while let Some(lost) = self.ring.take_lost() {
+        self.slices.clear();
+        self.ring.end_peek();
+        while let Some(lost) = self.ring.take_marker() {
             let side = self.sides.iter_mut().find(|side| side.id == lost.subscription).unwrap();
             side.told += lost.count;
             side.waiting -= 1;
         }
-        self.ring.peek(&mut self.hand, &mut WriteBudget::for_write(events));
+        self.ring.peek(&mut self.slices, &mut WriteBudget::for_write(events));
     }
 
     fn write(&mut self, slices: usize) {
-        self.ring.settle();
-        for slice in self.hand.drain(..).take(slices) {
+        self.ring.end_peek();
+        for slice in self.slices.drain(..).take(slices) {
             let before = self.ring.events();
-            let passed = self.ring.pass(slice.subscription, slice.through);
-            assert_eq!(passed, u64::from(slice.events), "what was in hand was kept");
+            let passed = self.ring.remove_written(slice.subscription, slice.through);
+            assert_eq!(passed, u64::from(slice.events), "what was in slices was kept");
             assert_eq!(before - self.ring.events(), passed);
             let side = self.sides.iter_mut().find(|side| side.id == slice.subscription).unwrap();
             side.waiting -= passed.cast_signed();
@@ -175,7 +175,7 @@ impl Bench {
     }
 
     fn evict(&mut self, whose: usize) {
-        let Bench { ring, sides, hand, .. } = self;
+        let Bench { ring, sides, slices, .. } = self;
         let side = &mut sides[whose];
         // Of the older half of what was pushed.
         let half = side.pushed.len() as u64 / 2;
@@ -183,14 +183,14 @@ impl Bench {
         let is_held = |id, end| id != side.id || held(end);
         let evicted = ring.evicted(2, is_held);
         let conflates = side.policy == Overflow::Conflate;
-        let fate = |id| if conflates { Evicted::Forget } else { Evicted::Drop(Dropped::new(id)) };
+        let fate = |id| if conflates { Evicted::CatchUp } else { Evicted::Drop(Dropped::new(id)) };
         let mut evicted: HashMap<_, _> = evicted.into_iter().map(|id| (id, fate(id))).collect();
         ring.evict(&mut evicted, is_held);
         for (id, evicted) in evicted {
             assert_eq!(id, side.id);
             match evicted {
-                Evicted::Forget => {
-                    hand.retain(|slice| slice.subscription != id);
+                Evicted::CatchUp => {
+                    slices.retain(|slice| slice.subscription != id);
                     side.read_log();
                 }
                 Evicted::Drop(dropped) => side.waiting += dropped.change,
@@ -202,7 +202,7 @@ impl Bench {
     fn check(&self) {
         let events = self.ring.events();
         // The newest event of each may stand beside what others have there, and
-        // one more beside those while all of them are in the writer's hand.
+        // one more beside those while all of them are in the writer's slices.
         assert!(events <= BOUNDS.events + 4, "{events} events in the ring");
         let items = self.ring.len() as u64;
         assert!(items <= 2 * events + 2, "{items} items for {events} events");

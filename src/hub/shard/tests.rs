@@ -70,7 +70,7 @@ impl Bench {
         filter: Arc<Filter>,
         overflow: Overflow,
     ) {
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope,
             filter,
             format: WireFormat::SseChunked,
@@ -79,11 +79,11 @@ impl Bench {
             on_gap: OnGap::Event,
             overflow,
         };
-        subscriber.subscribe(&self.engine.log(topic).unwrap(), interest, None);
-        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        subscriber.subscribe(&self.engine.log(topic).unwrap(), spec, None);
+        let (mut slices, mut budget) = (Vec::new(), WriteBudget::for_write(u32::MAX));
         let cx = Context::from_waker(Waker::noop());
         assert!(matches!(
-            subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room),
+            subscriber.next(&cx, PollMode::Ring, &mut slices, &mut budget),
             WriterAction::Wait
         ));
     }
@@ -193,10 +193,10 @@ async fn what_many_subscriptions_let_go_is_found_in_one_pass() {
             bench.publish("busy", 1 << 10);
         }
         let mut state = subscriber.state.lock();
-        state.ring.looked_at.set(0);
+        state.ring.visits.set(0);
         assert!(state.release_evicted());
-        let looked_at = state.ring.looked_at.get();
-        assert!(looked_at < 8 * SUBSCRIPTIONS, "{looked_at} items looked at, {overflow:?}");
+        let visits = state.ring.visits.get();
+        assert!(visits < 8 * SUBSCRIPTIONS, "{visits} items looked at, {overflow:?}");
         assert_eq!(state.ring.events(), 0);
         let marks = if overflow == Overflow::Log { 0 } else { SUBSCRIPTIONS };
         assert_eq!(state.ring.len() as u64, marks, "{overflow:?}");
@@ -377,7 +377,7 @@ impl Bench {
         overflow: Overflow,
         snapshot: bool,
     ) -> SubscriptionId {
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope: Scope::Whole,
             filter: everything(),
             format: WireFormat::SseChunked,
@@ -386,11 +386,11 @@ impl Bench {
             on_gap: OnGap::Event,
             overflow,
         };
-        subscriber.subscribe(&self.engine.log("busy").unwrap(), interest, None).0
+        subscriber.subscribe(&self.engine.log("busy").unwrap(), spec, None).0
     }
 
     fn recount(&self) -> (u64, u64) {
-        self.hub.shards[0].census()
+        self.hub.shards[0].count_lag()
     }
 }
 
@@ -398,9 +398,9 @@ impl Bench {
 fn write(subscriber: &Subscriber) {
     let cx = Context::from_waker(Waker::noop());
     loop {
-        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
-        match subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room) {
-            WriterAction::Write => subscriber.note_written(&hand),
+        let (mut slices, mut budget) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        match subscriber.next(&cx, PollMode::Ring, &mut slices, &mut budget) {
+            WriterAction::Write => subscriber.note_written(&slices),
             WriterAction::Read(reading) => {
                 subscriber.note_read(reading.subscription, reading.log.head());
             }
