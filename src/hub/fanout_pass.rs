@@ -1,4 +1,4 @@
-//! One batch's pass: everybody of a fanout who wants of it is visited once.
+//! A pass: the fan-out of one batch visits each subscription that matches it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,42 +13,44 @@ use super::words::SubscriptionId;
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Filter, Selection};
 
-/// What a pass may cost between two yields to the runtime, in visits that do
-/// nothing but push, of about 100 ns each. With 64 [writes](super::direct_write::COST)
-/// others on its thread wait for up to half a millisecond.
-/// Under shuttle a pass pauses after each visit or two.
+/// The maximum cost of a pass between two yields to the runtime. The unit is a
+/// visit that only pushes, which takes about 100 ns. With 64
+/// [direct writes](super::direct_write::COST), other tasks on the same thread
+/// wait for up to half a millisecond. Under shuttle a pass yields after one or
+/// two visits.
 pub(super) const COST_AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 256 };
 
-/// Events that a filter looks at in the time of a visit.
+/// The number of events that a filter evaluates in the time of a visit.
 const EVENTS_A_VISIT: usize = 8;
 
-/// A batch on its way to the subscribers of a fanout (delivery, push).
+/// The fan-out of one batch to the subscriptions of one log on one shard
+/// (`docs/delivery.md#push`).
 pub(super) struct FanoutPass<'a> {
     shard: &'a Shard,
     fanout: &'a LogFanout,
     pub(super) batch: &'a Arc<Batch>,
-    /// How far the fanout was fanned out before.
+    /// The end of the batch before this one.
     pub(super) fanned_to: Offset,
-    /// Whether the visits may write to sockets. Not with more batches behind
-    /// this one: then writers take several at once, which costs less.
+    /// Whether a visit may write to the socket. It may not if more batches
+    /// wait: the writer then writes several batches at once, which costs less.
     pub(super) is_direct: bool,
     pub(super) slice_cache: SliceCache,
     pub(super) counts: DeliveryCounts,
     wakers: Vec<Waker>,
-    /// The chunk to be visited, empty between two lists: its cachery is kept.
-    found: Vec<Visited>,
+    /// The subscriptions of the current chunk. Kept for its memory.
+    chunk: Vec<Match>,
     cost: usize,
 }
 
-/// A subscription that is to be visited.
-struct Visited {
+/// A subscription that matches the batch and has to be visited.
+struct Match {
     subscriber: Arc<Subscriber>,
     subscription: SubscriptionId,
     selection: Selection,
 }
 
-/// Goes the pass of a batch, unless the fanout is past it. `cost` is what was
-/// done since the last yield, here and in passes before.
+/// Fans out a batch, unless this is done already. `cost` is the cost since the
+/// last yield to the runtime, of this pass and of the passes before.
 pub(super) async fn fan_out_batch(
     shard: &Shard,
     fanout: &LogFanout,
@@ -69,7 +71,7 @@ pub(super) async fn fan_out_batch(
         slice_cache: SliceCache::default(),
         counts: DeliveryCounts::default(),
         wakers: Vec::new(),
-        found: Vec::new(),
+        chunk: Vec::new(),
         cost: *cost + 1,
     };
     pass.visit_whole().await;
@@ -109,41 +111,43 @@ impl FanoutPass<'_> {
         }
     }
 
-    /// Visits the live subscriptions of one list, in chunks: at most
-    /// [`COST_AT_ONCE`] of them are referred to at a time, and the index is
-    /// locked for no longer than it takes to find these.
+    /// Visits the live subscriptions of one list, in chunks of at most
+    /// [`COST_AT_ONCE`] subscriptions. The index is locked while a chunk is
+    /// collected, and is not locked during the visits.
     ///
-    /// Subscriptions come and go between two chunks. That leaves no gap and
-    /// repeats nothing (`docs/architecture.md#delivery`):
-    /// - An entry that stays keeps its slot, so it is met once.
-    /// - An entry that comes, in a free slot before or behind the cursor or in
-    ///   a list made anew, was indexed after [`FanoutProgress::set_tail`](super::fanout_progress::FanoutProgress::set_tail) set `tail` to the
-    ///   batch's end. Its subscription reads the batch from the log before it
-    ///   goes live, and a visit then finds nothing after what was pushed.
-    /// - An entry that goes wants nothing more. A list that goes with its last
-    ///   entry ends the pass.
+    /// Subscriptions join and leave between two chunks. There is still no gap
+    /// and no repeat (`docs/delivery.md#proof-no-gap-and-no-repeat`):
+    /// - An entry that stays keeps its slot, so the pass visits it once.
+    /// - An entry that joins takes any free slot, or a slot of a new list. It
+    ///   entered the index after `tail` was set to the end of the batch
+    ///   ([`FanoutProgress::set_tail`](super::fanout_progress::FanoutProgress::set_tail)).
+    ///   Its subscription reads the batch from the log before it goes live. A
+    ///   visit then finds no event after `pushed_to`.
+    /// - An entry that leaves wants no more events. A list is removed with its
+    ///   last entry, and the pass over this list ends.
     async fn visit_all<L, S>(&mut self, list: L, cache: &mut SelectionCache<S>)
     where
         L: Fn(&Index) -> Option<&Slots<Entry>>,
         S: Fn(&Filter) -> Option<Selection>,
     {
-        let (mut found, mut cursor) = (std::mem::take(&mut self.found), 0);
+        let (mut chunk, mut cursor) = (std::mem::take(&mut self.chunk), 0);
         let mut is_done = false;
         while !is_done {
-            is_done = self.find(&list, cache, &mut cursor, &mut found);
-            self.visit(&mut found).await;
+            is_done = self.collect(&list, cache, &mut cursor, &mut chunk);
+            self.visit(&mut chunk).await;
             self.pause_if_due().await;
         }
-        self.found = found;
+        self.chunk = chunk;
     }
 
-    /// Finds the next chunk of a list from `cursor` on; true at the list's end.
-    fn find<L, S>(
+    /// Collects the next chunk of a list from `cursor` on. Returns whether the list
+    /// has ended.
+    fn collect<L, S>(
         &mut self,
         list: L,
         cache: &mut SelectionCache<S>,
         cursor: &mut usize,
-        found: &mut Vec<Visited>,
+        chunk: &mut Vec<Match>,
     ) -> bool
     where
         L: Fn(&Index) -> Option<&Slots<Entry>>,
@@ -161,15 +165,15 @@ impl FanoutPass<'_> {
             {
                 let Entry { subscriber, subscription, .. } = entry;
                 let (subscriber, subscription) = (subscriber.clone(), *subscription);
-                found.push(Visited { subscriber, subscription, selection });
+                chunk.push(Match { subscriber, subscription, selection });
             }
         }
         self.cost += (*cursor - begun) / 8 + std::mem::take(&mut cache.cost);
         *cursor >= entries.len()
     }
 
-    async fn visit(&mut self, found: &mut Vec<Visited>) {
-        for Visited { subscriber, subscription, selection } in found.drain(..) {
+    async fn visit(&mut self, chunk: &mut Vec<Match>) {
+        for Match { subscriber, subscription, selection } in chunk.drain(..) {
             let visit = subscriber.push(subscription, self, selection);
             self.wakers.extend(visit.waker);
             self.cost += visit.cost;
@@ -185,28 +189,28 @@ impl FanoutPass<'_> {
         }
     }
 
-    /// Wakes and counts what the visits since the last time have come to.
+    /// Wakes the writers and records the deliveries since the last call.
     fn flush(&mut self) {
         self.wakers.drain(..).for_each(Waker::wake);
         self.counts.record(self.shard.metrics(), self.batch.committed());
     }
 }
 
-/// What each filter selects of one list's part of a batch. Most subscribers
-/// share one filter, and the rest come in runs of the same.
+/// The selections of the filters of one list. Most subscriptions share one
+/// filter, and the other filters come in runs of equal ones.
 struct SelectionCache<S> {
     select: S,
-    /// Of one filter that is evaluated, in visits.
+    /// The cost of one filter evaluation, in visits.
     evaluation: usize,
     known: Vec<(Arc<Filter>, Option<Selection>)>,
-    /// Of the filters evaluated since it was last taken, in visits: the index
-    /// is locked meanwhile.
+    /// The cost of the evaluations since the last chunk, in visits. The index is
+    /// locked during an evaluation.
     cost: usize,
 }
 
 impl<S: Fn(&Filter) -> Option<Selection>> SelectionCache<S> {
-    /// Filters remembered at a time: a search among more costs as much as
-    /// asking a filter again.
+    /// The number of filters in the cache. A search among more filters costs as
+    /// much as an evaluation.
     const LENGTH: usize = 8;
 
     fn new(evaluation: usize, select: S) -> SelectionCache<S> {

@@ -15,6 +15,7 @@ use crate::sync::{AtomicBool, Mutex};
 /// subscription on this shard.
 pub(super) struct LogFanout {
     pub(super) progress: Arc<FanoutProgress>,
+    /// The subscriptions to the log on this shard.
     pub(super) index: Mutex<Index>,
     queue: Arc<ProgressQueue>,
     /// Whether the fan-out is in `queue`.
@@ -22,7 +23,7 @@ pub(super) struct LogFanout {
 }
 
 impl LogFanout {
-    /// Creates a fan-out that begins at the log's head and observes the log.
+    /// Returns a fan-out that begins at the log's head and observes the log.
     pub(super) fn start(
         log: &Arc<Log>,
         stats: Arc<LagStats>,
@@ -42,8 +43,8 @@ impl LogFanout {
         fanout
     }
 
-    /// Adds the fan-out to the queue of its shard, unless it is there. Call
-    /// this after the new head of the log is published.
+    /// Adds the fan-out to the queue of its shard, unless the queue contains it.
+    /// Call this after the new head of the log is published.
     fn enqueue(self: &Arc<Self>) {
         if !self.is_queued.swap(true, Ordering::SeqCst) {
             self.queue.push(Arc::downgrade(self));
@@ -65,16 +66,16 @@ impl LogObserver for LogFanout {
 }
 
 /// The fan-outs of one shard whose logs have moved since the fan-out task last
-/// took them. A fan-out is in the queue at most once
-/// ([`LogFanout::enqueue`]), so the queue is not longer than the list of the
-/// logs with subscriptions.
+/// took the fan-outs from the queue. [`LogFanout`] adds itself at most once, so
+/// the number of subscribed logs limits the length of the queue.
 ///
-/// The references are weak: a fan-out whose last subscription ends leaves
-/// memory although it is in the queue.
+/// The references are weak, so that the queue does not keep a fan-out whose last
+/// subscription has ended.
 #[derive(Default)]
 pub(super) struct ProgressQueue {
     moved: Mutex<Vec<Weak<LogFanout>>>,
-    /// Has a permit if the queue may have entries that the task has not seen.
+    /// Wakes the fan-out task. Has a permit if the queue may have entries that
+    /// the task has not taken.
     pub(super) wakeup: Notify,
     /// The number of times that the fan-out task was notified.
     #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Events of one batch on their way to one connection.
+//! Runs and slices: events of one batch for one subscription.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use super::words::{Bounds, SubscriptionId, WriteBudget};
 use crate::event::Offset;
 use crate::wire::{Batch, Selection, WireFormat};
 
-/// Events of one batch for one subscription.
+/// Events of one batch that wait for one subscription.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) subscription: SubscriptionId,
     pub(super) batch: Arc<Batch>,
     selection: Selection,
     format: WireFormat,
-    /// How many of the selection are done.
+    /// The index in the selection of the first event that waits.
     next: u32,
-    /// Where in the selection it ends.
+    /// The index in the selection behind the last event that waits.
     end: u32,
-    /// Bytes of those between the two.
+    /// The encoded size of the events that wait.
     bytes: u64,
 }
 
@@ -40,24 +40,24 @@ impl Run {
         u64::from(self.end - self.next)
     }
 
-    /// Where in the batch its events are.
+    /// Returns the positions in the batch of the events that wait.
     pub(super) fn positions(&self) -> impl DoubleEndedIterator<Item = u32> {
         (self.next..self.end).map(|n| self.selection.position(n))
     }
 
-    /// The events themselves, for a write with `budget`; at least one.
+    /// Adds slices of the next events to `out` until `budget` is used up.
     pub(super) fn peek(&self, out: &mut Vec<Slice>, budget: &mut WriteBudget) {
         let Run { subscription, batch, selection, format, next, end, .. } = self;
         slices(out, budget, *subscription, batch, selection, *format, *next..*end);
     }
 
-    /// The same in another format.
+    /// Changes the wire format.
     pub(super) fn change_format(&mut self, format: WireFormat) {
         self.format = format;
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
-    /// Of the same batch, what is `kept`.
+    /// Returns a run of the same batch with another selection.
     pub(super) fn with_selection(self, kept: Selection) -> Run {
         Run::new(self.subscription, self.batch, kept, self.format)
     }
@@ -66,7 +66,7 @@ impl Run {
         self.bytes
     }
 
-    /// Bytes of some of its selection.
+    /// Returns the encoded size of a range of the selection.
     fn bytes_at(&self, places: Range<u32>) -> u64 {
         let encoded = self.batch.encoded(self.format);
         match &self.selection {
@@ -80,8 +80,8 @@ impl Run {
         }
     }
 
-    /// How many of its first events have at least so many bytes; all of them
-    /// where that is not enough.
+    /// Returns the smallest number of first events that have at least `bytes`
+    /// bytes. Returns the number of all events if these have fewer bytes.
     fn events_with_bytes(&self, bytes: u64) -> u32 {
         if bytes >= self.bytes {
             return self.end - self.next;
@@ -95,9 +95,9 @@ impl Run {
         most
     }
 
-    /// Drops from its front until it is so many events and bytes less, or `most`
-    /// have gone; gives the offset of the last one that went, and how many
-    /// these were.
+    /// Drops the first events until the run has `excess` fewer events and bytes,
+    /// but at most `most` events. Returns the offset of the last dropped event,
+    /// and the number of dropped events.
     pub(super) fn drop_first(&mut self, excess: Bounds, most: u64) -> (Offset, u64) {
         let at_most = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let count = at_most(excess.events).max(self.events_with_bytes(excess.bytes));
@@ -111,7 +111,7 @@ impl Run {
         (self.batch.events()[last as usize].offset, u64::from(count))
     }
 
-    /// Drops from its end what does not fit into `free`, but for the first
+    /// Drops the last events that do not fit into `free`. Keeps at least the first
     /// `least` events.
     pub(super) fn truncate(&mut self, free: Bounds, least: u32) {
         let events = u32::try_from(free.events).unwrap_or(u32::MAX).min(self.end - self.next);
@@ -122,7 +122,7 @@ impl Run {
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
-    /// Drops the events up to `through`.
+    /// Removes the events up to `through`, which are written.
     pub(super) fn remove_written(&mut self, through: Offset) {
         let encoded = self.batch.encoded(self.format);
         match &self.selection {
@@ -146,16 +146,16 @@ impl Run {
     }
 }
 
-/// Events that an overflow policy took from a subscription and that its client
-/// has not been told of yet. Stands in the ring before the next event.
+/// A drop marker: takes the place in the ring of events that the overflow policy
+/// has dropped. The client does not know of the drop yet.
 #[derive(Clone, Copy, Debug)]
 pub struct DropMarker {
     pub(super) subscription: SubscriptionId,
-    /// The last of them.
+    /// The offset of the last dropped event.
     pub to: Offset,
-    /// How many.
+    /// The number of dropped events.
     pub count: u64,
-    /// How far the events had been looked at of which these were left out.
+    /// The events up to this offset were conflated.
     pub(super) scanned_to: Offset,
 }
 
@@ -169,30 +169,30 @@ impl DropMarker {
         self.count += count;
     }
 
-    /// Takes up a mark that stood nearby.
+    /// Adds the drops of another marker.
     pub(super) fn merge(&mut self, other: DropMarker) {
         self.add(other.to, other.count);
         self.scanned_to = self.scanned_to.max(other.scanned_to);
     }
 }
 
-/// A slice of shared bytes for the writer, and what writing it amounts to.
+/// Encoded events of one subscription for the writer. The bytes are shared.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    /// Whole frames, as they go onto the wire.
+    /// Whole frames, as they are written to the socket.
     pub bytes: Bytes,
-    /// Whose they are.
+    /// The subscription.
     pub subscription: SubscriptionId,
-    /// The offset of the last event in it.
+    /// The offset of the last event in the slice.
     pub through: Offset,
-    /// How many events it holds.
+    /// The number of events in the slice.
     pub events: u32,
-    /// When they were committed, where that is known.
+    /// The time of the commit. `None` if the batch was read from disk.
     pub committed: Option<std::time::Instant>,
 }
 
-/// Cuts slices off a selection of a batch, from its `next`-th event on, while
-/// `budget` lasts; at least one.
+/// Adds slices of the events `range` of a selection to `out`, until
+/// `budget` is used up.
 pub fn slices(
     out: &mut Vec<Slice>,
     budget: &mut WriteBudget,

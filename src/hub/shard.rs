@@ -1,4 +1,4 @@
-//! The subscribers and the logs of one fan-out task.
+//! A shard: a part of the connections, and the fan-outs of their logs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,15 +18,18 @@ use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
 use crate::sync::Mutex;
 
-/// A heartbeat comes after 75 to 100 % of its interval: a broadcast aligns the
-/// silence of ten thousand connections, and what a tick finds due comes at
-/// once, so the default of 15 s spreads them over 15 ticks.
+/// The largest part of the heartbeat interval by which a heartbeat is early.
+/// After a broadcast, ten thousand connections are silent since the same time,
+/// and a tick sends all heartbeats that are due at once. With 25 % of the
+/// default of 15 s, the heartbeats are spread over 15 ticks.
 const JITTER: f64 = 0.25;
 
+/// The state that the fan-out task and the tick task of a shard share.
 pub(super) struct Shard {
     pub(super) settings: RwLock<Arc<Settings>>,
-    /// Memory is short: no ring grows beyond one event.
+    /// Whether memory is short: a ring then accepts one event.
     memory_pressure: Arc<AtomicBool>,
+    /// The open connections of all shards.
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
     /// The fan-out of each log that has a subscription on this shard.
@@ -35,22 +38,25 @@ pub(super) struct Shard {
     pub(super) members: Mutex<Members>,
     pub(super) queue: Arc<ProgressQueue>,
     pub(super) started: Instant,
-    /// Milliseconds since `started`, as of the last tick: nothing on the hot
-    /// path asks the clock.
+    /// The time of the last tick, in milliseconds since `started`. The hot path
+    /// reads this value and not the clock.
     pub(super) now: AtomicU64,
-    /// Until when a drain waits for the answers to commands under way, in
-    /// milliseconds since `started`; `u64::MAX` where there is no drain.
+    /// The time until which a drain waits for the answers to commands, in
+    /// milliseconds since `started`. `u64::MAX` if there is no drain.
     answers_due: AtomicU64,
 }
 
+/// The connections of a shard.
 #[derive(Default)]
 pub(super) struct Members {
     pub(super) all: Vec<Arc<Subscriber>>,
     drain: Option<Drain>,
 }
 
+/// The period in which the streams of a shard end, in milliseconds.
 #[derive(Clone, Copy)]
 struct Drain {
+    /// The shard's time at which the period begins.
     from: u64,
     spread: u64,
 }
@@ -66,7 +72,7 @@ impl Drain {
     }
 }
 
-/// How many connections of each protocol are open, on all shards.
+/// The number of open connections of each protocol, on all shards.
 #[derive(Default)]
 pub(super) struct Counts([AtomicUsize; Protocol::ALL.len()]);
 
@@ -77,7 +83,7 @@ impl Counts {
 }
 
 impl Shard {
-    /// Makes a shard without subscribers, whose tasks do not run yet.
+    /// Returns a shard without connections. The caller starts the tasks.
     pub(super) fn new(
         settings: Arc<Settings>,
         memory_pressure: Arc<AtomicBool>,
@@ -111,13 +117,13 @@ impl Shard {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// What a ring may hold at the moment.
+    /// Returns the current limits of a ring whose own limits are `own`.
     pub(super) fn bounds(&self, own: Bounds) -> Bounds {
         let one_event = Bounds { events: 1, bytes: 0 };
         if self.memory_pressure.load(Ordering::Relaxed) { one_event } else { own }
     }
 
-    /// A connection that was counted among the open ones.
+    /// Adds a connection that [`Counts`] already counts.
     pub(super) fn join(
         self: &Arc<Self>,
         id: u64,
@@ -142,7 +148,7 @@ impl Shard {
         subscriber
     }
 
-    /// A connection that joined is over.
+    /// Counts a connection as closed.
     pub(super) fn count_closed(&self, protocol: Protocol) {
         self.open.of(protocol).fetch_sub(1, Ordering::Relaxed);
     }
@@ -175,7 +181,7 @@ impl Shard {
         }
     }
 
-    /// Whether a log has events that are not fanned out.
+    /// Returns whether a log has events that are not fanned out.
     #[cfg(all(test, feature = "shuttle"))]
     pub(super) fn is_behind(&self) -> bool {
         self.fanouts.lock().values().any(|fanout| fanout.progress.is_behind())
@@ -199,13 +205,14 @@ impl Shard {
         }
     }
 
-    /// How many subscriptions catch up, and how far the slowest of all is behind
-    /// as of the last tick, in offsets.
+    /// Returns the number of subscriptions that are catching up, and the largest
+    /// lag at the last tick, in offsets.
     pub(super) fn lag_stats(&self) -> (u64, u64) {
         let LagStats { catching_up, lag } = &*self.stats;
         (catching_up.load(Ordering::Relaxed), lag.load(Ordering::Relaxed))
     }
 
+    /// Computes [`Shard::lag_stats`] from all connections.
     #[cfg(test)]
     pub(super) fn count_lag(&self) -> (u64, u64) {
         let members = self.members.lock();

@@ -1,5 +1,5 @@
-//! One subscriber whose socket takes a part of an event: the rest is given to
-//! the writer before anything else.
+//! A direct write that the socket accepts in part. The writer writes the rest
+//! before anything else.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use crate::supervisor::Supervisor;
 use crate::wire::json::Json;
 use crate::wire::{Filter, WireFormat};
 
-/// Smaller than a slice.
+/// The size of an event's data, which fits into one slice.
 const NOTE_BYTES: usize = 15_000;
 
 struct Socket(TcpStream);
@@ -38,7 +38,7 @@ impl Wake for Woken {
     }
 }
 
-/// A live subscriber to a topic, the writer asleep.
+/// A live subscriber to a topic. Its writer sleeps.
 struct Bench {
     _folder: tempfile::TempDir,
     _hub: Hub,
@@ -97,7 +97,7 @@ impl Bench {
         self.subscriber.next(&Context::from_waker(&waker), PollMode::Ring, &mut slices, &mut budget)
     }
 
-    /// Publishes events until the socket has taken one in part.
+    /// Publishes events until the socket accepts only a part of one.
     async fn fill(&self) {
         let document = format!(r#"{{"note":"{}"}}"#, "x".repeat(NOTE_BYTES));
         let document = Json::parse(document.as_bytes()).unwrap();
@@ -118,7 +118,7 @@ impl Bench {
         self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().position()
     }
 
-    /// What the client has, with `rest` behind it, is whole lines.
+    /// Checks that the bytes at the client and `rest` are whole lines.
     fn check(mut self, rest: &[u8]) {
         self.subscriber.leave();
         let mut lines = Vec::new();
@@ -136,7 +136,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn the_rest_comes_before_the_end() {
+async fn a_partial_write_is_finished_before_the_end() {
     let bench = Bench::start();
     bench.fill().await;
     bench.subscriber.end(EndReason::Drained);
@@ -146,7 +146,7 @@ async fn the_rest_comes_before_the_end() {
 }
 
 #[tokio::test]
-async fn who_writes_unasked_gets_the_rest_first() {
+async fn a_writer_that_suspends_direct_writes_gets_the_partial_write() {
     let bench = Bench::start();
     bench.fill().await;
     let rest = bench.subscriber.suspend_direct_writes().unwrap();

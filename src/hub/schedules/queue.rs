@@ -10,7 +10,7 @@ const LOGS: u32 = 3;
 const COMMITS: usize = 2;
 
 struct QueueModel {
-    ground: Arc<Ground>,
+    fixture: Arc<Fixture>,
     shard: Arc<Shard>,
     logs: Vec<Arc<Log>>,
     fanouts: Cell<Vec<Arc<LogFanout>>>,
@@ -19,23 +19,23 @@ struct QueueModel {
 }
 
 impl QueueModel {
-    fn new(ground: Arc<Ground>) -> QueueModel {
-        let (settings, metrics) = (Settings::of_rings(1, 1), ground.metrics.clone());
+    fn new(fixture: Arc<Fixture>) -> QueueModel {
+        let (settings, metrics) = (Settings::of_rings(1, 1), fixture.metrics.clone());
         let shard = Shard::new(Arc::new(settings), Arc::default(), Arc::default(), metrics);
         let log = |id| {
-            let meta = LogMetadata { id: LogId(id), ..ground.meta.clone() };
-            Log::scheduled(&meta, ground.origin.clone(), ground.store.clone())
+            let meta = LogMetadata { id: LogId(id), ..fixture.meta.clone() };
+            Log::scheduled(&meta, fixture.origin.clone(), fixture.store.clone())
         };
         let logs = (1..=LOGS).map(log).collect();
         let (fanouts, running) = (Cell::default(), Counter::new(2));
-        QueueModel { ground, shard: Arc::new(shard), logs, fanouts, running }
+        QueueModel { fixture, shard: Arc::new(shard), logs, fanouts, running }
     }
 
     /// Commits to all logs at once, and then notifies their observers.
     fn commit(&self) {
         for event in events().into_iter().take(COMMITS) {
             for log in &self.logs {
-                let batch = Batch::new(self.ground.origin.clone(), vec![event.clone()], None);
+                let batch = Batch::new(self.fixture.origin.clone(), vec![event.clone()], None);
                 log.show(Arc::new(batch));
             }
             for log in &self.logs {
@@ -75,9 +75,9 @@ impl QueueModel {
 }
 
 fn run_model(scheduler: impl Scheduler + 'static) {
-    let ground = Ground::new();
+    let fixture = Fixture::new();
     explore(scheduler, move || {
-        let model = Arc::new(QueueModel::new(ground.clone()));
+        let model = Arc::new(QueueModel::new(fixture.clone()));
         let works = [QueueModel::commit, QueueModel::start_fanouts, QueueModel::fan_out];
         let spawn = |work: fn(&QueueModel)| {
             let model = model.clone();
