@@ -101,7 +101,7 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
     };
     let metrics = Arc::new(Metrics::new());
     let supervisor = Supervisor::new(metrics.clone());
-    let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 2);
+    let hub = Hub::start(&settings, &metrics, &supervisor, 2);
     let log = engine.log("ticks").expect("the log is configured");
     let filter = Arc::new(Filter::default());
     let subscribe = |_| {
@@ -110,7 +110,7 @@ fn subscribe_all(path: &Path, count: u64) -> SubscribedHub {
             overflow: Overflow::Log,
             scope: Scope::Whole,
             filter: filter.clone(),
-            form: WireFormat::SseChunked,
+            format: WireFormat::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
@@ -128,7 +128,7 @@ impl SubscribedHub {
     fn open_ports(&self) -> Arc<CountingPort> {
         let port = Arc::<CountingPort>::default();
         for subscriber in &self.subscribers {
-            subscriber.open_port(port.clone());
+            subscriber.allow_direct_writes(port.clone());
             assert_eq!(drain(subscriber), 0, "the subscriber has every event");
         }
         port
@@ -192,7 +192,7 @@ fn drain(subscriber: &Subscriber) -> u32 {
     let cx = Context::from_waker(Waker::noop());
     match subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room) {
         WriterAction::Write => {
-            subscriber.wrote(&hand);
+            subscriber.note_written(&hand);
             hand.iter().map(|slice| slice.events).sum()
         }
         _ => 0,

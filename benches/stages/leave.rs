@@ -52,7 +52,7 @@ fn disconnect(engine: &Engine, count: u64) -> Duration {
     // Each run has a hub with one shard, so that one index has all subscribers.
     let metrics = Arc::new(Metrics::new());
     let supervisor = Supervisor::new(metrics.clone());
-    let hub = Hub::start(&settings, engine, &metrics, &supervisor, 1);
+    let hub = Hub::start(&settings, &metrics, &supervisor, 1);
     let log = engine.log("ticks").expect("the log is configured");
     let filter = Arc::new(Filter::default());
     let scope = Scope::Subject(ResourceId::new("hot").expect("the name is valid"));
@@ -62,7 +62,7 @@ fn disconnect(engine: &Engine, count: u64) -> Duration {
             overflow: Overflow::Log,
             scope: scope.clone(),
             filter: filter.clone(),
-            form: WireFormat::SseChunked,
+            format: WireFormat::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,

@@ -102,7 +102,7 @@ impl StreamSource {
     /// write has to be measured, by the pace or by `batchSize`.
     pub(super) fn open_port(&self, port: Arc<dyn DirectWriter>) {
         if self.pacer.is_none() && self.batch_size == u32::MAX {
-            self.subscriber.open_port(port);
+            self.subscriber.allow_direct_writes(port);
         }
     }
 
@@ -236,11 +236,13 @@ impl StreamSource {
             self.turn = if turn == PollMode::Ring { PollMode::Log } else { PollMode::Ring };
             match self.subscriber.next(cx, turn, hand, &mut room) {
                 WriterAction::Write => return Poll::Ready(Filled::Write),
-                WriterAction::Rest(rest) => return Poll::Ready(Filled::Rest(rest)),
+                WriterAction::PartialWrite(rest) => return Poll::Ready(Filled::Rest(rest)),
                 WriterAction::Wait => return Poll::Pending,
                 WriterAction::Read(reading) => self.begin_read(reading),
                 WriterAction::Snapshot(reading) => self.begin_resources(&reading),
-                WriterAction::Lost(reading, lost) => self.say_lost(&reading, lost.count, lost.to),
+                WriterAction::Dropped(reading, lost) => {
+                    self.say_lost(&reading, lost.count, lost.to);
+                }
                 WriterAction::Heartbeat(position) => self.say_heartbeat(position),
                 WriterAction::End(..) if self.waits_for_answer() => return Poll::Pending,
                 WriterAction::End(ending, position) => self.close_message(ending, position),
@@ -276,7 +278,7 @@ impl StreamSource {
                 self.waiting = VecDeque::new();
             }
         }
-        self.subscriber.wrote(written);
+        self.subscriber.note_written(written);
         self.advance_work(written);
         if let Some(pacer) = &mut self.pacer {
             pacer.charge(written);

@@ -25,7 +25,7 @@ impl StreamSource {
             Some(CatchUp::Page(under_way)) => {
                 under_way.next += of(under_way.subscription).map(|slice| slice.events).sum::<u32>();
                 if under_way.next >= under_way.selection.len() {
-                    self.subscriber.passed(under_way.subscription, under_way.page.scanned_to);
+                    self.subscriber.note_read(under_way.subscription, under_way.page.scanned_to);
                     self.work = None;
                 }
             }
@@ -33,7 +33,7 @@ impl StreamSource {
                 let SnapshotChunk { subscription, resources, next, handed } = &mut **rows;
                 *next += handed.iter().take(of(*subscription).count()).sum::<usize>();
                 if let Some((last, _)) = next.checked_sub(1).and_then(|last| resources.get(last)) {
-                    self.subscriber.reached(*subscription, last.clone());
+                    self.subscriber.note_snapshot_to(*subscription, last.clone());
                 }
                 if *next >= resources.len() {
                     self.work = None;
@@ -97,14 +97,14 @@ impl StreamSource {
         mut room: WriteBudget,
     ) {
         let PageUnderWay { subscription, page, selection, next } = &*under_way;
-        let Some(reading) = self.subscriber.reading(*subscription) else { return };
+        let Some(reading) = self.subscriber.read_request(*subscription) else { return };
         let credit = reading.credit.map_or(u32::MAX, |n| n.min(u64::from(u32::MAX)) as u32);
         if credit == 0 {
             return;
         }
         room.events = room.events.min(credit);
         let places = *next..selection.len();
-        slices(hand, &mut room, *subscription, &page.batch, selection, reading.form, places);
+        slices(hand, &mut room, *subscription, &page.batch, selection, reading.format, places);
         for slice in hand.iter_mut() {
             // What is read back says nothing of the fan-out's latency.
             slice.committed = None;
@@ -119,7 +119,7 @@ impl StreamSource {
         room: WriteBudget,
     ) {
         let SnapshotChunk { subscription, resources, next, handed } = &mut *under_way;
-        let Some(reading) = self.subscriber.reading(*subscription) else { return };
+        let Some(reading) = self.subscriber.read_request(*subscription) else { return };
         let collection = &reading.log.origin().name;
         let mut left = &resources[*next..];
         left = &left[..left.len().min(room.events as usize)];
@@ -142,7 +142,7 @@ impl StreamSource {
     /// What was read is of use only where the subscription still stands where
     /// it stood: it may have been ended, or begun anew, meanwhile.
     fn take_page(&mut self, asked: &ReadRequest, mut page: Page) {
-        let Some(reading) = self.subscriber.reading(asked.subscription) else { return };
+        let Some(reading) = self.subscriber.read_request(asked.subscription) else { return };
         if reading.after != asked.after {
             return;
         }
@@ -160,7 +160,7 @@ impl StreamSource {
                 let under_way = PageUnderWay { subscription, page, selection, next: 0 };
                 self.work = Some(CatchUp::Page(Box::new(under_way)));
             }
-            None => self.subscriber.passed(reading.subscription, page.scanned_to),
+            None => self.subscriber.note_read(reading.subscription, page.scanned_to),
         }
     }
 
@@ -182,7 +182,7 @@ impl StreamSource {
         let (kept, count, last) = newest_of_each(&page.batch, whole, page.scanned_to);
         if fresh && count > 0 {
             self.say_lost(reading, count, last);
-            self.subscriber.conflated(reading.subscription, page.scanned_to);
+            self.subscriber.note_conflated(reading.subscription, page.scanned_to);
         }
         (!kept.is_empty()).then_some(kept)
     }
@@ -222,7 +222,7 @@ impl StreamSource {
 
     pub(super) fn begin_resources(&mut self, reading: &ReadRequest) {
         let (log, scope) = (reading.log.clone(), reading.scope.clone());
-        let reached = reading.reached.clone();
+        let reached = reading.snapshot_after.clone();
         let read = Box::pin(async move {
             match scope {
                 Scope::Whole => log.resources(reached).await,
@@ -237,7 +237,7 @@ impl StreamSource {
     }
 
     fn take_resources(&mut self, id: SubscriptionId, resources: Vec<(ResourceId, Resource)>) {
-        let Some(reading) = self.subscriber.reading(id) else { return };
+        let Some(reading) = self.subscriber.read_request(id) else { return };
         if resources.is_empty() {
             let frame = self.notices.snapshot_end(&reading);
             self.say(frame);

@@ -246,7 +246,9 @@ impl<C: CommandHandler> Session<C> {
             CommandReply::Error(id, problem) => notices.refusal(id.as_deref(), &problem),
             CommandReply::Status(document) => notices.status(&document),
             CommandReply::Gap(gap, subscription) => {
-                let Some(reading) = self.pump.subscriber().reading(subscription) else { return };
+                let Some(reading) = self.pump.subscriber().read_request(subscription) else {
+                    return;
+                };
                 self.pump.notices().gap_of(&gap, &reading)
             }
             CommandReply::Bare => return self.pump.change_format(WireFormat::Bare),

@@ -1,5 +1,5 @@
-//! Writing to a socket from the fan-out itself: while a connection's writer
-//! sleeps with nothing half out, waking it costs a third of its write again.
+//! Direct writes: the fan-out writes to a socket while the connection's writer
+//! sleeps. To wake the writer would add a third to the cost of the write.
 
 use std::sync::Arc;
 
@@ -11,58 +11,62 @@ use super::subscriber::Subscriber;
 use super::words::{DirectWriter, SubscriptionId};
 use crate::wire::Selection;
 
-/// What a visit that writes costs, in visits that only push. `send(2)` to a
-/// socket on loopback takes 4 to 8 µs, some fifty times as long; counted lower,
-/// since each yield of a round is a look at all sockets.
+/// The cost of a visit that writes, in visits that only push. `send(2)` to a
+/// loopback socket takes 4 to 8 µs, which is fifty times as long. The cost is
+/// lower than that because the runtime polls all sockets at each yield.
 pub(super) const COST: usize = 4;
 
 impl Subscriber {
-    /// Writes the selected events in the writer's place: it sleeps, and
-    /// nothing waits. False where that is not so or the socket takes nothing;
-    /// then they are to be pushed. The lock is held over the write, which does
-    /// not wait: it is what keeps the writer from writing at the same time.
-    pub(super) fn write_inline(
+    /// Writes the selected events to the socket if the writer sleeps and the
+    /// ring is empty. Returns whether at least one byte was written; otherwise
+    /// the caller pushes the events. The caller holds the lock of the connection
+    /// during the write, which does not wait. The lock prevents a write of
+    /// the writer at the same time.
+    pub(super) fn write_directly(
         &self,
         state: &mut State,
         id: SubscriptionId,
-        round: &mut FanoutPass<'_>,
+        pass: &mut FanoutPass<'_>,
         selection: &Selection,
     ) -> bool {
-        if !state.is_vacant() {
+        if !state.accepts_direct_write() {
             return false;
         }
-        let State { port, subscriptions, .. } = &mut *state;
-        let (Some(port), Some(subscription)) = (port, &mut subscriptions[id.slot as usize]) else {
+        let State { direct_writer, subscriptions, .. } = &mut *state;
+        let (Some(direct_writer), Some(subscription)) =
+            (direct_writer, &mut subscriptions[id.slot as usize])
+        else {
             return false;
         };
-        let form = subscription.interest.form;
-        let Some(slice) = round.cut.of(round.batch, selection, form) else { return false };
-        // A broken socket is left to the writer, whose it is.
-        let Ok(written @ 1..) = port.write_now(&slice.bytes) else { return false };
+        let format = subscription.spec.format;
+        let Some(slice) = pass.slice_cache.get(pass.batch, selection, format) else { return false };
+        // The writer gets the error of a broken socket and ends the connection.
+        let Ok(written @ 1..) = direct_writer.write_now(&slice.bytes) else { return false };
         let events = u64::from(selection.len());
         subscription.advance(slice.through);
-        subscription.pushed(round.batch.end());
-        if let Some(credit) = &mut subscription.interest.credit {
+        subscription.pushed(pass.batch.end());
+        if let Some(credit) = &mut subscription.spec.credit {
             *credit = credit.saturating_sub(events);
         }
         let now = self.shard.now();
-        (state.quiet_since, state.active_at) = (now, now);
+        (state.last_sent, state.last_active) = (now, now);
         state.heartbeat_due = false;
         if written < slice.bytes.len() {
-            state.half_out(slice.bytes.slice(written..));
+            state.keep_partial_write(slice.bytes.slice(written..));
         }
-        round.tally.add(self.protocol(), events, written as u64);
+        pass.counts.add(self.protocol(), events, written as u64);
         true
     }
 
-    /// Lets the fan-out write to `port` whenever the writer sleeps. To be
-    /// called by the writer, before it first asks what is [next](Self::next).
-    pub fn open_port(&self, port: Arc<dyn DirectWriter>) {
-        self.state.lock().port = Some(port);
+    /// Lets the fan-out write to `direct_writer` while the writer sleeps. The
+    /// writer calls this before its first call of [`Subscriber::next`].
+    pub fn allow_direct_writes(&self, direct_writer: Arc<dyn DirectWriter>) {
+        self.state.lock().direct_writer = Some(direct_writer);
     }
 
-    /// The writer is about to write without having asked what is next: the
-    /// fan-out keeps off until it has. Gives the rest of what is half out.
+    /// Prevents direct writes until the next call of [`Subscriber::next`]. Returns
+    /// the rest of a partial write. The writer calls this method before it writes
+    /// bytes that are not events, and must write the rest first.
     pub fn suspend_direct_writes(&self) -> Option<Bytes> {
         let mut state = self.state.lock();
         if state.writer == Writer::Asleep {

@@ -1,4 +1,4 @@
-//! The tasks of a shard: the fan-out, and the tick.
+//! The tasks of a shard: the fan-out task and the tick task.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,81 +7,74 @@ use std::time::Duration;
 use super::fanout_pass::{self, COST_AT_ONCE};
 use super::index::Cursor;
 use super::log_fanout::LogFanout;
-use super::push::Ticked;
 use super::shard::{Counts, Shard};
 use super::words::Settings;
-use crate::log::Engine;
 use crate::metrics::Metrics;
 use crate::supervisor::{Supervisor, Task};
 
-/// Longest time between two ticks.
+/// The maximum time between two ticks.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Starts a shard and its tasks, which `supervisor` owns.
 pub(super) fn start(
     settings: Arc<Settings>,
-    tight: Arc<AtomicBool>,
+    memory_pressure: Arc<AtomicBool>,
     open: Arc<Counts>,
-    engine: &Engine,
     metrics: Arc<Metrics>,
     supervisor: &Supervisor,
 ) -> Arc<Shard> {
-    let shard = Arc::new(Shard::new(settings, tight, open, metrics));
-    engine.observe(&shard.progress);
+    let shard = Arc::new(Shard::new(settings, memory_pressure, open, metrics));
     supervisor.spawn(Task::FanOut, fan_out(shard.clone()));
     supervisor.spawn(Task::Tick, tick(shard.clone()));
     shard
 }
 
-/// Brings every lane to its log's head, for ever. The lanes take turns, those
-/// made meanwhile too, so that a log that is written without a pause does not
-/// hold up the others.
+/// Fans out the logs in the shard's queue, and never returns. The logs take
+/// turns: a log that moves again during its turn goes to the end of the queue.
 pub(super) async fn fan_out(shard: Arc<Shard>) {
-    let mut cost = 0;
+    let (mut cost, mut moved) = (0, Vec::new());
     loop {
-        shard.progress.notified().await;
-        loop {
-            let behind = shard.behind();
-            if behind.is_empty() {
-                break;
-            }
-            for lane in behind {
-                advance(&shard, &lane, &mut cost).await;
-            }
+        shard.queue.take(&mut moved).await;
+        for fanout in moved.drain(..) {
+            // The last subscription to the log may have ended meanwhile.
+            let Some(fanout) = fanout.upgrade() else { continue };
+            fanout.dequeued();
+            advance(&shard, &fanout, &mut cost).await;
         }
     }
 }
 
-/// Fans out what memory holds of a log beyond the lane's place. Yields as its
-/// rounds' `cost` goes.
-async fn advance(shard: &Shard, lane: &LogFanout, cost: &mut usize) {
-    match lane.progress.log.tail(lane.progress.fanned_to()) {
+/// Fans out the batches of a log that follow the fan-out's progress. `cost` is
+/// the cost of all passes since the task last yielded to the runtime.
+async fn advance(shard: &Shard, fanout: &LogFanout, cost: &mut usize) {
+    match fanout.progress.log.tail(fanout.progress.fanned_to()) {
         Some(batches) => {
             for batch in batches {
-                fanout_pass::fan_out_batch(shard, lane, &batch, cost).await;
+                fanout_pass::fan_out_batch(shard, fanout, &batch, cost).await;
             }
         }
-        None => park_all(lane).await,
+        None => fall_behind_all(fanout).await,
     }
 }
 
-/// The lane's place is gone from the tail: every subscription reads the log,
-/// and the lane goes on at its head.
+/// Makes all subscriptions to a log catch up, and moves the fan-out to the head
+/// of the log. This is necessary if the tail in memory no longer contains the
+/// next batch of the fan-out.
 ///
-/// Subscriptions come and go between two chunks, while the index is not
-/// locked. One that comes was indexed after `begin`: it reads the log up to
-/// `head` before it goes live, whether the walk meets it or not. One that
-/// stays keeps its slot, so the walk meets it once.
-async fn park_all(lane: &LogFanout) {
-    let head = lane.progress.log.head();
-    lane.progress.begin(head);
+/// The index is not locked between two chunks, so subscriptions join and leave.
+/// A subscription that joins enters the index after `tail` was set to `head`. It
+/// reads the log up to `head` before it goes live, whether the walk visits it or
+/// not. A subscription that stays keeps its slot, so the walk visits it once.
+async fn fall_behind_all(fanout: &LogFanout) {
+    let head = fanout.progress.log.head();
+    fanout.progress.set_tail(head);
     let (mut cursor, mut chunk) = (Cursor::default(), Vec::new());
     loop {
-        let more = lane.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
+        let more = fanout.index.lock().walk(&mut cursor, COST_AT_ONCE, |entry| {
             chunk.push((entry.subscriber.clone(), entry.subscription));
         });
         for (subscriber, subscription) in chunk.drain(..) {
-            if let Some(waker) = subscriber.park(subscription) {
+            if let Some(waker) = subscriber.fall_behind(subscription) {
                 waker.wake();
             }
         }
@@ -90,10 +83,11 @@ async fn park_all(lane: &LogFanout) {
         }
         tokio::task::yield_now().await;
     }
-    lane.progress.finish(head);
+    fanout.progress.set_fanned_to(head);
 }
 
-/// Serves everything that is a matter of time, for all connections of a shard.
+/// Ends or wakes the connections of a shard whose heartbeat, timeout or end is
+/// due, and never returns.
 async fn tick(shard: Arc<Shard>) {
     loop {
         let settings = shard.settings.read().clone();
@@ -102,20 +96,20 @@ async fn tick(shard: Arc<Shard>) {
         let now = shard.started.elapsed().as_millis() as u64;
         shard.now.store(now, Ordering::Relaxed);
         let members = shard.members.lock().all.clone();
-        let (mut gone, mut lag, mut cost) = (false, 0, 0);
+        let (mut any_left, mut lag, mut cost) = (false, 0, 0);
         for subscriber in &members {
             let ticked = subscriber.tick(now, &settings);
-            gone |= ticked.is_none();
-            let Ticked { lag: behind, cost: own } = ticked.unwrap_or_default();
-            (lag, cost) = (lag.max(behind), cost + own);
+            any_left |= ticked.is_none();
+            let ticked = ticked.unwrap_or_default();
+            (lag, cost) = (lag.max(ticked.lag), cost + ticked.cost);
             if cost >= COST_AT_ONCE {
                 cost = 0;
                 tokio::task::yield_now().await;
             }
         }
         shard.stats.lag.store(lag, Ordering::Relaxed);
-        if gone {
-            shard.members.lock().all.retain(|subscriber| !subscriber.is_gone());
+        if any_left {
+            shard.members.lock().all.retain(|subscriber| !subscriber.has_left());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One batch's round: everybody of a lane who wants of it is visited once.
+//! A pass: the fan-out of one batch visits each subscription that matches it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,83 +13,85 @@ use super::words::SubscriptionId;
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Filter, Selection};
 
-/// What a round may cost between two yields to the runtime, in visits that do
-/// nothing but push, of about 100 ns each. With 64 [writes](super::direct_write::COST)
-/// others on its thread wait for up to half a millisecond.
-/// Under shuttle a round pauses after each visit or two.
+/// The maximum cost of a pass between two yields to the runtime. The unit is a
+/// visit that only pushes, which takes about 100 ns. With 64
+/// [direct writes](super::direct_write::COST), other tasks on the same thread
+/// wait for up to half a millisecond. Under shuttle a pass yields after one or
+/// two visits.
 pub(super) const COST_AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 256 };
 
-/// Events that a filter looks at in the time of a visit.
+/// The number of events that a filter evaluates in the time of a visit.
 const EVENTS_A_VISIT: usize = 8;
 
-/// A batch on its way to the subscribers of a lane (delivery, push).
+/// The fan-out of one batch to the subscriptions of one log on one shard
+/// (`docs/delivery.md#push`).
 pub(super) struct FanoutPass<'a> {
     shard: &'a Shard,
-    lane: &'a LogFanout,
+    fanout: &'a LogFanout,
     pub(super) batch: &'a Arc<Batch>,
-    /// How far the lane was fanned out before.
+    /// The end of the batch before this one.
     pub(super) fanned_to: Offset,
-    /// Whether the visits may write to sockets. Not with more batches behind
-    /// this one: then writers take several at once, which costs less.
-    pub(super) inline: bool,
-    pub(super) cut: SliceCache,
-    pub(super) tally: DeliveryCounts,
+    /// Whether a visit may write to the socket. It may not if more batches
+    /// wait: the writer then writes several batches at once, which costs less.
+    pub(super) is_direct: bool,
+    pub(super) slice_cache: SliceCache,
+    pub(super) counts: DeliveryCounts,
     wakers: Vec<Waker>,
-    /// The chunk to be visited, empty between two lists: its memory is kept.
-    found: Vec<Visited>,
+    /// The subscriptions of the current chunk. Kept for its memory.
+    chunk: Vec<Match>,
     cost: usize,
 }
 
-/// A subscription that is to be visited.
-struct Visited {
+/// A subscription that matches the batch and has to be visited.
+struct Match {
     subscriber: Arc<Subscriber>,
     subscription: SubscriptionId,
     selection: Selection,
 }
 
-/// Goes the round of a batch, unless the lane is past it. `cost` is what was
-/// done since the last yield, here and in rounds before.
+/// Fans out a batch, unless this is done already. `cost` is the cost since the
+/// last yield to the runtime, of this pass and of the passes before.
 pub(super) async fn fan_out_batch(
     shard: &Shard,
-    lane: &LogFanout,
+    fanout: &LogFanout,
     batch: &Arc<Batch>,
     cost: &mut usize,
 ) {
-    let fanned = lane.progress.fanned_to();
+    let fanned = fanout.progress.fanned_to();
     if batch.end() <= fanned {
         return;
     }
-    lane.progress.begin(batch.end());
-    let mut round = FanoutPass {
+    fanout.progress.set_tail(batch.end());
+    let mut pass = FanoutPass {
         shard,
-        lane,
+        fanout,
         batch,
         fanned_to: fanned,
-        inline: batch.end() == lane.progress.log.head(),
-        cut: SliceCache::default(),
-        tally: DeliveryCounts::default(),
+        is_direct: batch.end() == fanout.progress.log.head(),
+        slice_cache: SliceCache::default(),
+        counts: DeliveryCounts::default(),
         wakers: Vec::new(),
-        found: Vec::new(),
+        chunk: Vec::new(),
         cost: *cost + 1,
     };
-    round.visit_whole().await;
-    round.visit_subjects().await;
-    round.settle();
-    lane.progress.finish(batch.end());
-    round.pause_if_due().await;
-    *cost = round.cost;
+    pass.visit_whole().await;
+    pass.visit_subjects().await;
+    pass.flush();
+    fanout.progress.set_fanned_to(batch.end());
+    pass.pause_if_due().await;
+    *cost = pass.cost;
 }
 
 impl FanoutPass<'_> {
     async fn visit_whole(&mut self) {
         let (batch, fanned) = (self.batch, self.fanned_to);
         let cost = batch.events().len() / EVENTS_A_VISIT;
-        let mut memo = SelectionCache::new(cost, |filter| filter.select(batch, fanned));
-        self.visit_all(|index| Some(index.whole()), &mut memo).await;
+        let mut cache = SelectionCache::new(cost, |filter| filter.select(batch, fanned));
+        self.visit_all(|index| Some(index.whole()), &mut cache).await;
     }
 
     async fn visit_subjects(&mut self) {
-        if !self.lane.index.lock().has_subjects() {
+        if !self.fanout.index.lock().has_subjects() {
             return;
         }
         let (batch, fanned) = (self.batch, self.fanned_to);
@@ -102,74 +104,76 @@ impl FanoutPass<'_> {
         for (subject, positions) in runs {
             let selection = Selection::of(positions);
             let cost = selection.len() as usize / EVENTS_A_VISIT;
-            let mut memo =
+            let mut cache =
                 SelectionCache::new(cost, |filter| filter.narrow(batch, &selection, fanned));
             self.cost += 1;
-            self.visit_all(|index| index.subject(subject), &mut memo).await;
+            self.visit_all(|index| index.subject(subject), &mut cache).await;
         }
     }
 
-    /// Visits the live subscriptions of one list, in chunks: at most
-    /// [`COST_AT_ONCE`] of them are referred to at a time, and the index is
-    /// locked for no longer than it takes to find these.
+    /// Visits the live subscriptions of one list, in chunks of at most
+    /// [`COST_AT_ONCE`] subscriptions. The index is locked while a chunk is
+    /// collected, and is not locked during the visits.
     ///
-    /// Subscriptions come and go between two chunks. That leaves no gap and
-    /// repeats nothing (`docs/architecture.md#delivery`):
-    /// - An entry that stays keeps its slot, so it is met once.
-    /// - An entry that comes, in a free slot before or behind the cursor or in
-    ///   a list made anew, was indexed after [`FanoutProgress::begin`](super::fanout_progress::FanoutProgress::begin) set `tail` to the
-    ///   batch's end. Its subscription reads the batch from the log before it
-    ///   goes live, and a visit then finds nothing after what was pushed.
-    /// - An entry that goes wants nothing more. A list that goes with its last
-    ///   entry ends the pass.
-    async fn visit_all<L, S>(&mut self, list: L, memo: &mut SelectionCache<S>)
+    /// Subscriptions join and leave between two chunks. There is still no gap
+    /// and no repeat (`docs/delivery.md#proof-no-gap-and-no-repeat`):
+    /// - An entry that stays keeps its slot, so the pass visits it once.
+    /// - An entry that joins takes any free slot, or a slot of a new list. It
+    ///   entered the index after `tail` was set to the end of the batch
+    ///   ([`FanoutProgress::set_tail`](super::fanout_progress::FanoutProgress::set_tail)).
+    ///   Its subscription reads the batch from the log before it goes live. A
+    ///   visit then finds no event after `pushed_to`.
+    /// - An entry that leaves wants no more events. A list is removed with its
+    ///   last entry, and the pass over this list ends.
+    async fn visit_all<L, S>(&mut self, list: L, cache: &mut SelectionCache<S>)
     where
         L: Fn(&Index) -> Option<&Slots<Entry>>,
         S: Fn(&Filter) -> Option<Selection>,
     {
-        let (mut found, mut place) = (std::mem::take(&mut self.found), 0);
+        let (mut chunk, mut cursor) = (std::mem::take(&mut self.chunk), 0);
         let mut is_done = false;
         while !is_done {
-            is_done = self.find(&list, memo, &mut place, &mut found);
-            self.visit(&mut found).await;
+            is_done = self.collect(&list, cache, &mut cursor, &mut chunk);
+            self.visit(&mut chunk).await;
             self.pause_if_due().await;
         }
-        self.found = found;
+        self.chunk = chunk;
     }
 
-    /// Finds the next chunk of a list from `place` on; true at the list's end.
-    fn find<L, S>(
+    /// Collects the next chunk of a list from `cursor` on. Returns whether the list
+    /// has ended.
+    fn collect<L, S>(
         &mut self,
         list: L,
-        memo: &mut SelectionCache<S>,
-        place: &mut usize,
-        found: &mut Vec<Visited>,
+        cache: &mut SelectionCache<S>,
+        cursor: &mut usize,
+        chunk: &mut Vec<Match>,
     ) -> bool
     where
         L: Fn(&Index) -> Option<&Slots<Entry>>,
         S: Fn(&Filter) -> Option<Selection>,
     {
-        let index = self.lane.index.lock();
+        let index = self.fanout.index.lock();
         let Some(entries) = list(&index) else { return true };
-        let begun = *place;
+        let begun = *cursor;
         let end = entries.len().min(begun + COST_AT_ONCE);
-        while *place < end && self.cost + memo.cost < COST_AT_ONCE {
-            let entry = entries.get(*place);
-            *place += 1;
+        while *cursor < end && self.cost + cache.cost < COST_AT_ONCE {
+            let entry = entries.get(*cursor);
+            *cursor += 1;
             if let Some(entry) = entry.filter(|it| it.subscriber.is_live())
-                && let Some(selection) = memo.select(&entry.filter)
+                && let Some(selection) = cache.select(&entry.filter)
             {
                 let Entry { subscriber, subscription, .. } = entry;
                 let (subscriber, subscription) = (subscriber.clone(), *subscription);
-                found.push(Visited { subscriber, subscription, selection });
+                chunk.push(Match { subscriber, subscription, selection });
             }
         }
-        self.cost += (*place - begun) / 8 + std::mem::take(&mut memo.cost);
-        *place >= entries.len()
+        self.cost += (*cursor - begun) / 8 + std::mem::take(&mut cache.cost);
+        *cursor >= entries.len()
     }
 
-    async fn visit(&mut self, found: &mut Vec<Visited>) {
-        for Visited { subscriber, subscription, selection } in found.drain(..) {
+    async fn visit(&mut self, chunk: &mut Vec<Match>) {
+        for Match { subscriber, subscription, selection } in chunk.drain(..) {
             let visit = subscriber.push(subscription, self, selection);
             self.wakers.extend(visit.waker);
             self.cost += visit.cost;
@@ -179,34 +183,34 @@ impl FanoutPass<'_> {
 
     async fn pause_if_due(&mut self) {
         if self.cost >= COST_AT_ONCE {
-            self.settle();
+            self.flush();
             self.cost = 0;
             tokio::task::yield_now().await;
         }
     }
 
-    /// Wakes and counts what the visits since the last time have come to.
-    fn settle(&mut self) {
+    /// Wakes the writers and records the deliveries since the last call.
+    fn flush(&mut self) {
         self.wakers.drain(..).for_each(Waker::wake);
-        self.tally.fold(self.shard.metrics(), self.batch.committed());
+        self.counts.record(self.shard.metrics(), self.batch.committed());
     }
 }
 
-/// What each filter selects of one list's part of a batch. Most subscribers
-/// share one filter, and the rest come in runs of the same.
+/// The selections of the filters of one list. Most subscriptions share one
+/// filter, and the other filters come in runs of equal ones.
 struct SelectionCache<S> {
     select: S,
-    /// Of one filter that is evaluated, in visits.
+    /// The cost of one filter evaluation, in visits.
     evaluation: usize,
     known: Vec<(Arc<Filter>, Option<Selection>)>,
-    /// Of the filters evaluated since it was last taken, in visits: the index
-    /// is locked meanwhile.
+    /// The cost of the evaluations since the last chunk, in visits. The index is
+    /// locked during an evaluation.
     cost: usize,
 }
 
 impl<S: Fn(&Filter) -> Option<Selection>> SelectionCache<S> {
-    /// Filters remembered at a time: a search among more costs as much as
-    /// asking a filter again.
+    /// The number of filters in the cache. A search among more filters costs as
+    /// much as an evaluation.
     const LENGTH: usize = 8;
 
     fn new(evaluation: usize, select: S) -> SelectionCache<S> {

@@ -1,4 +1,4 @@
-//! How far one shard has fanned out one log.
+//! The progress of the fan-out of one log on one shard.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,13 +7,14 @@ use crate::event::Offset;
 use crate::log::Log;
 use crate::sync::AtomicU64;
 
-/// How far one shard has fanned out one log. Each subscription to the log on
-/// that shard refers to it.
+/// The progress of the fan-out of one log on one shard. Each subscription to the
+/// log on this shard has a reference to it.
 ///
-/// `tail` is set before the first subscriber of a batch is visited, `fanned_to`
-/// after the last. A subscription that reads `tail` under its own lock, after
-/// it was put into the index, can therefore tell whether a batch that it has
-/// not read is still going to visit it ([`Follower`](crate::log::Follower)).
+/// The fan-out sets `tail` to the end of a batch before the first visit with
+/// this batch, and sets `fanned_to` after the last visit. A subscription enters
+/// the index first and then reads `tail` under the lock of its connection. So
+/// the subscription knows whether a batch that it has not read will still visit
+/// it ([`Follower`](crate::log::Follower)).
 pub(super) struct FanoutProgress {
     pub(super) log: Arc<Log>,
     tail: AtomicU64,
@@ -36,20 +37,26 @@ impl FanoutProgress {
         Offset(self.fanned_to.load(Ordering::SeqCst))
     }
 
-    pub(super) fn begin(&self, end: Offset) {
+    /// Returns whether the log has events beyond `fanned_to`.
+    pub(super) fn is_behind(&self) -> bool {
+        self.fanned_to() < self.log.head()
+    }
+
+    pub(super) fn set_tail(&self, end: Offset) {
         self.tail.store(end.0, Ordering::SeqCst);
     }
 
-    pub(super) fn finish(&self, end: Offset) {
+    pub(super) fn set_fanned_to(&self, end: Offset) {
         self.fanned_to.store(end.0, Ordering::SeqCst);
     }
 }
 
-/// How far the subscriptions of a shard are behind their logs.
+/// The lag of the subscriptions of a shard.
 #[derive(Default)]
 pub(super) struct LagStats {
-    /// Subscriptions that are not live; each [counts itself](super::subscription::Subscription).
+    /// The number of subscriptions that are catching up. Each
+    /// [`Subscription`](super::subscription::Subscription) counts itself.
     pub(super) catching_up: AtomicU64,
-    /// How far the slowest is behind, in offsets, as of the last tick.
+    /// The largest lag at the last tick, in offsets.
     pub(super) lag: AtomicU64,
 }

@@ -1,5 +1,5 @@
-//! The subscriptions of one log on one shard, by scope. Adding and removing
-//! one takes constant time, however many there are.
+//! The index of the subscriptions to one log on one shard, by scope. Adding or
+//! removing a subscription takes constant time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use super::words::{Scope, SlotIndex, SubscriptionId};
 use crate::event::ResourceId;
 use crate::wire::Filter;
 
-/// A subscription as the fan-out sees it.
+/// An entry of the index: a subscription, and its filter for the fan-out.
 pub(super) struct Entry {
     pub(super) subscriber: Arc<Subscriber>,
     pub(super) subscription: SubscriptionId,
     pub(super) filter: Arc<Filter>,
 }
 
-/// Values with stable slots. A freed slot is used again, and memory is given
-/// back once all slots are free.
+/// A list of values with stable slots. Free slots are reused. The memory is freed
+/// when all slots are free.
 pub(super) struct Slots<T> {
     list: Vec<Slot<T>>,
     /// The slot that was freed last, or [`END`] if no slot is free.
     next: u32,
-    /// How many slots are taken.
-    taken: u32,
+    /// The number of used slots.
+    used: u32,
 }
 
 enum Slot<T> {
-    Taken(T),
+    Used(T),
     /// The slot that was freed before this one, or [`END`].
     Free(u32),
 }
@@ -37,66 +37,66 @@ const END: u32 = u32::MAX;
 
 impl<T> Default for Slots<T> {
     fn default() -> Slots<T> {
-        Slots { list: Vec::new(), next: END, taken: 0 }
+        Slots { list: Vec::new(), next: END, used: 0 }
     }
 }
 
 impl<T> Slots<T> {
-    /// Slots, the free ones included.
+    /// Returns the number of slots, including free ones.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
 
     fn is_empty(&self) -> bool {
-        self.taken == 0
+        self.used == 0
     }
 
-    /// The value of a slot, if it is taken.
+    /// Returns the value of a slot, if the slot is used.
     pub(super) fn get(&self, slot: usize) -> Option<&T> {
         match self.list.get(slot) {
-            Some(Slot::Taken(value)) => Some(value),
+            Some(Slot::Used(value)) => Some(value),
             Some(Slot::Free(_)) | None => None,
         }
     }
 
     fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         match self.list.get_mut(slot as usize) {
-            Some(Slot::Taken(value)) => Some(value),
+            Some(Slot::Used(value)) => Some(value),
             Some(Slot::Free(_)) | None => None,
         }
     }
 
     fn insert(&mut self, value: T) -> u32 {
-        self.taken += 1;
+        self.used += 1;
         if let Some(free) = self.list.get_mut(self.next as usize) {
             let slot = self.next;
-            if let Slot::Free(next) = std::mem::replace(free, Slot::Taken(value)) {
+            if let Slot::Free(next) = std::mem::replace(free, Slot::Used(value)) {
                 self.next = next;
             }
             return slot;
         }
         if self.list.is_empty() {
-            // Most resources have one subscriber: four times the memory that
-            // it needs would be most of what the index takes.
+            // Most resources have one subscriber. A `Vec` would allocate four
+            // entries, which would be most of the memory of the index.
             self.list.reserve_exact(1);
         }
-        self.list.push(Slot::Taken(value));
+        self.list.push(Slot::Used(value));
         self.list.len() as u32 - 1
     }
 
     fn remove(&mut self, slot: u32) -> Option<T> {
-        let place = self.list.get_mut(slot as usize)?;
-        if matches!(place, Slot::Free(_)) {
+        let stored = self.list.get_mut(slot as usize)?;
+        if matches!(stored, Slot::Free(_)) {
             return None;
         }
-        let removed = std::mem::replace(place, Slot::Free(self.next));
+        let removed = std::mem::replace(stored, Slot::Free(self.next));
         self.next = slot;
-        self.taken -= 1;
+        self.used -= 1;
         if self.is_empty() {
             *self = Slots::default();
         }
         match removed {
-            Slot::Taken(value) => Some(value),
+            Slot::Used(value) => Some(value),
             Slot::Free(_) => None,
         }
     }
@@ -113,12 +113,12 @@ struct Group {
 pub(super) struct Index {
     whole: Slots<Entry>,
     groups: Slots<Group>,
-    /// The slot of each resource's group.
+    /// The slot of the group of each resource.
     by_subject: HashMap<ResourceId, u32>,
 }
 
-/// How far a walk over all entries has come. Zero is the list of the whole
-/// log, the others are the groups.
+/// The position of a walk over all entries. List 0 has the subscriptions to the
+/// whole log. Each other list is a group.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cursor {
     list: usize,
@@ -142,10 +142,10 @@ impl Index {
         SlotIndex::Subject { group, slot }
     }
 
-    /// Removes an entry, and its group with the last one. Examines no other
-    /// entry: the clients of one resource may all leave at once.
-    pub(super) fn remove(&mut self, place: SlotIndex) -> Option<Entry> {
-        let (group, slot) = match place {
+    /// Removes an entry. Removes the group with its last entry. Visits no other
+    /// entry, because all clients of one resource may leave at once.
+    pub(super) fn remove(&mut self, slot: SlotIndex) -> Option<Entry> {
+        let (group, slot) = match slot {
             SlotIndex::Whole(slot) => return self.whole.remove(slot),
             SlotIndex::Subject { group, slot } => (group, slot),
         };
@@ -162,30 +162,36 @@ impl Index {
         removed
     }
 
-    /// The subscriptions to the whole log.
+    /// Returns whether the log has no subscription.
+    pub(super) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.groups.is_empty()
+    }
+
+    /// Returns the subscriptions to the whole log.
     pub(super) fn whole(&self) -> &Slots<Entry> {
         &self.whole
     }
 
-    /// Whether anybody subscribes to single resources.
+    /// Returns whether the log has subscriptions to single resources.
     pub(super) fn has_subjects(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// The subscriptions to one resource, if there are any.
+    /// Returns the subscriptions to one resource, if there are any.
     pub(super) fn subject(&self, resource: &ResourceId) -> Option<&Slots<Entry>> {
         let group = *self.by_subject.get(resource)?;
         self.groups.get(group as usize).map(|group| &group.entries)
     }
 
-    /// Goes on with a walk over all entries, by `most` steps; false at its end.
+    /// Continues a walk over all entries, by at most `steps` slots. Returns `false`
+    /// at the end.
     pub(super) fn walk(
         &self,
         cursor: &mut Cursor,
-        most: usize,
+        steps: usize,
         mut visit: impl FnMut(&Entry),
     ) -> bool {
-        for _ in 0..most {
+        for _ in 0..steps {
             let entries = match cursor.list.checked_sub(1) {
                 None => Some(&self.whole),
                 Some(group) if group >= self.groups.len() => return false,

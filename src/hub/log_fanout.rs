@@ -1,21 +1,120 @@
-//! One log on one shard: how far it is fanned out, and who subscribes to it.
+//! The fan-out of one log on one shard, and the queue of the fan-outs whose logs
+//! have moved.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use tokio::sync::Notify;
 
 use super::fanout_progress::{FanoutProgress, LagStats};
 use super::index::Index;
-use crate::log::Log;
-use crate::sync::Mutex;
+use crate::log::{Log, LogObserver};
+use crate::sync::{AtomicBool, Mutex};
 
-/// A log as one shard fans it out.
+/// The fan-out of one log on one shard. It exists while the log has a
+/// subscription on this shard.
 pub(super) struct LogFanout {
     pub(super) progress: Arc<FanoutProgress>,
+    /// The subscriptions to the log on this shard.
     pub(super) index: Mutex<Index>,
+    queue: Arc<ProgressQueue>,
+    /// Whether the fan-out is in `queue`.
+    is_queued: AtomicBool,
 }
 
 impl LogFanout {
-    pub(super) fn new(log: Arc<Log>, stats: Arc<LagStats>) -> LogFanout {
-        let progress = Arc::new(FanoutProgress::new(log, stats));
-        LogFanout { progress, index: Mutex::default() }
+    /// Returns a fan-out that begins at the log's head and observes the log.
+    pub(super) fn start(
+        log: &Arc<Log>,
+        stats: Arc<LagStats>,
+        queue: Arc<ProgressQueue>,
+    ) -> Arc<LogFanout> {
+        let fanout = Arc::new(LogFanout {
+            progress: Arc::new(FanoutProgress::new(log.clone(), stats)),
+            index: Mutex::default(),
+            queue,
+            is_queued: AtomicBool::new(false),
+        });
+        log.observe(&fanout);
+        // The log may have moved before it had this observer.
+        if fanout.progress.is_behind() {
+            fanout.enqueue();
+        }
+        fanout
+    }
+
+    /// Adds the fan-out to the queue of its shard, unless the queue contains it.
+    /// Call this after the new head of the log is published.
+    fn enqueue(self: &Arc<Self>) {
+        if !self.is_queued.swap(true, Ordering::SeqCst) {
+            self.queue.push(Arc::downgrade(self));
+        }
+    }
+
+    /// Records that the fan-out task has taken the fan-out from the queue. Call
+    /// this before the tail of the log is read: a commit that is not in the
+    /// tail yet then adds the fan-out to the queue again.
+    pub(super) fn dequeued(&self) {
+        self.is_queued.store(false, Ordering::SeqCst);
+    }
+}
+
+impl LogObserver for LogFanout {
+    fn head_moved(self: Arc<Self>) {
+        self.enqueue();
+    }
+}
+
+/// The fan-outs of one shard whose logs have moved since the fan-out task last
+/// took the fan-outs from the queue. [`LogFanout`] adds itself at most once, so
+/// the number of subscribed logs limits the length of the queue.
+///
+/// The references are weak, so that the queue does not keep a fan-out whose last
+/// subscription has ended.
+#[derive(Default)]
+pub(super) struct ProgressQueue {
+    moved: Mutex<Vec<Weak<LogFanout>>>,
+    /// Wakes the fan-out task. Has a permit if the queue may have entries that
+    /// the task has not taken.
+    pub(super) wakeup: Notify,
+    /// The number of times that the fan-out task was notified.
+    #[cfg(test)]
+    pub(super) wakeups: std::sync::atomic::AtomicU64,
+    /// The number of fan-outs that the task has taken.
+    #[cfg(test)]
+    pub(super) visits: std::sync::atomic::AtomicU64,
+}
+
+impl ProgressQueue {
+    /// Adds a fan-out. Notifies the task only if the queue was empty: the task
+    /// takes all entries at once.
+    pub(super) fn push(&self, fanout: Weak<LogFanout>) {
+        let was_empty = {
+            let mut moved = self.moved.lock();
+            moved.push(fanout);
+            moved.len() == 1
+        };
+        if was_empty {
+            #[cfg(test)]
+            self.wakeups.fetch_add(1, Ordering::Relaxed);
+            self.wakeup.notify_one();
+        }
+    }
+
+    /// Waits until the queue has entries and moves all of them into `taken`,
+    /// which must be empty. The queue continues with the memory of `taken`.
+    ///
+    /// # Cancel safety
+    /// Safe: no entry is moved before the last wait.
+    pub(super) async fn take(&self, taken: &mut Vec<Weak<LogFanout>>) {
+        loop {
+            std::mem::swap(&mut *self.moved.lock(), taken);
+            if !taken.is_empty() {
+                #[cfg(test)]
+                self.visits.fetch_add(taken.len() as u64, Ordering::Relaxed);
+                return;
+            }
+            self.wakeup.notified().await;
+        }
     }
 }

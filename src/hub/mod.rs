@@ -1,10 +1,12 @@
-//! Fan-out: from a committed batch to the rings of those who want it.
+//! Fan-out: moves committed batches into the rings of the subscribers.
 //!
-//! Subscribers are spread over shards, one a core. A shard is told that logs
-//! have moved, takes the new batches from their tails in memory, and pushes
-//! to each subscriber that wants of a batch the run of events it wants, once.
-//! A push never waits: what does not fit is the overflow policy's
-//! (`docs/architecture.md#delivery`).
+//! Each shard serves a part of the connections, and there is one shard for each
+//! core. The committer adds a log that has moved to the queue of each shard that
+//! has a subscription to the log. The shard reads the new batches from the tail
+//! of the log in memory. It visits each subscription that matches a batch once,
+//! and pushes the matching events into the ring of the connection. A push never
+//! waits: if the events do not fit, the overflow policy decides
+//! (`docs/delivery.md`).
 
 mod index;
 mod direct_write;
@@ -39,41 +41,40 @@ pub use words::{
     SubscriptionSpec, WriteBudget,
 };
 
-use crate::log::Engine;
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 use shard::{Counts, Shard};
 
-/// All shards. Cheap to share by reference.
+/// All shards.
 pub struct Hub {
     shards: Box<[Arc<Shard>]>,
-    connections: AtomicU64,
+    next_connection: AtomicU64,
     open: Arc<Counts>,
-    tight: Arc<AtomicBool>,
+    memory_pressure: Arc<AtomicBool>,
 }
 
 impl Hub {
-    /// Starts `shards` fan-out tasks that observe `engine` on the current
-    /// tokio runtime, and as many ticks. `supervisor` owns them.
+    /// Starts `shards` fan-out tasks on the current tokio runtime, and as many
+    /// tick tasks. `supervisor` owns these tasks.
     pub fn start(
         settings: &Settings,
-        engine: &Engine,
         metrics: &Arc<Metrics>,
         supervisor: &Supervisor,
         shards: usize,
     ) -> Hub {
         let settings = Arc::new(settings.clone());
-        let (open, tight) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let (open, memory_pressure) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
         let shard = || {
-            let (settings, tight, open) = (settings.clone(), tight.clone(), open.clone());
-            fan_out::start(settings, tight, open, engine, metrics.clone(), supervisor)
+            let (settings, memory_pressure, open) =
+                (settings.clone(), memory_pressure.clone(), open.clone());
+            fan_out::start(settings, memory_pressure, open, metrics.clone(), supervisor)
         };
         let shards = (0..shards).map(|_| shard()).collect();
-        Hub { shards, connections: AtomicU64::new(0), open, tight }
+        Hub { shards, next_connection: AtomicU64::new(0), open, memory_pressure }
     }
 
-    /// Takes other settings for what is a matter of time, at the next tick.
-    /// What a connection has of its own comes with it.
+    /// Replaces the settings from the next tick on. The limits of a ring and the
+    /// lifetime of a stream stay as they were when the connection joined.
     pub fn reconfigure(&self, settings: &Settings) {
         let settings = Arc::new(settings.clone());
         for shard in &self.shards {
@@ -81,48 +82,49 @@ impl Hub {
         }
     }
 
-    /// Whether memory is short: then a ring takes one event, and what does not
-    /// fit is the overflow policy's.
-    pub fn set_memory_pressure(&self, tight: bool) {
-        self.tight.store(tight, Ordering::Relaxed);
+    /// Sets whether the process is short of memory. If it is, a ring accepts one
+    /// event, and the overflow policy decides about further events.
+    pub fn set_memory_pressure(&self, memory_pressure: bool) {
+        self.memory_pressure.store(memory_pressure, Ordering::Relaxed);
     }
 
-    /// A new connection without subscriptions, on the next shard in turn, with
-    /// a ring and a lifetime as `settings` say. None where `most` of its
-    /// protocol are open already; zero is no limit.
+    /// Adds a connection without subscriptions to the next shard in turn. Its
+    /// ring and its lifetime are those of `settings`. Returns `None` if
+    /// `max_open` connections of this protocol are open; 0 means no limit.
     pub fn join(
         &self,
         protocol: Protocol,
         settings: &Settings,
-        most: usize,
+        max_open: usize,
     ) -> Option<Arc<Subscriber>> {
-        let one_more = |open: usize| (most == 0 || open < most).then_some(open + 1);
+        let one_more = |open: usize| (max_open == 0 || open < max_open).then_some(open + 1);
         let open = self.open.of(protocol);
         open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        let id = self.connections.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let shard = &self.shards[id as usize % self.shards.len()];
         Some(shard.join(id, protocol, settings))
     }
 
-    /// Ends every stream, each at a random moment within `spread` from now, and
-    /// of those that come later each at such a moment too, or at once where it
-    /// is past. An end waits for the answer to a command under way for at most
-    /// `answers` from now.
+    /// Ends each stream at a random time within `spread` from now. A stream that
+    /// starts later also ends at such a time, or at once if this time has
+    /// passed. If a command is not answered yet, the end waits for the answer,
+    /// for at most `answers` from now.
     pub fn drain(&self, spread: Duration, answers: Duration) {
         for shard in &self.shards {
             shard.drain(spread, answers);
         }
     }
 
-    /// How many subscriptions read the log instead of being fed, and how far
-    /// the slowest is behind, in offsets, as of each shard's last tick. Takes
-    /// no lock.
+    /// Returns the number of subscriptions that are catching up, and the largest
+    /// lag of a subscription in offsets. The lag is that of the last tick of
+    /// each shard. Takes no lock.
     pub fn lag_stats(&self) -> (u64, u64) {
         let shards = self.shards.iter().map(|shard| shard.lag_stats());
         shards.fold((0, 0), |(catching_up, lag), one| (catching_up + one.0, lag.max(one.1)))
     }
 
-    /// How many connections have not gone yet.
+    /// Returns the number of open connections. A closed connection counts until
+    /// the next tick of its shard.
     pub fn open(&self) -> usize {
         self.shards.iter().map(|shard| shard.open()).sum()
     }

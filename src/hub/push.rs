@@ -1,5 +1,4 @@
-//! A connection's side of the fan-out: what the shard pushes to it, and what
-//! its tick finds due.
+//! The calls of a shard to a connection: the visits of the fan-out, and the tick.
 
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -14,18 +13,18 @@ use super::subscription::{Mode, Subscription};
 use super::words::{EndReason, Overflow, Settings, SubscriptionId};
 use crate::wire::Selection;
 
-/// What a visit that overflows a ring may cost, in visits that do not: a ring
-/// of a thousand events is conflated in about 50 µs.
+/// The cost of a visit that overflows a ring, in visits that only push. To
+/// conflate a ring of a thousand events takes about 50 µs.
 const OVERFLOW_COST: usize = 64;
 
-/// Subscriptions whose lag is looked at in the time of a visit.
+/// The number of subscriptions whose lag is computed in the time of a visit.
 const SUBSCRIPTIONS_A_VISIT: usize = 8;
 
-/// What a tick found of a connection.
+/// The result of a tick for one connection.
 pub(super) struct Ticked {
-    /// How far its slowest subscription is behind, in offsets.
+    /// The largest lag of the connection's subscriptions, in offsets.
     pub(super) lag: u64,
-    /// In visits of the usual kind.
+    /// The cost, in visits that only push.
     pub(super) cost: usize,
 }
 
@@ -35,11 +34,11 @@ impl Default for Ticked {
     }
 }
 
-/// What a visit came to.
+/// The result of a visit.
 pub(super) struct Visit {
-    /// The writer's, to be woken outside the lock.
+    /// The waker of the writer. The caller wakes it after the lock is released.
     pub(super) waker: Option<Waker>,
-    /// In visits of the usual kind.
+    /// The cost, in visits that only push.
     pub(super) cost: usize,
 }
 
@@ -50,18 +49,19 @@ impl Default for Visit {
 }
 
 impl Subscriber {
-    /// A visit of the fan-out with a run of events (delivery, push 2).
+    /// Pushes the selected events of a batch to a subscription, if it is live
+    /// (`docs/delivery.md#push`).
     pub(super) fn push(
         &self,
         id: SubscriptionId,
-        round: &mut FanoutPass<'_>,
+        pass: &mut FanoutPass<'_>,
         selection: Selection,
     ) -> Visit {
-        self.visit(id, round, selection).unwrap_or_default()
+        self.visit(id, pass, selection).unwrap_or_default()
     }
 
-    /// Whether a visit may find a subscription to push to; to be asked after
-    /// the lane's `tail` was set.
+    /// Returns whether a visit may find a live subscription. Call this after
+    /// `tail` of the fan-out is set.
     pub(super) fn is_live(&self) -> bool {
         self.live.load(Ordering::SeqCst)
     }
@@ -69,15 +69,15 @@ impl Subscriber {
     fn visit(
         &self,
         id: SubscriptionId,
-        round: &mut FanoutPass<'_>,
+        pass: &mut FanoutPass<'_>,
         selection: Selection,
     ) -> Option<Visit> {
-        let (batch, fanned) = (round.batch, round.fanned_to);
+        let (batch, fanned) = (pass.batch, pass.fanned_to);
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
         let after = subscription.follower().accept(batch.end(), fanned)?;
         let selection = if after > fanned {
-            subscription.interest.filter.narrow(batch, &selection, after)?
+            subscription.spec.filter.narrow(batch, &selection, after)?
         } else {
             selection
         };
@@ -85,22 +85,25 @@ impl Subscriber {
             subscription.advance(fanned);
         }
         let events = u64::from(selection.len());
-        let credit = subscription.interest.credit;
-        let over = credit.is_some_and(|credit| subscription.waiting + events > credit);
-        if round.inline && !over && self.write_inline(&mut state, id, round, &selection) {
-            // The writer sleeps on, unless there is a rest for it.
+        let credit = subscription.spec.credit;
+        let exceeds_credit = credit.is_some_and(|credit| subscription.waiting + events > credit);
+        if pass.is_direct
+            && !exceeds_credit
+            && self.write_directly(&mut state, id, pass, &selection)
+        {
+            // The writer continues to sleep, unless it has to write the rest.
             let waker = if state.partial_write.is_some() { state.waker.take() } else { None };
             return Some(Visit { waker, cost: direct_write::COST });
         }
         let State { ring, subscriptions, blocked_since, .. } = &mut *state;
         let subscription = subscriptions[id.slot as usize].as_mut()?;
-        let run = Run::new(id, batch.clone(), selection, subscription.interest.form);
+        let run = Run::new(id, batch.clone(), selection, subscription.spec.format);
         let bounds = self.shard.bounds(self.bounds);
-        let is_log = subscription.interest.overflow == Overflow::Log;
+        let is_log = subscription.spec.overflow == Overflow::Log;
         let mut visit = Visit::default();
-        if over {
-            state.park(id);
-            self.note_live(&state);
+        if exceeds_credit {
+            state.start_catching_up(id);
+            self.update_live(&state);
         } else if ring.fits(&run, bounds)
             && !(is_log && blocked_since.is_some() && ring.len() >= BLOCKED_RUNS_MAX)
         {
@@ -109,26 +112,28 @@ impl Subscriber {
             subscription.pushed(batch.end());
         } else {
             self.shard.metrics().ring_overflows.increment(1);
-            // A client that has nothing waiting keeps up: a commit that is
-            // larger than a ring is no fault of its own, and in the log.
+            // The client keeps up, but the commit is larger than the ring. The
+            // overflow policy is for clients that fall behind. This client
+            // reads the commit from the log.
             if ring.is_empty() {
-                state.park(id);
+                state.start_catching_up(id);
             } else {
                 state.overflow(id, run, bounds);
                 visit.cost = OVERFLOW_COST;
             }
-            self.note_live(&state);
+            self.update_live(&state);
         }
-        // A writer that its socket or its pace holds back is woken by these:
-        // it could do nothing with what was pushed.
+        // If the socket is blocked or the writer is paced, the socket or the
+        // timer of the pace wakes the writer. It could not write before.
         if state.blocked_since.is_none() && state.writer != Writer::Paced {
             visit.waker = state.waker.take();
         }
         Some(visit)
     }
 
-    /// The shard lost its place in the log's tail: the subscription reads for itself.
-    pub(super) fn park(&self, id: SubscriptionId) -> Option<Waker> {
+    /// Makes a live subscription catch up, because the tail of the log no longer
+    /// contains the next batch of the fan-out.
+    pub(super) fn fall_behind(&self, id: SubscriptionId) -> Option<Waker> {
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
         if subscription.mode() == Mode::Live {
@@ -136,47 +141,47 @@ impl Subscriber {
                 let fanned = subscription.progress.fanned_to();
                 subscription.advance(fanned);
             }
-            state.park(id);
-            self.note_live(&state);
+            state.start_catching_up(id);
+            self.update_live(&state);
         }
         state.waker.take()
     }
 
-    /// The shard's tick: is anything due? Returns `None` when the connection is
-    /// gone.
+    /// Checks the timeouts, the heartbeat and the end of the connection. Returns
+    /// `None` if the connection is closed.
     pub(super) fn tick(&self, now: u64, settings: &Settings) -> Option<Ticked> {
         let mut state = self.state.lock();
-        if state.gone {
+        if state.has_left {
             return None;
         }
         state.ring.shrink();
         if state.release_evicted() {
-            self.note_live(&state);
+            self.update_live(&state);
         }
         let since = |moment: u64| now.saturating_sub(moment);
         let stall = settings.stall_timeout.as_millis() as u64;
         if state.blocked_since.is_some_and(|blocked| since(blocked) >= stall) {
-            // Whatever was to be said before, the socket does not take it.
-            state.ending = Some(EndReason::Stalled);
+            // The socket does not accept the message of an earlier reason.
+            state.end_reason = Some(EndReason::Stalled);
         }
-        if let Some((at, ending)) = state.due
+        if let Some((at, end_reason)) = state.scheduled_end
             && now >= at
         {
-            state.ending.get_or_insert(ending);
+            state.end_reason.get_or_insert(end_reason);
         }
         let idle = settings.stream_idle_timeout.as_millis() as u64;
-        if idle > 0 && since(state.active_at) >= idle && state.blocked_since.is_none() {
-            state.ending.get_or_insert(EndReason::Idle);
+        if idle > 0 && since(state.last_active) >= idle && state.blocked_since.is_none() {
+            state.end_reason.get_or_insert(EndReason::Idle);
         }
-        let heartbeat = settings.heartbeat.mul_f32(state.heartbeat_part);
-        let quiet = since(state.quiet_since) >= heartbeat.as_millis() as u64;
+        let heartbeat = settings.heartbeat.mul_f32(state.heartbeat_fraction);
+        let quiet = since(state.last_sent) >= heartbeat.as_millis() as u64;
         if quiet && state.blocked_since.is_none() {
             state.heartbeat_due = true;
         }
         let subscriptions = state.subscriptions.iter().flatten();
         let lag = subscriptions.map(Subscription::lag).max().unwrap_or(0);
         let cost = 1 + state.subscriptions.len() / SUBSCRIPTIONS_A_VISIT;
-        if state.heartbeat_due || state.ending.is_some() || state.needs_tick {
+        if state.heartbeat_due || state.end_reason.is_some() || state.needs_tick {
             let waker = state.waker.take();
             drop(state);
             wake(waker);
@@ -184,10 +189,10 @@ impl Subscriber {
         Some(Ticked { lag, cost })
     }
 
-    /// How many subscriptions are not live, and how far the slowest of all is
-    /// behind its log: a recount for tests of what the hub keeps.
+    /// Returns the number of subscriptions that are catching up, and the largest
+    /// lag. Tests compare this with the statistics that the hub maintains.
     #[cfg(test)]
-    pub(super) fn census(&self) -> (u64, u64) {
+    pub(super) fn count_lag(&self) -> (u64, u64) {
         let state = self.state.lock();
         let (mut catching_up, mut lag) = (0, 0);
         for subscription in state.subscriptions.iter().flatten() {
@@ -197,16 +202,16 @@ impl Subscriber {
         (catching_up, lag)
     }
 
-    pub(super) fn is_gone(&self) -> bool {
-        self.state.lock().gone
+    pub(super) fn has_left(&self) -> bool {
+        self.state.lock().has_left
     }
 
-    /// Ends the connection at a moment of the shard's time, for `ending`,
-    /// unless it ends before.
-    pub(super) fn end_at(&self, at: u64, ending: EndReason) {
+    /// Ends the connection at the shard's time `at`, unless an earlier end is
+    /// due.
+    pub(super) fn end_at(&self, at: u64, end_reason: EndReason) {
         let mut state = self.state.lock();
-        if state.due.is_none_or(|(due, _)| at < due) {
-            state.due = Some((at, ending));
+        if state.scheduled_end.is_none_or(|(due, _)| at < due) {
+            state.scheduled_end = Some((at, end_reason));
         }
     }
 }

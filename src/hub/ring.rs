@@ -1,5 +1,4 @@
-//! What waits for one connection's writer: runs of shared batches, and marks
-//! where an overflow policy took something away.
+//! The ring of a connection: runs of shared batches, and drop markers.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -11,46 +10,48 @@ use crate::wire::{Selection, WireFormat};
 #[derive(Debug)]
 enum Item {
     Run(Run),
-    Lost(DropMarker),
+    Marker(DropMarker),
 }
 
 impl Item {
     fn subscription(&self) -> SubscriptionId {
         match self {
             Item::Run(run) => run.subscription,
-            Item::Lost(lost) => lost.subscription,
+            Item::Marker(marker) => marker.subscription,
         }
     }
 }
 
-/// What becomes of a subscription whose oldest run is of a batch that its log's
-/// tail does not hold any more.
+/// The reaction of a subscription to the eviction of its oldest batch from the
+/// tail of the log.
 #[derive(Debug)]
-pub(super) enum Evicted {
-    /// All of its items go: it reads the log.
-    Forget,
-    /// Its runs up to the first that is held go, and a mark tells of them.
-    Drop(Dropped),
+pub(super) enum OnEviction {
+    /// Remove all items of the subscription: it catches up from the log.
+    CatchUp,
+    /// Drop the runs of evicted batches, and put a drop marker in their place.
+    Drop(DropProgress),
 }
 
-/// What was dropped of a subscription so far.
+/// The progress of dropping the runs of one subscription.
 #[derive(Debug)]
-pub(super) struct Dropped {
-    lost: DropMarker,
-    /// By how much its items grew.
+pub(super) struct DropProgress {
+    marker: DropMarker,
+    /// The change of the number of the subscription's events and markers.
     pub(super) change: i64,
+    /// Whether the place of the marker is found.
     is_begun: bool,
+    /// Whether a run was found whose batch is not evicted.
     is_done: bool,
 }
 
-impl Dropped {
-    pub(super) fn new(id: SubscriptionId) -> Dropped {
-        Dropped { lost: DropMarker::new(id), change: 0, is_begun: false, is_done: false }
+impl DropProgress {
+    pub(super) fn new(id: SubscriptionId) -> DropProgress {
+        DropProgress { marker: DropMarker::new(id), change: 0, is_begun: false, is_done: false }
     }
 
-    /// Takes the subscription's next item behind the writer's hand. Gives what
-    /// stands in its place: for the first that is dropped, a mark that is
-    /// still empty; marks between runs become part of it.
+    /// Handles the next item of the subscription and returns the item that replaces
+    /// it. An empty marker replaces the first dropped item. A marker between runs
+    /// is merged.
     fn take(
         &mut self,
         item: Item,
@@ -65,11 +66,11 @@ impl Dropped {
             }
             Item::Run(mut run) => {
                 let (to, count) = run.drop_first(ALL, u64::MAX);
-                self.lost.add(to, count);
+                self.marker.add(to, count);
                 self.change -= count.cast_signed();
             }
-            Item::Lost(mark) => {
-                self.lost.merge(mark);
+            Item::Marker(other) => {
+                self.marker.merge(other);
                 self.change -= 1;
             }
         }
@@ -77,30 +78,30 @@ impl Dropped {
             return None;
         }
         self.change += 1;
-        Some(Item::Lost(DropMarker::new(self.lost.subscription)))
+        Some(Item::Marker(DropMarker::new(self.marker.subscription)))
     }
 }
 
-/// The queue of one connection. Allocated while it holds something, and until
-/// the tick after; bounded by its owner, which asks [`Ring::fits`] before it
-/// pushes.
+/// The ring of one connection: a queue of events that wait for the writer. The
+/// owner calls [`Ring::fits`] before a push, and so limits the ring. The tick
+/// frees the memory of an empty ring.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     items: VecDeque<Item>,
     events: u64,
     bytes: u64,
-    /// Items at the front of which the writer may have events in its hand,
-    /// which are therefore not dropped.
-    in_hand: usize,
-    /// Items that were looked at, one by one.
+    /// The number of items at the front whose slices the writer may have. They are
+    /// not dropped.
+    peeked: usize,
+    /// The number of items that were visited.
     #[cfg(test)]
-    pub(super) looked_at: std::cell::Cell<u64>,
+    pub(super) visits: std::cell::Cell<u64>,
 }
 
 impl Ring {
     #[cfg(test)]
-    fn look_at(&self, items: u64) {
-        self.looked_at.set(self.looked_at.get() + items);
+    fn count_visits(&self, items: u64) {
+        self.visits.set(self.visits.get() + items);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -115,13 +116,13 @@ impl Ring {
         self.bytes
     }
 
-    /// Runs, and marks of what was lost.
+    /// Returns the number of runs and drop markers.
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Whether `run` fits beside what is there. An empty ring takes any one
-    /// event, or one larger than the ring would overflow it each time.
+    /// Returns whether `run` fits into the ring. An empty ring accepts one event of
+    /// any size. Otherwise an event that is larger than the ring would never fit.
     pub(super) fn fits(&self, run: &Run, bounds: Bounds) -> bool {
         (self.is_empty() && run.events() == 1)
             || (self.events + run.events() <= bounds.events
@@ -142,83 +143,84 @@ impl Ring {
         self.items.push_back(item);
     }
 
-    /// Puts every item through `change`, in order, with its place.
+    /// Replaces each item by the result of `change`, which also gets the index.
     fn rebuild(&mut self, mut change: impl FnMut(usize, Item) -> Option<Item>) {
         #[cfg(test)]
-        self.look_at(self.items.len() as u64);
+        self.count_visits(self.items.len() as u64);
         let items = std::mem::take(&mut self.items);
         (self.events, self.bytes) = (0, 0);
         let items: Vec<Item> =
-            items.into_iter().enumerate().filter_map(|(place, item)| change(place, item)).collect();
+            items.into_iter().enumerate().filter_map(|(index, item)| change(index, item)).collect();
         for item in items {
             match item {
                 Item::Run(run) => self.push(run),
-                Item::Lost(_) => self.push_item(item),
+                Item::Marker(_) => self.push_item(item),
             }
         }
     }
 
-    /// Frees what waits for `subscription`, and forgets what it lost: who
-    /// parks it reads all of that in the log.
+    /// Removes the runs and drop markers of `subscription`. If the subscription
+    /// catches up, it reads the dropped events from the log.
     pub(super) fn remove(&mut self, subscription: SubscriptionId) {
-        let (before, mut in_hand) = (self.in_hand, 0);
-        self.rebuild(|place, item| {
+        let (before, mut peeked) = (self.peeked, 0);
+        self.rebuild(|index, item| {
             let kept = item.subscription() != subscription;
-            in_hand += usize::from(kept && place < before);
+            peeked += usize::from(kept && index < before);
             kept.then_some(item)
         });
-        self.in_hand = in_hand;
+        self.peeked = peeked;
     }
 
-    /// Shows in `form` what waits in another: for a socket that turns bare.
-    pub(super) fn change_format(&mut self, form: WireFormat) {
+    /// Changes the wire format of the events that wait, for a WebSocket that
+    /// switches to the format `bare`.
+    pub(super) fn change_format(&mut self, format: WireFormat) {
         self.rebuild(|_, item| match item {
-            Item::Lost(_) => Some(item),
+            Item::Marker(_) => Some(item),
             Item::Run(mut run) => {
-                run.change_format(form);
+                run.change_format(format);
                 Some(Item::Run(run))
             }
         });
     }
 
-    /// Shows the writer what comes next, up to the first mark; it stays here
-    /// until it is written.
-    pub(super) fn peek(&mut self, out: &mut Vec<Slice>, room: &mut WriteBudget) {
-        let mut in_hand = 0;
+    /// Adds slices of the next events to `out`, up to the first drop marker. The
+    /// events stay in the ring until they are written.
+    pub(super) fn peek(&mut self, out: &mut Vec<Slice>, budget: &mut WriteBudget) {
+        let mut peeked = 0;
         for item in self.items() {
             let Item::Run(run) = item else { break };
-            if room.is_full() {
+            if budget.is_full() {
                 break;
             }
-            run.peek(out, room);
-            in_hand += 1;
+            run.peek(out, budget);
+            peeked += 1;
         }
-        self.in_hand = in_hand;
+        self.peeked = peeked;
     }
 
-    /// The writer has put out or let go what it had in its hand.
-    pub(super) fn settle(&mut self) {
-        self.in_hand = 0;
+    /// Records that the writer no longer has slices of the ring.
+    pub(super) fn end_peek(&mut self) {
+        self.peeked = 0;
     }
 
-    /// Takes a mark off the front.
-    pub(super) fn take_lost(&mut self) -> Option<DropMarker> {
-        let Some(&Item::Lost(lost)) = self.items.front() else { return None };
+    /// Removes and returns a drop marker at the front.
+    pub(super) fn take_marker(&mut self) -> Option<DropMarker> {
+        let Some(&Item::Marker(marker)) = self.items.front() else { return None };
         self.items.pop_front();
-        Some(lost)
+        Some(marker)
     }
 
-    /// Drops from the front what of `subscription` was written, up to
-    /// `through`, and says how many events these were. What was freed
-    /// meanwhile is simply not there any more.
-    pub(super) fn pass(&mut self, subscription: SubscriptionId, through: Offset) -> u64 {
+    /// Removes the events of `subscription` up to `through`, which are written, from
+    /// the front. Returns their number. Events that were removed meanwhile do not
+    /// count.
+    pub(super) fn remove_written(&mut self, subscription: SubscriptionId, through: Offset) -> u64 {
         let before = self.events;
         while let Some(Item::Run(first)) = self.items.front_mut() {
             if first.subscription != subscription {
                 break;
             }
             let (events, bytes) = (first.events(), first.bytes());
-            first.pass(through);
+            first.remove_written(through);
             self.events -= events - first.events();
             self.bytes -= bytes - first.bytes();
             if first.events() > 0 {
@@ -229,8 +231,8 @@ impl Ring {
         before - self.events
     }
 
-    /// Lets go of memory that holds nothing. Not at once, or each push to a
-    /// ring that is emptied each time would take and give it back.
+    /// Frees the memory of an empty ring. The tick calls this, and not each write:
+    /// otherwise each push to an empty ring would allocate.
     pub(super) fn shrink(&mut self) {
         if self.items.is_empty() {
             self.items = VecDeque::new();
@@ -240,92 +242,95 @@ impl Ring {
     fn items(&self) -> impl DoubleEndedIterator<Item = &Item> {
         let items = self.items.iter();
         #[cfg(test)]
-        let items = items.inspect(|_| self.look_at(1));
+        let items = items.inspect(|_| self.count_visits(1));
         items
     }
 
-    // === what the policies do ===
+    // === changes by the overflow policies ===
 
-    /// Events and marks of a subscription.
+    /// Returns the number of events and drop markers of a subscription.
     pub(super) fn count_of(&self, id: SubscriptionId) -> i64 {
         let count = |item: &Item| match item {
             Item::Run(run) => run.events().cast_signed(),
-            Item::Lost(_) => 1,
+            Item::Marker(_) => 1,
         };
         self.items().filter(|item| item.subscription() == id).map(count).sum()
     }
 
-    /// The runs of a subscription that are not in the writer's hand.
+    /// Returns the runs of a subscription whose slices the writer does not have.
     pub(super) fn droppable_runs(&self, id: SubscriptionId) -> Vec<&Run> {
-        let droppable = self.items().skip(self.in_hand).filter_map(|item| match item {
+        let droppable = self.items().skip(self.peeked).filter_map(|item| match item {
             Item::Run(run) if run.subscription == id => Some(run),
             _ => None,
         });
         droppable.collect()
     }
 
-    /// The place of the first item of a subscription at or behind `from`, or
-    /// behind the writer's hand.
-    pub(super) fn oldest_of(&self, id: SubscriptionId, from: Option<usize>) -> Option<usize> {
-        let from = from.unwrap_or(self.in_hand);
+    /// Returns the index of the first item of a subscription from index `from` on.
+    /// Without `from`, the search starts behind the items whose slices the writer
+    /// may have.
+    pub(super) fn first_item_of(&self, id: SubscriptionId, from: Option<usize>) -> Option<usize> {
+        let from = from.unwrap_or(self.peeked);
         let found = self.items().skip(from).position(|item| item.subscription() == id);
-        found.map(|place| place + from)
+        found.map(|index| index + from)
     }
 
-    /// Drops at a place as many events as the ring is over `bounds`, but not
-    /// the last one of all, nor the last one there where `keeps`; or takes the
-    /// mark that stands there. Into `lost`; gives how many items these were.
+    /// Drops events of the run at `index` until the ring is within `bounds`. Keeps
+    /// at least one event in the ring. With `keep_last`, keeps the last event of
+    /// the run. If there is a drop marker at `index`, removes the marker. Adds the
+    /// drops to `marker`. Returns the number of dropped events and markers.
     pub(super) fn drop_excess(
         &mut self,
-        place: usize,
+        index: usize,
         bounds: Bounds,
-        keeps: bool,
-        lost: &mut DropMarker,
+        keep_last: bool,
+        marker: &mut DropMarker,
     ) -> i64 {
         let excess = Bounds {
             events: self.events.saturating_sub(bounds.events),
             bytes: self.bytes.saturating_sub(bounds.bytes),
         };
-        let there = match self.items().nth(place) {
+        let run_events = match self.items().nth(index) {
             Some(Item::Run(run)) => run.events(),
             _ => 0,
         };
-        let most = if keeps { there.saturating_sub(1) } else { u64::MAX };
-        self.drop_at(place, excess, most.min(self.events.saturating_sub(1)), lost)
+        let max = if keep_last { run_events.saturating_sub(1) } else { u64::MAX };
+        self.drop_at(index, excess, max.min(self.events.saturating_sub(1)), marker)
     }
 
-    fn drop_at(&mut self, place: usize, excess: Bounds, most: u64, lost: &mut DropMarker) -> i64 {
-        let (dropped, is_empty) = match self.items.get_mut(place) {
+    fn drop_at(&mut self, index: usize, excess: Bounds, max: u64, marker: &mut DropMarker) -> i64 {
+        let (dropped, is_empty) = match self.items.get_mut(index) {
             None => return 0,
-            Some(Item::Lost(mark)) => {
-                lost.merge(*mark);
+            Some(Item::Marker(other)) => {
+                marker.merge(*other);
                 (1, true)
             }
             Some(Item::Run(run)) => {
                 let before = run.bytes();
-                let (to, count) = run.drop_first(excess, most);
-                lost.add(to, count);
+                let (to, count) = run.drop_first(excess, max);
+                marker.add(to, count);
                 self.events -= count;
                 self.bytes -= before - run.bytes();
                 (count, run.events() == 0)
             }
         };
         if is_empty {
-            self.items.remove(place);
+            self.items.remove(index);
         }
         dropped.cast_signed()
     }
 
-    /// The subscriptions, of `count`, with runs that are not in the writer's
-    /// hand and of batches that, by where they end, are not held any more. Of
-    /// each its oldest run alone is asked for: its runs are in its log's order.
+    /// Returns the subscriptions whose oldest run is of a batch that the log has
+    /// evicted. `is_held` tells this by the end of the batch. Only the oldest run of
+    /// each of the `count` subscriptions is checked, because the runs are in the
+    /// order of the log. Runs whose slices the writer may have are skipped.
     pub(super) fn evicted(
         &self,
         count: usize,
         is_held: impl Fn(SubscriptionId, Offset) -> bool,
     ) -> Vec<SubscriptionId> {
         let (mut asked, mut evicted) = (HashSet::new(), Vec::new());
-        for item in self.items().skip(self.in_hand) {
+        for item in self.items().skip(self.peeked) {
             if asked.len() == count {
                 break;
             }
@@ -339,81 +344,81 @@ impl Ring {
         evicted
     }
 
-    /// Frees what was evicted of many subscriptions in one pass: a socket may
-    /// have a thousand, and their runs end with the same batch.
+    /// Handles the evictions of many subscriptions in one pass over the ring. A
+    /// connection may have a thousand subscriptions with runs of the same batch.
     pub(super) fn evict(
         &mut self,
-        evicted: &mut HashMap<SubscriptionId, Evicted>,
+        evicted: &mut HashMap<SubscriptionId, OnEviction>,
         is_held: impl Fn(SubscriptionId, Offset) -> bool,
     ) {
-        let (before, mut in_hand) = (self.in_hand, 0);
-        self.rebuild(|place, item| {
+        let (before, mut peeked) = (self.peeked, 0);
+        self.rebuild(|index, item| {
             let item = match evicted.get_mut(&item.subscription()) {
                 None => Some(item),
-                Some(Evicted::Forget) => None,
-                Some(Evicted::Drop(_)) if place < before => Some(item),
-                Some(Evicted::Drop(dropped)) => dropped.take(item, &is_held),
+                Some(OnEviction::CatchUp) => None,
+                Some(OnEviction::Drop(_)) if index < before => Some(item),
+                Some(OnEviction::Drop(dropped)) => dropped.take(item, &is_held),
             };
-            in_hand += usize::from(place < before && item.is_some());
+            peeked += usize::from(index < before && item.is_some());
             item
         });
-        self.in_hand = in_hand;
+        self.peeked = peeked;
         for item in &mut self.items {
-            if let Item::Lost(mark) = item
-                && mark.count == 0
-                && let Some(Evicted::Drop(dropped)) = evicted.get(&mark.subscription)
+            if let Item::Marker(other) = item
+                && other.count == 0
+                && let Some(OnEviction::Drop(dropped)) = evicted.get(&other.subscription)
             {
-                *mark = dropped.lost;
+                *other = dropped.marker;
             }
         }
     }
 
-    /// Leaves in the runs of a subscription what is `kept` of each, takes its
-    /// marks into `lost`, and gives the place of the first of them.
+    /// Replaces the selections of a subscription's runs by `kept`, and merges its
+    /// drop markers into `marker`. Returns the index of the first of these items.
     pub(super) fn replace(
         &mut self,
         id: SubscriptionId,
         kept: Vec<Selection>,
-        lost: &mut DropMarker,
+        marker: &mut DropMarker,
     ) -> Option<usize> {
-        let in_hand = self.in_hand;
-        let first = self.oldest_of(id, None);
+        let peeked = self.peeked;
+        let first = self.first_item_of(id, None);
         let mut kept = kept.into_iter();
-        self.rebuild(|place, item| match item {
-            item if place < in_hand || item.subscription() != id => Some(item),
-            Item::Lost(before) => {
-                lost.merge(before);
+        self.rebuild(|index, item| match item {
+            item if index < peeked || item.subscription() != id => Some(item),
+            Item::Marker(before) => {
+                marker.merge(before);
                 None
             }
             Item::Run(run) => {
-                let run = run.narrowed(kept.next()?);
+                let run = run.with_selection(kept.next()?);
                 (run.events() > 0).then_some(Item::Run(run))
             }
         });
         first
     }
 
-    /// Puts a mark at a place; gives how many items that is.
-    pub(super) fn mark(&mut self, place: Option<usize>, lost: DropMarker) -> i64 {
-        let Some(place) = place.filter(|_| lost.count > 0) else { return 0 };
-        self.items.insert(place, Item::Lost(lost));
+    /// Inserts a drop marker at `index`. Returns the number of inserted markers.
+    pub(super) fn insert_marker(&mut self, index: Option<usize>, marker: DropMarker) -> i64 {
+        let Some(index) = index.filter(|_| marker.count > 0) else { return 0 };
+        self.items.insert(index, Item::Marker(marker));
         1
     }
 
-    /// Puts a mark at the end, or into the subscription's own where that is its
-    /// last item: what others have in between is no matter of its order, and
-    /// marks must not pile up beside each other.
-    pub(super) fn mark_last(&mut self, lost: DropMarker) -> i64 {
-        if lost.count == 0 {
+    /// Appends a drop marker. If the last item of the subscription is a marker, the
+    /// two are merged, so that markers do not accumulate. Items of other
+    /// subscriptions in between do not matter. Returns the number of added markers.
+    pub(super) fn append_marker(&mut self, marker: DropMarker) -> i64 {
+        if marker.count == 0 {
             return 0;
         }
         let mut items = self.items.iter_mut().rev();
-        let own = items.find(|item| item.subscription() == lost.subscription);
-        if let Some(Item::Lost(mark)) = own {
-            mark.merge(lost);
+        let own = items.find(|item| item.subscription() == marker.subscription);
+        if let Some(Item::Marker(other)) = own {
+            other.merge(marker);
             return 0;
         }
-        self.push_item(Item::Lost(lost));
+        self.push_item(Item::Marker(marker));
         1
     }
 }

@@ -1,4 +1,4 @@
-//! Events of one batch on their way to one connection.
+//! Runs and slices: events of one batch for one subscription.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use super::words::{Bounds, SubscriptionId, WriteBudget};
 use crate::event::Offset;
 use crate::wire::{Batch, Selection, WireFormat};
 
-/// Events of one batch for one subscription.
+/// Events of one batch that wait for one subscription.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) subscription: SubscriptionId,
     pub(super) batch: Arc<Batch>,
     selection: Selection,
-    form: WireFormat,
-    /// How many of the selection are done.
+    format: WireFormat,
+    /// The index in the selection of the first event that waits.
     next: u32,
-    /// Where in the selection it ends.
+    /// The index in the selection behind the last event that waits.
     end: u32,
-    /// Bytes of those between the two.
+    /// The encoded size of the events that wait.
     bytes: u64,
 }
 
@@ -29,46 +29,46 @@ impl Run {
         subscription: SubscriptionId,
         batch: Arc<Batch>,
         selection: Selection,
-        form: WireFormat,
+        format: WireFormat,
     ) -> Run {
-        let bytes = batch.encoded(form).selected_bytes(&selection);
+        let bytes = batch.encoded(format).selected_bytes(&selection);
         let end = selection.len();
-        Run { subscription, batch, selection, form, next: 0, end, bytes }
+        Run { subscription, batch, selection, format, next: 0, end, bytes }
     }
 
     pub(super) fn events(&self) -> u64 {
         u64::from(self.end - self.next)
     }
 
-    /// Where in the batch its events are.
+    /// Returns the positions in the batch of the events that wait.
     pub(super) fn positions(&self) -> impl DoubleEndedIterator<Item = u32> {
         (self.next..self.end).map(|n| self.selection.position(n))
     }
 
-    /// The events themselves, for a write with `room`; at least one.
-    pub(super) fn peek(&self, out: &mut Vec<Slice>, room: &mut WriteBudget) {
-        let Run { subscription, batch, selection, form, next, end, .. } = self;
-        slices(out, room, *subscription, batch, selection, *form, *next..*end);
+    /// Adds slices of the next events to `out` until `budget` is used up.
+    pub(super) fn peek(&self, out: &mut Vec<Slice>, budget: &mut WriteBudget) {
+        let Run { subscription, batch, selection, format, next, end, .. } = self;
+        slices(out, budget, *subscription, batch, selection, *format, *next..*end);
     }
 
-    /// The same in another form.
-    pub(super) fn change_format(&mut self, form: WireFormat) {
-        self.form = form;
+    /// Changes the wire format.
+    pub(super) fn change_format(&mut self, format: WireFormat) {
+        self.format = format;
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
-    /// Of the same batch, what is `kept`.
-    pub(super) fn narrowed(self, kept: Selection) -> Run {
-        Run::new(self.subscription, self.batch, kept, self.form)
+    /// Returns a run of the same batch with another selection.
+    pub(super) fn with_selection(self, kept: Selection) -> Run {
+        Run::new(self.subscription, self.batch, kept, self.format)
     }
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Bytes of some of its selection.
+    /// Returns the encoded size of a range of the selection.
     fn bytes_at(&self, places: Range<u32>) -> u64 {
-        let encoded = self.batch.encoded(self.form);
+        let encoded = self.batch.encoded(self.format);
         match &self.selection {
             Selection::Run(run) => {
                 encoded.bytes_of(&(run.start + places.start..run.start + places.end))
@@ -80,9 +80,9 @@ impl Run {
         }
     }
 
-    /// How many of its first events have at least so many bytes; all of them
-    /// where that is not enough.
-    fn holding(&self, bytes: u64) -> u32 {
+    /// Returns the smallest number of first events that have at least `bytes`
+    /// bytes. Returns the number of all events if these have fewer bytes.
+    fn events_with_bytes(&self, bytes: u64) -> u32 {
         if bytes >= self.bytes {
             return self.end - self.next;
         }
@@ -95,12 +95,12 @@ impl Run {
         most
     }
 
-    /// Drops from its front until it is so many events and bytes less, or `most`
-    /// have gone; gives the offset of the last one that went, and how many
-    /// these were.
+    /// Drops the first events until the run has `excess` fewer events and bytes,
+    /// but at most `most` events. Returns the offset of the last dropped event,
+    /// and the number of dropped events.
     pub(super) fn drop_first(&mut self, excess: Bounds, most: u64) -> (Offset, u64) {
         let at_most = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        let count = at_most(excess.events).max(self.holding(excess.bytes));
+        let count = at_most(excess.events).max(self.events_with_bytes(excess.bytes));
         let count = count.min(self.end - self.next).min(at_most(most));
         if count == 0 {
             return (Offset::ZERO, 0);
@@ -111,20 +111,20 @@ impl Run {
         (self.batch.events()[last as usize].offset, u64::from(count))
     }
 
-    /// Drops from its end what does not fit into `room`, but for the first
+    /// Drops the last events that do not fit into `free`. Keeps at least the first
     /// `least` events.
-    pub(super) fn truncate(&mut self, room: Bounds, least: u32) {
-        let events = u32::try_from(room.events).unwrap_or(u32::MAX).min(self.end - self.next);
-        let held = self.holding(room.bytes);
-        let fits = self.bytes_at(self.next..self.next + held) <= room.bytes;
+    pub(super) fn truncate(&mut self, free: Bounds, least: u32) {
+        let events = u32::try_from(free.events).unwrap_or(u32::MAX).min(self.end - self.next);
+        let held = self.events_with_bytes(free.bytes);
+        let fits = self.bytes_at(self.next..self.next + held) <= free.bytes;
         let count = events.min(if fits { held } else { held - 1 });
         self.end = self.next + count.max(least).min(self.end - self.next);
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
-    /// Drops the events up to `through`.
-    pub(super) fn pass(&mut self, through: Offset) {
-        let encoded = self.batch.encoded(self.form);
+    /// Removes the events up to `through`, which are written.
+    pub(super) fn remove_written(&mut self, through: Offset) {
+        let encoded = self.batch.encoded(self.format);
         match &self.selection {
             Selection::Run(run) => {
                 let from = run.start + self.next;
@@ -146,22 +146,22 @@ impl Run {
     }
 }
 
-/// Events that an overflow policy took from a subscription and that its client
-/// has not been told of yet. Stands in the ring before the next event.
+/// A drop marker: takes the place in the ring of events that the overflow policy
+/// has dropped. The client does not know of the drop yet.
 #[derive(Clone, Copy, Debug)]
 pub struct DropMarker {
     pub(super) subscription: SubscriptionId,
-    /// The last of them.
+    /// The offset of the last dropped event.
     pub to: Offset,
-    /// How many.
+    /// The number of dropped events.
     pub count: u64,
-    /// How far the events had been looked at of which these were left out.
-    pub(super) upto: Offset,
+    /// The events up to this offset were conflated.
+    pub(super) scanned_to: Offset,
 }
 
 impl DropMarker {
     pub(super) fn new(subscription: SubscriptionId) -> DropMarker {
-        DropMarker { subscription, to: Offset::ZERO, count: 0, upto: Offset::ZERO }
+        DropMarker { subscription, to: Offset::ZERO, count: 0, scanned_to: Offset::ZERO }
     }
 
     pub(super) fn add(&mut self, to: Offset, count: u64) {
@@ -169,46 +169,46 @@ impl DropMarker {
         self.count += count;
     }
 
-    /// Takes up a mark that stood nearby.
+    /// Adds the drops of another marker.
     pub(super) fn merge(&mut self, other: DropMarker) {
         self.add(other.to, other.count);
-        self.upto = self.upto.max(other.upto);
+        self.scanned_to = self.scanned_to.max(other.scanned_to);
     }
 }
 
-/// A slice of shared bytes for the writer, and what writing it amounts to.
+/// Encoded events of one subscription for the writer. The bytes are shared.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    /// Whole frames, as they go onto the wire.
+    /// Whole frames, as they are written to the socket.
     pub bytes: Bytes,
-    /// Whose they are.
+    /// The subscription.
     pub subscription: SubscriptionId,
-    /// The offset of the last event in it.
+    /// The offset of the last event in the slice.
     pub through: Offset,
-    /// How many events it holds.
+    /// The number of events in the slice.
     pub events: u32,
-    /// When they were committed, where that is known.
+    /// The time of the commit. `None` if the batch was read from disk.
     pub committed: Option<std::time::Instant>,
 }
 
-/// Cuts slices off a selection of a batch, from its `next`-th event on, while
-/// `room` lasts; at least one.
+/// Adds slices of the events `range` of a selection to `out`, until
+/// `budget` is used up.
 pub fn slices(
     out: &mut Vec<Slice>,
-    room: &mut WriteBudget,
+    budget: &mut WriteBudget,
     subscription: SubscriptionId,
     batch: &Batch,
     selection: &Selection,
-    form: WireFormat,
-    places: Range<u32>,
+    format: WireFormat,
+    range: Range<u32>,
 ) {
-    let encoded = batch.encoded(form);
-    let Range { start: mut next, end } = places;
-    while next < end && !room.is_full() {
+    let encoded = batch.encoded(format);
+    let Range { start: mut next, end } = range;
+    while next < end && !budget.is_full() {
         let mut run = selection.run_from(next);
-        run.end = run.end.min(run.start.saturating_add(room.events.min(end - next)));
-        let (bytes, events) = encoded.slice(run.clone(), room.slice_bytes());
-        room.take(&bytes, events);
+        run.end = run.end.min(run.start.saturating_add(budget.events.min(end - next)));
+        let (bytes, events) = encoded.slice(run.clone(), budget.slice_bytes());
+        budget.take(&bytes, events);
         let last = run.start + events - 1;
         out.push(Slice {
             bytes,

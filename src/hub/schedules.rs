@@ -1,11 +1,13 @@
-//! The join of catch-up and live fan-out, in every order that shuttle finds
-//! (`docs/architecture.md#delivery`).
+//! Catching up and live fan-out, in every order of threads that shuttle finds
+//! (`docs/delivery.md#proof-no-gap-and-no-repeat`).
 //!
-//! A committer, the fan-out, subscribers with their writers and a ticker run
-//! as threads of shuttle. The code is the gateway's: log, lane, pass, ring,
-//! subscriber and pump. Only the socket, the commit and the clock are the
-//! test's. shuttle's memory is sequentially consistent, so these tests show
-//! nothing about weaker orderings.
+//! A committer, the fan-out task, the writers of subscribers and a ticker run as
+//! threads of shuttle. The log, the queue, the fan-out, the ring, the subscriber
+//! and the stream source are the code of the gateway. The socket, the commit and
+//! the clock are models. Memory is sequentially consistent in shuttle, so these
+//! tests show nothing about weaker orderings.
+
+mod queue;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -31,14 +33,14 @@ use crate::metrics::{Metrics, Protocol};
 use crate::store::{Durability, EncodedEvent, LogMetadata, Store};
 use crate::wire::{Batch, Filter, LogIdentity, LogKind, WireFormat};
 
-/// Events of each batch, by their resource.
+/// The resource of each event of each batch.
 const BATCHES: [&[&str]; 5] = [&["a"], &["b", "a"], &["a"], &["b"], &["a", "b", "a"]];
 
-/// A moment of the shard's clock at which a heartbeat is due.
+/// A time of the shard at which a heartbeat is due.
 const LATE: u64 = 3_600_000;
 
-/// What all schedules share: nothing in it is scheduled.
-struct Ground {
+/// The state that all schedules share. shuttle does not schedule its locks.
+struct Fixture {
     _folder: TempDir,
     store: Store,
     meta: LogMetadata,
@@ -47,10 +49,9 @@ struct Ground {
     streams: Arc<deliver::Settings>,
 }
 
-impl Ground {
-    /// Writes all events to a store, from where they are read once the log has
-    /// shown them.
-    fn new() -> Arc<Ground> {
+impl Fixture {
+    /// Writes all events to a store. The log reads them there after their commit.
+    fn new() -> Arc<Fixture> {
         let folder = tempfile::tempdir().unwrap();
         let opened = Store::open(&folder.path().join("store")).unwrap();
         let mut writer = opened.writer;
@@ -75,7 +76,7 @@ impl Ground {
             message_timeout: second,
             control_rate: 0,
         };
-        Arc::new(Ground {
+        Arc::new(Fixture {
             _folder: folder,
             store: opened.store,
             origin: Arc::new(LogIdentity::new(
@@ -103,35 +104,36 @@ fn events() -> Vec<Event> {
     (1..).zip(subjects).map(event).collect()
 }
 
-/// What one schedule runs.
+/// The threads and the parameters of one schedule.
 #[derive(Clone)]
 struct Plan {
     batches: usize,
     ring_events: usize,
-    /// One each, on connections of their own.
+    /// The clients. Each has its own connection.
     subscribers: Vec<Follow>,
-    /// Whether batches leave the tail in memory.
+    /// Whether the log evicts batches from its tail.
     evicts: bool,
-    /// How often the ticker finds heartbeats due, and may end a connection.
+    /// The number of ticks. At each one a heartbeat is due, and a connection may
+    /// end.
     ticks: u64,
-    /// Whether sockets refuse and cut writes at random.
+    /// Whether sockets accept no byte, or a part of the bytes, at random.
     erratic: bool,
 }
 
 #[derive(Clone)]
 struct Follow {
-    /// One resource, or all of them.
+    /// The resource. `None` means all resources.
     subject: Option<&'static str>,
-    /// The offset to start after; the log's end if there is none.
+    /// The start offset. `None` means the head of the log.
     start: Option<u64>,
     /// Whether the fan-out may write to the socket.
-    port: bool,
-    /// The connection ends behind so many events, and another one goes on
-    /// after the last id.
+    direct_writes: bool,
+    /// The connection ends after this number of events. The client then resumes
+    /// on another connection after the last id.
     leaves_after: Option<usize>,
 }
 
-/// What a client has read.
+/// The bytes that a client has received.
 #[derive(Clone, Default)]
 struct Socket {
     read: Arc<Cell<Vec<u8>>>,
@@ -143,8 +145,8 @@ impl Socket {
         self.read.lock().unwrap().extend_from_slice(bytes);
     }
 
-    /// Checks that the events are the first of `expected`, and that no other
-    /// id is ahead of them. Returns how many there are, and the last id.
+    /// Checks that the events are the first ones of `expected`, and that no other
+    /// id is ahead of them. Returns the number of events, and the last id.
     fn check(&self, expected: &[u64]) -> (usize, Option<u64>) {
         let read = self.read.lock().unwrap();
         let text = str::from_utf8(&read).unwrap();
@@ -168,12 +170,12 @@ impl Socket {
 
 impl DirectWriter for Socket {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = if self.erratic && one_in(3) { bytes.len() / 2 } else { bytes.len() };
+        let accepted = if self.erratic && one_in(3) { bytes.len() / 2 } else { bytes.len() };
         if self.erratic && one_in(4) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.write(&bytes[..taken]);
-        Ok(taken)
+        self.write(&bytes[..accepted]);
+        Ok(accepted)
     }
 }
 
@@ -181,9 +183,9 @@ fn one_in(n: u32) -> bool {
     shuttle::rand::thread_rng().gen_ratio(1, n)
 }
 
-/// The threads' common state.
+/// The state that the threads of a schedule share.
 struct Model {
-    ground: Arc<Ground>,
+    fixture: Arc<Fixture>,
     plan: Plan,
     settings: Settings,
     counts: Arc<Counts>,
@@ -191,26 +193,27 @@ struct Model {
     log: Arc<Log>,
     connections: Counter,
     subscribers: Cell<Vec<Arc<Subscriber>>>,
-    /// All batches are committed.
+    /// Whether all batches are committed.
     committed: Flag,
-    /// The fan-out has nothing left: what a writer has not got now is lost.
+    /// Whether the fan-out has pushed all batches. An event that a writer cannot
+    /// get now is lost.
     idle: Flag,
     waiting: Cell<Vec<Waker>>,
 }
 
 impl Model {
-    fn new(ground: Arc<Ground>, plan: Plan) -> Arc<Model> {
+    fn new(fixture: Arc<Fixture>, plan: Plan) -> Arc<Model> {
         let settings = Settings {
             heartbeat: Duration::from_secs(1),
             stall_timeout: Duration::from_hours(24),
             ..Settings::of_rings(plan.ring_events, 1 << 20)
         };
         let counts = Arc::<Counts>::default();
-        let metrics = ground.metrics.clone();
+        let metrics = fixture.metrics.clone();
         let shard = Shard::new(Arc::new(settings.clone()), Arc::default(), counts.clone(), metrics);
-        let log = Log::scheduled(&ground.meta, ground.origin.clone(), ground.store.clone());
+        let log = Log::scheduled(&fixture.meta, fixture.origin.clone(), fixture.store.clone());
         Arc::new(Model {
-            ground,
+            fixture,
             plan,
             settings,
             counts,
@@ -224,29 +227,29 @@ impl Model {
         })
     }
 
-    /// Publishes one batch after the other and tells the shard, as the
-    /// committer does.
+    /// Publishes each batch and then notifies the observers, as the committer
+    /// does.
     fn commit(&self) {
         let mut events = events().into_iter();
         for subjects in BATCHES.iter().take(self.plan.batches) {
             let events = events.by_ref().take(subjects.len()).collect();
-            let batch = Batch::new(self.ground.origin.clone(), events, None);
+            let batch = Batch::new(self.fixture.origin.clone(), events, None);
             self.log.show(Arc::new(batch));
             if self.plan.evicts && one_in(2) {
                 self.log.evict_oldest();
             }
-            self.shard.progress.notify_one();
+            self.log.notify_observers();
         }
         self.committed.store(true, Ordering::SeqCst);
-        self.shard.progress.notify_one();
+        self.shard.queue.wakeup.notify_one();
     }
 
-    /// The fan-out's task, until it has fanned out all that is committed.
+    /// Runs the fan-out task until all batches are fanned out.
     fn fan_out(&self) {
         let mut task = pin!(fan_out(self.shard.clone()));
         shuttle::future::block_on(std::future::poll_fn(|cx| {
             assert!(task.as_mut().poll(cx).is_pending());
-            let ends = self.committed.load(Ordering::SeqCst) && self.shard.behind().is_empty();
+            let ends = self.committed.load(Ordering::SeqCst) && !self.shard.is_behind();
             if ends { Poll::Ready(()) } else { Poll::Pending }
         }));
         self.idle.store(true, Ordering::SeqCst);
@@ -266,7 +269,7 @@ impl Model {
         }
     }
 
-    /// A client that follows the log, over as many connections as it takes.
+    /// Runs a client until it has all events. It may use several connections.
     fn follow(&self, follow: &Follow) {
         let wanted: Vec<u64> = {
             let all = BATCHES.iter().take(self.plan.batches).map(|batch| batch.len()).sum();
@@ -299,17 +302,17 @@ impl Model {
     }
 }
 
-/// What a writer has come to the end of.
+/// The reason why a writer ends.
 enum Over {
-    /// The client goes on with another connection, after the last id.
+    /// The connection has ended. The client resumes after the last id.
     Connection,
-    /// Nothing more comes.
+    /// The client has all events of the log.
     Log,
 }
 
-/// A connection's task.
+/// The task of a connection.
 struct Writer {
-    pump: StreamSource,
+    source: StreamSource,
     socket: Socket,
     start: Offset,
 }
@@ -321,37 +324,37 @@ impl Writer {
         let id = model.connections.fetch_add(1, Ordering::Relaxed);
         let subscriber = model.shard.join(id, protocol, &model.settings);
         model.subscribers.lock().unwrap().push(subscriber.clone());
-        let streams = model.ground.streams.clone();
-        let pump = StreamSource::new(
+        let streams = model.fixture.streams.clone();
+        let source = StreamSource::new(
             subscriber.clone(),
             streams,
-            model.ground.metrics.clone(),
+            model.fixture.metrics.clone(),
             WireFormat::Ndjson,
             None,
         );
         let socket = Socket { erratic: model.plan.erratic, ..Socket::default() };
-        if follow.port {
-            subscriber.open_port(Arc::new(socket.clone()));
+        if follow.direct_writes {
+            subscriber.allow_direct_writes(Arc::new(socket.clone()));
         }
         let scope = match follow.subject {
             Some(subject) => Scope::Subject(ResourceId::new(subject).unwrap()),
             None => Scope::Whole,
         };
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope,
             filter: Filter::shared(Vec::new(), Vec::new()),
-            form: WireFormat::Ndjson,
+            format: WireFormat::Ndjson,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
             overflow: Overflow::Log,
         };
-        let (_, start) = subscriber.subscribe(&model.log, interest, start);
-        Writer { pump, socket, start }
+        let (_, start) = subscriber.subscribe(&model.log, spec, start);
+        Writer { source, socket, start }
     }
 
-    /// Writes until all of `expected` is written and the fan-out has nothing
-    /// left, or so many events as the client stays for.
+    /// Writes until the fan-out has pushed all batches and nothing is left, or
+    /// until the client `leaves` after this number of events.
     fn poll(
         &mut self,
         model: &Model,
@@ -364,8 +367,8 @@ impl Writer {
                 return Poll::Ready(Over::Connection);
             }
             let idle = model.idle.load(Ordering::SeqCst);
-            let mut hand: Vec<Slice> = Vec::new();
-            match self.pump.poll_fill(cx, &mut hand) {
+            let mut slices: Vec<Slice> = Vec::new();
+            match self.source.poll_fill(cx, &mut slices) {
                 Poll::Pending if idle => return Poll::Ready(Over::Log),
                 Poll::Pending => {
                     let mut waiting = model.waiting.lock().unwrap();
@@ -376,43 +379,56 @@ impl Writer {
                     return Poll::Pending;
                 }
                 Poll::Ready(Filled::Rest(rest)) => self.socket.write(&rest),
-                Poll::Ready(Filled::Write) => self.write(&hand),
+                Poll::Ready(Filled::Write) => self.write(&slices),
                 Poll::Ready(Filled::End(_)) => return Poll::Ready(Over::Connection),
             }
         }
     }
 
-    /// Writes some slices, as far as the socket takes them.
-    fn write(&mut self, hand: &[Slice]) {
-        let mut taken = hand.len();
+    /// Writes the slices that the socket accepts.
+    fn write(&mut self, slices: &[Slice]) {
+        let mut accepted = slices.len();
         if self.socket.erratic && one_in(4) {
-            taken = shuttle::rand::thread_rng().gen_range(0..taken);
+            accepted = shuttle::rand::thread_rng().gen_range(0..accepted);
         }
-        if taken == 0 {
-            self.pump.subscriber().blocked();
-            self.pump.release();
+        if accepted == 0 {
+            self.source.subscriber().blocked();
+            self.source.release();
             shuttle::thread::yield_now();
-            self.pump.subscriber().unblocked();
+            self.source.subscriber().unblocked();
             return;
         }
-        for slice in &hand[..taken] {
+        for slice in &slices[..accepted] {
             self.socket.write(&slice.bytes);
         }
-        self.pump.wrote(&hand[..taken]);
+        self.source.wrote(&slices[..accepted]);
     }
 }
 
-fn explore(scheduler: impl Scheduler + 'static, plan: Plan) {
+/// Runs `schedule` under each schedule that `scheduler` finds.
+fn explore(scheduler: impl Scheduler + 'static, schedule: impl Fn() + Send + Sync + 'static) {
     let mut config = shuttle::Config::new();
-    // A test's debug build takes more than shuttle's 32 KiB.
+    // A debug build needs more than the 32 KiB of shuttle.
     config.stack_size = 256 * 1024;
     config.silence_warnings = true;
-    let ground = Ground::new();
     let begun = Arc::<Counter>::default();
     let counted = begun.clone();
     let run = move || {
         counted.fetch_add(1, Ordering::Relaxed);
-        let model = Model::new(ground.clone(), plan.clone());
+        schedule();
+    };
+    let runner = shuttle::Runner::new(scheduler, config);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runner.run(run))) {
+        eprintln!("failed in schedule {}", begun.load(Ordering::Relaxed));
+        resume_unwind(panic);
+    }
+}
+
+/// Runs `plan` under each schedule that `scheduler` finds.
+fn run_plan(scheduler: impl Scheduler + 'static, plan: Plan) {
+    let fixture = Fixture::new();
+    explore(scheduler, move || {
+        let model = Model::new(fixture.clone(), plan.clone());
         let mut threads = Vec::new();
         let mut spawn = |run: Box<dyn FnOnce(&Model) + Send>| {
             let model = model.clone();
@@ -427,16 +443,11 @@ fn explore(scheduler: impl Scheduler + 'static, plan: Plan) {
         for thread in threads {
             thread.join().unwrap();
         }
-    };
-    let runner = shuttle::Runner::new(scheduler, config);
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runner.run(run))) {
-        eprintln!("failed in schedule {}", begun.load(Ordering::Relaxed));
-        resume_unwind(panic);
-    }
+    });
 }
 
 const EVERYTHING: Follow =
-    Follow { subject: None, start: Some(0), port: false, leaves_after: None };
+    Follow { subject: None, start: Some(0), direct_writes: false, leaves_after: None };
 
 fn crowd() -> Plan {
     Plan {
@@ -444,7 +455,7 @@ fn crowd() -> Plan {
         ring_events: 2,
         subscribers: vec![
             EVERYTHING,
-            Follow { start: None, port: true, ..EVERYTHING },
+            Follow { start: None, direct_writes: true, ..EVERYTHING },
             Follow { subject: Some("a"), leaves_after: Some(1), ..EVERYTHING },
         ],
         evicts: true,
@@ -453,7 +464,7 @@ fn crowd() -> Plan {
     }
 }
 
-/// One subscriber that joins beside few commits.
+/// One client that subscribes during two commits.
 fn pair(follow: Follow) -> Plan {
     Plan {
         batches: 2,
@@ -467,21 +478,21 @@ fn pair(follow: Follow) -> Plan {
 
 #[test]
 fn every_subscriber_gets_every_event_once_in_random_schedules() {
-    explore(RandomScheduler::new(2000), crowd());
+    run_plan(RandomScheduler::new(2000), crowd());
 }
 
 #[test]
 fn every_subscriber_gets_every_event_once_with_few_preemptions() {
-    explore(PctScheduler::new(4, 2000), crowd());
+    run_plan(PctScheduler::new(4, 2000), crowd());
 }
 
 #[test]
 fn one_subscriber_joins_beside_two_commits() {
-    for port in [false, true] {
+    for direct_writes in [false, true] {
         for start in [None, Some(0)] {
-            let follow = Follow { start, port, ..EVERYTHING };
-            explore(RandomScheduler::new(1000), pair(follow.clone()));
-            explore(PctScheduler::new(3, 1000), pair(follow));
+            let follow = Follow { start, direct_writes, ..EVERYTHING };
+            run_plan(RandomScheduler::new(1000), pair(follow.clone()));
+            run_plan(PctScheduler::new(3, 1000), pair(follow));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The slice that most visits of a pass write, and what the visits wrote.
+//! The slice that most visits of a pass write, and the counts of a pass.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -10,55 +10,57 @@ use crate::event::Offset;
 use crate::metrics::{Metrics, Protocol};
 use crate::wire::{Batch, Selection, WireFormat};
 
-/// The last slice that was cut from a round's batch: most of the visits of a
-/// round write the same.
+/// The last slice of the batch that was encoded. Most visits of a pass write the
+/// same slice.
 #[derive(Default)]
 pub(super) struct SliceCache(Option<(WireFormat, Range<u32>, Option<WholeSlice>)>);
 
-/// Some of a batch in one piece.
+/// A range of events of a batch in one slice.
 #[derive(Clone)]
 pub(super) struct WholeSlice {
     pub(super) bytes: Bytes,
+    /// The offset of the last event.
     pub(super) through: Offset,
 }
 
 impl SliceCache {
-    /// The selected events as one slice; none where they are more than that.
-    pub(super) fn of(
+    /// Returns the selected events as one slice. Returns `None` if the events are
+    /// not adjacent or have more than [`SLICE_BYTES`].
+    pub(super) fn get(
         &mut self,
         batch: &Batch,
         selection: &Selection,
-        form: WireFormat,
+        format: WireFormat,
     ) -> Option<&WholeSlice> {
         let run = selection.run_from(0);
         if run.end - run.start < selection.len() {
             return None;
         }
-        let known = |(of, cut, _): &(WireFormat, Range<u32>, _)| *of == form && *cut == run;
+        let known = |(of, cut, _): &(WireFormat, Range<u32>, _)| *of == format && *cut == run;
         if !self.0.as_ref().is_some_and(known) {
-            let slice = WholeSlice::of(batch, &run, form);
-            self.0 = Some((form, run, slice));
+            let slice = WholeSlice::of(batch, &run, format);
+            self.0 = Some((format, run, slice));
         }
         self.0.as_ref().and_then(|(_, _, slice)| slice.as_ref())
     }
 }
 
 impl WholeSlice {
-    fn of(batch: &Batch, run: &Range<u32>, form: WireFormat) -> Option<WholeSlice> {
+    fn of(batch: &Batch, run: &Range<u32>, format: WireFormat) -> Option<WholeSlice> {
         let events = &batch.events()[run.start as usize..run.end as usize];
-        // What is too long in its data alone need not be looked at encoded.
+        // The data alone may be too long. Then nothing is encoded.
         let least: usize = events.iter().map(|event| event.data.len()).sum();
         if least > SLICE_BYTES {
             return None;
         }
-        let (bytes, count) = batch.encoded(form).slice(run.clone(), SLICE_BYTES);
+        let (bytes, count) = batch.encoded(format).slice(run.clone(), SLICE_BYTES);
         let whole = count == run.end - run.start && bytes.len() <= SLICE_BYTES;
         let through = events.last()?.offset;
         whole.then_some(WholeSlice { bytes, through })
     }
 }
 
-/// What was written in a round, until it is folded into the metrics.
+/// The events and bytes that a pass has written since the metrics were updated.
 #[derive(Default)]
 pub(super) struct DeliveryCounts([Sent; Protocol::ALL.len()]);
 
@@ -75,8 +77,9 @@ impl DeliveryCounts {
         sent.bytes += bytes;
     }
 
-    /// Counts it, with one look at the clock, and begins anew.
-    pub(super) fn fold(&mut self, metrics: &Metrics, committed: Option<Instant>) {
+    /// Adds the counts to the metrics and resets them. Reads the clock once for
+    /// each protocol.
+    pub(super) fn record(&mut self, metrics: &Metrics, committed: Option<Instant>) {
         for protocol in Protocol::ALL {
             let Sent { events, bytes } = std::mem::take(&mut self.0[protocol as usize]);
             if events == 0 {

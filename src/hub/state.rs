@@ -1,4 +1,5 @@
-//! What a connection's one lock protects, and what is decided under it.
+//! The state of a connection, which one lock protects, and the decisions that
+//! need this lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,198 +7,204 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
-use super::ring::{Evicted, Ring};
+use super::ring::{OnEviction, Ring};
 use super::run::{DropMarker, Slice};
 use super::subscription::{Mode, ReadRequest, Subscription};
 use super::words::{DirectWriter, EndReason, Overflow, SubscriptionId, WriteBudget};
 use crate::event::EventId;
 
-/// What the writer does next.
+/// The next action of a connection's writer.
 pub enum WriterAction {
-    /// Writes what was put into its hand.
+    /// Write the slices that [`Subscriber::next`](super::Subscriber::next) has added.
     Write,
-    /// Writes the rest of what the fan-out has put out half, before anything
-    /// else.
-    Rest(Bytes),
-    /// Reads the log after this place for this subscription.
+    /// Write the rest of a direct write of the fan-out, before anything else.
+    PartialWrite(Bytes),
+    /// Read a page of the log for a subscription.
     Read(ReadRequest),
-    /// Reads resources for this subscription.
+    /// Read resources for the snapshot of a subscription.
     Snapshot(ReadRequest),
-    /// Tells the client that events of this subscription were dropped behind
-    /// where it stands.
-    Lost(ReadRequest, DropMarker),
-    /// Tells the client that it is still there, with the position that the
-    /// only subscription has been read up to.
+    /// Tell the client that the overflow policy has dropped events of a
+    /// subscription.
+    Dropped(ReadRequest, DropMarker),
+    /// Send a heartbeat. Contains the position of the connection's only
+    /// subscription, if the connection has one subscription.
     Heartbeat(Option<EventId>),
-    /// Tells the client why, with the position that the only subscription has
-    /// been written up to, and ends.
+    /// Send the reason to the client and end the connection. Contains the
+    /// position of the connection's only subscription.
     End(EndReason, Option<EventId>),
-    /// Sleeps; it will be woken.
+    /// Wait until the hub wakes the writer.
     Wait,
 }
 
-/// Who goes first when both the ring and the log have something, so that on a
-/// socket with many subscriptions neither starves the other.
+/// The source that the writer asks for first. The ring and the log take turns, so
+/// that on a connection with many subscriptions no source starves the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollMode {
-    /// What was pushed.
+    /// The ring first, then the log.
     Ring,
-    /// What must be read.
+    /// The log first, then the ring.
     Log,
-    /// What was pushed, while a read is under way.
+    /// The ring only, because a read of the log is in progress.
     RingOnly,
-    /// Neither, while events may not be sent yet.
+    /// No source, because pacing does not permit events yet.
     Paced,
 }
 
-/// What a connection's writer is at.
+/// The activity of a connection's writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
-    /// It may have something in its hand or half out.
+    /// The writer may have slices or a partial write.
     Busy,
-    /// It waits for something to write and has nothing half out.
+    /// The writer waits for events and has no partial write.
     Asleep,
-    /// It waits until it may send events again; its timer wakes it.
+    /// The writer waits until pacing permits events. A timer wakes it.
     Paced,
 }
 
-/// A connection's queue, subscriptions and moments.
+/// The ring, the subscriptions and the times of a connection.
 pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) subscriptions: Vec<Option<Subscription>>,
     pub(super) waker: Option<Waker>,
-    pub(super) ending: Option<EndReason>,
-    /// The socket, where the fan-out may write to it.
-    pub(super) port: Option<Arc<dyn DirectWriter>>,
-    /// The rest of what the fan-out wrote and the socket did not take. Seldom
-    /// there, so behind a pointer.
+    pub(super) end_reason: Option<EndReason>,
+    /// The socket, if the fan-out may write to it.
+    pub(super) direct_writer: Option<Arc<dyn DirectWriter>>,
+    /// The rest of a direct write that the socket did not accept. Boxed, because
+    /// it is rare and a connection must stay small.
     pub(super) partial_write: Option<Box<Bytes>>,
-    /// The writer has a deadline of its own, for which every tick wakes it.
+    /// Whether the writer has its own deadline. Each tick then wakes the writer.
     pub(super) needs_tick: bool,
-    /// The connection is gone; the shard forgets it at its next tick.
-    pub(super) gone: bool,
+    /// Whether the connection is closed. The next tick removes it from the shard.
+    pub(super) has_left: bool,
     pub(super) heartbeat_due: bool,
     pub(super) writer: Writer,
     /// The shard's time of the last write, in milliseconds.
-    pub(super) quiet_since: u64,
-    /// The shard's time since which the socket takes nothing.
+    pub(super) last_sent: u64,
+    /// The shard's time since which the socket accepts no byte.
     pub(super) blocked_since: Option<u64>,
-    /// This connection's own part of the heartbeat interval.
-    pub(super) heartbeat_part: f32,
-    /// The shard's time of the last event, or of the client's last word.
-    pub(super) active_at: u64,
-    /// When a drain or its age ends this connection, in the shard's time.
-    pub(super) due: Option<(u64, EndReason)>,
-    /// The slot whose turn to read it is.
-    pub(super) read_from: usize,
+    /// The part of the heartbeat interval after which this connection sends a
+    /// heartbeat.
+    pub(super) heartbeat_fraction: f32,
+    /// The shard's time of the last event or of the client's last command.
+    pub(super) last_active: u64,
+    /// The shard's time at which a drain or the maximum lifetime ends this
+    /// connection.
+    pub(super) scheduled_end: Option<(u64, EndReason)>,
+    /// The slot of the subscription that reads next.
+    pub(super) next_slot: usize,
 }
 
 impl State {
-    /// Of a connection that was quiet since `now` and beats after a part of
-    /// the heartbeat interval.
-    pub(super) fn new(now: u64, heartbeat_part: f32) -> State {
+    /// Returns the state of a connection that joins at the shard's time `now`.
+    pub(super) fn new(now: u64, heartbeat_fraction: f32) -> State {
         State {
             ring: Ring::default(),
             subscriptions: Vec::new(),
             waker: None,
-            ending: None,
-            port: None,
+            end_reason: None,
+            direct_writer: None,
             partial_write: None,
             needs_tick: false,
-            gone: false,
+            has_left: false,
             heartbeat_due: false,
             writer: Writer::Busy,
-            quiet_since: now,
+            last_sent: now,
             blocked_since: None,
-            heartbeat_part,
-            active_at: now,
-            due: None,
-            read_from: 0,
+            heartbeat_fraction,
+            last_active: now,
+            scheduled_end: None,
+            next_slot: 0,
         }
     }
 
-    /// Whether the fan-out may write to the socket, if it has it.
-    pub(super) fn is_vacant(&self) -> bool {
-        self.writer == Writer::Asleep && self.ring.is_empty() && self.ending.is_none()
+    /// Returns whether the writer sleeps, the ring is empty and the connection does
+    /// not end.
+    pub(super) fn accepts_direct_write(&self) -> bool {
+        self.writer == Writer::Asleep && self.ring.is_empty() && self.end_reason.is_none()
     }
 
-    /// The fan-out's write was taken in part.
-    pub(super) fn half_out(&mut self, rest: Bytes) {
+    /// Keeps the rest of a direct write for the writer.
+    pub(super) fn keep_partial_write(&mut self, rest: Bytes) {
         self.writer = Writer::Busy;
         self.partial_write = Some(Box::new(rest));
     }
 
-    /// The next subscription that has to read, by turns, after letting all
-    /// those join the fan-out that have nothing left to read.
+    /// Makes each subscription live that has nothing left to read. Returns the
+    /// read of the next subscription that has to read; they take turns.
     pub(super) fn read_next(&mut self) -> Option<WriterAction> {
         let mut found = None;
         let count = self.subscriptions.len();
         for n in 0..count {
-            let slot = (self.read_from + n) % count;
+            let slot = (self.next_slot + n) % count;
             let Some(subscription) = &mut self.subscriptions[slot] else { continue };
             match subscription.mode() {
                 Mode::Live => {}
-                Mode::CatchingUp if subscription.interest.credit == Some(0) => {}
+                Mode::CatchingUp if subscription.spec.credit == Some(0) => {}
                 Mode::CatchingUp if subscription.join() => {}
                 Mode::CatchingUp | Mode::Snapshot if found.is_some() => {}
                 Mode::CatchingUp => {
-                    found = Some((slot, WriterAction::Read(subscription.reading())));
+                    found = Some((slot, WriterAction::Read(subscription.read_request())));
                 }
                 Mode::Snapshot => {
-                    found = Some((slot, WriterAction::Snapshot(subscription.reading())));
+                    found = Some((slot, WriterAction::Snapshot(subscription.read_request())));
                 }
             }
         }
         let (slot, next) = found?;
-        self.read_from = slot + 1;
+        self.next_slot = slot + 1;
         Some(next)
     }
 
-    /// Whether the fan-out has anything to do here.
+    /// Returns whether any subscription is live.
     pub(super) fn is_live(&self) -> bool {
         self.subscriptions.iter().flatten().any(|subscription| subscription.mode() == Mode::Live)
     }
 
-    /// Whether there is nothing to read.
+    /// Returns whether every subscription is live.
     pub(super) fn is_all_live(&self) -> bool {
         self.subscriptions.iter().flatten().all(|subscription| subscription.mode() == Mode::Live)
     }
 
-    /// What of the ring comes next: events into `hand`, or a mark.
-    pub(super) fn show(
+    /// Returns the next action for the ring: events, which are added to `slices`
+    /// and stay in the ring, or a drop marker, which is removed from the ring.
+    pub(super) fn peek(
         &mut self,
-        hand: &mut Vec<Slice>,
-        room: &mut WriteBudget,
+        slices: &mut Vec<Slice>,
+        budget: &mut WriteBudget,
     ) -> Option<WriterAction> {
-        while let Some(lost) = self.ring.take_lost() {
-            let Some(subscription) = self.subscription(lost.subscription) else { continue };
-            let reading = subscription.reading();
+        while let Some(marker) = self.ring.take_marker() {
+            let Some(subscription) = self.subscription(marker.subscription) else { continue };
+            let request = subscription.read_request();
             subscription.waiting -= 1;
-            match subscription.interest.overflow {
-                // Of a conflated ring some that were kept stand before some
-                // that were not; with nothing still to come all is passed. What
-                // was left out stays so if the log has to be read for the rest.
+            match subscription.spec.overflow {
+                // In a conflated ring, a kept event may stand before a dropped
+                // one. So the position moves only if nothing else waits. If the
+                // subscription catches up, the events up to `conflated` stay
+                // conflated.
                 Overflow::Conflate => {
-                    subscription.conflated = subscription.conflated.max(lost.upto);
+                    subscription.conflated = subscription.conflated.max(marker.scanned_to);
                     if subscription.waiting == 0 {
-                        subscription.advance(lost.to);
+                        subscription.advance(marker.to);
                     }
                 }
-                // Whatever waits stands behind what was dropped, and the gap is
-                // written before anything else is asked for.
-                _ => subscription.advance(lost.to),
+                // All waiting events come after the dropped ones, and the writer
+                // writes the gap before the next call.
+                _ => subscription.advance(marker.to),
             }
-            return Some(WriterAction::Lost(reading, lost));
+            return Some(WriterAction::Dropped(request, marker));
         }
-        self.ring.peek(hand, room);
-        (!hand.is_empty()).then_some(WriterAction::Write)
+        self.ring.peek(slices, budget);
+        (!slices.is_empty()).then_some(WriterAction::Write)
     }
 
-    /// A ring counts the bytes that it will write, but holds the whole batches
-    /// they lie in. That costs nothing while the log's tail holds them too;
-    /// past it a narrow filter could keep a thousand large ones alive. So the
-    /// subscription reads them back when its client gets to them, or, where
-    /// its policy is to drop, goes without. Tells whether any did either.
+    /// Removes the events from the ring whose batches the log has evicted from
+    /// memory. Returns whether there were such events.
+    ///
+    /// A ring counts the bytes of its events, but keeps the whole batches in
+    /// memory. This is free while the tail of the log has the same batches.
+    /// After the eviction, a ring with a narrow filter could keep a thousand
+    /// large batches. So the subscription catches up from the log, or drops the
+    /// events if its policy is to drop.
     pub(super) fn release_evicted(&mut self) -> bool {
         let evicted = self.ring.evicted(self.subscriptions.len(), |id, end| {
             let slot = self.subscriptions.get(id.slot as usize).and_then(Option::as_ref);
@@ -212,17 +219,17 @@ impl State {
             .map(|id| {
                 let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
                 let subscription = slot.filter(|subscription| subscription.id == id);
-                let evicted = subscription.map_or(Evicted::Forget, Subscription::evict);
+                let evicted = subscription.map_or(OnEviction::CatchUp, Subscription::evict);
                 (id, evicted)
             })
             .collect();
-        let held = |id: SubscriptionId, end| {
+        let is_held = |id: SubscriptionId, end| {
             let slot = subscriptions.get(id.slot as usize).and_then(Option::as_ref);
             slot.is_some_and(|subscription| subscription.progress.log.holds(end))
         };
-        ring.evict(&mut evicted, held);
+        ring.evict(&mut evicted, is_held);
         for (id, evicted) in evicted {
-            if let Evicted::Drop(dropped) = evicted
+            if let OnEviction::Drop(dropped) = evicted
                 && let Some(subscription) = self.subscription(id)
             {
                 let waiting = subscription.waiting.saturating_add_signed(dropped.change);
@@ -232,9 +239,10 @@ impl State {
         true
     }
 
-    /// The position of the only subscription; none if there are several, or
-    /// it has not got its snapshot yet, which a position would skip.
-    pub(super) fn bookmark(&self) -> Option<EventId> {
+    /// Returns the position of the connection's only subscription. Returns `None`
+    /// if there are several, or if the snapshot is not complete, because a resume
+    /// from the position would skip the snapshot.
+    pub(super) fn resume_id(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
             [Some(only)] if only.mode() != Mode::Snapshot => {
                 Some(only.progress.log.origin().id(only.position()))
@@ -243,7 +251,8 @@ impl State {
         }
     }
 
-    pub(super) fn sleep(&mut self, cx: &Context<'_>) {
+    /// Stores the waker of the writer's task.
+    pub(super) fn store_waker(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }

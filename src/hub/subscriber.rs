@@ -1,6 +1,5 @@
-//! One connection as the hub knows it: subscriptions, ring, and the writer
-//! that sleeps on it. `docs/architecture.md#delivery` says why this loses and
-//! repeats nothing; the comments here say which line is which step.
+//! A connection in the hub: its subscriptions, its ring and the calls of its
+//! writer. `docs/delivery.md` has the proof that no event is lost or repeated.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,17 +18,20 @@ use crate::metrics::Protocol;
 use crate::sync::{AtomicBool, Mutex};
 use crate::wire::WireFormat;
 
-/// One client connection: what it subscribes to and what waits to be written.
+/// A client connection: its subscriptions, and the events that wait to be
+/// written.
 pub struct Subscriber {
     id: u64,
     protocol: Protocol,
-    /// As they were when it came; a reload is for those who come later.
+    /// The ring limits of the settings at the time of the join. A reload does not
+    /// change them.
     pub(super) bounds: Bounds,
     pub(super) shard: Arc<Shard>,
     pub(super) state: Mutex<State>,
-    /// Whether any of its subscriptions is live, so that the fan-out passes by
-    /// without the lock where none is: two thousand stalled readers else cost
-    /// it as much as two thousand live ones. Written under the lock alone.
+    /// Whether a subscription of the connection is live. If none is, the fan-out
+    /// skips the connection without its lock. Otherwise two thousand stalled
+    /// clients would cost as much as two thousand live ones. Written only under
+    /// the lock.
     pub(super) live: AtomicBool,
 }
 
@@ -45,49 +47,50 @@ impl Subscriber {
         Subscriber { id, protocol, bounds, shard, state, live }
     }
 
-    /// The connection's number in this process.
+    /// Returns the number of the connection in this process.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Milliseconds since the hub started, as of its last tick.
+    /// Returns the shard's time: the time of the last tick in milliseconds since
+    /// the shard started.
     pub fn now(&self) -> u64 {
         self.shard.now()
     }
 
-    /// What it speaks.
+    /// Returns the protocol of the connection.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Adds a subscription to `log` that starts after `start`, or now if none.
-    /// It is in the index before the start is fixed, so nothing that is
-    /// committed from here on can pass it by. Gives the start back.
+    /// Adds a subscription to `log` that starts after the offset `start`, or at
+    /// the head of the log if `start` is `None`. The subscription enters the
+    /// index before its start is fixed, so it misses no later commit. Returns the
+    /// id and the start.
     pub fn subscribe(
         self: &Arc<Self>,
         log: &Arc<Log>,
-        interest: SubscriptionSpec,
+        spec: SubscriptionSpec,
         start: Option<Offset>,
     ) -> (SubscriptionId, Offset) {
-        let lane = self.shard.lane(log);
         let id = self.reserve_slot();
         let entry =
-            Entry { subscriber: self.clone(), subscription: id, filter: interest.filter.clone() };
-        let place = lane.index.lock().insert(&interest.scope, entry);
-        let taken = start.unwrap_or_else(|| log.head());
-        let subscription = Subscription::new(id, lane.progress.clone(), place, interest, taken);
+            Entry { subscriber: self.clone(), subscription: id, filter: spec.filter.clone() };
+        let (progress, slot) = self.shard.add_entry(log, &spec.scope, entry);
+        let start = start.unwrap_or_else(|| log.head());
+        let subscription = Subscription::new(id, progress, slot, spec, start);
         let mut state = self.state.lock();
         state.subscriptions[id.slot as usize] = Some(subscription);
         let waker = state.waker.take();
         drop(state);
         wake(waker);
-        (id, taken)
+        (id, start)
     }
 
     fn reserve_slot(&self) -> SubscriptionId {
         let mut state = self.state.lock();
-        // Only the connection's own task subscribes, so a free slot stays free
-        // until that task fills it.
+        // Only the connection's task subscribes, so no other task takes the free
+        // slot.
         let slot = state.subscriptions.iter().position(Option::is_none).unwrap_or_else(|| {
             state.subscriptions.reserve_exact(1);
             state.subscriptions.push(None);
@@ -96,7 +99,8 @@ impl Subscriber {
         SubscriptionId::new(slot)
     }
 
-    /// Ends a subscription and frees what waits for it; false if there was none.
+    /// Ends a subscription and removes its events from the ring. Returns whether
+    /// the subscription existed.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut state = self.state.lock();
@@ -104,21 +108,23 @@ impl Subscriber {
             state.ring.remove(id);
             removed
         };
-        // The index is locked before a subscriber by the fan-out, never after.
+        // The lock of the connection is released: the lock order is index, then
+        // connection.
         match removed {
-            Some(gone) => {
-                self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
+            Some(removed) => {
+                self.shard.remove_entry(&removed.progress.log, removed.slot);
                 true
             }
             None => false,
         }
     }
 
-    /// Gives a windowed subscription `n` more events.
+    /// Adds `n` events to the credit of a subscription. Returns whether the
+    /// subscription exists and has a credit.
     pub fn request(&self, id: SubscriptionId, n: u64) -> bool {
         let mut state = self.state.lock();
         let Some(subscription) = state.subscription(id) else { return false };
-        let Some(credit) = &mut subscription.interest.credit else { return false };
+        let Some(credit) = &mut subscription.spec.credit else { return false };
         *credit = credit.saturating_add(n);
         let waker = state.waker.take();
         drop(state);
@@ -126,205 +132,216 @@ impl Subscriber {
         true
     }
 
-    /// Changes the form of everything from here on, also of what waits.
-    pub fn change_format(&self, form: WireFormat) {
+    /// Changes the wire format of all events that are not written yet.
+    pub fn change_format(&self, format: WireFormat) {
         let mut state = self.state.lock();
         for subscription in state.subscriptions.iter_mut().flatten() {
-            subscription.interest.form = form;
+            subscription.spec.format = format;
         }
-        state.ring.change_format(form);
+        state.ring.change_format(format);
     }
 
-    /// The connection is over: nothing more is pushed, the index forgets it.
+    /// Closes the connection in the hub: removes its subscriptions from the index
+    /// and frees the ring.
     pub fn leave(&self) {
-        // The socket may be closed with its port, and not under the lock.
-        let (subscriptions, _port) = {
+        // The direct writer may be the last owner of the socket. It is dropped
+        // after the lock is released, because the drop closes the socket.
+        let (subscriptions, _direct_writer) = {
             let mut state = self.state.lock();
-            if !std::mem::replace(&mut state.gone, true) {
-                self.shard.left(self.protocol);
+            if !std::mem::replace(&mut state.has_left, true) {
+                self.shard.count_closed(self.protocol);
             }
             state.ring = Ring::default();
             (state.waker, state.partial_write) = (None, None);
-            (std::mem::take(&mut state.subscriptions), state.port.take())
+            (std::mem::take(&mut state.subscriptions), state.direct_writer.take())
         };
-        for gone in subscriptions.into_iter().flatten() {
-            self.shard.lane(&gone.progress.log).index.lock().remove(gone.place);
+        for removed in subscriptions.into_iter().flatten() {
+            self.shard.remove_entry(&removed.progress.log, removed.slot);
         }
     }
 
-    /// Asks the writer to end the connection; the first reason stays.
-    pub fn end(&self, ending: EndReason) {
+    /// Tells the writer to end the connection. The first reason is kept.
+    pub fn end(&self, end_reason: EndReason) {
         let mut state = self.state.lock();
-        state.ending.get_or_insert(ending);
+        state.end_reason.get_or_insert(end_reason);
         let waker = state.waker.take();
         drop(state);
         wake(waker);
     }
 
-    // === the writer's side ===
+    // === calls of the writer ===
 
-    /// What to do next. On the ring's turn, and when no subscription has to
-    /// read, fills `hand` from the ring without taking anything out of it.
-    /// When there is nothing to do, the task of `cx` is woken once there is.
+    /// Returns the next action of the writer. For [`WriterAction::Write`], the
+    /// slices of the next events are added to `slices`, and the events stay in
+    /// the ring. If there is nothing to do, the task of `cx` is woken later.
     pub fn next(
         &self,
         cx: &Context<'_>,
-        turn: PollMode,
-        hand: &mut Vec<Slice>,
-        room: &mut WriteBudget,
+        mode: PollMode,
+        slices: &mut Vec<Slice>,
+        budget: &mut WriteBudget,
     ) -> WriterAction {
         let mut state = self.state.lock();
-        state.writer = if turn == PollMode::Paced { Writer::Paced } else { Writer::Busy };
+        state.writer = if mode == PollMode::Paced { Writer::Paced } else { Writer::Busy };
         if let Some(rest) = state.partial_write.take() {
-            return WriterAction::Rest(*rest);
+            return WriterAction::PartialWrite(*rest);
         }
-        if let Some(ending) = state.ending {
-            return WriterAction::End(ending, state.bookmark());
+        if let Some(end_reason) = state.end_reason {
+            return WriterAction::End(end_reason, state.resume_id());
         }
-        let found = match turn {
-            PollMode::Ring => state.show(hand, room).or_else(|| self.read_next(&mut state)),
-            PollMode::Log => self.read_next(&mut state).or_else(|| state.show(hand, room)),
-            PollMode::RingOnly => state.show(hand, room),
+        let action = match mode {
+            PollMode::Ring => state.peek(slices, budget).or_else(|| self.read_next(&mut state)),
+            PollMode::Log => self.read_next(&mut state).or_else(|| state.peek(slices, budget)),
+            PollMode::RingOnly => state.peek(slices, budget),
             PollMode::Paced => None,
         };
-        if let Some(next) = found {
-            return next;
+        if let Some(action) = action {
+            return action;
         }
         if std::mem::take(&mut state.heartbeat_due) {
-            return WriterAction::Heartbeat(state.bookmark());
+            return WriterAction::Heartbeat(state.resume_id());
         }
-        // With a read under way the writer does not ask before it writes.
-        if matches!(turn, PollMode::Ring | PollMode::Log) {
+        // During a read, the writer writes without a call of this method first.
+        if matches!(mode, PollMode::Ring | PollMode::Log) {
             state.writer = Writer::Asleep;
         }
-        state.sleep(cx);
+        state.store_waker(cx);
         WriterAction::Wait
     }
 
-    /// Step 4 of [`log::Follower`](crate::log::Follower). The fan-out sets a lane's `tail` and then looks at
-    /// `live`; here it is the other way round, and all of it in one order
-    /// (`SeqCst`): where the fan-out still found nobody live, the `tail` that
-    /// is compared here is the new one, and nobody joins.
+    /// Returns the next read, and makes subscriptions live that have nothing left
+    /// to read: step 4 of [`log::Follower`](crate::log::Follower).
+    ///
+    /// The fan-out sets `tail` and then reads `live`. This method sets `live` and
+    /// then reads `tail`. All four accesses have one order (`SeqCst`). So if the
+    /// fan-out skips the connection because `live` is not set, this method
+    /// compares the new `tail`, and the subscription does not go live.
     fn read_next(&self, state: &mut State) -> Option<WriterAction> {
         if state.is_all_live() {
             return None;
         }
         self.live.store(true, Ordering::SeqCst);
         let next = state.read_next();
-        self.note_live(state);
+        self.update_live(state);
         next
     }
 
-    /// To be called under the lock wherever a subscription may have parked.
-    pub(super) fn note_live(&self, state: &State) {
+    /// Updates `live`. Call this under the lock after a change that may have made
+    /// a subscription catch up.
+    pub(super) fn update_live(&self, state: &State) {
         self.live.store(state.is_live(), Ordering::SeqCst);
     }
 
-    /// For a writer that waits for its socket, for a read or, where it is
-    /// `answering`, for a command: whether the connection must end although a
-    /// frame may be half out. If not, the task of `cx` is woken by whatever
-    /// comes. A connection that is `answering` is not idle.
-    pub fn watch(&self, cx: &Context<'_>, answering: bool) -> Option<EndReason> {
+    /// Returns the reason if the connection has to end at once, even in the
+    /// middle of a frame. Otherwise the task of `cx` is woken by the next change.
+    /// The writer calls this while it waits for the socket, for a read or for the
+    /// answer to a command. With `is_answering`, a command waits for its answer,
+    /// and the connection is not idle.
+    pub fn watch(&self, cx: &Context<'_>, is_answering: bool) -> Option<EndReason> {
         let mut state = self.state.lock();
-        let is_urgent = |ending: &EndReason| match ending {
-            EndReason::Idle => !answering,
-            ending => ending.is_urgent(),
+        let is_urgent = |end_reason: &EndReason| match end_reason {
+            EndReason::Idle => !is_answering,
+            end_reason => end_reason.is_urgent(),
         };
-        if let Some(ending) = state.ending.filter(is_urgent) {
-            return Some(ending);
+        if let Some(end_reason) = state.end_reason.filter(is_urgent) {
+            return Some(end_reason);
         }
-        state.sleep(cx);
+        state.store_waker(cx);
         None
     }
 
-    /// These slices are on their way: whatever happens to the rest, their
-    /// last byte goes out before anything else.
-    pub fn wrote(&self, slices: &[Slice]) {
+    /// Records that the writer has started to write these slices. It writes their
+    /// last byte before anything else.
+    pub fn note_written(&self, slices: &[Slice]) {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.quiet_since = now;
+        state.last_sent = now;
         state.heartbeat_due = false;
         state.blocked_since = None;
-        let State { ring, subscriptions, active_at, .. } = &mut *state;
-        ring.settle();
+        let State { ring, subscriptions, last_active, .. } = &mut *state;
+        ring.end_peek();
         for slice in slices.iter().filter(|slice| slice.events > 0) {
-            *active_at = now;
+            *last_active = now;
             let id = slice.subscription;
             let slot = subscriptions.get_mut(id.slot as usize).and_then(Option::as_mut);
             if let Some(subscription) = slot.filter(|subscription| subscription.id == id) {
                 subscription.advance(slice.through);
                 if subscription.waiting > 0 {
-                    subscription.waiting -= ring.pass(id, slice.through);
+                    subscription.waiting -= ring.remove_written(id, slice.through);
                 }
-                if let Some(credit) = &mut subscription.interest.credit {
+                if let Some(credit) = &mut subscription.spec.credit {
                     *credit = credit.saturating_sub(u64::from(slice.events));
                 }
             }
         }
     }
 
-    /// Something other than events was written.
+    /// Records that the writer has written bytes that are not events.
     pub fn note_sent(&self) {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.quiet_since = now;
+        state.last_sent = now;
         state.heartbeat_due = false;
         state.blocked_since = None;
     }
 
-    /// The socket takes nothing at the moment; what was shown to the writer
-    /// and not written is back in the ring.
+    /// Records that the socket accepts no bytes. The writer has given up the slices
+    /// of [`Subscriber::next`] that it has not written; their events are still in
+    /// the ring.
     pub fn blocked(&self) {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.ring.settle();
+        state.ring.end_peek();
         state.blocked_since.get_or_insert(now);
     }
 
-    /// The socket takes something again.
+    /// Records that the socket accepts bytes again.
     pub fn unblocked(&self) {
         self.state.lock().blocked_since = None;
     }
 
-    /// The client has sent a command. Returns false if the connection is about
-    /// to end: the command must not be carried out.
+    /// Records that the client has sent a command. Returns `false` if the
+    /// connection is about to end; the command must then not be executed.
     pub fn note_received(&self) -> bool {
         let now = self.shard.now();
         let mut state = self.state.lock();
-        state.active_at = now;
-        state.ending.is_none()
+        state.last_active = now;
+        state.end_reason.is_none()
     }
 
-    /// The hub's time until which an end that was decided at `since` waits for
-    /// the answer to a command under way: the drain's deadline for answers, or
-    /// `since` and the stall timeout where there is no drain.
+    /// Returns the shard's time until which the end of the connection, decided at
+    /// `since`, waits for the answer to a command. During a drain this is the
+    /// drain's deadline for answers. Otherwise it is `since` plus the stall
+    /// timeout.
     pub fn answer_due(&self, since: u64) -> u64 {
         self.shard.answer_due(since)
     }
 
-    /// Whether the writer has a deadline of its own: then every tick wakes it,
-    /// since neither an event nor a heartbeat need come.
-    pub fn set_needs_tick(&self, timed: bool) {
-        self.state.lock().needs_tick = timed;
+    /// Sets whether each tick wakes the writer. A writer with its own deadline
+    /// needs this, because no event and no heartbeat may wake it in time.
+    pub fn set_needs_tick(&self, needs_tick: bool) {
+        self.state.lock().needs_tick = needs_tick;
     }
 
-    /// What conflating leaves out of the log up to `upto` has been told.
-    pub fn conflated(&self, id: SubscriptionId, upto: Offset) {
+    /// Records that the client knows of the conflated events up to `to`.
+    pub fn note_conflated(&self, id: SubscriptionId, to: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.conflated = subscription.conflated.max(upto);
+            subscription.conflated = subscription.conflated.max(to);
         }
     }
 
-    /// A parked subscription has been read up to `upto`.
-    pub fn passed(&self, id: SubscriptionId, upto: Offset) {
+    /// Records that a subscription that is catching up has read the log up to
+    /// `to`.
+    pub fn note_read(&self, id: SubscriptionId, to: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.advance(upto);
+            subscription.advance(to);
         }
     }
 
-    /// A subscription starts anew after `start`: past a gap, or with a snapshot.
+    /// Restarts a subscription after the offset `start`, because of a gap. With
+    /// `snapshot`, it first sends the resources.
     pub fn restart(&self, id: SubscriptionId, start: Offset, snapshot: bool) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
@@ -332,20 +349,23 @@ impl Subscriber {
         }
     }
 
-    /// The snapshot of a subscription is written up to a resource.
-    pub fn reached(&self, id: SubscriptionId, reached: ResourceId) {
+    /// Records that the snapshot of a subscription is written up to and including
+    /// `resource`.
+    pub fn note_snapshot_to(&self, id: SubscriptionId, resource: ResourceId) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
-            subscription.reached = Some(reached);
+            subscription.snapshot_after = Some(resource);
         }
     }
 
-    /// Where a subscription stands and what it asked for; none if it is gone.
-    pub fn reading(&self, id: SubscriptionId) -> Option<ReadRequest> {
-        self.state.lock().subscription(id).map(|subscription| subscription.reading())
+    /// Returns the spec and the position of a subscription. Returns `None` if the
+    /// subscription has ended.
+    pub fn read_request(&self, id: SubscriptionId) -> Option<ReadRequest> {
+        self.state.lock().subscription(id).map(|subscription| subscription.read_request())
     }
 }
 
+/// Wakes a task, if there is a waker.
 pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

@@ -1,4 +1,4 @@
-//! What a client subscribes to, and how far it has come.
+//! A subscription of a connection: its spec and its position in the log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,92 +9,95 @@ use crate::event::{Offset, ResourceId};
 use crate::log::{Follower, Log};
 use crate::wire::{Filter, WireFormat};
 
+/// The source of a subscription's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Fed by the fan-out.
+    /// The fan-out pushes the events.
     Live,
-    /// Reads the log by itself.
+    /// The writer reads the log.
     CatchingUp,
-    /// Reads the resources first.
+    /// The writer reads the resources, and then the log.
     Snapshot,
 }
 
-/// A subscription of a connection. While it is not live, its shard's
-/// [`LagStats`](super::fanout_progress::LagStats) count it as catching up.
+/// A subscription of a connection. While the subscription is not live, the
+/// [`LagStats`](super::fanout_progress::LagStats) of the shard count it.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     pub(super) progress: Arc<FanoutProgress>,
-    pub(super) place: SlotIndex,
-    pub(super) interest: SubscriptionSpec,
-    /// Where in the log the subscription is. Changed by methods alone, because
-    /// the count of those that catch up changes with it.
+    pub(super) slot: SlotIndex,
+    pub(super) spec: SubscriptionSpec,
+    /// The position in the log. Only [`Subscription::update_follower`] changes
+    /// it, because the count in the lag statistics changes with it.
     follower: Follower,
-    /// Items of it in the ring: events, and marks of what was lost.
+    /// The number of the subscription's events and drop markers in the ring.
     pub(super) waiting: u64,
-    /// It reads the log because its ring was full, and wants of what it reads
-    /// the newest of each resource alone.
+    /// Whether the subscription catches up because its ring was full and its
+    /// policy is `conflate`. Such a subscription writes only the newest event of
+    /// each resource on a page.
     pub(super) conflating: bool,
-    /// What is left out up to here has been told.
+    /// The client knows of the conflated events up to this offset.
     pub(super) conflated: Offset,
-    /// The last resource of its snapshot that was written.
-    pub(super) reached: Option<ResourceId>,
+    /// The last resource of the snapshot that was written.
+    pub(super) snapshot_after: Option<ResourceId>,
 }
 
-/// A read of the log that a subscription needs.
+/// A read of the log, or of the resources, that a subscription needs.
 #[derive(Clone)]
 pub struct ReadRequest {
-    /// Whose it is.
+    /// The subscription.
     pub subscription: SubscriptionId,
     /// The log.
     pub log: Arc<Log>,
-    /// What part of it.
+    /// The part of the log.
     pub scope: Scope,
-    /// Which events.
+    /// The filter of the events.
     pub filter: Arc<Filter>,
-    /// The form they will be written in.
-    pub form: WireFormat,
-    /// Where to go on.
+    /// The wire format of the events.
+    pub format: WireFormat,
+    /// The read starts after this offset.
     pub after: Offset,
-    /// Most events to write.
+    /// The maximum number of events to write. `None` means no limit.
     pub credit: Option<u64>,
-    /// What to do where events are missing.
+    /// The reaction to events that the log no longer keeps.
     pub on_gap: OnGap,
-    /// Where its snapshot has come to.
-    pub reached: Option<ResourceId>,
-    /// Its policy.
+    /// The last resource of the snapshot that was written.
+    pub snapshot_after: Option<ResourceId>,
+    /// The overflow policy.
     pub overflow: Overflow,
-    /// Whether it wants of a page the newest event of each resource alone;
-    /// then, up to where what that leaves out has been told already.
+    /// `Some` if only the newest event of each resource on the page is written. The
+    /// client knows of the conflated events up to this offset.
     pub conflate: Option<Offset>,
 }
 
 impl Subscription {
-    /// A subscription that reads what follows `taken`, or the resources first.
+    /// Returns a subscription that reads the log after `written_to`. If the spec
+    /// has a snapshot, it reads the resources first.
     pub(super) fn new(
         id: SubscriptionId,
         progress: Arc<FanoutProgress>,
-        place: SlotIndex,
-        interest: SubscriptionSpec,
+        slot: SlotIndex,
+        spec: SubscriptionSpec,
         written_to: Offset,
     ) -> Subscription {
         progress.stats.catching_up.fetch_add(1, Ordering::Relaxed);
         Subscription {
             id,
             progress,
-            place,
-            interest,
+            slot,
+            spec,
             follower: Follower::new(written_to),
             waiting: 0,
             conflating: false,
             conflated: written_to,
-            reached: None,
+            snapshot_after: None,
         }
     }
 
     pub(super) fn mode(&self) -> Mode {
         if self.follower.is_live() {
             Mode::Live
-        } else if self.interest.snapshot {
+        } else if self.spec.snapshot {
             Mode::Snapshot
         } else {
             Mode::CatchingUp
@@ -105,8 +108,8 @@ impl Subscription {
         &self.follower
     }
 
-    /// Changes the follower, and the count of those that catch up with it.
-    fn follow<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
+    /// Changes the follower, and updates the lag statistics.
+    fn update_follower<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
         let was_live = self.follower.is_live();
         let changed = change(&mut self.follower);
         let catching_up = &self.progress.stats.catching_up;
@@ -118,69 +121,71 @@ impl Subscription {
         changed
     }
 
-    /// Events up to `to` are written or passed over ([`Follower::advance`]).
+    /// Records that events up to `to` are written or not wanted
+    /// ([`Follower::advance`]).
     pub(super) fn advance(&mut self, to: Offset) {
         self.follower.advance(to);
     }
 
-    /// The batch that ends at `end` was pushed ([`Follower::push`]).
+    /// Records that the batch that ends at `end` was pushed ([`Follower::push`]).
     pub(super) fn pushed(&mut self, end: Offset) {
         self.follower.push(end);
     }
 
-    /// Goes live if nothing is left to read ([`Follower::join`]). Not in the
-    /// middle of a page of which some was left out: the fan-out would push it.
+    /// Goes live if nothing is left to read ([`Follower::join`]). Returns whether
+    /// it did. A subscription in the middle of a conflated page does not go live,
+    /// because the fan-out would push events that were conflated.
     pub(super) fn join(&mut self) -> bool {
-        let joins = !self.interest.snapshot && self.is_past_conflated() && {
+        let joins = !self.spec.snapshot && self.is_past_conflated() && {
             let tail = self.progress.tail();
-            self.follow(|follower| follower.join(tail))
+            self.update_follower(|follower| follower.join(tail))
         };
         self.conflating &= !joins;
         joins
     }
 
-    /// Reads the log from here on ([`Follower::fall_behind`]). Its items in the
-    /// ring are no longer counted; the caller removes them.
+    /// Starts to catch up from the log ([`Follower::fall_behind`]). The caller
+    /// removes the subscription's items from the ring.
     pub(super) fn fall_behind(&mut self) {
-        self.follow(Follower::fall_behind);
+        self.update_follower(Follower::fall_behind);
         self.waiting = 0;
-        self.conflating = self.interest.overflow == Overflow::Conflate;
+        self.conflating = self.spec.overflow == Overflow::Conflate;
     }
 
-    /// Reads the log after `start`, or the resources first.
+    /// Reads the log after `start`. With `snapshot`, reads the resources first.
     pub(super) fn restart(&mut self, start: Offset, snapshot: bool) {
-        self.follow(|follower| follower.restart(start));
-        self.interest.snapshot = snapshot;
-        self.reached = None;
+        self.update_follower(|follower| follower.restart(start));
+        self.spec.snapshot = snapshot;
+        self.snapshot_after = None;
     }
 
-    /// How many offsets the client is behind the log's head.
+    /// Returns the number of offsets that the client is behind the log's head.
     pub(super) fn lag(&self) -> u64 {
         self.progress.log.head().0.saturating_sub(self.position().0)
     }
 
-    /// How far the client has everything it asked for.
+    /// Returns the offset up to which the client has all events that it asked for.
     pub(super) fn position(&self) -> Offset {
         self.follower.position(self.waiting == 0, self.progress.fanned_to())
     }
 
-    /// Whether nothing is left to be read of which some was left out.
+    /// Returns whether the events up to `conflated` are written.
     pub(super) fn is_past_conflated(&self) -> bool {
         !self.conflating || self.conflated <= self.follower.written_to()
     }
 
-    pub(super) fn reading(&self) -> ReadRequest {
+    pub(super) fn read_request(&self) -> ReadRequest {
         ReadRequest {
             subscription: self.id,
             log: self.progress.log.clone(),
-            scope: self.interest.scope.clone(),
-            filter: self.interest.filter.clone(),
-            form: self.interest.form,
+            scope: self.spec.scope.clone(),
+            filter: self.spec.filter.clone(),
+            format: self.spec.format,
             after: self.follower.written_to(),
-            credit: self.interest.credit,
-            on_gap: self.interest.on_gap,
-            reached: self.reached.clone(),
-            overflow: self.interest.overflow,
+            credit: self.spec.credit,
+            on_gap: self.spec.on_gap,
+            snapshot_after: self.snapshot_after.clone(),
+            overflow: self.spec.overflow,
             conflate: self.conflating.then_some(self.conflated),
         }
     }

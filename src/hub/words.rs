@@ -1,5 +1,5 @@
-//! The words of the hub: identifiers, what a client subscribes to, bounds and
-//! settings. Every file of the hub may import this one; it imports none.
+//! The basic types of the hub: identifiers, subscription specs, limits and
+//! settings. This file imports no other file of the hub.
 
 use std::io;
 use std::sync::Arc;
@@ -11,32 +11,34 @@ use bytes::Bytes;
 use crate::event::ResourceId;
 use crate::wire::{Filter, WireFormat};
 
-/// How subscribers are served.
+/// The settings of streams and of their rings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Silence after which a heartbeat is sent (`streams.heartbeat`).
+    /// The time without a write after which a heartbeat is sent
+    /// (`streams.heartbeat`).
     pub heartbeat: Duration,
-    /// Most events a ring holds (`streams.ring_events`).
+    /// The maximum number of events in a ring (`streams.ring_events`).
     pub ring_events: usize,
-    /// Most bytes a ring holds; an empty ring takes any one event
-    /// (`streams.ring_bytes`).
+    /// The maximum number of bytes in a ring (`streams.ring_bytes`). An empty
+    /// ring accepts one event of any size.
     pub ring_bytes: usize,
-    /// A write that makes no progress for this long ends its connection
+    /// The time after which a write without progress ends the connection
     /// (`limits.stall_timeout`).
     pub stall_timeout: Duration,
-    /// A stream without an event and, on a WebSocket, without a word of its
-    /// client's for this long ends; zero is no limit
-    /// (`limits.stream_idle_timeout`).
+    /// The time after which an idle stream ends (`limits.stream_idle_timeout`).
+    /// A stream is idle if no event was written and, on a WebSocket, if the
+    /// client has sent no command. Zero means no limit.
     pub stream_idle_timeout: Duration,
-    /// A stream ends after 75 to 100 % of this, so that those which came
-    /// together do not come back together; zero is no limit
-    /// (`limits.stream_lifetime`).
+    /// The maximum lifetime of a stream (`limits.stream_lifetime`). Each stream
+    /// ends after 75 to 100 % of this time, so that clients which connected
+    /// together do not reconnect together. Zero means no limit.
     pub stream_lifetime: Duration,
 }
 
 #[cfg(test)]
 impl Settings {
-    /// Rings of so many events and bytes, and nothing that is due within a test.
+    /// Returns settings with these ring limits and with timeouts that are longer
+    /// than a test.
     pub(crate) fn of_rings(ring_events: usize, ring_bytes: usize) -> Settings {
         let hour = Duration::from_hours(1);
         Settings {
@@ -50,24 +52,25 @@ impl Settings {
     }
 }
 
-/// Why the gateway ends a stream.
+/// The reason why the gateway ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// The process is going; come back elsewhere.
+    /// The process shuts down. The client can reconnect to another gateway.
     Drained,
-    /// The socket took nothing for the stall timeout.
+    /// The socket has accepted no byte within the stall timeout.
     Stalled,
-    /// No pong came, or nothing at all.
+    /// The client has sent no pong, or the stream was idle for too long.
     Idle,
-    /// It is as old as a stream may get; come back.
+    /// The stream has reached its maximum lifetime. The client can reconnect.
     Lifetime,
-    /// Its ring was full, and the policy is to end it then; come back with
-    /// the position and read on from the log.
+    /// The ring was full, and the overflow policy is `disconnect`. The client
+    /// can reconnect with its position, and reads on from the log.
     Overflow,
 }
 
 impl EndReason {
-    /// Whether there is no sense in waiting for the socket first.
+    /// Returns whether the connection ends at once, without waiting for a write to
+    /// the socket.
     pub fn is_urgent(self) -> bool {
         match self {
             EndReason::Drained | EndReason::Lifetime | EndReason::Overflow => false,
@@ -76,50 +79,51 @@ impl EndReason {
     }
 }
 
-/// A subscription's name within the process; never used twice.
+/// The identifier of a subscription in this process. It is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SubscriptionId {
     serial: u64,
     pub(super) slot: u32,
 }
 
-/// What a client subscribes to.
+/// The log events that a client subscribes to, and how it receives them.
 #[derive(Clone, Debug)]
 pub struct SubscriptionSpec {
-    /// Which part of the log.
+    /// The part of the log.
     pub scope: Scope,
-    /// Which of its events; shared by all who want the same.
+    /// The filter of the events. Subscriptions with equal filters share one.
     pub filter: Arc<Filter>,
-    /// In which form they are written.
-    pub form: WireFormat,
-    /// How many events the client has asked for so far; none for all that come.
+    /// The wire format of the events.
+    pub format: WireFormat,
+    /// The number of events that the client still accepts. `None` means no
+    /// limit.
     pub credit: Option<u64>,
-    /// Whether the resources themselves are to be sent first. Cleared once they
-    /// are sent.
+    /// Whether a snapshot of the resources is sent before the events. Cleared
+    /// when the snapshot is sent.
     pub snapshot: bool,
-    /// What it wants where events are missing.
+    /// The reaction to events that the log no longer keeps.
     pub on_gap: OnGap,
-    /// What happens when its connection's ring is full.
+    /// The overflow policy: the reaction to a full ring.
     pub overflow: Overflow,
 }
 
-/// What a client wants where events that it asked for are not kept any more
-/// (`docs/protocol.md#streams`).
+/// The reaction to a gap: events that a client asked for and that the log no
+/// longer keeps (`docs/protocol.md#streams`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnGap {
-    /// To be told, and to go on from the earliest kept.
+    /// Send a `gap`, and continue at the oldest event that the log keeps.
     #[default]
     Event,
-    /// The resources as they are, then what follows.
+    /// Send a snapshot of the resources, and continue with later events.
     Snapshot,
-    /// An end.
+    /// End the stream.
     Error,
 }
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl SubscriptionId {
-    /// Nobody's: for slices that are no events.
+    /// The id of no subscription, for slices that contain no events.
     pub const NONE: SubscriptionId = SubscriptionId { serial: u64::MAX, slot: u32::MAX };
 
     pub(super) fn new(slot: usize) -> SubscriptionId {
@@ -127,39 +131,41 @@ impl SubscriptionId {
     }
 }
 
-/// What of its log a subscription covers.
+/// The part of a log that a subscription covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All of it.
+    /// The whole log.
     Whole,
     /// The events of one resource.
     Subject(ResourceId),
 }
 
-/// The slot of an entry. It stays until the entry is removed.
+/// The slot of an entry in the index of a log. An entry keeps its slot until it
+/// is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SlotIndex {
     Whole(u32),
     Subject { group: u32, slot: u32 },
 }
 
-/// What happens when an event does not fit into a ring.
+/// The reaction to an event that does not fit into a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
-    /// Free the ring, keep the cursor, catch up from the log: no loss.
+    /// Remove the subscription's events from the ring and let the subscription
+    /// catch up from the log. No event is lost.
     Log,
-    /// Keep the newest event of each resource.
+    /// Keep the newest event of each resource in the ring.
     Conflate,
-    /// Make room by dropping what has waited longest.
+    /// Drop the oldest events in the ring.
     DropOldest,
-    /// Drop what has come last.
+    /// Drop the new events.
     DropNewest,
     /// End the connection.
     Disconnect,
 }
 
 impl Overflow {
-    /// All of them.
+    /// All policies.
     pub const ALL: [Overflow; 5] = [
         Overflow::Log,
         Overflow::Conflate,
@@ -168,7 +174,7 @@ impl Overflow {
         Overflow::Disconnect,
     ];
 
-    /// As in the configuration, in `?overflow=` and in metrics.
+    /// Returns the name in the configuration, in `?overflow=` and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Overflow::Log => "log",
@@ -179,47 +185,48 @@ impl Overflow {
         }
     }
 
-    /// The policy of that name.
+    /// Returns the policy with this name.
     pub fn named(name: &str) -> Option<Overflow> {
         Overflow::ALL.into_iter().find(|overflow| overflow.as_str() == name)
     }
 }
 
-/// How much a connection's ring may hold.
+/// The limits of a ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) events: u64,
     pub(super) bytes: u64,
 }
 
-/// A socket that the fan-out may write to in its writer's place.
+/// A socket that the fan-out can write to while the connection's writer sleeps.
 pub trait DirectWriter: Send + Sync {
-    /// Writes what the socket takes at once, and never waits.
+    /// Writes the bytes that the socket accepts at once, and never waits.
+    /// Returns the number of these bytes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] where it takes nothing; any other where it
-    /// is broken, which its writer will meet as well.
+    /// [`io::ErrorKind::WouldBlock`] if the socket accepts no byte. Any other
+    /// error means that the socket is broken; the writer gets this error too.
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// How much one write may take.
+/// The maximum size of one write.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteBudget {
-    /// Slices: the length of one vectored write.
+    /// The number of slices in one vectored write.
     pub slices: u32,
-    /// Events, for `batchSize` and windows.
+    /// The number of events, for `batchSize` and credit.
     pub events: u32,
-    /// Bytes.
+    /// The number of bytes.
     pub bytes: usize,
 }
 
-/// Largest slice that is cut from a block, in bytes: a reader that stands
-/// still keeps at most the rest of one slice in hand.
+/// The maximum size of a slice of an encoded block, in bytes. A client that does
+/// not read keeps at most the rest of one slice in memory.
 pub const SLICE_BYTES: usize = 16 * 1024;
 
 impl WriteBudget {
-    /// A write's worth: 64 KiB in at most 64 slices, well under the 1,024 that
-    /// `writev(2)` takes, and `events` events.
+    /// Returns the budget of one write: 64 KiB, `events` events, and 64 slices.
+    /// `writev(2)` accepts 1,024 slices.
     pub fn for_write(events: u32) -> WriteBudget {
         WriteBudget { slices: 64, events, bytes: 64 * 1024 }
     }

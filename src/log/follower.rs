@@ -50,7 +50,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{Engine, Error, Log};
+use super::{Error, Log};
 use crate::event::Offset;
 use crate::wire::Batch;
 
@@ -170,10 +170,10 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Follows a log of `engine` after `start`.
-    pub fn new(engine: &Engine, log: Arc<Log>, start: Offset) -> Follow {
+    /// Follows `log` after `start`.
+    pub fn new(log: Arc<Log>, start: Offset) -> Follow {
         let moved = Arc::new(Notify::new());
-        engine.observe(&moved);
+        log.observe(&moved);
         Follow { log, follower: Follower::new(start), moved }
     }
 

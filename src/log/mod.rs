@@ -17,6 +17,7 @@ mod embedded;
 mod follower;
 #[cfg(test)]
 mod many_logs_tests;
+mod observers;
 mod read;
 #[cfg(all(test, feature = "shuttle"))]
 mod scheduled;
@@ -27,7 +28,6 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ::metrics::Histogram;
-use tokio::sync::Notify;
 
 pub use contract::{
     AppendOutcome, AppendRejection, BadWrite, Error, FsyncPolicy, IdempotencyKey, LogConfig,
@@ -35,6 +35,7 @@ pub use contract::{
 };
 pub use embedded::PendingAppend;
 pub use follower::{Follow, Followed, Follower};
+pub use observers::LogObserver;
 pub use read::{Log, Page};
 
 use crate::store::{self, Store};
@@ -149,14 +150,6 @@ impl Engine {
     pub async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<PendingAppend, Error> {
         match self {
             Engine::Embedded(engine) => engine.queue(log, writes).await,
-        }
-    }
-
-    /// Notifies `observer` after each commit, once the logs' tails and heads
-    /// have moved, as long as somebody else keeps it.
-    pub fn observe(&self, observer: &Arc<Notify>) {
-        match self {
-            Engine::Embedded(engine) => engine.observe(observer),
         }
     }
 

@@ -231,7 +231,7 @@ impl Gateway {
         let rings = hub.clone();
         let supervisor = Supervisor::new(metrics.clone());
         supervisor.watch(Task::Committer, engine.failed());
-        let hub = Hub::start(&hub, &engine, &metrics, &supervisor, shards);
+        let hub = Hub::start(&hub, &metrics, &supervisor, shards);
         let services = Arc::new(Services::new(engine, hub, metrics));
         let api = Api::new(api, deliver, rings, services.clone()).map_err(Error::Catalog)?;
         let reloadable = Reloadable { settings: Arc::new(settings), api: Arc::new(api) };

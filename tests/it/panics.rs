@@ -84,12 +84,18 @@ async fn expect_drain_after_panic(
 
 #[tokio::test]
 async fn a_panic_in_a_fan_out_task_ends_the_process() {
+    // A commit to a log without a subscription does not wake the task. The stream
+    // stays open until the process has ended.
+    let mut stream = None;
     expect_drain_after_panic("fan-out", "hub", 201, async |process| {
+        let address = process.address;
+        stream = Some(Stream::open(address, "/orders/events", Protocol::Sse, "").await);
         let json = "content-type: application/json\r\n";
-        let answer = request(process.address, "POST", "/orders", json, b"{}").await;
+        let answer = request(address, "POST", "/orders", json, b"{}").await;
         assert_eq!(answer.status, 201);
     })
     .await;
+    drop(stream);
 }
 
 #[tokio::test]

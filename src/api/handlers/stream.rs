@@ -108,7 +108,7 @@ impl StreamTarget {
         SubscriptionSpec {
             scope: self.scope.clone().map_or(Scope::Whole, Scope::Subject),
             filter: self.filter.clone(),
-            form,
+            format: form,
             credit,
             snapshot: beginning.snapshot,
             on_gap: self.asked.on_gap,

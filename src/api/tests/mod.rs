@@ -146,7 +146,7 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         let rings = hub.clone();
         let supervisor = Supervisor::new(metrics.clone());
-        let hub = Hub::start(&hub, &engine, &metrics, &supervisor, 1);
+        let hub = Hub::start(&hub, &metrics, &supervisor, 1);
         let services = Arc::new(Services::new(engine, hub, metrics));
         let api = Arc::new(Api::new(settings, deliver, rings, services).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -53,7 +53,7 @@ impl Bench {
         let rings = hub::Settings::of_rings(6, 1 << 16);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());
-        let hub = Hub::start(&rings, &engine, &metrics, &supervisor, 1);
+        let hub = Hub::start(&rings, &metrics, &supervisor, 1);
         Bench { _folder: folder, engine, hub, _supervisor: supervisor, rings, metrics }
     }
 
@@ -126,7 +126,7 @@ impl Writer {
         let interest = SubscriptionSpec {
             scope: Scope::Whole,
             filter: filter.clone(),
-            form: WireFormat::Envelope,
+            format: WireFormat::Envelope,
             credit,
             snapshot: false,
             on_gap: OnGap::Event,

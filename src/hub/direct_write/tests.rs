@@ -1,5 +1,5 @@
-//! One subscriber whose socket takes a part of an event: the rest is given to
-//! the writer before anything else.
+//! A direct write that the socket accepts in part. The writer writes the rest
+//! before anything else.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use crate::supervisor::Supervisor;
 use crate::wire::json::Json;
 use crate::wire::{Filter, WireFormat};
 
-/// Smaller than a slice.
+/// The size of an event's data, which fits into one slice.
 const NOTE_BYTES: usize = 15_000;
 
 struct Socket(TcpStream);
@@ -38,7 +38,7 @@ impl Wake for Woken {
     }
 }
 
-/// A live subscriber to a topic, the writer asleep.
+/// A live subscriber to a topic. Its writer sleeps.
 struct Bench {
     _folder: tempfile::TempDir,
     _hub: Hub,
@@ -59,23 +59,23 @@ impl Bench {
         let settings = Settings::of_rings(16, 1 << 20);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());
-        let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+        let hub = Hub::start(&settings, &metrics, &supervisor, 1);
         let subscriber = hub.join(Protocol::Ndjson, &settings, 0).unwrap();
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope: Scope::Whole,
             filter: Filter::shared(Vec::new(), Vec::new()),
-            form: WireFormat::Ndjson,
+            format: WireFormat::Ndjson,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
             overflow: Overflow::Log,
         };
-        subscriber.subscribe(&log, interest, None);
+        subscriber.subscribe(&log, spec, None);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
-        subscriber.open_port(Arc::new(Socket(socket)));
+        subscriber.allow_direct_writes(Arc::new(Socket(socket)));
         let woken = Arc::default();
         let bench = Bench {
             _folder: folder,
@@ -93,11 +93,11 @@ impl Bench {
 
     fn next(&self) -> WriterAction {
         let waker = Waker::from(self.woken.clone());
-        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
-        self.subscriber.next(&Context::from_waker(&waker), PollMode::Ring, &mut hand, &mut room)
+        let (mut slices, mut budget) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        self.subscriber.next(&Context::from_waker(&waker), PollMode::Ring, &mut slices, &mut budget)
     }
 
-    /// Publishes events until the socket has taken one in part.
+    /// Publishes events until the socket accepts only a part of one.
     async fn fill(&self) {
         let document = format!(r#"{{"note":"{}"}}"#, "x".repeat(NOTE_BYTES));
         let document = Json::parse(document.as_bytes()).unwrap();
@@ -118,7 +118,7 @@ impl Bench {
         self.subscriber.state.lock().subscriptions[0].as_ref().unwrap().position()
     }
 
-    /// What the client has, with `rest` behind it, is whole lines.
+    /// Checks that the bytes at the client and `rest` are whole lines.
     fn check(mut self, rest: &[u8]) {
         self.subscriber.leave();
         let mut lines = Vec::new();
@@ -136,17 +136,17 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn the_rest_comes_before_the_end() {
+async fn a_partial_write_is_finished_before_the_end() {
     let bench = Bench::start();
     bench.fill().await;
     bench.subscriber.end(EndReason::Drained);
-    let WriterAction::Rest(rest) = bench.next() else { panic!("not the rest") };
+    let WriterAction::PartialWrite(rest) = bench.next() else { panic!("not the rest") };
     assert!(matches!(bench.next(), WriterAction::End(EndReason::Drained, Some(_))));
     bench.check(&rest);
 }
 
 #[tokio::test]
-async fn who_writes_unasked_gets_the_rest_first() {
+async fn a_writer_that_suspends_direct_writes_gets_the_partial_write() {
     let bench = Bench::start();
     bench.fill().await;
     let rest = bench.subscriber.suspend_direct_writes().unwrap();

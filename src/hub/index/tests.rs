@@ -1,4 +1,4 @@
-//! Random subscribing and leaving, against a map as a model.
+//! Random subscribing and leaving, compared with a map as a model.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hub::{Hub, Settings};
-use crate::log::{self, Engine};
 use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 
-/// Resources of the test; one more stands for the whole log.
+/// The number of resources. One more number stands for the whole log.
 const RESOURCES: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Insert(usize),
-    /// Removes the n-th of those that are there, from the oldest on.
+    /// Removes the n-th oldest subscription.
     Remove(usize),
 }
 
@@ -39,8 +38,8 @@ fn slots_of(index: &Index, scope: &Scope) -> usize {
     }
 }
 
-fn at(index: &Index, place: SlotIndex) -> Option<SubscriptionId> {
-    let entry = match place {
+fn at(index: &Index, slot: SlotIndex) -> Option<SubscriptionId> {
+    let entry = match slot {
         SlotIndex::Whole(slot) => index.whole.get(slot as usize),
         SlotIndex::Subject { group, slot } => {
             index.groups.get(group as usize)?.entries.get(slot as usize)
@@ -54,9 +53,9 @@ fn at(index: &Index, place: SlotIndex) -> Option<SubscriptionId> {
 struct Bench {
     index: Index,
     serial: usize,
-    /// The scope and place of each subscription, by age.
+    /// The scope and slot of each subscription, by age.
     there: BTreeMap<usize, (usize, SlotIndex, SubscriptionId)>,
-    /// Most subscriptions that a scope had at a time since it was last empty.
+    /// The maximum number of subscriptions of a scope since it was last empty.
     most: [usize; RESOURCES + 1],
 }
 
@@ -68,14 +67,14 @@ impl Bench {
                 let subscription = SubscriptionId::new(self.serial);
                 let (subscriber, filter) = (subscriber.clone(), filter.clone());
                 let entry = Entry { subscriber, subscription, filter };
-                let place = self.index.insert(&scope(of), entry);
-                self.there.insert(self.serial, (of, place, subscription));
+                let slot = self.index.insert(&scope(of), entry);
+                self.there.insert(self.serial, (of, slot, subscription));
                 self.most[of] = self.most[of].max(self.count(of));
             }
             Step::Remove(n) => {
                 let Some(&serial) = self.there.keys().nth(n) else { return };
-                let (of, place, subscription) = self.there.remove(&serial).unwrap();
-                let removed = self.index.remove(place).unwrap();
+                let (of, slot, subscription) = self.there.remove(&serial).unwrap();
+                let removed = self.index.remove(slot).unwrap();
                 assert_eq!(removed.subscription, subscription);
                 if self.count(of) == 0 {
                     self.most[of] = 0;
@@ -89,8 +88,8 @@ impl Bench {
     }
 
     fn check(&self) {
-        for (_, place, subscription) in self.there.values() {
-            assert_eq!(at(&self.index, *place), Some(*subscription), "it stays in its slot");
+        for (_, slot, subscription) in self.there.values() {
+            assert_eq!(at(&self.index, *slot), Some(*subscription), "an entry keeps its slot");
         }
         for of in 0..=RESOURCES {
             let slots = slots_of(&self.index, &scope(of));
@@ -101,23 +100,21 @@ impl Bench {
         while self.index.walk(&mut cursor, 3, |entry| walked.push(entry.subscription.slot)) {}
         walked.sort_unstable();
         let there = self.there.keys().map(|&serial| serial as u32);
-        assert_eq!(walked, there.collect::<Vec<_>>(), "a walk meets each once");
+        assert_eq!(walked, there.collect::<Vec<_>>(), "a walk visits each entry once");
         if self.there.is_empty() {
-            assert_eq!(self.index.whole.list.capacity(), 0, "its memory is given back");
-            assert_eq!(self.index.groups.list.capacity(), 0, "its memory is given back");
-            assert_eq!(self.index.by_subject.capacity(), 0, "its memory is given back");
+            assert_eq!(self.index.whole.list.capacity(), 0, "the memory is freed");
+            assert_eq!(self.index.groups.list.capacity(), 0, "the memory is freed");
+            assert_eq!(self.index.by_subject.capacity(), 0, "the memory is freed");
         }
     }
 }
 
 #[tokio::test]
 async fn an_entry_stays_in_its_slot_until_it_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = Engine::open(&log::Settings::within(folder.path()), &[]).unwrap();
     let settings = Settings::of_rings(1, 1);
     let metrics = Arc::new(Metrics::new());
     let supervisor = Supervisor::new(metrics.clone());
-    let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+    let hub = Hub::start(&settings, &metrics, &supervisor, 1);
     let subscriber = hub.join(Protocol::Sse, &settings, 0).unwrap();
     let filter = Filter::shared(Vec::new(), Vec::new());
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };

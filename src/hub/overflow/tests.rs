@@ -1,6 +1,6 @@
-//! Random pushes to a ring of two subscriptions whose writer takes, stops and
-//! goes on as it likes: each event is written once, in order, or counted in a
-//! mark that stands where it was.
+//! Random pushes to a ring of two subscriptions, and random steps of the writer.
+//! Each event is written once and in order, or a drop marker in its place counts
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,34 +19,34 @@ const BOUNDS: Bounds = Bounds { events: 8, bytes: 2_000 };
 enum Step {
     /// A batch is pushed to a subscription: the resource and size of each event.
     Push(usize, Vec<(u8, u16)>),
-    /// The writer is shown what there is.
+    /// The writer peeks at the ring.
     Peek { events: u32 },
-    /// Of what it has in its hand, so many slices go out, and the rest not.
+    /// The writer writes this number of its slices, and gives the others up.
     Write { slices: usize },
-    /// A log's tail lets its older half go.
+    /// A log evicts the older half of its tail.
     Evict(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let events = prop::collection::vec((0..6u8, 1..300u16), 1..6);
     prop_oneof![
-        4 => (0..2usize, events).prop_map(|(whose, events)| Step::Push(whose, events)),
+        4 => (0..2usize, events).prop_map(|(which, events)| Step::Push(which, events)),
         3 => (1..12u32).prop_map(|events| Step::Peek { events }),
         3 => (0..4usize).prop_map(|slices| Step::Write { slices }),
         1 => (0..2usize).prop_map(Step::Evict),
     ]
 }
 
-/// One subscription, as its client and the hub know it.
+/// The model of one subscription and its client.
 struct Side {
     id: SubscriptionId,
     policy: Overflow,
     pushed: Vec<(Offset, u8)>,
     written: Vec<Offset>,
-    told: u64,
+    dropped: u64,
     waiting: i64,
-    /// It has read the log meanwhile.
-    parked: bool,
+    /// Whether the subscription has caught up from the log.
+    has_caught_up: bool,
 }
 
 impl Side {
@@ -56,9 +56,9 @@ impl Side {
             policy,
             pushed: Vec::new(),
             written: Vec::new(),
-            told: 0,
+            dropped: 0,
             waiting: 0,
-            parked: false,
+            has_caught_up: false,
         }
     }
 
@@ -66,31 +66,34 @@ impl Side {
         self.written.last().copied().unwrap_or(Offset::ZERO)
     }
 
-    /// Everything behind what was written: what was left out of a ring and told
-    /// may come after all, but nothing is missing that was not told.
+    /// Reads the log after the last written event. Events that a marker has counted
+    /// may be written now.
     fn read_log(&mut self) {
         self.waiting = 0;
-        self.parked = true;
+        self.has_caught_up = true;
         let after = self.last();
         let rest = self.pushed.iter().filter(|(offset, _)| *offset > after);
         self.written.extend(rest.map(|(offset, _)| *offset));
     }
 
-    fn takes(&mut self, slice: &Slice) {
-        assert!(slice.through > self.last(), "in order, each once");
-        // Runs of neighbours: offsets in one batch are dense here.
+    fn write(&mut self, slice: &Slice) {
+        assert!(slice.through > self.last(), "each event once and in order");
+        // The offsets in a batch have no gaps in this test.
         let first = slice.through.0 + 1 - u64::from(slice.events);
         self.written.extend((first..=slice.through.0).map(Offset));
     }
 
     fn check(&self) {
         assert_eq!(self.waiting, 0);
-        let (all, pushed) = (self.written.len() as u64 + self.told, self.pushed.len() as u64);
-        assert!(all == pushed || (self.parked && all > pushed), "written or told: {all} {pushed}");
+        let (all, pushed) = (self.written.len() as u64 + self.dropped, self.pushed.len() as u64);
+        assert!(
+            all == pushed || (self.has_caught_up && all > pushed),
+            "written or dropped: {all} {pushed}"
+        );
         for resource in 0..6 {
             let newest = self.pushed.iter().rev().find(|(_, of)| *of == resource);
             let kept = newest.is_none_or(|(offset, _)| self.written.contains(offset));
-            assert!(kept || self.policy != Overflow::Conflate, "the newest of each");
+            assert!(kept || self.policy != Overflow::Conflate, "the newest event of each resource");
         }
     }
 }
@@ -99,20 +102,20 @@ struct Bench {
     ring: Ring,
     origin: Arc<LogIdentity>,
     sides: [Side; 2],
-    hand: Vec<Slice>,
+    slices: Vec<Slice>,
 }
 
 impl Bench {
     fn new(policies: [Overflow; 2]) -> Bench {
         let kind = LogKind::collection("order").unwrap();
         let origin = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind));
-        let (ring, hand) = (Ring::default(), Vec::new());
-        Bench { ring, origin, sides: policies.map(Side::new), hand }
+        let (ring, slices) = (Ring::default(), Vec::new());
+        Bench { ring, origin, sides: policies.map(Side::new), slices }
     }
 
-    fn push(&mut self, whose: usize, events: &[(u8, u16)]) {
-        let Bench { ring, origin, sides, hand } = self;
-        let side = &mut sides[whose];
+    fn push(&mut self, which: usize, events: &[(u8, u16)]) {
+        let Bench { ring, origin, sides, slices } = self;
+        let side = &mut sides[which];
         let first = side.pushed.len() as u64 + 1;
         let events = events.iter().zip(first..).map(|(&(resource, size), offset)| {
             side.pushed.push((Offset(offset), resource));
@@ -144,56 +147,58 @@ impl Bench {
             side.waiting += change;
         } else {
             ring.remove(side.id);
-            hand.retain(|slice| slice.subscription != side.id);
+            slices.retain(|slice| slice.subscription != side.id);
             side.read_log();
         }
     }
 
     fn peek(&mut self, events: u32) {
-        // What the socket did not take is let go before anything else is shown.
-        self.hand.clear();
-        self.ring.settle();
-        while let Some(lost) = self.ring.take_lost() {
-            let side = self.sides.iter_mut().find(|side| side.id == lost.subscription).unwrap();
-            side.told += lost.count;
+        // The writer gives up the slices that it has not written.
+        self.slices.clear();
+        self.ring.end_peek();
+        while let Some(marker) = self.ring.take_marker() {
+            let side = self.sides.iter_mut().find(|side| side.id == marker.subscription).unwrap();
+            side.dropped += marker.count;
             side.waiting -= 1;
         }
-        self.ring.peek(&mut self.hand, &mut WriteBudget::for_write(events));
+        self.ring.peek(&mut self.slices, &mut WriteBudget::for_write(events));
     }
 
     fn write(&mut self, slices: usize) {
-        self.ring.settle();
-        for slice in self.hand.drain(..).take(slices) {
+        self.ring.end_peek();
+        for slice in self.slices.drain(..).take(slices) {
             let before = self.ring.events();
-            let passed = self.ring.pass(slice.subscription, slice.through);
-            assert_eq!(passed, u64::from(slice.events), "what was in hand was kept");
+            let passed = self.ring.remove_written(slice.subscription, slice.through);
+            assert_eq!(passed, u64::from(slice.events), "the slices of the writer are not dropped");
             assert_eq!(before - self.ring.events(), passed);
             let side = self.sides.iter_mut().find(|side| side.id == slice.subscription).unwrap();
             side.waiting -= passed.cast_signed();
-            side.takes(&slice);
+            side.write(&slice);
         }
     }
 
-    fn evict(&mut self, whose: usize) {
-        let Bench { ring, sides, hand, .. } = self;
-        let side = &mut sides[whose];
-        // Of the older half of what was pushed.
+    fn evict(&mut self, which: usize) {
+        let Bench { ring, sides, slices, .. } = self;
+        let side = &mut sides[which];
+        // The older half of the pushed events.
         let half = side.pushed.len() as u64 / 2;
         let held = |end: Offset| end.0 > half;
         let is_held = |id, end| id != side.id || held(end);
         let evicted = ring.evicted(2, is_held);
         let conflates = side.policy == Overflow::Conflate;
-        let fate = |id| if conflates { Evicted::Forget } else { Evicted::Drop(Dropped::new(id)) };
-        let mut evicted: HashMap<_, _> = evicted.into_iter().map(|id| (id, fate(id))).collect();
+        let reaction = |id| {
+            if conflates { OnEviction::CatchUp } else { OnEviction::Drop(DropProgress::new(id)) }
+        };
+        let mut evicted: HashMap<_, _> = evicted.into_iter().map(|id| (id, reaction(id))).collect();
         ring.evict(&mut evicted, is_held);
         for (id, evicted) in evicted {
             assert_eq!(id, side.id);
             match evicted {
-                Evicted::Forget => {
-                    hand.retain(|slice| slice.subscription != id);
+                OnEviction::CatchUp => {
+                    slices.retain(|slice| slice.subscription != id);
                     side.read_log();
                 }
-                Evicted::Drop(dropped) => side.waiting += dropped.change,
+                OnEviction::Drop(dropped) => side.waiting += dropped.change,
             }
         }
         assert!(ring.evicted(2, |id, end| id != side.id || held(end)).is_empty());
@@ -201,8 +206,8 @@ impl Bench {
 
     fn check(&self) {
         let events = self.ring.events();
-        // The newest event of each may stand beside what others have there, and
-        // one more beside those while all of them are in the writer's hand.
+        // The newest event of each subscription may be above the bounds, and one
+        // more while the writer has the slices of all these events.
         assert!(events <= BOUNDS.events + 4, "{events} events in the ring");
         let items = self.ring.len() as u64;
         assert!(items <= 2 * events + 2, "{items} items for {events} events");
@@ -231,17 +236,17 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_event_is_written_once_or_told(
+    fn every_event_is_written_once_or_counted_as_dropped(
         policies in [policy(), policy()],
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let mut bench = Bench::new(policies);
         for step in steps {
             match step {
-                Step::Push(whose, events) => bench.push(whose, &events),
+                Step::Push(which, events) => bench.push(which, &events),
                 Step::Peek { events } => bench.peek(events),
                 Step::Write { slices } => bench.write(slices),
-                Step::Evict(whose) => bench.evict(whose),
+                Step::Evict(which) => bench.evict(which),
             }
             bench.check();
         }
@@ -256,7 +261,7 @@ fn an_empty_ring_takes_one_event_of_any_size() {
         bench.push(0, &[(0, 3000), (1, 3000)]);
         assert_eq!(bench.ring.events(), 1, "{policy:?}");
         bench.finish();
-        assert_eq!((bench.sides[0].written.len(), bench.sides[0].told), (1, 1), "{policy:?}");
+        assert_eq!((bench.sides[0].written.len(), bench.sides[0].dropped), (1, 1), "{policy:?}");
     }
 }
 

@@ -1,5 +1,7 @@
-//! One shard whose runtime has one thread, so that the test and the fan-out
-//! take turns: whatever the fan-out does without a yield, nobody comes between.
+//! A shard on a runtime with one thread. The test and the fan-out task take turns:
+//! the test runs only when the fan-out task yields.
+
+mod queue;
 
 use std::task::{Context, Waker};
 
@@ -26,31 +28,36 @@ struct Bench {
 }
 
 impl Bench {
-    /// With two topics in memory, and rings that hold all that comes.
+    /// Two topics in memory, and rings that do not overflow.
     fn start() -> Bench {
         Bench::with_rings(1 << 20)
     }
 
     fn with_rings(ring_events: usize) -> Bench {
+        Bench::with(&["busy", "new"], 1, ring_events)
+    }
+
+    fn with(topics: &[&str], shards: usize, ring_events: usize) -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let specs = ["busy", "new"].map(|name| LogConfig::topic(name, StorageKind::Memory));
+        let topic = |name: &&str| LogConfig::topic(name, StorageKind::Memory);
+        let specs: Vec<_> = topics.iter().map(topic).collect();
         let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
         let engine = Engine::open(&log, &specs).unwrap();
         let settings = Settings::of_rings(ring_events, 1 << 30);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());
-        let hub = Hub::start(&settings, &engine, &metrics, &supervisor, 1);
+        let hub = Hub::start(&settings, &metrics, &supervisor, shards);
         Bench { _folder: folder, engine, hub, _supervisor: supervisor, settings }
     }
 
-    /// A subscriber to a topic, live.
+    /// Adds a connection with a live subscription to a topic.
     fn subscribe(&self, topic: &str, filter: Arc<Filter>) -> Arc<Subscriber> {
         let subscriber = self.hub.join(Protocol::Sse, &self.settings, 0).unwrap();
         self.follow(&subscriber, topic, filter);
         subscriber
     }
 
-    /// Subscribes to one more topic, live.
+    /// Adds a live subscription to a topic.
     fn follow(&self, subscriber: &Arc<Subscriber>, topic: &str, filter: Arc<Filter>) {
         self.follow_as(subscriber, topic, Scope::Whole, filter, Overflow::Log);
     }
@@ -63,25 +70,25 @@ impl Bench {
         filter: Arc<Filter>,
         overflow: Overflow,
     ) {
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope,
             filter,
-            form: WireFormat::SseChunked,
+            format: WireFormat::SseChunked,
             credit: None,
             snapshot: false,
             on_gap: OnGap::Event,
             overflow,
         };
-        subscriber.subscribe(&self.engine.log(topic).unwrap(), interest, None);
-        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        subscriber.subscribe(&self.engine.log(topic).unwrap(), spec, None);
+        let (mut slices, mut budget) = (Vec::new(), WriteBudget::for_write(u32::MAX));
         let cx = Context::from_waker(Waker::noop());
         assert!(matches!(
-            subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room),
+            subscriber.next(&cx, PollMode::Ring, &mut slices, &mut budget),
             WriterAction::Wait
         ));
     }
 
-    /// Publishes events as one commit, without a turn for the fan-out.
+    /// Publishes events in one commit. The fan-out task does not run meanwhile.
     fn publish(&self, topic: &str, count: usize) {
         self.publish_about(None, topic, count);
     }
@@ -107,11 +114,11 @@ fn everything() -> Arc<Filter> {
 #[tokio::test]
 async fn a_log_that_is_always_behind_leaves_a_new_one_its_turn() {
     let bench = Bench::start();
-    // More than are visited between two yields.
+    // More subscriptions than a pass visits between two yields.
     let _busy: Vec<_> = (0..=COST_AT_ONCE).map(|_| bench.subscribe("busy", everything())).collect();
     bench.publish("busy", 1);
     tokio::task::yield_now().await;
-    // Nobody has followed it before, and the fan-out is under way.
+    // The fan-out of this log starts during the pass of the other log.
     let subscriber = bench.subscribe("new", everything());
     bench.publish("new", 1);
     for _ in 0..100 {
@@ -125,7 +132,7 @@ async fn a_log_that_is_always_behind_leaves_a_new_one_its_turn() {
 }
 
 #[tokio::test]
-async fn many_small_rounds_leave_others_their_turn() {
+async fn many_small_passes_yield_to_other_tasks() {
     const COMMITS: usize = COST_AT_ONCE;
     let bench = Bench::start();
     let subscribers = [(); 4].map(|()| bench.subscribe("busy", everything()));
@@ -134,14 +141,14 @@ async fn many_small_rounds_leave_others_their_turn() {
     }
     tokio::task::yield_now().await;
     let came = || subscribers[0].state.lock().ring.events() as usize;
-    assert!(came() < COMMITS, "all in one turn");
+    assert!(came() < COMMITS, "the fan-out did not yield");
     while came() < COMMITS {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn what_the_log_lets_go_does_not_stay_behind_what_it_keeps() {
+async fn a_ring_frees_the_evicted_batches_of_one_log_and_keeps_those_of_another() {
     let bench = Bench::start();
     let subscriber = bench.subscribe("new", everything());
     bench.follow(&subscriber, "busy", everything());
@@ -162,13 +169,13 @@ async fn what_the_log_lets_go_does_not_stay_behind_what_it_keeps() {
     }
     assert!(new.holds(new.head()));
     assert!(subscriber.state.lock().release_evicted());
-    assert_eq!(waiting(), 1, "of the log that keeps it");
+    assert_eq!(waiting(), 1, "the event of the log that still has the batch stays");
 }
 
-/// A socket may have a thousand subscriptions, and all of them may have let a
-/// log go that far ahead.
+/// A connection may have a thousand subscriptions with events of the same evicted
+/// batch.
 #[tokio::test]
-async fn what_many_subscriptions_let_go_is_found_in_one_pass() {
+async fn the_evicted_batches_of_many_subscriptions_are_found_in_one_pass() {
     const SUBSCRIPTIONS: u64 = 1000;
     for overflow in [Overflow::Log, Overflow::DropOldest] {
         let bench = Bench::start();
@@ -186,10 +193,10 @@ async fn what_many_subscriptions_let_go_is_found_in_one_pass() {
             bench.publish("busy", 1 << 10);
         }
         let mut state = subscriber.state.lock();
-        state.ring.looked_at.set(0);
+        state.ring.visits.set(0);
         assert!(state.release_evicted());
-        let looked_at = state.ring.looked_at.get();
-        assert!(looked_at < 8 * SUBSCRIPTIONS, "{looked_at} items looked at, {overflow:?}");
+        let visits = state.ring.visits.get();
+        assert!(visits < 8 * SUBSCRIPTIONS, "{visits} items visited, {overflow:?}");
         assert_eq!(state.ring.events(), 0);
         let marks = if overflow == Overflow::Log { 0 } else { SUBSCRIPTIONS };
         assert_eq!(state.ring.len() as u64, marks, "{overflow:?}");
@@ -199,7 +206,7 @@ async fn what_many_subscriptions_let_go_is_found_in_one_pass() {
 }
 
 #[tokio::test]
-async fn filters_that_want_nothing_leave_others_their_turn() {
+async fn filters_that_match_nothing_yield_to_other_tasks() {
     const FILTERS: usize = 32;
     let bench = Bench::start();
     let other = || Filter::shared(vec![EventType::new("other").unwrap()], Vec::new());
@@ -208,7 +215,7 @@ async fn filters_that_want_nothing_leave_others_their_turn() {
     bench.publish("busy", 4096);
     let mut turns = 0;
     while last.state.lock().ring.is_empty() {
-        assert!(turns < 10_000, "nothing comes");
+        assert!(turns < 10_000, "no event arrives");
         tokio::task::yield_now().await;
         turns += 1;
     }
@@ -223,9 +230,9 @@ struct Crowd {
     bench: Bench,
     resource: ResourceId,
     all: Vec<Arc<Subscriber>>,
-    /// References to subscribers while nobody visits them.
+    /// The number of references to subscribers while no pass runs.
     references: usize,
-    /// A connection without a subscription, which only a tick visits.
+    /// A connection without a subscription. Only a tick visits it.
     bystander: Arc<Subscriber>,
     bystander_references: usize,
 }
@@ -246,15 +253,15 @@ impl Crowd {
         Crowd { bench, resource, all, references, bystander, bystander_references }
     }
 
-    /// How many references to subscribers the pass holds. A tick that is under
-    /// way holds one to each connection besides.
+    /// Returns the number of references to subscribers that the pass has. A tick
+    /// that runs has one more reference to each connection.
     fn held(&self) -> usize {
         let references: usize = self.all.iter().map(Arc::strong_count).sum();
         let ticks = Arc::strong_count(&self.bystander) - self.bystander_references;
         references - self.references - ticks * self.all.len()
     }
 
-    /// Lets the fan-out go on until `is_visited` holds for every subscriber.
+    /// Runs the fan-out until `is_visited` is true for every subscriber.
     async fn check(&self, is_visited: impl Fn(&Subscriber) -> bool) {
         let mut turns = 0;
         while !self.all.iter().all(|subscriber| is_visited(subscriber)) {
@@ -268,7 +275,7 @@ impl Crowd {
 }
 
 #[tokio::test]
-async fn a_pass_over_many_subscribers_refers_to_few_at_a_time() {
+async fn a_pass_over_many_subscribers_has_few_references_at_a_time() {
     for scope in [Scope::Subject, |_| Scope::Whole] {
         let crowd = Crowd::gather(scope);
         crowd.bench.publish_about(Some(&crowd.resource), "busy", 1);
@@ -277,7 +284,7 @@ async fn a_pass_over_many_subscribers_refers_to_few_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_pass_that_makes_all_read_the_log_refers_to_few_at_a_time() {
+async fn a_walk_that_makes_all_catch_up_has_few_references_at_a_time() {
     for scope in [Scope::Subject, |_| Scope::Whole] {
         let crowd = Crowd::gather(scope);
         let log = crowd.bench.engine.log("busy").unwrap();
@@ -290,16 +297,16 @@ async fn a_pass_that_makes_all_read_the_log_refers_to_few_at_a_time() {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A connection comes, with a subscription of each policy.
+    /// A connection joins, with a subscription of each policy.
     Join,
-    /// A connection subscribes again, with a snapshot first where `true`.
+    /// A connection adds a subscription, with a snapshot if `true`.
     Subscribe(usize, bool),
     Publish(usize),
-    /// The fan-out has a turn.
+    /// The fan-out task runs.
     FanOut,
-    /// A writer takes what there is, the log included.
+    /// A writer writes all events of its ring and of the log.
     Write(usize),
-    /// A subscription starts anew.
+    /// A subscription restarts.
     Restart(usize, bool),
     Unsubscribe(usize),
     Leave(usize),
@@ -370,38 +377,38 @@ impl Bench {
         overflow: Overflow,
         snapshot: bool,
     ) -> SubscriptionId {
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope: Scope::Whole,
             filter: everything(),
-            form: WireFormat::SseChunked,
+            format: WireFormat::SseChunked,
             credit: None,
             snapshot,
             on_gap: OnGap::Event,
             overflow,
         };
-        subscriber.subscribe(&self.engine.log("busy").unwrap(), interest, None).0
+        subscriber.subscribe(&self.engine.log("busy").unwrap(), spec, None).0
     }
 
     fn recount(&self) -> (u64, u64) {
-        self.hub.shards[0].census()
+        self.hub.shards[0].count_lag()
     }
 }
 
-/// Takes what waits, and reads each log to its end.
+/// Writes the events of the ring, and reads each log to its head.
 fn write(subscriber: &Subscriber) {
     let cx = Context::from_waker(Waker::noop());
     loop {
-        let (mut hand, mut room) = (Vec::new(), WriteBudget::for_write(u32::MAX));
-        match subscriber.next(&cx, PollMode::Ring, &mut hand, &mut room) {
-            WriterAction::Write => subscriber.wrote(&hand),
+        let (mut slices, mut budget) = (Vec::new(), WriteBudget::for_write(u32::MAX));
+        match subscriber.next(&cx, PollMode::Ring, &mut slices, &mut budget) {
+            WriterAction::Write => subscriber.note_written(&slices),
             WriterAction::Read(reading) => {
-                subscriber.passed(reading.subscription, reading.log.head());
+                subscriber.note_read(reading.subscription, reading.log.head());
             }
             WriterAction::Snapshot(reading) => {
                 subscriber.restart(reading.subscription, reading.log.head(), false);
             }
-            WriterAction::Lost(..) | WriterAction::Heartbeat(_) => {}
-            WriterAction::Rest(_) | WriterAction::End(..) | WriterAction::Wait => return,
+            WriterAction::Dropped(..) | WriterAction::Heartbeat(_) => {}
+            WriterAction::PartialWrite(_) | WriterAction::End(..) | WriterAction::Wait => return,
         }
     }
 }
@@ -414,7 +421,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_kept_count_of_those_that_catch_up_equals_a_recount(
+    fn the_count_of_catching_up_subscriptions_equals_a_recount(
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -434,7 +441,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn the_lag_is_kept_by_the_tick() {
+async fn the_tick_updates_the_lag() {
     let bench = Bench::with_rings(4);
     let subscriber = bench.subscribe("busy", everything());
     let until = async |lag| {

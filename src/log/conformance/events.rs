@@ -149,7 +149,7 @@ pub(super) async fn a_follower_misses_and_repeats_nothing(open: Open) {
         let engine = Arc::new(fixture.open());
         let log = engine.log("news").unwrap();
         let observer = Arc::new(Notify::new());
-        engine.observe(&observer);
+        log.observe(&observer);
         let follower = tokio::spawn(async move {
             let mut seen = Vec::new();
             while seen.len() < WRITERS * WRITES {
@@ -193,7 +193,7 @@ pub(super) async fn observers_are_told_and_closing_refuses(open: Open) {
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         let observer = Arc::new(Notify::new());
-        engine.observe(&observer);
+        log.observe(&observer);
         let (told, written) = tokio::join!(
             async {
                 observer.notified().await;

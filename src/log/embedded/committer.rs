@@ -183,7 +183,7 @@ impl Committer {
                     // Who no longer waits is not told.
                     let _ = answer.send(result);
                 }
-                self.shared.notify_observers();
+                self.writers.notify_observers();
             }
             Err(error) => {
                 self.poison(&error);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ::metrics::Histogram;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::clock::Clock;
 use super::committer::Committer;
@@ -116,10 +116,6 @@ impl Embedded {
         let change = Reconfiguration { specs: specs.to_vec(), resource_bytes_max, answer };
         self.changes.send(change).await.map_err(|_| self.shared.ended())?;
         answered.await.map_err(|_| self.shared.ended())?
-    }
-
-    pub(in crate::log) fn observe(&self, observer: &Arc<Notify>) {
-        self.shared.observers.lock().push(Arc::downgrade(observer));
     }
 
     pub(in crate::log) fn time_commits(&self, histogram: Histogram) {

@@ -1,11 +1,11 @@
 //! What the committer and those who call it send to each other and share.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use ::metrics::Histogram;
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use parking_lot::RwLock;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::LogId;
@@ -42,7 +42,6 @@ pub(in crate::log) struct Reconfiguration {
 #[derive(Default)]
 pub(in crate::log) struct Shared {
     pub(in crate::log) logs: RwLock<Directory>,
-    pub(in crate::log) observers: Mutex<Vec<Weak<Notify>>>,
     pub(in crate::log) closing: CancellationToken,
     pub(in crate::log) poisoned: AtomicBool,
     /// The disk has less free space than the reserve: writes are refused.
@@ -80,14 +79,6 @@ impl Directory {
 }
 
 impl Shared {
-    /// Notifies the observers, and removes those whose owner has gone.
-    pub(in crate::log) fn notify_observers(&self) {
-        self.observers.lock().retain(|observer| {
-            let observer = observer.upgrade();
-            observer.inspect(|observer| observer.notify_one()).is_some()
-        });
-    }
-
     /// Why the committer does not answer: without being told to, it only ends
     /// by a panic.
     pub(in crate::log) fn ended(&self) -> Error {

@@ -42,6 +42,8 @@ pub(in crate::log) struct Writers {
     /// The tails that could give nothing back when they were asked. They return
     /// to `order` at the next tick.
     resting: Vec<Place>,
+    /// The logs whose head has moved and whose observers are not notified yet.
+    moved: Vec<Place>,
     /// The number of times that a writer was visited.
     #[cfg(test)]
     pub(in crate::log) visits: std::sync::Arc<std::sync::atomic::AtomicU64>,
@@ -181,8 +183,19 @@ impl Writers {
     /// Publishes what [`Writers::stage`] returned, once it is committed.
     pub(in crate::log) fn publish(&mut self, staged: Vec<(Place, Vec<Event>)>, committed: Instant) {
         for (place, events) in staged {
+            if !events.is_empty() {
+                self.moved.push(place);
+            }
             self.at(place).publish(events, committed);
             self.file(place);
+        }
+    }
+
+    /// Notifies the observers of each log whose head has moved since the last
+    /// call.
+    pub(in crate::log) fn notify_observers(&mut self) {
+        for place in self.moved.drain(..) {
+            self.all[place].log().notify_observers();
         }
     }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::EventType;
-use crate::log::{FsyncPolicy, LogConfig, Settings, StorageKind, Write};
+use crate::log::{Engine, FsyncPolicy, LogConfig, Settings, StorageKind, Write};
 use crate::store::Retention;
 use crate::wire::json::Json;
 
@@ -162,7 +162,7 @@ async fn beside_writers(tail_bytes: usize, retention: Retention, follows: usize)
     let log = engine.log("news").unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..follows {
-        let follow = Follow::new(&engine, log.clone(), log.head());
+        let follow = Follow::new(log.clone(), log.head());
         tasks.spawn(read(follow, n));
     }
     let mut writers = tokio::task::JoinSet::new();

@@ -2,12 +2,13 @@
 //! memory, and its older events as pages.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use super::page::{Page, PageRange, footprint, whole};
 use super::page_cache::PageCache;
 use crate::event::{LogId, Offset, ResourceId, Timestamp};
+use crate::log::observers::{LogObserver, Observers};
 use crate::log::{Error, StorageKind};
 use crate::store::{LogBounds, LogMetadata, Resource, Store};
 use crate::sync::{AtomicU64, Mutex};
@@ -32,6 +33,7 @@ pub struct Log {
     pub(in crate::log) tail: Mutex<Tail>,
     store: Store,
     pub(in crate::log) pages: Arc<PageCache>,
+    observers: Observers,
 }
 
 pub(in crate::log) struct Tail {
@@ -73,6 +75,7 @@ impl Log {
             tail: Mutex::new(tail),
             store,
             pages,
+            observers: Observers::default(),
         }
     }
 
@@ -107,6 +110,19 @@ impl Log {
     /// started, because the clock had been ahead.
     pub fn clock_steps(&self) -> u64 {
         self.clock_steps.load(Ordering::Relaxed)
+    }
+
+    /// Notifies `observer` after each commit to this log, until `observer` is
+    /// dropped. The log does not keep it. Read the head after this call: a commit
+    /// before the call notifies nobody.
+    pub fn observe<O: LogObserver + 'static>(&self, observer: &Arc<O>) {
+        let observer: Weak<O> = Arc::downgrade(observer);
+        self.observers.add(observer);
+    }
+
+    /// Notifies the observers, once the head is published.
+    pub(crate) fn notify_observers(&self) {
+        self.observers.notify();
     }
 
     /// Whether memory still holds the batch that ends at `end`.

@@ -138,7 +138,7 @@ fn begin(
             let frame = pump.notices().open((!beginning.snapshot).then_some(cursor));
             pump.say(frame);
         }
-        if let (Some(gap), Some(reading)) = (beginning.gap, subscriber.reading(id)) {
+        if let (Some(gap), Some(reading)) = (beginning.gap, subscriber.read_request(id)) {
             let frame = pump.notices().gap_of(&gap, &reading);
             pump.say(frame);
         }
