@@ -56,7 +56,7 @@ impl Takeover {
     fn end(&mut self, end: End) {
         match self {
             Takeover::Stream { source, .. } | Takeover::WebSocket { source, .. } => {
-                source.ends(end.reason());
+                source.set_end_label(end.reason());
             }
         }
     }

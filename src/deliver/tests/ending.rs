@@ -44,11 +44,11 @@ impl Case {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let Writer { pump, .. } = bench.connect();
-        let subscriber = pump.subscriber().clone();
+        let Writer { source, .. } = bench.connect();
+        let subscriber = source.subscriber().clone();
         let (sender, commands) = mpsc::unbounded_channel();
         let (transport, by_hand) = (Transport::Tcp(TcpTransport::new(socket)), ByHand(sender));
-        let session = Session::new(transport, pump, by_hand, &settings(), &[], None);
+        let session = Session::new(transport, source, by_hand, &settings(), &[], None);
         let session = tokio::spawn(session);
         let frames: Vec<u8> = ["first", "second"].into_iter().flat_map(frame).collect();
         client.write_all(&frames).await.unwrap();
@@ -190,10 +190,10 @@ async fn a_stalled_socket_is_cut_with_its_command_under_way() {
 async fn no_command_begins_behind_a_close_that_is_half_out() {
     let bench = Bench::start();
     let mut writer = bench.connect();
-    assert!(writer.pump.note_received());
-    writer.pump.subscriber().end(EndReason::Drained);
+    assert!(writer.source.note_received());
+    writer.source.subscriber().end(EndReason::Drained);
     writer.socket.give(20);
     writer.poll();
     assert_eq!(writer.socket.taken().len(), 20, "a part of the close");
-    assert!(!writer.pump.note_received());
+    assert!(!writer.source.note_received());
 }

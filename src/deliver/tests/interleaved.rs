@@ -140,17 +140,17 @@ impl<'a> Case<'a> {
                 // As a session does it: said behind what waits, and polled.
                 self.said += 1;
                 writer.say(self.said);
-                writer.pump.change_format(WireFormat::Bare);
+                writer.source.change_format(WireFormat::Bare);
                 tokio::task::yield_now().await;
                 writer.poll();
             }
             (Step::Request(n), Some(_)) => self.request(n),
             (Step::Unsubscribe(which), Some(writer)) => {
                 let side = &mut self.sides[which];
-                writer.pump.subscriber().unsubscribe(side.id);
+                writer.source.subscriber().unsubscribe(side.id);
                 side.is_over = true;
             }
-            (Step::Drain, Some(writer)) => writer.pump.subscriber().end(EndReason::Drained),
+            (Step::Drain, Some(writer)) => writer.source.subscriber().end(EndReason::Drained),
             (Step::Leave, writer) => {
                 *writer = None;
                 self.left_at = Some(self.socket.taken().len());
@@ -161,7 +161,7 @@ impl<'a> Case<'a> {
     fn request(&mut self, n: u64) {
         let Some(writer) = &self.writer else { return };
         self.window = self.window.saturating_add(n);
-        writer.pump.subscriber().request(self.sides[1].id, n);
+        writer.source.subscriber().request(self.sides[1].id, n);
     }
 
     /// The client reads all there is, and asks for the rest.

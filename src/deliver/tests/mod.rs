@@ -1,4 +1,4 @@
-//! A pump and its outlet on a socket that the fan-out writes to as well.
+//! A source and its writer on a socket that the fan-out writes to as well.
 
 mod ending;
 mod takeover;
@@ -7,13 +7,12 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::socket_writer::{SocketWriter, with_hand};
-use super::source::Filled;
+use super::socket_writer::SocketWriter;
 use super::{End, HeartbeatFormat, Pace, Settings, StreamSource};
 use crate::event::EventType;
 use crate::hub::{self, Hub, OnGap, Overflow, Scope, SubscriptionId, SubscriptionSpec};
@@ -65,7 +64,7 @@ impl Bench {
     fn connect(&self) -> Writer {
         let subscriber = self.hub.join(Protocol::WebSocket, &self.rings, 0).unwrap();
         let metrics = self.metrics.clone();
-        let pump = StreamSource::new(
+        let source = StreamSource::new(
             subscriber,
             Arc::new(settings()),
             metrics,
@@ -73,9 +72,9 @@ impl Bench {
             None,
         );
         let socket = Wire::default();
-        pump.open_port(Arc::new(socket.clone()));
-        let (outlet, woken) = (SocketWriter::default(), Arc::default());
-        Writer { pump, outlet, socket, woken, end: None }
+        source.allow_direct_writes(Arc::new(socket.clone()));
+        let (writer, woken) = (SocketWriter::default(), Arc::default());
+        Writer { source, writer, socket, woken, end: None }
     }
 }
 
@@ -107,10 +106,10 @@ impl Wake for Woken {
     }
 }
 
-/// A connection's task, as a stream and a session have it, polled by hand.
+/// A connection's task, as a stream and a session have it, polled by slices.
 struct Writer {
-    pump: StreamSource,
-    outlet: SocketWriter,
+    source: StreamSource,
+    writer: SocketWriter,
     socket: Wire,
     woken: Arc<Woken>,
     end: Option<End>,
@@ -132,13 +131,13 @@ impl Writer {
             on_gap: OnGap::Event,
             overflow: Overflow::Log,
         };
-        self.pump.subscriber().subscribe(log, interest, None).0
+        self.source.subscriber().subscribe(log, interest, None).0
     }
 
     /// Says something with a number, in the form of the moment.
     fn say(&mut self, n: u64) {
-        let frame = self.pump.notices().response(None, format!(r#"{{"said":{n}}}"#).as_bytes());
-        self.pump.say(frame);
+        let frame = self.source.messages().response(None, format!(r#"{{"said":{n}}}"#).as_bytes());
+        self.source.queue_frame(frame);
     }
 
     /// Polls the task if it was woken; tells whether it was.
@@ -153,22 +152,17 @@ impl Writer {
     fn poll(&mut self) {
         let waker = Waker::from(self.woken.clone());
         let cx = &mut Context::from_waker(&waker);
-        let Writer { pump, outlet, socket, end, .. } = self;
-        let polled: Poll<std::io::Result<End>> = with_hand(|hand| {
-            loop {
-                ready!(outlet.poll_open(cx, socket, pump))?;
-                if let Some(end) = *end {
-                    return Poll::Ready(Ok(end));
-                }
-                match ready!(pump.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
-                    Filled::Rest(rest) => outlet.take_over(rest),
-                    Filled::End(last) => *end = Some(last),
+        let Writer { source, writer, socket, end, .. } = self;
+        loop {
+            let is_done = end.is_some();
+            match writer.poll_stream(cx, socket, source, |_| is_done) {
+                Poll::Ready(Ok(Some(last))) => *end = Some(last),
+                Poll::Ready(_) => break,
+                Poll::Pending => {
+                    source.subscriber().watch(cx, false);
+                    break;
                 }
             }
-        });
-        if polled.is_pending() {
-            pump.subscriber().watch(cx, false);
         }
     }
 }
@@ -186,7 +180,7 @@ async fn what_was_said_comes_before_an_event_in_another_form() {
         tokio::task::yield_now().await;
     }
     writer.say(1);
-    writer.pump.change_format(WireFormat::Bare);
+    writer.source.change_format(WireFormat::Bare);
     writer.woken.0.store(false, Ordering::SeqCst);
     let before = writer.socket.taken().len();
     bench.engine.append(&log, vec![tick("wanted", 2, 0)]).await.unwrap();

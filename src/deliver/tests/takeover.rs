@@ -23,8 +23,8 @@ async fn a_head_that_is_not_flushed_is_not_waited_for() {
         Poll::Ready((polled.is_ready(), timer.is_some()))
     });
     assert_eq!(early.await, (false, false), "no takeover is planned, and no timer runs");
-    let Writer { pump, .. } = bench.connect();
-    let body = slot.plan(Takeover::Stream { source: pump, chunked: true });
+    let Writer { source, .. } = bench.connect();
+    let body = slot.plan(Takeover::Stream { source: source, chunked: true });
     unflushed(&slot).await;
     assert!(slot.take_flushed().is_none(), "the head is not out");
     drop((slot, body));
@@ -36,8 +36,8 @@ async fn a_head_that_is_not_flushed_is_not_waited_for() {
 async fn a_head_that_is_written_slowly_is_waited_for() {
     let bench = Bench::start();
     let slot = TakeoverSlot::new();
-    let Writer { pump, .. } = bench.connect();
-    let _body = slot.plan(Takeover::Stream { source: pump, chunked: true });
+    let Writer { source, .. } = bench.connect();
+    let _body = slot.plan(Takeover::Stream { source: source, chunked: true });
     let begun = std::time::Instant::now();
     let writing = async {
         while begun.elapsed() < 10 * STALL_TIMEOUT {
