@@ -276,7 +276,7 @@ fn open(
         source.queue_frame(frame);
     }
     let body = match takeover {
-        Some(takeover) => Body::Taken(takeover.plan(Takeover::Stream { source: source, chunked })),
+        Some(takeover) => Body::Taken(takeover.plan(Takeover::Stream { source, chunked })),
         None => Body::Live(Box::new(StreamBody::new(source))),
     };
     Ok(with_headers(head, target, form, body))
