@@ -25,8 +25,8 @@
 //! |---|---|
 //! | 1 `new`, `restart` | [`Subscriber::subscribe`]; [`Subscriber::restart`] after a gap or a snapshot |
 //! | 2 `read_after` | [`Subscriber::next`] returns [`WriterAction::Read`] with the offset |
-//! | 3 `advance` | [`Subscriber::note_written`] for slices; [`Subscriber::note_read`] at the end of a page |
-//! | 4 `join` | [`Subscriber::next`], when it finds nothing left to read |
+//! | 3 `advance` | [`Subscriber::note_written`] for slices; [`Subscriber::note_read`] at the end of a page; the fan-out after a [direct write](DirectWriter) |
+//! | 4 `join` | [`Subscriber::next`], before it returns a read: a subscription without anything left to read goes live |
 //! | 5 `accept`, 6 `push` | the fan-out, for a live subscription |
 //! | 7 `fall_behind` | the fan-out, when the ring is full or its place in the tail is gone |
 //!
