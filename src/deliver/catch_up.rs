@@ -179,7 +179,7 @@ impl CatchUp {
         let next = match self {
             CatchUp::ReadPage(request, mut read) => match read.as_mut().poll(cx) {
                 Poll::Pending => return (Some(CatchUp::ReadPage(request, read)), Poll::Pending),
-                Poll::Ready(Ok(page)) => PageInProgress::new(&request, page, connection),
+                Poll::Ready(Ok(page)) => PageInProgress::start(&request, page, connection),
                 Poll::Ready(Err(error)) => {
                     connection.note_failed(&error);
                     None
@@ -187,7 +187,7 @@ impl CatchUp {
             },
             CatchUp::ReadResources(id, mut read) => match read.as_mut().poll(cx) {
                 Poll::Pending => return (Some(CatchUp::ReadResources(id, read)), Poll::Pending),
-                Poll::Ready(Ok(resources)) => SnapshotChunk::new(id, resources, connection),
+                Poll::Ready(Ok(resources)) => SnapshotChunk::start(id, resources, connection),
                 Poll::Ready(Err(error)) => {
                     connection.note_failed(&error);
                     None
@@ -233,7 +233,7 @@ impl PageInProgress {
     /// Selects the events of a page that the subscription receives. Returns `None`
     /// if there are none, or if the subscription has moved since the request: it
     /// may have ended or restarted.
-    fn new(
+    fn start(
         request: &ReadRequest,
         mut page: Page,
         connection: &mut Connection<'_>,
@@ -307,7 +307,7 @@ fn conflate(
 impl SnapshotChunk {
     /// Returns the state that writes `resources`. Without resources, the snapshot
     /// is complete: its end is queued, and the subscription reads the log.
-    fn new(
+    fn start(
         subscription: SubscriptionId,
         resources: Vec<(ResourceId, Resource)>,
         connection: &mut Connection<'_>,

@@ -44,7 +44,7 @@ impl Case {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let Writer { source, .. } = bench.connect();
+        let ConnectionTask { source, .. } = bench.connect();
         let subscriber = source.subscriber().clone();
         let (sender, commands) = mpsc::unbounded_channel();
         let (transport, handler) = (Transport::Tcp(TcpTransport::new(socket)), TestAnswers(sender));

@@ -68,7 +68,7 @@ struct Side {
 /// One connection, and the messages that its client expects.
 struct Case<'a> {
     bench: &'a Bench,
-    writer: Option<Writer>,
+    writer: Option<ConnectionTask>,
     socket: Wire,
     sides: [Side; 2],
     /// The number of events that the client has requested of the second subscription.
@@ -180,7 +180,7 @@ impl<'a> Case<'a> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !self.check() {
             assert!(tokio::time::Instant::now() < deadline, "an event that is due has not come");
-            if !self.writer.as_mut().is_some_and(Writer::poll_if_woken) {
+            if !self.writer.as_mut().is_some_and(ConnectionTask::poll_if_woken) {
                 tokio::task::yield_now().await;
             }
         }

@@ -62,7 +62,7 @@ impl Bench {
     }
 
     /// Returns the task of a connection without subscriptions.
-    fn connect(&self) -> Writer {
+    fn connect(&self) -> ConnectionTask {
         let subscriber = self.hub.join(Protocol::WebSocket, &self.rings, 0).unwrap();
         let metrics = self.metrics.clone();
         let source = StreamSource::new(
@@ -75,7 +75,7 @@ impl Bench {
         let socket = Wire::default();
         source.allow_direct_writes(Arc::new(socket.clone()));
         let (writer, woken) = (SocketWriter::default(), Arc::default());
-        Writer { source, writer, socket, woken, end: None }
+        ConnectionTask { source, writer, socket, woken, end: None }
     }
 }
 
@@ -108,7 +108,7 @@ impl Wake for Woken {
 }
 
 /// The task of a connection. The test polls it.
-struct Writer {
+struct ConnectionTask {
     source: StreamSource,
     writer: SocketWriter,
     socket: Wire,
@@ -116,7 +116,7 @@ struct Writer {
     end: Option<End>,
 }
 
-impl Writer {
+impl ConnectionTask {
     fn subscribe(
         &self,
         log: &Arc<Log>,
@@ -153,7 +153,7 @@ impl Writer {
     fn poll(&mut self) {
         let waker = Waker::from(self.woken.clone());
         let cx = &mut Context::from_waker(&waker);
-        let Writer { source, writer, socket, end, .. } = self;
+        let ConnectionTask { source, writer, socket, end, .. } = self;
         loop {
             let is_done = end.is_some();
             match writer.poll_stream(cx, socket, source, |_| is_done) {

@@ -23,7 +23,7 @@ async fn a_head_that_is_not_flushed_ends_after_the_stall_timeout() {
         Poll::Ready((polled.is_ready(), timer.is_some()))
     });
     assert_eq!(early.await, (false, false), "no takeover is planned, and no timer runs");
-    let Writer { source, .. } = bench.connect();
+    let ConnectionTask { source, .. } = bench.connect();
     let body = slot.plan(Takeover::Stream { source, chunked: true });
     unflushed(&slot).await;
     assert!(slot.take_flushed().is_none(), "the head is not flushed");
@@ -36,7 +36,7 @@ async fn a_head_that_is_not_flushed_ends_after_the_stall_timeout() {
 async fn a_head_that_is_written_slowly_does_not_stall() {
     let bench = Bench::start();
     let slot = TakeoverSlot::new();
-    let Writer { source, .. } = bench.connect();
+    let ConnectionTask { source, .. } = bench.connect();
     let _body = slot.plan(Takeover::Stream { source, chunked: true });
     let begun = std::time::Instant::now();
     let writing = async {
