@@ -8,34 +8,36 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
 use super::end::End;
-use super::socket_writer::{count_delivered, with_hand};
+use super::socket_writer::{count_delivered, with_slices};
 use super::source::{Filled, StreamSource};
 use crate::hub::EndReason;
 
-/// The frames of a stream. What it has given counts as written: hyper sends
-/// it before anything else of this stream, and holds no more than its send
-/// buffer's limit.
+/// The frames of a stream. A frame that hyper has taken counts as written: hyper
+/// sends it before anything else of this stream, and holds at most its limit of
+/// unsent bytes.
 pub struct StreamBody {
-    pump: StreamSource,
+    source: StreamSource,
+    /// Frames that hyper has not taken yet.
     ready: VecDeque<Bytes>,
     end: Option<End>,
 }
 
 impl StreamBody {
-    /// The body of a stream whose head is about to be written.
-    pub fn new(pump: StreamSource) -> StreamBody {
-        StreamBody { pump, ready: VecDeque::new(), end: None }
+    /// Returns the body of a stream whose head is about to be written.
+    pub fn new(source: StreamSource) -> StreamBody {
+        StreamBody { source, ready: VecDeque::new(), end: None }
     }
 
-    /// The client took nothing for too long: it will be dropped.
+    /// Records that the client has accepted no bytes for too long. The caller drops
+    /// the body then.
     pub fn stalled(&mut self) {
-        self.pump.ends(End::Ending(EndReason::Stalled).reason());
+        self.source.set_end_label(End::Ending(EndReason::Stalled).reason());
     }
 }
 
 impl Body for StreamBody {
     type Data = Bytes;
-    /// A stream that the client must not take for whole.
+    /// The end of a stream that is incomplete. hyper then resets the stream.
     type Error = End;
 
     fn poll_frame(
@@ -55,21 +57,21 @@ impl Body for StreamBody {
                 Some(end) => return Poll::Ready(Some(Err(end))),
                 None => {}
             }
-            let filled = with_hand(|hand| {
-                let filled = this.pump.poll_fill(cx, hand);
-                if !hand.is_empty() {
-                    let bytes = hand.iter().map(|slice| slice.bytes.len() as u64).sum();
-                    count_delivered(&this.pump, hand, bytes);
-                    this.pump.wrote(hand);
-                    this.ready.extend(hand.drain(..).map(|slice| slice.bytes));
+            let filled = with_slices(|slices| {
+                let filled = this.source.poll_fill(cx, slices);
+                if !slices.is_empty() {
+                    let bytes = slices.iter().map(|slice| slice.bytes.len()).sum();
+                    count_delivered(&this.source, slices, bytes);
+                    this.source.note_written(slices);
+                    this.ready.extend(slices.drain(..).map(|slice| slice.bytes));
                 }
                 filled
             });
             match filled {
-                Poll::Ready(Filled::Write) => {}
-                Poll::Ready(Filled::Rest(rest)) => this.ready.push_back(rest),
+                Poll::Ready(Filled::Slices) => {}
+                Poll::Ready(Filled::PartialWrite(rest)) => this.ready.push_back(rest),
                 Poll::Ready(Filled::End(end)) => {
-                    this.pump.ends(end.reason());
+                    this.source.set_end_label(end.reason());
                     this.end = Some(end);
                 }
                 Poll::Pending => return Poll::Pending,

@@ -1,53 +1,355 @@
-//! The read or the page that a catching-up subscription of a connection has
-//! under way.
+//! A read of a subscription that is catching up: a page of the log, or resources
+//! for a snapshot.
+//!
+//! A connection has at most one read at a time, which bounds its memory. A read is
+//! in one of four states, in this order:
+//!
+//! | state | content |
+//! |---|---|
+//! | [`CatchUp::ReadPage`] | the page is being read from the log |
+//! | [`CatchUp::WritePage`] | the page is being written, in slices |
+//! | [`CatchUp::ReadResources`] | resources are being read from the store |
+//! | [`CatchUp::WriteResources`] | resources are being written, in slices |
+//!
+//! A read that is dropped loses nothing. The subscription's position in the hub
+//! moves only when slices are written, so the next read starts after the last
+//! event that was written (step 2 of [`log::Follower`]).
 
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use crate::event::ResourceId;
-use crate::hub::{ReadRequest, SubscriptionId};
+use super::control_messages::ControlMessages;
+use super::end::End;
+use super::gap::{Gap, Reason};
+use super::queue::FrameQueue;
+use crate::event::{Offset, ResourceId};
+use crate::hub::{
+    OnGap, ReadRequest, SLICE_BYTES, Scope, Slice, Subscriber, SubscriptionId, WriteBudget,
+    newest_of_each, slices,
+};
 use crate::log::{self, Page};
+use crate::metrics::Metrics;
 use crate::store::Resource;
 use crate::wire::Selection;
+use crate::wire::problem::{Code, Problem};
 
-pub(super) type Read<T> = Pin<Box<dyn Future<Output = Result<T, log::Error>> + Send>>;
+type Read<T> = Pin<Box<dyn Future<Output = Result<T, log::Error>> + Send>>;
 
-/// What is being read for one parked subscription. One at a time a
-/// connection: this is what bounds its memory while it catches up. Who the
-/// subscription is, how far it has come, its form and its credit are the
-/// hub's to say, each time. Boxed where it is large: most connections have
-/// none of it, and all have the place for it.
+/// A read in one of its states. The hub keeps everything else: whether the
+/// subscription still exists, its position, its format and its credit. Large
+/// states are boxed, because every connection has room for this enum, and few
+/// connections catch up.
 pub(super) enum CatchUp {
-    /// The log is being read; the place and the subscription as they were.
-    Reading(Box<ReadRequest>, Read<Page>),
-    /// A page that is being written.
-    Page(Box<PageUnderWay>),
-    /// The resources are being read.
-    Resources(SubscriptionId, Read<Vec<(ResourceId, Resource)>>),
-    /// Resources that are being written.
-    Rows(Box<SnapshotChunk>),
+    /// The request is as it was at the start of the read.
+    ReadPage(Box<ReadRequest>, Read<Page>),
+    WritePage(Box<PageInProgress>),
+    ReadResources(SubscriptionId, Read<Vec<(ResourceId, Resource)>>),
+    WriteResources(Box<SnapshotChunk>),
+}
+
+pub(super) struct PageInProgress {
+    subscription: SubscriptionId,
+    page: Page,
+    selection: Selection,
+    /// The number of selected events that are written.
+    next: u32,
 }
 
 pub(super) struct SnapshotChunk {
-    pub(super) subscription: SubscriptionId,
-    pub(super) resources: Vec<(ResourceId, Resource)>,
-    /// How many of them are written.
-    pub(super) next: usize,
-    /// How many each slice holds that was handed out last.
-    pub(super) handed: Vec<usize>,
+    subscription: SubscriptionId,
+    resources: Vec<(ResourceId, Resource)>,
+    /// The number of resources that are written.
+    next: usize,
+    /// The number of resources in each slice of the current write.
+    slice_lengths: Vec<usize>,
 }
 
-impl CatchUp {
-    /// Whether the disk is read for it still.
-    pub(super) fn is_read(&self) -> bool {
-        matches!(self, CatchUp::Reading(..) | CatchUp::Resources(..))
+/// The parts of a connection that a read uses.
+pub(super) struct Connection<'a> {
+    pub(super) subscriber: &'a Subscriber,
+    pub(super) messages: &'a mut ControlMessages,
+    pub(super) queue: &'a mut FrameQueue,
+    pub(super) metrics: &'a Metrics,
+    pub(super) end: &'a mut Option<End>,
+}
+
+impl Connection<'_> {
+    /// Queues a `gap` for events that the overflow policy has dropped, up to `to`,
+    /// and counts them.
+    pub(super) fn note_dropped(&mut self, request: &ReadRequest, count: u64, to: Offset) {
+        let identity = request.log.origin();
+        let gap = Gap {
+            from: identity.id(request.after),
+            to: identity.id(to),
+            earliest: identity.id(request.log.floor()),
+            reason: Reason::Dropped,
+            count: Some(count),
+        };
+        self.metrics.dropped(request.overflow.as_str(), count);
+        self.queue.push(self.messages.gap_of(&gap, request));
+    }
+
+    /// Queues a `gap` for events up to `floor` that the log no longer keeps. Then
+    /// the subscription continues after the gap, or with a snapshot, or the stream
+    /// ends, as the client has chosen.
+    fn note_expired(&mut self, request: &ReadRequest, floor: Offset) {
+        let identity = request.log.origin();
+        let gap = Gap {
+            from: identity.id(request.after),
+            to: identity.id(floor),
+            earliest: identity.id(floor),
+            reason: Reason::Expired,
+            count: None,
+        };
+        self.queue.push(self.messages.gap_of(&gap, request));
+        match request.on_gap {
+            OnGap::Event => self.subscriber.restart(request.subscription, floor, false),
+            OnGap::Snapshot => {
+                let head = request.log.head();
+                self.subscriber.restart(request.subscription, head, true);
+            }
+            OnGap::Error => {
+                let problem =
+                    Problem::new(Code::HistoryGone, "the log no longer keeps the next events")
+                        .with("earliest", gap.earliest.to_string());
+                self.queue.push(self.messages.error(&problem));
+                *self.end = Some(End::HistoryGone);
+            }
+        }
+    }
+
+    fn note_failed(&mut self, error: &log::Error) {
+        let cause = std::error::Error::source(error);
+        tracing::error!(%error, ?cause, "a stream could not read its log and is closed");
+        *self.end = Some(End::Unreadable);
     }
 }
 
-pub(super) struct PageUnderWay {
-    pub(super) subscription: SubscriptionId,
-    pub(super) page: Page,
-    pub(super) selection: Selection,
-    /// How many of the selection are written.
-    pub(super) next: u32,
+impl CatchUp {
+    /// Starts the read of a page. Returns `None` if the next events have expired.
+    pub(super) fn page(request: ReadRequest, connection: &mut Connection<'_>) -> Option<CatchUp> {
+        if request.after < request.log.floor() {
+            connection.note_expired(&request, request.log.floor());
+            return None;
+        }
+        let (log, scope, after) = (request.log.clone(), request.scope.clone(), request.after);
+        let read = Box::pin(async move {
+            match scope {
+                Scope::Whole => log.page(after).await,
+                Scope::Subject(subject) => log.page_of(&subject, after).await,
+            }
+        });
+        Some(CatchUp::ReadPage(Box::new(request), read))
+    }
+
+    /// Starts the read of the next resources of a snapshot.
+    pub(super) fn resources(request: &ReadRequest) -> CatchUp {
+        let (log, scope) = (request.log.clone(), request.scope.clone());
+        let after = request.snapshot_after.clone();
+        let read = Box::pin(async move {
+            match scope {
+                Scope::Whole => log.resources(after).await,
+                Scope::Subject(_) if after.is_some() => Ok(Vec::new()),
+                Scope::Subject(subject) => {
+                    let resource = log.resource(&subject).await?;
+                    Ok(resource.map(|resource| (subject, resource)).into_iter().collect())
+                }
+            }
+        });
+        CatchUp::ReadResources(request.subscription, read)
+    }
+
+    /// Returns whether the log or the store is still being read.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self, CatchUp::ReadPage(..) | CatchUp::ReadResources(..))
+    }
+
+    /// Advances the read by one step. Adds the next slices to `out` if a page or
+    /// resources are ready and `budget` permits. Returns the next state, or `None`
+    /// at the end of the read. Pending means that the read itself is not complete;
+    /// the task of `cx` is woken then.
+    pub(super) fn poll(
+        self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection<'_>,
+        out: &mut Vec<Slice>,
+        budget: WriteBudget,
+    ) -> (Option<CatchUp>, Poll<()>) {
+        let next = match self {
+            CatchUp::ReadPage(request, mut read) => match read.as_mut().poll(cx) {
+                Poll::Pending => return (Some(CatchUp::ReadPage(request, read)), Poll::Pending),
+                Poll::Ready(Ok(page)) => PageInProgress::start(&request, page, connection),
+                Poll::Ready(Err(error)) => {
+                    connection.note_failed(&error);
+                    None
+                }
+            },
+            CatchUp::ReadResources(id, mut read) => match read.as_mut().poll(cx) {
+                Poll::Pending => return (Some(CatchUp::ReadResources(id, read)), Poll::Pending),
+                Poll::Ready(Ok(resources)) => SnapshotChunk::start(id, resources, connection),
+                Poll::Ready(Err(error)) => {
+                    connection.note_failed(&error);
+                    None
+                }
+            },
+            CatchUp::WritePage(page) => {
+                page.fill(connection.subscriber, out, budget).then_some(CatchUp::WritePage(page))
+            }
+            CatchUp::WriteResources(mut chunk) => {
+                chunk.fill(connection, out, budget).then_some(CatchUp::WriteResources(chunk))
+            }
+        };
+        (next, Poll::Ready(()))
+    }
+
+    /// Records that `written` slices are written. Returns whether the page or the
+    /// resources are written to the end.
+    pub(super) fn note_written(&mut self, subscriber: &Subscriber, written: &[Slice]) -> bool {
+        let of = |id| written.iter().filter(move |slice| slice.subscription == id);
+        match self {
+            CatchUp::WritePage(page) => {
+                page.next += of(page.subscription).map(|slice| slice.events).sum::<u32>();
+                let ends = page.next >= page.selection.len();
+                if ends {
+                    subscriber.note_read(page.subscription, page.page.scanned_to);
+                }
+                ends
+            }
+            CatchUp::WriteResources(chunk) => {
+                let SnapshotChunk { subscription, resources, next, slice_lengths } = &mut **chunk;
+                *next += slice_lengths.iter().take(of(*subscription).count()).sum::<usize>();
+                if let Some((last, _)) = next.checked_sub(1).and_then(|last| resources.get(last)) {
+                    subscriber.note_snapshot_to(*subscription, last.clone());
+                }
+                *next >= resources.len()
+            }
+            CatchUp::ReadPage(..) | CatchUp::ReadResources(..) => false,
+        }
+    }
+}
+
+impl PageInProgress {
+    /// Selects the events of a page that the subscription receives. Returns `None`
+    /// if there are none, or if the subscription has moved since the request: it
+    /// may have ended or restarted.
+    fn start(
+        request: &ReadRequest,
+        mut page: Page,
+        connection: &mut Connection<'_>,
+    ) -> Option<CatchUp> {
+        let current = connection.subscriber.read_request(request.subscription)?;
+        if current.after != request.after {
+            return None;
+        }
+        if page.floor > current.after {
+            connection.note_expired(&current, page.floor);
+            return None;
+        }
+        let mut selection = current.filter.select(&page.batch, current.after);
+        if let (Some(conflated), Some(all)) = (current.conflate, &selection) {
+            selection = conflate(&current, &mut page, all, conflated, connection);
+        }
+        let subscription = current.subscription;
+        let Some(selection) = selection else {
+            connection.subscriber.note_read(subscription, page.scanned_to);
+            return None;
+        };
+        let page = PageInProgress { subscription, page, selection, next: 0 };
+        Some(CatchUp::WritePage(Box::new(page)))
+    }
+
+    /// Adds the next slices of the page to `out`. Returns `false` if the
+    /// subscription has ended or has no credit; the page is then dropped.
+    fn fill(&self, subscriber: &Subscriber, out: &mut Vec<Slice>, mut budget: WriteBudget) -> bool {
+        let PageInProgress { subscription, page, selection, next } = self;
+        let Some(request) = subscriber.read_request(*subscription) else { return false };
+        let credit = request.credit.map_or(u32::MAX, |n| n.min(u64::from(u32::MAX)) as u32);
+        if credit == 0 {
+            return false;
+        }
+        budget.events = budget.events.min(credit);
+        let rest = *next..selection.len();
+        slices(out, &mut budget, *subscription, &page.batch, selection, request.format, rest);
+        for slice in out.iter_mut() {
+            // Events that are read back do not measure the latency of the fan-out.
+            slice.committed = None;
+        }
+        true
+    }
+}
+
+/// Selects the newest event of each resource on a page, and queues a `gap` for the
+/// other events.
+///
+/// A page that was dropped half written is read again. The client knows of the
+/// conflated events up to `conflated` then. So the page ends there, the same events
+/// are left out, and no `gap` is sent again.
+fn conflate(
+    request: &ReadRequest,
+    page: &mut Page,
+    all: &Selection,
+    conflated: Offset,
+    connection: &mut Connection<'_>,
+) -> Option<Selection> {
+    let is_new = conflated <= request.after;
+    if !is_new {
+        page.scanned_to = page.scanned_to.min(conflated);
+    }
+    let (kept, count, last) = newest_of_each(&page.batch, all, page.scanned_to);
+    if is_new && count > 0 {
+        connection.note_dropped(request, count, last);
+        connection.subscriber.note_conflated(request.subscription, page.scanned_to);
+    }
+    (!kept.is_empty()).then_some(kept)
+}
+
+impl SnapshotChunk {
+    /// Returns the state that writes `resources`. Without resources, the snapshot
+    /// is complete: its end is queued, and the subscription reads the log.
+    fn start(
+        subscription: SubscriptionId,
+        resources: Vec<(ResourceId, Resource)>,
+        connection: &mut Connection<'_>,
+    ) -> Option<CatchUp> {
+        let request = connection.subscriber.read_request(subscription)?;
+        if resources.is_empty() {
+            connection.queue.push(connection.messages.snapshot_end(&request));
+            connection.subscriber.restart(subscription, request.after, false);
+            return None;
+        }
+        let chunk = SnapshotChunk { subscription, resources, next: 0, slice_lengths: Vec::new() };
+        Some(CatchUp::WriteResources(Box::new(chunk)))
+    }
+
+    /// Adds the next resources to `out`, in slices. Returns `false` if the
+    /// subscription has ended; the resources are then dropped.
+    fn fill(
+        &mut self,
+        connection: &mut Connection<'_>,
+        out: &mut Vec<Slice>,
+        budget: WriteBudget,
+    ) -> bool {
+        let SnapshotChunk { subscription, resources, next, slice_lengths } = self;
+        let Some(request) = connection.subscriber.read_request(*subscription) else {
+            return false;
+        };
+        let collection = &request.log.origin().name;
+        let mut rest = &resources[*next..];
+        rest = &rest[..rest.len().min(budget.events as usize)];
+        let mut filled = 0;
+        slice_lengths.clear();
+        while !rest.is_empty() && slice_lengths.len() < budget.slices as usize {
+            let bytes_max = SLICE_BYTES.min(budget.bytes.saturating_sub(filled));
+            if bytes_max == 0 && filled > 0 {
+                break;
+            }
+            let (bytes, count) = connection.messages.snapshot(collection, rest, bytes_max);
+            (filled, rest) = (filled + bytes.len(), &rest[count..]);
+            slice_lengths.push(count);
+            let (subscription, through) = (*subscription, Offset::ZERO);
+            out.push(Slice { bytes, subscription, through, events: 0, committed: None });
+        }
+        true
+    }
 }

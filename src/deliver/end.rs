@@ -1,20 +1,21 @@
-//! Why a stream ends.
+//! The end of a stream.
 
 use crate::hub::EndReason;
 
-/// Why a stream ends.
+/// The reason why a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The hub says so.
+    /// The hub has ended the stream.
     Ending(EndReason),
-    /// Events are missing and the client asked for an end then.
+    /// The log no longer keeps the next events, and the client asked for an end in
+    /// this case (`onGap=error`).
     HistoryGone,
     /// The log could not be read.
     Unreadable,
 }
 
 impl End {
-    /// The label `reason` in metrics.
+    /// Returns the value of the label `reason` in metrics.
     pub fn reason(self) -> &'static str {
         match self {
             End::Ending(EndReason::Drained) => "drain",
@@ -27,7 +28,7 @@ impl End {
         }
     }
 
-    /// Whether the client was told and has everything it was told of.
+    /// Returns whether the client has received the reason and all events before it.
     pub fn is_orderly(self) -> bool {
         match self {
             End::Ending(EndReason::Stalled) | End::Unreadable => false,

@@ -1,36 +1,37 @@
-//! Missing events, as a client is told of them.
+//! The control message `gap`: events that a client does not receive.
 
 use crate::event::EventId;
 
-/// Events that a client asked for and does not get.
+/// Events that a client asked for and does not receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Where the client stood.
+    /// The position of the client before the gap.
     pub from: EventId,
-    /// The last of what is missing: the stream goes on after it, or, where a
-    /// policy kept some of what lies between, with the first that was kept.
+    /// The last missing event. If an overflow policy kept some events of the gap,
+    /// the stream continues with the first of them, and otherwise after the gap.
     pub to: EventId,
-    /// The earliest position that is whole.
+    /// The earliest position after which the log has every event.
     pub earliest: EventId,
-    /// Why they are missing.
+    /// The reason why the events are missing.
     pub reason: Reason,
-    /// How many they are, where that is known: offsets are not promised dense.
+    /// The number of missing events. `None` if it is unknown: offsets need not be
+    /// consecutive.
     pub count: Option<u64>,
 }
 
-/// Why events are missing (`docs/protocol.md#streams`).
+/// The reason why events are missing (`docs/protocol.md#streams`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Retention no longer keeps them.
+    /// Retention has removed the events.
     Expired,
-    /// The position is of another log, or beyond this one's end.
+    /// The position belongs to a different log, or is after the end of this log.
     Epoch,
-    /// An overflow policy took them.
+    /// An overflow policy has dropped the events.
     Dropped,
 }
 
 impl Reason {
-    /// As in the notice and in a problem.
+    /// Returns the text in a `gap` message and in a problem.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Expired => "expired",
@@ -41,8 +42,8 @@ impl Reason {
 }
 
 impl Gap {
-    /// The `data` of the notice: compact JSON, with the members in `context`
-    /// (`"collection":"orders",` and the like) first.
+    /// Returns the `data` of the `gap` message as compact JSON. `context` contains
+    /// its first members, for example `"collection":"orders",`.
     pub fn to_json(&self, context: &str) -> String {
         let Gap { from, to, earliest, reason, count } = self;
         let reason = reason.as_str();

@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 
 /// The number of checks in one stall timeout of a stream that waits for window.
 /// The stream ends at most one such part late, and no write reads the clock.
-const LOOKS: u32 = 4;
+const CHECKS: u32 = 4;
 
 /// Tracks the bytes of one stream's response that are not written yet.
 #[derive(Debug, Default)]
@@ -38,11 +38,11 @@ impl H2SendTracker {
     /// Returns `bytes` as tracked bytes.
     pub fn piece(self: &Arc<Self>, bytes: Bytes) -> TrackedBytes {
         self.waiting_bytes.fetch_add(bytes.len(), Ordering::AcqRel);
-        TrackedBytes { bytes, flow: self.clone() }
+        TrackedBytes { bytes, tracker: self.clone() }
     }
 
-    /// Notes that the client is alive: it still sends a batch, whose responses it
-    /// need not read before the end.
+    /// Records progress although no byte was written: the client has sent a part of
+    /// a batch. A client need not read the responses before it has sent the batch.
     pub fn moved(&self) {
         self.moved.store(true, Ordering::Release);
     }
@@ -53,13 +53,13 @@ impl H2SendTracker {
     ///
     /// # Cancel safety
     /// Safe: the next call starts again.
-    pub async fn stalls(flow: Weak<H2SendTracker>, stall_timeout: Duration) -> bool {
-        let mut patience = StallDetector::new(stall_timeout);
+    pub async fn stalls(tracker: Weak<H2SendTracker>, stall_timeout: Duration) -> bool {
+        let mut detector = StallDetector::new(stall_timeout);
         loop {
-            tokio::time::sleep(stall_timeout / LOOKS).await;
-            let Some(flow) = flow.upgrade() else { return false };
-            if patience.look(&flow) {
-                flow.stalled.store(true, Ordering::Release);
+            tokio::time::sleep(stall_timeout / CHECKS).await;
+            let Some(tracker) = tracker.upgrade() else { return false };
+            if detector.check(&tracker) {
+                tracker.stalled.store(true, Ordering::Release);
                 return true;
             }
         }
@@ -82,19 +82,19 @@ impl H2SendTracker {
 
     /// Ready once all bytes are written.
     pub fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.waits() {
+        if !self.has_waiting_bytes() {
             return Poll::Ready(());
         }
         *self.writer.lock() = Some(cx.waker().clone());
         // The last bytes may have gone between the check and the waker.
-        if self.waits() { Poll::Pending } else { Poll::Ready(()) }
+        if self.has_waiting_bytes() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    fn waits(&self) -> bool {
+    fn has_waiting_bytes(&self) -> bool {
         self.waiting_bytes.load(Ordering::Acquire) > 0
     }
 
-    fn wrote(&self, count: usize) {
+    fn note_written(&self, count: usize) {
         self.moved();
         if self.waiting_bytes.fetch_sub(count, Ordering::AcqRel) == count
             && let Some(writer) = self.writer.lock().take()
@@ -108,7 +108,7 @@ impl H2SendTracker {
 #[derive(Debug)]
 pub struct TrackedBytes {
     bytes: Bytes,
-    flow: Arc<H2SendTracker>,
+    tracker: Arc<H2SendTracker>,
 }
 
 impl Buf for TrackedBytes {
@@ -122,7 +122,7 @@ impl Buf for TrackedBytes {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        self.flow.wrote(count);
+        self.tracker.note_written(count);
     }
 }
 
@@ -134,44 +134,44 @@ pub struct StallDetector {
     stall_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// The number of checks in a row without a moved byte.
-    still: u32,
+    idle_checks: u32,
 }
 
 impl StallDetector {
     /// Creates the detector of a stream that may stall for `stall_timeout`.
     pub fn new(stall_timeout: Duration) -> StallDetector {
-        StallDetector { stall_timeout, timer: None, still: 0 }
+        StallDetector { stall_timeout, timer: None, idle_checks: 0 }
     }
 
-    /// Ready once no waiting byte in `flow` has moved for the stall timeout, at
+    /// Ready once no waiting byte in `tracker` has moved for the stall timeout, at
     /// most a quarter late. Never ready while no bytes wait. Call this whenever
     /// the stream's task was polled.
-    pub fn poll_stalled(&mut self, cx: &mut Context<'_>, flow: &H2SendTracker) -> Poll<()> {
-        let until_look = self.stall_timeout / LOOKS;
+    pub fn poll_stalled(&mut self, cx: &mut Context<'_>, tracker: &H2SendTracker) -> Poll<()> {
+        let interval = self.stall_timeout / CHECKS;
         loop {
             if let Some(timer) = &mut self.timer {
                 ready!(timer.as_mut().poll(cx));
-                if self.look(flow) {
-                    flow.stalled.store(true, Ordering::Release);
+                if self.check(tracker) {
+                    tracker.stalled.store(true, Ordering::Release);
                     return Poll::Ready(());
                 }
             } else {
-                self.still = 0;
-                flow.moved.store(false, Ordering::Release);
+                self.idle_checks = 0;
+                tracker.moved.store(false, Ordering::Release);
             }
-            if !flow.waits() {
+            if !tracker.has_waiting_bytes() {
                 self.timer = None;
                 return Poll::Pending;
             }
-            self.timer = Some(Box::pin(tokio::time::sleep(until_look)));
+            self.timer = Some(Box::pin(tokio::time::sleep(interval)));
         }
     }
 
     /// Checks the stream and returns whether it has stalled.
-    fn look(&mut self, flow: &H2SendTracker) -> bool {
-        let still = flow.waits() && !flow.moved.swap(false, Ordering::AcqRel);
-        self.still = if still { self.still + 1 } else { 0 };
-        self.still >= LOOKS
+    fn check(&mut self, tracker: &H2SendTracker) -> bool {
+        let is_idle = tracker.has_waiting_bytes() && !tracker.moved.swap(false, Ordering::AcqRel);
+        self.idle_checks = if is_idle { self.idle_checks + 1 } else { 0 };
+        self.idle_checks >= CHECKS
     }
 }
 
@@ -180,90 +180,90 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
-    /// The look of so many that ends a stream whose client does what `act`
-    /// does before each.
-    fn ends_at(flow: &H2SendTracker, mut act: impl FnMut(u32)) -> Option<u32> {
-        let mut patience = StallDetector::new(Duration::from_secs(8));
+    /// Checks `tracker` up to 39 times, and calls `act` before each check. Returns the
+    /// number of the check that finds a stall.
+    fn ends_at(tracker: &H2SendTracker, mut act: impl FnMut(u32)) -> Option<u32> {
+        let mut detector = StallDetector::new(Duration::from_secs(8));
         (1..40).find(|&n| {
             act(n);
-            patience.look(flow)
+            detector.check(tracker)
         })
     }
 
     #[test]
-    fn what_nobody_takes_is_stalled() {
-        let flow = Arc::new(H2SendTracker::default());
-        let _piece = flow.piece(Bytes::from_static(b"waits"));
-        assert_eq!(ends_at(&flow, |_| ()), Some(LOOKS));
+    fn a_stream_that_writes_no_byte_stalls() {
+        let tracker = Arc::new(H2SendTracker::default());
+        let _piece = tracker.piece(Bytes::from_static(b"waits"));
+        assert_eq!(ends_at(&tracker, |_| ()), Some(CHECKS));
     }
 
     #[test]
-    fn a_byte_now_and_then_is_enough() {
-        let flow = Arc::new(H2SendTracker::default());
-        let mut piece = flow.piece(Bytes::from_static(&[0; 60]));
-        let every = |n, piece: &mut TrackedBytes, look: u32| {
-            if look.is_multiple_of(n) {
+    fn one_byte_in_each_stall_timeout_prevents_a_stall() {
+        let tracker = Arc::new(H2SendTracker::default());
+        let mut piece = tracker.piece(Bytes::from_static(&[0; 60]));
+        let every = |n, piece: &mut TrackedBytes, check: u32| {
+            if check.is_multiple_of(n) {
                 piece.advance(1);
             }
         };
-        assert_eq!(ends_at(&flow, |look| every(LOOKS, &mut piece, look)), None);
-        assert_eq!(ends_at(&flow, |look| every(9, &mut piece, look)), Some(LOOKS));
+        assert_eq!(ends_at(&tracker, |check| every(CHECKS, &mut piece, check)), None);
+        assert_eq!(ends_at(&tracker, |check| every(9, &mut piece, check)), Some(CHECKS));
     }
 
     #[test]
-    fn a_client_that_sends_is_alive() {
-        let flow = Arc::new(H2SendTracker::default());
-        let _piece = flow.piece(Bytes::from_static(b"waits"));
-        assert_eq!(ends_at(&flow, |_| flow.moved()), None);
+    fn a_client_that_sends_does_not_stall() {
+        let tracker = Arc::new(H2SendTracker::default());
+        let _piece = tracker.piece(Bytes::from_static(b"waits"));
+        assert_eq!(ends_at(&tracker, |_| tracker.moved()), None);
     }
 
     #[tokio::test]
-    async fn a_timer_runs_while_something_waits() {
-        let flow = Arc::new(H2SendTracker::default());
-        let mut patience = StallDetector::new(Duration::from_millis(20));
-        let mut ask = async |flow: &H2SendTracker| {
-            let asked = poll_fn(|cx| Poll::Ready(patience.poll_stalled(cx, flow))).await;
-            (asked.is_ready(), patience.timer.is_some())
+    async fn a_timer_runs_while_bytes_wait() {
+        let tracker = Arc::new(H2SendTracker::default());
+        let mut detector = StallDetector::new(Duration::from_millis(20));
+        let mut poll = async |tracker: &H2SendTracker| {
+            let polled = poll_fn(|cx| Poll::Ready(detector.poll_stalled(cx, tracker))).await;
+            (polled.is_ready(), detector.timer.is_some())
         };
-        assert_eq!(ask(&flow).await, (false, false));
-        let mut piece = flow.piece(Bytes::from_static(b"waits"));
-        assert_eq!(ask(&flow).await, (false, true));
+        assert_eq!(poll(&tracker).await, (false, false));
+        let mut piece = tracker.piece(Bytes::from_static(b"waits"));
+        assert_eq!(poll(&tracker).await, (false, true));
         piece.advance(5);
-        while ask(&flow).await.1 {
+        while poll(&tracker).await.1 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(ends_at(&flow, |_| ()), None);
-        let _piece = flow.piece(Bytes::from_static(b"waits"));
-        poll_fn(|cx| patience.poll_stalled(cx, &flow)).await;
-        assert!(flow.is_stalled());
+        assert_eq!(ends_at(&tracker, |_| ()), None);
+        let _piece = tracker.piece(Bytes::from_static(b"waits"));
+        poll_fn(|cx| detector.poll_stalled(cx, &tracker)).await;
+        assert!(tracker.is_stalled());
     }
 
     #[tokio::test]
-    async fn a_stream_is_watched_from_outside_until_it_is_over() {
-        let flow = Arc::new(H2SendTracker::default());
+    async fn a_watch_from_outside_ends_with_the_stream() {
+        let tracker = Arc::new(H2SendTracker::default());
         let stall_timeout = Duration::from_millis(20);
-        let piece = flow.piece(Bytes::from_static(b"waits"));
-        assert!(H2SendTracker::stalls(Arc::downgrade(&flow), stall_timeout).await);
-        assert!(flow.is_stalled());
-        let weak = Arc::downgrade(&flow);
-        drop((piece, flow));
+        let piece = tracker.piece(Bytes::from_static(b"waits"));
+        assert!(H2SendTracker::stalls(Arc::downgrade(&tracker), stall_timeout).await);
+        assert!(tracker.is_stalled());
+        let weak = Arc::downgrade(&tracker);
+        drop((piece, tracker));
         assert!(!H2SendTracker::stalls(weak, stall_timeout).await);
     }
 
     #[tokio::test]
-    async fn the_end_waits_for_the_last_byte() {
-        let flow = Arc::new(H2SendTracker::default());
-        poll_fn(|cx| flow.poll_written(cx)).await;
-        let mut piece = flow.piece(Bytes::from_static(b"waits"));
+    async fn poll_written_waits_for_the_last_byte() {
+        let tracker = Arc::new(H2SendTracker::default());
+        poll_fn(|cx| tracker.poll_written(cx)).await;
+        let mut piece = tracker.piece(Bytes::from_static(b"waits"));
         let written = tokio::spawn({
-            let flow = flow.clone();
-            async move { poll_fn(|cx| flow.poll_written(cx)).await }
+            let tracker = tracker.clone();
+            async move { poll_fn(|cx| tracker.poll_written(cx)).await }
         });
-        while flow.writer.lock().is_none() {
+        while tracker.writer.lock().is_none() {
             tokio::task::yield_now().await;
         }
         piece.advance(3);
-        assert!(flow.writer.lock().is_some(), "two bytes are to come");
+        assert!(tracker.writer.lock().is_some(), "two bytes are not written yet");
         piece.advance(2);
         written.await.unwrap();
     }

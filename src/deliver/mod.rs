@@ -1,34 +1,35 @@
-//! After the head: frames to sockets. What fails here is an event or a close
-//! code, never a status.
+//! Everything after the response head: frames to sockets. A failure here is an
+//! event or a close code, and never a status.
 
 mod body;
-mod token_bucket;
-mod end;
-mod h2_send;
-mod gap;
-mod notices;
-mod socket_writer;
-mod pace;
-mod tcp;
-mod source;
-mod source_reads;
 mod catch_up;
+mod control_messages;
+mod end;
+mod gap;
+mod h2_send;
+mod pace;
+mod queue;
 mod scratch;
+mod socket_writer;
+mod source;
 mod stream;
 mod takeover;
-#[cfg(test)]
-mod tests;
+mod tcp;
+mod token_bucket;
 mod transport;
 mod websocket;
+
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::time::Duration;
 
 pub use body::StreamBody;
+pub use control_messages::ControlMessages;
 pub use end::End;
 pub use gap::{Gap, Reason};
 pub use h2_send::{H2SendTracker, StallDetector, TrackedBytes};
-pub use notices::Notices;
 pub use pace::Pace;
 pub use scratch::with_scratch;
 #[cfg(all(test, feature = "shuttle"))]
@@ -42,35 +43,35 @@ pub use transport::Transport;
 pub use websocket::{CommandFuture, CommandHandler, CommandReply, Session};
 
 /// The burst of control frames that a connection may send, as the time in which
-/// the bucket refills: a client that opens a hundred streams at once and leaves
-/// them at once is no flood.
+/// the bucket refills. It permits a client that opens a hundred streams at once and
+/// closes them at once.
 pub const CONTROL_SAVED: Duration = Duration::from_secs(10);
 
-/// How streams look.
+/// The settings of streams.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The range that a client's `retry` is drawn from (`streams.retry`).
+    /// The range from which the `retry` of a stream is drawn (`streams.retry`).
     pub retry: Range<Duration>,
-    /// How silence is filled (`streams.heartbeat_format`).
+    /// The format of heartbeats on SSE (`streams.heartbeat_format`).
     pub heartbeat_format: HeartbeatFormat,
-    /// Largest WebSocket message a client may send, in bytes
+    /// The most bytes of a WebSocket message from a client
     /// (`limits.message_bytes`).
     pub message_bytes_max: usize,
-    /// How fast a connection is sent events.
+    /// The pace of each connection.
     pub pace: Pace,
-    /// Longest time from a message's first byte to its last
+    /// The longest time from the first byte of a WebSocket message to its last
     /// (`limits.body_timeout`).
     pub message_timeout: Duration,
-    /// Pings, pongs and empty fragments that one WebSocket may send, a
-    /// second; zero is no limit (`limits.control_rate`).
+    /// The most pings, pongs and empty fragments that a WebSocket client may send in
+    /// a second. Zero means no limit (`limits.control_rate`).
     pub control_rate: u32,
 }
 
-/// What a heartbeat on SSE is.
+/// The format of a heartbeat on SSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeartbeatFormat {
-    /// `event: heartbeat` with the position read up to.
+    /// `event: heartbeat` with the position of the client.
     Event,
-    /// A comment line: less to parse, no bookmark.
+    /// A comment line. It is shorter, and has no position.
     Comment,
 }

@@ -1,5 +1,5 @@
-//! How fast a connection is sent events: what does not go out yet waits in
-//! the ring or in the log, like everything else that a client does not take.
+//! Pacing: the limit of the events that a connection is sent in a second. Events
+//! over the limit stay in the ring or in the log.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,17 +11,17 @@ use tokio::time::{Instant, Sleep};
 use super::token_bucket::TokenBucket;
 use crate::hub::{Slice, SubscriptionId, WriteBudget};
 
-/// What may have been saved up: a tenth of a second's worth, so that the pace
-/// holds within any second, and at least one event.
-const SAVED: Duration = Duration::from_millis(100);
+/// The burst of a pace, as the time in which its bucket refills. It is short, so
+/// that the pace holds within any second. A burst contains at least one event.
+const BURST: Duration = Duration::from_millis(100);
 
-/// Most that a connection is sent; zero is no limit of that kind.
+/// The pace of a connection. Zero means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
-    /// Events a second, resources of a snapshot among them
+    /// The most events a second. Resources of a snapshot count
     /// (`streams.pace_events`).
     pub events: u32,
-    /// Bytes of them a second (`streams.pace_bytes`).
+    /// The most bytes of events a second (`streams.pace_bytes`).
     pub bytes: u64,
 }
 
@@ -29,14 +29,15 @@ pub struct Pace {
 pub(super) struct Pacer {
     events: TokenBucket,
     bytes: TokenBucket,
-    /// The moment that theirs are counted from.
+    /// The start of the buckets' time.
     begun: Instant,
-    /// Made while there is nothing left in one of them.
+    /// The timer that wakes the task when an empty bucket has refilled.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Pacer {
-    /// None without any limit, so that a connection without costs nothing.
+    /// Returns `None` for a pace without limits, so that such a connection needs no
+    /// memory for it.
     pub(super) fn new(pace: Pace) -> Option<Box<Pacer>> {
         (pace != Pace::default()).then(|| {
             let (events, bytes) =
@@ -45,11 +46,15 @@ impl Pacer {
         })
     }
 
-    /// Narrows `room` to what may go now; pending while that is nothing, and
-    /// then the task of `cx` is woken in time.
-    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, room: &mut WriteBudget) -> Poll<()> {
+    /// Reduces `budget` to the events and bytes that the pace permits now. Pending
+    /// if it permits none; the task of `cx` is woken when it permits some.
+    pub(super) fn poll_budget(
+        &mut self,
+        cx: &mut Context<'_>,
+        budget: &mut WriteBudget,
+    ) -> Poll<()> {
         loop {
-            let Err(due) = self.narrow(room) else {
+            let Err(due) = self.narrow(budget) else {
                 self.timer = None;
                 return Poll::Ready(());
             };
@@ -64,16 +69,17 @@ impl Pacer {
         }
     }
 
-    fn narrow(&self, room: &mut WriteBudget) -> Result<(), Duration> {
+    fn narrow(&self, budget: &mut WriteBudget) -> Result<(), Duration> {
         let now = self.begun.elapsed();
-        let (events, bytes) = (self.events.tokens(SAVED, now)?, self.bytes.tokens(SAVED, now)?);
-        room.events = room.events.min(u32::try_from(events).unwrap_or(u32::MAX));
-        room.bytes = room.bytes.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let (events, bytes) = (self.events.tokens(BURST, now)?, self.bytes.tokens(BURST, now)?);
+        budget.events = budget.events.min(u32::try_from(events).unwrap_or(u32::MAX));
+        budget.bytes = budget.bytes.min(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(())
     }
 
-    /// Takes what was written out of the buckets. One event may be larger
-    /// than a bucket: it leaves a debt that is waited for.
+    /// Takes the written events and bytes out of the buckets. An event can be larger
+    /// than a bucket. The bucket then has a debt, and the next event waits until the
+    /// debt is refilled.
     pub(super) fn charge(&mut self, written: &[Slice]) {
         let records = written.iter().filter(|slice| slice.subscription != SubscriptionId::NONE);
         let (mut events, mut bytes) = (0, 0);

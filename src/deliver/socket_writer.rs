@@ -1,5 +1,5 @@
-//! The way out of a socket: one vectored write of shared slices, and at most
-//! the rest of one slice kept when the socket takes no more.
+//! The writer of a socket: one vectored write of shared slices at a time, and the
+//! rest of at most one slice when the socket accepts no more bytes.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -9,142 +9,170 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-use super::source::StreamSource;
+use super::end::End;
+use super::source::{Filled, StreamSource};
 use crate::hub::Slice;
 
-/// A socket that can say, before anything is read for it, whether it would
-/// take something.
+/// A socket that reports whether it accepts bytes before there are any.
 pub(super) trait Socket: AsyncWrite + Unpin {
     /// Ready when a write may make progress.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-/// Slices in one vectored write; as many as [`crate::hub::Room`] hands out.
+/// The most slices of one vectored write, as in [`crate::hub::WriteBudget`].
 const SLICES_MAX: usize = 64;
 
 thread_local! {
-    /// The hand that a writer fills and empties within one poll. One a
-    /// thread, so that an idle connection holds none.
-    static HAND: Cell<Vec<Slice>> = const { Cell::new(Vec::new()) };
+    /// The slices that a poll fills and writes. Each thread has one vector, so that
+    /// an idle connection has none.
+    static SLICES: Cell<Vec<Slice>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends this thread's empty hand to `with`.
-pub(super) fn with_hand<T>(with: impl FnOnce(&mut Vec<Slice>) -> T) -> T {
-    let mut hand = HAND.take();
-    let result = with(&mut hand);
-    hand.clear();
-    HAND.set(hand);
+/// Calls `with` with an empty vector of this thread.
+pub(super) fn with_slices<T>(with: impl FnOnce(&mut Vec<Slice>) -> T) -> T {
+    let mut slices = SLICES.take();
+    let result = with(&mut slices);
+    slices.clear();
+    SLICES.set(slices);
     result
 }
 
-/// Writes what a pump hands out.
+/// Writes the slices of a stream source to a socket.
 #[derive(Default)]
 pub(super) struct SocketWriter {
-    /// What of the last slice is not out yet; goes before anything else.
+    /// The rest of the last slice. It is written before anything else.
     rest: Bytes,
-    /// The hub was told that the socket takes nothing.
-    blocked: bool,
+    /// Whether the hub was told that the socket accepts no bytes.
+    is_blocked: bool,
 }
 
 impl SocketWriter {
-    /// Finishes the slice that is half out.
-    pub(super) fn poll_rest<S: Socket>(
+    /// Writes what `source` has until the stream ends, or until `is_done` after the
+    /// socket accepts bytes. Returns the end, or `None` if `is_done`.
+    pub(super) fn poll_stream<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut S,
-        pump: &mut StreamSource,
-    ) -> Poll<io::Result<()>> {
-        while !self.rest.is_empty() {
-            match Pin::new(&mut *socket).poll_write(cx, &self.rest)? {
-                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(n) => {
-                    self.rest.advance(n);
-                    let streams = pump.metrics().streams(pump.subscriber().protocol());
-                    streams.sent_bytes.increment(n as u64);
-                    pump.subscriber().note_sent();
+        source: &mut StreamSource,
+        is_done: impl Fn(&StreamSource) -> bool,
+    ) -> Poll<io::Result<Option<End>>> {
+        with_slices(|slices| {
+            loop {
+                ready!(self.poll_writable(cx, socket, source))?;
+                if is_done(source) {
+                    return Poll::Ready(Ok(None));
                 }
-                Poll::Pending => {
-                    self.block(pump);
-                    return Poll::Pending;
+                match ready!(source.poll_fill(cx, slices)) {
+                    Filled::Slices => ready!(self.poll_write(cx, socket, source, slices))?,
+                    Filled::PartialWrite(rest) => self.set_rest(rest),
+                    Filled::End(end) => return Poll::Ready(Ok(Some(end))),
                 }
             }
+        })
+    }
+
+    /// Writes the rest of the last slice.
+    fn poll_rest<S: Socket>(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut S,
+        source: &mut StreamSource,
+    ) -> Poll<io::Result<()>> {
+        while !self.rest.is_empty() {
+            let written = Pin::new(&mut *socket).poll_write(cx, &self.rest);
+            let count = ready!(self.written(source, written))?;
+            self.rest.advance(count);
+            count_bytes(source, count);
+            source.subscriber().note_sent();
         }
-        // A Bytes that was emptied still pins its block.
+        // An empty slice of a block would keep the block in memory.
         self.rest = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
-    /// Finishes what is half out, and waits until the socket takes more: only
-    /// then is it worth reading a page (`docs/architecture.md#delivery`).
-    pub(super) fn poll_open<S: Socket>(
+    /// Writes the rest of the last slice, and waits until the socket accepts more
+    /// bytes. A page of the log is read only then (`docs/delivery.md`).
+    pub(super) fn poll_writable<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut S,
-        pump: &mut StreamSource,
+        source: &mut StreamSource,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_rest(cx, socket, pump))?;
+        ready!(self.poll_rest(cx, socket, source))?;
         let writable = socket.poll_writable(cx);
         if writable.is_pending() {
-            self.block(pump);
-        } else if std::mem::take(&mut self.blocked) {
-            // There may be nothing to write that would show it.
-            pump.subscriber().unblocked();
+            self.block(source);
+        } else if std::mem::take(&mut self.is_blocked) {
+            // Without this call, a source without events would stay blocked.
+            source.subscriber().unblocked();
         }
         writable
     }
 
-    /// The socket takes nothing, or the task has had its turn, which tokio
-    /// tells in the same way: then it is asked again at once.
-    fn block(&mut self, pump: &mut StreamSource) {
+    /// Reports that the socket accepts no bytes. A socket is also pending if the
+    /// task has used up its budget of tokio's cooperative scheduling. That is not
+    /// reported, because the task runs again at once.
+    fn block(&mut self, source: &mut StreamSource) {
         if !tokio::task::coop::has_budget_remaining() {
             return;
         }
-        self.blocked = true;
-        pump.subscriber().blocked();
-        pump.release();
+        self.is_blocked = true;
+        source.subscriber().blocked();
+        source.release_read();
     }
 
-    /// Writes `hand` with one call. What the socket did not begin
-    /// stays with the pump.
-    pub(super) fn poll_hand<S: Socket>(
+    /// Returns the number of written bytes, which is not zero. Blocks if the socket
+    /// accepts none.
+    fn written(
         &mut self,
-        cx: &mut Context<'_>,
-        socket: &mut S,
-        pump: &mut StreamSource,
-        hand: &mut Vec<Slice>,
-    ) -> Poll<io::Result<()>> {
-        // One slice is the usual case of a live stream, and send(2) costs the
-        // kernel less than writev(2) of one: 8.8 against 10.0 µs a delivery in
-        // one interleaved run (docs/tuning.md, fanout-1000x100).
-        let wrote = if let [only] = hand.as_slice() {
-            Pin::new(socket).poll_write(cx, &only.bytes)
-        } else {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            for (slice, out) in hand.iter().zip(&mut slices) {
-                *out = IoSlice::new(&slice.bytes);
-            }
-            Pin::new(socket).poll_write_vectored(cx, &slices[..hand.len().min(SLICES_MAX)])
-        };
-        match wrote? {
+        source: &mut StreamSource,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written? {
             Poll::Ready(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(n) => {
-                self.account(pump, hand, n);
-                hand.clear();
-                Poll::Ready(Ok(()))
-            }
+            Poll::Ready(count) => Poll::Ready(Ok(count)),
             Poll::Pending => {
-                hand.clear();
-                self.block(pump);
+                self.block(source);
                 Poll::Pending
             }
         }
     }
 
-    /// Tells the pump which slices are out, keeping the rest of a half one.
-    fn account(&mut self, pump: &mut StreamSource, hand: &[Slice], written: usize) {
-        let mut left = written;
+    /// Writes `slices` with one system call, and clears them. The source keeps the
+    /// slices that the socket did not begin.
+    pub(super) fn poll_write<S: Socket>(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut S,
+        source: &mut StreamSource,
+        slices: &mut Vec<Slice>,
+    ) -> Poll<io::Result<()>> {
+        // A live stream usually has one slice. send(2) costs the kernel less than
+        // writev(2) of one slice: 8.8 against 10.0 µs a delivery in one interleaved
+        // run (docs/tuning.md, fanout-1000x100).
+        let written = if let [only] = slices.as_slice() {
+            Pin::new(socket).poll_write(cx, &only.bytes)
+        } else {
+            let mut parts = [IoSlice::new(&[]); SLICES_MAX];
+            for (slice, part) in slices.iter().zip(&mut parts) {
+                *part = IoSlice::new(&slice.bytes);
+            }
+            Pin::new(socket).poll_write_vectored(cx, &parts[..slices.len().min(SLICES_MAX)])
+        };
+        let written = self.written(source, written);
+        if let Poll::Ready(Ok(count)) = written {
+            self.note_written(source, slices, count);
+        }
+        slices.clear();
+        written.map_ok(|_| ())
+    }
+
+    /// Reports the slices that are written wholly or in part, and keeps the rest of
+    /// the last one.
+    fn note_written(&mut self, source: &mut StreamSource, slices: &[Slice], bytes: usize) {
+        let mut left = bytes;
         let mut count = 0;
-        for slice in hand {
+        for slice in slices {
             if left == 0 {
                 break;
             }
@@ -155,33 +183,33 @@ impl SocketWriter {
             }
             left -= slice.bytes.len();
         }
-        count_delivered(pump, &hand[..count], written as u64);
-        pump.wrote(&hand[..count]);
+        count_delivered(source, &slices[..count], bytes);
+        source.note_written(&slices[..count]);
     }
 
-    /// Writes what is half out, then the end of the stream.
+    /// Writes the rest of the last slice, and closes the stream.
     pub(super) fn poll_finish<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut S,
-        pump: &mut StreamSource,
+        source: &mut StreamSource,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_rest(cx, socket, pump))?;
+        ready!(self.poll_rest(cx, socket, source))?;
         let shut = Pin::new(socket).poll_shutdown(cx);
         if shut.is_pending() {
-            // On HTTP/2 it waits for the client's window.
-            self.block(pump);
+            // On HTTP/2, the shutdown waits for the client's flow-control window.
+            self.block(source);
         }
         shut
     }
 
-    /// Takes over what another has put out half, to be written before anything
-    /// else. Nothing may be half out here.
-    pub(super) fn take_over(&mut self, rest: Bytes) {
+    /// Sets the rest of a direct write. It is written before anything else. The
+    /// writer must have no rest of its own.
+    pub(super) fn set_rest(&mut self, rest: Bytes) {
         self.rest = rest;
     }
 
-    /// Puts `frame` after what is half out.
+    /// Appends `frame` to the rest of the last slice.
     pub(super) fn append(&mut self, frame: Bytes) {
         if self.rest.is_empty() {
             self.rest = frame;
@@ -191,16 +219,22 @@ impl SocketWriter {
     }
 }
 
-/// Counts what is on its way to a client. One look at the clock a write.
-pub(super) fn count_delivered(pump: &StreamSource, hand: &[Slice], bytes: u64) {
-    let streams = pump.metrics().streams(pump.subscriber().protocol());
-    streams.sent_bytes.increment(bytes);
-    let events: u64 = hand.iter().map(|slice| u64::from(slice.events)).sum();
+fn count_bytes(source: &StreamSource, bytes: usize) {
+    let streams = source.metrics().streams(source.subscriber().protocol());
+    streams.sent_bytes.increment(bytes as u64);
+}
+
+/// Counts the events and bytes of a write, and records the latency of live events.
+/// It reads the clock once.
+pub(super) fn count_delivered(source: &StreamSource, slices: &[Slice], bytes: usize) {
+    count_bytes(source, bytes);
+    let streams = source.metrics().streams(source.subscriber().protocol());
+    let events: u64 = slices.iter().map(|slice| u64::from(slice.events)).sum();
     if events == 0 {
         return;
     }
     streams.delivered.increment(events);
-    let live = || hand.iter().filter(|slice| slice.committed.is_some());
+    let live = || slices.iter().filter(|slice| slice.committed.is_some());
     let live_events: u64 = live().map(|slice| u64::from(slice.events)).sum();
     if live_events < events {
         streams.replayed.increment(events - live_events);

@@ -1,11 +1,41 @@
-//! What a connection writes next: notices, then by turns what was pushed to
-//! its ring and what its parked subscriptions read from the log.
+//! The source of a connection's bytes, for SSE, NDJSON and WebSocket.
 //!
-//! The pump hands out slices without taking them from where they are. Only
-//! [`StreamSource::wrote`] does, so a writer whose socket takes nothing keeps the
-//! rest of one slice and a cursor, and lets everything else go.
+//! # The loop
+//! [`StreamSource::poll_fill`] is the loop. Each pass takes the first of these
+//! sources that has something to write:
+//!
+//! 1. The queue of ready frames: control messages and answers to commands.
+//! 2. The end of the stream, once it is decided.
+//! 3. The read of a subscription that is catching up ([`CatchUp`]).
+//! 4. The hub ([`Subscriber::next`]). It returns events of the ring or the next
+//!    read of the log, by turns. Without either, it returns a heartbeat, a drop
+//!    marker or the end, or it arranges a wake-up.
+//!
+//! The source returns slices, and keeps the data where it is. Only
+//! [`StreamSource::note_written`] moves positions. If the socket accepts no bytes,
+//! the connection keeps the rest of at most one slice and its positions, and
+//! [`StreamSource::release_read`] frees the page.
+//!
+//! # No gap and no repeat
+//! Each subscription contains a [`log::Follower`](crate::log::Follower), whose
+//! documentation has the proof. This table shows which call performs which step of
+//! that proof:
+//!
+//! | step | call |
+//! |---|---|
+//! | 1 `new`, `restart` | [`Subscriber::subscribe`]; [`Subscriber::restart`] after a gap or a snapshot |
+//! | 2 `read_after` | [`Subscriber::next`] returns [`WriterAction::Read`] with the offset |
+//! | 3 `advance` | [`Subscriber::note_written`] for slices; [`Subscriber::note_read`] at the end of a page; the fan-out after a [direct write](DirectWriter) |
+//! | 4 `join` | [`Subscriber::next`], before it returns a read: a subscription without anything left to read goes live |
+//! | 5 `accept`, 6 `push` | the fan-out, for a live subscription |
+//! | 7 `fall_behind` | the fan-out, when the ring is full or its place in the tail is gone |
+//!
+//! The proof requires of the writer that step 3 comes after the write. The source
+//! satisfies this: a page advances the position by the slices that were written,
+//! and to the end of the page only after its last slice. A page that was released
+//! half written is read again from the position, so nothing of it is lost or
+//! repeated.
 
-use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,139 +43,152 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::Settings;
-use super::catch_up::CatchUp;
+use super::catch_up::{CatchUp, Connection};
+use super::control_messages::ControlMessages;
 use super::end::End;
-use super::gap::{Gap, Reason};
-use super::notices::Notices;
 use super::pace::Pacer;
-use crate::event::{EventId, Offset};
-use crate::hub::{
-    DirectWriter, EndReason, PollMode, ReadRequest, Slice, Subscriber, SubscriptionId, WriteBudget,
-    WriterAction,
-};
+use super::queue::FrameQueue;
+use crate::hub::{DirectWriter, PollMode, Slice, Subscriber, WriteBudget, WriterAction};
 use crate::metrics::Metrics;
 use crate::wire::WireFormat;
 
-/// What the pump has for its writer.
+/// The result of [`StreamSource::poll_fill`].
 #[derive(Debug)]
 pub enum Filled {
-    /// Slices in the hand.
-    Write,
-    /// The rest of what the fan-out has put out half; the hand is empty.
-    Rest(Bytes),
-    /// Nothing more comes: what is in the hand is a farewell, and this is why.
+    /// Write the slices.
+    Slices,
+    /// Write the rest of a direct write of the fan-out. There are no slices.
+    PartialWrite(Bytes),
+    /// The stream ends. There are no slices, and the last control message is
+    /// written.
     End(End),
 }
 
-/// The source of one connection's bytes. As long as it lives its stream
-/// counts as open; with it the subscriptions go.
+/// The source of one connection's bytes. The stream counts as open as long as the
+/// source lives. A drop of the source ends all subscriptions of the connection.
 pub struct StreamSource {
-    pub(super) subscriber: Arc<Subscriber>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) notices: Notices,
-    waiting: VecDeque<Bytes>,
-    pub(super) work: Option<CatchUp>,
-    turn: PollMode,
+    subscriber: Arc<Subscriber>,
+    metrics: Arc<Metrics>,
+    messages: ControlMessages,
+    queue: FrameQueue,
+    /// The read of a subscription that is catching up.
+    catch_up: Option<CatchUp>,
+    /// The next source that the hub asks first.
+    poll_mode: PollMode,
+    /// The most events of one write.
     batch_size: u32,
     pacer: Option<Box<Pacer>>,
     heartbeats: u32,
-    pub(super) end: Option<End>,
-    /// A command is under way, and the end waits for its answer.
+    end: Option<End>,
+    /// Whether a command is in progress. The end waits for its answer.
     answering: bool,
-    /// The hub's time at which the end was decided, and one millisecond: in
-    /// eight bytes, since each session holds it.
+    /// The hub's time at which the end was decided, plus one millisecond. The type
+    /// takes eight bytes, and every session has this field.
     ending_since: Option<NonZeroU64>,
-    /// Counts the stream as somebody's, as long as it lives.
-    share: Option<Box<dyn Send + Sync>>,
-    reason: &'static str,
+    /// Counts the stream for its client.
+    stream_guard: Option<Box<dyn Send + Sync>>,
+    end_label: &'static str,
 }
 
 impl StreamSource {
-    /// A pump for `subscriber` that speaks `form` and puts at most
-    /// `batch_size` events into one write.
+    /// Returns a source for `subscriber` that encodes control messages in `format`.
+    /// A write contains at most `batch_size` events.
     pub fn new(
         subscriber: Arc<Subscriber>,
         settings: Arc<Settings>,
         metrics: Arc<Metrics>,
-        form: WireFormat,
+        format: WireFormat,
         batch_size: Option<u32>,
     ) -> StreamSource {
         let pacer = Pacer::new(settings.pace);
-        let notices = Notices::new(settings, form, subscriber.id());
+        let messages = ControlMessages::new(settings, format, subscriber.id());
         let streams = metrics.streams(subscriber.protocol());
         streams.opened.increment(1);
         streams.open.increment(1);
         StreamSource {
             subscriber,
             metrics,
-            notices,
-            waiting: VecDeque::new(),
-            work: None,
-            turn: PollMode::Ring,
+            messages,
+            queue: FrameQueue::default(),
+            catch_up: None,
+            poll_mode: PollMode::Ring,
             batch_size: batch_size.unwrap_or(u32::MAX),
             pacer,
             heartbeats: 0,
             end: None,
             answering: false,
             ending_since: None,
-            share: None,
-            reason: "client",
+            stream_guard: None,
+            end_label: "client",
         }
     }
 
-    /// Keeps `share` as long as the stream lives.
-    pub fn hold(&mut self, share: Option<Box<dyn Send + Sync>>) {
-        self.share = share;
+    /// Keeps `guard` as long as the stream lives.
+    pub fn keep_guard(&mut self, guard: Option<Box<dyn Send + Sync>>) {
+        self.stream_guard = guard;
     }
 
-    /// Lets the fan-out write to `port` while the writer sleeps; not where each
-    /// write has to be measured, by the pace or by `batchSize`.
-    pub(super) fn open_port(&self, port: Arc<dyn DirectWriter>) {
+    /// Lets the fan-out write to `direct_writer` while the writer of the connection
+    /// sleeps. This has no effect on a stream with a pace or a batch size, because
+    /// each of its writes is measured.
+    pub(super) fn allow_direct_writes(&self, direct_writer: Arc<dyn DirectWriter>) {
         if self.pacer.is_none() && self.batch_size == u32::MAX {
-            self.subscriber.allow_direct_writes(port);
+            self.subscriber.allow_direct_writes(direct_writer);
         }
     }
 
-    /// Why the stream ends, for the metrics; until this is said, its client
-    /// has gone.
-    pub fn ends(&mut self, reason: &'static str) {
-        self.reason = reason;
+    /// Sets the label of the end in the metrics. The default is `client`: the
+    /// client has closed the connection.
+    pub fn set_end_label(&mut self, label: &'static str) {
+        self.end_label = label;
     }
 
-    /// What is counted.
+    /// Returns the metrics of the process.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Speaks `form` from here on, also what waits in the ring.
-    pub fn change_format(&mut self, form: WireFormat) {
-        // What was said before and waits is in the old form. The fan-out would
-        // write in the new one, so it keeps off until that is out.
-        if let Some(rest) = self.subscriber.suspend_direct_writes() {
-            self.waiting.push_front(rest);
-        }
-        self.notices.change_format(form);
-        self.subscriber.change_format(form);
-    }
-
-    /// The connection it serves.
+    /// Returns the connection in the hub.
     pub fn subscriber(&self) -> &Arc<Subscriber> {
         &self.subscriber
     }
 
-    /// What it says beside events.
-    pub fn notices(&mut self) -> &mut Notices {
-        &mut self.notices
+    /// Returns the encoder of control messages.
+    pub fn messages(&mut self) -> &mut ControlMessages {
+        &mut self.messages
     }
 
-    /// Has a ready frame written before events, behind those that were said
-    /// before it.
-    pub fn say(&mut self, frame: Bytes) {
-        self.waiting.push_back(frame);
+    /// Changes the wire format of everything that is encoded from now on, including
+    /// events that are in the ring.
+    pub fn change_format(&mut self, format: WireFormat) {
+        // Frames in the queue have the old format. The fan-out would write events in
+        // the new format before them, so direct writes stop until they are written.
+        if let Some(rest) = self.subscriber.suspend_direct_writes() {
+            self.queue.push_front(rest);
+        }
+        self.messages.change_format(format);
+        self.subscriber.change_format(format);
     }
 
-    /// The client has sent a command. Returns false if the stream is about to
-    /// end: the command must not be carried out.
+    /// Queues a frame. It is written before events, and after earlier frames.
+    pub fn queue_frame(&mut self, frame: Bytes) {
+        self.queue.push(frame);
+    }
+
+    /// Returns the number of bytes of frames in the queue.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    /// Returns the number of heartbeats that were queued.
+    pub fn heartbeats(&self) -> u32 {
+        self.heartbeats
+    }
+
+    // === the end, and the answer that it waits for ===
+
+    /// Records that the client has sent a command. Returns `false` if the end of the
+    /// stream has been decided; the command must not be executed then.
     pub(super) fn note_received(&mut self) -> bool {
         if !self.subscriber.note_received() {
             self.begin_ending();
@@ -153,60 +196,52 @@ impl StreamSource {
         !self.is_ending()
     }
 
-    /// Whether the end has been decided: no command begins from then on.
+    /// Returns whether the end has been decided. No command starts after that.
     pub(super) fn is_ending(&self) -> bool {
         self.ending_since.is_some() || self.end.is_some()
     }
 
-    /// Sets whether a command is under way. Its answer goes out before the
-    /// end, which waits for it until the deadline of
-    /// [`Subscriber::answer_due`].
+    /// Sets whether a command is in progress. The end waits for its answer until the
+    /// deadline of [`Subscriber::answer_due`].
     pub(super) fn set_answering(&mut self, answering: bool) {
         self.answering = answering;
     }
 
-    /// Whether the answer of the command under way can still go out.
+    /// Returns whether the answer of the command in progress can still be written.
     pub(super) fn is_answering(&self) -> bool {
         self.answering
     }
 
+    /// Fixes the time of the end at the first call, and returns it.
     fn begin_ending(&mut self) -> u64 {
         let since = self.ending_since.get_or_insert_with(|| {
-            // From here on every tick wakes the task, for the deadline.
+            // From now on every tick wakes the task, because of the deadline.
             self.subscriber.set_needs_tick(true);
             NonZeroU64::MIN.saturating_add(self.subscriber.now())
         });
         since.get()
     }
 
-    /// Whether the end has to wait for an answer. Past the deadline the answer
-    /// is given up.
+    /// Returns whether the end has to wait for an answer. After the deadline it does
+    /// not wait, and the answer is dropped.
     fn waits_for_answer(&mut self) -> bool {
         let since = self.begin_ending();
         self.answering &= self.subscriber.now() < self.subscriber.answer_due(since);
         self.answering
     }
 
-    /// How many heartbeats there were.
-    pub fn heartbeats(&self) -> u32 {
-        self.heartbeats
-    }
+    // === the loop ===
 
-    /// Bytes of frames that were [said](StreamSource::say) and are not written.
-    pub fn waiting_bytes(&self) -> usize {
-        self.waiting.iter().map(Bytes::len).sum()
-    }
-
-    /// Fills `hand` with what comes next, or arranges for the task of `cx` to
-    /// be woken. The hand must be empty.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, hand: &mut Vec<Slice>) -> Poll<Filled> {
+    /// Adds the next slices to `out`, which must be empty. Otherwise the task of
+    /// `cx` is woken when there is something to write.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Vec<Slice>) -> Poll<Filled> {
         loop {
-            if !self.waiting.is_empty() {
+            if !self.queue.is_empty() {
                 if let Some(rest) = self.subscriber.suspend_direct_writes() {
-                    return Poll::Ready(Filled::Rest(rest));
+                    return Poll::Ready(Filled::PartialWrite(rest));
                 }
-                self.fill_waiting(hand);
-                return Poll::Ready(Filled::Write);
+                self.queue.fill(out, WriteBudget::for_write(self.batch_size));
+                return Poll::Ready(Filled::Slices);
             }
             if let Some(end) = self.end {
                 if self.waits_for_answer() {
@@ -214,117 +249,115 @@ impl StreamSource {
                 }
                 return Poll::Ready(Filled::End(end));
             }
-            let mut room = WriteBudget::for_write(self.batch_size);
-            let paced = match &mut self.pacer {
-                Some(pacer) => pacer.poll_room(cx, &mut room).is_pending(),
+            let mut budget = WriteBudget::for_write(self.batch_size);
+            let is_paced = match &mut self.pacer {
+                Some(pacer) => pacer.poll_budget(cx, &mut budget).is_pending(),
                 None => false,
             };
-            // A read is finished although its page has to wait: others may be
-            // waiting for the same one, or for the permit.
-            let works = self.work.as_ref().is_some_and(|work| !paced || work.is_read());
-            if works && self.poll_work(cx, hand, room).is_ready() {
-                if hand.is_empty() {
+            if self.poll_catch_up(cx, out, budget, is_paced).is_ready() {
+                if out.is_empty() {
                     continue;
                 }
-                return Poll::Ready(Filled::Write);
+                return Poll::Ready(Filled::Slices);
             }
-            let turn = match self.work {
-                _ if paced => PollMode::Paced,
-                Some(_) => PollMode::RingOnly,
-                None => self.turn,
-            };
-            self.turn = if turn == PollMode::Ring { PollMode::Log } else { PollMode::Ring };
-            match self.subscriber.next(cx, turn, hand, &mut room) {
-                WriterAction::Write => return Poll::Ready(Filled::Write),
-                WriterAction::PartialWrite(rest) => return Poll::Ready(Filled::Rest(rest)),
-                WriterAction::Wait => return Poll::Pending,
-                WriterAction::Read(reading) => self.begin_read(reading),
-                WriterAction::Snapshot(reading) => self.begin_resources(&reading),
-                WriterAction::Dropped(reading, lost) => {
-                    self.say_lost(&reading, lost.count, lost.to);
+            let mode = self.next_poll_mode(is_paced);
+            match self.subscriber.next(cx, mode, out, &mut budget) {
+                WriterAction::Write => return Poll::Ready(Filled::Slices),
+                WriterAction::PartialWrite(rest) => {
+                    return Poll::Ready(Filled::PartialWrite(rest));
                 }
-                WriterAction::Heartbeat(position) => self.say_heartbeat(position),
+                WriterAction::Wait => return Poll::Pending,
+                WriterAction::Read(request) => {
+                    self.catch_up = CatchUp::page(request, &mut self.connection());
+                }
+                WriterAction::Snapshot(request) => {
+                    self.catch_up = Some(CatchUp::resources(&request));
+                }
+                WriterAction::Dropped(request, marker) => {
+                    self.connection().note_dropped(&request, marker.count, marker.to);
+                }
+                WriterAction::Heartbeat(position) => {
+                    self.queue.push(self.messages.heartbeat(position));
+                    self.heartbeats += 1;
+                }
                 WriterAction::End(..) if self.waits_for_answer() => return Poll::Pending,
-                WriterAction::End(ending, position) => self.close_message(ending, position),
+                WriterAction::End(end_reason, position) => {
+                    if let Some(frame) = self.messages.close(end_reason, position) {
+                        self.queue.push(frame);
+                    }
+                    self.end = Some(End::Ending(end_reason));
+                }
             }
         }
     }
 
-    fn fill_waiting(&mut self, hand: &mut Vec<Slice>) {
-        let WriteBudget { slices, mut bytes, .. } = WriteBudget::for_write(self.batch_size);
-        for frame in self.waiting.iter().take(slices as usize) {
-            hand.push(Slice {
-                bytes: frame.clone(),
-                subscription: SubscriptionId::NONE,
-                through: Offset::ZERO,
-                events: 0,
-                committed: None,
-            });
-            bytes = bytes.saturating_sub(frame.len());
-            if bytes == 0 {
-                break;
-            }
-        }
+    /// Advances the read of a subscription that is catching up. Pending if there is
+    /// no read, if the log is still being read, or if pacing permits no events yet.
+    fn poll_catch_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<Slice>,
+        budget: WriteBudget,
+        is_paced: bool,
+    ) -> Poll<()> {
+        // The read of a page is completed although the page has to wait: other
+        // connections may wait for the same page, or for the permit of this read.
+        let Some(catch_up) = self.catch_up.take_if(|it| !is_paced || it.is_reading()) else {
+            return Poll::Pending;
+        };
+        let (next, polled) = catch_up.poll(cx, &mut self.connection(), out, budget);
+        self.catch_up = next;
+        polled
     }
 
-    /// These slices of the hand are on their way; one that is half out counts,
-    /// and its writer sees to the rest.
-    pub fn wrote(&mut self, written: &[Slice]) {
-        let notices = written.iter().filter(|slice| slice.subscription == SubscriptionId::NONE);
-        let notices = notices.count();
-        if notices > 0 {
-            self.waiting.drain(..notices);
-            if self.waiting.is_empty() {
-                self.waiting = VecDeque::new();
-            }
-        }
+    /// Returns the mode of the next call of the hub. The ring and the log take
+    /// turns, so that neither starves the other.
+    fn next_poll_mode(&mut self, is_paced: bool) -> PollMode {
+        let mode = match self.catch_up {
+            _ if is_paced => PollMode::Paced,
+            Some(_) => PollMode::RingOnly,
+            None => self.poll_mode,
+        };
+        self.poll_mode = if mode == PollMode::Ring { PollMode::Log } else { PollMode::Ring };
+        mode
+    }
+
+    /// Records that these slices of the last fill are written. A slice that is
+    /// partly written counts: the writer writes its rest before anything else.
+    pub fn note_written(&mut self, written: &[Slice]) {
+        self.queue.note_written(written);
         self.subscriber.note_written(written);
-        self.advance_work(written);
+        if let Some(catch_up) = &mut self.catch_up
+            && catch_up.note_written(&self.subscriber, written)
+        {
+            self.catch_up = None;
+        }
         if let Some(pacer) = &mut self.pacer {
             pacer.charge(written);
         }
     }
 
-    /// The socket takes nothing: gives the page back, or the read of it, which
-    /// others may be waiting behind, and keeps its place.
-    pub fn release(&mut self) {
-        self.work = None;
+    /// Drops the read of a subscription that is catching up, because the socket
+    /// accepts no bytes. Other connections may wait for its page or its permit. The
+    /// subscription keeps its position.
+    pub fn release_read(&mut self) {
+        self.catch_up = None;
     }
 
-    // === notices ===
-
-    fn say_heartbeat(&mut self, position: Option<EventId>) {
-        let frame = self.notices.heartbeat(position);
-        self.heartbeats += 1;
-        self.say(frame);
-    }
-
-    /// Events that a policy took, behind where the client stands.
-    pub(super) fn say_lost(&mut self, reading: &ReadRequest, count: u64, to: Offset) {
-        let origin = reading.log.origin();
-        let gap = Gap {
-            from: origin.id(reading.after),
-            to: origin.id(to),
-            earliest: origin.id(reading.log.floor()),
-            reason: Reason::Dropped,
-            count: Some(count),
-        };
-        self.metrics.dropped(reading.overflow.as_str(), count);
-        let frame = self.notices.gap_of(&gap, reading);
-        self.say(frame);
-    }
-
-    fn close_message(&mut self, ending: EndReason, position: Option<EventId>) {
-        if let Some(frame) = self.notices.close(ending, position) {
-            self.say(frame);
+    fn connection(&mut self) -> Connection<'_> {
+        Connection {
+            subscriber: &self.subscriber,
+            messages: &mut self.messages,
+            queue: &mut self.queue,
+            metrics: &self.metrics,
+            end: &mut self.end,
         }
-        self.end = Some(End::Ending(ending));
     }
 }
 
 impl Drop for StreamSource {
     fn drop(&mut self) {
         self.subscriber.leave();
-        self.metrics.closed(self.subscriber.protocol(), self.reason);
+        self.metrics.closed(self.subscriber.protocol(), self.end_label);
     }
 }

@@ -3,7 +3,6 @@
 //! write.
 
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,8 +10,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::end::End;
-use super::socket_writer::{SocketWriter, with_hand};
-use super::source::{Filled, StreamSource};
+use super::socket_writer::SocketWriter;
+use super::source::StreamSource;
 use super::transport::Transport;
 
 /// The chunk that ends a chunked body (RFC 9112 §7.1).
@@ -41,8 +40,8 @@ impl<G: Unpin> Stream<G> {
     /// Creates a stream on a transport that has the response head and nothing
     /// behind the head. The connection counts as open as long as `open` lives.
     pub fn new(transport: Transport, source: StreamSource, chunked: bool, open: G) -> Stream<G> {
-        if let Some(port) = transport.port() {
-            source.open_port(port);
+        if let Some(direct_writer) = transport.direct_writer() {
+            source.allow_direct_writes(direct_writer);
         }
         let writer = SocketWriter::default();
         Stream { transport, source, writer, chunked, ending: false, _open: open }
@@ -61,26 +60,12 @@ impl<G: Unpin> Stream<G> {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
-        let Stream { transport, source, writer, .. } = self;
-        with_hand(|hand| {
-            loop {
-                ready!(writer.poll_open(cx, transport, source))?;
-                match ready!(source.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(writer.poll_hand(cx, transport, source, hand))?,
-                    Filled::Rest(rest) => writer.take_over(rest),
-                    Filled::End(end) => return Poll::Ready(Ok(end)),
-                }
-            }
-        })
-    }
-
     /// Ready once the hub ends the stream, even if a frame is written in part.
     /// Registers the task's waker otherwise.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.source.subscriber().watch(cx, false) {
-            Some(ending) => {
-                self.source.ends(End::Ending(ending).reason());
+            Some(end_reason) => {
+                self.source.set_end_label(End::Ending(end_reason).reason());
                 Poll::Ready(())
             }
             None => Poll::Pending,
@@ -97,10 +82,12 @@ impl<G: Unpin> Future for Stream<G> {
             return Poll::Ready(());
         }
         if !this.ending {
-            match this.poll_write(cx) {
-                Poll::Ready(Ok(end)) => {
+            let Stream { transport, source, writer, .. } = this;
+            match writer.poll_stream(cx, transport, source, |_| false) {
+                Poll::Ready(Ok(None)) => {}
+                Poll::Ready(Ok(Some(end))) => {
                     this.ending = true;
-                    this.source.ends(end.reason());
+                    this.source.set_end_label(end.reason());
                     // Without the last chunk the client sees an incomplete body.
                     if this.chunked && end.is_orderly() {
                         this.writer.append(LAST_CHUNK);

@@ -56,7 +56,7 @@ impl Takeover {
     fn end(&mut self, end: End) {
         match self {
             Takeover::Stream { source, .. } | Takeover::WebSocket { source, .. } => {
-                source.ends(end.reason());
+                source.set_end_label(end.reason());
             }
         }
     }
@@ -66,8 +66,8 @@ impl Takeover {
 pub struct TakeoverSlot {
     stage: AtomicU8,
     takeover: Mutex<Option<Takeover>>,
-    /// hyper has written bytes since the last check of a planned takeover.
-    wrote: AtomicBool,
+    /// Whether hyper has written bytes since the last check of a planned takeover.
+    has_written: AtomicBool,
 }
 
 /// The handler has answered with a takeover.
@@ -81,7 +81,7 @@ impl TakeoverSlot {
     /// Creates an empty slot.
     pub fn new() -> Arc<TakeoverSlot> {
         let (stage, takeover) = (AtomicU8::new(0), Mutex::new(None));
-        Arc::new(TakeoverSlot { stage, takeover, wrote: AtomicBool::new(false) })
+        Arc::new(TakeoverSlot { stage, takeover, has_written: AtomicBool::new(false) })
     }
 
     /// Stores a takeover for the connection's task and returns the body of a
@@ -111,7 +111,7 @@ impl TakeoverSlot {
     /// Notes that hyper has written bytes.
     pub fn note_write(&self) {
         if self.is_planned() {
-            self.wrote.store(true, Ordering::Release);
+            self.has_written.store(true, Ordering::Release);
         }
     }
 
@@ -142,7 +142,7 @@ impl TakeoverSlot {
             let due = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall_timeout)));
             ready!(due.as_mut().poll(cx));
             *timer = None;
-            if !self.wrote.swap(false, Ordering::AcqRel) {
+            if !self.has_written.swap(false, Ordering::AcqRel) {
                 break;
             }
         }

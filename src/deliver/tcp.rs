@@ -67,33 +67,34 @@ impl TcpTransport {
     }
 
     /// Returns the same socket for the fan-out.
-    pub(super) fn port(&self) -> Arc<dyn DirectWriter> {
+    pub(super) fn direct_writer(&self) -> Arc<dyn DirectWriter> {
         self.0.clone()
     }
 }
 
 impl DirectWriter for TcpStream {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        // Past tokio's note of whether the socket is writable, which lies in
-        // memory that is cold here: one that is full answers the same.
+        // This call bypasses tokio's readiness flag, which is in memory that is cold
+        // here. A full socket returns the same error.
         SockRef::from(self).send(bytes)
     }
 }
 
-/// Sends what the socket takes of `length` bytes. A socket that takes a part
-/// is full: noted right away, this spares the next write a call in vain.
+/// Calls `how`, which sends up to `length` bytes. If the socket accepts only a
+/// part, it is full. The readiness flag is cleared at once then, which saves the
+/// system call of the next write.
 fn send(
     socket: &TcpStream,
     length: usize,
     how: impl Fn(SockRef<'_>) -> io::Result<usize>,
 ) -> io::Result<usize> {
-    let mut taken = 0;
+    let mut sent = 0;
     let all = socket.try_io(Interest::WRITABLE, || {
-        taken = how(SockRef::from(socket))?;
-        let is_part = 0 < taken && taken < length;
+        sent = how(SockRef::from(socket))?;
+        let is_part = 0 < sent && sent < length;
         if is_part { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
-    if taken > 0 { Ok(taken) } else { all.map(|()| 0) }
+    if sent > 0 { Ok(sent) } else { all.map(|()| 0) }
 }
 
 impl TcpTransport {
@@ -119,14 +120,14 @@ impl Socket for TcpTransport {
     }
 }
 
-/// Reads the bytes that are there. If they do not fill `buffer` the socket is
-/// empty: noted right away, as in [`send`].
+/// Reads the available bytes. If they do not fill `buffer`, the socket is empty, and
+/// the readiness flag is cleared at once, as in [`send`].
 fn receive(socket: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
-    let (room, mut read) = (buffer.remaining(), 0);
+    let (capacity, mut read) = (buffer.remaining(), 0);
     let all = socket.try_io(Interest::READABLE, || {
-        // Into memory that nobody has zeroed: hyper lends 8 KiB for each head.
+        // The buffer is not zeroed first: hyper uses 8 KiB for each head.
         read = socket.try_read_buf(buffer)?;
-        let is_part = 0 < read && read < room;
+        let is_part = 0 < read && read < capacity;
         if is_part { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     if read > 0 { Ok(()) } else { all }

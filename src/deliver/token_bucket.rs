@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_up_is_bounded() {
+    fn a_full_bucket_holds_no_more_tokens() {
         let mut bucket = TokenBucket::new(10);
         let mut take = |count, ms| bucket.take(count, at(10_000), at(ms));
         assert!(take(60, 5000));
@@ -80,23 +80,23 @@ mod tests {
         assert!(take(1, 5100));
         assert!(!take(10, 6000));
         assert!(take(9, 6000));
-        assert!(!take(101, 60_000), "more than it ever holds");
+        assert!(!take(101, 60_000), "the bucket never holds so many tokens");
         assert!(take(100, 60_000));
     }
 
     #[test]
-    fn it_says_how_many_there_are_and_when_the_next_is() {
+    fn an_empty_bucket_returns_the_time_of_the_next_token() {
         let mut bucket = TokenBucket::new(100);
         let saved = at(100);
         assert_eq!(bucket.tokens(saved, at(0)), Ok(10));
         bucket.charge(10, at(0));
         assert_eq!(bucket.tokens(saved, at(0)), Err(at(10)));
         assert_eq!(bucket.tokens(saved, at(10)), Ok(1));
-        assert_eq!(bucket.tokens(saved, at(60_000)), Ok(10), "no more is saved up");
+        assert_eq!(bucket.tokens(saved, at(60_000)), Ok(10), "the bucket is full");
     }
 
     #[test]
-    fn a_slow_one_gives_one_at_a_time() {
+    fn a_slow_bucket_gives_one_token_at_a_time() {
         let mut bucket = TokenBucket::new(2);
         assert_eq!(bucket.tokens(at(100), at(0)), Ok(1));
         bucket.charge(1, at(0));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debt_is_waited_for() {
+    fn a_debt_delays_the_next_token() {
         let mut bucket = TokenBucket::new(1000);
         bucket.charge(5000, at(0));
         assert!(bucket.tokens(at(100), at(4899)).is_err());

@@ -43,9 +43,9 @@ impl Transport {
 
     /// Returns the socket for direct writes of the fan-out; `None` for a
     /// transport that only its own task may write to.
-    pub(super) fn port(&self) -> Option<Arc<dyn DirectWriter>> {
+    pub(super) fn direct_writer(&self) -> Option<Arc<dyn DirectWriter>> {
         match self {
-            Transport::Tcp(socket) => Some(socket.port()),
+            Transport::Tcp(socket) => Some(socket.direct_writer()),
             Transport::H2(_) => None,
         }
     }

@@ -1,5 +1,5 @@
-//! One WebSocket: what comes in is decoded and answered command by command,
-//! what goes out comes from the same pump and the same writer as any stream.
+//! A WebSocket session. It decodes messages, and executes one command after the
+//! other. Its output has the same source and writer as any other stream.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,8 +16,8 @@ use tokio::time::Sleep;
 use super::end::End;
 use super::gap::Gap;
 use super::scratch::with_scratch;
-use super::socket_writer::{SocketWriter, with_hand};
-use super::source::{Filled, StreamSource};
+use super::socket_writer::SocketWriter;
+use super::source::StreamSource;
 use super::token_bucket::TokenBucket;
 use super::transport::Transport;
 use super::{CONTROL_SAVED, Settings};
@@ -27,52 +27,54 @@ use crate::wire::close::CloseCode;
 use crate::wire::problem::Problem;
 use crate::wire::websocket::{self, Decoder, Limits, Message};
 
-/// Answers that may wait before no more is read: a client that sends commands
-/// and reads nothing is slowed down, not given memory.
+/// The limit of queued answers, in bytes. Above this limit, the session does not
+/// read. So a client that sends commands and does not read answers uses little
+/// memory.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// How long a client has to answer a close frame.
-const LINGER: Duration = Duration::from_secs(2);
+/// The time that a client has to answer a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Heartbeats without a sign of life before a client is given up.
+/// The number of pings that a client may leave unanswered.
 const UNANSWERED_PINGS_MAX: u32 = 2;
 
-/// What a command came to, in the order it is to be said.
+/// One reply to a command. The replies of a command are sent in order.
 #[derive(Debug)]
 pub enum CommandReply {
-    /// An answer: the command's id as it came (JSON text), and data.
+    /// The answer: the id of the command as JSON text, and the data.
     Response(Option<Bytes>, Vec<u8>),
-    /// A refusal.
+    /// The rejection of the command.
     Error(Option<Bytes>, Problem),
-    /// The answer to a bare `get-status`.
+    /// The answer to the bare message `get-status`.
     Status(Bytes),
-    /// Missing events at the start of a subscription.
+    /// A gap at the start of a subscription.
     Gap(Gap, SubscriptionId),
-    /// From here on the socket speaks bare.
+    /// Later messages have the bare format.
     Bare,
 }
 
-/// A command under way.
+/// A command in progress.
 pub type CommandFuture = Pin<Box<dyn Future<Output = Vec<CommandReply>> + Send>>;
 
-/// Who understands what a client sends.
+/// The handler of the commands of a session.
 pub trait CommandHandler: Send + Unpin {
-    /// Starts to carry out one text message. The next is given when this one
-    /// is done, so commands of a socket take effect in order. The reaction may
-    /// be dropped before its end: what it has written stays, unanswered.
+    /// Starts to execute the command in a text message. The session calls it again
+    /// after the command has ended, so the commands of a session take effect in
+    /// order. The session may drop the future before its end. A write that the
+    /// command has started is committed then, without an answer.
     fn command(&mut self, text: String) -> CommandFuture;
 }
 
-/// Serves one socket to its end.
+/// The task of a WebSocket session.
 ///
 /// # Cancel safety
-/// Dropping it cuts the connection and frees everything; the client resumes.
+/// Dropping the future closes the connection at once. The client can resume.
 pub struct Session<C> {
     transport: Transport,
-    pump: StreamSource,
-    outlet: SocketWriter,
-    /// Of what has come in part; none while nothing has, which is most of the
-    /// time.
+    source: StreamSource,
+    writer: SocketWriter,
+    /// The decoder of a frame or message that has arrived in part. It is boxed and
+    /// optional, because most sessions have none most of the time.
     decoder: Option<Box<Decoder>>,
     message_bytes_max: usize,
     message_timeout_ms: u64,
@@ -80,42 +82,42 @@ pub struct Session<C> {
     commands: C,
     running: Option<CommandFuture>,
     inbox: VecDeque<Message>,
-    /// Heartbeats when the client was last heard.
-    heard: u32,
-    /// When the message that has begun and not ended began, in the hub's time.
-    unfinished: Option<u64>,
+    /// The number of heartbeats when bytes of the client last arrived.
+    heartbeats_answered: u32,
+    /// The hub's time at which the incomplete message began.
+    message_since: Option<u64>,
     state: State,
-    /// Makes the connection count as open.
+    /// Counts the connection as open.
     _open: Option<Arc<dyn Send + Sync>>,
 }
 
 enum State {
     Open,
-    /// The close frame is said; nothing is said behind it.
+    /// The close frame is queued. No frame follows.
     Closing,
-    /// All is out; the client's last bytes are read until then.
+    /// All frames are written. Bytes of the client are read until this deadline.
     Lingering(Pin<Box<Sleep>>),
 }
 
 impl<C: CommandHandler> Session<C> {
-    /// A session on a socket behind whose handshake nothing was written yet.
-    /// `early` is what the client has sent behind the handshake. The connection
-    /// counts as open as long as `open` lives.
+    /// Returns the session of a connection whose handshake is complete. `early`
+    /// contains the bytes that the client has sent after the handshake. The
+    /// connection counts as open as long as `open` lives.
     pub fn new(
         transport: Transport,
-        pump: StreamSource,
+        source: StreamSource,
         commands: C,
         settings: &Settings,
         early: &[u8],
         open: Option<Arc<dyn Send + Sync>>,
     ) -> Session<C> {
-        if let Some(port) = transport.port() {
-            pump.open_port(port);
+        if let Some(direct_writer) = transport.direct_writer() {
+            source.allow_direct_writes(direct_writer);
         }
         let mut session = Session {
             transport,
-            pump,
-            outlet: SocketWriter::default(),
+            source,
+            writer: SocketWriter::default(),
             decoder: None,
             message_bytes_max: settings.message_bytes_max,
             message_timeout_ms: settings.message_timeout.as_millis() as u64,
@@ -123,8 +125,8 @@ impl<C: CommandHandler> Session<C> {
             commands,
             running: None,
             inbox: VecDeque::new(),
-            heard: 0,
-            unfinished: None,
+            heartbeats_answered: 0,
+            message_since: None,
             state: State::Open,
             _open: open,
         };
@@ -132,70 +134,72 @@ impl<C: CommandHandler> Session<C> {
         session
     }
 
-    // === what comes in ===
+    // === input ===
 
     fn take_input(&mut self, input: &[u8]) {
-        self.pump.metrics().received_bytes.increment(input.len() as u64);
-        self.heard = self.pump.heartbeats();
+        self.source.metrics().received_bytes.increment(input.len() as u64);
+        self.heartbeats_answered = self.source.heartbeats();
         let inbox = &mut self.inbox;
         let limits = Limits { message_bytes_max: self.message_bytes_max, ..Limits::default() };
         let mut decoder = self.decoder.take().map(|decoder| *decoder).unwrap_or_default();
-        if let Err(violation) = decoder.feed(input, limits, |one| inbox.push_back(one)) {
-            self.close(violation.close, violation.detail, "client-error");
+        if let Err(error) = decoder.feed(input, limits, |message| inbox.push_back(message)) {
+            self.close(error.close, error.detail, "client-error");
         }
-        let now = self.pump.subscriber().now();
+        let now = self.source.subscriber().now();
         let control = decoder.take_control_frames();
-        let moment = Duration::from_millis(now);
-        if control > 0 && !self.control.take(control.into(), CONTROL_SAVED, moment) {
+        let elapsed = Duration::from_millis(now);
+        if control > 0 && !self.control.take(control.into(), CONTROL_SAVED, elapsed) {
             self.close(CloseCode::Policy, "too many control frames", "control-rate");
         }
-        let before = self.unfinished;
-        self.unfinished = decoder.unfinished().then(|| before.unwrap_or(now));
-        if self.unfinished.is_some() != before.is_some() {
-            self.pump.subscriber().set_needs_tick(self.unfinished.is_some());
+        let before = self.message_since;
+        self.message_since = decoder.unfinished().then(|| before.unwrap_or(now));
+        if self.message_since.is_some() != before.is_some() {
+            self.source.subscriber().set_needs_tick(self.message_since.is_some());
         }
         if !decoder.is_at_rest() {
             self.decoder = Some(Box::new(decoder));
         }
     }
 
-    /// A message that never ends holds memory and, with a ping now and then,
-    /// outlives every other deadline. Looked at whenever the task is woken,
-    /// which every tick of the hub does as long as there is one.
+    /// Closes the session if a message takes too long. An incomplete message uses
+    /// memory, and with a ping now and then it would outlive every other deadline.
+    /// Each tick of the hub wakes the task while a message is incomplete.
     fn check_message_deadline(&mut self) {
-        // Meanwhile nothing is read, so the rest may be here.
+        // The session does not read during a command. The rest of the message may
+        // have arrived.
         if self.running.is_some() {
             return;
         }
-        let now = self.pump.subscriber().now();
-        if self.unfinished.is_some_and(|since| now - since > self.message_timeout_ms) {
+        let now = self.source.subscriber().now();
+        if self.message_since.is_some_and(|since| now - since > self.message_timeout_ms) {
             self.close(CloseCode::Policy, "a message took too long", "client-error");
         }
     }
 
-    /// Reads while the last command is done and its answers are on their way:
-    /// one read may hold hundreds of commands with a large answer each.
+    /// Executes commands and reads the next ones. The session reads only if no
+    /// command is in progress and few answers are queued, because one read can
+    /// return hundreds of commands with a large answer each.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if let Some(running) = &mut self.running {
-                if !self.pump.is_answering() {
-                    // Its answer is too late: the close has been said.
+                if !self.source.is_answering() {
+                    // The answer is too late, because the close frame is queued.
                     self.running = None;
                     continue;
                 }
-                let said = ready!(running.as_mut().poll(cx));
+                let replies = ready!(running.as_mut().poll(cx));
                 self.running = None;
-                self.pump.set_answering(false);
-                for say in said {
-                    self.say(say);
+                self.source.set_answering(false);
+                for reply in replies {
+                    self.queue_reply(reply);
                 }
             } else if !matches!(self.state, State::Open)
-                || self.pump.is_ending()
+                || self.source.is_ending()
                 || self.is_held_back()
             {
                 return Poll::Pending;
-            } else if let Some(incoming) = self.inbox.pop_front() {
-                self.react(incoming);
+            } else if let Some(message) = self.inbox.pop_front() {
+                self.handle(message);
             } else {
                 self.inbox = VecDeque::new();
                 ready!(self.poll_read(cx))?;
@@ -204,7 +208,7 @@ impl<C: CommandHandler> Session<C> {
     }
 
     fn is_held_back(&self) -> bool {
-        self.pump.waiting_bytes() > ANSWER_BYTES
+        self.source.queued_bytes() > ANSWER_BYTES
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -219,86 +223,76 @@ impl<C: CommandHandler> Session<C> {
         })
     }
 
-    fn react(&mut self, incoming: Message) {
-        match incoming {
+    fn handle(&mut self, message: Message) {
+        match message {
             Message::Text(text) => {
-                if self.pump.note_received() {
-                    self.pump.set_answering(true);
+                if self.source.note_received() {
+                    self.source.set_answering(true);
                     self.running = Some(self.commands.command(text));
                 }
             }
             Message::Binary(_) => self.close(CloseCode::NotText, "send text", "client-error"),
-            Message::Ping(payload) => self.pump.say(websocket::pong(&payload)),
+            Message::Ping(payload) => self.source.queue_frame(websocket::pong(&payload)),
             Message::Pong(_) => {}
             Message::Close { code, .. } => {
-                self.pump.say(websocket::close_reply(code));
+                self.source.queue_frame(websocket::close_reply(code));
                 self.begin_closing("client");
             }
         }
     }
 
-    // === what goes out ===
+    // === output ===
 
-    fn say(&mut self, say: CommandReply) {
-        let notices = self.pump.notices();
-        let frame = match say {
-            CommandReply::Response(id, data) => notices.response(id.as_deref(), &data),
-            CommandReply::Error(id, problem) => notices.refusal(id.as_deref(), &problem),
-            CommandReply::Status(document) => notices.status(&document),
+    fn queue_reply(&mut self, reply: CommandReply) {
+        let messages = self.source.messages();
+        let frame = match reply {
+            CommandReply::Response(id, data) => messages.response(id.as_deref(), &data),
+            CommandReply::Error(id, problem) => messages.rejection(id.as_deref(), &problem),
+            CommandReply::Status(document) => messages.status(&document),
             CommandReply::Gap(gap, subscription) => {
-                let Some(reading) = self.pump.subscriber().read_request(subscription) else {
+                let Some(request) = self.source.subscriber().read_request(subscription) else {
                     return;
                 };
-                self.pump.notices().gap_of(&gap, &reading)
+                self.source.messages().gap_of(&gap, &request)
             }
-            CommandReply::Bare => return self.pump.change_format(WireFormat::Bare),
+            CommandReply::Bare => return self.source.change_format(WireFormat::Bare),
         };
-        self.pump.say(frame);
+        self.source.queue_frame(frame);
     }
 
     fn close(&mut self, close: CloseCode, detail: &str, reason: &'static str) {
         if matches!(self.state, State::Open) {
-            self.pump.say(websocket::close(close, detail));
+            self.source.queue_frame(websocket::close(close, detail));
             self.begin_closing(reason);
         }
     }
 
     fn begin_closing(&mut self, reason: &'static str) {
-        self.pump.ends(reason);
+        self.source.set_end_label(reason);
         self.state = State::Closing;
         self.inbox = VecDeque::new();
         self.running = None;
     }
 
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Session { transport, pump, outlet, state, .. } = self;
-        let end = with_hand(|hand| {
-            loop {
-                ready!(outlet.poll_open(cx, transport, pump))?;
-                if !matches!(state, State::Open) && pump.waiting_bytes() == 0 {
-                    return Poll::Ready(Ok(None));
-                }
-                match ready!(pump.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(outlet.poll_hand(cx, transport, pump, hand))?,
-                    Filled::Rest(rest) => outlet.take_over(rest),
-                    Filled::End(end) => return Poll::Ready(Ok::<_, io::Error>(Some(end))),
-                }
-            }
-        });
-        if let Some(end) = ready!(end)? {
+        let Session { transport, source, writer, state, .. } = self;
+        let closing = !matches!(state, State::Open);
+        let is_done = |source: &StreamSource| closing && source.queued_bytes() == 0;
+        let end = ready!(writer.poll_stream(cx, transport, source, is_done))?;
+        if let Some(end) = end {
             if let Some(close) = close_code(end) {
-                self.outlet.append(websocket::close(close, ""));
+                self.writer.append(websocket::close(close, ""));
             }
             self.begin_closing(end.reason());
         }
-        ready!(self.outlet.poll_finish(cx, &mut self.transport, &mut self.pump))?;
-        self.state = State::Lingering(Box::pin(tokio::time::sleep(LINGER)));
+        ready!(self.writer.poll_finish(cx, &mut self.transport, &mut self.source))?;
+        self.state = State::Lingering(Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)));
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what still comes until the client closes its side too: a socket
-    /// that is dropped with unread bytes is reset, and the reset can overtake
-    /// the close frame.
+    /// Reads and drops bytes until the client closes its side. If a socket is closed
+    /// with unread bytes, the kernel resets the connection, and the reset can
+    /// overtake the close frame.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let State::Lingering(deadline) = &mut self.state else { return Poll::Pending };
         if deadline.as_mut().poll(cx).is_ready() {
@@ -315,12 +309,12 @@ impl<C: CommandHandler> Session<C> {
         })
     }
 
-    /// Ends at once where the hub asks for it although a frame may be half
-    /// out; otherwise the task is woken by whatever comes.
+    /// Ready if the hub ends the connection at once, even in the middle of a frame.
+    /// Otherwise the task is woken by the next change.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.pump.subscriber().watch(cx, self.pump.is_answering()) {
-            Some(ending) => {
-                self.pump.ends(End::Ending(ending).reason());
+        match self.source.subscriber().watch(cx, self.source.is_answering()) {
+            Some(end_reason) => {
+                self.source.set_end_label(End::Ending(end_reason).reason());
                 Poll::Ready(())
             }
             None => Poll::Pending,
@@ -328,7 +322,7 @@ impl<C: CommandHandler> Session<C> {
     }
 }
 
-/// The code that says why; none where the socket takes nothing.
+/// Returns the close code for an end. Returns `None` if the socket accepts no bytes.
 fn close_code(end: End) -> Option<CloseCode> {
     match end {
         End::Ending(EndReason::Drained | EndReason::Lifetime) => Some(CloseCode::Draining),
@@ -350,22 +344,22 @@ impl<C: CommandHandler> Future for Session<C> {
             if let Poll::Ready(Err(_)) = this.poll_input(cx) {
                 return Poll::Ready(());
             }
-            let held_back = this.is_held_back();
+            let was_held_back = this.is_held_back();
             if let Poll::Ready(Err(_)) = this.poll_output(cx) {
                 return Poll::Ready(());
             }
-            // Answers that held back the reading are out: read on, since
-            // nothing else would wake this task for what has come already.
-            if !held_back || this.is_held_back() {
+            // The answers that stopped the reads are written. The session must read
+            // now, because nothing wakes this task for messages in the inbox.
+            if !was_held_back || this.is_held_back() {
                 break;
             }
         }
         if matches!(this.state, State::Lingering(_)) {
             return this.poll_linger(cx);
         }
-        if this.pump.heartbeats() - this.heard > UNANSWERED_PINGS_MAX {
-            this.heard = this.pump.heartbeats();
-            this.pump.subscriber().end(EndReason::Idle);
+        if this.source.heartbeats() - this.heartbeats_answered > UNANSWERED_PINGS_MAX {
+            this.heartbeats_answered = this.source.heartbeats();
+            this.source.subscriber().end(EndReason::Idle);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -378,8 +378,8 @@ impl Writer {
                     waiting.push(cx.waker().clone());
                     return Poll::Pending;
                 }
-                Poll::Ready(Filled::Rest(rest)) => self.socket.write(&rest),
-                Poll::Ready(Filled::Write) => self.write(&slices),
+                Poll::Ready(Filled::PartialWrite(rest)) => self.socket.write(&rest),
+                Poll::Ready(Filled::Slices) => self.write(&slices),
                 Poll::Ready(Filled::End(_)) => return Poll::Ready(Over::Connection),
             }
         }
@@ -393,7 +393,7 @@ impl Writer {
         }
         if accepted == 0 {
             self.source.subscriber().blocked();
-            self.source.release();
+            self.source.release_read();
             shuttle::thread::yield_now();
             self.source.subscriber().unblocked();
             return;
@@ -401,7 +401,7 @@ impl Writer {
         for slice in &slices[..accepted] {
             self.socket.write(&slice.bytes);
         }
-        self.source.wrote(&slices[..accepted]);
+        self.source.note_written(&slices[..accepted]);
     }
 }
 

@@ -257,27 +257,27 @@ fn open(
     let chunked = takeover.is_some() && head.version == Version::HTTP_11;
     let wire = if chunked { form.wire().chunked() } else { form.wire() };
     let batch_size = target.asked.batch_size.map(std::num::NonZeroU32::get);
-    let mut pump = StreamSource::new(
+    let mut source = StreamSource::new(
         subscriber.clone(),
         api.deliver.clone(),
         api.metrics.clone(),
         wire,
         batch_size,
     );
-    pump.hold(share);
+    source.keep_guard(share);
     let interest = target.interest(wire, None, &beginning);
     let (_, start) = subscriber.subscribe(&target.log, interest, beginning.start);
     let origin = target.log.origin();
     let cursor = beginning.returned.unwrap_or_else(|| origin.id(start));
-    let opening = pump.notices().open((!beginning.snapshot).then_some(cursor));
-    pump.say(opening);
+    let opening = source.messages().open((!beginning.snapshot).then_some(cursor));
+    source.queue_frame(opening);
     if let Some(gap) = beginning.gap {
-        let frame = pump.notices().gap(&gap, beginning.snapshot);
-        pump.say(frame);
+        let frame = source.messages().gap(&gap, beginning.snapshot);
+        source.queue_frame(frame);
     }
     let body = match takeover {
-        Some(takeover) => Body::Taken(takeover.plan(Takeover::Stream { source: pump, chunked })),
-        None => Body::Live(Box::new(StreamBody::new(pump))),
+        Some(takeover) => Body::Taken(takeover.plan(Takeover::Stream { source, chunked })),
+        None => Body::Live(Box::new(StreamBody::new(source))),
     };
     Ok(with_headers(head, target, form, body))
 }

@@ -1,4 +1,4 @@
-//! A session that ends while a command is under way.
+//! Tests of a session that ends while a command is in progress.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,16 +12,16 @@ use crate::deliver::{
 };
 use crate::hub::{EndReason, Subscriber};
 
-/// Longest wait for what must come.
+/// The longest wait for a frame or an end that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A command that the test answers.
-type UnderWay = (String, oneshot::Sender<Vec<CommandReply>>);
+type PendingCommand = (String, oneshot::Sender<Vec<CommandReply>>);
 
-/// Hands each command to the test.
-struct ByHand(mpsc::UnboundedSender<UnderWay>);
+/// A handler that sends each command to the test, which answers it.
+struct TestAnswers(mpsc::UnboundedSender<PendingCommand>);
 
-impl CommandHandler for ByHand {
+impl CommandHandler for TestAnswers {
     fn command(&mut self, text: String) -> CommandFuture {
         let (answer, answered) = oneshot::channel();
         let _ = self.0.send((text, answer));
@@ -33,7 +33,7 @@ impl CommandHandler for ByHand {
 struct Case {
     client: TcpStream,
     subscriber: Arc<Subscriber>,
-    commands: mpsc::UnboundedReceiver<UnderWay>,
+    commands: mpsc::UnboundedReceiver<PendingCommand>,
     session: JoinHandle<()>,
 }
 
@@ -44,22 +44,22 @@ impl Case {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let Writer { pump, .. } = bench.connect();
-        let subscriber = pump.subscriber().clone();
+        let ConnectionTask { source, .. } = bench.connect();
+        let subscriber = source.subscriber().clone();
         let (sender, commands) = mpsc::unbounded_channel();
-        let (transport, by_hand) = (Transport::Tcp(TcpTransport::new(socket)), ByHand(sender));
-        let session = Session::new(transport, pump, by_hand, &settings(), &[], None);
+        let (transport, handler) = (Transport::Tcp(TcpTransport::new(socket)), TestAnswers(sender));
+        let session = Session::new(transport, source, handler, &settings(), &[], None);
         let session = tokio::spawn(session);
         let frames: Vec<u8> = ["first", "second"].into_iter().flat_map(frame).collect();
         client.write_all(&frames).await.unwrap();
         Case { client, subscriber, commands, session }
     }
 
-    async fn command(&mut self) -> UnderWay {
+    async fn command(&mut self) -> PendingCommand {
         timeout(PATIENCE, self.commands.recv()).await.expect("a command in time").unwrap()
     }
 
-    /// Waits until the hub has ticked twice, so that whatever is due is done.
+    /// Waits for two ticks of the hub. Everything that was due is done then.
     async fn ticks(&self) {
         for _ in 0..2 {
             let before = self.subscriber.now();
@@ -69,8 +69,8 @@ impl Case {
         }
     }
 
-    /// All that comes until the gateway closes: each message's type, and the
-    /// code of each close frame.
+    /// Reads until the gateway closes the socket. Returns the type of each message, and
+    /// the code of each close frame.
     async fn rest(mut self) -> Vec<String> {
         let mut bytes = Vec::new();
         let reading = async {
@@ -84,7 +84,7 @@ impl Case {
         let reading = self.client.read_to_end(&mut bytes);
         timeout(PATIENCE, reading).await.expect("an end in time").unwrap();
         timeout(PATIENCE, self.session).await.expect("an end in time").unwrap();
-        assert!(self.commands.try_recv().is_err(), "a command behind the end is not carried out");
+        assert!(self.commands.try_recv().is_err(), "no command starts after the end");
         kinds(&bytes)
     }
 }
@@ -95,8 +95,8 @@ fn frame(text: &str) -> Vec<u8> {
     [&[0x81, length, 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
-/// What kind each whole frame is: a control message's own type, a message's
-/// type, or a close frame's code.
+/// Returns the kind of each complete frame: the type of a control message or of a
+/// message, or the code of a close frame.
 fn kinds(mut bytes: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     while let [first, second, rest @ ..] = bytes {
@@ -122,7 +122,7 @@ fn kinds(mut bytes: &[u8]) -> Vec<String> {
     found
 }
 
-/// Every reason for which the gateway ends a session in order, and its code.
+/// The reasons for which the gateway ends a session in order, with their close codes.
 const ORDERLY: [(EndReason, &str); 4] = [
     (EndReason::Drained, "1012"),
     (EndReason::Lifetime, "1012"),
@@ -131,7 +131,7 @@ const ORDERLY: [(EndReason, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn an_end_waits_for_the_answer_to_the_command_under_way() {
+async fn an_end_waits_for_the_answer_to_the_command_in_progress() {
     for (ending, code) in ORDERLY {
         let bench = Bench::start();
         let mut case = Case::start(&bench).await;
@@ -140,10 +140,10 @@ async fn an_end_waits_for_the_answer_to_the_command_under_way() {
         case.subscriber.end(ending);
         case.ticks().await;
         let early = case.client.try_read(&mut [0; 64]);
-        assert!(early.is_err(), "{ending:?}: nothing goes out before the answer: {early:?}");
+        assert!(early.is_err(), "{ending:?}: no byte is sent before the answer: {early:?}");
         answer
             .send(vec![CommandReply::Response(None, b"{}".to_vec())])
-            .expect("the answer is waited for");
+            .expect("the end waits for the answer");
         assert_eq!(case.rest().await, ["response", "stream-close", code], "{ending:?}");
     }
 }
@@ -158,7 +158,7 @@ async fn an_end_waits_for_an_answer_no_longer_than_the_stall_timeout() {
         let (_, answer) = case.command().await;
         case.subscriber.end(ending);
         assert_eq!(case.rest().await, ["stream-close", code], "{ending:?}");
-        assert!(answer.is_closed(), "{ending:?}: the answer is not waited for any more");
+        assert!(answer.is_closed(), "{ending:?}: the end no longer waits for the answer");
     }
 }
 
@@ -175,9 +175,9 @@ async fn an_end_waits_for_an_answer_no_longer_than_the_drain() {
     assert!(answer.is_closed());
 }
 
-/// A socket that takes nothing can be answered nothing.
+/// A stalled socket accepts no bytes, so its end does not wait for an answer.
 #[tokio::test]
-async fn a_stalled_socket_is_cut_with_its_command_under_way() {
+async fn a_stalled_socket_is_closed_while_its_command_is_in_progress() {
     let bench = Bench::start();
     let mut case = Case::start(&bench).await;
     let (_, answer) = case.command().await;
@@ -187,13 +187,13 @@ async fn a_stalled_socket_is_cut_with_its_command_under_way() {
 }
 
 #[tokio::test]
-async fn no_command_begins_behind_a_close_that_is_half_out() {
+async fn no_command_starts_after_a_close_that_is_partly_written() {
     let bench = Bench::start();
     let mut writer = bench.connect();
-    assert!(writer.pump.note_received());
-    writer.pump.subscriber().end(EndReason::Drained);
+    assert!(writer.source.note_received());
+    writer.source.subscriber().end(EndReason::Drained);
     writer.socket.give(20);
     writer.poll();
     assert_eq!(writer.socket.taken().len(), 20, "a part of the close");
-    assert!(!writer.pump.note_received());
+    assert!(!writer.source.note_received());
 }

@@ -1,28 +1,28 @@
-//! Random turns of a publisher, the fan-out, a writer and its client: every
-//! event is written once, in order, and nothing within what is half out.
+//! Random interleavings of a publisher, the fan-out, a writer and its client. Every
+//! event is written once and in order, and no frame is written inside another frame.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::hub::EndReason;
 
-/// Longest wait for what must come; a test that meets it has failed.
+/// The longest wait for a message that must come. A test that waits longer fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Commits to one topic, behind each other: whether the filter wants each
-    /// event, and its size.
+    /// The publisher commits batches to a topic. Each event has a flag, whether the
+    /// filter selects it, and a size.
     Publish(usize, Vec<Vec<(bool, usize)>>),
-    /// The fan-out has a turn.
+    /// The test yields to the fan-out.
     Yield,
-    /// The writer has one, if it was woken.
-    Turn,
-    /// The writer is woken by its client, says something and goes on.
-    Say,
-    /// The socket speaks bare from here on.
+    /// The writer is polled if it was woken.
+    Poll,
+    /// The writer answers a command of its client.
+    Respond,
+    /// The format changes to bare.
     Bare,
-    /// The client reads so much.
+    /// The client reads this number of bytes.
     Read(usize),
     /// The client asks for more events of the windowed subscription.
     Request(u64),
@@ -35,7 +35,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // More than a slice is never written by the fan-out.
+    // The fan-out never writes an event that is larger than a slice.
     let size = prop_oneof![9 => 0..400usize, 1 => Just(17_000)];
     let commit = prop::collection::vec((any::<bool>(), size), 1..5);
     let commits = prop::collection::vec(commit, 1..3);
@@ -43,8 +43,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         60 => (0..2usize, commits).prop_map(|(topic, commits)| Step::Publish(topic, commits)),
         40 => Just(Step::Yield),
-        40 => Just(Step::Turn),
-        20 => Just(Step::Say),
+        40 => Just(Step::Poll),
+        20 => Just(Step::Respond),
         40 => read.prop_map(Step::Read),
         10 => (1..5u64).prop_map(Step::Request),
         4 => Just(Step::Bare),
@@ -55,27 +55,27 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A subscription to the topic of its number: all of the first one, and of the
-/// second one those events that its filter wants, in a window.
+/// A subscription to one topic. The first subscription selects every event. The second
+/// has a filter and a window.
 struct Side {
     id: SubscriptionId,
     filtered: bool,
-    /// What it is to get.
+    /// The numbers of the events that the client must receive.
     due: Vec<u64>,
     is_over: bool,
 }
 
-/// One connection, and what its client knows.
+/// One connection, and the messages that its client expects.
 struct Case<'a> {
     bench: &'a Bench,
-    writer: Option<Writer>,
+    writer: Option<ConnectionTask>,
     socket: Wire,
     sides: [Side; 2],
-    /// Events that the client has asked for of the second.
+    /// The number of events that the client has requested of the second subscription.
     window: u64,
     published: u64,
-    said: u64,
-    /// Bytes that had come when nothing more was to come.
+    responses: u64,
+    /// The number of bytes that were written when the task was dropped.
     left_at: Option<usize>,
     is_cut: bool,
 }
@@ -93,8 +93,8 @@ impl<'a> Case<'a> {
         writer.poll();
         let socket = writer.socket.clone();
         let writer = Some(writer);
-        let (published, said, left_at, is_cut) = (0, 0, None, false);
-        Case { bench, writer, socket, sides, window, published, said, left_at, is_cut }
+        let (published, responses, left_at, is_cut) = (0, 0, None, false);
+        Case { bench, writer, socket, sides, window, published, responses, left_at, is_cut }
     }
 
     async fn publish(&mut self, topic: usize, commits: Vec<Vec<(bool, usize)>>) {
@@ -122,35 +122,35 @@ impl<'a> Case<'a> {
         match (step, &mut self.writer) {
             (Step::Publish(topic, commits), _) => self.publish(topic, commits).await,
             (Step::Yield, _) => tokio::task::yield_now().await,
-            (Step::Read(room), _) => self.socket.give(room),
+            (Step::Read(capacity), _) => self.socket.give(capacity),
             (Step::Cut, _) => {
                 self.is_cut = true;
                 self.socket.cut();
             }
             (_, None) => {}
-            (Step::Turn, Some(writer)) => {
-                writer.turn();
+            (Step::Poll, Some(writer)) => {
+                writer.poll_if_woken();
             }
-            (Step::Say, Some(writer)) => {
-                self.said += 1;
-                writer.say(self.said);
+            (Step::Respond, Some(writer)) => {
+                self.responses += 1;
+                writer.queue_response(self.responses);
                 writer.poll();
             }
             (Step::Bare, Some(writer)) => {
-                // As a session does it: said behind what waits, and polled.
-                self.said += 1;
-                writer.say(self.said);
-                writer.pump.change_format(WireFormat::Bare);
+                // A session does the same: it queues the answer, and is polled.
+                self.responses += 1;
+                writer.queue_response(self.responses);
+                writer.source.change_format(WireFormat::Bare);
                 tokio::task::yield_now().await;
                 writer.poll();
             }
             (Step::Request(n), Some(_)) => self.request(n),
             (Step::Unsubscribe(which), Some(writer)) => {
                 let side = &mut self.sides[which];
-                writer.pump.subscriber().unsubscribe(side.id);
+                writer.source.subscriber().unsubscribe(side.id);
                 side.is_over = true;
             }
-            (Step::Drain, Some(writer)) => writer.pump.subscriber().end(EndReason::Drained),
+            (Step::Drain, Some(writer)) => writer.source.subscriber().end(EndReason::Drained),
             (Step::Leave, writer) => {
                 *writer = None;
                 self.left_at = Some(self.socket.taken().len());
@@ -161,10 +161,10 @@ impl<'a> Case<'a> {
     fn request(&mut self, n: u64) {
         let Some(writer) = &self.writer else { return };
         self.window = self.window.saturating_add(n);
-        writer.pump.subscriber().request(self.sides[1].id, n);
+        writer.source.subscriber().request(self.sides[1].id, n);
     }
 
-    /// The client reads all there is, and asks for the rest.
+    /// The client reads everything, and then requests the remaining events.
     async fn finish(&mut self) {
         self.socket.give(usize::MAX / 2);
         self.wait().await;
@@ -172,41 +172,42 @@ impl<'a> Case<'a> {
         self.wait().await;
     }
 
-    /// What wakes the writer brings everything that is due.
+    /// Polls the writer only when it is woken, until everything that is due has come.
     async fn wait(&mut self) {
         if self.writer.is_none() {
             return;
         }
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !self.check() {
-            assert!(tokio::time::Instant::now() < deadline, "what was due never came");
-            if !self.writer.as_mut().is_some_and(Writer::turn) {
+            assert!(tokio::time::Instant::now() < deadline, "an event that is due has not come");
+            if !self.writer.as_mut().is_some_and(ConnectionTask::poll_if_woken) {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// What has come is in order; tells whether nothing more is due.
+    /// Checks that the messages so far are in order. Returns whether nothing more is
+    /// due.
     fn check(&self) -> bool {
-        let (mut came, mut said) = ([Vec::new(), Vec::new()], 0);
+        let (mut came, mut responses) = ([Vec::new(), Vec::new()], 0);
         let (mut is_bare, mut is_closed) = (false, false);
         for message in wire::messages(&self.socket.taken()) {
             let is_enveloped = message.get("timestamp").is_some();
-            assert!(!(is_bare && is_enveloped), "nothing comes in the form from before");
+            assert!(!(is_bare && is_enveloped), "no message has the previous format");
             is_bare |= !is_enveloped;
             let text = message.to_string();
             is_closed |= text.contains("stream-close");
             let data = [&message["data"]["data"], &message["data"]];
             if let Some(n) = data.iter().find_map(|data| data["n"].as_u64()) {
-                assert!(!is_closed, "no event comes behind the farewell");
+                assert!(!is_closed, "no event comes after the close message");
                 let of = self.sides.iter().position(|side| side.due.contains(&n));
-                came[of.unwrap_or_else(|| panic!("nobody asked for {n}"))].push(n);
+                came[of.unwrap_or_else(|| panic!("no subscription selects {n}"))].push(n);
             } else if let Some(n) = data.iter().find_map(|data| data["said"].as_u64()) {
-                said += 1;
-                assert_eq!(n, said, "what was said comes in order");
+                responses += 1;
+                assert_eq!(n, responses, "responses come in order");
             }
         }
-        let mut is_all = said == self.said;
+        let mut is_all = responses == self.responses;
         for (side, came) in self.sides.iter().zip(&came) {
             assert_eq!(came[..], side.due[..came.len()], "each once and in order");
             let due = if side.filtered { self.window } else { u64::MAX };
@@ -224,15 +225,19 @@ impl<'a> Case<'a> {
         self.finish().await;
         self.check();
         let taken = self.socket.taken().len();
-        assert_eq!(taken, self.left_at.unwrap_or(taken), "nothing comes to who has left");
+        assert_eq!(
+            taken,
+            self.left_at.unwrap_or(taken),
+            "no byte is written after the task was dropped"
+        );
     }
 }
 
 #[test]
-fn each_event_is_written_once_whoever_writes() {
+fn each_event_is_written_once_by_the_writer_or_the_fan_out() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let bench = runtime.block_on(async { Bench::start() });
-    // What never comes is waited for each time.
+    // Each failing case waits for the whole patience.
     let shrinking = PATIENCE.as_millis() as u32 * 6;
     let config = ProptestConfig {
         failure_persistence: None,

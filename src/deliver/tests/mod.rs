@@ -1,4 +1,4 @@
-//! A pump and its outlet on a socket that the fan-out writes to as well.
+//! Tests of a stream source and its writer. The fan-out writes to the same socket.
 
 mod ending;
 mod takeover;
@@ -7,13 +7,12 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::socket_writer::{SocketWriter, with_hand};
-use super::source::Filled;
+use super::socket_writer::SocketWriter;
 use super::{End, HeartbeatFormat, Pace, Settings, StreamSource};
 use crate::event::EventType;
 use crate::hub::{self, Hub, OnGap, Overflow, Scope, SubscriptionId, SubscriptionSpec};
@@ -24,7 +23,7 @@ use crate::wire::json::Json;
 use crate::wire::{Filter, WireFormat};
 use wire::Wire;
 
-/// The topics that there are.
+/// The topics of the log.
 const TOPICS: [&str; 2] = ["one", "two"];
 
 /// A hub over an engine with [`TOPICS`].
@@ -38,12 +37,13 @@ struct Bench {
 }
 
 impl Bench {
-    /// In a runtime, on which the fan-out takes turns with the test.
+    /// Starts a bench in the test's runtime, so that the fan-out and the test run by
+    /// turns.
     fn start() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let settings = log::Settings {
-            // Little, so that what waits is read back from the disk, and by
-            // one at a time.
+            // Both are small, so that a subscription that catches up reads from the
+            // disk, and one subscription at a time.
             tail_bytes: 4 << 10,
             catchup_concurrency: 1,
             ..log::Settings::within(folder.path())
@@ -61,11 +61,11 @@ impl Bench {
         self.engine.log(TOPICS[topic]).unwrap()
     }
 
-    /// A connection without subscriptions.
-    fn connect(&self) -> Writer {
+    /// Returns the task of a connection without subscriptions.
+    fn connect(&self) -> ConnectionTask {
         let subscriber = self.hub.join(Protocol::WebSocket, &self.rings, 0).unwrap();
         let metrics = self.metrics.clone();
-        let pump = StreamSource::new(
+        let source = StreamSource::new(
             subscriber,
             Arc::new(settings()),
             metrics,
@@ -73,9 +73,9 @@ impl Bench {
             None,
         );
         let socket = Wire::default();
-        pump.open_port(Arc::new(socket.clone()));
-        let (outlet, woken) = (SocketWriter::default(), Arc::default());
-        Writer { pump, outlet, socket, woken, end: None }
+        source.allow_direct_writes(Arc::new(socket.clone()));
+        let (writer, woken) = (SocketWriter::default(), Arc::default());
+        ConnectionTask { source, writer, socket, woken, end: None }
     }
 }
 
@@ -97,7 +97,7 @@ fn tick(kind: &str, n: u64, size: usize) -> Write {
     Write::publish(None, EventType::new(kind).unwrap(), document)
 }
 
-/// What wakes a writer.
+/// The waker of a connection's task: it records that the task was woken.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -107,23 +107,23 @@ impl Wake for Woken {
     }
 }
 
-/// A connection's task, as a stream and a session have it, polled by hand.
-struct Writer {
-    pump: StreamSource,
-    outlet: SocketWriter,
+/// The task of a connection. The test polls it.
+struct ConnectionTask {
+    source: StreamSource,
+    writer: SocketWriter,
     socket: Wire,
     woken: Arc<Woken>,
     end: Option<End>,
 }
 
-impl Writer {
+impl ConnectionTask {
     fn subscribe(
         &self,
         log: &Arc<Log>,
         filter: &Arc<Filter>,
         credit: Option<u64>,
     ) -> SubscriptionId {
-        let interest = SubscriptionSpec {
+        let spec = SubscriptionSpec {
             scope: Scope::Whole,
             filter: filter.clone(),
             format: WireFormat::Envelope,
@@ -132,17 +132,17 @@ impl Writer {
             on_gap: OnGap::Event,
             overflow: Overflow::Log,
         };
-        self.pump.subscriber().subscribe(log, interest, None).0
+        self.source.subscriber().subscribe(log, spec, None).0
     }
 
-    /// Says something with a number, in the form of the moment.
-    fn say(&mut self, n: u64) {
-        let frame = self.pump.notices().response(None, format!(r#"{{"said":{n}}}"#).as_bytes());
-        self.pump.say(frame);
+    /// Queues a response with the number `n`, in the current format.
+    fn queue_response(&mut self, n: u64) {
+        let frame = self.source.messages().response(None, format!(r#"{{"said":{n}}}"#).as_bytes());
+        self.source.queue_frame(frame);
     }
 
-    /// Polls the task if it was woken; tells whether it was.
-    fn turn(&mut self) -> bool {
+    /// Polls the task if it was woken. Returns whether it was woken.
+    fn poll_if_woken(&mut self) -> bool {
         let woken = self.woken.0.swap(false, Ordering::SeqCst);
         if woken {
             self.poll();
@@ -153,28 +153,23 @@ impl Writer {
     fn poll(&mut self) {
         let waker = Waker::from(self.woken.clone());
         let cx = &mut Context::from_waker(&waker);
-        let Writer { pump, outlet, socket, end, .. } = self;
-        let polled: Poll<std::io::Result<End>> = with_hand(|hand| {
-            loop {
-                ready!(outlet.poll_open(cx, socket, pump))?;
-                if let Some(end) = *end {
-                    return Poll::Ready(Ok(end));
-                }
-                match ready!(pump.poll_fill(cx, hand)) {
-                    Filled::Write => ready!(outlet.poll_hand(cx, socket, pump, hand))?,
-                    Filled::Rest(rest) => outlet.take_over(rest),
-                    Filled::End(last) => *end = Some(last),
+        let ConnectionTask { source, writer, socket, end, .. } = self;
+        loop {
+            let is_done = end.is_some();
+            match writer.poll_stream(cx, socket, source, |_| is_done) {
+                Poll::Ready(Ok(Some(last))) => *end = Some(last),
+                Poll::Ready(_) => break,
+                Poll::Pending => {
+                    source.subscriber().watch(cx, false);
+                    break;
                 }
             }
-        });
-        if polled.is_pending() {
-            pump.subscriber().watch(cx, false);
         }
     }
 }
 
 #[tokio::test]
-async fn what_was_said_comes_before_an_event_in_another_form() {
+async fn a_queued_frame_comes_before_an_event_in_the_next_format() {
     let bench = Bench::start();
     let (log, all) = (bench.log(0), Filter::shared(Vec::new(), Vec::new()));
     let mut writer = bench.connect();
@@ -185,19 +180,20 @@ async fn what_was_said_comes_before_an_event_in_another_form() {
     while writer.socket.taken().is_empty() {
         tokio::task::yield_now().await;
     }
-    writer.say(1);
-    writer.pump.change_format(WireFormat::Bare);
+    writer.queue_response(1);
+    writer.source.change_format(WireFormat::Bare);
     writer.woken.0.store(false, Ordering::SeqCst);
     let before = writer.socket.taken().len();
     bench.engine.append(&log, vec![tick("wanted", 2, 0)]).await.unwrap();
-    // The fan-out's turn, before the writer's: it wakes it, or writes itself.
+    // The fan-out runs before the task is polled: it wakes the task, or writes to the
+    // socket.
     while !writer.woken.0.load(Ordering::SeqCst) && writer.socket.taken().len() == before {
         tokio::task::yield_now().await;
     }
     writer.poll();
     while wire::messages(&writer.socket.taken()).len() < 3 {
         tokio::task::yield_now().await;
-        writer.turn();
+        writer.poll_if_woken();
     }
     let messages = wire::messages(&writer.socket.taken());
     let kinds: Vec<_> = messages.iter().map(|message| message["type"].as_str().unwrap()).collect();

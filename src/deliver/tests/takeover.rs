@@ -7,14 +7,14 @@ use crate::deliver::{Takeover, TakeoverSlot};
 
 const STALL_TIMEOUT: Duration = Duration::from_millis(40);
 
-/// Waits until the slot gives up a planned takeover that is not flushed.
+/// Waits until the slot ends a planned takeover whose head is not flushed.
 async fn unflushed(slot: &TakeoverSlot) {
     let mut timer = None;
     poll_fn(|cx| slot.poll_unflushed(cx, &mut timer, STALL_TIMEOUT)).await;
 }
 
 #[tokio::test]
-async fn a_head_that_is_not_flushed_is_not_waited_for() {
+async fn a_head_that_is_not_flushed_ends_after_the_stall_timeout() {
     let bench = Bench::start();
     let slot = TakeoverSlot::new();
     let early = poll_fn(|cx| {
@@ -23,21 +23,21 @@ async fn a_head_that_is_not_flushed_is_not_waited_for() {
         Poll::Ready((polled.is_ready(), timer.is_some()))
     });
     assert_eq!(early.await, (false, false), "no takeover is planned, and no timer runs");
-    let Writer { pump, .. } = bench.connect();
-    let body = slot.plan(Takeover::Stream { source: pump, chunked: true });
+    let ConnectionTask { source, .. } = bench.connect();
+    let body = slot.plan(Takeover::Stream { source, chunked: true });
     unflushed(&slot).await;
-    assert!(slot.take_flushed().is_none(), "the head is not out");
+    assert!(slot.take_flushed().is_none(), "the head is not flushed");
     drop((slot, body));
     let line = r#"streamgate_connections_closed_total{protocol="ws",reason="stalled"} 1"#;
     assert!(bench.metrics.render(&[]).contains(line));
 }
 
 #[tokio::test]
-async fn a_head_that_is_written_slowly_is_waited_for() {
+async fn a_head_that_is_written_slowly_does_not_stall() {
     let bench = Bench::start();
     let slot = TakeoverSlot::new();
-    let Writer { pump, .. } = bench.connect();
-    let _body = slot.plan(Takeover::Stream { source: pump, chunked: true });
+    let ConnectionTask { source, .. } = bench.connect();
+    let _body = slot.plan(Takeover::Stream { source, chunked: true });
     let begun = std::time::Instant::now();
     let writing = async {
         while begun.elapsed() < 10 * STALL_TIMEOUT {

@@ -1,5 +1,5 @@
-//! A socket in memory that its writer and the fan-out share, and what a client
-//! finds in its bytes.
+//! A socket in memory that its writer and the fan-out share, and a parser of the
+//! bytes that its client receives.
 
 use std::io;
 use std::pin::Pin;
@@ -12,19 +12,20 @@ use tokio::io::AsyncWrite;
 use crate::deliver::socket_writer::Socket;
 use crate::hub::DirectWriter;
 
-/// One end of it; the other is [`Wire::taken`].
+/// A socket in memory. The writer and the fan-out hold clones of it. The test reads
+/// the written bytes with [`Wire::taken`].
 #[derive(Clone, Default)]
 pub(super) struct Wire(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     taken: Vec<u8>,
-    /// Bytes that it takes before its client has to read.
-    room: usize,
+    /// The number of bytes that the socket accepts before its client has to read.
+    capacity: usize,
     is_broken: bool,
-    /// The writer has met its end. As with tokio's note of a socket, the
-    /// fan-out neither asks for this nor sets it.
-    is_noted: bool,
+    /// Whether the writer knows that the socket is full. Like tokio's readiness flag,
+    /// it is not read or set by a direct write of the fan-out.
+    is_known_full: bool,
     writer: Option<Waker>,
 }
 
@@ -33,32 +34,33 @@ impl State {
         if self.is_broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let count = bytes.len().min(self.room);
+        let count = bytes.len().min(self.capacity);
         if count == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.taken.extend_from_slice(&bytes[..count]);
-        self.room -= count;
+        self.capacity -= count;
         Ok(count)
     }
 }
 
 impl Wire {
-    /// The client reads so much.
-    pub(super) fn give(&self, room: usize) {
+    /// Lets the client read: the socket accepts `capacity` more bytes.
+    pub(super) fn give(&self, capacity: usize) {
         let mut state = self.0.lock();
-        state.room += room;
-        state.is_noted = false;
+        state.capacity += capacity;
+        state.is_known_full = false;
         wake(&mut state);
     }
 
+    /// Breaks the connection.
     pub(super) fn cut(&self) {
         let mut state = self.0.lock();
         state.is_broken = true;
         wake(&mut state);
     }
 
-    /// All that came.
+    /// Returns all bytes that were written.
     pub(super) fn taken(&self) -> Vec<u8> {
         self.0.lock().taken.clone()
     }
@@ -79,7 +81,7 @@ impl DirectWriter for Wire {
 impl Socket for Wire {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
-        if !state.is_noted || state.is_broken {
+        if !state.is_known_full || state.is_broken {
             return Poll::Ready(Ok(()));
         }
         state.writer = Some(cx.waker().clone());
@@ -95,7 +97,7 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let mut state = self.0.lock();
         let taken = state.take(bytes);
-        state.is_noted = !matches!(taken, Ok(all) if all == bytes.len());
+        state.is_known_full = !matches!(taken, Ok(all) if all == bytes.len());
         match taken {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 state.writer = Some(cx.waker().clone());
@@ -123,8 +125,8 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// The messages in what a server sent (RFC 6455 §5.2), all but one that is
-/// there in part.
+/// Parses the text frames in `bytes` (RFC 6455 §5.2) and returns their JSON messages.
+/// A frame at the end that is incomplete is left out.
 pub(super) fn messages(mut bytes: &[u8]) -> Vec<serde_json::Value> {
     let mut found = Vec::new();
     while let [first, second, rest @ ..] = bytes {

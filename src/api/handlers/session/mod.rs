@@ -125,9 +125,9 @@ fn begin(
 ) -> (StreamSource, CommandDispatcher) {
     let Admitted { subscriber, share } = admitted;
     let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
-    let mut pump =
+    let mut source =
         StreamSource::new(subscriber.clone(), deliver, metrics, WireFormat::Envelope, None);
-    pump.hold(share);
+    source.keep_guard(share);
     let core = CommandDispatcher::new(api.clone(), subscriber.clone(), caller, target.clone());
     if let (Some(target), Some(beginning)) = (target, beginning) {
         let interest = target.interest(WireFormat::Envelope, None, &beginning);
@@ -135,13 +135,13 @@ fn begin(
         core.hold(&target, id);
         if target.asked.from.is_some() {
             let cursor = beginning.returned.unwrap_or_else(|| target.log.origin().id(start));
-            let frame = pump.notices().open((!beginning.snapshot).then_some(cursor));
-            pump.say(frame);
+            let frame = source.messages().open((!beginning.snapshot).then_some(cursor));
+            source.queue_frame(frame);
         }
         if let (Some(gap), Some(reading)) = (beginning.gap, subscriber.read_request(id)) {
-            let frame = pump.notices().gap_of(&gap, &reading);
-            pump.say(frame);
+            let frame = source.messages().gap_of(&gap, &reading);
+            source.queue_frame(frame);
         }
     }
-    (pump, core)
+    (source, core)
 }

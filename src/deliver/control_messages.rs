@@ -1,4 +1,4 @@
-//! The notices of one connection, in its form.
+//! The control messages of one connection, in its wire format.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,38 +13,42 @@ use crate::store::Resource;
 use crate::wire::problem::Problem;
 use crate::wire::{ControlMessage, LogKind, WireFormat};
 
-/// What a notice has around its data, about.
-const NOTICE_BYTES: usize = 128;
+/// The approximate number of bytes of a `snapshot` message around its data.
+const FRAME_BYTES: usize = 128;
 
-/// Makes what a connection is told beside events.
-pub struct Notices {
+/// Encodes the control messages of a connection.
+pub struct ControlMessages {
     settings: Arc<Settings>,
-    form: WireFormat,
+    format: WireFormat,
     connection: u64,
-    said: u64,
+    count: u64,
 }
 
-impl Notices {
-    pub(super) fn new(settings: Arc<Settings>, form: WireFormat, connection: u64) -> Notices {
-        Notices { settings, form, connection, said: 0 }
+impl ControlMessages {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        format: WireFormat,
+        connection: u64,
+    ) -> ControlMessages {
+        ControlMessages { settings, format, connection, count: 0 }
     }
 
-    /// Speaks another form from here on.
-    pub fn change_format(&mut self, form: WireFormat) {
-        self.form = form;
+    /// Changes the wire format of later messages.
+    pub fn change_format(&mut self, format: WireFormat) {
+        self.format = format;
     }
 
-    /// The number of the next message of the gateway's own.
+    /// Returns the number of the connection and the number of its next message.
     pub fn number(&mut self) -> (u64, u64) {
-        self.said += 1;
-        (self.connection, self.said)
+        self.count += 1;
+        (self.connection, self.count)
     }
 
-    fn notice(&mut self, kind: &'static str, id: Option<EventId>, data: &[u8]) -> Bytes {
-        self.full(kind, id, None, data)
+    fn message(&mut self, kind: &'static str, id: Option<EventId>, data: &[u8]) -> Bytes {
+        self.message_with_retry(kind, id, None, data)
     }
 
-    fn full(
+    fn message_with_retry(
         &mut self,
         kind: &'static str,
         id: Option<EventId>,
@@ -54,11 +58,12 @@ impl Notices {
         let (message, time) = (self.number(), Timestamp::now());
         let (collection, subject) = (None, None);
         ControlMessage { kind, id, retry, collection, subject, data, time, message }
-            .encode(self.form)
+            .encode(self.format)
     }
 
-    /// The first thing on a stream: proves that no proxy buffers, and gives
-    /// the position the stream starts after, `cursor`, where it has one.
+    /// Returns `stream-open`, the first message of a stream. Its arrival shows that
+    /// no proxy buffers the stream. It contains the position after which the stream
+    /// starts, if there is one.
     pub fn open(&mut self, cursor: Option<EventId>) -> Bytes {
         let retry = crate::random::within(&self.settings.retry);
         let connection = self.connection;
@@ -66,11 +71,11 @@ impl Notices {
             Some(cursor) => format!(r#"{{"connection":"c{connection}","cursor":"{cursor}"}}"#),
             None => format!(r#"{{"connection":"c{connection}","cursor":null}}"#),
         };
-        self.full("stream-open", cursor, Some(retry), data.as_bytes())
+        self.message_with_retry("stream-open", cursor, Some(retry), data.as_bytes())
     }
 
     pub(super) fn heartbeat(&mut self, id: Option<EventId>) -> Bytes {
-        match (self.form, self.settings.heartbeat_format) {
+        match (self.format, self.settings.heartbeat_format) {
             (WireFormat::Envelope | WireFormat::Bare, _) => crate::wire::websocket::ping(&[]),
             (WireFormat::Sse, HeartbeatFormat::Comment) => Bytes::from_static(b":\n"),
             (WireFormat::SseChunked, HeartbeatFormat::Comment) => {
@@ -78,33 +83,36 @@ impl Notices {
             }
             _ => {
                 let data = format!(r#"{{"timestamp":"{}"}}"#, Timestamp::now());
-                self.notice("heartbeat", id, data.as_bytes())
+                self.message("heartbeat", id, data.as_bytes())
             }
         }
     }
 
-    /// Missing events of the only subscription. What a `snapshot` is going to
-    /// replace must not be resumed into, so then there is no id.
+    /// Returns the `gap` of the connection's only subscription. Before a `snapshot`
+    /// it has no id: a client must not resume at a position whose events the
+    /// snapshot is about to replace.
     pub fn gap(&mut self, gap: &Gap, snapshot: bool) -> Bytes {
-        self.notice("gap", (!snapshot).then_some(gap.to), gap.to_json("").as_bytes())
+        self.message("gap", (!snapshot).then_some(gap.to), gap.to_json("").as_bytes())
     }
 
-    /// Missing events of one subscription, named on a connection that may
-    /// have several.
-    pub fn gap_of(&mut self, gap: &Gap, reading: &ReadRequest) -> Bytes {
-        // What a policy took is still in the log: a client that is cut here
-        // comes back with the id before it and gets it after all.
-        let skipped = gap.reason != Reason::Dropped && reading.on_gap != OnGap::Snapshot;
+    /// Returns the `gap` of one subscription. On a WebSocket it names the
+    /// subscription, because the connection can have several.
+    pub fn gap_of(&mut self, gap: &Gap, request: &ReadRequest) -> Bytes {
+        // Events that an overflow policy has dropped are still in the log. Without
+        // an id here, a client that is disconnected now resumes before these events
+        // and receives them.
+        let skipped = gap.reason != Reason::Dropped && request.on_gap != OnGap::Snapshot;
         let id = skipped.then_some(gap.to);
-        let context = match self.form {
-            WireFormat::Envelope | WireFormat::Bare => context(reading),
+        let context = match self.format {
+            WireFormat::Envelope | WireFormat::Bare => context(request),
             _ => String::new(),
         };
-        self.notice("gap", id, gap.to_json(&context).as_bytes())
+        self.message("gap", id, gap.to_json(&context).as_bytes())
     }
 
-    /// Resources of a snapshot in one slice of about `bytes_max`, and how many
-    /// these are: at least one.
+    /// Returns `snapshot` messages for the first of `rows`, and the number of these
+    /// rows. It is at least one. The encoding stops at the first row that reaches
+    /// `bytes_max`.
     pub(super) fn snapshot(
         &mut self,
         log: &str,
@@ -114,7 +122,7 @@ impl Notices {
         let (mut out, time) = (Vec::new(), Timestamp::now());
         let mut count = 0;
         for (id, state) in rows {
-            let notice = ControlMessage {
+            let message = ControlMessage {
                 kind: "snapshot",
                 id: None,
                 retry: None,
@@ -125,11 +133,11 @@ impl Notices {
                 message: self.number(),
             };
             if count == 0 && rows.len() > 1 {
-                // Most resources of a collection are alike.
-                let like = state.document.len() + NOTICE_BYTES;
+                // Most resources of a collection have a similar size.
+                let like = state.document.len() + FRAME_BYTES;
                 out.reserve((like * rows.len()).min(bytes_max + like));
             }
-            notice.append(self.form, &mut out);
+            message.append(self.format, &mut out);
             count += 1;
             if out.len() >= bytes_max {
                 break;
@@ -138,19 +146,19 @@ impl Notices {
         (out.into(), count)
     }
 
-    /// The end of a snapshot, with the position it is followed from.
-    pub(super) fn snapshot_end(&mut self, reading: &ReadRequest) -> Bytes {
-        let cursor = reading.log.origin().id(reading.after);
+    /// Returns `snapshot-end`. It contains the position after which events follow.
+    pub(super) fn snapshot_end(&mut self, request: &ReadRequest) -> Bytes {
+        let cursor = request.log.origin().id(request.after);
         let mut data = String::from("{");
-        if matches!(self.form, WireFormat::Envelope | WireFormat::Bare) {
-            data.push_str(&context(reading));
+        if matches!(self.format, WireFormat::Envelope | WireFormat::Bare) {
+            data.push_str(&context(request));
         }
         data = format!(r#"{data}"cursor":"{cursor}"}}"#);
-        self.notice("snapshot-end", Some(cursor), data.as_bytes())
+        self.message("snapshot-end", Some(cursor), data.as_bytes())
     }
 
-    /// The last thing on a stream that the gateway ends; none where the
-    /// socket takes nothing anyway.
+    /// Returns `stream-close`, the last message of a stream that the gateway ends.
+    /// Returns `None` if the socket accepts no bytes anyway.
     pub(super) fn close(&mut self, ending: EndReason, id: Option<EventId>) -> Option<Bytes> {
         let reason = match ending {
             EndReason::Drained => "draining",
@@ -161,28 +169,28 @@ impl Notices {
         };
         let retry = crate::random::within(&self.settings.retry);
         let data = format!(r#"{{"reason":"{reason}"}}"#);
-        Some(self.full("stream-close", id, Some(retry), data.as_bytes()))
+        Some(self.message_with_retry("stream-close", id, Some(retry), data.as_bytes()))
     }
 
-    /// The answer to a command: its `id` as it came, JSON text.
+    /// Returns the answer to a command. `id` is the id of the command as JSON text.
     pub(super) fn response(&mut self, id: Option<&[u8]>, data: &[u8]) -> Bytes {
         self.reply("response", id, data)
     }
 
-    /// The refusal of a command.
-    pub(super) fn refusal(&mut self, id: Option<&[u8]>, problem: &Problem) -> Bytes {
+    /// Returns the rejection of a command.
+    pub(super) fn rejection(&mut self, id: Option<&[u8]>, problem: &Problem) -> Bytes {
         self.reply("error", id, &problem.to_json(None))
     }
 
-    /// The answer to a bare `get-status`.
+    /// Returns the answer to the bare message `get-status`.
     pub(super) fn status(&mut self, document: &[u8]) -> Bytes {
-        self.notice("status", None, document)
+        self.message("status", None, document)
     }
 
     fn reply(&mut self, kind: &str, id: Option<&[u8]>, data: &[u8]) -> Bytes {
-        if self.form == WireFormat::Bare {
+        if self.format == WireFormat::Bare {
             let kind = if kind == "error" { "error" } else { "response" };
-            return self.notice(kind, None, data);
+            return self.message(kind, None, data);
         }
         let (connection, number) = self.number();
         let mut text = Vec::with_capacity(96 + data.len());
@@ -200,20 +208,20 @@ impl Notices {
         crate::wire::websocket::text(&text)
     }
 
-    /// A problem, after the head.
+    /// Returns an `error` message with a problem.
     pub fn error(&mut self, problem: &Problem) -> Bytes {
-        self.notice("error", None, &problem.to_json(None))
+        self.message("error", None, &problem.to_json(None))
     }
 }
 
-fn context(reading: &ReadRequest) -> String {
-    let origin = reading.log.origin();
-    let kind = match origin.kind {
+fn context(request: &ReadRequest) -> String {
+    let identity = request.log.origin();
+    let kind = match identity.kind {
         LogKind::Collection { .. } => "collection",
         LogKind::Topic => "topic",
     };
-    match &reading.scope {
-        Scope::Whole => format!(r#""{kind}":"{}","#, origin.name),
-        Scope::Subject(id) => format!(r#""{kind}":"{}","resource":"{id}","#, origin.name),
+    match &request.scope {
+        Scope::Whole => format!(r#""{kind}":"{}","#, identity.name),
+        Scope::Subject(id) => format!(r#""{kind}":"{}","resource":"{id}","#, identity.name),
     }
 }
