@@ -112,7 +112,7 @@ impl Catalog {
         let logs = engine.logs();
         let log = |name: &str, topic: bool| {
             let is = |log: &&Arc<Log>| {
-                log.origin().name == name && matches!(log.origin().kind, LogKind::Topic) == topic
+                *log.origin().name == *name && matches!(log.origin().kind, LogKind::Topic) == topic
             };
             logs.iter().find(is).cloned().ok_or_else(|| NoLog(name.to_owned()))
         };

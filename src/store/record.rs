@@ -17,6 +17,8 @@
 //! raises its version and `format::FORMAT`, and the older versions stay
 //! readable.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, seal_version};
@@ -127,7 +129,7 @@ pub struct LogMetadata {
     /// Its number in the store.
     pub id: LogId,
     /// The collection's or topic's name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Whether it is a topic's.
     pub topic: bool,
     /// Its identity.
@@ -149,8 +151,9 @@ pub struct LogMetadata {
 
 impl LogMetadata {
     /// A log without events.
-    pub fn new(id: LogId, name: String, topic: bool, epoch: Epoch) -> LogMetadata {
+    pub fn new(id: LogId, name: impl Into<Arc<str>>, topic: bool, epoch: Epoch) -> LogMetadata {
         let (position, time, reserved, steps) = Default::default();
+        let name = name.into();
         LogMetadata { id, name, topic, epoch, position, number: 0, time, reserved, steps }
     }
 
@@ -226,7 +229,7 @@ fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<LogMetadat
     let reserved = Offset(fields.u64()?);
     let count = if version > META_WITHOUT_STEPS { fields.u8()? } else { 0 };
     let steps = (0..count).map(|_| fields.u64().map(Offset)).collect::<Option<_>>()?;
-    let name = String::from_utf8(fields.rest().into()).ok()?;
+    let name = str::from_utf8(&fields.rest()).ok()?.into();
     Some(LogMetadata { id, name, topic, epoch, position, number, time, reserved, steps })
 }
 

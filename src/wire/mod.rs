@@ -24,4 +24,4 @@ pub use batch::{Batch, Encoded, Selection};
 pub use encode::{WireFormat, chunk};
 pub use filter::{FieldEquals, Filter};
 pub use notice::ControlMessage;
-pub use origin::{LogIdentity, LogKind};
+pub use origin::{CollectionNames, LogIdentity, LogKind};

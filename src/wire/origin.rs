@@ -1,6 +1,7 @@
 //! The identity of a log: the values that all its events share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::WireFormat;
 use crate::event::{Epoch, EventId, EventType, Offset};
@@ -9,14 +10,15 @@ use crate::event::{Epoch, EventId, EventType, Offset};
 #[derive(Debug)]
 pub struct LogIdentity {
     /// The name of the collection or topic. The configuration has checked it.
-    pub name: String,
+    pub name: Arc<str>,
     /// The epoch of the log. Each event id of the log begins with it.
     pub epoch: Epoch,
     /// Whether the log belongs to a collection or a topic.
     pub kind: LogKind,
     /// The number of encoded events for each wire format. A metric reports it,
-    /// and shows that it does not depend on the number of subscribers.
-    encodings: [AtomicU64; WireFormat::COUNT],
+    /// and shows that it does not depend on the number of subscribers. A log
+    /// that was never encoded has no counters.
+    encodings: OnceLock<Box<[AtomicU64; WireFormat::COUNT]>>,
 }
 
 /// Compares name, epoch and kind. The counters of encodings are ignored.
@@ -31,20 +33,26 @@ impl Eq for LogIdentity {}
 /// The kind of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogKind {
-    /// The log of a collection of resources.
-    Collection {
-        /// The member in the data of each event that holds the resource id. Its
-        /// name is the resource name and `Id`, for example `orderId`.
-        key: String,
-        /// The event type of a creation, for example `order-created`.
-        created: EventType,
-        /// The event type of an update, for example `order-updated`.
-        updated: EventType,
-        /// The event type of a deletion, for example `order-deleted`.
-        deleted: EventType,
-    },
+    /// The log of a collection of resources. The names are shared, so that the
+    /// kind of a topic is not as large as they are.
+    Collection(Arc<CollectionNames>),
     /// The log of a topic.
     Topic,
+}
+
+/// The names in the events of a collection. All of them contain the resource
+/// name, for example `order`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CollectionNames {
+    /// The member in the data of each event that holds the resource id, for
+    /// example `orderId`.
+    pub key: String,
+    /// The event type of a creation, for example `order-created`.
+    pub created: EventType,
+    /// The event type of an update, for example `order-updated`.
+    pub updated: EventType,
+    /// The event type of a deletion, for example `order-deleted`.
+    pub deleted: EventType,
 }
 
 impl LogKind {
@@ -56,35 +64,38 @@ impl LogKind {
     /// with a forbidden character.
     pub fn collection(resource: &str) -> Result<LogKind, crate::event::InvalidName> {
         let event_type = |suffix: &str| EventType::new(&format!("{resource}-{suffix}"));
-        Ok(LogKind::Collection {
+        Ok(LogKind::Collection(Arc::new(CollectionNames {
             key: format!("{resource}Id"),
             created: event_type("created")?,
             updated: event_type("updated")?,
             deleted: event_type("deleted")?,
-        })
+        })))
     }
 }
 
 impl LogIdentity {
     /// Returns the identity of the log `name`. Its counters of encodings are 0.
-    pub fn new(name: String, epoch: Epoch, kind: LogKind) -> LogIdentity {
-        LogIdentity {
-            name,
-            epoch,
-            kind,
-            encodings: [const { AtomicU64::new(0) }; WireFormat::COUNT],
-        }
+    pub fn new(name: impl Into<Arc<str>>, epoch: Epoch, kind: LogKind) -> LogIdentity {
+        LogIdentity { name: name.into(), epoch, kind, encodings: OnceLock::new() }
     }
 
-    /// Returns the number of events of this log that were encoded in `form`
+    /// Returns the number of events of this log that were encoded in `format`
     /// since the process started.
-    pub fn encodings(&self, form: WireFormat) -> u64 {
-        self.encodings[form as usize].load(Ordering::Relaxed)
+    pub fn encodings(&self, format: WireFormat) -> u64 {
+        let counters = self.encodings.get();
+        counters.map_or(0, |counters| counters[format as usize].load(Ordering::Relaxed))
     }
 
-    /// Counts `events` events of this log as encoded in `form`.
-    pub(super) fn encoded(&self, form: WireFormat, events: u64) {
-        self.encodings[form as usize].fetch_add(events, Ordering::Relaxed);
+    /// Counts `events` events of this log as encoded in `format`. A batch calls
+    /// this once for each wire format.
+    pub(super) fn encoded(&self, format: WireFormat, events: u64) {
+        let counters = self.encodings.get_or_init(Box::default);
+        counters[format as usize].fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Returns whether the log belongs to a topic.
+    pub fn is_topic(&self) -> bool {
+        matches!(self.kind, LogKind::Topic)
     }
 
     /// Returns the event id for the position `offset` in this log.

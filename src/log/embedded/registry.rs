@@ -1,4 +1,4 @@
-//! Which logs there are: those of the store, and those in memory.
+//! The logs that exist: the logs of the store, and the logs in memory.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -11,102 +11,122 @@ use crate::log::{Log, LogConfig, StorageKind};
 use crate::store::{self, Durability, LogMetadata, Store, Writer};
 use crate::wire::LogIdentity;
 
-/// Logs in memory are numbered from here on; those of the store, which count
-/// from 1, do not come so far.
+/// The ids of the logs in memory are above this number. The ids of the logs in
+/// the store start at 1 and do not reach it.
 const IN_MEMORY: u32 = 1 << 31;
 
-/// Finds and makes logs.
+/// Opens existing logs and creates new ones.
 pub(in crate::log) struct LogRegistry {
     store: Store,
     pages: Arc<PageCache>,
-    /// The logs of the store that are not open, by name and whether they belong
-    /// to a topic.
-    closed: HashMap<(String, bool), LogMetadata>,
-    /// The highest number of a log in the store.
+    /// The logs of the store that are not open, by name. The first map has the
+    /// logs of collections, the second one those of topics.
+    closed: [HashMap<Arc<str>, LogMetadata>; 2],
+    /// The highest id of a log in the store.
     last: u32,
-    /// How many were made in memory.
+    /// The number of logs that were created in memory.
     in_memory: u32,
 }
 
 impl LogRegistry {
-    /// Of a store that has the logs `known`.
+    /// Returns the registry of a store that has the logs `known`.
     pub(in crate::log) fn new(
         store: Store,
         pages: Arc<PageCache>,
         known: Vec<LogMetadata>,
     ) -> LogRegistry {
-        let last = known.iter().map(|meta| meta.id.0).max().unwrap_or(0);
-        let closed = known.into_iter().map(|meta| ((meta.name.clone(), meta.topic), meta));
-        LogRegistry { store, pages, closed: closed.collect(), last, in_memory: 0 }
+        let mut registry =
+            LogRegistry { store, pages, closed: Default::default(), last: 0, in_memory: 0 };
+        for metadata in known {
+            registry.last = registry.last.max(metadata.id.0);
+            registry.put_back(metadata);
+        }
+        registry
     }
 
-    /// Opens a log for each of `specs`. Some of the logs may be new to the store:
-    /// they have to be written before anybody sees the logs.
+    fn put_back(&mut self, metadata: LogMetadata) {
+        self.closed[usize::from(metadata.topic)].insert(metadata.name.clone(), metadata);
+    }
+
+    /// Opens a log for each of `configs`, and creates the logs that do not exist.
+    /// The caller must write the result to the store before it shows the logs.
     pub(in crate::log) fn open<'a>(
         &mut self,
-        specs: impl Iterator<Item = &'a LogConfig>,
+        configs: impl Iterator<Item = &'a LogConfig>,
     ) -> Opened {
         let mut opened =
-            Opened { writers: Vec::with_capacity(specs.size_hint().0), made: Vec::new() };
-        for spec in specs {
-            let key = (spec.name.clone(), spec.is_topic());
-            let meta = match spec.medium() {
-                StorageKind::Disk => self.closed.remove(&key).unwrap_or_else(|| {
-                    opened.made.push(opened.writers.len());
-                    self.last += 1;
-                    LogMetadata::new(LogId(self.last), key.0, key.1, new_epoch())
-                }),
-                // A log on disk of the same name is another log, and stays there.
-                StorageKind::Memory => {
-                    self.in_memory += 1;
-                    LogMetadata::new(LogId(IN_MEMORY + self.in_memory), key.0, key.1, new_epoch())
-                }
+            Opened { writers: Vec::with_capacity(configs.size_hint().0), created: Vec::new() };
+        for config in configs {
+            let topic = config.is_topic();
+            // A log in memory is not the log of the same name in the store. That
+            // log stays closed.
+            let closed = match config.medium() {
+                StorageKind::Disk => self.closed[usize::from(topic)].remove(&*config.name),
+                StorageKind::Memory => None,
             };
-            let origin = LogIdentity::new(meta.name.clone(), meta.epoch, spec.kind.clone());
+            let metadata = closed.unwrap_or_else(|| {
+                let id = match config.medium() {
+                    StorageKind::Disk => {
+                        opened.created.push(opened.writers.len());
+                        self.last += 1;
+                        LogId(self.last)
+                    }
+                    StorageKind::Memory => {
+                        self.in_memory += 1;
+                        LogId(IN_MEMORY + self.in_memory)
+                    }
+                };
+                LogMetadata::new(id, config.name.as_str(), topic, new_epoch())
+            });
+            let identity =
+                LogIdentity::new(metadata.name.clone(), metadata.epoch, config.kind.clone());
             let (store, pages) = (self.store.clone(), self.pages.clone());
-            let log = Log::new(&meta, Arc::new(origin), spec.medium(), store, pages);
-            opened.writers.push(LogWriter::new(Arc::new(log), meta, spec.retention));
+            let log = Log::new(&metadata, Arc::new(identity), config.medium(), store, pages);
+            opened.writers.push(LogWriter::new(Arc::new(log), metadata, config.retention));
         }
-        self.closed.shrink_to_fit();
+        for closed in &mut self.closed {
+            closed.shrink_to_fit();
+        }
         opened
     }
 
-    /// Takes back logs that nobody has seen. The store does not have the new
-    /// ones among them.
+    /// Undoes [`LogRegistry::open`]. The store does not have the new logs of
+    /// `opened`.
     pub(in crate::log) fn close(&mut self, opened: Opened) {
-        let Opened { writers, made } = opened;
+        let Opened { writers, created } = opened;
         for (index, writer) in writers.into_iter().enumerate() {
-            if writer.log().medium() == StorageKind::Disk && made.binary_search(&index).is_err() {
-                let meta = writer.into_meta();
-                self.closed.insert((meta.name.clone(), meta.topic), meta);
+            let is_stored = writer.log().medium() == StorageKind::Disk;
+            if is_stored && created.binary_search(&index).is_err() {
+                self.put_back(writer.into_meta());
             }
         }
     }
 }
 
-/// Logs that nobody has seen yet.
+/// Logs that no reader and no caller can see yet.
 pub(in crate::log) struct Opened {
     pub(in crate::log) writers: Vec<LogWriter>,
-    /// The indexes of the logs that the store does not have yet.
-    made: Vec<usize>,
+    /// The indexes of the logs that the store does not have yet, in ascending
+    /// order.
+    created: Vec<usize>,
 }
 
 impl Opened {
-    /// Whether the store has to be written.
+    /// Returns whether the store lacks some of the logs.
     pub(in crate::log) fn has_new(&self) -> bool {
-        !self.made.is_empty()
+        !self.created.is_empty()
     }
 
-    /// Writes the metadata of the new logs, durably.
+    /// Writes the metadata of the new logs and syncs it.
     ///
     /// # Errors
-    /// [`store::Error`]; then every later commit fails too.
+    /// [`store::Error`]. Every later commit fails then too.
     pub(in crate::log) fn write(&self, writer: &mut Writer) -> Result<(), store::Error> {
-        if self.made.is_empty() {
+        if !self.has_new() {
             return Ok(());
         }
         let mut changes = writer.begin();
-        for &index in &self.made {
+        for &index in &self.created {
             changes.put_meta(self.writers[index].meta());
         }
         writer.commit(changes, Durability::Synced)?;
@@ -114,7 +134,7 @@ impl Opened {
     }
 }
 
-/// Random bits: the hasher's keys and the identifier are both drawn anew.
+/// Returns a random epoch. The keys of the hasher and the UUID are both new.
 fn new_epoch() -> Epoch {
     Epoch::from_bits(RandomState::new().hash_one(uuid::Uuid::now_v7()))
 }

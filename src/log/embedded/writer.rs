@@ -309,7 +309,7 @@ impl LogWriter {
             let Step { after, from, to } = *step;
             self.log.count_clock_step();
             tracing::warn!(
-                log = self.meta.name,
+                log = &*self.meta.name,
                 after = %self.log.origin().id(after),
                 %from,
                 %to,

@@ -99,11 +99,11 @@ impl Writers {
 
     /// Returns where the log of each of `configs` is, if there is one.
     pub(in crate::log) fn find(&self, configs: &[LogConfig]) -> Vec<Option<Place>> {
-        let key = |writer: &LogWriter| (writer.log().origin().name.clone(), writer.is_topic());
-        let places: HashMap<_, _> =
-            self.all.iter().enumerate().map(|(place, writer)| (key(writer), place)).collect();
-        let find =
-            |config: &LogConfig| places.get(&(config.name.clone(), config.is_topic())).copied();
+        let writers = self.all.iter().enumerate();
+        let places: HashMap<_, _> = writers
+            .map(|(place, writer)| ((&*writer.log().origin().name, writer.is_topic()), place))
+            .collect();
+        let find = |config: &LogConfig| places.get(&(&*config.name, config.is_topic())).copied();
         configs.iter().map(find).collect()
     }
 

@@ -38,7 +38,7 @@ impl LogWriter {
         }
         self.waits_until = Some(now.elapsed + START_WAIT);
         tracing::warn!(
-            log = self.meta.name,
+            log = &*self.meta.name,
             %newest,
             clock = %now.expiry,
             "every event is older than retention.age; the log waits ten minutes before it trims \
