@@ -109,12 +109,9 @@ impl Catalog {
     /// # Errors
     /// When the engine has no log for a name.
     pub fn new(settings: &Settings, engine: &Engine) -> Result<Catalog, NoLog> {
-        let logs = engine.logs();
         let log = |name: &str, topic: bool| {
-            let is = |log: &&Arc<Log>| {
-                *log.origin().name == *name && matches!(log.origin().kind, LogKind::Topic) == topic
-            };
-            logs.iter().find(is).cloned().ok_or_else(|| NoLog(name.to_owned()))
+            let found = engine.log(name).filter(|log| log.origin().is_topic() == topic);
+            found.ok_or_else(|| NoLog(name.to_owned()))
         };
         let mut collections = HashMap::new();
         for settings in &settings.collections {
