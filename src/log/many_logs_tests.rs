@@ -1,15 +1,23 @@
-//! What a commit and a tick cost does not depend on the number of logs.
+//! The cost of a commit and of a tick does not depend on the number of logs, and
+//! a log without events takes little memory.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::conformance::{Fixture, one, publish, until};
-use super::embedded::TestClock;
-use super::{Engine, FsyncPolicy, LogConfig, StorageKind};
+use super::embedded::{LogRegistry, LogWriter, TestClock, Writers};
+use super::read::PageCache;
+use super::{Engine, FsyncPolicy, Log, LogConfig, StorageKind};
 use crate::event::Timestamp;
-use crate::store::Retention;
+use crate::store::{self, Retention, Store};
+use crate::wire::LogIdentity;
 
 const LOGS: usize = 1000;
+
+/// The bytes of a log without events in the structs of the engine. The bench
+/// `many_logs` measures 300 bytes more: the allocator and fjall take them.
+const IDLE_BYTES_MAX: usize = 512;
 
 fn many(storage: StorageKind, clock: &TestClock) -> Fixture {
     let retention = Retention { events: 100, bytes: 1 << 20, age: Duration::from_hours(1) };
@@ -24,6 +32,40 @@ fn many(storage: StorageKind, clock: &TestClock) -> Fixture {
 async fn a_tick(clock: &TestClock) {
     let due = clock.reads() + 4;
     until(|| clock.reads() >= due).await;
+}
+
+/// The counts of an [`Arc`], in front of the shared value.
+const COUNTS_BYTES: usize = 16;
+
+/// Returns the bytes of a log without events: its writer, its [`Log`], its
+/// identity and name, and its entries in the directory and in [`Writers`].
+fn idle_bytes(writer: &LogWriter) -> usize {
+    let identity = writer.log().origin();
+    assert!(!writer.is_active(), "no event was written");
+    assert!(Arc::ptr_eq(&writer.metadata().name, &identity.name), "there is one name");
+    assert_eq!(writer.metadata().steps.capacity(), 0);
+    assert_eq!(writer.log().tail.lock().batches.capacity(), 0);
+    // A hash map of small entries takes at most 16 / 7 of their size.
+    let entries = size_of::<Arc<Log>>() + size_of::<u32>() + 9 * 16 / 7;
+    let shared = [size_of::<Log>(), size_of::<LogIdentity>(), identity.name.len()];
+    let shared = shared.map(|bytes| COUNTS_BYTES + bytes.next_multiple_of(8));
+    size_of_val(writer) + shared.iter().sum::<usize>() + entries
+}
+
+#[test]
+fn a_log_without_events_takes_little_memory() {
+    let clock = TestClock::new(Timestamp(1_700_000_000_000));
+    let fixture = many(StorageKind::Disk, &clock);
+    let store::Opened { store, metas, .. } = Store::open(&fixture.settings.path).unwrap();
+    let pages = Arc::new(PageCache::new(0, 1));
+    let opened = LogRegistry::new(store, pages, metas).open(fixture.specs.iter());
+    let mut writers = Writers::default();
+    let now = clock.start().read();
+    writers.add(opened.writers, now);
+    writers.trim_due(StorageKind::Disk, now).unwrap();
+    writers.wake_tails();
+    let bytes = writers.iter().map(idle_bytes).max().unwrap();
+    assert!(bytes <= IDLE_BYTES_MAX, "{bytes} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -97,13 +97,19 @@ impl Lead {
     /// whether the next event is to take the wall clock's time although that
     /// is earlier. To be called at least once a second.
     pub(in crate::log) fn observe(&mut self, newest: Timestamp, now: ClockReading) -> bool {
-        if newest <= later(now.wall, LEAD_MAX) {
+        if !is_ahead(newest, now) {
             self.since = None;
             return false;
         }
         let since = *self.since.get_or_insert(now.elapsed);
         now.elapsed.saturating_sub(since) >= STEP_AFTER
     }
+}
+
+/// Returns whether the newest event is more than [`LEAD_MAX`] ahead of the wall
+/// clock.
+pub(in crate::log) fn is_ahead(newest: Timestamp, now: ClockReading) -> bool {
+    newest > later(now.wall, LEAD_MAX)
 }
 
 /// The moment `duration` after `time`.

@@ -272,7 +272,8 @@ impl Writers {
                 self.file(place);
             } else {
                 self.order.pop_last();
-                self.all[place].filed.weight = None;
+                let filed = self.all[place].filed();
+                self.all[place].set_filed(Filed { weight: None, ..filed });
                 self.resting.push(place);
             }
         }
@@ -282,13 +283,13 @@ impl Writers {
     fn file(&mut self, place: Place) {
         let writer = self.at(place);
         let storage = writer.log().medium();
-        let was = writer.filed;
+        let was = writer.filed();
         let is = Filed {
-            bytes: writer.tail_bytes,
-            weight: (writer.tail_bytes > 0).then(|| writer.weight()),
+            bytes: writer.tail_bytes(),
+            weight: (writer.tail_bytes() > 0).then(|| writer.weight()),
             age: writer.age_due(),
         };
-        writer.filed = is;
+        writer.set_filed(is);
         let is_trim_pending = writer.is_trim_pending();
         self.tail_bytes = self.tail_bytes - was.bytes + is.bytes;
         if was.weight != is.weight {

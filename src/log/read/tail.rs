@@ -39,7 +39,7 @@ pub(in crate::log) struct Tail {
     pub(in crate::log) from: Offset,
     pub(in crate::log) batches: VecDeque<TailBatch>,
     /// What the last commit that was shown left of the log.
-    pub(in crate::log) place: LogBounds,
+    pub(in crate::log) bounds: LogBounds,
     /// The newest event before the last step back of the log's time, as far as
     /// this process has seen one: a log in memory is searched from there on.
     pub(in crate::log) step: Offset,
@@ -59,8 +59,12 @@ impl Log {
         pages: Arc<PageCache>,
     ) -> Log {
         let LogBounds { head, floor, .. } = meta.position;
-        let tail =
-            Tail { from: head, batches: VecDeque::new(), place: meta.position, step: Offset::ZERO };
+        let tail = Tail {
+            from: head,
+            batches: VecDeque::new(),
+            bounds: meta.position,
+            step: Offset::ZERO,
+        };
         Log {
             id: meta.id,
             origin,
@@ -254,7 +258,7 @@ impl Log {
 
     /// Its place as of the last commit that was shown.
     pub fn position(&self) -> LogBounds {
-        self.tail.lock().place
+        self.tail.lock().bounds
     }
 
     /// Takes all permits that reads on blocking threads need, until the result

@@ -94,7 +94,7 @@ impl Log {
     /// [`Log::before`] of a log in memory.
     pub(in crate::log) fn tail_before(&self, time: Timestamp) -> (Offset, bool) {
         let tail = self.tail.lock();
-        let (place, step) = (tail.place, tail.step);
+        let (place, step) = (tail.bounds, tail.step);
         let whole = place.keeps_since(step, time);
         let earlier = |event: &Event| event.offset <= step || event.time < time;
         let n =
@@ -109,9 +109,9 @@ impl Log {
         (found.max(place.floor), whole)
     }
 
-    /// Notes what a commit left of the log.
-    pub(in crate::log) fn set_place(&self, place: LogBounds) {
-        self.tail.lock().place = place;
+    /// Sets the bounds that a commit left.
+    pub(in crate::log) fn set_bounds(&self, bounds: LogBounds) {
+        self.tail.lock().bounds = bounds;
     }
 
     /// Whether the oldest batch is below the floor: in memory for those who
