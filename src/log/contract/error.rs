@@ -49,9 +49,11 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Full => write!(f, "the disk is full; free some space"),
-            Error::Closed => write!(f, "the log is closed, because the gateway stops"),
-            Error::Poisoned => write!(f, "a sync failed; restart the gateway to write again"),
+            Error::Full => write!(f, "the disk of the gateway is full; try again later"),
+            Error::Closed => write!(f, "the gateway is stopping; try again later"),
+            Error::Poisoned => {
+                write!(f, "a write to the disk failed; the gateway must be restarted")
+            }
             Error::Store(_) => write!(f, "the store could not be read"),
         }
     }
