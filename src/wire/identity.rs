@@ -15,9 +15,9 @@ pub struct LogIdentity {
     pub epoch: Epoch,
     /// Whether the log belongs to a collection or a topic.
     pub kind: LogKind,
-    /// The number of encoded events for each wire format. A metric reports it,
-    /// and shows that it does not depend on the number of subscribers. A log
-    /// that was never encoded has no counters.
+    /// The number of encoded events for each wire format. A metric shows that the
+    /// number does not depend on the number of subscribers. A log without an
+    /// encoded batch has no counters.
     encodings: OnceLock<Box<[AtomicU64; WireFormat::COUNT]>>,
 }
 
@@ -33,8 +33,8 @@ impl Eq for LogIdentity {}
 /// The kind of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogKind {
-    /// The log of a collection of resources. The names are shared, so that the
-    /// kind of a topic is not as large as they are.
+    /// The log of a collection of resources. The names are behind a pointer:
+    /// otherwise the kind of a topic would take 120 bytes too.
     Collection(Arc<CollectionNames>),
     /// The log of a topic.
     Topic,
