@@ -27,8 +27,8 @@ pub(in crate::log) struct LogWriter {
     retention: Retention,
     /// The offset of the next event.
     next: Offset,
-    /// A store can have 100,000 logs without events, so their writers do not
-    /// have this.
+    /// The state of a log with events. A store can have 100,000 logs without
+    /// events, and this keeps their writers small.
     active: Option<Box<Active>>,
 }
 
@@ -55,14 +55,18 @@ pub(in crate::log) struct Active {
     tail_bytes: usize,
     /// No event is too old before this time.
     age_check: Timestamp,
+    /// The keys under which the writer is filed.
     filed: Filed,
 }
 
 /// The keys of a writer in the sets of [`Writers`](super::writers::Writers).
 #[derive(Clone, Copy, Default, PartialEq)]
 pub(in crate::log) struct Filed {
+    /// The part of the writer in the bytes of all tails.
     pub(in crate::log) bytes: usize,
+    /// The key in the order of eviction. `None` if the tail is empty.
     pub(in crate::log) weight: Option<(bool, usize)>,
+    /// The time of the next age check. `None` if no event is trimmed by age.
     pub(in crate::log) age: Option<Timestamp>,
 }
 
@@ -291,11 +295,11 @@ impl LogWriter {
     /// synced.
     pub(in crate::log) fn reserve(&mut self, count: u64) -> bool {
         let head = self.metadata.position.head;
-        let needed = self.metadata.reserved < head;
-        if needed {
+        let is_needed = self.metadata.reserved < head;
+        if is_needed {
             self.metadata.reserved = Offset(head.0.saturating_add(count));
         }
-        needed
+        is_needed
     }
 
     /// Ends the reservation of the offsets that were not issued. An earlier run
