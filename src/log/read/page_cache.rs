@@ -44,10 +44,10 @@ struct Slot {
     bytes: usize,
 }
 
-/// A cached page.
-
+/// The content of an entry of the cache.
 #[derive(Clone, Debug)]
 pub(in crate::log) enum Entry {
+    /// The page of the range.
     Page(Page),
     /// The range has more bytes than a page may have. The halves of the range
     /// have entries of their own.
@@ -109,7 +109,8 @@ impl PageCache {
         }
     }
 
-    /// Runs `read` on a blocking thread, see [`PageCache::on_thread`].
+    /// Runs `read` on a blocking thread with a snapshot of the store, see
+    /// [`PageCache::on_thread`].
     pub(in crate::log) async fn read<T: Send + 'static>(
         &self,
         store: &Store,
@@ -130,11 +131,11 @@ impl PageCache {
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
-        let reading = unblock(move || {
+        let result = unblock(move || {
             let _permit = permit;
             read()
         });
-        Ok(reading.await.map_err(|error| store::Error::Io(std::io::Error::other(error)))?)
+        Ok(result.await.map_err(|error| store::Error::Io(std::io::Error::other(error)))?)
     }
 
     /// Takes all permits. No read starts until the result is dropped.

@@ -1,5 +1,5 @@
 //! The reads from the tail of a log. A log in memory consists of its tail: an
-//! evicted event is lost, and the floor is above it.
+//! evicted event is lost, and the floor rises to its offset.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,8 @@ impl Log {
                 break;
             }
         }
+        // If the tail has the whole range, retention may have trimmed some of the
+        // events since, but none of them is missing here.
         Some((if is_whole { Offset::ZERO } else { from }, events))
     }
 
