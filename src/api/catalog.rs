@@ -82,9 +82,9 @@ impl Settings {
     /// # Errors
     /// [`InvalidName`] if the resource name of a collection makes no valid event type.
     pub fn specs(&self) -> Result<Vec<LogConfig>, InvalidName> {
-        let mut specs = Vec::new();
+        let mut configs = Vec::new();
         for collection in &self.collections {
-            specs.push(LogConfig {
+            configs.push(LogConfig {
                 name: collection.name.clone(),
                 kind: LogKind::collection(&collection.resource)?,
                 retention: collection.retention,
@@ -92,14 +92,14 @@ impl Settings {
             });
         }
         for topic in self.topics.iter().filter(|topic| topic.collection.is_none()) {
-            specs.push(LogConfig {
+            configs.push(LogConfig {
                 name: topic.name.clone(),
                 kind: LogKind::Topic,
                 retention: topic.retention,
                 durability: topic.durability,
             });
         }
-        Ok(specs)
+        Ok(configs)
     }
 }
 

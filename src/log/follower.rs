@@ -9,9 +9,10 @@
 //! # No gap and no repeat
 //!
 //! The *fan-out* visits each follower with each batch that a log commits, in order.
-//! A visit *pushes* the new events of the batch: it puts them into the ring of the
-//! connection or writes them to the socket. The *owner* of the follower reads pages
-//! and writes the ring to the client. Four offsets describe the state:
+//! It may skip a follower whose filter excludes the whole batch. A visit *pushes* the
+//! new events of the batch: it puts them into the ring of the connection or writes
+//! them to the socket. The *owner* of the follower reads pages and writes the ring to
+//! the client. Four offsets describe the state:
 //!
 //! | Offset | Part of | Meaning |
 //! |---|---|---|
@@ -26,8 +27,8 @@
 //! time. An event that the filter of the follower excludes counts as pushed and
 //! written.
 //!
-//! **Invariant: the client has each event up to `written_to` exactly once. If the
-//! follower is live, each event after `written_to` up to the larger one of
+//! **Invariant: the client has each event after the start up to `written_to` exactly
+//! once. If the follower is live, each event after `written_to` up to the larger one of
 //! `pushed_to` and `fanned_to` was pushed exactly once, and no later event was
 //! pushed.**
 //!
@@ -39,8 +40,8 @@
 //!    `written_to`. The log is its only source: [`Follower::accept`] rejects each
 //!    batch, because `pushed_to` is beyond every offset.
 //! 3. [`Follower::advance`]. The owner has written the events up to an offset. All
-//!    of them came from one source and in order. So none between the old and the new
-//!    `written_to` is missing.
+//!    of them came from one source and in order. So no event between the old and the
+//!    new `written_to` is missing.
 //! 4. [`Follower::join`]. The last page ended at `written_to`. If `tail` is not
 //!    beyond `written_to`, the visits of all later batches have not started. They
 //!    find a live follower, so there is no gap. The visit of the batch at `tail` may
@@ -50,8 +51,8 @@
 //!    page. The page has the events of that batch, because a batch is committed
 //!    before its fan-out.
 //! 5. [`Follower::accept`]. The events after both `pushed_to` and `fanned_to` are
-//!    new. None between `pushed_to` and the first new event is missing, because the
-//!    batches come in order.
+//!    new. No event before them is missing, because the batches come in order: if
+//!    `fanned_to` is beyond `pushed_to`, the fan-out skipped the batches between.
 //! 6. [`Follower::push`]. The batch was pushed, and `pushed_to` becomes its end.
 //! 7. [`Follower::fall_behind`]. The ring overflowed, or the tail in memory no longer
 //!    has the next batch of the fan-out. The owner drops the events that were pushed

@@ -51,9 +51,9 @@ pub enum FsyncPolicy {
     Never,
 }
 
-/// Where a log is kept, which decides what it survives.
-/// [`Durability`](crate::store::Durability) is something else: how far a single
-/// commit is on its way to the disk.
+/// The storage of a log. It decides whether the log survives the end of the process.
+/// [`Durability`](crate::store::Durability) is about a single commit: whether the
+/// commit is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StorageKind {
     /// In the store. The log survives the end of the process, and with

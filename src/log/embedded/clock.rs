@@ -42,8 +42,8 @@ pub(in crate::log) struct ClockReading {
     pub(in crate::log) wall: Timestamp,
     /// The monotonic time since the start of the run.
     pub(in crate::log) elapsed: Duration,
-    /// The time that decides what has expired: the wall clock, but at most its
-    /// time at the start of the run plus `elapsed`. A wall clock that jumps
+    /// The clock for the expiry of events and answers: the wall clock, but at most
+    /// its time at the start of the run plus `elapsed`. A wall clock that jumps
     /// forward therefore expires nothing.
     pub(in crate::log) expiry: Timestamp,
 }

@@ -70,7 +70,7 @@ pub(in crate::log) struct Filed {
     pub(in crate::log) age: Option<Timestamp>,
 }
 
-/// Returns the part of a writer in `slot`. Creates it if there is none.
+/// Returns the active part in `slot`. Creates the part if `slot` is empty.
 fn activate(slot: &mut Option<Box<Active>>) -> &mut Active {
     slot.get_or_insert_with(|| Box::new(Active { age_check: NOW, ..Active::default() }))
 }

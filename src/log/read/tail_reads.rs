@@ -58,8 +58,8 @@ impl Log {
                 break;
             }
         }
-        // If the tail has the whole range, retention may have trimmed some of the
-        // events since, but none of them is missing here.
+        // If the tail has the whole range, no event is missing, even if retention has
+        // trimmed some of the events since.
         Some((if is_whole { Offset::ZERO } else { from }, events))
     }
 
