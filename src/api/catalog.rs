@@ -20,7 +20,7 @@ const SUGGESTED_FROM_MAX: usize = 1000;
 /// A collection.
 #[derive(Clone)]
 pub struct Collection {
-    /// Its log.
+    /// The log of the collection.
     pub log: Arc<Log>,
     /// The policy for a client that does not keep up.
     pub overflow: Overflow,
@@ -29,7 +29,7 @@ pub struct Collection {
 /// A topic or a view.
 #[derive(Clone)]
 pub struct Topic {
-    /// The name. The log of a view has another name.
+    /// The name of the topic. The log of a view has another name.
     pub name: String,
     /// The log of the topic, or of the collection of a view.
     pub log: Arc<Log>,
@@ -63,7 +63,7 @@ pub struct Catalog {
 /// configurations than [`Settings::specs`] returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoLog(
-    /// The name.
+    /// The configured name.
     pub String,
 );
 
@@ -76,15 +76,15 @@ impl fmt::Display for NoLog {
 impl std::error::Error for NoLog {}
 
 impl Settings {
-    /// Returns the configurations of the logs: one for each collection, and one for each
-    /// topic that is not a view.
+    /// Returns the configurations of the logs: one for each collection, and one for
+    /// each topic that is not a view.
     ///
     /// # Errors
     /// [`InvalidName`] if the resource name of a collection makes no valid event type.
     pub fn specs(&self) -> Result<Vec<LogConfig>, InvalidName> {
-        let mut specs = Vec::new();
+        let mut configs = Vec::new();
         for collection in &self.collections {
-            specs.push(LogConfig {
+            configs.push(LogConfig {
                 name: collection.name.clone(),
                 kind: LogKind::collection(&collection.resource)?,
                 retention: collection.retention,
@@ -92,14 +92,14 @@ impl Settings {
             });
         }
         for topic in self.topics.iter().filter(|topic| topic.collection.is_none()) {
-            specs.push(LogConfig {
+            configs.push(LogConfig {
                 name: topic.name.clone(),
                 kind: LogKind::Topic,
                 retention: topic.retention,
                 durability: topic.durability,
             });
         }
-        Ok(specs)
+        Ok(configs)
     }
 }
 
@@ -107,14 +107,11 @@ impl Catalog {
     /// Creates the catalog of `settings` over the logs of `engine`.
     ///
     /// # Errors
-    /// When the engine has no log for a name.
+    /// [`NoLog`] if the engine has no log for a configured name.
     pub fn new(settings: &Settings, engine: &Engine) -> Result<Catalog, NoLog> {
-        let logs = engine.logs();
         let log = |name: &str, topic: bool| {
-            let is = |log: &&Arc<Log>| {
-                log.origin().name == name && matches!(log.origin().kind, LogKind::Topic) == topic
-            };
-            logs.iter().find(is).cloned().ok_or_else(|| NoLog(name.to_owned()))
+            let log = engine.log(name).filter(|log| log.origin().is_topic() == topic);
+            log.ok_or_else(|| NoLog(name.to_owned()))
         };
         let mut collections = HashMap::new();
         for settings in &settings.collections {
@@ -149,7 +146,7 @@ impl Catalog {
         found.ok_or_else(|| unknown("collection", name, self.collections.keys()))
     }
 
-    /// Returns the topic `name`, its own or a view.
+    /// Returns the topic or view `name`.
     ///
     /// # Errors
     /// 404, with the nearest name of a topic if one is similar.

@@ -1,47 +1,63 @@
-//! A cursor on a log: pages until it has caught up, then live batches.
+//! The cursor of a reader on a log. It reads pages until it has caught up, and then
+//! takes live batches.
 //!
-//! [`Follower`] is the decision alone, without I/O and without a lock. A
-//! subscription of the hub embeds one and calls it under the lock of its
-//! connection. [`Follow`] is the loop of a consumer that pulls: it has no ring
-//! and waits for nobody.
+//! [`Follower`] only decides. It has no I/O and no lock. Each subscription of the
+//! hub has a follower, and calls it under the lock of the connection. [`Follow`] is
+//! the loop of a consumer that asks for each part of the log. It has no ring and no
+//! fan-out.
 //!
 //! # No gap and no repeat
 //!
-//! The *fan-out* visits the follower with each batch that a log commits, in
-//! order. Two offsets describe the fan-out: `tail`, the end of the batch whose
-//! visits have begun, and `fanned_to`, the end of the batch whose visits are
-//! done. The fan-out sets `tail` before the first visit and `fanned_to` after
-//! the last. The follower is in the list of the fan-out before
-//! [`Follower::new`] fixes its start. Calls on one follower exclude each other.
+//! The *fan-out* visits each follower with each batch that a log commits, in order.
+//! It may skip a follower whose filter excludes the whole batch. A visit *pushes* the
+//! new events of the batch: it puts them into the ring of the connection or writes
+//! them to the socket. The *owner* of the follower reads pages and writes the ring to
+//! the client. Four offsets describe the state:
 //!
-//! The invariant: **the client gets each event up to `written_to` exactly
-//! once. A live follower was also pushed each event in `written_to..max(
-//! pushed_to, fanned_to)` exactly once, and no event beyond.** An event that
-//! the follower's filter leaves out counts as pushed.
+//! | Offset | Part of | Meaning |
+//! |---|---|---|
+//! | `written_to` | follower | The client has the events up to here. |
+//! | `pushed_to` | follower | The end of the last pushed batch. |
+//! | `tail` | fan-out | The end of the last batch whose visits have started. |
+//! | `fanned_to` | fan-out | The end of the last batch whose visits have ended. |
 //!
-//! 1. [`Follower::new`] and [`Follower::restart`]: nothing is pushed, and
-//!    nothing up to the start was asked for. The invariant holds.
-//! 2. [`Follower::read_after`]: a follower that is not live reads what follows
-//!    `written_to`. [`Follower::accept`] refuses each batch meanwhile, because
-//!    `pushed_to` is beyond every offset. So the log is its only source.
-//! 3. [`Follower::advance`]: the consumer has written what it read, or what was
-//!    pushed, up to an offset. The events come from one source and in order, so
-//!    none is between the old `written_to` and the new one that was not written.
-//! 4. [`Follower::join`]: the page ended at `written_to`. With `tail` at or
-//!    below `written_to`, each batch beyond `written_to` is still to begin, and
-//!    its visit will find the follower live: no gap. A visit of a batch that
-//!    has begun finds `pushed_to` = `written_to` and drops what was read: no
-//!    repeat. With `tail` beyond, visits may have passed the follower by, so the
-//!    follower reads on; the batch is in the log, since a batch is committed
-//!    before it is fanned out.
-//! 5. [`Follower::accept`]: of a batch, the events after both `pushed_to` and
-//!    `fanned_to` are new. Nothing lies between `pushed_to` and the first of
-//!    them, because the batches come in order.
-//! 6. [`Follower::push`]: the batch was put into the ring, or written to the
-//!    socket. `pushed_to` becomes its end.
-//! 7. [`Follower::fall_behind`]: the ring overflowed or the fan-out lost its
-//!    place. The owner frees what was pushed and not written. The follower
-//!    reads from `written_to` again (step 2), where all of it stands.
+//! The fan-out sets `tail` before the first visit of a batch, and `fanned_to` after
+//! the last one. The follower is in the list of the fan-out before
+//! [`Follower::new`] sets its start. No two calls on a follower run at the same
+//! time. An event that the filter of the follower excludes counts as pushed and
+//! written.
+//!
+//! **Invariant: the client has each event after the start up to `written_to` exactly
+//! once. If the follower is live, each event after `written_to` up to the larger one of
+//! `pushed_to` and `fanned_to` was pushed exactly once, and no later event was
+//! pushed.**
+//!
+//! Each call keeps the invariant:
+//!
+//! 1. [`Follower::new`] and [`Follower::restart`]. The follower is not live, and the
+//!    reader asked for no event up to the start.
+//! 2. [`Follower::read_after`]. A follower that is not live reads the log after
+//!    `written_to`. The log is its only source: [`Follower::accept`] rejects each
+//!    batch, because `pushed_to` is beyond every offset.
+//! 3. [`Follower::advance`]. The owner has written the events up to an offset. All
+//!    of them came from one source and in order. So no event between the old and the
+//!    new `written_to` is missing.
+//! 4. [`Follower::join`]. The last page ended at `written_to`. If `tail` is not
+//!    beyond `written_to`, the visits of all later batches have not started. They
+//!    find a live follower, so there is no gap. The visit of the batch at `tail` may
+//!    still come. It finds `pushed_to` = `written_to` and pushes nothing that was
+//!    read, so there is no repeat. If `tail` is beyond `written_to`, a visit may
+//!    have passed the follower before it was live. The follower then reads another
+//!    page. The page has the events of that batch, because a batch is committed
+//!    before its fan-out.
+//! 5. [`Follower::accept`]. The events after both `pushed_to` and `fanned_to` are
+//!    new. No event before them is missing, because the batches come in order: if
+//!    `fanned_to` is beyond `pushed_to`, the fan-out skipped the batches between.
+//! 6. [`Follower::push`]. The batch was pushed, and `pushed_to` becomes its end.
+//! 7. [`Follower::fall_behind`]. The ring overflowed, or the tail in memory no longer
+//!    has the next batch of the fan-out. The owner drops the events that were pushed
+//!    and not written. The follower is no longer live and reads them from the log
+//!    (step 2).
 //!
 //! `src/hub/schedules.rs` runs these steps with the code of the fan-out under
 //! shuttle, in random orders.
@@ -54,51 +70,51 @@ use super::{Error, Log};
 use crate::event::Offset;
 use crate::wire::Batch;
 
-/// A cursor on a log that reads pages until it may take live batches.
+/// A cursor on a log. It reads pages until it can take live batches.
 #[derive(Clone, Debug)]
 pub struct Follower {
-    /// The client has everything up to here that it asked for.
+    /// The client has the events up to this offset.
     written_to: Offset,
-    /// The end of the last batch that was pushed. [`READS`] while the follower
-    /// reads the log: no batch is new then. One field for both keeps a
-    /// subscription 8 bytes smaller.
+    /// The end of the last pushed batch, or [`READS`] if the follower is not live.
+    /// One field for both makes a subscription 8 bytes smaller.
     pushed_to: Offset,
 }
 
-/// Beyond every offset.
+/// An offset beyond every other offset. No batch has events after it.
 const READS: Offset = Offset(u64::MAX);
 
 impl Follower {
-    /// A follower that reads what follows `start`.
+    /// Returns a follower that reads the log after `start`.
     pub fn new(start: Offset) -> Follower {
         Follower { written_to: start, pushed_to: READS }
     }
 
-    /// Whether live batches are pushed. Otherwise the follower reads the log.
+    /// Returns whether the follower takes live batches. Otherwise it reads the log.
     pub fn is_live(&self) -> bool {
         self.pushed_to != READS
     }
 
-    /// The offset up to which everything is written.
+    /// Returns the offset up to which the client has the events.
     pub fn written_to(&self) -> Offset {
         self.written_to
     }
 
-    /// The offset after which the next page begins; none while live.
+    /// Returns the offset after which the next page starts, or `None` if the
+    /// follower is live.
     pub fn read_after(&self) -> Option<Offset> {
         (!self.is_live()).then_some(self.written_to)
     }
 
-    /// Moves `written_to` forward: events up to `to` are written, or none of
-    /// them was asked for.
+    /// Moves `written_to` forward to `to`. The events up to `to` were written, or the
+    /// filter excludes them.
     pub fn advance(&mut self, to: Offset) {
         self.written_to = self.written_to.max(to);
     }
 
-    /// Goes live if the fan-out has begun nothing beyond what is written.
-    /// `tail` is the end of the last batch whose visits have begun. It must be
-    /// read while calls on this follower are excluded. Returns whether the
-    /// follower went live.
+    /// Makes the follower live if no visit has started for a batch beyond
+    /// `written_to`. `tail` is the end of the last batch whose visits have started.
+    /// The caller must read `tail` while it excludes other calls on this follower.
+    /// Returns whether the follower became live.
     pub fn join(&mut self, tail: Offset) -> bool {
         let joins = !self.is_live() && tail <= self.written_to;
         if joins {
@@ -107,32 +123,35 @@ impl Follower {
         joins
     }
 
-    /// The offset after which the events of a batch are new; none if no event
-    /// is. `end` is the batch's end, `fanned_to` the end of the batch before.
+    /// Returns the offset after which the events of a batch are new, or `None` if no
+    /// event is new. `end` is the end of the batch, and `fanned_to` the end of the
+    /// batch before it.
     pub fn accept(&self, end: Offset, fanned_to: Offset) -> Option<Offset> {
         let after = self.pushed_to.max(fanned_to);
         (after < end).then_some(after)
     }
 
-    /// Records that the new events of the batch that ends at `end` were pushed.
+    /// Records that the new events of the batch with the end `end` were pushed.
     pub fn push(&mut self, end: Offset) {
-        debug_assert!(self.is_live(), "a follower that reads accepts no batch");
+        debug_assert!(self.is_live(), "a follower that is not live accepts no batch");
         self.pushed_to = end;
     }
 
-    /// Reads the log from `written_to` on. The owner drops what was pushed and
-    /// is not written.
+    /// Makes the follower read the log after `written_to`. The owner drops the events
+    /// that were pushed and not written.
     pub fn fall_behind(&mut self) {
         self.pushed_to = READS;
     }
 
-    /// Reads the log from another offset on: past a gap, or after a snapshot.
+    /// Makes the follower read the log after `start`, for example behind a gap or
+    /// after a snapshot.
     pub fn restart(&mut self, start: Offset) {
         *self = Follower::new(start);
     }
 
-    /// The offset up to which the client has everything. A live follower whose
-    /// ring `is_drained` has everything that was fanned out.
+    /// Returns the offset up to which the client has all events. If the follower is
+    /// live and its ring is empty (`is_drained`), the client has all events that were
+    /// fanned out.
     pub fn position(&self, is_drained: bool, fanned_to: Offset) -> Offset {
         if self.is_live() && is_drained {
             self.written_to.max(self.pushed_to).max(fanned_to)
@@ -142,89 +161,102 @@ impl Follower {
     }
 }
 
-/// A part of a log that a [`Follow`] has come to.
+/// A part of a log that [`Follow::next`] returns.
 #[derive(Clone, Debug)]
 pub enum Followed {
-    /// The events of `batch` after the offset `after`; none if the page is empty.
+    /// The events of `batch` after the offset `after`. There may be none.
     Events {
         /// A page of the log, or a live batch.
         batch: Arc<Batch>,
-        /// The events up to here came before.
+        /// The end of the part before.
         after: Offset,
     },
-    /// The events after `from` up to `to` are no longer kept.
+    /// The log no longer has all events after `from` up to `to`.
     Gap {
-        /// Everything up to here came before.
+        /// The end of the part before.
         from: Offset,
-        /// The events after this offset follow.
+        /// The next part starts after this offset.
         to: Offset,
     },
 }
 
-/// Follows a log without a ring: the consumer asks for each part, and the log
-/// keeps what a slow consumer has not asked for.
+/// The loop of a consumer that asks for each part of a log. A slow consumer needs no
+/// ring, because the log keeps the events.
+///
+/// The loop is its own fan-out. Its `tail` is the head of the log: it joins at the
+/// head and takes each later batch from memory. Its `fanned_to` is `written_to`,
+/// because a returned part counts as written.
 pub struct Follow {
     log: Arc<Log>,
     follower: Follower,
-    moved: Arc<Notify>,
+    /// The engine notifies this after each commit.
+    committed: Arc<Notify>,
 }
 
 impl Follow {
-    /// Follows `log` after `start`.
+    /// Returns a loop over `log` after `start`.
     pub fn new(log: Arc<Log>, start: Offset) -> Follow {
-        let moved = Arc::new(Notify::new());
-        log.observe(&moved);
-        Follow { log, follower: Follower::new(start), moved }
+        let committed = Arc::new(Notify::new());
+        log.observe(&committed);
+        Follow { log, follower: Follower::new(start), committed }
     }
 
-    /// Everything up to this offset was returned.
+    /// Returns the end of the last returned part.
     pub fn written_to(&self) -> Offset {
         self.follower.written_to()
     }
 
     /// Returns the next part of the log. Waits for a commit if there is none.
     ///
-    /// A consumer that pulls is its own fan-out. Its `tail` is the log's head:
-    /// it joins at the head and takes each later batch from memory. Its
-    /// `fanned_to` is `written_to`: what it returns is written.
-    ///
     /// # Errors
-    /// [`Error::Store`] when the disk cannot be read. The next call reads again.
+    /// [`Error::Store`] if the disk cannot be read. The next call reads again.
     ///
     /// # Cancel safety
-    /// Safe: the cursor moves after the last wait.
+    /// Safe. The cursor moves after the last wait.
     pub async fn next(&mut self) -> Result<Followed, Error> {
         loop {
-            let Some(after) = self.follower.read_after() else {
-                let Some(batches) = self.log.tail_from(self.follower.written_to(), 1) else {
-                    self.follower.fall_behind();
-                    continue;
-                };
-                match batches.into_iter().next() {
-                    None => self.moved.notified().await,
-                    Some(batch) => {
-                        let end = batch.end();
-                        let accepted = self.follower.accept(end, self.follower.written_to());
-                        if let Some(after) = accepted {
-                            self.follower.push(end);
-                            self.follower.advance(end);
-                            return Ok(Followed::Events { batch, after });
-                        }
-                    }
-                }
-                continue;
+            let part = match self.follower.read_after() {
+                Some(after) => self.page(after).await?,
+                None => self.live_batch().await,
             };
-            if self.follower.join(self.log.head()) {
-                continue;
+            if let Some(part) = part {
+                return Ok(part);
             }
-            let page = self.log.page(after).await?;
-            if page.floor > after {
-                self.follower.restart(page.floor);
-                return Ok(Followed::Gap { from: after, to: page.floor });
-            }
-            self.follower.advance(page.scanned_to);
-            return Ok(Followed::Events { batch: page.batch, after });
         }
+    }
+
+    /// Reads the page after `after`. If the consumer has read all pages, joins and
+    /// returns `None`.
+    async fn page(&mut self, after: Offset) -> Result<Option<Followed>, Error> {
+        if self.follower.join(self.log.head()) {
+            return Ok(None);
+        }
+        let page = self.log.page(after).await?;
+        if page.floor > after {
+            self.follower.restart(page.floor);
+            return Ok(Some(Followed::Gap { from: after, to: page.floor }));
+        }
+        self.follower.advance(page.scanned_to);
+        Ok(Some(Followed::Events { batch: page.batch, after }))
+    }
+
+    /// Takes the next batch from the tail. Returns `None` after a wait for a commit,
+    /// and if the tail no longer has the batch.
+    async fn live_batch(&mut self) -> Option<Followed> {
+        let written_to = self.follower.written_to();
+        let Some(batches) = self.log.tail_from(written_to, 1) else {
+            self.follower.fall_behind();
+            return None;
+        };
+        let Some(batch) = batches.into_iter().next() else {
+            self.committed.notified().await;
+            return None;
+        };
+        let end = batch.end();
+        let after = self.follower.accept(end, written_to)?;
+        self.follower.push(end);
+        self.follower.advance(end);
+        Some(Followed::Events { batch, after })
     }
 }
 

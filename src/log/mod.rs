@@ -1,12 +1,12 @@
-//! Order and durability: the contract that every engine keeps.
+//! Logs: the order and durability of events.
 //!
-//! There is one log per collection and per topic of its own. A write becomes
-//! an event by [`Engine::append`], which answers once it is durable; what is
-//! committed, and nothing else, is seen by readers and by the hub
-//! (`docs/architecture.md#laws`, 1). Reads go to the [`Store`]
-//! that every engine fills; the newest batches also stay in memory, in each
-//! log's tail, already shared and encoded at most once. A topic may ask for no
-//! more than that tail ([`StorageKind::Memory`]).
+//! Each collection has a log, and so has each topic that is not a view.
+//! [`Engine::append`] turns writes into events and answers when the events are
+//! durable. Readers and the hub get only committed events
+//! (`docs/architecture.md#laws`, law 1). Events are read from the [`Store`]. The
+//! newest batches of a log are also in memory, in its tail: all readers share
+//! them, and they are encoded at most once. A topic can be kept in the tail only
+//! ([`StorageKind::Memory`]).
 
 #[cfg(test)]
 mod conformance;
@@ -41,95 +41,94 @@ pub use read::{Log, Page};
 use crate::store::{self, Store};
 use crate::supervisor::Cause;
 
-/// A closed set of engines, so that a call is a jump and not a boxed future.
+/// An engine: it orders the events of all logs and makes them durable. The type is
+/// an enum and not a trait object, so that a call allocates no boxed future.
 pub enum Engine {
-    /// The log on this machine's disk.
+    /// The engine in this process, with a store on the disk of this machine.
     Embedded(embedded::Embedded),
 }
 
 impl Engine {
-    /// Opens the embedded engine with a log for each of `specs`, making those
-    /// that the store does not know yet. Blocks on the disk.
+    /// Opens the embedded engine with a log for each of `configs`. Creates the logs
+    /// that the store does not have yet. Blocks on the disk.
     ///
     /// # Errors
-    /// [`store::Error`] when the directory cannot be used, or when what it
-    /// holds is damaged or ends before what was acknowledged.
-    pub fn open(settings: &Settings, specs: &[LogConfig]) -> Result<Engine, store::Error> {
+    /// [`store::Error`] if the directory cannot be used, or if the store is damaged
+    /// or lacks acknowledged events.
+    pub fn open(settings: &Settings, configs: &[LogConfig]) -> Result<Engine, store::Error> {
         let clock = embedded::Clock::system();
-        Ok(Engine::Embedded(embedded::Embedded::open(settings, specs, clock)?))
+        Ok(Engine::Embedded(embedded::Embedded::open(settings, configs, clock)?))
     }
 
-    /// Opens the embedded engine with a clock of a test's own.
+    /// Opens the embedded engine with the clock of a test.
     #[cfg(test)]
     fn open_at(
         settings: &Settings,
-        specs: &[LogConfig],
+        configs: &[LogConfig],
         clock: embedded::Clock,
     ) -> Result<Engine, store::Error> {
-        Ok(Engine::Embedded(embedded::Embedded::open(settings, specs, clock)?))
+        Ok(Engine::Embedded(embedded::Embedded::open(settings, configs, clock)?))
     }
 
-    /// The log of the collection or topic `name`; of the two that there may be
-    /// after [`Engine::reconfigure`], the one that was named last.
+    /// Returns the log of the collection or topic `name`. After
+    /// [`Engine::reconfigure`] there can be a collection and a topic with this name.
+    /// The log of the newer configuration is returned then.
     pub fn log(&self, name: &str) -> Option<Arc<Log>> {
         match self {
             Engine::Embedded(engine) => engine.log(name),
         }
     }
 
-    /// All logs as they are now: those that were named last, in the order of
-    /// the specs, then those that no spec names any more.
+    /// Returns all logs: first the logs of the newest configuration, in its order,
+    /// then the logs that only an earlier configuration had.
     pub fn logs(&self) -> Arc<[Arc<Log>]> {
         match self {
             Engine::Embedded(engine) => engine.logs(),
         }
     }
 
-    /// Has a log for each of `specs`, as [`Engine::open`] would, while writes
-    /// and reads go on: new ones are made durably and can be used once this has
-    /// answered, the retention of the others is changed (what is then too much
-    /// goes in the steps that every commit takes), and `resource_bytes_max`
-    /// holds from the next commit on. A log that is not named any more stays
-    /// open as it is, and keeps its epoch and offsets for when it is named
-    /// again.
+    /// Changes the configuration while writes and reads continue. New logs are
+    /// created durably and can be used when the call returns. The other logs get
+    /// their new retention. Events that exceed it are trimmed over the next commits.
+    /// `resource_bytes_max` applies from the next commit on. A log that `configs`
+    /// does not have stays open, and keeps its epoch and offsets.
     ///
-    /// Gives the names of those that would have to be opened anew, since the
-    /// spec has another durability or other event types than the log: they
-    /// stay wholly as they are until a restart.
+    /// Returns the names of the logs that cannot change before a restart, because
+    /// their configuration has another storage kind or other event types. These
+    /// logs stay unchanged.
     ///
     /// # Errors
-    /// [`Error`] when a log could not be made; then nothing has been changed.
+    /// [`Error`] if a log could not be created. Then nothing has changed.
     ///
     /// # Cancel safety
-    /// Dropping the future does not take it back: once queued it is done.
+    /// A queued change takes place, also if the future is dropped.
     pub async fn reconfigure(
         &self,
-        specs: &[LogConfig],
+        configs: &[LogConfig],
         resource_bytes_max: usize,
     ) -> Result<Vec<String>, Error> {
         match self {
-            Engine::Embedded(engine) => engine.reconfigure(specs, resource_bytes_max).await,
+            Engine::Embedded(engine) => engine.reconfigure(configs, resource_bytes_max).await,
         }
     }
 
-    /// Where events and resources are read.
+    /// Returns the store with the events and resources.
     pub fn store(&self) -> &Store {
         match self {
             Engine::Embedded(engine) => engine.store(),
         }
     }
 
-    /// Appends `writes` to `log`, in order, each checked against the state
-    /// that the ones before it leave, and answers each once all of them are
-    /// durable. A refused write wrote nothing and does not hinder the others.
+    /// Appends `writes` to `log` in order, and returns the result of each write when
+    /// all of them are durable. Each write is checked against the state after the
+    /// writes before it. A rejected write has no effect on the other writes.
     ///
     /// # Errors
-    /// [`Error`] when the log as a whole cannot take writes; then no write of
-    /// this call is acknowledged.
+    /// [`Error`] if the log rejects all writes. Then no write of this call is
+    /// acknowledged.
     ///
     /// # Cancel safety
-    /// Dropping the future does not take the writes back: once queued they
-    /// are committed, unanswered.
+    /// Queued writes are committed, also if the future is dropped.
     pub async fn append(
         &self,
         log: &Log,
@@ -138,46 +137,47 @@ impl Engine {
         self.queue(log, writes).await?.answered().await
     }
 
-    /// The first half of [`Engine::append`]: waits for room and queues
-    /// `writes`. What is queued after this returns is decided after them.
+    /// Waits for space in the queue and queues `writes`. Writes that are queued
+    /// after this call returns are committed after `writes`. The result waits for
+    /// the commit.
     ///
     /// # Errors
-    /// [`Error`] when the log as a whole cannot take writes.
+    /// [`Error`] if the log rejects all writes.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave some of the first writes queued; they
-    /// are committed, unanswered.
+    /// If the future is dropped, some of the first writes may be queued. They are
+    /// committed.
     pub async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<PendingAppend, Error> {
         match self {
             Engine::Embedded(engine) => engine.queue(log, writes).await,
         }
     }
 
-    /// Records how long each commit takes, its sync included; the first
-    /// histogram given stays.
+    /// Records the duration of each commit, with its sync, in `histogram`. A second
+    /// call has no effect.
     pub fn time_commits(&self, histogram: Histogram) {
         match self {
             Engine::Embedded(engine) => engine.time_commits(histogram),
         }
     }
 
-    /// Whether the logs on disk take writes. The free space of the disk is
-    /// compared once a second, and before each commit.
+    /// Returns whether the logs on disk accept writes. The free space of the disk
+    /// is checked once a second and before each commit.
     pub fn write_state(&self) -> WriteState {
         match self {
             Engine::Embedded(engine) => engine.write_state(),
         }
     }
 
-    /// Resolves when the engine's thread has panicked, or has returned although
-    /// the engine was not closed. The future does not keep the engine open.
+    /// Returns a future that resolves if the thread of the engine panics, or returns
+    /// before the engine is closed. The future does not keep the engine open.
     pub fn failed(&self) -> impl Future<Output = Cause> + Send + use<> {
         match self {
             Engine::Embedded(engine) => engine.failed(),
         }
     }
 
-    /// Commits what is queued, syncs, and refuses every later write with
+    /// Commits the queued writes and syncs. Later writes fail with
     /// [`Error::Closed`]. Blocks on the disk.
     pub fn close(&self) {
         match self {

@@ -1,5 +1,5 @@
-//! A log for tests under shuttle, which have no committer: its thread and its
-//! channels are tokio's.
+//! A log without a committer, for tests under shuttle. The committer has a thread
+//! and channels of tokio, which shuttle cannot schedule.
 
 use std::sync::Arc;
 
@@ -10,24 +10,24 @@ use crate::store::{LogMetadata, Store};
 use crate::wire::{Batch, LogIdentity};
 
 impl Log {
-    /// Makes a log whose committed end is that of `meta`, on a store that may
-    /// hold later events already.
+    /// Creates a log whose head is the head of `metadata`. `store` may have later
+    /// events already.
     pub(crate) fn scheduled(
-        meta: &LogMetadata,
-        origin: Arc<LogIdentity>,
+        metadata: &LogMetadata,
+        identity: Arc<LogIdentity>,
         store: Store,
     ) -> Arc<Log> {
         let pages = Arc::new(PageCache::new(1 << 20, 8));
-        Arc::new(Log::new(meta, origin, StorageKind::Disk, store, pages))
+        Arc::new(Log::new(metadata, identity, StorageKind::Disk, store, pages))
     }
 
-    /// Publishes a batch as the committer does after its commit.
+    /// Publishes a batch, as the committer does after its commit.
     pub(crate) fn show(&self, batch: Arc<Batch>) {
         self.publish(batch, Offset::ZERO);
     }
 
-    /// Evicts the oldest batch from the tail in memory, as the committer does
-    /// when memory is short. The newest one stays.
+    /// Evicts the oldest batch from the tail, as the committer does if the tails
+    /// take too much memory. The newest batch stays.
     pub(crate) fn evict_oldest(&self) {
         if let Some((_, count)) = self.oldest(std::time::Duration::MAX) {
             self.evict(count);

@@ -1,4 +1,4 @@
-//! In which order writes are done and shown, and what a reader is told is gone.
+//! Tests of the order of writes, of the floor and the head, and of gaps in pages.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ fn keeping(events: u64) -> Fixture {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_floor_never_passes_the_head() {
-    for medium in [StorageKind::Disk, StorageKind::Memory] {
-        let fixture = keeping(2).on(medium);
+    for storage in [StorageKind::Disk, StorageKind::Memory] {
+        let fixture = keeping(2).on(storage);
         let engine = fixture.open();
         let log = engine.log("news").unwrap();
         one(&engine, &log, publish("0")).await.unwrap();
@@ -26,7 +26,7 @@ async fn the_floor_never_passes_the_head() {
                 while !done.load(Ordering::Acquire) {
                     let floor = log.floor();
                     let head = log.head();
-                    assert!(floor <= head, "the floor {floor} above the head {head}");
+                    assert!(floor <= head, "the floor {floor} is above the head {head}");
                 }
             }
         });
@@ -39,12 +39,12 @@ async fn the_floor_never_passes_the_head() {
     }
 }
 
-/// Whatever a page comes from: a batch of the tail, the cache, or the disk.
+/// A page comes from a batch of the tail, from the cache, or from the disk.
 #[tokio::test]
-async fn a_page_tells_each_gap_and_no_other() {
+async fn a_page_reports_each_gap_and_no_other() {
     let memory = (StorageKind::Memory, 16 << 20);
-    for (medium, tail_bytes) in [(StorageKind::Disk, 0), (StorageKind::Disk, 16 << 20), memory] {
-        let mut fixture = keeping(300).on(medium);
+    for (storage, tail_bytes) in [(StorageKind::Disk, 0), (StorageKind::Disk, 16 << 20), memory] {
+        let mut fixture = keeping(300).on(storage);
         fixture.settings.tail_bytes = tail_bytes;
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
@@ -69,14 +69,15 @@ async fn a_page_tells_each_gap_and_no_other() {
             let first = page.batch.events().get(first as usize).map(|event| event.offset.0);
             assert_eq!(first, (after < 501).then_some(after.max(201) + 1), "after {after}");
             let page = log.page_of(&id("nobody"), Offset(after)).await.unwrap();
-            assert_eq!(page.floor > Offset(after), after < 201, "of one, after {after}");
+            assert_eq!(page.floor > Offset(after), after < 201, "of one resource, after {after}");
         }
     }
 }
 
-/// Between a reader's look at the floor and its look at the tail.
+/// Events can be evicted after a reader has read the floor and before it reads the
+/// tail.
 #[tokio::test]
-async fn a_page_from_memory_tells_what_went_while_it_was_read() {
+async fn a_page_from_memory_reports_the_events_evicted_during_the_read() {
     let mut fixture = Fixture::new(Engine::open_at).on(StorageKind::Memory);
     fixture.settings.tail_bytes = 64 << 10;
     let engine = fixture.open();
@@ -87,51 +88,51 @@ async fn a_page_from_memory_tells_what_went_while_it_was_read() {
     let (floor, head) = (log.floor(), log.head());
     assert!(floor > Offset(100) && floor < Offset(256), "{floor}");
     for after in [0, 100, floor.0 - 1].map(Offset) {
-        let open = log.growing_page(after, head).await.unwrap();
-        let closed = log.sealed_page(after, head).await.unwrap();
+        let growing = log.growing_page(after, head).await.unwrap();
+        let sealed = log.sealed_page(after, head).await.unwrap();
         let of_one = log.read_tail_of(&id("nobody"), after, (Offset::ZERO, head));
-        assert_eq!((open.floor, closed.floor, of_one.floor), (floor, floor, floor));
-        assert_eq!(open.batch.events()[0].offset, floor.next());
-        assert_eq!(closed.batch.events()[0].offset, floor.next());
+        assert_eq!((growing.floor, sealed.floor, of_one.floor), (floor, floor, floor));
+        assert_eq!(growing.batch.events()[0].offset, floor.next());
+        assert_eq!(sealed.batch.events()[0].offset, floor.next());
         assert_eq!(
-            (open.scanned_to, closed.scanned_to, of_one.scanned_to),
+            (growing.scanned_to, sealed.scanned_to, of_one.scanned_to),
             (head, Offset(256), head)
         );
     }
-    let closed = log.sealed_page(floor, head).await.unwrap();
-    assert!(closed.floor <= floor, "nothing is missing after it");
+    let sealed = log.sealed_page(floor, head).await.unwrap();
+    assert!(sealed.floor <= floor, "nothing is missing after the floor");
 }
 
-/// However small the tails and large the commit: or all who are live would
-/// have to read it back.
+/// Also if the memory for tails is small and the commit is large. Otherwise all live
+/// subscribers would have to read the batch from disk.
 #[tokio::test]
 async fn the_newest_batch_is_in_memory_for_a_while() {
     let mut fixture = Fixture::new(Engine::open_at);
     fixture.settings.tail_bytes = 0;
     let engine = fixture.open();
     let logs = engine.logs();
-    let [orders, news] = &*logs else { panic!("there are two") };
+    let [orders, news] = &*logs else { panic!("there are two logs") };
     for n in 0..10 {
-        let begun = Instant::now();
-        let said = one(&engine, news, publish(&n.to_string())).await.unwrap();
+        let start = Instant::now();
+        let published = one(&engine, news, publish(&n.to_string())).await.unwrap();
         let other = put(orders, "a", &format!(r#"{{"n":{n}}}"#));
         let other = one(&engine, orders, other).await.unwrap();
-        for (log, newest) in [(news, said.offset), (orders, other.offset)] {
-            let there = log.tail(Offset(newest.0 - 1)).is_some();
-            assert!(there || begun.elapsed() > Duration::from_secs(1), "it went at once");
-            assert!(n == 0 || log.tail(Offset(newest.0 - 2)).is_none(), "and no other");
+        for (log, newest) in [(news, published.offset), (orders, other.offset)] {
+            let is_kept = log.tail(Offset(newest.0 - 1)).is_some();
+            assert!(is_kept || start.elapsed() > Duration::from_secs(1), "it was evicted at once");
+            assert!(n == 0 || log.tail(Offset(newest.0 - 2)).is_none(), "an older batch was kept");
         }
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while news.tail(Offset(news.head().0 - 1)).is_some() {
-        assert!(tokio::time::Instant::now() < deadline, "it stays for ever");
+        assert!(tokio::time::Instant::now() < deadline, "the newest batch stays forever");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Whoever asks for the answers first.
+/// The order in which the callers wait for the answers does not matter.
 #[tokio::test]
-async fn writes_are_done_in_the_order_they_were_queued() {
+async fn writes_are_committed_in_the_order_they_were_queued() {
     let fixture = Fixture::new(Engine::open_at);
     let engine = fixture.open();
     let log = &engine.log("orders").unwrap();

@@ -17,6 +17,8 @@
 //! raises the version of that kind and `format::FORMAT`. The older versions stay
 //! readable.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, seal_version};
@@ -128,7 +130,7 @@ pub struct LogMetadata {
     /// The number of the log in the store.
     pub id: LogId,
     /// The name of the collection or topic.
-    pub name: String,
+    pub name: Arc<str>,
     /// Whether the log belongs to a topic. Otherwise it belongs to a collection.
     pub topic: bool,
     /// The epoch of the log, which is part of each event id.
@@ -151,8 +153,9 @@ pub struct LogMetadata {
 
 impl LogMetadata {
     /// Returns the metadata of a log without events.
-    pub fn new(id: LogId, name: String, topic: bool, epoch: Epoch) -> LogMetadata {
+    pub fn new(id: LogId, name: impl Into<Arc<str>>, topic: bool, epoch: Epoch) -> LogMetadata {
         let (position, time, reserved, steps) = Default::default();
+        let name = name.into();
         LogMetadata { id, name, topic, epoch, position, number: 0, time, reserved, steps }
     }
 
@@ -232,7 +235,7 @@ fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<LogMetadat
     let reserved = Offset(fields.u64()?);
     let count = if version > META_WITHOUT_STEPS { fields.u8()? } else { 0 };
     let steps = (0..count).map(|_| fields.u64().map(Offset)).collect::<Option<_>>()?;
-    let name = String::from_utf8(fields.rest().into()).ok()?;
+    let name = str::from_utf8(&fields.rest()).ok()?.into();
     Some(LogMetadata { id, name, topic, epoch, position, number, time, reserved, steps })
 }
 

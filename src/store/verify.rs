@@ -69,7 +69,7 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Err
     for meta in &metas {
         let position = check.log(meta)?;
         let LogMetadata { id, name, epoch, .. } = meta.clone();
-        check.report.logs.push(LogReport { name, id, epoch, position });
+        check.report.logs.push(LogReport { name: name.to_string(), id, epoch, position });
     }
     check.answers()?;
     (check.progress)(check.total, check.total);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::encode::{self, WireFormat};
-use super::origin::LogIdentity;
+use super::identity::LogIdentity;
 use crate::event::{Event, Offset};
 
 /// The size in bytes from which on an encoded block is complete. A stalled

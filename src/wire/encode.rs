@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 
-use super::origin::{LogIdentity, LogKind};
+use super::identity::{LogIdentity, LogKind};
 use super::websocket::{Opcode, frame_header};
 use crate::event::Event;
 

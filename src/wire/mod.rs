@@ -17,11 +17,11 @@ pub mod websocket;
 mod batch;
 mod encode;
 mod filter;
+mod identity;
 mod notice;
-mod origin;
 
 pub use batch::{Batch, Encoded, Selection};
 pub use encode::{WireFormat, chunk};
 pub use filter::{FieldEquals, Filter};
+pub use identity::{CollectionNames, LogIdentity, LogKind};
 pub use notice::ControlMessage;
-pub use origin::{LogIdentity, LogKind};

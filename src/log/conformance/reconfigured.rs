@@ -18,7 +18,7 @@ async fn reconfigure(engine: &Engine, specs: &[LogConfig]) -> Vec<String> {
 }
 
 fn names(engine: &Engine) -> Vec<String> {
-    engine.logs().iter().map(|log| log.origin().name.clone()).collect()
+    engine.logs().iter().map(|log| log.origin().name.to_string()).collect()
 }
 
 fn keeping(mut spec: LogConfig, events: u64) -> LogConfig {
@@ -51,7 +51,7 @@ pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
     let engine = fixture.open();
     for (log, origin) in engine.logs().iter().zip(&origins) {
         let (there, same) = (log.head() == Offset(1), log.origin() == origin);
-        match origin.name.as_str() {
+        match &*origin.name {
             "ticks" => assert!(!there && !same),
             "alerts" | "carts" => assert!(there && same),
             _ => assert!(!there && same),

@@ -53,9 +53,7 @@ pub(in crate::log) fn apply(
     if let Mutation::Publish { kind, data } = &write.change {
         return Ok(outcome(kind, data.clone(), ResourceChange::Keep));
     }
-    let (LogKind::Collection { created, updated, deleted, .. }, Some(subject)) =
-        (&origin.kind, &write.subject)
-    else {
+    let (LogKind::Collection(names), Some(subject)) = (&origin.kind, &write.subject) else {
         // A topic has no resources.
         return Err(AppendRejection::NotFound);
     };
@@ -63,17 +61,17 @@ pub(in crate::log) fn apply(
         Mutation::Create { .. } if current.is_some() => Err(AppendRejection::Exists),
         Mutation::Create { document, data } | Mutation::Put { document, data } => {
             let is_new = current.is_none();
-            let kind = if is_new { created } else { updated };
+            let kind = if is_new { &names.created } else { &names.updated };
             let next = ResourceChange::Set(document.clone());
             Ok(Effect { created: is_new, ..outcome(kind, data.clone(), next) })
         }
         Mutation::Patch { patch } => {
             let document = merged(current, patch, bytes_max)?;
             let data = keyed(origin, subject, &document, &["id"]);
-            Ok(outcome(updated, data, ResourceChange::Set(document)))
+            Ok(outcome(&names.updated, data, ResourceChange::Set(document)))
         }
         Mutation::Delete => {
-            Ok(outcome(deleted, key_alone(origin, subject), ResourceChange::Remove))
+            Ok(outcome(&names.deleted, key_alone(origin, subject), ResourceChange::Remove))
         }
         Mutation::Event { kind, data, patch: Some(patch) } => {
             let next = ResourceChange::Set(merged(current, patch, bytes_max)?);

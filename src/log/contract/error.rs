@@ -1,26 +1,27 @@
-//! Why an engine takes no writes, or cannot answer a read.
+//! The errors of an engine, and the state of its writes.
 
 use std::fmt;
 
 use crate::store;
 
-/// Whether the logs on disk take writes. Topics in memory take events in every
-/// state but [`WriteState::Ended`].
+/// Whether the logs on disk accept writes. Topics in memory accept events in each
+/// state except [`WriteState::Ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteState {
-    /// They do.
+    /// The logs accept writes.
     Writable,
-    /// The disk has too little free space. Reads go on, and writes do when
-    /// there is room.
+    /// The disk has too little free space. Reads continue. The logs accept writes
+    /// again when the disk has enough free space.
     DiskFull,
-    /// A sync or a commit has failed: [`Error::Poisoned`].
+    /// A sync or a commit failed. Writes fail with [`Error::Poisoned`] until the
+    /// process restarts.
     SyncFailed,
-    /// The committer has ended.
+    /// The thread of the committer has ended.
     Ended,
 }
 
 impl WriteState {
-    /// The state as `/readyz` names it.
+    /// Returns the text for the state in the answer of `/readyz`.
     pub fn as_str(self) -> &'static str {
         match self {
             WriteState::Writable => "writable",
@@ -31,16 +32,15 @@ impl WriteState {
     }
 }
 
-/// Why a log takes no writes, or a read has no answer.
+/// The reason why a log rejects all writes, or why a read failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The disk is full and nothing was written; reads go on, and writes do
-    /// when there is room.
+    /// The disk has too little free space. Nothing was written. Reads continue.
     Full,
-    /// The engine was closed: the process is ending.
+    /// The engine was closed, because the process ends.
     Closed,
-    /// A write to disk failed before. The log refuses to guess what is on
-    /// disk until the process is started again.
+    /// An earlier write to the disk failed, so the content of the disk is unknown.
+    /// The logs on disk reject writes until the process restarts.
     Poisoned,
     /// The store could not be read.
     Store(store::Error),
@@ -49,9 +49,11 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Full => write!(f, "the disk is full"),
-            Error::Closed => write!(f, "the log is closed"),
-            Error::Poisoned => write!(f, "a sync failed; the log takes no writes until a restart"),
+            Error::Full => write!(f, "the disk of the gateway is full; try again later"),
+            Error::Closed => write!(f, "the gateway is stopping; try again later"),
+            Error::Poisoned => {
+                write!(f, "a write to the disk failed; the gateway must be restarted")
+            }
             Error::Store(_) => write!(f, "the store could not be read"),
         }
     }

@@ -1,4 +1,4 @@
-//! What every engine keeps to: writes, their outcomes, errors and settings.
+//! The contract of all engines: writes, outcomes, errors and settings.
 
 mod apply;
 mod error;

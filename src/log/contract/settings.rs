@@ -1,4 +1,4 @@
-//! What an engine is opened with.
+//! The settings of an engine, and the configuration of a log.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,27 +6,27 @@ use std::time::Duration;
 use crate::store::Retention;
 use crate::wire::LogKind;
 
-/// What an engine needs to know to open.
+/// The settings of an engine.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Directory of the store; made if it is not there.
+    /// The directory of the store. The engine creates it if it does not exist.
     pub path: PathBuf,
-    /// When a write is answered and shown.
+    /// When a commit reaches the disk.
     pub sync: FsyncPolicy,
-    /// Memory for the tails of all logs together, in bytes.
+    /// The memory for the tails of all logs together, in bytes.
     pub tail_bytes: usize,
-    /// Memory for encoded pages read back, in bytes.
+    /// The memory for the cache of pages, in bytes.
     pub page_cache_bytes: usize,
-    /// How many pages, and other things on blocking threads, are read from disk
-    /// at a time.
+    /// The largest number of concurrent reads on blocking threads.
     pub catchup_concurrency: usize,
-    /// Largest resource a merge may grow to, in bytes.
+    /// The largest size of a resource after a merge, in bytes.
     pub resource_bytes_max: usize,
 }
 
 #[cfg(test)]
 impl Settings {
-    /// Of a store of a test's own in `folder`, with more memory than a test fills.
+    /// Returns settings for a test with a store in `folder`. No test fills their
+    /// memory.
     pub(crate) fn within(folder: &std::path::Path) -> Settings {
         Settings {
             path: folder.join("data"),
@@ -39,48 +39,49 @@ impl Settings {
     }
 }
 
-/// When data is on disk relative to its answer.
+/// When a commit reaches the disk. This is the configuration key `storage.sync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsyncPolicy {
-    /// Before anybody is answered or shown anything; one sync for all that
-    /// has queued up.
+    /// Before writers get an answer and subscribers get the events. All writes that
+    /// wait share one sync.
     Always,
-    /// Within this time after the answer.
+    /// At most this time after the answer.
     Interval(Duration),
-    /// When the operating system likes.
+    /// When the operating system decides.
     Never,
 }
 
-/// Where a log is kept, and so what it survives; not to be taken for
-/// [`Durability`](crate::store::Durability), which is how far one commit has come.
+/// The storage of a log. It decides whether the log survives the end of the process.
+/// [`Durability`](crate::store::Durability) is about a single commit: whether the
+/// commit is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StorageKind {
-    /// In the store: it survives the process, and with [`FsyncPolicy::Always`] a
-    /// power cut.
+    /// In the store. The log survives the end of the process, and with
+    /// [`FsyncPolicy::Always`] also a power failure.
     #[default]
     Disk,
-    /// In its tail alone, within [`Settings::tail_bytes`]. Nothing of it is
-    /// ever written to the store, a write waits for no sync, and its epoch ends
-    /// with the process.
+    /// Only in the tail, in the memory of [`Settings::tail_bytes`]. The log is never
+    /// written to the store, writes wait for no sync, and the epoch ends with the
+    /// process.
     Memory,
 }
 
-/// A log that the configuration asks for.
+/// The configuration of a log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// The collection's or topic's name.
+    /// The name of the collection or topic.
     pub name: String,
-    /// Which of the two it is.
+    /// Whether the log belongs to a collection or a topic.
     pub kind: LogKind,
-    /// How much of it is kept.
+    /// How many events the log keeps.
     pub retention: Retention,
-    /// Where it is kept. A collection's resources are state that has to last:
-    /// its log is on disk whatever this says.
+    /// Where the log of a topic is kept. The log of a collection is always on disk,
+    /// because it has the resources.
     pub durability: StorageKind,
 }
 
 impl LogConfig {
-    /// A topic that keeps everything.
+    /// Returns the configuration of a topic that keeps all events.
     #[cfg(test)]
     pub(crate) fn topic(name: &str, durability: StorageKind) -> LogConfig {
         let retention = Retention::default();
@@ -91,6 +92,7 @@ impl LogConfig {
         matches!(self.kind, LogKind::Topic)
     }
 
+    /// Returns where the log is kept.
     pub(in crate::log) fn medium(&self) -> StorageKind {
         if self.is_topic() { self.durability } else { StorageKind::Disk }
     }

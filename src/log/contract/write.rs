@@ -228,8 +228,8 @@ impl Write {
         merge: bool,
     ) -> Result<Write, BadWrite> {
         let has_key = check(origin, &subject, data)?;
-        if let LogKind::Collection { created, updated, deleted, .. } = &origin.kind
-            && [created, updated, deleted].contains(&&kind)
+        if let LogKind::Collection(names) = &origin.kind
+            && [&names.created, &names.updated, &names.deleted].contains(&&kind)
         {
             return Err(BadWrite::OwnType(kind));
         }
@@ -288,7 +288,7 @@ impl Write {
 /// The member that names the resource in a collection's events.
 fn key(origin: &LogIdentity) -> Option<&str> {
     match &origin.kind {
-        LogKind::Collection { key, .. } => Some(key),
+        LogKind::Collection(names) => Some(&names.key),
         LogKind::Topic => None,
     }
 }

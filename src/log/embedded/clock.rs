@@ -1,67 +1,67 @@
-//! The wall clock and the monotonic clock, as the committer reads them.
+//! The wall clock and the monotonic clock of the committer.
 //!
-//! The wall clock dates events, and an operator or NTP may move it. The
-//! monotonic clock measures how long something lasts. Both are read in one
-//! place, so that a test can set them.
+//! Events get the time of the wall clock, which an operator or NTP may move.
+//! Durations are measured with the monotonic clock. Both are read in one place,
+//! so that a test can set them.
 
 use std::time::{Duration, Instant};
 
 use crate::event::{Offset, Timestamp};
 
-/// How far a log's newest event may be dated ahead of the wall clock for good:
-/// far more than clocks that NTP keeps right ever differ by.
+/// The largest difference by which the newest event of a log may stay ahead of the
+/// wall clock. Clocks that NTP keeps correct differ by far less.
 pub(in crate::log) const LEAD_MAX: Duration = Duration::from_secs(10);
-/// How long the newest event is further ahead than that before the log's time
-/// steps back: a clock that is wrong for a moment must not make a step.
+/// The time that the newest event must be more than [`LEAD_MAX`] ahead before the
+/// log's time steps back. A clock that is wrong for a moment makes no step.
 const STEP_AFTER: Duration = Duration::from_mins(10);
-/// How long nothing expires after a start by whose clock everything would: time
-/// to correct a clock that is ahead.
+/// The time for which a log trims nothing by age if every event is too old when
+/// the engine starts. An operator can correct a clock that is ahead meanwhile.
 pub(in crate::log) const START_WAIT: Duration = Duration::from_mins(10);
 
 /// The clocks of one run of the engine.
 #[derive(Clone)]
 pub(in crate::log) struct Clock {
     source: Source,
-    /// The wall clock when the run began.
+    /// The time of the wall clock at the start of the run.
     started: Timestamp,
 }
 
 #[derive(Clone)]
 enum Source {
-    /// The machine's clocks; the instant at which the run began.
+    /// The clocks of the machine, and the start of the run.
     System(Instant),
-    /// The clocks of a test, and their monotonic time when the run began.
+    /// The clocks of a test, and their monotonic time at the start of the run.
     #[cfg(test)]
     Test(TestClock, Duration),
 }
 
-/// Both clocks at one moment.
+/// The times of both clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::log) struct ClockReading {
-    /// The wall clock.
+    /// The time of the wall clock.
     pub(in crate::log) wall: Timestamp,
-    /// The monotonic time since the run began.
+    /// The monotonic time since the start of the run.
     pub(in crate::log) elapsed: Duration,
-    /// The time by which events and answers expire: the wall clock, but never
-    /// ahead of the monotonic clock counted from the wall clock's time at the
-    /// start. A wall clock that jumps forward therefore expires nothing.
+    /// The clock for the expiry of events and answers: the wall clock, but at most
+    /// its time at the start of the run plus `elapsed`. A wall clock that jumps
+    /// forward therefore expires nothing.
     pub(in crate::log) expiry: Timestamp,
 }
 
 impl Clock {
-    /// The machine's clocks, from now on.
+    /// Returns the clocks of the machine. The run starts now.
     pub(in crate::log) fn system() -> Clock {
         Clock { source: Source::System(Instant::now()), started: Timestamp::now() }
     }
 
-    /// Both clocks now.
+    /// Reads both clocks.
     pub(in crate::log) fn read(&self) -> ClockReading {
         let (wall, elapsed) = match &self.source {
-            Source::System(began) => (Timestamp::now(), began.elapsed()),
+            Source::System(start) => (Timestamp::now(), start.elapsed()),
             #[cfg(test)]
-            Source::Test(clock, began) => {
+            Source::Test(clock, start) => {
                 let (wall, monotonic) = clock.read();
-                (wall, monotonic.saturating_sub(*began))
+                (wall, monotonic.saturating_sub(*start))
             }
         };
         let expiry = wall.min(later(self.started, elapsed));
@@ -69,35 +69,35 @@ impl Clock {
     }
 }
 
-/// How long a log's newest event has been dated ahead of the wall clock. This
-/// is known to the process alone: a restart begins to count anew.
+/// The time for which the newest event of a log has been more than [`LEAD_MAX`]
+/// ahead of the wall clock. After a restart the time starts at zero again.
 #[derive(Default)]
 pub(in crate::log) struct Lead {
-    /// The monotonic time at which this was first seen.
+    /// The monotonic time of the first comparison at which it was ahead.
     since: Option<Duration>,
 }
 
 /// A step back of a log's time.
 pub(in crate::log) struct Step {
-    /// The newest event before the step.
+    /// The offset of the newest event before the step.
     pub(in crate::log) after: Offset,
     /// The time of that event.
     pub(in crate::log) from: Timestamp,
-    /// The time of the next one.
+    /// The time of the next event.
     pub(in crate::log) to: Timestamp,
 }
 
 impl Lead {
-    /// Whether the newest event was ahead of the clock when they were compared.
+    /// Returns whether the newest event was ahead at the last comparison.
     pub(in crate::log) fn is_ahead(&self) -> bool {
         self.since.is_some()
     }
 
-    /// Compares the time of the newest event with the clocks, and returns
-    /// whether the next event is to take the wall clock's time although that
-    /// is earlier. To be called at least once a second.
+    /// Compares the time of the newest event with the clocks. Returns whether the
+    /// next event gets the time of the wall clock although the newest event has a
+    /// later time. The committer calls this at least once a second.
     pub(in crate::log) fn observe(&mut self, newest: Timestamp, now: ClockReading) -> bool {
-        if newest <= later(now.wall, LEAD_MAX) {
+        if !is_ahead(newest, now) {
             self.since = None;
             return false;
         }
@@ -106,12 +106,18 @@ impl Lead {
     }
 }
 
-/// The moment `duration` after `time`.
+/// Returns whether the newest event is more than [`LEAD_MAX`] ahead of the wall
+/// clock.
+pub(in crate::log) fn is_ahead(newest: Timestamp, now: ClockReading) -> bool {
+    newest > later(now.wall, LEAD_MAX)
+}
+
+/// Returns the time `duration` after `time`.
 pub(in crate::log) fn later(time: Timestamp, duration: Duration) -> Timestamp {
     Timestamp(time.0.saturating_add(millis(duration)))
 }
 
-/// The moment `duration` before `time`.
+/// Returns the time `duration` before `time`.
 pub(in crate::log) fn earlier(time: Timestamp, duration: Duration) -> Timestamp {
     Timestamp(time.0.saturating_sub(millis(duration)))
 }
@@ -120,28 +126,28 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A wall clock and a monotonic clock that a test sets.
+/// A wall clock and a monotonic clock that stand still until a test sets them.
 #[cfg(test)]
 #[derive(Clone)]
 pub(in crate::log) struct TestClock(std::sync::Arc<TestClocks>);
 
 #[cfg(test)]
 struct TestClocks {
-    /// The wall clock, and the monotonic one since this was made.
+    /// The wall clock, and the monotonic time since the creation of the clocks.
     now: parking_lot::Mutex<(Timestamp, Duration)>,
-    /// How often both were read.
+    /// The number of times that both were read.
     reads: std::sync::atomic::AtomicU64,
 }
 
 #[cfg(test)]
 impl TestClock {
-    /// Clocks that stand still until they are set.
+    /// Creates clocks at the time `wall`.
     pub(in crate::log) fn new(wall: Timestamp) -> TestClock {
         let now = parking_lot::Mutex::new((wall, Duration::ZERO));
         TestClock(std::sync::Arc::new(TestClocks { now, reads: 0.into() }))
     }
 
-    /// The clock of a run that begins now.
+    /// Returns the clock of a run that starts now.
     pub(in crate::log) fn start(&self) -> Clock {
         let (started, monotonic) = *self.0.now.lock();
         Clock { source: Source::Test(self.clone(), monotonic), started }
@@ -153,17 +159,17 @@ impl TestClock {
         *now = (later(now.0, duration), now.1 + duration);
     }
 
-    /// Sets the wall clock alone.
+    /// Sets the wall clock. The monotonic clock does not change.
     pub(in crate::log) fn set_wall(&self, wall: Timestamp) {
         self.0.now.lock().0 = wall;
     }
 
-    /// The wall clock.
+    /// Returns the time of the wall clock.
     pub(in crate::log) fn wall(&self) -> Timestamp {
         self.0.now.lock().0
     }
 
-    /// How often the engine has read the clocks.
+    /// Returns the number of times that the engine has read the clocks.
     pub(in crate::log) fn reads(&self) -> u64 {
         self.0.reads.load(std::sync::atomic::Ordering::SeqCst)
     }

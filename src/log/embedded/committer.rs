@@ -348,7 +348,7 @@ impl Committer {
             .collect();
         let mut writers: Vec<&LogWriter> = self.writers.iter().collect();
         writers.sort_by_key(|writer| {
-            let key = (writer.log().origin().name.as_str(), writer.is_topic());
+            let key = (&*writer.log().origin().name, writer.is_topic());
             named.get(&key).copied().unwrap_or(specs.len())
         });
         let directory = Directory::new(writers.into_iter().map(LogWriter::log).cloned());

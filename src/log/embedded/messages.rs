@@ -74,7 +74,7 @@ impl Directory {
         let log = |index: u32| &self.logs[index as usize];
         let first = self.by_name.partition_point(|&index| *log(index).origin().name < *name);
         let found = log(*self.by_name.get(first)?);
-        (found.origin().name == name).then_some(found)
+        (*found.origin().name == *name).then_some(found)
     }
 }
 

@@ -15,3 +15,5 @@ pub(super) use clock::Clock;
 pub(super) use clock::{TestClock, earlier, later};
 pub use engine::Embedded;
 pub use messages::PendingAppend;
+#[cfg(test)]
+pub(super) use {registry::LogRegistry, writer::LogWriter, writers::Writers};

@@ -1,4 +1,5 @@
-//! What the committer knows of one log: where it goes on, and what it keeps.
+//! The committer's state of one log: the next offset, the metadata, the
+//! retention, and the events of the current commit.
 
 mod retention;
 
@@ -6,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::clock::{ClockReading, Lead, Step};
+use super::clock::{ClockReading, Lead, Step, is_ahead};
 use super::commit_batch::CommitBatch;
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 use crate::log::contract::{Effect, ResourceChange, apply};
@@ -16,133 +17,167 @@ use crate::log::{
 use crate::store::{
     self, EncodedEvent, IdempotentResponse, LogMetadata, Resource, Retention, Transaction,
 };
-use crate::wire::{Batch, LogKind};
+use crate::wire::Batch;
 use retention::{Cutoff, NOW};
 
-/// One log in the committer's hands.
+/// The committer's state of one log.
 pub(in crate::log) struct LogWriter {
     log: Arc<Log>,
-    meta: LogMetadata,
+    metadata: LogMetadata,
     retention: Retention,
-    /// The next event's offset.
+    /// The offset of the next event.
     next: Offset,
-    /// Events of the commit at work.
-    pending: VecDeque<EncodedEvent>,
-    /// Whether the meta has changed in the commit at work.
-    dirty: bool,
-    /// Whether more is to be trimmed than one commit may.
-    trim_pending: bool,
-    /// The age at which events are trimmed, in the commit at work.
-    cutoff: Option<Box<Cutoff>>,
-    /// The oldest event kept and its time, if it has been looked up.
-    oldest: Option<(Offset, Timestamp)>,
-    /// The monotonic time before which nothing is trimmed by age.
-    waits_until: Option<Duration>,
-    /// How long the log's time has been ahead of the clock.
-    lead: Lead,
-    /// A step back of the log's time in the commit at work.
-    stepped: Option<Box<Step>>,
-    /// Memory of the log's tail.
-    pub(in crate::log) tail_bytes: usize,
-    /// The time after which the log has to be looked at for events that are
-    /// too old, at the earliest.
-    age_check: Timestamp,
-    /// Where the set of all writers has filed this one.
-    pub(in crate::log) filed: Filed,
+    /// The state of a log with events. A store can have 100,000 logs without
+    /// events, and this keeps their writers small.
+    active: Option<Box<Active>>,
 }
 
-/// Under which keys a writer is in the sets of [`Writers`].
-#[derive(Clone, Copy, Default)]
+/// The part of a [`LogWriter`] that exists from the first event on.
+#[derive(Default)]
+pub(in crate::log) struct Active {
+    /// The events of the current commit.
+    pending: VecDeque<EncodedEvent>,
+    /// Whether the current commit changes the metadata.
+    is_dirty: bool,
+    /// Whether retention must trim more events than one commit may.
+    is_trim_pending: bool,
+    /// The age at which the current commit trims events.
+    cutoff: Option<Cutoff>,
+    /// The offset and time of the oldest event, if they are known.
+    oldest: Option<(Offset, Timestamp)>,
+    /// Before this monotonic time, no event is trimmed by age.
+    waits_until: Option<Duration>,
+    /// How long the newest event has been ahead of the wall clock.
+    lead: Lead,
+    /// The step back of the log's time in the current commit.
+    step: Option<Step>,
+    /// The memory that the tail takes, in bytes.
+    tail_bytes: usize,
+    /// No event is too old before this time.
+    age_check: Timestamp,
+    /// The keys under which the writer is filed.
+    filed: Filed,
+}
+
+/// The keys of a writer in the sets of [`Writers`](super::writers::Writers).
+#[derive(Clone, Copy, Default, PartialEq)]
 pub(in crate::log) struct Filed {
+    /// The part of the writer in the bytes of all tails.
     pub(in crate::log) bytes: usize,
+    /// The key in the order of eviction. `None` if the tail is empty.
     pub(in crate::log) weight: Option<(bool, usize)>,
+    /// The time of the next age check. `None` if no event is trimmed by age.
     pub(in crate::log) age: Option<Timestamp>,
 }
 
+/// Returns the active part in `slot`. Creates the part if `slot` is empty.
+fn activate(slot: &mut Option<Box<Active>>) -> &mut Active {
+    slot.get_or_insert_with(|| Box::new(Active { age_check: NOW, ..Active::default() }))
+}
+
 impl LogWriter {
-    pub(in crate::log) fn new(log: Arc<Log>, meta: LogMetadata, retention: Retention) -> LogWriter {
-        let next = meta.position.head.max(meta.reserved).next();
-        let mut course = LogWriter {
-            log,
-            meta,
-            retention,
-            next,
-            pending: VecDeque::new(),
-            dirty: false,
-            trim_pending: false,
-            cutoff: None,
-            oldest: None,
-            waits_until: None,
-            lead: Lead::default(),
-            stepped: None,
-            tail_bytes: 0,
-            age_check: NOW,
-            filed: Filed::default(),
-        };
-        course.trim_pending = course.is_too_much();
-        course
+    pub(in crate::log) fn new(
+        log: Arc<Log>,
+        metadata: LogMetadata,
+        retention: Retention,
+    ) -> LogWriter {
+        let next = metadata.position.head.max(metadata.reserved).next();
+        let mut writer = LogWriter { log, metadata, retention, next, active: None };
+        writer.set_retention(retention);
+        writer
     }
 
     pub(in crate::log) fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
-    /// Whether the log belongs to a topic. A collection and a topic of one name
-    /// have two logs.
+    /// Returns whether the log belongs to a topic. A collection and a topic with
+    /// the same name have separate logs.
     pub(in crate::log) fn is_topic(&self) -> bool {
-        self.meta.topic
+        self.metadata.topic
     }
 
-    pub(in crate::log) fn meta(&self) -> &LogMetadata {
-        &self.meta
+    pub(in crate::log) fn metadata(&self) -> &LogMetadata {
+        &self.metadata
     }
 
-    pub(in crate::log) fn into_meta(self) -> LogMetadata {
-        self.meta
+    pub(in crate::log) fn into_metadata(self) -> LogMetadata {
+        self.metadata
     }
 
-    /// The time of the newest event.
+    /// Returns whether the writer has the part that a log without events lacks.
+    #[cfg(test)]
+    pub(in crate::log) fn is_active(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// Returns the time of the newest event.
     pub(in crate::log) fn newest(&self) -> Timestamp {
-        self.meta.time
+        self.metadata.time
     }
 
-    /// Compares the log's time with the wall clock. Returns whether the newest
-    /// event is too far ahead.
+    /// Returns the memory that the tail takes, in bytes.
+    pub(in crate::log) fn tail_bytes(&self) -> usize {
+        self.active.as_ref().map_or(0, |active| active.tail_bytes)
+    }
+
+    /// Returns the keys under which the writer is filed.
+    pub(in crate::log) fn filed(&self) -> Filed {
+        self.active.as_ref().map_or_else(Filed::default, |active| active.filed)
+    }
+
+    /// Records the keys under which the writer is filed.
+    pub(in crate::log) fn set_filed(&mut self, filed: Filed) {
+        if filed != self.filed() {
+            activate(&mut self.active).filed = filed;
+        }
+    }
+
+    /// Compares the time of the newest event with the clocks. Returns whether
+    /// that event is too far ahead of the wall clock.
     pub(in crate::log) fn observe(&mut self, now: ClockReading) -> bool {
-        self.lead.observe(self.meta.time, now);
-        self.lead.is_ahead()
+        let newest = self.metadata.time;
+        if self.active.is_some() || is_ahead(newest, now) {
+            activate(&mut self.active).lead.observe(newest, now);
+        }
+        self.is_ahead()
     }
 
-    /// Whether the newest event was too far ahead of the clock when they were
-    /// compared.
+    /// Returns whether the newest event was too far ahead of the wall clock at
+    /// the last comparison.
     pub(in crate::log) fn is_ahead(&self) -> bool {
-        self.lead.is_ahead()
+        self.active.as_ref().is_some_and(|active| active.lead.is_ahead())
     }
 
-    /// Whether it is as `spec` asks but for its retention, which can be changed.
-    pub(in crate::log) fn is_compatible(&self, spec: &LogConfig) -> bool {
-        self.log.medium() == spec.medium() && self.log.origin().kind == spec.kind
+    /// Returns whether the log is as `config` asks, apart from the retention. The
+    /// retention of an open log can change.
+    pub(in crate::log) fn is_compatible(&self, config: &LogConfig) -> bool {
+        self.log.medium() == config.medium() && self.log.origin().kind == config.kind
     }
 
-    /// Keeps so much from here on.
+    /// Changes the retention.
     pub(in crate::log) fn set_retention(&mut self, retention: Retention) {
         self.retention = retention;
-        self.age_check = NOW;
-        self.trim_pending = self.is_too_much();
+        self.forget_age();
+        let is_too_much = self.is_too_much();
+        if is_too_much || self.active.is_some() {
+            activate(&mut self.active).is_trim_pending = is_too_much;
+        }
     }
 
     pub(in crate::log) fn is_dirty(&self) -> bool {
-        self.dirty
+        self.active.as_ref().is_some_and(|active| active.is_dirty)
     }
 
     pub(in crate::log) fn is_trim_pending(&self) -> bool {
-        self.trim_pending
+        self.active.as_ref().is_some_and(|active| active.is_trim_pending)
     }
 
-    /// Decides one write against the states that those before it leave.
+    /// Decides one write. The state of the resource includes the earlier writes
+    /// of the same commit.
     pub(in crate::log) fn decide(
         &mut self,
-        work: &mut CommitBatch,
+        commit: &mut CommitBatch,
         write: &Write,
         bytes_max: usize,
     ) -> Result<Result<AppendOutcome, AppendRejection>, store::Error> {
@@ -151,165 +186,176 @@ impl LogWriter {
             if log.medium() == StorageKind::Memory {
                 return Ok(Err(AppendRejection::KeyNotKept));
             }
-            if let Some(answer) = work.answered(log.store(), key)? {
-                return Ok(replay(key, answer));
+            if let Some(response) = commit.answered(log.store(), key)? {
+                return Ok(replay(key, response));
             }
         }
-        let place = match (&write.subject, &write.change, &log.origin().kind) {
-            (_, Mutation::Publish { .. }, _) | (_, _, LogKind::Topic) => None,
-            (subject, _, LogKind::Collection { .. }) => subject.clone().map(|it| (log.id(), it)),
+        let has_resource = !self.is_topic() && !matches!(write.change, Mutation::Publish { .. });
+        let resource = match &write.subject {
+            Some(id) if has_resource => Some((log.id(), id.clone())),
+            _ => None,
         };
-        let current = match &place {
-            Some(place) => match work.states.get(place) {
+        let current = match &resource {
+            Some(resource) => match commit.states.get(resource) {
                 Some(state) => state.clone(),
-                None => log.store().resource(place.0, &place.1)?,
+                None => log.store().resource(resource.0, &resource.1)?,
             },
             None => None,
         };
-        let outcome = match apply(log.origin(), current.as_ref(), write, bytes_max) {
-            Ok(outcome) => outcome,
-            Err(refusal) => return Ok(Err(refusal)),
+        let effect = match apply(log.origin(), current.as_ref(), write, bytes_max) {
+            Ok(effect) => effect,
+            Err(rejection) => return Ok(Err(rejection)),
         };
-        let written = self.add(work.now(), write, &outcome);
-        if let Some(place) = place {
-            self.change(work, place, current, &outcome.next, written.offset);
+        let outcome = self.add(commit.now(), write, &effect);
+        if let Some(resource) = resource {
+            self.change(commit, resource, current, &effect.next, outcome.offset);
         }
         if let Some(key) = &write.idempotency {
-            work.answers.insert(key.key, answer(key, &written));
+            commit.answers.insert(key.key, response(key, &outcome));
         }
-        Ok(Ok(written))
+        Ok(Ok(outcome))
     }
 
-    /// The time of the next event: the clock's, and never before the newest
-    /// event's but for a step back.
+    /// Returns the time of the next event: the time of the wall clock, but never
+    /// before the newest event. A step back of the log's time is the exception.
     fn date(&mut self, now: ClockReading) -> Timestamp {
-        let newest = self.meta.time;
-        if !self.lead.observe(newest, now) {
+        let newest = self.metadata.time;
+        let active = activate(&mut self.active);
+        if !active.lead.observe(newest, now) {
             return now.wall.max(newest);
         }
-        self.meta.step();
-        let step = Step { after: self.meta.position.head, from: newest, to: now.wall };
-        self.stepped = Some(Box::new(step));
+        self.metadata.step();
+        let after = self.metadata.position.head;
+        active.step = Some(Step { after, from: newest, to: now.wall });
         now.wall
     }
 
-    /// Makes the event.
-    fn add(&mut self, now: ClockReading, write: &Write, outcome: &Effect) -> AppendOutcome {
+    /// Adds the event of a write to the current commit.
+    fn add(&mut self, now: ClockReading, write: &Write, effect: &Effect) -> AppendOutcome {
         let time = self.date(now);
-        let meta = &mut self.meta;
+        let metadata = &mut self.metadata;
         let event = Event {
             offset: self.next,
             time,
-            event_type: outcome.kind.clone(),
+            event_type: effect.kind.clone(),
             subject: write.subject.clone(),
-            merge: outcome.merge,
-            data: outcome.data.clone(),
+            merge: effect.merge,
+            data: effect.data.clone(),
         };
-        meta.number += 1;
-        meta.time = event.time;
-        meta.position.head = event.offset;
-        let stored = EncodedEvent::new(meta.id, meta.number, event);
-        let event = &stored.event;
-        meta.position.events += 1;
-        meta.position.bytes += stored.bytes();
+        metadata.number += 1;
+        metadata.time = event.time;
+        metadata.position.head = event.offset;
+        let encoded = EncodedEvent::new(metadata.id, metadata.number, event);
+        let event = &encoded.event;
+        metadata.position.events += 1;
+        metadata.position.bytes += encoded.bytes();
         self.next = event.offset.next();
-        let document = match &outcome.next {
+        let document = match &effect.next {
             ResourceChange::Set(document) => Some(document.clone()),
             ResourceChange::Keep | ResourceChange::Remove => None,
         };
-        let written = AppendOutcome {
+        let outcome = AppendOutcome {
             offset: event.offset,
             time: event.time,
             subject: event.subject.clone(),
-            created: outcome.created,
+            created: effect.created,
             document,
             replayed: false,
         };
-        self.pending.push_back(stored);
-        self.dirty = true;
-        written
+        let active = activate(&mut self.active);
+        active.pending.push_back(encoded);
+        active.is_dirty = true;
+        outcome
     }
 
+    /// Adds the change of a resource to the current commit.
     fn change(
         &mut self,
-        work: &mut CommitBatch,
-        place: (LogId, ResourceId),
+        commit: &mut CommitBatch,
+        resource: (LogId, ResourceId),
         current: Option<Resource>,
-        next: &ResourceChange,
+        change: &ResourceChange,
         revision: Offset,
     ) {
-        let (was, resources) = (current.is_some(), &mut self.meta.position.resources);
-        let state = match next {
+        let existed = current.is_some();
+        let state = match change {
             ResourceChange::Keep => current.map(|state| Resource { revision, ..state }),
             ResourceChange::Set(document) => {
                 Some(Resource { revision, document: document.clone() })
             }
             ResourceChange::Remove => None,
         };
-        *resources = *resources + u64::from(state.is_some()) - u64::from(was);
-        work.states.insert(place, state);
+        let count = &mut self.metadata.position.resources;
+        *count = *count + u64::from(state.is_some()) - u64::from(existed);
+        commit.states.insert(resource, state);
     }
 
-    /// Reserves offsets up to the head and `count` more if those reserved do
-    /// not reach; tells whether it did, which has to be synced.
+    /// Reserves the offsets up to `count` after the head if the head is beyond
+    /// the reserved offsets. Returns whether it did. The commit must then be
+    /// synced.
     pub(in crate::log) fn reserve(&mut self, count: u64) -> bool {
-        let head = self.meta.position.head;
-        let needed = self.meta.reserved < head;
-        if needed {
-            self.meta.reserved = Offset(head.0.saturating_add(count));
+        let head = self.metadata.position.head;
+        let is_needed = self.metadata.reserved < head;
+        if is_needed {
+            self.metadata.reserved = Offset(head.0.saturating_add(count));
         }
-        needed
+        is_needed
     }
 
-    /// Gives back what is reserved and was not issued; some may have been
-    /// issued before an unclean stop.
+    /// Ends the reservation of the offsets that were not issued. An earlier run
+    /// may have issued some of them before an unclean stop: those stay reserved.
     pub(in crate::log) fn release(&mut self, changes: &mut Transaction) {
         let issued = Offset(self.next.0 - 1);
-        if self.meta.reserved > issued {
-            self.meta.reserved = issued;
-            changes.put_meta(&self.meta);
+        if self.metadata.reserved > issued {
+            self.metadata.reserved = issued;
+            changes.put_meta(&self.metadata);
         }
     }
 
-    /// Puts the log's part into the commit: its events but for those that
-    /// retention takes at once, its trims, its meta. Gives the events to show.
-    /// Of a log in memory nothing is put anywhere.
+    /// Adds the log's changes to the commit: the new events that retention
+    /// keeps, the trims, and the metadata. Returns the new events, for
+    /// [`LogWriter::publish`]. A log in memory adds nothing to the commit.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
     pub(in crate::log) fn stage(
         &mut self,
-        work: &mut CommitBatch,
+        commit: &mut CommitBatch,
     ) -> Result<Vec<Event>, store::Error> {
-        let events = self.pending.iter().map(|stored| stored.event.clone()).collect();
-        self.trim(&mut work.changes)?;
+        let pending = &activate(&mut self.active).pending;
+        let events = pending.iter().map(|encoded| encoded.event.clone()).collect();
+        self.trim(&mut commit.changes)?;
+        let active = activate(&mut self.active);
         match self.log.medium() {
             StorageKind::Disk => {
-                for stored in self.pending.drain(..) {
-                    work.changes.put_event(self.meta.id, stored);
+                for encoded in active.pending.drain(..) {
+                    commit.changes.put_event(self.metadata.id, encoded);
                 }
-                work.changes.put_meta(&self.meta);
+                commit.changes.put_meta(&self.metadata);
             }
-            StorageKind::Memory => self.pending.clear(),
+            StorageKind::Memory => active.pending.clear(),
         }
-        self.dirty = false;
-        self.cutoff = None;
-        // Before the commit: who reads after it and finds events gone must
-        // find the floor above them. Where it trims events of its own too, the
-        // rest of the way is for once they are committed.
-        self.log.raise_floor(self.meta.position.floor.min(self.log.head()));
+        active.is_dirty = false;
+        active.cutoff = None;
+        // The floor rises before the commit: a reader that misses trimmed events
+        // must find a floor above them. If the commit also trims events of its
+        // own, the floor stops at the head and rises again in `publish`.
+        self.log.raise_floor(self.metadata.position.floor.min(self.log.head()));
         Ok(events)
     }
 
-    /// Shows the events of the commit, which is as durable as the log is to
-    /// be, and then the floor that it left, which is never above the head.
+    /// Shows the committed events to readers, and then raises the floor, which is
+    /// never above the head.
     pub(in crate::log) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
+        let active = activate(&mut self.active);
         if !events.is_empty() {
             let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
-            self.tail_bytes += self.log.publish(Arc::new(batch), self.meta.last_step());
+            active.tail_bytes += self.log.publish(Arc::new(batch), self.metadata.last_step());
         }
-        if let Some(step) = self.stepped.take() {
-            let Step { after, from, to } = *step;
+        if let Some(Step { after, from, to }) = active.step.take() {
             self.log.count_clock_step();
             tracing::warn!(
-                log = self.meta.name,
+                log = &*self.metadata.name,
                 after = %self.log.origin().id(after),
                 %from,
                 %to,
@@ -317,61 +363,65 @@ impl LogWriter {
                  steps back"
             );
         }
-        self.raise_floor();
+        self.publish_bounds();
     }
 
-    fn raise_floor(&self) {
-        self.log.raise_floor(self.meta.position.floor);
-        self.log.set_place(self.meta.position);
+    fn publish_bounds(&self) {
+        self.log.raise_floor(self.metadata.position.floor);
+        self.log.set_bounds(self.metadata.position);
     }
 
-    /// What of the tails goes first: what nobody may read any more, then of
-    /// the tail that takes most.
+    /// Returns the key for the order of eviction: a tail whose oldest batch is
+    /// trimmed is evicted first, then the largest tail.
     pub(in crate::log) fn weight(&self) -> (bool, usize) {
-        let trimmed = self.log.medium() == StorageKind::Memory && self.log.is_oldest_trimmed();
-        (trimmed, self.tail_bytes)
+        let is_trimmed = self.log.medium() == StorageKind::Memory && self.log.is_oldest_trimmed();
+        (is_trimmed, self.tail_bytes())
     }
 
-    /// Gives memory of its tail back, if it may; of a log in memory, what is
-    /// in it is gone then.
+    /// Evicts the oldest batch of the tail from memory, or a part of it. Returns
+    /// whether it could. The events of a log in memory are lost, so the floor
+    /// rises. The newest batch stays for `shown` after its commit.
     pub(in crate::log) fn evict(&mut self, shown: Duration) -> bool {
         let Some((batch, count)) = self.log.oldest(shown) else { return false };
         if self.log.medium() == StorageKind::Memory {
-            let meta = &mut self.meta;
-            let first = (batch.position_after(meta.position.floor) as usize).min(count);
+            let metadata = &mut self.metadata;
+            let first = (batch.position_after(metadata.position.floor) as usize).min(count);
             for event in &batch.events()[first..count] {
-                meta.position.events -= 1;
-                meta.position.bytes -= EncodedEvent::bytes_of(event);
-                meta.raise_floor(event.offset, event.time);
+                metadata.position.events -= 1;
+                metadata.position.bytes -= EncodedEvent::bytes_of(event);
+                metadata.raise_floor(event.offset, event.time);
             }
-            self.oldest = None;
-            self.age_check = NOW;
-            // Before the events go, as everywhere.
-            self.raise_floor();
+            let active = activate(&mut self.active);
+            active.oldest = None;
+            active.age_check = NOW;
+            // As in `stage`, the floor rises before the events go.
+            self.publish_bounds();
         }
-        self.tail_bytes -= self.log.evict(count);
+        activate(&mut self.active).tail_bytes -= self.log.evict(count);
         true
     }
 }
 
+/// Returns the outcome of an earlier write with the same idempotency key.
 fn replay(
     key: &IdempotencyKey,
-    answer: IdempotentResponse,
+    response: IdempotentResponse,
 ) -> Result<AppendOutcome, AppendRejection> {
-    if answer.body != key.body {
+    if response.body != key.body {
         return Err(AppendRejection::KeyReused);
     }
-    let IdempotentResponse { offset, time, subject, created, document, .. } = answer;
+    let IdempotentResponse { offset, time, subject, created, document, .. } = response;
     Ok(AppendOutcome { offset, time, subject, created, document, replayed: true })
 }
 
-fn answer(key: &IdempotencyKey, written: &AppendOutcome) -> IdempotentResponse {
+/// Returns the response that a later write with the same idempotency key gets.
+fn response(key: &IdempotencyKey, outcome: &AppendOutcome) -> IdempotentResponse {
     IdempotentResponse {
         body: key.body,
-        offset: written.offset,
-        time: written.time,
-        subject: written.subject.clone(),
-        created: written.created,
-        document: written.document.clone(),
+        offset: outcome.offset,
+        time: outcome.time,
+        subject: outcome.subject.clone(),
+        created: outcome.created,
+        document: outcome.document.clone(),
     }
 }

@@ -101,11 +101,11 @@ impl Writers {
 
     /// Returns where the log of each of `configs` is, if there is one.
     pub(in crate::log) fn find(&self, configs: &[LogConfig]) -> Vec<Option<Place>> {
-        let key = |writer: &LogWriter| (writer.log().origin().name.clone(), writer.is_topic());
-        let places: HashMap<_, _> =
-            self.all.iter().enumerate().map(|(place, writer)| (key(writer), place)).collect();
-        let find =
-            |config: &LogConfig| places.get(&(config.name.clone(), config.is_topic())).copied();
+        let writers = self.all.iter().enumerate();
+        let places: HashMap<_, _> = writers
+            .map(|(place, writer)| ((&*writer.log().origin().name, writer.is_topic()), place))
+            .collect();
+        let find = |config: &LogConfig| places.get(&(&*config.name, config.is_topic())).copied();
         configs.iter().map(find).collect()
     }
 
@@ -285,7 +285,8 @@ impl Writers {
                 self.file(place);
             } else {
                 self.order.pop_last();
-                self.all[place].filed.weight = None;
+                let filed = self.all[place].filed();
+                self.all[place].set_filed(Filed { weight: None, ..filed });
                 self.resting.push(place);
             }
         }
@@ -295,13 +296,13 @@ impl Writers {
     fn file(&mut self, place: Place) {
         let writer = self.at(place);
         let storage = writer.log().medium();
-        let was = writer.filed;
+        let was = writer.filed();
         let is = Filed {
-            bytes: writer.tail_bytes,
-            weight: (writer.tail_bytes > 0).then(|| writer.weight()),
+            bytes: writer.tail_bytes(),
+            weight: (writer.tail_bytes() > 0).then(|| writer.weight()),
             age: writer.age_due(),
         };
-        writer.filed = is;
+        writer.set_filed(is);
         let is_trim_pending = writer.is_trim_pending();
         self.tail_bytes = self.tail_bytes - was.bytes + is.bytes;
         if was.weight != is.weight {

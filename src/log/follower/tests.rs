@@ -1,4 +1,4 @@
-//! The follower against a plain model, and its loop over a real engine.
+//! Tests of the follower against a model, and of its loop over a real engine.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::log::{Engine, FsyncPolicy, LogConfig, Settings, StorageKind, Write};
 use crate::store::Retention;
 use crate::wire::json::Json;
 
-/// What happens between a log, its fan-out, a follower and the client.
+/// An action of the log, its fan-out, the owner of the follower, or the ring.
 #[derive(Clone, Debug)]
 enum Step {
-    /// The log commits so many events.
+    /// The log commits this number of events.
     Commit(u64),
-    /// The fan-out sets `tail`, and does not visit yet.
+    /// The fan-out sets `tail` to the end of the next batch.
     Begin,
-    /// The fan-out visits the follower with the batch that has begun.
+    /// The fan-out visits the follower with the batch that ends at `tail`.
     Visit,
     /// The fan-out sets `fanned_to`.
     Finish,
-    /// The writer reads a page of at most so many events, or joins.
+    /// The owner joins, or reads a page of at most this number of events.
     Read(u64),
-    /// The writer writes at most so many of the pushed events.
+    /// The owner writes at most this number of the pushed events.
     Write(u64),
     /// The ring overflows.
     Overflow,
@@ -44,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The events of a log are the numbers from 1 to its last batch's end.
+/// The events of the log are the numbers from 1 to the end of its last batch.
 struct Model {
     ends: Vec<u64>,
     tail: u64,
@@ -113,8 +113,8 @@ impl Model {
     }
 
     fn check(&self, start: u64) {
-        let came: Vec<u64> = (start + 1..).take(self.client.len()).collect();
-        assert_eq!(self.client, came);
+        let expected: Vec<u64> = (start + 1..).take(self.client.len()).collect();
+        assert_eq!(self.client, expected);
         let position = self.follower.position(self.ring.is_empty(), Offset(self.fanned_to));
         let last = self.client.last().copied().unwrap_or(start);
         assert_eq!(position, Offset(last), "of {:?}", self.follower);
@@ -152,7 +152,8 @@ fn a_follower_is_two_offsets() {
 const WRITERS: u64 = 4;
 const WRITES: u64 = 150;
 
-/// Publishes from several tasks at once, while `work` follows the log.
+/// Publishes events from several tasks while `follows` consumers follow the log.
+/// Returns the parts that each consumer got.
 async fn beside_writers(tail_bytes: usize, retention: Retention, follows: usize) -> Vec<Seen> {
     let folder = tempfile::tempdir().unwrap();
     let settings =
@@ -194,15 +195,15 @@ struct Seen {
     was_live: bool,
 }
 
-/// Reads all of the log. Every other consumer gives up each wait once, to show
-/// that `next` is cancel safe, and is slow.
+/// Follows the log to its end. Every second consumer is slow and cancels each wait
+/// once, to show that `next` is cancel safe.
 async fn read(mut follow: Follow, n: usize) -> Seen {
     let mut seen = Seen::default();
     while follow.written_to().0 < WRITERS * WRITES {
         if n % 2 == 1 {
             tokio::task::yield_now().await;
-            let given_up = tokio::time::timeout(Duration::ZERO, follow.next()).await;
-            let Ok(next) = given_up else { continue };
+            let polled = tokio::time::timeout(Duration::ZERO, follow.next()).await;
+            let Ok(next) = polled else { continue };
             seen.take(next.unwrap());
         } else {
             seen.take(follow.next().await.unwrap());

@@ -1,4 +1,4 @@
-//! Reading a log: the tail in memory, and pages of older events.
+//! The reads of a log: its tail in memory, and pages of older events.
 
 mod page;
 mod page_cache;

@@ -1,30 +1,30 @@
-//! A page: events read back. A page knows nothing of the log that it came from.
+//! A page: events that were read back from a log.
 
 use std::sync::Arc;
 
 use crate::event::{Event, Offset};
 use crate::wire::Batch;
 
-/// Offsets of a page.
+/// The number of offsets of a page.
 pub(in crate::log) const PAGE_OFFSETS: u64 = 256;
 
-/// Events read back, in order, and how far the reading has come.
+/// Consecutive events that were read back from a log, in ascending order.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// The events. With fixed boundaries in offset where a page is shared, so
-    /// it may begin at or before the position that was asked for.
+    /// The events. Readers share pages, so a page has fixed boundaries and may
+    /// start at or before the offset that a reader asked for.
     pub batch: Arc<Batch>,
-    /// The last offset that was looked at: the log's end when there is no
-    /// more, even where nothing matched. Never below the position asked for.
+    /// The offset up to which the log was read, also if no event matched. It is
+    /// never below the offset that the reader asked for, and at the end of the
+    /// log it is the head.
     pub scanned_to: Offset,
-    /// Where it is above the position asked for, events between the two may
-    /// be missing: it is the last one that had been trimmed. Where it is not,
-    /// nothing is missing.
+    /// The offset up to which the log was trimmed when the page was read. If it
+    /// is above the offset that the reader asked for, events between the two may
+    /// be missing. Otherwise no event is missing.
     pub floor: Offset,
 }
 
-/// A run of offsets, of which a page holds the events. Its boundaries do not
-/// depend on the reader.
+/// The range of offsets of a page. The boundaries do not depend on the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::log) struct PageRange {
     start: u64,
@@ -32,32 +32,32 @@ pub(in crate::log) struct PageRange {
 }
 
 impl PageRange {
-    /// The page that holds what follows `after`.
+    /// Returns the range that has the first offset after `after`.
     pub(in crate::log) fn around(after: Offset) -> PageRange {
         PageRange { start: after.0 - after.0 % PAGE_OFFSETS, length: PAGE_OFFSETS }
     }
 
-    /// The part of the range up to `end`.
+    /// Returns the part of the range up to `end`.
     pub(in crate::log) fn until(self, end: Offset) -> PageRange {
         PageRange { length: self.length.min(end.0 - self.start), ..self }
     }
 
-    /// Exclusive.
+    /// Returns the start. It is exclusive.
     pub(in crate::log) fn start(self) -> Offset {
         Offset(self.start)
     }
 
-    /// Inclusive.
+    /// Returns the end. It is inclusive.
     pub(in crate::log) fn end(self) -> Offset {
         Offset(self.start + self.length)
     }
 
-    /// How many offsets it has.
+    /// Returns the number of offsets.
     pub(in crate::log) fn length(self) -> u64 {
         self.length
     }
 
-    /// The half that holds what follows `after`.
+    /// Returns the half that has the first offset after `after`.
     pub(in crate::log) fn half(self, after: Offset) -> PageRange {
         let lower = self.length / 2;
         let middle = self.start + lower;
@@ -70,19 +70,23 @@ impl PageRange {
 }
 
 impl Page {
-    /// With the floor that was met, if it is above the page's own. What a view
-    /// finds may be trimmed further than the head has moved yet.
+    /// Returns the page with a floor of at least `floor`, the floor of the log
+    /// before the read. The floor that the read found may be above `head`,
+    /// because a commit trims the store before it moves the head. Such a floor is
+    /// lowered to `head`.
     pub(in crate::log) fn trimmed(self, floor: Offset, head: Offset) -> Page {
         Page { floor: self.floor.min(head).max(floor), ..self }
     }
 }
 
+/// Returns a page of all events of `batch`.
 pub(in crate::log) fn whole(batch: Arc<Batch>) -> Page {
-    let upto = batch.end();
-    Page { batch, scanned_to: upto, floor: Offset::ZERO }
+    let scanned_to = batch.end();
+    Page { batch, scanned_to, floor: Offset::ZERO }
 }
 
-/// Memory that a batch takes: its events, and about as much again encoded.
+/// Returns the memory that a batch of `events` takes, in bytes. The encoded events
+/// take about as much as their data.
 pub(in crate::log) fn footprint(events: &[Event]) -> usize {
     const BATCH: usize = 512;
     const EVENT: usize = 256;

@@ -1,8 +1,8 @@
-//! Pages read back: shared by all who catch up, read once.
+//! The cache of pages. All readers of a log share it.
 //!
-//! Ten thousand clients that resume after a restart ask for much the same.
-//! Pages therefore have fixed boundaries in offset, are read by one asker
-//! while the others wait, and are kept with their encodings.
+//! Ten thousand clients that resume after a restart read mostly the same events.
+//! Pages therefore have fixed boundaries, one reader reads a page while the
+//! others wait for it, and the cache keeps pages with their encodings.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::log::Error;
 use crate::store::{self, ReadSnapshot, Store};
 use crate::sync::unblock;
 
-/// What an entry of the cache costs beside its events.
+/// The bytes of an entry of the cache without its events.
 const SLOT_BYTES: usize = 256;
 
-/// The cache, and the permits to read for it.
+/// The cache of pages, and the permits for reads on blocking threads.
 pub(in crate::log) struct PageCache {
     permits: Arc<Semaphore>,
     bytes_max: usize,
@@ -31,22 +31,26 @@ pub(in crate::log) type Key = (LogId, PageRange);
 #[derive(Default)]
 struct Cache {
     slots: HashMap<Key, Slot>,
-    /// Keys by last use.
+    /// Keys in the order of their last use.
     order: BTreeMap<u64, Key>,
-    clock: u64,
+    /// The number of uses so far.
+    uses: u64,
     bytes: usize,
 }
 
 struct Slot {
     cell: Arc<OnceCell<Entry>>,
-    used: u64,
+    last_use: u64,
     bytes: usize,
 }
 
+/// The content of an entry of the cache.
 #[derive(Clone, Debug)]
 pub(in crate::log) enum Entry {
+    /// The page of the range.
     Page(Page),
-    /// More than a page may have: look at the halves.
+    /// The range has more bytes than a page may have. The halves of the range
+    /// have entries of their own.
     Split,
 }
 
@@ -59,7 +63,8 @@ impl PageCache {
         }
     }
 
-    /// The entry for `key`, which one caller loads while the others wait.
+    /// Returns the entry for `key`. If the cache lacks it, one caller runs `load`
+    /// while the others wait.
     pub(in crate::log) async fn entry(
         &self,
         key: Key,
@@ -76,18 +81,20 @@ impl PageCache {
 
     fn cell(&self, key: Key) -> Arc<OnceCell<Entry>> {
         let mut cache = self.cache.lock();
-        let Cache { slots, order, clock, bytes } = &mut *cache;
-        *clock += 1;
+        let Cache { slots, order, uses, bytes } = &mut *cache;
+        *uses += 1;
         let slot = slots.entry(key).or_insert_with(|| {
             *bytes += SLOT_BYTES;
-            Slot { cell: Arc::default(), used: *clock, bytes: SLOT_BYTES }
+            Slot { cell: Arc::default(), last_use: *uses, bytes: SLOT_BYTES }
         });
-        order.remove(&slot.used);
-        slot.used = *clock;
-        order.insert(*clock, key);
+        order.remove(&slot.last_use);
+        slot.last_use = *uses;
+        order.insert(*uses, key);
         slot.cell.clone()
     }
 
+    /// Adds the size of a loaded entry, and removes the entries that were not used
+    /// for the longest time until the cache is small enough.
     fn account(&self, key: Key, entry: &Entry) {
         let Entry::Page(page) = entry else { return };
         let added = footprint(page.batch.events());
@@ -102,8 +109,8 @@ impl PageCache {
         }
     }
 
-    /// Runs `read` on a blocking thread. The permit goes with it, so that
-    /// callers who leave do not let more in than there is room for.
+    /// Runs `read` on a blocking thread with a snapshot of the store, see
+    /// [`PageCache::on_thread`].
     pub(in crate::log) async fn read<T: Send + 'static>(
         &self,
         store: &Store,
@@ -113,23 +120,28 @@ impl PageCache {
         Ok(self.on_thread(move || read(store.view())).await??)
     }
 
-    /// Runs `read` on a blocking thread, with a permit that goes with it.
+    /// Waits for a permit and runs `read` on a blocking thread. The thread keeps
+    /// the permit until `read` has ended, also if the caller drops the future. So
+    /// there are never more reads than permits.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if `read` panicked.
     pub(in crate::log) async fn on_thread<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
-        let reading = unblock(move || {
+        let result = unblock(move || {
             let _permit = permit;
             read()
         });
-        Ok(reading.await.map_err(|error| store::Error::Io(std::io::Error::other(error)))?)
+        Ok(result.await.map_err(|error| store::Error::Io(std::io::Error::other(error)))?)
     }
 
-    /// Takes all permits, so that no read begins while the result lives.
+    /// Takes all permits. No read starts until the result is dropped.
     #[cfg(test)]
     pub(in crate::log) fn take_permits(&self) -> tokio::sync::OwnedSemaphorePermit {
         let all = self.permits.available_permits() as u32;
-        self.permits.clone().try_acquire_many_owned(all).expect("nobody else reads")
+        self.permits.clone().try_acquire_many_owned(all).expect("no read is running")
     }
 }

@@ -1,4 +1,4 @@
-//! How the pages of a log are read: from the cache, from memory or from disk.
+//! The reads of pages: from the cache, from the tail in memory or from disk.
 
 use std::sync::Arc;
 
@@ -10,18 +10,21 @@ use crate::log::{Error, StorageKind};
 use crate::store::{self, LogBounds, ReadSnapshot, Resource};
 use crate::wire::{Batch, LogIdentity};
 
-/// Bytes of data past which a page is halved.
+/// The bytes of event data above which a page is split.
 const PAGE_BYTES: usize = 1024 * 1024;
-/// Most resources read at a time.
+/// The largest number of resources of one read.
 const RESOURCES_MAX: usize = 1024;
-/// Most bytes of them, unless one alone has more. Nobody shares them, so each
-/// slow reader of a snapshot holds as much: four writes, which is what makes
-/// the way to a blocking thread worth its cost.
+/// The largest size of the resources of one read, except for a single larger
+/// resource. Readers of snapshots do not share reads, so each slow reader holds
+/// this much memory. It is enough for four writes to a socket, which makes up for
+/// the cost of a blocking thread.
 const RESOURCES_BYTES_MAX: usize = 256 * 1024;
-/// What a resource takes there beside its document.
+/// The memory of a resource in a read, without its document.
 const RESOURCE_BYTES: usize = 128;
+
 impl Log {
-    /// The page with what follows `after`, all of whose offsets are issued.
+    /// Returns the page with the events after `after`. The log has issued all
+    /// offsets of the page, so the cache keeps it.
     pub(in crate::log) async fn sealed_page(
         &self,
         after: Offset,
@@ -30,65 +33,64 @@ impl Log {
         self.page_in(PageRange::around(after), after, head).await
     }
 
-    /// The page with what follows `after` in `span`, all of whose offsets are
-    /// issued.
+    /// Returns the page with the events after `after` in `range`. The log has
+    /// issued all offsets of `range`.
     pub(in crate::log) async fn page_in(
         &self,
-        mut span: PageRange,
+        mut range: PageRange,
         after: Offset,
         head: Offset,
     ) -> Result<Page, Error> {
         loop {
-            match self.entry(span, head).await? {
+            match self.entry(range, head).await? {
                 Entry::Page(page) => return Ok(page),
-                Entry::Split => span = span.half(after),
+                Entry::Split => range = range.half(after),
             }
         }
     }
 
-    /// What follows `after` in the last page, which is still growing and
-    /// therefore not kept.
+    /// Returns the events after `after` in the last page of the log. The cache
+    /// does not keep that page, because it still grows.
     pub(in crate::log) async fn growing_page(
         &self,
         after: Offset,
         head: Offset,
     ) -> Result<Page, Error> {
-        let (id, origin) = (self.id(), self.origin().clone());
+        let (id, identity) = (self.id(), self.origin().clone());
         if self.medium() == StorageKind::Memory {
-            // The floor has moved since the tail was asked.
+            // The floor may have risen since the caller read the tail.
             let (floor, batches) = self.read_tail(after, PAGE_OFFSETS);
             let events = batches.iter().flat_map(|batch| batch.events());
             let events = events.filter(|event| event.offset > after && event.offset <= head);
-            let page = collect(origin, events.cloned().map(Ok), head)?;
+            let page = collect(identity, events.cloned().map(Ok), head)?;
             return Ok(Page { floor, ..page });
         }
         self.pages
             .read(self.store(), move |view| {
                 let floor = view.position(id)?.floor;
-                let events = view.events(id, after);
-                let page = collect(origin, events.take_while(|event| !beyond(event, head)), head)?;
-                Ok(Page { floor, ..page })
+                let events = view.events(id, after).take_while(|event| !is_beyond(event, head));
+                Ok(Page { floor, ..collect(identity, events, head)? })
             })
             .await
     }
 
-    /// Events of one resource after `after`.
+    /// Returns events of one resource after `after`, from the index in the store.
     pub(in crate::log) async fn indexed_page(
         &self,
         subject: ResourceId,
         after: Offset,
     ) -> Result<Page, Error> {
-        let (id, origin) = (self.id(), self.origin().clone());
+        let (id, identity) = (self.id(), self.origin().clone());
         self.pages
             .read(self.store(), move |view| {
                 let LogBounds { floor, head, .. } = view.position(id)?;
-                let page = collect(origin, view.events_of(id, &subject, after), head.max(after))?;
+                let page = collect(identity, view.events_of(id, &subject, after), head.max(after))?;
                 Ok(Page { floor, ..page })
             })
             .await
     }
 
-    /// One resource.
+    /// Reads one resource from the store.
     pub(in crate::log) async fn stored_resource(
         &self,
         subject: ResourceId,
@@ -97,8 +99,8 @@ impl Log {
         self.pages.read(self.store(), move |view| view.resource(id, &subject)).await
     }
 
-    /// Some resources after `after`: as many as [`RESOURCES_BYTES_MAX`] takes,
-    /// at least one.
+    /// Reads resources after `after` from the store: at least one, and at most
+    /// [`RESOURCES_MAX`] or [`RESOURCES_BYTES_MAX`].
     pub(in crate::log) async fn stored_resources(
         &self,
         after: Option<ResourceId>,
@@ -106,93 +108,96 @@ impl Log {
         let id = self.id();
         self.pages
             .read(self.store(), move |view| {
-                let mut found = Vec::new();
+                let mut resources = Vec::new();
                 let mut bytes = 0;
                 for resource in view.resources(id, after.as_ref()).take(RESOURCES_MAX) {
                     let resource = resource?;
                     bytes += RESOURCE_BYTES + resource.state.document.len();
-                    if bytes > RESOURCES_BYTES_MAX && !found.is_empty() {
+                    if bytes > RESOURCES_BYTES_MAX && !resources.is_empty() {
                         break;
                     }
-                    found.push((view.id_of(&resource)?, resource.state));
+                    resources.push((view.id_of(&resource)?, resource.state));
                 }
-                Ok(found)
+                Ok(resources)
             })
             .await
     }
 
-    async fn entry(&self, span: PageRange, head: Offset) -> Result<Entry, Error> {
+    /// Returns the entry of the cache for `range`, and loads it if the cache lacks
+    /// it.
+    async fn entry(&self, range: PageRange, head: Offset) -> Result<Entry, Error> {
         let load = async {
-            let origin = self.origin().clone();
-            if let Some((floor, events)) = self.recent(span) {
-                // Memory holds all of them, whatever retention took since.
-                return Ok(assemble(origin, span, (floor, head), events.into_iter().map(Ok))?);
+            let identity = self.origin().clone();
+            if let Some((floor, events)) = self.recent(range) {
+                let events = events.into_iter().map(Ok);
+                return Ok(assemble(identity, range, (floor, head), events)?);
             }
             let id = self.id();
-            let assembled = move |view: ReadSnapshot| {
+            let assemble = move |view: ReadSnapshot| {
                 let floor = view.position(id)?.floor;
-                assemble(origin, span, (floor, head), view.events(id, span.start()))
+                assemble(identity, range, (floor, head), view.events(id, range.start()))
             };
-            self.pages.read(self.store(), assembled).await
+            self.pages.read(self.store(), assemble).await
         };
-        self.pages.entry((self.id(), span), load).await
+        self.pages.entry((self.id(), range), load).await
     }
 }
 
-fn beyond(event: &Result<Event, store::Error>, end: Offset) -> bool {
+fn is_beyond(event: &Result<Event, store::Error>, end: Offset) -> bool {
     event.as_ref().is_ok_and(|event| event.offset > end)
 }
 
-/// The entry for `span` from `events`, which begin with its first one that is
-/// above the floor.
+/// Returns the entry for `range`. `events` starts with the first event of the range
+/// that is above the floor, and may continue after the range.
 fn assemble(
-    origin: Arc<LogIdentity>,
-    span: PageRange,
+    identity: Arc<LogIdentity>,
+    range: PageRange,
     (floor, head): (Offset, Offset),
     events: impl Iterator<Item = Result<Event, store::Error>>,
 ) -> Result<Entry, store::Error> {
-    let mut found = Vec::new();
+    let mut page = Vec::new();
     let mut bytes = 0;
-    let mut upto = None;
+    let mut scanned_to = None;
     for event in events {
         let event = event?;
-        if event.offset > span.end() {
-            upto = Some(Offset(event.offset.0 - 1));
+        if event.offset > range.end() {
+            scanned_to = Some(Offset(event.offset.0 - 1));
             break;
         }
         bytes += event.data.len();
-        found.push(event);
-        if bytes > PAGE_BYTES && found.len() > 1 && span.length() > 1 {
+        page.push(event);
+        if bytes > PAGE_BYTES && page.len() > 1 && range.length() > 1 {
             return Ok(Entry::Split);
         }
     }
-    // Offsets that were never used need not be walked through page by page.
-    let upto = if found.is_empty() { upto.unwrap_or(head) } else { span.end() };
-    let upto = upto.max(span.end());
-    let batch = Arc::new(Batch::new(origin, found, None));
-    Ok(Entry::Page(Page { batch, scanned_to: upto, floor }))
+    // An unclean stop leaves up to 65,536 offsets unused. An empty page skips them,
+    // so that a reader does not read them page by page.
+    let scanned_to = if page.is_empty() { scanned_to.unwrap_or(head) } else { range.end() };
+    let scanned_to = scanned_to.max(range.end());
+    let batch = Arc::new(Batch::new(identity, page, None));
+    Ok(Entry::Page(Page { batch, scanned_to, floor }))
 }
 
-/// A page of at most [`PAGE_OFFSETS`] events and about [`PAGE_BYTES`]; `end`
-/// is how far `events` reach.
+/// Returns a page of at most [`PAGE_OFFSETS`] events and about [`PAGE_BYTES`].
+/// `end` is the offset up to which `events` reaches.
 fn collect(
-    origin: Arc<LogIdentity>,
+    identity: Arc<LogIdentity>,
     events: impl Iterator<Item = Result<Event, store::Error>>,
     end: Offset,
 ) -> Result<Page, store::Error> {
-    let mut found = Vec::new();
+    let mut page = Vec::new();
     let mut bytes = 0;
-    let mut upto = end;
+    let mut scanned_to = end;
     for event in events {
         let event = event?;
         bytes += event.data.len();
         let offset = event.offset;
-        found.push(event);
-        if bytes > PAGE_BYTES || found.len() as u64 == PAGE_OFFSETS {
-            upto = offset;
+        page.push(event);
+        if bytes > PAGE_BYTES || page.len() as u64 == PAGE_OFFSETS {
+            scanned_to = offset;
             break;
         }
     }
-    let batch = Arc::new(Batch::new(origin, found, None));
-    Ok(Page { batch, scanned_to: upto, floor: Offset::ZERO })
+    let batch = Arc::new(Batch::new(identity, page, None));
+    Ok(Page { batch, scanned_to, floor: Offset::ZERO })
 }

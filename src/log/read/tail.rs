@@ -1,5 +1,5 @@
-//! One log as everybody above sees it: its positions, its newest batches in
-//! memory, and its older events as pages.
+//! A log as the layers above read it: its bounds, its newest batches in memory,
+//! and pages of its older events.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -14,17 +14,18 @@ use crate::store::{LogBounds, LogMetadata, Resource, Store};
 use crate::sync::{AtomicU64, Mutex};
 use crate::wire::{Batch, LogIdentity};
 
-/// A batch of the tail at least this large is given out as a page: it is
-/// encoded already. Smaller ones are put together, or a reader would be
-/// handed a log of single writes one event at a time.
+/// A batch of the tail with at least this number of events is returned as a page,
+/// because it is often encoded already. Smaller batches are joined to pages.
+/// Otherwise a reader of single writes would get one event in each page.
 const BATCH_EVENTS_MIN: usize = 64;
 
-/// A log's identity, positions and recent batches. Cheap to share.
+/// A log: its identity, its bounds and its tail. Readers and the committer share
+/// it.
 pub struct Log {
     id: LogId,
-    origin: Arc<LogIdentity>,
-    pub(in crate::log) medium: StorageKind,
-    /// The log's end when it was opened.
+    identity: Arc<LogIdentity>,
+    storage: StorageKind,
+    /// The head when the log was opened.
     opened_at: Offset,
     head: AtomicU64,
     floor: AtomicU64,
@@ -36,37 +37,39 @@ pub struct Log {
     observers: Observers,
 }
 
+/// The newest batches of a log, in memory.
 pub(in crate::log) struct Tail {
-    /// All committed events after this are in `batches`.
+    /// All committed events after this offset are in `batches`.
     pub(in crate::log) from: Offset,
     pub(in crate::log) batches: VecDeque<TailBatch>,
-    /// What the last commit that was shown left of the log.
-    pub(in crate::log) place: LogBounds,
-    /// The newest event before the last step back of the log's time, as far as
-    /// this process has seen one: a log in memory is searched from there on.
+    /// The bounds of the log after the last published commit.
+    pub(in crate::log) bounds: LogBounds,
+    /// The newest event before the last step back of the log's time, if the step
+    /// was in this process. A search by time in a log in memory starts there.
     pub(in crate::log) step: Offset,
 }
 
 pub(in crate::log) struct TailBatch {
     pub(in crate::log) batch: Arc<Batch>,
+    /// The memory that the batch takes.
     pub(in crate::log) bytes: usize,
 }
 
 impl Log {
     pub(in crate::log) fn new(
-        meta: &LogMetadata,
-        origin: Arc<LogIdentity>,
-        medium: StorageKind,
+        metadata: &LogMetadata,
+        identity: Arc<LogIdentity>,
+        storage: StorageKind,
         store: Store,
         pages: Arc<PageCache>,
     ) -> Log {
-        let LogBounds { head, floor, .. } = meta.position;
-        let tail =
-            Tail { from: head, batches: VecDeque::new(), place: meta.position, step: Offset::ZERO };
+        let bounds = metadata.position;
+        let LogBounds { head, floor, .. } = bounds;
+        let tail = Tail { from: head, batches: VecDeque::new(), bounds, step: Offset::ZERO };
         Log {
-            id: meta.id,
-            origin,
-            medium,
+            id: metadata.id,
+            identity,
+            storage,
             opened_at: head,
             head: AtomicU64::new(head.0),
             floor: AtomicU64::new(floor.0),
@@ -79,35 +82,42 @@ impl Log {
         }
     }
 
-    /// Its number in the engine, and in the store if it is there.
+    /// Returns the id of the log in the engine. For a log on disk, it is also the
+    /// id in the store.
     pub fn id(&self) -> LogId {
         self.id
     }
 
-    /// What its events have in common.
+    /// Returns the identity of the log.
     pub fn origin(&self) -> &Arc<LogIdentity> {
-        &self.origin
+        &self.identity
     }
 
-    /// Its committed end: the offset of the newest event that anybody may see.
+    /// Returns where the log is kept.
+    pub fn medium(&self) -> StorageKind {
+        self.storage
+    }
+
+    /// Returns the head: the offset of the newest committed event.
     pub fn head(&self) -> Offset {
         Offset(self.head.load(Ordering::Acquire))
     }
 
-    /// The last trimmed offset; an id at or above it is whole. It moves before
-    /// the events go, so who compares it after a read misses no gap, and it is
-    /// never above a head that is read after it.
+    /// Returns the floor: the offset of the newest trimmed event. The log has all
+    /// events after the floor. The floor rises before events are trimmed, so a
+    /// reader that compares it after a read finds each gap. A head that is read
+    /// after the floor is never below the floor.
     pub fn floor(&self) -> Offset {
         Offset(self.floor.load(Ordering::Acquire))
     }
 
-    /// Events appended since the process started.
+    /// Returns the number of events that were appended since the process started.
     pub fn appended(&self) -> u64 {
         self.appended.load(Ordering::Relaxed)
     }
 
-    /// The number of times that the log's time stepped back since the process
-    /// started, because the clock had been ahead.
+    /// Returns the number of steps back of the log's time since the process
+    /// started. A step follows a clock that was ahead.
     pub fn clock_steps(&self) -> u64 {
         self.clock_steps.load(Ordering::Relaxed)
     }
@@ -125,67 +135,70 @@ impl Log {
         self.observers.notify();
     }
 
-    /// Whether memory still holds the batch that ends at `end`.
+    /// Returns whether the tail has the batch that ends at `end`.
     pub fn holds(&self, end: Offset) -> bool {
         self.tail.lock().from < end
     }
 
-    /// The committed batches after `after`, oldest first, if memory still
-    /// holds all of them; the first may begin before `after`. None when some
-    /// are gone: the log itself must be read.
+    /// Returns the committed batches after `after`, oldest first. The first batch
+    /// may start before `after`. Returns `None` if some of the batches are no
+    /// longer in memory. The caller then reads pages.
     pub fn tail(&self, after: Offset) -> Option<Vec<Arc<Batch>>> {
         self.tail_from(after, usize::MAX)
     }
 
+    /// Returns the first `count` batches of [`Log::tail`].
     pub(in crate::log) fn tail_from(&self, after: Offset, count: usize) -> Option<Vec<Arc<Batch>>> {
         let tail = self.tail.lock();
         if after < tail.from {
             return None;
         }
-        let first = tail.batches.partition_point(|held| held.batch.end() <= after);
-        Some(tail.batches.range(first..).take(count).map(|held| held.batch.clone()).collect())
+        let first = tail.batches.partition_point(|entry| entry.batch.end() <= after);
+        Some(tail.batches.range(first..).take(count).map(|entry| entry.batch.clone()).collect())
     }
 
-    /// The page of the log that holds what follows `after`: from the tail,
-    /// from the cache of encoded pages, or from disk on a blocking thread
-    /// with a permit. Of a log in memory only the first two. Where `after` is below the floor the page starts at the
-    /// floor; the caller compares [`Page::floor`] to tell the gap.
+    /// Returns the page with the events after `after`. It comes from the tail,
+    /// from the cache of pages, or, for a log on disk, from the disk on a blocking
+    /// thread with a permit. If `after` is below the floor, the page starts at the
+    /// floor. The caller finds the gap in [`Page::floor`].
     ///
     /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
+    /// [`Error::Store`] if the disk cannot be read.
     ///
     /// # Cancel safety
-    /// Safe: a read under way is finished for the cache, or dropped.
+    /// Safe. A read that has started ends, and its page may be cached.
     pub async fn page(&self, after: Offset) -> Result<Page, Error> {
-        // The floor first, so that it is not above the head; and the head
-        // before anything is scanned: `upto` never runs ahead of the scan.
+        // The floor is read before the head, so it is not above the head. The head
+        // is read before the events, so `scanned_to` is not beyond them.
         let floor = self.floor();
         let head = self.head();
         let from = after.max(floor);
         if from >= head {
-            return Ok(self.nothing(from, floor));
+            return Ok(self.empty_page(from, floor));
         }
         let newest = self.tail_from(from, 1).and_then(|batches| batches.into_iter().next());
         let page = match newest {
             Some(batch) if batch.events().len() >= BATCH_EVENTS_MIN => whole(batch),
             _ if PageRange::around(from).end() <= head => self.sealed_page(from, head).await?,
             Some(batch) => whole(batch),
-            // The page that the log ended with when it was opened.
+            // The last page of the log when it was opened. Many clients resume
+            // there after a restart, so it is cached up to that head.
             None if from < self.opened_at => {
-                let span = PageRange::around(from).until(self.opened_at);
-                self.page_in(span, from, head).await?
+                let range = PageRange::around(from).until(self.opened_at);
+                self.page_in(range, from, head).await?
             }
             None => self.growing_page(from, head).await?,
         };
         Ok(page.trimmed(floor, head))
     }
 
-    /// The same for the events of one resource, through its index: costs what
-    /// that resource's events cost, however long the log is. A log in memory
-    /// has no index and is looked through, a few thousand events a page.
+    /// Returns a page of events of the resource `subject` after `after`. The index
+    /// of the store finds them, so the cost does not depend on the length of the
+    /// log. A log in memory has no index: each page searches a few thousand events
+    /// of the tail.
     ///
     /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
+    /// [`Error::Store`] if the disk cannot be read.
     ///
     /// # Cancel safety
     /// Safe.
@@ -193,40 +206,42 @@ impl Log {
         let floor = self.floor();
         let head = self.head();
         if after >= head {
-            return Ok(self.nothing(after, floor));
+            return Ok(self.empty_page(after, floor));
         }
-        let page = match self.medium {
+        let page = match self.storage {
             StorageKind::Disk => self.indexed_page(subject.clone(), after).await?,
             StorageKind::Memory => self.read_tail_of(subject, after, (floor, head)),
         };
         Ok(page.trimmed(Offset::ZERO, head))
     }
 
-    fn nothing(&self, upto: Offset, floor: Offset) -> Page {
-        let batch = Arc::new(Batch::new(self.origin.clone(), Vec::new(), None));
-        Page { batch, scanned_to: upto, floor }
+    fn empty_page(&self, scanned_to: Offset, floor: Offset) -> Page {
+        let batch = Arc::new(Batch::new(self.identity.clone(), Vec::new(), None));
+        Page { batch, scanned_to, floor }
     }
 
-    /// A resource of the collection as it is now; read as pages are.
+    /// Returns the current state of a resource of the collection. The read takes
+    /// place on a blocking thread with a permit.
     ///
     /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
+    /// [`Error::Store`] if the disk cannot be read.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn resource(&self, id: &ResourceId) -> Result<Option<Resource>, Error> {
-        match self.medium {
+        match self.storage {
             StorageKind::Disk => self.stored_resource(id.clone()).await,
             StorageKind::Memory => Ok(None),
         }
     }
 
-    /// Some resources of the collection after `after`, by id, as they are
-    /// now: at most 1,024 in 256 KiB, or one that is larger. None when there
-    /// are no more.
+    /// Returns the current state of the next resources of the collection, in the
+    /// order of their ids. `after` is the id of the last resource of the call
+    /// before. The result has at most 1,024 resources and 256 KiB, or one larger
+    /// resource. It is empty if there are no more resources.
     ///
     /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
+    /// [`Error::Store`] if the disk cannot be read.
     ///
     /// # Cancel safety
     /// Safe.
@@ -234,47 +249,46 @@ impl Log {
         &self,
         after: Option<ResourceId>,
     ) -> Result<Vec<(ResourceId, Resource)>, Error> {
-        match self.medium {
+        match self.storage {
             StorageKind::Disk => self.stored_resources(after).await,
             StorageKind::Memory => Ok(Vec::new()),
         }
     }
 
-    /// The position just before the first event at or after `time`, and
-    /// whether every such event is still kept. Where the log's time stepped
-    /// back, only the events after the last step are considered: before it,
-    /// times may be those of a clock that was ahead. Blocks on the disk, if the
-    /// log is there.
+    /// Returns the offset before the first event at or after `time`, and whether
+    /// the log still has every event at or after `time`. If the log's time stepped
+    /// back, only the events after the last step count, because earlier events may
+    /// have the time of a clock that was ahead. The call blocks on the disk if the
+    /// log is on disk.
     ///
     /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
+    /// [`Error::Store`] if the disk cannot be read.
     pub fn before(&self, time: Timestamp) -> Result<(Offset, bool), Error> {
-        if self.medium == StorageKind::Memory {
+        if self.storage == StorageKind::Memory {
             return Ok(self.tail_before(time));
         }
         Ok(self.store.view().before(self.id, time)?)
     }
 
-    /// [`Log::before`] on a blocking thread, with one of the permits that pages
-    /// are read with.
+    /// Runs [`Log::before`] on a blocking thread with a permit.
     ///
     /// # Errors
-    /// [`Error::Store`] when the disk cannot be read.
+    /// [`Error::Store`] if the disk cannot be read.
     ///
     /// # Cancel safety
-    /// Safe: a read under way is finished for nobody.
+    /// Safe. A read that has started ends without effect.
     pub async fn find_before(self: &Arc<Self>, time: Timestamp) -> Result<(Offset, bool), Error> {
         let log = self.clone();
         self.pages.on_thread(move || log.before(time)).await?
     }
 
-    /// Its place as of the last commit that was shown.
+    /// Returns the bounds of the log after the last published commit.
     pub fn position(&self) -> LogBounds {
-        self.tail.lock().place
+        self.tail.lock().bounds
     }
 
-    /// Takes all permits that reads on blocking threads need, until the result
-    /// is dropped.
+    /// Takes all permits for reads on blocking threads until the result is
+    /// dropped.
     #[cfg(test)]
     pub(crate) fn take_permits(&self) -> tokio::sync::OwnedSemaphorePermit {
         self.pages.take_permits()
@@ -284,7 +298,8 @@ impl Log {
         &self.store
     }
 
-    /// Moves the floor, before the commit that trims and never past the head.
+    /// Moves the floor. The caller does so before events are trimmed, and never
+    /// moves the floor above the head.
     pub(in crate::log) fn raise_floor(&self, floor: Offset) {
         self.floor.store(floor.0, Ordering::Release);
     }

@@ -1,5 +1,5 @@
-//! Reading from a log's tail. For a log that is kept in memory that is all
-//! there is of it: what the tail has given up is gone, and the floor says so.
+//! The reads from the tail of a log. A log in memory consists of its tail: an
+//! evicted event is lost, and the floor rises to its offset.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,63 +11,60 @@ use crate::log::StorageKind;
 use crate::store::LogBounds;
 use crate::wire::Batch;
 
-/// Events of one resource in a page.
+/// The largest number of events in a page of one resource.
 const PAGE_EVENTS: usize = 256;
-/// Events that a page of one resource looks through. There is no index in
-/// memory, and the reader's thread is busy meanwhile: so many comparisons of
-/// short texts are no more than encoding one page.
-const LOOKED_AT_EVENTS: u64 = 8192;
+/// The largest number of events that a page of one resource searches. Memory has
+/// no index, and the search keeps the thread of the reader busy. The comparison of
+/// this number of short texts takes no longer than the encoding of one page.
+const SEARCHED_EVENTS: u64 = 8192;
 
 impl Log {
-    /// Where it is kept.
-    pub fn medium(&self) -> StorageKind {
-        self.medium
-    }
-
-    /// The batches with what follows `after`, as many as have `events_max` of
-    /// these between them; and the offset up to which the tail has given up
-    /// what it had.
+    /// Returns the offset up to which events were evicted from the tail, and the
+    /// batches after `after`. The batches stop once they have `events_max` events
+    /// after `after`.
     pub(in crate::log) fn read_tail(
         &self,
         after: Offset,
         events_max: u64,
     ) -> (Offset, Vec<Arc<Batch>>) {
         let tail = self.tail.lock();
-        let first = tail.batches.partition_point(|held| held.batch.end() <= after);
+        let first = tail.batches.partition_point(|entry| entry.batch.end() <= after);
         let mut events = 0;
-        let wanted = |held: &&TailBatch| {
-            let wanted = events < events_max;
-            let length = held.batch.events().len() as u64;
-            events += length - u64::from(held.batch.position_after(after));
-            wanted
+        let is_needed = |entry: &&TailBatch| {
+            let is_needed = events < events_max;
+            let length = entry.batch.events().len() as u64;
+            events += length - u64::from(entry.batch.position_after(after));
+            is_needed
         };
-        let batches = tail.batches.range(first..).take_while(wanted);
-        (tail.from, batches.map(|held| held.batch.clone()).collect())
+        let batches = tail.batches.range(first..).take_while(is_needed);
+        (tail.from, batches.map(|entry| entry.batch.clone()).collect())
     }
 
-    /// The events of `span` and the first one behind it, if memory holds them;
-    /// or, where there is nothing but memory, those that it does hold. Above
-    /// the offset that comes first none is missing.
-    pub(in crate::log) fn recent(&self, span: PageRange) -> Option<(Offset, Vec<Event>)> {
-        let (from, batches) = self.read_tail(span.start(), span.length() + 1);
-        let whole = from <= span.start();
-        if !whole && self.medium == StorageKind::Disk {
+    /// Returns the floor of `range` in the tail, the events of `range`, and the
+    /// first event behind it. No event above that floor is missing. Returns `None`
+    /// if the log is on disk and the tail lacks some of the events.
+    pub(in crate::log) fn recent(&self, range: PageRange) -> Option<(Offset, Vec<Event>)> {
+        let (from, batches) = self.read_tail(range.start(), range.length() + 1);
+        let is_whole = from <= range.start();
+        if !is_whole && self.medium() == StorageKind::Disk {
             return None;
         }
         let mut events = Vec::new();
         for event in batches.iter().flat_map(|batch| batch.events()) {
-            if event.offset > span.start() {
+            if event.offset > range.start() {
                 events.push(event.clone());
             }
-            if event.offset > span.end() {
+            if event.offset > range.end() {
                 break;
             }
         }
-        Some((if whole { Offset::ZERO } else { from }, events))
+        // If the tail has the whole range, no event is missing, even if retention has
+        // trimmed some of the events since.
+        Some((if is_whole { Offset::ZERO } else { from }, events))
     }
 
-    /// A page of one resource's events after `after`, of a log in memory whose
-    /// floor and head were these before.
+    /// Returns a page of events of one resource after `after`, from a log in
+    /// memory. The caller read `floor` and `head` before.
     pub(in crate::log) fn read_tail_of(
         &self,
         subject: &ResourceId,
@@ -75,57 +72,58 @@ impl Log {
         (floor, head): (Offset, Offset),
     ) -> Page {
         let after = after.max(floor);
-        let (from, batches) = self.read_tail(after, LOOKED_AT_EVENTS);
-        let mut upto = batches.last().map_or(after.max(head), |batch| batch.end());
-        let mut found = Vec::new();
+        let (from, batches) = self.read_tail(after, SEARCHED_EVENTS);
+        let mut scanned_to = batches.last().map_or(after.max(head), |batch| batch.end());
+        let mut events = Vec::new();
         for event in batches.iter().flat_map(|batch| batch.events()) {
             if event.offset > after && event.subject.as_ref() == Some(subject) {
-                found.push(event.clone());
-                if found.len() == PAGE_EVENTS {
-                    upto = event.offset;
+                events.push(event.clone());
+                if events.len() == PAGE_EVENTS {
+                    scanned_to = event.offset;
                     break;
                 }
             }
         }
-        let batch = Arc::new(Batch::new(self.origin().clone(), found, None));
-        Page { batch, scanned_to: upto, floor: floor.max(from) }
+        let batch = Arc::new(Batch::new(self.origin().clone(), events, None));
+        Page { batch, scanned_to, floor: floor.max(from) }
     }
 
-    /// [`Log::before`] of a log in memory.
+    /// Returns the result of [`Log::before`] for a log in memory.
     pub(in crate::log) fn tail_before(&self, time: Timestamp) -> (Offset, bool) {
         let tail = self.tail.lock();
-        let (place, step) = (tail.place, tail.step);
-        let whole = place.keeps_since(step, time);
-        let earlier = |event: &Event| event.offset <= step || event.time < time;
-        let n =
-            tail.batches.partition_point(|held| held.batch.events().last().is_some_and(earlier));
-        let found = match tail.batches.get(n) {
-            Some(held) => {
-                let events = held.batch.events();
-                Offset(events[events.partition_point(earlier)].offset.0 - 1)
+        let (bounds, step) = (tail.bounds, tail.step);
+        let is_whole = bounds.keeps_since(step, time);
+        let is_before = |event: &Event| event.offset <= step || event.time < time;
+        let batches = &tail.batches;
+        let index =
+            batches.partition_point(|entry| entry.batch.events().last().is_some_and(is_before));
+        let before = match batches.get(index) {
+            Some(entry) => {
+                let events = entry.batch.events();
+                Offset(events[events.partition_point(is_before)].offset.0 - 1)
             }
-            None => tail.batches.back().map_or(place.head, |held| held.batch.end()),
+            None => batches.back().map_or(bounds.head, |entry| entry.batch.end()),
         };
-        (found.max(place.floor), whole)
+        (before.max(bounds.floor), is_whole)
     }
 
-    /// Notes what a commit left of the log.
-    pub(in crate::log) fn set_place(&self, place: LogBounds) {
-        self.tail.lock().place = place;
+    /// Sets the bounds of the log after a published commit.
+    pub(in crate::log) fn set_bounds(&self, bounds: LogBounds) {
+        self.tail.lock().bounds = bounds;
     }
 
-    /// Whether the oldest batch is below the floor: in memory for those who
-    /// are live and a little late, and for nobody else.
+    /// Returns whether all events of the oldest batch are trimmed. Only live
+    /// subscribers that are a little late still need such a batch.
     pub(in crate::log) fn is_oldest_trimmed(&self) -> bool {
         let floor = self.floor();
-        self.tail.lock().batches.front().is_some_and(|held| held.batch.end() <= floor)
+        self.tail.lock().batches.front().is_some_and(|entry| entry.batch.end() <= floor)
     }
 
-    /// What memory gives back next: the oldest batch, and how many of its
-    /// events. The newest one stays for `shown` after its commit, however
-    /// large: everybody who is live takes it from here. Of a log in memory its
-    /// newest event stays for good, so of the last batch no more than half
-    /// goes at a time.
+    /// Returns the oldest batch and how many of its events may be evicted next, or
+    /// `None` if no event may. The newest batch stays for `shown` after its commit,
+    /// also if it is large, because all live subscribers read it from the tail. A
+    /// log in memory keeps its newest event forever, so at most half of its last
+    /// batch is evicted at a time.
     pub(in crate::log) fn oldest(&self, shown: Duration) -> Option<(Arc<Batch>, usize)> {
         let floor = self.floor();
         let tail = self.tail.lock();
@@ -137,20 +135,20 @@ impl Log {
         if oldest.committed().is_some_and(|committed| committed.elapsed() < shown) {
             return None;
         }
-        let count = match self.medium {
+        let count = match self.medium() {
             StorageKind::Disk => all,
             StorageKind::Memory => (all / 2).max(oldest.position_after(floor) as usize),
         };
         (count > 0).then_some((oldest, count))
     }
 
-    /// Drops the first `count` events of the oldest batch from memory; tells
-    /// what that frees.
+    /// Removes the first `count` events of the oldest batch from the tail. Returns
+    /// the freed memory, in bytes.
     pub(in crate::log) fn evict(&self, count: usize) -> usize {
         let mut tail = self.tail.lock();
         let Some(TailBatch { batch, bytes }) = tail.batches.pop_front() else { return 0 };
-        let (gone, rest) = batch.events().split_at(count);
-        tail.from = gone.last().map_or(tail.from, |event| event.offset);
+        let (evicted, rest) = batch.events().split_at(count);
+        tail.from = evicted.last().map_or(tail.from, |event| event.offset);
         if rest.is_empty() {
             return bytes;
         }

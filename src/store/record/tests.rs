@@ -30,7 +30,7 @@ prop_compose! {
             head: Offset(n[0]), floor: Offset(n[1]), floor_time: Timestamp(times[0]),
             events: n[2], bytes: n[3], resources: n[4],
         };
-        LogMetadata { id: LogId(id), name, topic, epoch: Epoch::from_bits(epoch), position,
+        LogMetadata { id: LogId(id), name: name.into(), topic, epoch: Epoch::from_bits(epoch), position,
             number: n[5], time: Timestamp(times[1]), reserved: Offset(n[6]),
             steps: steps.into_iter().map(Offset).collect() }
     }

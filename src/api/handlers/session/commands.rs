@@ -231,7 +231,7 @@ impl CommandDispatcher {
 
     async fn status(&self, message: &Message) -> Result<Done, Problem> {
         let (target, permit) = self.authorized(message, Action::Read)?;
-        let LogKind::Collection { key, .. } = &target.log.origin().kind else {
+        let LogKind::Collection(names) = &target.log.origin().kind else {
             return Err(wrong("topic", "left out: a topic has no resources"));
         };
         let id = target.scope.ok_or_else(|| missing("resource", "name the resource"))?;
@@ -240,7 +240,7 @@ impl CommandDispatcher {
         let mut name = Vec::new();
         json::quote(id.as_str(), &mut name);
         let mut document = Vec::with_capacity(state.document.len() + 64);
-        json::with_first(&state.document, key, &name, &["id"], &mut document);
+        json::with_first(&state.document, &names.key, &name, &["id"], &mut document);
         if self.0.bare.load(Ordering::Relaxed) {
             return Ok(Done(permit, vec![CommandReply::Status(document.into())]));
         }

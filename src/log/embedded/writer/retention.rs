@@ -1,16 +1,17 @@
-//! Retention of one log: which of its events go, by count, bytes and age.
+//! The retention of one log: the events that are trimmed by count, bytes and age.
 
 use std::time::Duration;
 
-use super::LogWriter;
+use super::{Active, LogWriter, activate};
 use crate::event::{Event, Offset, Timestamp};
 use crate::log::StorageKind;
 use crate::log::embedded::clock::{ClockReading, START_WAIT, earlier, later};
 use crate::store::{self, EncodedEvent, Transaction};
 
-/// An age check that is due at the next tick.
+/// The time of an age check that is due at the next tick.
 pub(super) const NOW: Timestamp = Timestamp(i64::MIN);
-/// Events trimmed in a commit beside twice those it adds.
+/// A commit trims at most this number of events, and two more for each event
+/// that it adds.
 const TRIMMED_EVENTS: usize = 1024;
 
 /// The age at which events are trimmed.
@@ -22,23 +23,31 @@ pub(super) struct Cutoff {
     before: Timestamp,
 }
 
-/// A run of events that are ahead of the clock: how far it reaches, and the
-/// time of the first event behind it that is not ahead, if there is one.
-type Run = (Offset, Option<Timestamp>);
+/// A run of consecutive events that are ahead of the clock.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The offset up to which the run reaches.
+    end: Offset,
+    /// The time of the first event behind the run that is not ahead of the
+    /// clock. `None` if there is no such event.
+    behind: Option<Timestamp>,
+}
 
 impl LogWriter {
-    /// Looks at the clocks for the first time. Where all events are too old by
-    /// them, the clock may be ahead, and nothing is trimmed for a while.
+    /// Compares the log with the clocks for the first time. If every event is too
+    /// old, the clock may be ahead. The log then trims nothing by age for
+    /// [`START_WAIT`].
     pub(in crate::log) fn begin(&mut self, now: ClockReading) {
-        self.lead.observe(self.meta.time, now);
+        self.observe(now);
         let age = self.retention.age;
-        let newest = self.meta.time;
-        if age.is_zero() || self.meta.position.events == 0 || newest >= earlier(now.expiry, age) {
+        let newest = self.metadata.time;
+        let has_events = self.metadata.position.events > 0;
+        if age.is_zero() || !has_events || newest >= earlier(now.expiry, age) {
             return;
         }
-        self.waits_until = Some(now.elapsed + START_WAIT);
+        activate(&mut self.active).waits_until = Some(now.elapsed + START_WAIT);
         tracing::warn!(
-            log = self.meta.name,
+            log = &*self.metadata.name,
             %newest,
             clock = %now.expiry,
             "every event is older than retention.age; the log waits ten minutes before it trims \
@@ -46,62 +55,79 @@ impl LogWriter {
         );
     }
 
-    /// The monotonic time before which nothing is trimmed by age, if
+    /// Returns the monotonic time before which nothing is trimmed by age, if
     /// [`LogWriter::begin`] has set one.
     pub(in crate::log) fn waits_until(&self) -> Option<Duration> {
-        self.waits_until
+        self.active.as_ref()?.waits_until
     }
 
-    /// Trims by age from here on.
+    /// Ends the wait that [`LogWriter::begin`] has set.
     pub(in crate::log) fn end_wait(&mut self) {
-        self.waits_until = None;
+        if let Some(active) = &mut self.active {
+            active.waits_until = None;
+        }
     }
 
-    /// Goes on trimming what the last commit could not.
+    /// Makes the writer dirty if the last commit could not trim everything.
     pub(in crate::log) fn trim_more(&mut self) {
-        self.dirty |= self.trim_pending;
+        if let Some(active) = &mut self.active {
+            active.is_dirty |= active.is_trim_pending;
+        }
     }
 
-    /// The clock after which [`LogWriter::age`] may find events that are too
-    /// old. `None` if no event is trimmed by age.
+    /// Returns the clock after which [`LogWriter::age`] may find events that are
+    /// too old. `None` if no event is trimmed by age.
     pub(in crate::log) fn age_due(&self) -> Option<Timestamp> {
-        let ages = !self.retention.age.is_zero() && self.meta.position.events > 0;
-        (ages && self.waits_until.is_none()).then_some(self.age_check)
+        if self.retention.age.is_zero() || self.metadata.position.events == 0 {
+            return None;
+        }
+        match &self.active {
+            Some(active) => active.waits_until.is_none().then_some(active.age_check),
+            None => Some(NOW),
+        }
     }
 
     /// Lets the next tick look for events that are too old.
     pub(in crate::log) fn forget_age(&mut self) {
-        self.age_check = NOW;
+        if let Some(active) = &mut self.active {
+            active.age_check = NOW;
+        }
     }
 
-    /// Looks for events that are too old.
+    /// Looks for events that are too old. Makes the writer dirty if there are
+    /// some.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
     pub(in crate::log) fn age(&mut self, now: ClockReading) -> Result<(), store::Error> {
-        self.age_check = NOW;
-        if self.oldest.is_none() {
-            let oldest = self.kept(self.meta.position.floor, 1).next().transpose()?;
-            self.oldest = oldest.map(|(_, event)| (event.offset, event.time));
+        let mut oldest = self.active.as_ref().and_then(|active| active.oldest);
+        if oldest.is_none() {
+            let first = self.kept(self.metadata.position.floor, 1).next().transpose()?;
+            oldest = first.map(|(_, event)| (event.offset, event.time));
         }
         let before = earlier(now.expiry, self.retention.age);
         let cutoff = Cutoff { now: now.expiry, before };
-        if let Some((offset, time)) = self.oldest
-            && self.is_old(offset, time, cutoff, &mut None)?
-        {
-            self.cutoff = Some(Box::new(cutoff));
-            self.dirty = true;
-        } else if let Some((_, time)) = self.oldest
-            && time <= cutoff.now
-        {
-            self.age_check = later(time, self.retention.age);
+        let is_old = match oldest {
+            Some((offset, time)) => self.is_old(offset, time, cutoff, &mut None)?,
+            None => false,
+        };
+        let active = activate(&mut self.active);
+        active.oldest = oldest;
+        active.age_check = match oldest {
+            Some((_, time)) if !is_old && time <= cutoff.now => later(time, self.retention.age),
+            _ => NOW,
+        };
+        if is_old {
+            active.cutoff = Some(cutoff);
+            active.is_dirty = true;
         }
         Ok(())
     }
 
-    /// Whether the event at `offset` with this time is old: an event that is
-    /// ahead of the clock is as old as the next one that is not, and not old
-    /// without one. `run` is the last run that was looked up.
+    /// Returns whether the event at `offset` with this time is too old. An event
+    /// that is ahead of the clock is as old as the next event that is not ahead,
+    /// and not too old if there is no such event. `run` caches the last run that
+    /// was found.
     fn is_old(
         &self,
         offset: Offset,
@@ -112,40 +138,37 @@ impl LogWriter {
         if time <= cutoff.now {
             return Ok(time < cutoff.before);
         }
-        let behind = match *run {
-            Some((end, behind)) if offset <= end => behind,
-            _ => {
-                let found = self.run(offset, cutoff.now)?;
-                run.insert(found).1
-            }
+        let run = match *run {
+            Some(found) if offset <= found.end => found,
+            _ => *run.insert(self.run(offset, cutoff.now)?),
         };
-        Ok(behind.is_some_and(|time| time < cutoff.before))
+        Ok(run.behind.is_some_and(|time| time < cutoff.before))
     }
 
-    /// The run of the event at `offset`, which is ahead of `now`. Since time
-    /// decreases at steps alone, the run reaches to the next step, and what is
-    /// behind it begins at that step or at a later one.
+    /// Returns the run of the event at `offset`, which is ahead of `now`. Time
+    /// decreases only at a step, so the run reaches to the next step. The first
+    /// event behind the run that is not ahead follows that step or a later one.
     fn run(&self, offset: Offset, now: Timestamp) -> Result<Run, store::Error> {
-        let steps = self.meta.steps.iter().copied().filter(|&step| step >= offset);
+        let steps = self.metadata.steps.iter().copied().filter(|&step| step >= offset);
         let end = steps.clone().next().unwrap_or(Offset(u64::MAX));
         for step in steps {
             let first = self.kept(step, 1).next().transpose()?;
             if let Some((_, event)) = first.filter(|(_, event)| event.time <= now) {
-                return Ok((end, Some(event.time)));
+                return Ok(Run { end, behind: Some(event.time) });
             }
         }
-        Ok((end, None))
+        Ok(Run { end, behind: None })
     }
 
-    /// What it keeps after `after`, oldest first, with the bytes of each; of
-    /// what is only in memory, no more than `most` have to come.
+    /// Returns the kept events after `after`, oldest first, with the bytes of
+    /// each. A log in memory may return only the first `most` events.
     fn kept(
         &self,
         after: Offset,
         most: u64,
     ) -> Box<dyn Iterator<Item = Result<(u64, Event), store::Error>>> {
         if self.log.medium() == StorageKind::Disk {
-            return Box::new(self.log.store().view().sized(self.meta.id, after));
+            return Box::new(self.log.store().view().sized(self.metadata.id, after));
         }
         let (_, batches) = self.log.read_tail(after, most);
         let events = batches.into_iter().flat_map(|batch| batch.events().to_vec());
@@ -153,28 +176,43 @@ impl LogWriter {
         Box::new(events.map(|event| Ok((EncodedEvent::bytes_of(&event), event))))
     }
 
+    /// Trims the events that retention does not keep. If there are more than one
+    /// commit may trim, the writer is left with a pending trim.
     pub(super) fn trim(&mut self, changes: &mut Transaction) -> Result<(), store::Error> {
-        let id = self.meta.id;
-        let mut most = 2 * self.pending.len() + TRIMMED_EVENTS;
-        let mut stored = self.meta.position.events - self.pending.len() as u64;
-        let (floor, mut kept, mut run) = (self.meta.position.floor, None, None);
-        self.trim_pending = false;
-        while self.is_over() {
+        let Some(mut active) = self.active.take() else { return Ok(()) };
+        let result = self.trim_with(&mut active, changes);
+        self.active = Some(active);
+        result
+    }
+
+    fn trim_with(
+        &mut self,
+        active: &mut Active,
+        changes: &mut Transaction,
+    ) -> Result<(), store::Error> {
+        let id = self.metadata.id;
+        let mut most = 2 * active.pending.len() + TRIMMED_EVENTS;
+        let mut stored = self.metadata.position.events - active.pending.len() as u64;
+        let (floor, mut kept, mut run) = (self.metadata.position.floor, None, None);
+        active.is_trim_pending = false;
+        while self.is_too_much() || active.cutoff.is_some() && self.metadata.position.events > 0 {
             if most == 0 {
-                self.trim_pending = true;
+                active.is_trim_pending = true;
                 break;
             }
             most -= 1;
             let (offset, time, bytes) = if stored > 0 {
                 stored -= 1;
-                let kept = kept.get_or_insert_with(|| self.kept(floor, self.over(most as u64 + 1)));
-                let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.short()))?;
-                if let Some(cutoff) = self.cutoff.as_deref().copied()
+                let kept = kept.get_or_insert_with(|| {
+                    self.kept(floor, self.trimmed_max(active.cutoff, most as u64 + 1))
+                });
+                let (bytes, event) = kept.next().unwrap_or_else(|| Err(self.too_few_events()))?;
+                if let Some(cutoff) = active.cutoff
                     && !self.is_too_much()
                     && !self.is_old(event.offset, event.time, cutoff, &mut run)?
                 {
-                    self.oldest = Some((event.offset, event.time));
-                    self.age_check = NOW;
+                    active.oldest = Some((event.offset, event.time));
+                    active.age_check = NOW;
                     break;
                 }
                 if self.log.medium() == StorageKind::Disk {
@@ -182,46 +220,43 @@ impl LogWriter {
                 }
                 (event.offset, event.time, bytes)
             } else {
-                self.cutoff = None;
+                active.cutoff = None;
                 if !self.is_too_much() {
                     break;
                 }
-                let Some(stored) = self.pending.pop_front() else { break };
-                (stored.event.offset, stored.event.time, stored.bytes())
+                let Some(encoded) = active.pending.pop_front() else { break };
+                (encoded.event.offset, encoded.event.time, encoded.bytes())
             };
-            let position = &mut self.meta.position;
+            let position = &mut self.metadata.position;
             position.events -= 1;
             position.bytes -= bytes;
-            self.meta.raise_floor(offset, time);
-            self.oldest = None;
-            self.age_check = NOW;
+            self.metadata.raise_floor(offset, time);
+            active.oldest = None;
+            active.age_check = NOW;
         }
         Ok(())
     }
 
-    /// How many events may go at most: of a log that is bounded by its count
-    /// alone no more are looked at than there are too many.
-    fn over(&self, most: u64) -> u64 {
-        if self.retention.events == 0 || self.retention.bytes > 0 || self.cutoff.is_some() {
+    /// Returns how many events must be read to trim at most `most`. If only the
+    /// count bounds the log, no more events are read than are to be trimmed.
+    fn trimmed_max(&self, cutoff: Option<Cutoff>, most: u64) -> u64 {
+        if self.retention.events == 0 || self.retention.bytes > 0 || cutoff.is_some() {
             return most;
         }
-        most.min(self.meta.position.events.saturating_sub(self.retention.events).max(1))
+        most.min(self.metadata.position.events.saturating_sub(self.retention.events).max(1))
     }
 
-    fn short(&self) -> store::Error {
-        let (name, stored) = (&self.meta.name, self.meta.position.events);
+    fn too_few_events(&self) -> store::Error {
+        let (name, stored) = (&self.metadata.name, self.metadata.position.events);
         store::Error::Damaged(format!(
             "{name} has fewer than the {stored} events it counts; run `streamgate verify`"
         ))
     }
 
-    fn is_over(&self) -> bool {
-        self.is_too_much() || (self.cutoff.is_some() && self.meta.position.events > 0)
-    }
-
-    /// By count or bytes; the newest event is kept, however large.
+    /// Returns whether the log has too many events or bytes. The newest event is
+    /// always kept, also if it is too large.
     pub(super) fn is_too_much(&self) -> bool {
-        let (bounds, at) = (&self.retention, &self.meta.position);
+        let (bounds, at) = (&self.retention, &self.metadata.position);
         let events = bounds.events > 0 && at.events > bounds.events;
         let bytes = bounds.bytes > 0 && at.bytes > bounds.bytes;
         at.events > 1 && (events || bytes)
