@@ -1,5 +1,7 @@
 //! The HTTP responses: documents, problems and their headers.
 
+use std::num::NonZeroU32;
+
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
     HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
@@ -20,7 +22,10 @@ const INSTANCE_BYTES_MAX: usize = 1024;
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Tells nginx to forward each event at once.
+/// The header with the number of records of a data frame.
+const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
+
+/// The header that makes nginx forward each event at once.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Returns a response without a body.
@@ -33,14 +38,14 @@ pub fn empty(status: u16) -> Response<Body> {
 
 /// Returns a JSON response.
 pub fn json(status: u16, body: Body) -> Response<Body> {
-    form(status, MediaType::Json, body)
+    new(status, MediaType::Json, body)
 }
 
-/// Returns a response of a media type.
-pub fn form(status: u16, form: MediaType, body: Body) -> Response<Body> {
+/// Returns a response with a body of a media type.
+pub fn new(status: u16, media_type: MediaType, body: Body) -> Response<Body> {
     let mut response = empty(status);
     *response.body_mut() = body;
-    let media_type = HeaderValue::from_static(form.media_type());
+    let media_type = HeaderValue::from_static(media_type.media_type());
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     response
 }
@@ -82,6 +87,13 @@ pub fn set_unbuffered(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert(BUFFERING, HeaderValue::from_static("no"));
+}
+
+/// Adds `X-Batch-Size` if the client chose a batch size.
+pub fn set_batch_size(response: &mut Response<Body>, batch_size: Option<NonZeroU32>) {
+    if let Some(size) = batch_size {
+        response.headers_mut().insert(BATCH_SIZE, size.get().into());
+    }
 }
 
 /// Returns the response for a problem. `path` is the path of the request.

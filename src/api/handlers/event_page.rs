@@ -58,10 +58,10 @@ pub async fn page(
     mut target: StreamTarget,
     place: Place,
 ) -> Result<Response<Body>, Problem> {
-    match (target.asked.from, place.after) {
-        (None, None) => target.asked.from = Some(StartPosition::Earliest),
+    match (target.params.from, place.after) {
+        (None, None) => target.params.from = Some(StartPosition::Earliest),
         (Some(_), None) => {}
-        (None, Some(id)) => target.asked.from = Some(StartPosition::After(id)),
+        (None, Some(id)) => target.params.from = Some(StartPosition::After(id)),
         (Some(_), Some(_)) => {
             return Err(problem::parameter(
                 "after",
@@ -70,10 +70,10 @@ pub async fn page(
         }
     }
     // A page cannot contain a gap event.
-    target.asked.on_gap = OnGap::Error;
+    target.params.on_gap = OnGap::Error;
     let log = Arc::clone(&target.log);
     let head = log.head();
-    let mut position = target.beginning().await?.start.unwrap_or(head);
+    let mut position = target.resolve_start(false).await?.position.unwrap_or(head);
     let deadline = Instant::now() + SEARCH_TIMEOUT;
     let mut out = br#"{"data":["#.to_vec();
     let mut count = 0;
@@ -88,10 +88,10 @@ pub async fn page(
             if count > 0 {
                 break;
             }
-            if target.asked.from != Some(StartPosition::Earliest) {
-                target.asked.from = Some(StartPosition::After(log.origin().id(position)));
+            if target.params.from != Some(StartPosition::Earliest) {
+                target.params.from = Some(StartPosition::After(log.origin().id(position)));
             }
-            position = target.beginning().await?.start.unwrap_or(head);
+            position = target.resolve_start(false).await?.position.unwrap_or(head);
             continue;
         }
         let before = position;

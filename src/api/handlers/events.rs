@@ -131,7 +131,7 @@ impl<'a> Events<'a> {
     /// 400 with the name of the wrong parameter.
     pub fn target(self, api: &Api, context: &mut RequestContext) -> Result<StreamTarget, Problem> {
         let max = api.settings.batch_size_max;
-        let asked = StreamParams::take(&context.head.headers, &mut context.query, max)?;
+        let params = StreamParams::take(&context.head.headers, &mut context.query, max)?;
         let shown: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
         let mut types = take_types(&mut context.query, shown)?;
         if types.is_empty() {
@@ -146,7 +146,7 @@ impl<'a> Events<'a> {
             scope: self.scope,
             filter: Filter::shared(types, fields),
             overflow,
-            asked,
+            params,
         })
     }
 }
@@ -164,13 +164,14 @@ pub async fn read(
     permit: Permit,
     events: Events<'_>,
 ) -> Result<Response<Body>, Problem> {
-    let form = negotiate::accept(&context.head.headers, &negotiate::EVENTS)?;
-    let Some(stream) = StreamFormat::of(form) else {
+    let media_type = negotiate::accept(&context.head.headers, &negotiate::EVENTS)?;
+    let Some(format) = StreamFormat::of(media_type) else {
         context.query.refuse(&["batchSize", "onGap", "overflow"])?;
         let place = event_page::Place::take(&mut context.query)?;
         let target = events.target(api, context)?;
         return event_page::page(permit, target, place).await;
     };
     let target = events.target(api, context)?;
-    stream::events(api, context, permit, target, stream).await
+    let start = target.resolve_start(false).await?;
+    stream::open(api, context, permit, &target, format, &start)
 }

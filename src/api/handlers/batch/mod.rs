@@ -96,7 +96,7 @@ pub async fn batch(
         }
     });
     let body = BatchBody { answers, _in_flight: InFlightGuard::new(api) };
-    let mut response = response::form(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
+    let mut response = response::new(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
