@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 
 use crate::api::answer::{body::Body, problem, response};
@@ -14,7 +13,7 @@ use crate::api::context::RequestContext;
 use crate::api::handlers::{
     batch, event_page,
     stream::{self, StreamFormat, StreamTarget},
-    write::{Posted, parse, post, publication},
+    write::{JSON, NDJSON, Posted, WriteRequest, publication},
 };
 use crate::api::request::{
     negotiate,
@@ -35,30 +34,25 @@ use crate::wire::problem::Problem;
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn post_to_resource(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    let merge = context.query.take_flag("merge")?.unwrap_or(true);
-    std::mem::take(&mut context.query).finish()?;
-    negotiate::content_type(&context.head.headers, &["application/json"])?;
+    let merge = request.context.query.take_flag("merge")?.unwrap_or(true);
+    request.media_type(&[JSON])?;
     let log = &collection.log;
     let path = format!("/{}/{id}/events", log.origin().name);
     let meaning = if merge { "" } else { "merge=false" };
-    let written = post(api, context, permit, body, log, (&path, meaning), |origin, body| {
-        let Posted { kind, data, subject } = Posted::read(&parse(body)?)?;
+    let written = request.append(log, (&path, meaning), |identity, body| {
+        let Posted { event_type, data, subject } = Posted::read(body)?;
         if subject.is_some() {
             return Err(problem::bad_body(
                 "omit the member \"subject\": the path names the resource",
             ));
         }
-        Write::event(origin, id, kind, &data, merge).map_err(|bad| problem::bad_write(&bad))
-    })
-    .await?;
-    Ok(answer(log, &written))
+        Write::event(identity, id, event_type, &data, merge).map_err(|bad| problem::bad_write(&bad))
+    });
+    Ok(respond(log, &written.await?))
 }
 
 /// Handles `POST /events/{topic}`: publishes one event, or a batch of events.
@@ -69,30 +63,22 @@ pub async fn post_to_resource(
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn post_to_topic(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     topic: &Topic,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    let headers = &context.head.headers;
-    let taken = ["application/json", "application/x-ndjson"];
-    if negotiate::content_type(headers, &taken)? == "application/x-ndjson" {
-        return batch::batch(api, context, permit, body, &topic.log).await;
+    if request.media_type(&[JSON, NDJSON])? == NDJSON {
+        return batch::batch(request, &topic.log).await;
     }
+    let headers = &request.context.head.headers;
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
         return Err(problem::header("a topic has no resources; omit If-Match and If-None-Match"));
     }
     let path = format!("/events/{}", topic.log.origin().name);
-    let written = post(api, context, permit, body, &topic.log, (&path, ""), |_, body| {
-        publication(&parse(body)?)
-    })
-    .await?;
-    Ok(answer(&topic.log, &written))
+    let written = request.append(&topic.log, (&path, ""), |_, body| publication(body)).await?;
+    Ok(respond(&topic.log, &written))
 }
 
-fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
+fn respond(log: &Log, written: &AppendOutcome) -> Response<Body> {
     let body = format!("{{\"id\":\"{}\"}}", log.origin().id(written.offset));
     let mut response = response::json(201, Body::Full(Bytes::from(body)));
     if written.replayed {

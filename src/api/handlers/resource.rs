@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::Response;
-use hyper::body::Incoming;
 
 use crate::api::answer::{body::Body, problem, response};
 use crate::api::authorize::Permit;
@@ -12,7 +11,7 @@ use crate::api::catalog::Collection;
 use crate::api::context::RequestContext;
 use crate::api::handlers::{
     batch,
-    write::{append, creation, parse, post, read},
+    write::{JSON, NDJSON, WriteRequest, append, creation, parse, read},
 };
 use crate::api::request::{
     condition::{self, ConditionResult},
@@ -23,10 +22,6 @@ use crate::event::ResourceId;
 use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::problem::Problem;
 
-/// The media type of a document.
-const JSON: &str = "application/json";
-/// The media type of a batch.
-const NDJSON: &str = "application/x-ndjson";
 /// The media type of a merge patch (RFC 7396).
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
@@ -40,12 +35,12 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 pub async fn get(
     api: &Arc<Api>,
     begun: Instant,
-    context: &mut RequestContext,
+    context: &RequestContext,
     _permit: Permit,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
+    context.query.finish()?;
     let head = &context.head;
     negotiate::accept(&head.headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
@@ -76,25 +71,18 @@ pub async fn get(
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn create(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    let log = &collection.log;
-    if negotiate::content_type(&context.head.headers, &[JSON, NDJSON])? == NDJSON {
-        return batch::batch(api, context, permit, body, log).await;
+    let (log, prefix) = (&collection.log, request.context.prefix);
+    if request.media_type(&[JSON, NDJSON])? == NDJSON {
+        return batch::batch(request, log).await;
     }
     let path = format!("/{}", log.origin().name);
-    let written = post(api, context, permit, body, log, (&path, ""), |origin, body| {
-        creation(origin, &parse(body)?)
-    })
-    .await?;
-    let mut response = answer(log, 201, &written);
+    let written = request.append(log, (&path, ""), creation).await?;
+    let mut response = respond(log, 201, &written);
     if let Some(subject) = &written.subject {
-        response::set_location(&mut response, &format!("{}{path}/{subject}", context.prefix));
+        response::set_location(&mut response, &format!("{prefix}{path}/{subject}"));
     }
     Ok(response)
 }
@@ -107,23 +95,20 @@ pub async fn create(
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn put(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    negotiate::content_type(&context.head.headers, &[JSON])?;
+    request.media_type(&[JSON])?;
+    let WriteRequest { api, context, permit, body } = request;
     let log = &collection.log;
     let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
     let body = read(api, body).await?;
     let path = format!("{}/{}/{id}", context.prefix, log.origin().name);
-    let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| problem::bad_write(&b))?;
-    let written =
-        append(api, &context.caller, &permit, log, write.with_precondition(condition)).await?;
-    let mut response = answer(log, if written.created { 201 } else { 200 }, &written);
+    let write = Write::put(log.origin(), id, &parse(&body)?);
+    let write = write.map_err(|bad| problem::bad_write(&bad))?.with_precondition(condition);
+    let written = append(api, &context.caller, &permit, log, write).await?;
+    let mut response = respond(log, if written.created { 201 } else { 200 }, &written);
     if written.created {
         response::set_location(&mut response, &path);
     }
@@ -138,22 +123,17 @@ pub async fn put(
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn patch(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    negotiate::content_type(&context.head.headers, &[MERGE_PATCH, JSON])?;
+    request.media_type(&[MERGE_PATCH, JSON])?;
     let log = &collection.log;
     let path = format!("/{}/{id}", log.origin().name);
-    let written = post(api, context, permit, body, log, (&path, ""), |origin, body| {
-        Write::patch(origin, id, &parse(body)?).map_err(|bad| problem::bad_write(&bad))
-    })
-    .await?;
-    Ok(answer(log, 200, &written))
+    let written = request.append(log, (&path, ""), |identity, body| {
+        Write::patch(identity, id, body).map_err(|bad| problem::bad_write(&bad))
+    });
+    Ok(respond(log, 200, &written.await?))
 }
 
 /// Handles `DELETE /{c}/{id}`.
@@ -164,13 +144,12 @@ pub async fn patch(
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn delete(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
+    let WriteRequest { api, context, permit, .. } = request;
+    context.query.finish()?;
     let log = &collection.log;
     let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
     append(api, &context.caller, &permit, log, Write::delete(id).with_precondition(condition))
@@ -178,7 +157,7 @@ pub async fn delete(
     Ok(response::empty(204))
 }
 
-fn answer(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {
+fn respond(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {
     let document = written.document.clone().unwrap_or_default();
     let mut response = response::json(status, Body::Full(document));
     response::set_etag(&mut response, log.origin().id(written.offset));

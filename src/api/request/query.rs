@@ -153,7 +153,7 @@ impl Query {
     ///
     /// # Errors
     /// 400 with the first remaining parameter.
-    pub fn finish(self) -> Result<(), Problem> {
+    pub fn finish(&self) -> Result<(), Problem> {
         match self.pairs.first() {
             None => Ok(()),
             Some((name, _)) if PARAMETERS.contains(&name.as_str()) => Err(misplaced(name)),

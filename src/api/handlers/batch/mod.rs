@@ -12,15 +12,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
 use answers::{BatchBody, Sender, Stopped, answers};
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
 use crate::api::authorize::{Action, Permit, Target, authorize};
-use crate::api::context::{Caller, RequestContext};
-use crate::api::handlers::write::{creation, parse, publication};
+use crate::api::context::Caller;
+use crate::api::handlers::write::{WriteRequest, creation, parse, publication};
 use crate::api::request::{body_reader::BodyReader, idempotency};
 use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::H2SendTracker;
@@ -48,13 +47,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 ///
 /// # Cancel safety
 /// Safe until the response is returned.
-pub async fn batch(
-    api: &Arc<Api>,
-    context: &RequestContext,
-    _permit: Permit,
-    body: Incoming,
-    log: &Arc<Log>,
-) -> Result<Response<Body>, Problem> {
+pub async fn batch(request: WriteRequest<'_>, log: &Arc<Log>) -> Result<Response<Body>, Problem> {
+    let WriteRequest { api, context, body, .. } = request;
     let headers = &context.head.headers;
     if idempotency::header(headers)?.is_some() {
         return Err(problem::header("Idempotency-Key applies to one write; omit it for a batch"));
