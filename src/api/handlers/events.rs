@@ -87,15 +87,15 @@ fn respond(log: &Log, written: &AppendOutcome) -> Response<Body> {
     response
 }
 
-/// The events that a path names.
+/// The events of a path.
 pub struct Events<'a> {
     /// The log.
     pub log: &'a Arc<Log>,
-    /// The topic, if the path names one.
+    /// The topic. `None` on the paths of a collection.
     pub topic: Option<&'a Topic>,
-    /// The resource, if the path names one.
+    /// The resource. `None` for the events of all resources.
     pub scope: Option<ResourceId>,
-    /// The default policy for a client that does not keep up.
+    /// The default policy if the client does not keep up.
     pub overflow: Overflow,
 }
 
@@ -118,10 +118,10 @@ impl<'a> Events<'a> {
     pub fn target(self, api: &Api, context: &mut RequestContext) -> Result<StreamTarget, Problem> {
         let max = api.settings.batch_size_max;
         let params = StreamParams::take(&context.head.headers, &mut context.query, max)?;
-        let shown: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
-        let mut types = take_types(&mut context.query, shown)?;
+        let view_types: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
+        let mut types = take_types(&mut context.query, view_types)?;
         if types.is_empty() {
-            types = shown.to_vec();
+            types = view_types.to_vec();
         }
         let choices = &api.settings.overflow_choices;
         let overflow = take_overflow(&mut context.query, self.overflow, choices)?;
@@ -153,9 +153,9 @@ pub async fn read(
     let media_type = negotiate::accept(&context.head.headers, &negotiate::EVENTS)?;
     let Some(format) = StreamFormat::of(media_type) else {
         context.query.refuse(&["batchSize", "onGap", "overflow"])?;
-        let place = event_page::Place::take(&mut context.query)?;
+        let page = event_page::PageParams::take(&mut context.query)?;
         let target = events.target(api, context)?;
-        return event_page::page(permit, target, place).await;
+        return event_page::page(permit, target, page).await;
     };
     let target = events.target(api, context)?;
     let start = target.resolve_start(false).await?;

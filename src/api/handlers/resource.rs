@@ -44,22 +44,22 @@ pub async fn get(
     let head = &context.head;
     negotiate::accept(&head.headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
-    let state = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
+    let resource = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
         problem::joined(read)?.map_err(problem::store)?
     } else {
-        let state = collection.log.resource(&id).await;
-        state.map_err(|error| problem::unavailable(&error))?
+        let resource = collection.log.resource(&id).await;
+        resource.map_err(|error| problem::unavailable(&error))?
     };
-    let state = state.ok_or_else(|| problem::not_found("the resource does not exist"))?;
-    let origin = collection.log.origin();
-    let mut response = match condition::read(&head.headers, origin.epoch, state.revision)? {
-        ConditionResult::Send => response::json(200, Body::Full(state.document)),
+    let resource = resource.ok_or_else(|| problem::not_found("the resource does not exist"))?;
+    let identity = collection.log.origin();
+    let mut response = match condition::read(&head.headers, identity.epoch, resource.revision)? {
+        ConditionResult::Send => response::json(200, Body::Full(resource.document)),
         ConditionResult::Unchanged => response::empty(304),
         ConditionResult::Failed => {
-            return Err(problem::precondition_failed(Some(origin.id(state.revision))));
+            return Err(problem::precondition_failed(Some(identity.id(resource.revision))));
         }
     };
-    response::set_etag(&mut response, origin.id(state.revision));
+    response::set_etag(&mut response, identity.id(resource.revision));
     Ok(response)
 }
 

@@ -28,11 +28,11 @@ use crate::store::Store;
 use crate::wire::problem::Problem;
 use crate::wire::{FieldEquals, Filter};
 
-/// The extra capacity of a step for its last resource, in bytes: a buffer that grows is
-/// copied. Most resources are smaller, and an idle body holds little memory.
+/// The extra capacity of the buffer for the last resource of a step, in bytes. Without it, the
+/// buffer would grow, which copies all bytes. Most resources are smaller.
 const SLACK_BYTES: usize = 4 * 1024;
-/// The largest number of resources that one step reads: a third of a millisecond in
-/// memory. Without the limit, a filter without matches would hold a snapshot of the store
+/// The largest number of resources that one step reads. Their read from memory takes a third of
+/// a millisecond. Without the limit, a filter without matches would keep a snapshot of the store
 /// for the whole collection, and would delay other tasks.
 const SCANNED_MAX: usize = 512;
 /// The largest number of bytes that one step reads, for large resources.
@@ -137,9 +137,9 @@ async fn followed(
     stream::open(api, context, permit, &target, format, &start)
 }
 
-/// Reads the collection in the order of ids, with one snapshot of the store per step. A
-/// resource that changes during the read may appear in its later state; the events
-/// after the cursor then repeat the change.
+/// Reads the collection in the order of ids, with one snapshot of the store per step. If a
+/// resource changes during the read, the client may receive its later state. The events after
+/// the cursor then repeat the change.
 struct Reader {
     store: Store,
     log: LogId,
@@ -161,8 +161,8 @@ impl Reader {
             frames.current.reserve(STEP_BYTES + SLACK_BYTES);
         }
         let (mut scanned, mut scanned_bytes) = (0, 0);
-        let view = self.store.view();
-        for entry in view.resources(self.log, self.after.as_ref()) {
+        let snapshot = self.store.view();
+        for entry in snapshot.resources(self.log, self.after.as_ref()) {
             let found = entry.map_err(|error| BodyAborted(error.to_string()))?;
             let document = &found.state.document;
             if self.fields.iter().all(|field| field.matches(document)) {
@@ -170,9 +170,9 @@ impl Reader {
             }
             scanned += 1;
             scanned_bytes += document.len();
-            let enough = scanned == SCANNED_MAX || scanned_bytes >= SCANNED_BYTES_MAX;
-            if frames.bytes >= STEP_BYTES || enough {
-                let id = view.id_of(&found).map_err(|error| BodyAborted(error.to_string()))?;
+            let is_limit = scanned == SCANNED_MAX || scanned_bytes >= SCANNED_BYTES_MAX;
+            if frames.bytes >= STEP_BYTES || is_limit {
+                let id = snapshot.id_of(&found).map_err(|error| BodyAborted(error.to_string()))?;
                 self.after = Some(id);
                 return Ok(Some(frames.finish()));
             }
