@@ -49,8 +49,8 @@ pub enum ParseOutcome {
         /// Unix socket).
         source: Option<SocketAddr>,
     },
-    /// The bytes are not a header, for this reason. More bytes do not change
-    /// this result.
+    /// The bytes are not a header. The value is the reason. More bytes do not
+    /// change this result.
     Invalid(&'static str),
 }
 

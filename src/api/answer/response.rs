@@ -1,4 +1,4 @@
-//! The HTTP responses: documents, problems and their headers.
+//! Constructors of HTTP responses, and their headers.
 
 use std::num::NonZeroU32;
 
@@ -12,11 +12,11 @@ use crate::api::answer::{body::Body, media_type::MediaType};
 use crate::event::EventId;
 use crate::wire::problem::{Code, Problem};
 
-/// Marks a stored response of an earlier request (`docs/protocol.md#paths`).
+/// The header that marks the stored response of an earlier request (`docs/protocol.md#paths`).
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// The longest path in bytes that a problem has as its `instance`. Without the
-/// limit, a 414 response would repeat its long request target.
+/// The longest path in bytes that a problem repeats as its `instance`. Without the limit, a 414
+/// response would repeat the long request target.
 const INSTANCE_BYTES_MAX: usize = 1024;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -56,7 +56,7 @@ pub fn set_etag(response: &mut Response<Body>, id: EventId) {
     response.headers_mut().insert(ETAG, value);
 }
 
-/// Adds `Location`. `path` consists of valid names.
+/// Adds `Location`. `path` must consist of valid names, which are ASCII.
 pub fn set_location(response: &mut Response<Body>, path: &str) {
     let value = HeaderValue::from_str(path).expect("names and ids are ASCII");
     response.headers_mut().insert(LOCATION, value);
@@ -72,7 +72,7 @@ pub fn set_vary(response: &mut Response<Body>) {
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
 }
 
-/// Returns the response to `HEAD` from the response to `GET`: the same head, no body.
+/// Returns the response to `HEAD`: the head of the response to `GET`, without a body.
 pub fn head_only(response: Response<Body>) -> Response<Body> {
     use hyper::body::Body as _;
     let (mut parts, body) = response.into_parts();
@@ -82,7 +82,7 @@ pub fn head_only(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::Empty)
 }
 
-/// Adds the headers that keep caches and proxies from holding a stream back.
+/// Adds the headers that stop caches and proxies from buffering a stream.
 pub fn set_unbuffered(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -119,8 +119,8 @@ pub fn problem(problem: &Problem, path: &str) -> Response<Body> {
     response
 }
 
-/// Adds the headers about the client's rate, if the problem is an empty token
-/// bucket: `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
+/// Adds the headers of a rate limit, if the problem is an empty token bucket:
+/// `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
 /// `RateLimit-Policy` from the draft of the IETF working group HTTPAPI.
 fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
     let text = |name| problem.member(name)?.as_str();

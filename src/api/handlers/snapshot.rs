@@ -96,7 +96,7 @@ pub async fn snapshot(
         ended: false,
     };
     let source: Source = Box::new(move || reader.step());
-    *response.body_mut() = Body::Pull(StreamedBody::in_turns(source, api.steps.clone()));
+    *response.body_mut() = Body::Pull(StreamedBody::inline(source, api.steps.clone()));
     Ok(response)
 }
 
