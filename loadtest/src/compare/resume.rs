@@ -36,7 +36,7 @@ pub struct Settings {
 const COLUMNS: &[Column] = &[
     compared("p50 ms", Better::Lower),
     compared("p99 ms", Better::Lower),
-    plain("most ms"),
+    plain("max ms"),
     compared("CPU µs per resume", Better::Lower),
 ];
 

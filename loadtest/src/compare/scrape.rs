@@ -41,11 +41,11 @@ pub struct Settings {
 const COLUMNS: &[Column] = &[
     compared("p50 ms", Better::Lower),
     compared("p99 ms", Better::Lower),
-    plain("longest ms"),
+    plain("max ms"),
     plain("CPU µs per delivery"),
     plain("scrapes"),
     plain("scrape p50 ms"),
-    plain("scrape longest ms"),
+    plain("scrape max ms"),
 ];
 
 /// The index of the p99 among the columns.
@@ -70,7 +70,7 @@ struct SubscribedGateway {
 /// # Errors
 /// If a gateway cannot be started, or refuses a request.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<(Table, Ratios)> {
-    let mut table = Table::new(COLUMNS, "without", "lost, repeated, gaps, cut");
+    let mut table = Table::new(COLUMNS, "without", "lost, repeated, gaps, disconnected");
     let mut gateways = Vec::new();
     for (name, gateway) in plan.gateways()? {
         let (address, path) = (gateway.address(), TOPIC.to_owned());

@@ -79,7 +79,7 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
         return Err(io::Error::other(format!("`publishers` must be at most {PUBLISHERS_MAX}")));
     }
     let name = |build: &str, sockets| format!("{build}, {} resources", sockets * settings.each);
-    let mut table = Table::new(COLUMNS, "few", "lost, repeated, gaps, cut");
+    let mut table = Table::new(COLUMNS, "few", "lost, repeated, gaps, disconnected");
     let mut audiences = Vec::new();
     for sockets in [settings.sockets, 1] {
         for (build, gateway) in plan.gateways()? {
