@@ -23,13 +23,13 @@ use crate::run_options::order;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Events of the long log.
+    /// The number of events of the long log.
     events: u64,
-    /// Events of the short log.
+    /// The number of events of the short log.
     few: u64,
-    /// Resources that are resumed, each once in every round and log.
+    /// The number of resources that are resumed, each once in every round and log.
     resumed: u64,
-    /// Bytes of a resource.
+    /// The size of a resource, in bytes.
     bytes: usize,
 }
 

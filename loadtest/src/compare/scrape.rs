@@ -28,13 +28,13 @@ use crate::subscriber_pool::SubscriberPool;
 pub struct Settings {
     /// SSE subscribers.
     subscribers: usize,
-    /// Events a second.
+    /// The number of events a second.
     rate: f64,
-    /// Events of a phase.
+    /// The number of events of a phase.
     events: u64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// Scrapes a second, in the phases with scrapes.
+    /// The number of scrapes a second in the phases with scrapes.
     scrape_rate: f64,
 }
 
@@ -51,7 +51,7 @@ const COLUMNS: &[Column] = &[
 /// The index of the p99 among the columns.
 const P99: usize = 1;
 
-/// How much longer a phase may take than its rate asks for.
+/// The longest time by which a phase may exceed the time that its rate requires.
 const PHASE_SLACK: Duration = Duration::from_mins(1);
 
 const TOPIC: &str = "/events/ticks";
@@ -61,7 +61,7 @@ struct SubscribedGateway {
     name: &'static str,
     gateway: Gateway,
     pool: SubscriberPool,
-    /// Events that were published to it.
+    /// The number of events that were published to the gateway.
     published: u64,
 }
 

@@ -37,11 +37,11 @@ pub struct Settings {
     rate: f64,
     /// Lines a second of one batch that is in flight at the signal.
     batch_rate: f64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// Seconds of publishing before the signal.
+    /// The time of publishing before the signal, in seconds.
     lead_secs: f64,
-    /// How far the closes may deviate from an even spread: the largest
+    /// The largest deviation of the close times from an even spread: the largest
     /// difference of the two distributions, 0 to 1.
     uneven_max: f64,
 }
@@ -50,7 +50,7 @@ pub struct Settings {
 /// (`docs/operations.md#signals-and-health`).
 const SPREAD: f64 = 2.0 / 3.0;
 
-/// How late the last close and the end of the process may be.
+/// The longest delay of the last close and of the end of the process.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// The part of the drain for which the batch continues: longer than the

@@ -25,16 +25,16 @@ use crate::subscriber::{Protocol, ReadBuffers, ReadOutcome, Subscriber, Subscrip
 pub struct Settings {
     /// The policies, as values of `?overflow=`.
     policies: Vec<String>,
-    /// Events of all publishers together, the last one included.
+    /// The number of events of all publishers together, including the last event.
     events: u64,
-    /// Events a second of all publishers together.
+    /// The number of events a second of all publishers together.
     rate: u32,
     publishers: usize,
     /// The number of subjects, divided among the publishers.
     subjects: u64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// How many times slower than the publishers a reader is.
+    /// The ratio of the rate of the publishers to the rate of a reader.
     slower: u64,
 }
 
@@ -51,7 +51,7 @@ const QUICK_BYTES: usize = 256 * 1024;
 /// The time between two reads of a slow reader.
 const STEP: Duration = Duration::from_millis(20);
 
-/// How much longer than its data an event is on the wire: id, type and chunk.
+/// The number of bytes of an event on the wire without its data: id, type and chunk.
 const FRAMING_BYTES: usize = 64;
 
 /// After this time without a byte, a reader has everything that it will get.
@@ -65,9 +65,9 @@ struct Reader {
     policy: String,
     subscriber: Subscriber,
     stats: DeliveryStats,
-    /// Events that arrived while the reader was slow.
+    /// The number of events that arrived while the reader was slow.
     slow: u64,
-    /// The reason of the end of its first stream, if it had to reconnect.
+    /// The reason for the end of the first stream, if the reader had to reconnect.
     ended: Option<String>,
     is_over: bool,
 }
@@ -206,13 +206,12 @@ fn judge(
                 received + reported,
                 events,
             );
-            report.exactly(named("dropped events counted by the metric (must equal the number reported to the client)"), dropped, reported);
-            report.check(
-                named("dropped events reported to the client (more than 0 shows that the reader was slow)"),
-                reported.to_string(),
-                "> 0",
-                reported > 0,
-            );
+            let counted = "dropped events counted by the metric (must equal the number reported to \
+                           the client)";
+            report.exactly(named(counted), dropped, reported);
+            let slow = "dropped events reported to the client (more than 0 shows that the reader \
+                        was slow)";
+            report.check(named(slow), reported.to_string(), "> 0", reported > 0);
         }
     }
     if policy == "conflate" {

@@ -31,7 +31,7 @@ pub struct Settings {
     publishers: usize,
     /// Events a second of each publisher.
     rate: f64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
     /// The number of SIGHUPs with a valid file. As many faulty files are
     /// between them.
@@ -49,7 +49,7 @@ const RELOAD_MAX: Duration = Duration::from_secs(5);
 /// The timeout for the last events.
 const REST_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes of a body between the small limit and the large one.
+/// The size of a body between the small limit and the large limit, in bytes.
 const PROBE_BYTES: usize = 16 * 1024;
 
 /// The files after which the gateway differed from the last valid file.

@@ -31,7 +31,7 @@ use crate::report::proof_report::ProofReport;
 pub struct Settings {
     /// Connections of each attack.
     connections: u64,
-    /// Requests a second of the good client.
+    /// The number of requests a second of the good client.
     probe_rate: f64,
     /// Seconds for which the client is timed before an attack: alone, and while
     /// the tool attacks another listener.
@@ -43,11 +43,11 @@ pub struct Settings {
     /// A p99 below this is due to the scheduler and is not compared.
     p99_ms_free: f64,
     rounds: usize,
-    /// How many seconds after its limit an attacker may be connected.
+    /// The time after its limit for which an attacker may stay connected, in seconds.
     grace_secs: f64,
-    /// Resources of the collection that is read slowly.
+    /// The number of resources of the collection that is read slowly.
     resources: u64,
-    /// Bytes of a resource.
+    /// The size of a resource, in bytes.
     bytes: usize,
     /// The attacks, one after the other.
     attacks: Vec<Attack>,
@@ -74,7 +74,7 @@ const COLLECTION: &str = "orders";
 /// The timeout for all attackers to connect.
 const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 
-/// How long after its limit an attack is watched.
+/// The time after its limit for which an attack is watched.
 const WATCH_MAX: Duration = Duration::from_secs(20);
 
 /// The time between two scrapes.
@@ -83,11 +83,11 @@ const CHECK_EVERY: Duration = Duration::from_millis(100);
 /// The connection of the good client.
 const PROBE_CONNECTIONS: u64 = 1;
 
-/// What one round of an attack showed.
+/// The result of one round of an attack.
 struct AttackRound {
-    /// The most connections at once.
+    /// The largest number of open connections.
     most: u64,
-    /// From the last connect until all were closed. `None` if they stayed.
+    /// The time from the last connect until all connections were closed. `None` if some stayed open.
     gone: Option<Duration>,
     /// Latencies of the client: alone, while the tool attacks another listener,
     /// and during the attack.
@@ -321,7 +321,7 @@ struct ProbeClient {
 
 #[derive(Default)]
 struct ProbeResult {
-    /// When each request was due, and how long its response took from then on,
+    /// The due time of each request, and the time from then until its response,
     /// in nanoseconds.
     answered: Vec<(u64, u64)>,
     failures: u64,

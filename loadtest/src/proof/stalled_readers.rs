@@ -36,18 +36,18 @@ pub struct Settings {
     /// Events a second of all publishers.
     rate: f64,
     publishers: usize,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
     /// Events of all publishers at the start of a phase: enough that no more
     /// fit into the socket of a reader that does not read. Until then such a
     /// reader is a live one for the gateway and the kernel, and costs the same.
     filling: u64,
-    /// Events of all publishers after these.
+    /// The number of events of all publishers after the sockets are full.
     events: u64,
     /// The number of rounds. Each has a phase without the stalled readers and
     /// one with them.
     rounds: usize,
-    /// Events that fill the gateway's caches before the first phase.
+    /// The number of events that fill the gateway's caches before the first phase.
     warm_up: u64,
     p99_times_max: f64,
     /// The most milliseconds of the live readers' p99 while the sockets of the
@@ -61,7 +61,7 @@ pub struct Settings {
 /// stalled readers to catch up.
 const CATCH_UP_MAX: Duration = Duration::from_mins(2);
 
-/// How long memory is given to settle after a phase.
+/// The time after a phase in which the memory can settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// The time between two samples of memory.

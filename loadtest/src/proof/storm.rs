@@ -27,15 +27,15 @@ use crate::subscriber_pool::SubscriberPool;
 pub struct Settings {
     /// SSE clients of one topic.
     clients: usize,
-    /// How the node ends.
+    /// The way in which the gateway ends.
     end: NodeEnd,
-    /// Events a second to all clients.
+    /// The number of events a second to all clients.
     rate: f64,
     /// Events a second to a topic without readers, to time publishing with.
     quiet_rate: f64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// Events that are published between the restart and the reconnects.
+    /// The number of events that are published between the restart and the reconnects.
     missed: u64,
     /// Seconds before the end of the node, and after all clients have caught
     /// up.
