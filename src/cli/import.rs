@@ -4,7 +4,6 @@
 mod batch;
 mod input;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -119,11 +118,8 @@ async fn import(
     }
 }
 
-/// Returns a progress bar. The bar is hidden if standard error is not a terminal.
+/// Returns a progress bar. `indicatif` hides the bar if standard error is not a terminal.
 fn progress(bytes: Option<u64>) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
     let (bar, template) = match bytes {
         Some(bytes) => (
             ProgressBar::new(bytes),
@@ -131,10 +127,7 @@ fn progress(bytes: Option<u64>) -> ProgressBar {
         ),
         None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg} {bytes_per_sec}"),
     };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
 /// Prints the counts. Returns a failure if a line failed or the import stopped.

@@ -1,6 +1,5 @@
 //! `streamgate verify`: reads the whole store and checks it for damage.
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 use clap::Args;
@@ -30,24 +29,16 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         let message = format!("{}: no store found; check storage.path", path.display());
         return Err(Failure::located(Exit::Store, vec![message]));
     }
-    let bar = bar();
+    // `indicatif` hides the bar if standard error is not a terminal.
+    let template = "{bar:30} {human_pos}/{human_len} records eta {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    let bar = ProgressBar::new(0).with_style(style);
     let report = store::verify(path, |read, all| {
         bar.set_length(all);
         bar.set_position(read);
     });
     bar.finish_and_clear();
     super::print(render(path, &report?)?.as_bytes())
-}
-
-/// Returns a progress bar. The bar is hidden if standard error is not a terminal.
-fn bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    match ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} records eta {eta}") {
-        Ok(style) => ProgressBar::new(0).with_style(style),
-        Err(_) => ProgressBar::new(0),
-    }
 }
 
 /// Returns the text for a store without damage: one line for each log. The damage

@@ -42,12 +42,6 @@ impl Body {
     }
 }
 
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Body {
-        if bytes.is_empty() { Body::Empty } else { Body::Full(bytes) }
-    }
-}
-
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyAborted;

@@ -147,7 +147,7 @@ pub fn internal() -> Problem {
 }
 
 /// Returns the problem for a rejected write.
-pub fn refused(rejection: &AppendRejection, identity: &LogIdentity) -> Problem {
+pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity) -> Problem {
     match rejection {
         AppendRejection::Exists => {
             Problem::new(Code::Exists, "a resource with this id exists; use another id, or PUT")

@@ -30,10 +30,10 @@ pub struct ReadScheduler {
     inline: Arc<InlineReads>,
     /// The permits of bodies whose steps are read on the task that writes them. A few such bodies
     /// need no second thread. A thousand would fill the queues of the runtime ahead of all other
-    /// tasks. A body keeps its permit until it ends or stalls. Permits for single steps would
-    /// limit nothing, because no more steps run at once than there are threads. While a slow
-    /// client holds a permit, other bodies are read on threads: this takes longer, but they are
-    /// not blocked.
+    /// tasks. A body keeps its permit until it ends or stalls. A permit per step would not
+    /// limit the number of bodies, because the threads already limit the steps that run at once.
+    /// While a slow client holds a permit, other bodies are read on threads: this takes longer, but
+    /// they are not blocked.
     inline_bodies: Arc<Semaphore>,
     /// The permits for concurrent reads on threads, for the steps of all other bodies. A thousand
     /// clients that read a collection must not start a thousand threads, which would compete with

@@ -29,7 +29,7 @@ use crate::wire::problem::Problem;
 /// Handles `POST /{c}/{id}/events`.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
@@ -58,7 +58,7 @@ pub async fn post_to_resource(
 /// Handles `POST /events/{topic}`: publishes one event, or a batch of events.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.

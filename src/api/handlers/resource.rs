@@ -11,7 +11,7 @@ use crate::api::catalog::Collection;
 use crate::api::context::RequestContext;
 use crate::api::handlers::{
     batch,
-    write::{JSON, NDJSON, WriteRequest, append, creation, parse, read},
+    write::{JSON, NDJSON, WriteRequest, append, creation, read},
 };
 use crate::api::request::{
     condition::{self, ConditionResult},
@@ -20,6 +20,7 @@ use crate::api::request::{
 use crate::api::state::Api;
 use crate::event::ResourceId;
 use crate::log::{AppendOutcome, Log, Write};
+use crate::wire::json::Json;
 use crate::wire::problem::Problem;
 
 /// The media type of a merge patch (RFC 7396).
@@ -66,7 +67,7 @@ pub async fn get(
 /// Handles `POST /{c}`: creates one resource, or a batch of resources.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
@@ -90,7 +91,7 @@ pub async fn create(
 /// Handles `PUT /{c}/{id}`.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
@@ -105,7 +106,7 @@ pub async fn put(
     let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
     let body = read(api, body).await?;
     let path = format!("{}/{}/{id}", context.prefix, log.origin().name);
-    let write = Write::put(log.origin(), id, &parse(&body)?);
+    let write = Write::put(log.origin(), id, &Json::parse(&body)?);
     let write = write.map_err(|bad| problem::bad_write(&bad))?.with_precondition(condition);
     let written = append(api, &context.caller, &permit, log, write).await?;
     let mut response = respond(log, if written.created { 201 } else { 200 }, &written);
@@ -118,7 +119,7 @@ pub async fn put(
 /// Handles `PATCH /{c}/{id}` (RFC 7396).
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.

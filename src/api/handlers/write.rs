@@ -66,7 +66,7 @@ impl WriteRequest<'_> {
         let condition = condition::precondition(headers, log.origin().epoch)?;
         let key = idempotency::header(headers)?;
         let body = read(api, body).await?;
-        let mut write = write(log.origin(), &parse(&body)?)?.with_precondition(condition);
+        let mut write = write(log.origin(), &Json::parse(&body)?)?.with_precondition(condition);
         let _guard = match key {
             None => None,
             Some(key) => {
@@ -100,7 +100,7 @@ pub async fn append(
     let result = results.map_err(|error| problem::unavailable(&error))?.pop();
     result
         .expect("an append returns one result per write")
-        .map_err(|rejection| problem::refused(&rejection, log.origin()))
+        .map_err(|rejection| problem::rejected(&rejection, log.origin()))
 }
 
 /// Reads a whole body.
@@ -112,14 +112,6 @@ pub async fn append(
 /// Not safe: the bytes that were read are lost.
 pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
     BodyReader::new(&api.settings, &api.metrics, body).whole(api.settings.body_bytes_max).await
-}
-
-/// Parses a body as JSON.
-///
-/// # Errors
-/// 400 with the position of the first wrong byte.
-pub fn parse(body: &[u8]) -> Result<Json, Problem> {
-    Ok(Json::parse(body)?)
 }
 
 /// Returns the write that creates a resource from a document. A document without `id`

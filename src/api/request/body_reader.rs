@@ -18,7 +18,7 @@ pub struct BodyReader {
     body: Incoming,
     arrival: ArrivalRate,
     received: metrics::Counter,
-    /// The time at which the current wait for bytes began. `None` while nothing waits.
+    /// The start of the current wait for bytes. `None` if the reader does not wait.
     waits_since: Option<Instant>,
 }
 

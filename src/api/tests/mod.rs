@@ -6,7 +6,7 @@ mod batches;
 mod events;
 mod pages;
 mod reads;
-mod refusals;
+mod rejections;
 mod resources;
 mod snapshots;
 

@@ -19,12 +19,13 @@ use answers::{BatchBody, Sender, Stopped, answers};
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
 use crate::api::authorize::{Action, Permit, Target, authorize};
 use crate::api::context::Caller;
-use crate::api::handlers::write::{WriteRequest, creation, parse, publication};
+use crate::api::handlers::write::{WriteRequest, creation, publication};
 use crate::api::request::{body_reader::BodyReader, idempotency};
 use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
+use crate::wire::json::Json;
 use crate::wire::lines::{Line, Lines};
 use crate::wire::problem::Problem;
 
@@ -275,7 +276,8 @@ impl Run {
             None => Err(problem::too_large("the line", self.api.settings.body_bytes_max)),
             Some(bytes) => {
                 self.filling.bytes += bytes.len();
-                parse(bytes)
+                Json::parse(bytes)
+                    .map_err(Problem::from)
                     .and_then(|json| match self.log.origin().kind {
                         LogKind::Collection { .. } => creation(self.log.origin(), &json),
                         LogKind::Topic => publication(&json),
@@ -331,7 +333,7 @@ impl Run {
                 (None, Ok(results)) => results
                     .next()
                     .expect("an append returns one result per write")
-                    .map_err(|rejection| problem::refused(&rejection, self.log.origin())),
+                    .map_err(|rejection| problem::rejected(&rejection, self.log.origin())),
             };
             match outcome {
                 Ok(written) => {
