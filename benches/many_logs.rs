@@ -1,7 +1,7 @@
-//! 100,000 empty logs in one store: how long opening takes, how much memory a
-//! log takes, and how a commit to one of them compares with a commit where
-//! there are ten logs. Not under criterion: a process opens the store once, or
-//! memory that an earlier engine freed would hide the growth.
+//! 100,000 empty logs in one store: the time to open the store, the memory per
+//! log, and the time of a commit relative to a store with ten logs. This does
+//! not use criterion: a process must open the store only once, because memory
+//! that an earlier engine freed would hide the growth.
 //! `cargo bench --bench many_logs`
 
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const FEW: usize = 10;
 const MANY: usize = 100_000;
-/// Rounds of commits to either engine in turn.
+/// The number of rounds. Each round commits to both engines.
 const ROUNDS: usize = 21;
-/// Commits of a round.
+/// The number of commits of a round to each engine.
 const COMMITS: usize = 200;
 
 fn main() {

@@ -2,12 +2,12 @@
 //! response.
 //!
 //! Unit: the time in which every writer makes one write, and events a second;
-//! for batches, the time of a call. Budget: 0.4 ms for one write alone, of
-//! which the disk's sync is half. 100,000 events a second for 256 writers,
-//! since they share a sync, so that the store does not limit 256 connections.
-//! 250,000 events a second in calls of 1,000 to a topic, and 100,000 to a
-//! collection, where each creates a resource. The disk is that of the system's
-//! temporary folder. `cargo bench --bench stages -- append`
+//! for batches, the time of a call. Budget: 0.4 ms for one write alone; half of
+//! this is the sync of the disk. 100,000 events a second for 256 writers, which
+//! share a sync, so that the store does not limit 256 connections. In calls of
+//! 1,000 events: 250,000 events a second to a topic, and 100,000 to a
+//! collection, where each event creates a resource. The disk is that of the
+//! system's temporary folder. `cargo bench --bench stages -- append`
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

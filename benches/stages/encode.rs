@@ -1,8 +1,8 @@
-//! Encoding of a batch of 256 events of 256 bytes into each wire form.
+//! Encoding of a batch of 256 events of 256 bytes into each wire format.
 //!
-//! Unit: the time of a batch, and events a second. Budget: 0.5 µs an event in
-//! any form, 128 µs a batch. That is a tenth of the cost of one delivery, and
-//! is paid once for each form, whatever the number of subscribers. `cargo bench
+//! Unit: the time of a batch, and events a second. Budget: 0.5 µs an event and
+//! 128 µs a batch in each format. This is a tenth of the cost of one delivery.
+//! It is paid once per format for all subscribers together. `cargo bench
 //! --bench stages -- encode`
 
 use std::hint::black_box;

@@ -1,11 +1,11 @@
 //! Requests through a real socket to a gateway in this process, one at a time
 //! over a keep-alive connection, and an event to a subscriber.
 //!
-//! Unit: the time of a request, the client's share included. Budget: 0.08 ms
-//! for one resource, of which loopback and its two wake-ups are half. 0.5 ms
-//! for an event that is on disk before its response. No more than that until
-//! the event has arrived at a subscriber, whose socket is written to at the
-//! same time as the response. `cargo bench --bench stages -- end_to_end`
+//! Unit: the time of a request, including the time of the client. Budget:
+//! 0.08 ms for one resource; half of this is loopback with its two wake-ups.
+//! 0.5 ms for an event that is on disk before its response. Also 0.5 ms until
+//! the event has arrived at a subscriber, because the gateway writes to its
+//! socket at the same time as the response. `cargo bench --bench stages -- end_to_end`
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -1,14 +1,14 @@
-//! Fan-out of committed events into the rings of subscribers, and out of the
-//! rings as a writer takes them whose socket accepts everything. The topic is
-//! in memory, so no sync is included.
+//! Fan-out of committed events into the rings of subscribers, and the reads of
+//! a writer from the rings. The socket of the writer accepts all bytes. The
+//! topic is in memory, so no sync is included.
 //!
 //! Unit: the time of an event, or a batch, until the last subscriber has it,
-//! and deliveries a second. Budget: one encoding for each event and form,
-//! whatever the number of subscribers (law 3 of `docs/architecture.md`; the
-//! benchmark fails otherwise). 0.25 µs for the delivery of a single event to
-//! 10,000 subscribers, both sides of the ring included. 0.01 µs for an event in
-//! a run of 100, since a run is one push. The delivery of a single event to
-//! ports without a cost, while their writers sleep, has the same budget. `cargo
+//! and deliveries a second. Budget: one encoding per event and format for any
+//! number of subscribers (law 3 of `docs/architecture.md`; otherwise the
+//! benchmark fails). 0.25 µs per delivery of a single event to 10,000
+//! subscribers, including both sides of the ring. 0.01 µs per event in a run of
+//! 100, because a run is one push. The direct write of a single event, while the
+//! writers sleep, has the same budget as its delivery through the ring. `cargo
 //! bench --bench stages -- fanout`
 
 use std::io;
@@ -37,8 +37,8 @@ const DEADLINE: Duration = Duration::from_mins(1);
 /// The number of subscribers, and of events in one commit.
 const SHAPES: [(u64, u64); 2] = [(10_000, 1), (1000, 100)];
 
-/// The port that the fan-out writes to while the writer sleeps. Counts what it
-/// is given.
+/// The direct writer that the fan-out uses while the writer sleeps. It counts
+/// the events that it receives.
 #[derive(Default)]
 struct CountingPort {
     writes: AtomicU64,

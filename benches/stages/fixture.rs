@@ -1,5 +1,5 @@
-//! What the stages are measured on: an engine on the disk of the system's
-//! temporary folder, with the sizes of `config.toml`.
+//! The engine of the benchmarks: on the disk of the system's temporary folder,
+//! with the sizes of `config.toml`.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use streamgate::store::Retention;
 use streamgate::wire::LogKind;
 use streamgate::wire::json::Json;
 
-/// Opens a store with the collection `orders` and the topic `ticks`. `ticks`
-/// says where the topic is kept.
+/// Opens a store with the collection `orders` and the topic `ticks`. The
+/// argument `ticks` is the storage of the topic.
 pub fn open(path: &Path, ticks: StorageKind) -> Engine {
     let settings = Settings {
         path: path.join("data"),

@@ -1,9 +1,9 @@
 //! A mass disconnect: all subscribers of one resource leave, one after another,
 //! as after a failed network between the gateway and its clients.
 //!
-//! Unit: time for a subscriber to leave, and departures a second. Budget: 0.25 µs
-//! a departure, for 10,000 subscribers as for 1000, since a departure examines no
-//! other subscriber. `cargo bench --bench stages -- leave`
+//! Unit: the time of one departure, and departures a second. Budget: 0.25 µs a
+//! departure, with 1,000 and with 10,000 subscribers, because a departure does
+//! not visit other subscribers. `cargo bench --bench stages -- leave`
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

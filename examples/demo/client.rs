@@ -40,7 +40,7 @@ impl ApiConnection {
         Ok(ApiConnection { address, requests })
     }
 
-    /// Opens a stream of events in that media type.
+    /// Opens a stream of events in the media type `accept`.
     pub async fn stream(
         &mut self,
         path: &str,

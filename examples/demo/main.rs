@@ -21,18 +21,18 @@ use subscriber::{DeliveryCounters, Protocol, ReceivedEvents};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Any error that ends the demo, for a person to read.
+/// An error that ends the demo. The text is for a person.
 type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The number of connections that post at the same time. Each waits for its
-/// response before it posts again, so this is also the most writes that a
-/// commit can have.
+/// The number of connections that post at the same time. Each one waits for its
+/// response before it posts again, so a commit has at most this number of
+/// writes.
 const CONNECTIONS: usize = 32;
 
 /// The timeout for every subscriber to receive everything.
 const DELIVERY_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// An event's id, and when its write was sent.
+/// The id of an event, and the time at which its write was sent.
 type Sent = (String, Instant);
 
 #[tokio::main]
@@ -141,7 +141,7 @@ async fn compare_state(gateway: &Gateway, script: &Script) -> Result<(), DemoErr
     }
 }
 
-/// Returns the ids in the middle and at the end of what was written, by offset.
+/// Returns the middle id and the last id of the written events, by offset.
 fn landmarks(sent: &[Sent]) -> (String, String) {
     let mut ids: Vec<&String> = sent.iter().map(|(id, _)| id).collect();
     ids.sort_by_key(|id| offset(id));
@@ -164,7 +164,7 @@ async fn join(
     Ok(subscribers)
 }
 
-/// Checks that each subscriber received exactly what was written, in the order
+/// Checks that each subscriber received exactly the written events, in the order
 /// of the logs.
 fn check(subscribers: &[ReceivedEvents], sent: &[Vec<Sent>; 2]) -> Result<(), DemoError> {
     for (log, sent) in sent.iter().enumerate() {
@@ -208,9 +208,9 @@ fn check_resumed(
     }
 }
 
-/// Prints how fast one subscriber received the events. The first `imported`
-/// writes are left out of the latency: they were all sent at the start of their
-/// batch.
+/// Prints the rate and the latency of the events of one subscriber. The latency
+/// excludes the first `imported` writes, which were all sent at the start of
+/// their batch.
 fn report(subscriber: &ReceivedEvents, sent: &[Vec<Sent>; 2], imported: usize) {
     let seen: Vec<_> = subscriber.logs.iter().flatten().collect();
     let (first, last) = (seen.iter().map(|s| s.1).min(), seen.iter().map(|s| s.1).max());

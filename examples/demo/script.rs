@@ -1,4 +1,4 @@
-//! The data of the demo: what is imported, and what happens to it then.
+//! The data of the demo: the imported resources, and their changes.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
@@ -13,17 +13,17 @@ use crate::DemoError;
 /// The data of the demo without `DATA` and `EVENTS`.
 const EARTHQUAKES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/earthquakes.ndjson");
 
-/// An earthquake of at least this magnitude gets an event of its own when it is
-/// reviewed. Smaller ones are replaced.
+/// The magnitude from which on the review of an earthquake is posted as an event.
+/// The reviews of smaller earthquakes replace the resource.
 const REVIEWED_MAGNITUDE: f64 = 2.5;
 
-/// Everything that the demo writes.
+/// The resources, changes and events that the demo writes.
 pub struct Script {
     /// A title for the data.
     pub title: String,
     /// The name of the collection.
     pub collection: String,
-    /// The name of one of its resources.
+    /// The name of one resource, for example `order`.
     pub resource: String,
     /// The name of the topic.
     pub topic: String,
@@ -52,8 +52,8 @@ impl Change {
         Change { method, path, body, subject: subject.to_owned() }
     }
 
-    /// Returns the connection, out of `count`, for this change. All changes of
-    /// one resource use the same one.
+    /// Returns the number of the connection for the change, below `count`. All
+    /// changes of one resource use the same connection.
     pub fn lane(&self, count: usize) -> usize {
         let mut hasher = DefaultHasher::new();
         self.subject.hash(&mut hasher);

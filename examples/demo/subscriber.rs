@@ -45,7 +45,7 @@ impl Protocol {
     }
 }
 
-/// An event's id, and when it arrived.
+/// The id of an event, and the time of its arrival.
 pub type ReceivedEvent = (String, Instant);
 
 /// The events that one subscriber received until the gateway ended its streams:
@@ -57,11 +57,11 @@ pub struct ReceivedEvents {
     pub logs: [Vec<ReceivedEvent>; 2],
 }
 
-/// How many events each subscriber has received so far.
+/// The number of events that each subscriber has received so far.
 pub struct DeliveryCounters(Arc<watch::Sender<Vec<usize>>>);
 
 impl DeliveryCounters {
-    /// Creates counters for that many subscribers.
+    /// Creates one counter per subscriber.
     pub fn new(subscribers: usize) -> DeliveryCounters {
         DeliveryCounters(Arc::new(watch::Sender::new(vec![0; subscribers])))
     }
@@ -76,7 +76,7 @@ impl DeliveryCounters {
         self.0.borrow().clone()
     }
 
-    /// Waits until each subscriber has received that many.
+    /// Waits until each subscriber has received at least `count` events.
     pub async fn reach(&self, count: usize) {
         let all = |counts: &Vec<usize>| counts.iter().all(|&received| received >= count);
         // The sender lives as long as this value, so this cannot fail.

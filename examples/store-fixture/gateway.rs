@@ -25,7 +25,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Returns the response if it has this status.
+    /// Returns the response if it has the status `status`.
     pub fn expect(self, status: u16) -> Result<Answer, Failure> {
         if self.status == status { Ok(self) } else { Err(format!("{self:?}").into()) }
     }

@@ -19,7 +19,7 @@ use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// How long the server runs if nothing ends it.
+/// The time after which the server ends by itself.
 const LIFETIME: Duration = Duration::from_mins(30);
 
 /// The read timeout for the response to copy.

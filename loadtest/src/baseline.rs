@@ -14,10 +14,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use crate::framing;
 use crate::subscriber::Protocol;
 
-/// How long the server runs if nothing ends it.
+/// The time after which the server ends by itself.
 const LIFETIME: Duration = Duration::from_mins(30);
 
-/// How long a write waits for a subscriber that does not read. All other
+/// The longest wait of a write for a subscriber that does not read. All other
 /// subscribers wait too.
 const STALL_TIMEOUT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 

@@ -15,41 +15,41 @@ pub struct DeliveryStats {
     pub reads: u64,
     /// The bytes of all streams, whether or not they complete an event.
     pub bytes: u64,
-    /// Events that were published and did not arrive, or arrived after later
+    /// The number of events that did not arrive, or arrived after later
     /// ones.
     pub lost: u64,
-    /// Events that arrived again.
+    /// The number of events that arrived again.
     pub repeated: u64,
-    /// Events whose id is not greater than the id before, or than the position
+    /// The number of events whose id is not greater than the id before, or than the position
     /// that the stream had sent.
     pub disordered: u64,
     /// The number of `gap` messages.
     pub gaps: u64,
-    /// Streams that ended before the run did.
+    /// The number of streams that ended before the run.
     pub ended: u64,
     /// The number of responses to WebSocket commands.
     pub answers: u64,
-    /// From the time an event was due to the time it was read, in nanoseconds.
+    /// The time from the due time of an event until it was read, in nanoseconds.
     pub latency: Histogram<u64>,
     /// Every stamp that arrived, if the caller set this to `Some`.
     pub stamps: Option<Vec<EventStamp>>,
 }
 
-/// What one subscriber has received.
+/// The events that one subscriber has received, as counts and positions.
 #[derive(Clone, Default)]
 pub struct SubscriberProgress {
     next: [u64; PUBLISHERS_MAX],
     offset: u64,
     /// The number of `gap` messages.
     pub gaps: u64,
-    /// Events that an overflow policy dropped, by the counts in the `gap`
+    /// The number of events that an overflow policy dropped, from the `gap`
     /// messages.
     pub dropped: u64,
-    /// How the stream ended.
+    /// The end of the stream.
     pub end: StreamEnd,
 }
 
-/// How a stream ended.
+/// The end of a stream, from its last control message or close frame.
 #[derive(Clone, Debug, Default)]
 pub struct StreamEnd {
     /// The reason in its `stream-close`.
@@ -58,7 +58,7 @@ pub struct StreamEnd {
     pub position: Option<u64>,
     /// The code in the WebSocket close frame.
     pub code: Option<u16>,
-    /// When the first of these was read, by [`clock::now`](crate::clock::now).
+    /// The time at which this message was read, by [`clock::now`](crate::clock::now).
     pub at: u64,
 }
 

@@ -13,13 +13,13 @@ use crate::http::Connection;
 use crate::publisher::{self, JSON};
 use crate::stamp::EventStamp;
 
-/// How long the server may be unreachable.
+/// The longest time without a connection to the server.
 const ABSENCE_MAX: Duration = Duration::from_mins(1);
 
 /// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// What to publish, and how.
+/// The settings of a feed.
 #[derive(Clone, Debug)]
 pub struct Feed {
     /// The server.
@@ -28,15 +28,15 @@ pub struct Feed {
     pub topic: &'static str,
     /// The number of the publisher in its stamps.
     pub publisher: usize,
-    /// Events a second.
+    /// The number of events a second.
     pub rate: f64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     pub bytes: usize,
-    /// What to do when a request is not answered.
+    /// The action after a request without a response.
     pub on_failure: OnFailure,
 }
 
-/// What a feed does when a request is not answered, or is refused.
+/// The action of a feed after a request that is not answered or is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
     /// The feed returns an error.
@@ -56,7 +56,7 @@ pub struct FeedHandle {
     acknowledged: Arc<AtomicU64>,
 }
 
-/// What became of a feed.
+/// The result of a feed.
 #[derive(Debug, Default)]
 pub struct FeedResult {
     /// The number of events that were acknowledged. They are the first ones of
@@ -66,20 +66,20 @@ pub struct FeedResult {
     pub timings: Vec<PublishTiming>,
     /// The number of requests that were sent again.
     pub retries: u64,
-    /// How and when the feed ended, if it was not stopped.
+    /// The reason and the time of the end, if the feed was not stopped.
     pub end: Option<(FeedEnd, u64)>,
 }
 
 /// The time of one request, in nanoseconds of [`clock::now`].
 #[derive(Clone, Copy, Debug)]
 pub struct PublishTiming {
-    /// When the request was due.
+    /// The time at which the request was due.
     pub due: u64,
-    /// From then until the response arrived.
+    /// The time from the due time until the response arrived.
     pub took: u64,
 }
 
-/// How a feed ended by itself.
+/// The reason why a feed ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedEnd {
     /// The server accepts no connection.
@@ -190,7 +190,7 @@ impl FeedHandle {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Stops the feed and returns what became of it.
+    /// Stops the feed and returns its result.
     ///
     /// # Errors
     /// If the feed failed.

@@ -16,7 +16,7 @@ use crate::http::{Connection, Response};
 use crate::nats;
 use crate::stamp::{EventStamp, PUBLISHERS_MAX};
 
-/// What to publish.
+/// The settings of the publishers.
 #[derive(Clone, Debug)]
 pub struct PublishPlan {
     /// The server.
@@ -31,11 +31,11 @@ pub struct PublishPlan {
     pub first: u64,
     /// The number of events of each publisher.
     pub events: u64,
-    /// Events a second of each publisher. `None` publishes as fast as possible.
+    /// The number of events a second of each publisher. `None` publishes as fast as possible.
     pub rate: Option<f64>,
-    /// Events of a request, if the dialect has batches. `None` is one event.
+    /// The number of events of a request, if the dialect has batches. `None` for one event.
     pub batch: Option<u64>,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     pub bytes: usize,
     /// The number of subjects that each publisher cycles through. 0 for events
     /// without a subject.
@@ -183,7 +183,7 @@ impl Publishers {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Stops the publishers after their present request.
+    /// Stops the publishers after their current request.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }

@@ -12,7 +12,7 @@ use crate::run_options::RunOptions;
 use crate::scenario::ScenarioFile;
 use crate::{run_dir, scenario_files};
 
-/// What to run, and what becomes of the results.
+/// The arguments of `loadtest run`.
 #[derive(Args)]
 pub struct Run {
     /// The scenarios, by the names of the files in loadtest/scenarios [default: all]

@@ -6,7 +6,7 @@ use std::path::{self, Path};
 
 use tempfile::TempDir;
 
-/// Relative to the top folder of the project, where every run starts.
+/// The folder of a run, relative to the top folder of the project.
 const FOLDER: &str = "target/load";
 
 /// Locks the folder and removes what earlier runs have left there. Closing the

@@ -76,7 +76,7 @@ impl ScenarioFile {
     }
 }
 
-/// Refuses an option that the scenario would ignore.
+/// Rejects an option that the scenario would ignore.
 fn refuse(option: &str, is_ignored: bool, section: &str) -> io::Result<()> {
     if is_ignored {
         return Err(io::Error::other(format!("{option} applies to scenarios with {section} only")));

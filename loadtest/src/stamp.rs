@@ -16,7 +16,7 @@ pub struct EventStamp {
     pub publisher: usize,
     /// The event's number among those of the publisher, from 0.
     pub sequence: u64,
-    /// When the event was due, in nanoseconds of
+    /// The time at which the event was due, in nanoseconds of
     /// [`clock::now`](crate::clock::now).
     pub due: u64,
 }

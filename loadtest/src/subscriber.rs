@@ -54,7 +54,7 @@ impl Protocol {
     }
 }
 
-/// Where and how to subscribe.
+/// The address, the path and the protocol of a subscription.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// The server.

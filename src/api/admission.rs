@@ -213,7 +213,7 @@ impl Api {
             message: (0, 0),
         };
         let mut response =
-            response::form(200, MediaType::Sse, Body::Full(notice.encode(WireFormat::Sse)));
+            response::new(200, MediaType::Sse, Body::Full(notice.encode(WireFormat::Sse)));
         response::set_unbuffered(&mut response);
         if version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -16,6 +16,7 @@ use crate::api::handlers::{
     admin::{self, Admin},
     events::{self, Events},
     page, resource, session, snapshot,
+    write::WriteRequest,
 };
 use crate::api::request::{head, negotiate, query::Query};
 use crate::api::route::{self, Route, RouteError, RouteMatch};
@@ -73,13 +74,13 @@ async fn respond(
             let caller = Caller::anonymous(client);
             let (action, target) = route.access(&head.method);
             let permit = authorize(&caller, action, target);
-            let mut context = RequestContext { caller, connection, head, prefix, query };
+            let context = RequestContext { caller, connection, head, prefix, query };
             let response = match (permit, route) {
                 (Err(problem), _) => Err(problem),
                 // Most requests read one resource. The future for such a read is small. The
                 // future of `dispatch` is large, so it is boxed.
                 (Ok(permit), Route::Resource(collection, id)) if reads => {
-                    resource::get(api, begun, &mut context, permit, &collection, id).await
+                    resource::get(api, begun, &context, permit, &collection, id).await
                 }
                 (Ok(permit), route) => Box::pin(dispatch(api, route, context, body, permit)).await,
             };
@@ -141,11 +142,10 @@ async fn dispatch(
     permit: Permit,
 ) -> Result<Response<Body>, Problem> {
     let method = context.head.method.clone();
-    let post = method == Method::POST;
+    if matches!(method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
+        return dispatch_write(api, route, context, body, permit).await;
+    }
     match route {
-        Route::Collection(collection) if post => {
-            resource::create(api, &mut context, permit, body, &collection).await
-        }
         Route::Collection(collection) => {
             match negotiate::accept(&context.head.headers, &negotiate::COLLECTION)? {
                 MediaType::Json => page::page(api, &mut context, permit, &collection).await,
@@ -158,20 +158,7 @@ async fn dispatch(
             let media_type = negotiate::accept(&context.head.headers, &negotiate::SNAPSHOT)?;
             snapshot::snapshot(api, &mut context, permit, &collection, media_type).await
         }
-        Route::Resource(collection, id) => match method {
-            Method::PUT => resource::put(api, &mut context, permit, body, &collection, id).await,
-            Method::PATCH => {
-                resource::patch(api, &mut context, permit, body, &collection, id).await
-            }
-            Method::DELETE => resource::delete(api, &mut context, permit, &collection, id).await,
-            _ => unreachable!("respond() answers reads, and the route allows no other method"),
-        },
-        Route::ResourceEvents(collection, id) if post => {
-            events::post_to_resource(api, &mut context, permit, body, &collection, id).await
-        }
-        Route::Topic(topic) if post => {
-            events::post_to_topic(api, &mut context, permit, body, &topic).await
-        }
+        Route::Resource(..) => unreachable!("handle() calls resource::get() itself"),
         Route::ResourceEvents(collection, id) => {
             events::read(api, &mut context, permit, Events::of_collection(&collection, Some(id)))
                 .await
@@ -190,9 +177,33 @@ async fn dispatch(
         }
         Route::TopicSocket(topic) => socket(api, context, permit, Events::of_topic(&topic)).await,
         Route::Socket => {
-            std::mem::take(&mut context.query).finish()?;
+            context.query.finish()?;
             session::upgrade(api, context, permit, None).await
         }
+    }
+}
+
+async fn dispatch_write(
+    api: &Arc<Api>,
+    route: Route,
+    mut context: RequestContext,
+    body: Incoming,
+    permit: Permit,
+) -> Result<Response<Body>, Problem> {
+    let method = context.head.method.clone();
+    let request = WriteRequest { api, context: &mut context, permit, body };
+    match route {
+        Route::Collection(collection) => resource::create(request, &collection).await,
+        Route::Resource(collection, id) => match method {
+            Method::PUT => resource::put(request, &collection, id).await,
+            Method::PATCH => resource::patch(request, &collection, id).await,
+            _ => resource::delete(request, &collection, id).await,
+        },
+        Route::ResourceEvents(collection, id) => {
+            events::post_to_resource(request, &collection, id).await
+        }
+        Route::Topic(topic) => events::post_to_topic(request, &topic).await,
+        _ => unreachable!("no other route allows a method that writes"),
     }
 }
 

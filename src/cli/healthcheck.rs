@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
     1  the gateway is not ready, or did not answer")]
 pub(super) struct Options {
     #[command(flatten)]
-    source: ConfigArgs,
+    config: ConfigArgs,
     /// The URL of the admin listener. Without it, the command uses the address in
     /// the configuration.
     #[arg(long, value_name = "URL")]
@@ -36,7 +36,7 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let url = match &options.admin_url {
         Some(url) => url.clone(),
-        None => format!("http://{}", reachable(options.source.load()?.server.admin_listen)),
+        None => format!("http://{}", reachable(options.config.load()?.server.admin_listen)),
     };
     let target = GatewayUrl::parse(&url)?;
     let path = if options.live { "/livez" } else { "/readyz" };

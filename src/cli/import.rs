@@ -1,10 +1,9 @@
-//! `streamgate import`: a file of lines into a collection or a topic, as one
-//! streamed batch, across cuts.
+//! `streamgate import`: sends the lines of a file to a collection or a topic as one streamed
+//! batch, and connects again after a lost connection.
 
 mod batch;
 mod input;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::client::{self, Backoff, Connection, GatewayUrl};
 use super::exit::{Exit, Failure};
-use batch::{Batch, Tally};
+use batch::{Batch, Counts, Stop};
 use input::Input;
 
 /// Writes each line of a file to a collection or a topic.
@@ -23,28 +22,30 @@ use input::Input;
     streamgate import orders orders.ndjson\n  \
     zcat orders.ndjson.gz | streamgate import orders -\n  \
     streamgate import --topic alerts alerts.ndjson\n\n\
-    Each line is a write of its own; a bad one fails alone. After a cut the import\n\
-    goes on behind the last line that was answered. A resource whose line was\n\
-    under way then counts as already there; a line without an id, or an event of a\n\
-    topic, may then be written twice.\n\n\
-    Exit codes: 0 every line is there, 1 not.")]
+    Each line is a separate write; an invalid line fails alone. After a lost connection,\n\
+    the import continues after the last answered line and sends the lines without an\n\
+    answer again. A resource that exists by then counts as already there. A line without\n\
+    an id, or an event of a topic, may be written twice.\n\n\
+    Exit codes:\n  \
+    0  every line was written or was already there\n  \
+    1  a line failed, or the import stopped")]
 pub(super) struct Options {
-    /// The collection whose resources the lines are.
+    /// The collection to which the lines are written as resources.
     #[arg(required_unless_present = "topic", conflicts_with = "topic")]
     collection: Option<String>,
-    /// The file, one JSON object a line; - for standard input.
+    /// The file with one JSON object per line; - for standard input.
     file: PathBuf,
-    /// In place of a collection: the topic whose events the lines are.
+    /// The topic to which the lines are published as events, instead of a collection.
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
     #[command(flatten)]
     connection: Connection,
-    /// Gives up after so many failures in a row.
+    /// Retries a failed connection at most this number of times in a row.
     #[arg(long, value_name = "N", default_value_t = 20)]
     retries: u32,
-    /// Longest wait for the answer to the oldest line without one.
-    #[arg(skip = batch::SILENCE)]
-    silence: Duration,
+    /// The longest wait for the answer to the oldest line without an answer.
+    #[arg(skip = batch::ANSWER_TIMEOUT)]
+    answer_timeout: Duration,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -59,21 +60,20 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
             .await
             .map_err(|error| Failure::new(Exit::Runtime, format!("{name}: {error}")))?;
         let progress = progress(input.bytes());
-        let result = import(options, &target, input, &progress).await;
+        let (counts, stopped) = import(options, &target, input, &progress).await;
         progress.finish_and_clear();
-        let (tally, stopped) = result;
-        report(&name, &tally, stopped)
+        report(&name, &counts, stopped)
     })
 }
 
-/// Sends all lines, over as many connections as it takes. Gives what became
-/// of them and, where that was not all, why.
+/// Sends all lines, over several connections if necessary. Returns the counts of the answers.
+/// If the import stops before the last line, also returns the reason.
 async fn import(
     options: &Options,
     target: &GatewayUrl,
     input: Input,
     progress: &ProgressBar,
-) -> (Tally, Option<String>) {
+) -> (Counts, Option<String>) {
     let mut path = String::from("/");
     if let Some(topic) = &options.topic {
         path.push_str("events/");
@@ -81,13 +81,13 @@ async fn import(
     } else if let Some(collection) = &options.collection {
         client::escape(collection, &mut path);
     }
-    let mut batch = Batch::new(input, options.silence, progress);
+    let mut batch = Batch::new(input, options.answer_timeout, progress);
     let mut backoff = Backoff::new(options.retries);
     loop {
         match batch.wait().await {
             Ok(true) => {}
-            Ok(false) => return (batch.into_tally(), None),
-            Err(error) => return (batch.into_tally(), Some(error.to_string())),
+            Ok(false) => return (batch.into_counts(), None),
+            Err(error) => return (batch.into_counts(), Some(error.to_string())),
         }
         let answered = batch.answered();
         let stop = match batch.connected(target, &path).await {
@@ -95,34 +95,31 @@ async fn import(
             Err(stop) => stop,
         };
         let error = match stop {
-            batch::Stop::Input(error) => return (batch.into_tally(), Some(error.to_string())),
-            batch::Stop::Stream(error) => error,
+            Stop::Input(error) => return (batch.into_counts(), Some(error.to_string())),
+            Stop::Stream(error) => error,
         };
         if batch.answered() > answered {
             backoff.reset();
         }
-        // Nothing was under way: the gateway does not wait for a slow input
-        // for ever, and need not.
+        // Every sent line has an answer. The gateway closed the connection because the input
+        // is slow. This is not a failure.
         if batch.is_idle() {
             continue;
         }
         let wait = if error.is_transient() { backoff.next() } else { None };
         let Some(wait) = wait else {
-            return (batch.into_tally(), Some(error.to_string()));
+            return (batch.into_counts(), Some(error.to_string()));
         };
-        let wait = error.after().map_or(wait, |after| after + wait);
+        let wait = error.retry_after().map_or(wait, |after| after + wait);
         progress.suspend(|| {
-            super::note(&format!("{error}; going on in {:.1} s", wait.as_secs_f64()));
+            super::note(&format!("{error}; connecting again in {:.1} s", wait.as_secs_f64()));
         });
         tokio::time::sleep(wait).await;
     }
 }
 
-/// A bar on a terminal; nothing elsewhere.
+/// Returns a progress bar. `indicatif` hides the bar if standard error is not a terminal.
 fn progress(bytes: Option<u64>) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
     let (bar, template) = match bytes {
         Some(bytes) => (
             ProgressBar::new(bytes),
@@ -130,23 +127,20 @@ fn progress(bytes: Option<u64>) -> ProgressBar {
         ),
         None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg} {bytes_per_sec}"),
     };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
-/// Says what became of the lines.
-fn report(name: &str, tally: &Tally, stopped: Option<String>) -> Result<(), Failure> {
-    super::print(format!("{name}: {tally}\n").as_bytes())?;
+/// Prints the counts. Returns a failure if a line failed or the import stopped.
+fn report(name: &str, counts: &Counts, stopped: Option<String>) -> Result<(), Failure> {
+    super::print(format!("{name}: {counts}\n").as_bytes())?;
     let mut lines: Vec<String> =
-        tally.problems.iter().map(|(number, why)| format!("{name}:{number}: {why}")).collect();
-    let unnamed = tally.failed - tally.problems.len() as u64;
-    if unnamed > 0 {
-        lines.push(format!("{name}: and {unnamed} more lines failed"));
+        counts.problems.iter().map(|(number, why)| format!("{name}:{number}: {why}")).collect();
+    let unlisted = counts.failed - counts.problems.len() as u64;
+    if unlisted > 0 {
+        lines.push(format!("{name}: {unlisted} more lines failed"));
     }
     if let Some(why) = stopped {
-        lines.push(format!("{name}: stopped after {} lines: {why}", tally.answered()));
+        lines.push(format!("{name}: stopped after {} answered lines: {why}", counts.answered()));
     }
     if lines.is_empty() { Ok(()) } else { Err(Failure::located(Exit::Runtime, lines)) }
 }

@@ -118,7 +118,7 @@ async fn follow(
         let Some(wait) = backoff.next() else {
             return Err(Failure::new(Exit::Runtime, format!("{error}; no retries left")));
         };
-        let wait = error.after().map_or(wait, |after| after + wait);
+        let wait = error.retry_after().map_or(wait, |after| after + wait);
         super::note(&format!("{error}; connecting again in {:.1} s", wait.as_secs_f64()));
         tokio::time::sleep(wait).await;
     }
@@ -152,7 +152,7 @@ struct Line<'a> {
     #[serde(default)]
     id: Option<EventIdText>,
     #[serde(rename = "type")]
-    kind: String,
+    event_type: String,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
@@ -171,29 +171,29 @@ impl<W: Write> Tail<'_, W> {
     /// Follows the stream on one connection until the connection ends. Returns `Ok`
     /// only if the command is complete.
     async fn connected(&mut self, target: &GatewayUrl) -> Result<(), End> {
-        let silence = Duration::from_secs(self.options.silence);
+        let timeout = Duration::from_secs(self.options.silence);
         let request = self.request(target).map_err(Error::Request)?;
-        let answer = tokio::time::timeout(silence, target.send(request)).await;
-        let mut answer: Answer = answer.map_err(|_| Error::Silence(silence))??;
+        let answer = tokio::time::timeout(timeout, target.send(request)).await;
+        let mut answer: Answer = answer.map_err(|_| Error::Silence(timeout))??;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::NO_CONTENT => return Ok(()),
-            _ => return Err(answer.refusal().await.into()),
+            _ => return Err(answer.into_error().await.into()),
         }
         let mut lines = Lines::default();
-        let mut silent = Silence::new(silence);
+        let mut silence = Silence::new(timeout);
         loop {
             // timeout_at() polls the timer only if no byte is ready. The check here
             // applies the deadline to a server that always has a byte ready.
-            if silent.due() <= Instant::now() {
-                return Err(Error::Silence(silence).into());
+            if silence.due() <= Instant::now() {
+                return Err(Error::Silence(timeout).into());
             }
-            let chunk = tokio::time::timeout_at(silent.due(), answer.chunk()).await;
-            let chunk = chunk.map_err(|_| Error::Silence(silence))?.ok_or(Error::Ended)??;
-            silent.came(chunk.len(), false);
+            let chunk = tokio::time::timeout_at(silence.due(), answer.chunk()).await;
+            let chunk = chunk.map_err(|_| Error::Silence(timeout))?.ok_or(Error::Ended)??;
+            silence.record(chunk.len(), false);
             lines.push(&chunk);
             while let Some(line) = lines.next()? {
-                silent.came(0, true);
+                silence.record(0, true);
                 self.received = true;
                 if self.line(&line).map_err(End::Output)? {
                     return Ok(());
@@ -233,9 +233,9 @@ impl<W: Write> Tail<'_, W> {
             return Ok(false);
         };
         let data = line.data.map_or("null", RawValue::get);
-        if is_control(&line.kind) {
-            if !matches!(line.kind.as_str(), "stream-open" | "heartbeat") {
-                super::note(&format!("{}: {}", line.kind, printable(data.as_bytes())));
+        if is_control(&line.event_type) {
+            if !matches!(line.event_type.as_str(), "stream-open" | "heartbeat") {
+                super::note(&format!("{}: {}", line.event_type, printable(data.as_bytes())));
             }
         } else {
             match self.options.format {
@@ -254,10 +254,10 @@ impl<W: Write> Tail<'_, W> {
     }
 }
 
-/// Returns whether `kind` is the type of a control message. These types are
+/// Returns whether `event_type` is the type of a control message. These types are
 /// reserved (`docs/protocol.md#names`), so no event of a log has one.
-fn is_control(kind: &str) -> bool {
-    crate::event::EventType::new(kind) == Err(crate::event::InvalidName::Reserved)
+fn is_control(event_type: &str) -> bool {
+    crate::event::EventType::new(event_type) == Err(crate::event::InvalidName::Reserved)
 }
 
 /// Returns at most 500 characters of a server's text for a terminal. Control

@@ -77,11 +77,11 @@ fn healthcheck_fails_if_and_only_if_the_status_is_an_error() {
     let script = Script::start(vec![
         Box::new(|peer: &mut Peer| {
             assert!(peer.head().starts_with("get /readyz http/1.1\r\n"));
-            peer.say("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
         }),
         Box::new(|peer: &mut Peer| {
             assert!(peer.head().starts_with("get /livez http/1.1\r\n"));
-            peer.say("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+            peer.send("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
         }),
     ]);
     let admin = script.url.strip_prefix("http://").unwrap();

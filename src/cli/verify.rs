@@ -1,6 +1,5 @@
 //! `streamgate verify`: reads the whole store and checks it for damage.
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 use clap::Args;
@@ -19,40 +18,32 @@ use crate::store::{self, LogBounds, Report};
     74  the store is damaged or cannot be read; standard error has one line for each damage")]
 pub(super) struct Options {
     #[command(flatten)]
-    source: ConfigArgs,
+    config: ConfigArgs,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let config = options.source.load()?;
+    let config = options.config.load()?;
     let path = &config.log.path;
     // Opening a path without a store would create a store.
     if !path.is_dir() {
         let message = format!("{}: no store found; check storage.path", path.display());
         return Err(Failure::located(Exit::Store, vec![message]));
     }
-    let bar = bar();
+    // `indicatif` hides the bar if standard error is not a terminal.
+    let template = "{bar:30} {human_pos}/{human_len} records eta {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    let bar = ProgressBar::new(0).with_style(style);
     let report = store::verify(path, |read, all| {
         bar.set_length(all);
         bar.set_position(read);
     });
     bar.finish_and_clear();
-    super::print(told(path, &report?)?.as_bytes())
-}
-
-/// Returns a progress bar. The bar is hidden if standard error is not a terminal.
-fn bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    match ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} records eta {eta}") {
-        Ok(style) => ProgressBar::new(0).with_style(style),
-        Err(_) => ProgressBar::new(0),
-    }
+    super::print(render(path, &report?)?.as_bytes())
 }
 
 /// Returns the text for a store without damage: one line for each log. The damage
 /// of a store becomes a failure with one line for each damage.
-fn told(path: &Path, report: &Report) -> Result<String, Failure> {
+fn render(path: &Path, report: &Report) -> Result<String, Failure> {
     let path = path.display();
     if !report.damage.is_empty() {
         let lines = report.damage.iter().map(|damage| format!("{path}: {damage}")).collect();
@@ -93,12 +84,12 @@ mod tests {
         let log = LogReport { name: "orders".to_owned(), id: LogId(1), epoch, position };
         let mut report = Report { logs: vec![log], damage: Vec::new(), commit: 7 };
         assert_eq!(
-            told(Path::new("data"), &report).unwrap(),
+            render(Path::new("data"), &report).unwrap(),
             "data: orders: 5 event(s) from 00000000-4 to 00000000-9, 2 resource(s)\n\
              data: no damage up to commit 7\n"
         );
         report.damage = vec!["event 6 of orders fails its checksum".to_owned()];
-        let failure = told(Path::new("data"), &report).unwrap_err();
+        let failure = render(Path::new("data"), &report).unwrap_err();
         assert_eq!(failure.exit, Exit::Store);
         assert_eq!(failure.lines, ["data: event 6 of orders fails its checksum"]);
     }

@@ -20,10 +20,10 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// page. All subscribers share the batch, and their rings hold references to it.
 #[derive(Debug)]
 pub struct Batch {
-    origin: Arc<LogIdentity>,
+    identity: Arc<LogIdentity>,
     events: Box<[Event]>,
     committed: Option<Instant>,
-    forms: [OnceLock<Encoded>; WireFormat::COUNT],
+    encoded: [OnceLock<Encoded>; WireFormat::COUNT],
 }
 
 /// The events of a batch that match a subscription, as positions in the batch.
@@ -54,21 +54,25 @@ struct Block {
 }
 
 impl Batch {
-    /// Returns a batch of `events`, which all belong to the log `origin` and
+    /// Returns a batch of `events`, which all belong to the log `identity` and
     /// have ascending offsets. `committed` is the time at which they became
     /// durable, if known.
-    pub fn new(origin: Arc<LogIdentity>, events: Vec<Event>, committed: Option<Instant>) -> Batch {
+    pub fn new(
+        identity: Arc<LogIdentity>,
+        events: Vec<Event>,
+        committed: Option<Instant>,
+    ) -> Batch {
         Batch {
-            origin,
+            identity,
             events: events.into(),
             committed,
-            forms: [const { OnceLock::new() }; WireFormat::COUNT],
+            encoded: [const { OnceLock::new() }; WireFormat::COUNT],
         }
     }
 
     /// Returns the identity of the log that the events belong to.
     pub fn origin(&self) -> &Arc<LogIdentity> {
-        &self.origin
+        &self.identity
     }
 
     /// Returns the events, with ascending offsets.
@@ -93,31 +97,31 @@ impl Batch {
         self.events.partition_point(|event| event.offset <= offset) as u32
     }
 
-    /// Returns the batch in the wire format `form`. The first call for a wire
+    /// Returns the batch in the wire format `format`. The first call for a wire
     /// format encodes the batch. A call on another thread waits until this is
     /// done.
-    pub fn encoded(&self, form: WireFormat) -> &Encoded {
-        self.forms[form as usize].get_or_init(|| {
-            self.origin.encoded(form, self.events.len() as u64);
-            Encoded::new(&self.origin, &self.events, form)
+    pub fn encoded(&self, format: WireFormat) -> &Encoded {
+        self.encoded[format as usize].get_or_init(|| {
+            self.identity.encoded(format, self.events.len() as u64);
+            Encoded::new(&self.identity, &self.events, format)
         })
     }
 
     /// Appends one event as the JSON object of an NDJSON line, without the line
     /// feed. JSON pages consist of these objects.
     pub fn object(&self, position: u32, out: &mut Vec<u8>) {
-        encode::object(out, &self.origin, &self.events[position as usize]);
+        encode::object(out, &self.identity, &self.events[position as usize]);
     }
 }
 
 impl Encoded {
-    fn new(origin: &LogIdentity, events: &[Event], form: WireFormat) -> Encoded {
+    fn new(identity: &LogIdentity, events: &[Event], format: WireFormat) -> Encoded {
         let mut blocks = Vec::new();
         let mut ends = Vec::with_capacity(events.len());
         let mut start = 0;
         let mut growing = Vec::new();
         for event in events {
-            encode::event(&mut growing, form, origin, event);
+            encode::event(&mut growing, format, identity, event);
             ends.push(start + growing.len() as u64);
             if growing.len() >= BLOCK_BYTES {
                 let bytes = Bytes::from(std::mem::take(&mut growing));

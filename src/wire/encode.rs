@@ -73,16 +73,16 @@ impl WireFormat {
     }
 }
 
-/// Appends `event` in the wire format `form`.
-pub(super) fn event(out: &mut Vec<u8>, form: WireFormat, origin: &LogIdentity, event: &Event) {
-    match form {
-        WireFormat::Sse => sse(out, origin, event),
-        WireFormat::SseChunked => chunk(out, |out| sse(out, origin, event)),
-        WireFormat::Ndjson => ndjson(out, origin, event),
-        WireFormat::NdjsonChunked => chunk(out, |out| ndjson(out, origin, event)),
-        WireFormat::CloudEvents => cloud_event(out, origin, event),
-        WireFormat::CloudEventsChunked => chunk(out, |out| cloud_event(out, origin, event)),
-        WireFormat::Envelope => text_frame(out, |out| envelope(out, origin, event)),
+/// Appends `event` in the wire format `format`.
+pub(super) fn event(out: &mut Vec<u8>, format: WireFormat, identity: &LogIdentity, event: &Event) {
+    match format {
+        WireFormat::Sse => sse(out, identity, event),
+        WireFormat::SseChunked => chunk(out, |out| sse(out, identity, event)),
+        WireFormat::Ndjson => ndjson(out, identity, event),
+        WireFormat::NdjsonChunked => chunk(out, |out| ndjson(out, identity, event)),
+        WireFormat::CloudEvents => cloud_event(out, identity, event),
+        WireFormat::CloudEventsChunked => chunk(out, |out| cloud_event(out, identity, event)),
+        WireFormat::Envelope => text_frame(out, |out| envelope(out, identity, event)),
         WireFormat::Bare => text_frame(out, |out| {
             out.extend_from_slice(br#"{"type":"update""#);
             data(out, event);
@@ -118,30 +118,36 @@ pub fn chunk(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn sse(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
-    put(out, format_args!("id: {}\nevent: {}\ndata: ", origin.id(event.offset), event.event_type));
+fn sse(out: &mut Vec<u8>, identity: &LogIdentity, event: &Event) {
+    put(
+        out,
+        format_args!("id: {}\nevent: {}\ndata: ", identity.id(event.offset), event.event_type),
+    );
     out.extend_from_slice(&event.data);
     out.extend_from_slice(b"\n\n");
 }
 
-fn ndjson(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
-    object(out, origin, event);
+fn ndjson(out: &mut Vec<u8>, identity: &LogIdentity, event: &Event) {
+    object(out, identity, event);
     out.push(b'\n');
 }
 
 /// Appends the JSON object of an event: `{"id","type","subject","time","data"}`,
 /// with `"merge": false` if the data was not merged. NDJSON lines and the
 /// entries of a JSON page have this object.
-pub(super) fn object(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
-    put(out, format_args!(r#"{{"id":"{}","type":"{}""#, origin.id(event.offset), event.event_type));
+pub(super) fn object(out: &mut Vec<u8>, identity: &LogIdentity, event: &Event) {
+    put(
+        out,
+        format_args!(r#"{{"id":"{}","type":"{}""#, identity.id(event.offset), event.event_type),
+    );
     subject(out, event);
     put(out, format_args!(r#","time":"{}""#, event.time));
     data(out, event);
     out.push(b'}');
 }
 
-fn cloud_event(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
-    let prefix = match origin.kind {
+fn cloud_event(out: &mut Vec<u8>, identity: &LogIdentity, event: &Event) {
+    let prefix = match identity.kind {
         LogKind::Collection { .. } => "/",
         LogKind::Topic => "/events/",
     };
@@ -149,8 +155,8 @@ fn cloud_event(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
         out,
         format_args!(
             r#"{{"specversion":"1.0","id":"{}","source":"{prefix}{}","type":"{}""#,
-            origin.id(event.offset),
-            origin.name,
+            identity.id(event.offset),
+            identity.name,
             event.event_type
         ),
     );
@@ -161,8 +167,8 @@ fn cloud_event(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
     out.extend_from_slice(b"}\n");
 }
 
-fn envelope(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
-    let source = match origin.kind {
+fn envelope(out: &mut Vec<u8>, identity: &LogIdentity, event: &Event) {
+    let source = match identity.kind {
         LogKind::Collection { .. } => "collection",
         LogKind::Topic => "topic",
     };
@@ -170,9 +176,9 @@ fn envelope(out: &mut Vec<u8>, origin: &LogIdentity, event: &Event) {
         out,
         format_args!(
             r#"{{"id":"{}","type":"event","timestamp":"{}","data":{{"{source}":"{}","type":"{}""#,
-            origin.id(event.offset),
+            identity.id(event.offset),
             event.time,
-            origin.name,
+            identity.name,
             event.event_type
         ),
     );
@@ -205,6 +211,7 @@ pub(super) fn text_frame(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) 
     out.extend_from_slice(&body);
 }
 
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+/// Appends formatted text.
+pub(super) fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a write to a Vec never fails");
 }

@@ -1,4 +1,4 @@
-//! Filters: which events a subscription receives.
+//! The filter of a subscription: it selects events of a log.
 
 use std::sync::{Arc, LazyLock};
 
@@ -54,7 +54,7 @@ impl Filter {
     /// excludes one of `types`, or if `types` is empty, because a filter without
     /// types matches every type.
     pub fn with_types(&self, types: Vec<EventType>) -> Option<Filter> {
-        let included = |kind: &EventType| self.types.is_empty() || self.types.contains(kind);
+        let included = |name: &EventType| self.types.is_empty() || self.types.contains(name);
         let valid = !types.is_empty() && types.iter().all(included);
         valid.then(|| Filter { types: types.into(), fields: self.fields.clone() })
     }
@@ -81,14 +81,16 @@ impl Filter {
         self.narrow(batch, &Selection::Run(first..end), after)
     }
 
-    /// Returns the matching events of the selection `of` after the offset
-    /// `after`, or `None` if there are none.
-    pub fn narrow(&self, batch: &Batch, of: &Selection, after: Offset) -> Option<Selection> {
+    /// Returns the matching events of `selection` after the offset `after`, or
+    /// `None` if there are none.
+    pub fn narrow(&self, batch: &Batch, selection: &Selection, after: Offset) -> Option<Selection> {
         let first = batch.position_after(after);
-        if self.is_open() && first <= of.position(0) {
-            return Some(of.clone());
+        if self.is_open() && first <= selection.position(0) {
+            return Some(selection.clone());
         }
-        let positions = (0..of.len()).map(|n| of.position(n)).filter(|&position| position >= first);
+        let positions = (0..selection.len())
+            .map(|n| selection.position(n))
+            .filter(|&position| position >= first);
         let matching: Vec<u32> =
             positions.filter(|&position| self.wants(&batch.events()[position as usize])).collect();
         (!matching.is_empty()).then(|| Selection::of(matching))

@@ -1,5 +1,5 @@
-//! A counter of HTTP/2 control frames (RFC 9113 §4.1). Control frames cost the
-//! gateway time and request nothing, so a rate limits them.
+//! A counter of HTTP/2 control frames (RFC 9113 §4.1). Control frames cost CPU
+//! time, although they request nothing. The gateway limits their rate.
 //!
 //! The counter reads only the nine bytes of each frame header. If a header
 //! arrives in parts, the counter stores it until it is complete. The HTTP
@@ -29,7 +29,7 @@ pub struct ControlFrameCounter {
     header: [u8; HEADER_BYTES],
     header_len: u8,
     /// The number of requests whose body has not ended. A body of unknown length
-    /// ends with an empty DATA frame, so one such frame for each body is no
+    /// ends with an empty DATA frame. One such frame per body does not count as a
     /// control frame.
     bodies: u32,
 }
@@ -46,11 +46,10 @@ impl Default for ControlFrameCounter {
 }
 
 impl ControlFrameCounter {
-    /// Reads the next bytes from the client, and returns the number of control
-    /// frames whose header is completed by `input`. The following frames are not
-    /// control frames: HEADERS, `WINDOW_UPDATE`, DATA with a payload, and the
-    /// empty DATA at the end of a body. Every other frame is one, including a
-    /// frame of an unknown type.
+    /// Reads the next bytes from the client. Returns the number of control frames
+    /// whose header ends in `input`. HEADERS, `WINDOW_UPDATE`, DATA with a payload,
+    /// and the empty DATA at the end of a body do not count. All other frames count,
+    /// also frames of an unknown type.
     pub fn feed(&mut self, mut input: &[u8]) -> u32 {
         let mut control = 0;
         loop {

@@ -2,10 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Splits chunks of bytes into lines. Holds one incomplete line at most.
+/// Splits chunks of bytes into lines. Stores at most one incomplete line between
+/// chunks.
 pub struct Lines {
     buffer: BytesMut,
-    /// The number of bytes at the front of the buffer that contain no line end.
+    /// The number of bytes at the start of the buffer in which no line end was found.
     scanned: usize,
     /// Whether the current line is too long.
     skipping: bool,
@@ -18,17 +19,18 @@ pub struct Lines {
 pub struct Line {
     /// The number of the line, from 1. Blank lines count.
     pub number: u64,
-    /// The bytes of the line without its end; none if the line is too long.
+    /// The bytes of the line without the line end. `None` if the line is too long.
     pub bytes: Option<Bytes>,
 }
 
 impl Lines {
-    /// Splits into lines of at most `bytes_max` bytes.
+    /// Creates a splitter for lines of at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Lines {
         Lines { buffer: BytesMut::new(), scanned: 0, skipping: false, number: 0, bytes_max }
     }
 
-    /// Adds a chunk. The caller must have taken all lines of the chunk before.
+    /// Adds a chunk. Before this call, the caller must call [`Lines::next_line`] until it
+    /// returns `None`.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -56,7 +58,7 @@ impl Lines {
         }
     }
 
-    /// Returns the last line of an input that does not end with a line end.
+    /// Returns the last line if the input does not end with a line end.
     pub fn finish(&mut self) -> Option<Line> {
         let rest = self.buffer.split().freeze();
         self.scanned = 0;
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_numbered_and_blank_lines_are_left_out() {
+    fn lines_are_numbered_and_blank_lines_are_omitted() {
         let line = |n, text: &str| (n, Some(text.to_owned()));
         assert_eq!(split(b"", 1), []);
         assert_eq!(split(b"a\n\n \r\nb", 64), [line(1, "a"), line(4, "b")]);

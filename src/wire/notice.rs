@@ -2,12 +2,11 @@
 //! Examples are `stream-open`, `heartbeat`, `gap`, `snapshot` and `error`. A
 //! control message can be encoded in each wire format.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::encode::{self, WireFormat, chunk};
+use super::encode::{self, WireFormat, chunk, put};
 use crate::event::{EventId, ResourceId, Timestamp};
 
 /// A message on a stream that is not an event of a log.
@@ -33,17 +32,17 @@ pub struct ControlMessage<'a> {
 }
 
 impl ControlMessage<'_> {
-    /// Returns the message in the wire format `form`, with its framing.
-    pub fn encode(&self, form: WireFormat) -> Bytes {
+    /// Returns the message in the wire format `format`, with its framing.
+    pub fn encode(&self, format: WireFormat) -> Bytes {
         let mut out = Vec::with_capacity(128 + self.data.len());
-        self.append(form, &mut out);
+        self.append(format, &mut out);
         out.into()
     }
 
-    /// Appends the message in the wire format `form` to `out`, with its
+    /// Appends the message in the wire format `format` to `out`, with its
     /// framing. Several messages can share one buffer.
-    pub fn append(&self, form: WireFormat, out: &mut Vec<u8>) {
-        match form {
+    pub fn append(&self, format: WireFormat, out: &mut Vec<u8>) {
+        match format {
             WireFormat::Sse => self.sse(out),
             WireFormat::SseChunked => chunk(out, |out| self.sse(out)),
             WireFormat::Ndjson => self.ndjson(out),
@@ -112,11 +111,11 @@ impl ControlMessage<'_> {
     fn envelope(&self, out: &mut Vec<u8>) {
         let (connection, number) = self.message;
         let error = self.kind == "error";
-        let kind = if error { "error" } else { "control" };
+        let envelope_type = if error { "error" } else { "control" };
         put(
             out,
             format_args!(
-                r#"{{"id":"c{connection}.{number}","type":"{kind}","timestamp":"{}","data":"#,
+                r#"{{"id":"c{connection}.{number}","type":"{envelope_type}","timestamp":"{}","data":"#,
                 self.time
             ),
         );
@@ -143,8 +142,4 @@ impl ControlMessage<'_> {
         out.extend_from_slice(br#","data":"#);
         out.extend_from_slice(self.data);
     }
-}
-
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a write to a Vec never fails");
 }

@@ -49,8 +49,8 @@ pub enum ParseOutcome {
         /// Unix socket).
         source: Option<SocketAddr>,
     },
-    /// The bytes are not a header, for this reason. More bytes do not change
-    /// this result.
+    /// The bytes are not a header. The value is the reason. More bytes do not
+    /// change this result.
     Invalid(&'static str),
 }
 
@@ -199,7 +199,7 @@ mod tests {
     const SIX: &[u8] =
         b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\xfe\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\xdc\x04\x01\xbb";
 
-    /// Checks a header alone, cut at every byte, and with other bytes after it.
+    /// Checks a header alone, each prefix of the header, and the header with other bytes after it.
     fn check(header: &[u8], source: Option<&str>) {
         let expected =
             Header { length: header.len(), source: source.map(|source| source.parse().unwrap()) };

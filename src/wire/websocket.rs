@@ -119,8 +119,6 @@ struct PartialMessage {
     fragments: u32,
 }
 
-// === impl Violation ===
-
 impl ProtocolError {
     fn protocol(detail: &'static str) -> ProtocolError {
         ProtocolError { close: CloseCode::Protocol, detail }
@@ -138,8 +136,6 @@ impl fmt::Display for ProtocolError {
 }
 
 impl std::error::Error for ProtocolError {}
-
-// === impl Decoder ===
 
 impl Decoder {
     /// Decodes all of `input`. Calls `out` for each message and control frame
@@ -223,7 +219,7 @@ impl Decoder {
             };
             let part = input.split_off(..frame.left.min(input.len())).expect("within input");
             frame.left -= part.len();
-            let incoming = match frame.kind {
+            let message = match frame.kind {
                 FrameKind::Data { last } => self.data(part, &mut frame, last)?,
                 FrameKind::Control(control) => self.control(part, &mut frame, control)?,
             };
@@ -231,8 +227,8 @@ impl Decoder {
                 self.frame = Some(frame);
                 return Ok(None);
             }
-            if incoming.is_some() {
-                return Ok(incoming);
+            if message.is_some() {
+                return Ok(message);
             }
         }
     }
@@ -357,8 +353,6 @@ impl Decoder {
     }
 }
 
-// === impl Message ===
-
 impl PartialMessage {
     /// Rejects text that is invalid UTF-8 with any following bytes. Each byte is
     /// checked once. The bytes of an incomplete character are checked at most
@@ -417,8 +411,6 @@ fn parse_close(payload: &[u8]) -> Result<Message, ProtocolError> {
     })?;
     Ok(Message::Close { code: Some(code), reason: reason.to_owned() })
 }
-
-// === encoders ===
 
 /// The opcode of a server's frame, with the bit for the final fragment.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,7 @@ pub enum BatchFormat {
     Array,
 }
 
-/// Where and how to send batches.
+/// The address and the format of batches.
 #[derive(Clone, Debug)]
 pub struct Batches<'b> {
     /// The server.

@@ -29,9 +29,9 @@ pub struct Settings {
     connections: u32,
     /// Connections of the warm-up, which lasts one second.
     warm_up: u32,
-    /// Bytes of the resource.
+    /// The size of the resource, in bytes.
     bytes: usize,
-    /// Seconds of each run.
+    /// The duration of each run, in seconds.
     secs: u64,
 }
 

@@ -25,11 +25,11 @@ use crate::target;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// What takes the batches.
+    /// The target of the batches: a topic or a collection.
     into: IngestTarget,
     /// The number of events.
     events: u64,
-    /// Bytes of an event's data, or of a resource.
+    /// The size of an event's data or of a resource, in bytes.
     bytes: usize,
     /// The number of publishers.
     publishers: usize,

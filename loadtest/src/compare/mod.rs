@@ -42,21 +42,21 @@ pub struct Comparison {
     /// The name of the file.
     #[serde(skip)]
     pub name: String,
-    /// What the scenario shows, for the report.
+    /// The introduction of the section in the report.
     about: String,
     /// The page that the section goes to.
     #[serde(default = "page::benchmarks")]
     pub report: PathBuf,
     /// The number of rounds. Each measures every server once.
     repeats: usize,
-    /// What is compared.
+    /// The kind of comparison and its settings.
     compare: ComparisonKind,
     /// The gateway's configuration.
     #[serde(default)]
     gateway: toml::Table,
 }
 
-/// What is compared. Each kind has its own module.
+/// The kind of comparison. Each kind has its own module.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum ComparisonKind {

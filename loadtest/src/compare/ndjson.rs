@@ -50,7 +50,7 @@ pub fn read_lines(
         let read = socket.read(&mut bytes)?;
         if read == 0 {
             return Err(io::Error::other(format!(
-                "the response to {path} was cut after {total} bytes"
+                "the response to {path} ended early, after {total} bytes"
             )));
         }
         chunks.decode(&bytes[..read], &mut text);

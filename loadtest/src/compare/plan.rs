@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::gateway::Gateway;
 use crate::report::builds::BESIDE;
 
-/// How a comparison is run.
+/// The options of a comparison.
 pub struct RunPlan<'c> {
     /// The name of the scenario.
     pub name: &'c str,

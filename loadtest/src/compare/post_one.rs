@@ -30,9 +30,9 @@ pub struct Settings {
     connections: Vec<u32>,
     /// Connections of the warm-up, which lasts one second.
     warm_up: u32,
-    /// Bytes of a request's body.
+    /// The size of a request's body, in bytes.
     bytes: usize,
-    /// Seconds of each run.
+    /// The duration of each run, in seconds.
     secs: u64,
     /// Targets of `targets.toml` that take one event by `POST`.
     targets: Vec<String>,
@@ -40,7 +40,7 @@ pub struct Settings {
 
 const PATH: &str = "/events/ticks";
 
-/// Bytes of an event around its data.
+/// The number of bytes of an event without its data.
 const AROUND: usize = r#"{"type":"tick","data":}"#.len();
 
 /// Runs the comparison.

@@ -23,20 +23,20 @@ use crate::run_options::order;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Events of the long log.
+    /// The number of events of the long log.
     events: u64,
-    /// Events of the short log.
+    /// The number of events of the short log.
     few: u64,
-    /// Resources that are resumed, each once in every round and log.
+    /// The number of resources that are resumed, each once in every round and log.
     resumed: u64,
-    /// Bytes of a resource.
+    /// The size of a resource, in bytes.
     bytes: usize,
 }
 
 const COLUMNS: &[Column] = &[
     compared("p50 ms", Better::Lower),
     compared("p99 ms", Better::Lower),
-    plain("most ms"),
+    plain("max ms"),
     compared("CPU µs per resume", Better::Lower),
 ];
 

@@ -28,30 +28,30 @@ use crate::subscriber_pool::SubscriberPool;
 pub struct Settings {
     /// SSE subscribers.
     subscribers: usize,
-    /// Events a second.
+    /// The number of events a second.
     rate: f64,
-    /// Events of a phase.
+    /// The number of events of a phase.
     events: u64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// Scrapes a second, in the phases with scrapes.
+    /// The number of scrapes a second in the phases with scrapes.
     scrape_rate: f64,
 }
 
 const COLUMNS: &[Column] = &[
     compared("p50 ms", Better::Lower),
     compared("p99 ms", Better::Lower),
-    plain("longest ms"),
+    plain("max ms"),
     plain("CPU µs per delivery"),
     plain("scrapes"),
     plain("scrape p50 ms"),
-    plain("scrape longest ms"),
+    plain("scrape max ms"),
 ];
 
 /// The index of the p99 among the columns.
 const P99: usize = 1;
 
-/// How much longer a phase may take than its rate asks for.
+/// The longest time by which a phase may exceed the time that its rate requires.
 const PHASE_SLACK: Duration = Duration::from_mins(1);
 
 const TOPIC: &str = "/events/ticks";
@@ -61,7 +61,7 @@ struct SubscribedGateway {
     name: &'static str,
     gateway: Gateway,
     pool: SubscriberPool,
-    /// Events that were published to it.
+    /// The number of events that were published to the gateway.
     published: u64,
 }
 
@@ -70,7 +70,7 @@ struct SubscribedGateway {
 /// # Errors
 /// If a gateway cannot be started, or refuses a request.
 pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<(Table, Ratios)> {
-    let mut table = Table::new(COLUMNS, "without", "lost, repeated, gaps, cut");
+    let mut table = Table::new(COLUMNS, "without", "lost, repeated, gaps, disconnected");
     let mut gateways = Vec::new();
     for (name, gateway) in plan.gateways()? {
         let (address, path) = (gateway.address(), TOPIC.to_owned());

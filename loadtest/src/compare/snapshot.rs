@@ -22,7 +22,7 @@ use crate::stamp::EventStamp;
 pub struct Settings {
     /// The number of resources.
     resources: u64,
-    /// Bytes of a resource.
+    /// The size of a resource, in bytes.
     bytes: usize,
 }
 

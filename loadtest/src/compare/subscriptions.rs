@@ -43,7 +43,7 @@ pub struct Settings {
     updates: u64,
     /// The number of publishers, each with one request at a time.
     publishers: usize,
-    /// Bytes of a resource before the updates.
+    /// The size of a resource before the updates, in bytes.
     bytes: usize,
 }
 
@@ -59,7 +59,7 @@ const COLUMNS: &[Column] = &[
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_mins(1);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// How much longer a round may take than its rate asks for.
+/// The longest time by which a round may exceed the time that its rate requires.
 const ROUND_SLACK: Duration = Duration::from_mins(1);
 
 /// A gateway with its subscribers.
@@ -79,7 +79,7 @@ pub fn run(settings: &Settings, plan: &RunPlan) -> io::Result<Table> {
         return Err(io::Error::other(format!("`publishers` must be at most {PUBLISHERS_MAX}")));
     }
     let name = |build: &str, sockets| format!("{build}, {} resources", sockets * settings.each);
-    let mut table = Table::new(COLUMNS, "few", "lost, repeated, gaps, cut");
+    let mut table = Table::new(COLUMNS, "few", "lost, repeated, gaps, disconnected");
     let mut audiences = Vec::new();
     for sockets in [settings.sockets, 1] {
         for (build, gateway) in plan.gateways()? {

@@ -12,7 +12,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 /// A server that uses less of a processor than this is idle.
 const REST: f64 = 0.02;
 
-/// How long it must be idle, and how long to wait for that.
+/// The time for which the server must be idle, and the longest wait for it.
 const REST_TIME: Duration = Duration::from_millis(500);
 const REST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -41,7 +41,7 @@ pub fn wait_until_idle(mut meter: Meter) -> io::Result<()> {
     }
 }
 
-/// What a server used during some work.
+/// The CPU time and the memory that a server used during a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// The time that the work took.

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::program;
 
-/// Where `make peers` installs oha.
+/// The path at which `make peers` installs oha.
 const OHA: &str = "target/peers/bin/oha";
 
-/// How much longer than asked a tool may run, to connect and to end.
+/// The longest time by which a tool may exceed its duration, to connect and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The figures of a run of requests.
@@ -39,7 +39,7 @@ pub struct RequestLoad<'l> {
     pub path: &'l str,
     /// Connections, each with one request at a time.
     pub connections: u32,
-    /// How long to send requests.
+    /// The time for which requests are sent.
     pub time: Duration,
     /// A script for wrk, for anything but a `GET`.
     pub script: Option<&'l Path>,

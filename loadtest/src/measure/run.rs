@@ -24,7 +24,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 /// The part of a measurement in which no stalled readers are connected.
 pub const ALONE: &str = "alone";
 
-/// How long memory is given to settle.
+/// The time in which the memory can settle.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// The figures of one measurement of one target. `None` where the measurement
@@ -39,7 +39,7 @@ pub struct Sample {
     pub cpu_per_publish: Option<f64>,
     /// CPU time of the whole phase, in seconds.
     pub cpu: Option<f64>,
-    /// From the first event, or the first connection, to the last delivery.
+    /// The time from the first event, or the first connection, to the last delivery.
     pub wall: Option<Duration>,
     /// CPU time of the generator for each delivery, in µs.
     pub generator: Option<f64>,

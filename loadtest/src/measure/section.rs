@@ -103,7 +103,7 @@ pub fn section(scenario: &Scenario, all: &[Series], left_out: &[String], command
             heads.push(format!("× {base}"));
         }
     }
-    heads.push("lost, repeated, out of order, gaps, cut".to_owned());
+    heads.push("lost, repeated, out of order, gaps, disconnected".to_owned());
     let _ = writeln!(out, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
     for row in &rows {
         let base = if against == Some(ALONE) {

@@ -22,7 +22,7 @@ pub struct Scenario {
     /// The name of the file.
     #[serde(skip)]
     pub name: String,
-    /// What the scenario shows, for the report.
+    /// The introduction of the section in the report.
     pub about: String,
     /// The page that the section goes to.
     #[serde(default = "page::benchmarks")]
@@ -35,11 +35,11 @@ pub struct Scenario {
     pub repeats: usize,
     /// The number of subscribers in the warm-up.
     pub warm_up: usize,
-    /// What is measured.
+    /// The kind of measurement and its settings.
     pub measure: Measure,
 }
 
-/// What is measured.
+/// The kind of measurement and its settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Measure {
@@ -65,7 +65,7 @@ pub enum Measure {
         clients: usize,
         /// The number of events that each client has missed.
         events: u64,
-        /// Bytes of an event's data.
+        /// The size of an event's data, in bytes.
         bytes: usize,
         /// The protocol of the clients.
         protocol: Protocol,
@@ -80,18 +80,18 @@ pub struct FanoutLoad {
     pub protocol: Protocol,
     /// The number of subscribers.
     pub subscribers: usize,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     pub bytes: usize,
     /// Events a second of all publishers together. Without it, publishers send
     /// as fast as possible.
     pub rate: Option<f64>,
-    /// Events of all publishers together.
+    /// The number of events of all publishers together.
     pub events: u64,
     /// The number of events for single targets that would need too much time or
     /// memory.
     #[serde(default)]
     pub events_of: BTreeMap<String, u64>,
-    /// Events of a request, if the target takes batches. Without it, one event.
+    /// The number of events of a request, if the target accepts batches. Without it, one event.
     pub batch: Option<u64>,
     /// The number of publishers.
     #[serde(default = "one")]

@@ -37,11 +37,11 @@ pub struct Settings {
     rate: f64,
     /// Lines a second of one batch that is in flight at the signal.
     batch_rate: f64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// Seconds of publishing before the signal.
+    /// The time of publishing before the signal, in seconds.
     lead_secs: f64,
-    /// How far the closes may deviate from an even spread: the largest
+    /// The largest deviation of the close times from an even spread: the largest
     /// difference of the two distributions, 0 to 1.
     uneven_max: f64,
 }
@@ -50,7 +50,7 @@ pub struct Settings {
 /// (`docs/operations.md#signals-and-health`).
 const SPREAD: f64 = 2.0 / 3.0;
 
-/// How late the last close and the end of the process may be.
+/// The longest delay of the last close and of the end of the process.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// The part of the drain for which the batch continues: longer than the
@@ -109,7 +109,7 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     report.check("exit code", code, "0", status.success());
     let bound = drain + LATE_MAX;
     report.at_most(
-        "from SIGTERM to the end of the process",
+        "time from the signal to the end of the process",
         took.as_secs_f64(),
         bound.as_secs_f64(),
         "s",
@@ -162,9 +162,12 @@ fn check_closes(
     all.sort_by(f64::total_cmp);
     let last = all.last().copied().unwrap_or(0.0);
     let bound = (spread + LATE_MAX).as_secs_f64();
-    report.at_most("last close after", last, bound, "s");
+    report.at_most("time until the last close message", last, bound, "s");
     report.at_most(
-        format!("largest deviation from an even spread over {} s", short(spread.as_secs_f64())),
+        format!(
+            "largest deviation of the close times from an even spread over {} s",
+            short(spread.as_secs_f64())
+        ),
         uneven(&all, spread.as_secs_f64()),
         uneven_max,
         "",
@@ -174,11 +177,25 @@ fn check_closes(
         progress.end.position != Some(progress.offset())
     };
     let elsewhere = streams.iter().filter(elsewhere).count();
-    report.exactly("streams whose closing position is not their last event", elsewhere as u64, 0);
+    report.exactly(
+        "streams whose final position is not that of their last event",
+        elsewhere as u64,
+        0,
+    );
     let faults: u64 = pool.stats.faults()[..4].iter().sum();
-    report.exactly("events lost, repeated or out of order on a stream, gaps", faults, 0);
+    report.exactly("events lost, repeated or out of order on a stream; gaps", faults, 0);
     report.table(
-        &["closed after, s", "streams", "first", "10 %", "25 %", "50 %", "75 %", "90 %", "last"],
+        &[
+            "time of the close message, s",
+            "streams",
+            "first",
+            "10 %",
+            "25 %",
+            "50 %",
+            "75 %",
+            "90 %",
+            "last",
+        ],
         &rows,
     );
 }
@@ -225,11 +242,12 @@ fn audit(
     pool.read_until(Duration::from_millis(500), |_| false)?;
     let progress = pool.subscribers()[0].progress().clone();
     let stats = pool.close(&acknowledged);
-    let what = format!("of {expected} acknowledged events, lost or repeated in the log");
+    let what =
+        format!("acknowledged events, of {expected}, that are missing or repeated in the log");
     report.exactly(what, stats.lost + stats.repeated + stats.disordered, 0);
     let unanswered: u64 =
         (0..acknowledged.len()).map(|p| progress.of(p).saturating_sub(acknowledged[p])).sum();
-    report.exactly("events in the log without a response", unanswered, 0);
+    report.exactly("events in the log whose request was not answered", unanswered, 0);
     Ok(())
 }
 
@@ -244,22 +262,25 @@ fn check_responses(
         let is = |result: &&FeedResult| result.end.as_ref().is_some_and(|(end, at)| is(end, *at));
         feeds.iter().filter(is).count() as u64
     };
-    report.exactly("responses that broke off", count(&|end, _| *end == FeedEnd::Broken), 0);
+    report.exactly("incomplete responses", count(&|end, _| *end == FeedEnd::Broken), 0);
     let refused = count(&|end, _| matches!(end, FeedEnd::Refused(_)));
     report.exactly("requests refused", refused, 0);
     // Connections that the kernel had accepted and the process had not are cut
     // when the process ends. The gateway cannot prevent that.
     let is_early = |at: u64| at + LAST_MOMENT.as_nanos() as u64 <= ended;
     report.exactly(
-        format!("new connections cut unread, except in the last {} ms", LAST_MOMENT.as_millis()),
+        format!(
+            "new connections closed before their request was read, without those of the last {} ms",
+            LAST_MOMENT.as_millis()
+        ),
         count(&|end, at| *end == FeedEnd::Unanswered && is_early(at)),
         0,
     );
     let (received, is_whole) = match batched {
-        Ok(lines) => (format!("{lines} lines, each answered"), true),
+        Ok(lines) => (format!("{lines} lines, all answered"), true),
         Err(error) => (error.to_string(), false),
     };
-    report.check("the batch in flight", received, "every line answered", is_whole);
+    report.check("the active batch", received, "every line answered", is_whole);
 }
 
 /// A batch that is sent line by line until `end`.

@@ -30,12 +30,12 @@ pub struct Proof {
     /// The name of the file.
     #[serde(skip)]
     pub name: String,
-    /// What the proof shows, for the report.
+    /// The introduction of the section in the report.
     about: String,
     /// The page that the section goes to.
     #[serde(rename = "report")]
     pub page: PathBuf,
-    /// What is done to the gateway.
+    /// The kind of proof and its settings.
     #[serde(rename = "proof")]
     kind: ProofKind,
     /// The gateway's configuration.
@@ -46,7 +46,7 @@ pub struct Proof {
     short: Option<toml::Table>,
 }
 
-/// What is done to the gateway. Each kind has its own module.
+/// The kind of proof. Each kind has its own module.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum ProofKind {

@@ -25,16 +25,16 @@ use crate::subscriber::{Protocol, ReadBuffers, ReadOutcome, Subscriber, Subscrip
 pub struct Settings {
     /// The policies, as values of `?overflow=`.
     policies: Vec<String>,
-    /// Events of all publishers together, the last one included.
+    /// The number of events of all publishers together, including the last event.
     events: u64,
-    /// Events a second of all publishers together.
+    /// The number of events a second of all publishers together.
     rate: u32,
     publishers: usize,
     /// The number of subjects, divided among the publishers.
     subjects: u64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// How many times slower than the publishers a reader is.
+    /// The ratio of the rate of the publishers to the rate of a reader.
     slower: u64,
 }
 
@@ -51,7 +51,7 @@ const QUICK_BYTES: usize = 256 * 1024;
 /// The time between two reads of a slow reader.
 const STEP: Duration = Duration::from_millis(20);
 
-/// How much longer than its data an event is on the wire: id, type and chunk.
+/// The number of bytes of an event on the wire without its data: id, type and chunk.
 const FRAMING_BYTES: usize = 64;
 
 /// After this time without a byte, a reader has everything that it will get.
@@ -65,9 +65,9 @@ struct Reader {
     policy: String,
     subscriber: Subscriber,
     stats: DeliveryStats,
-    /// Events that arrived while the reader was slow.
+    /// The number of events that arrived while the reader was slow.
     slow: u64,
-    /// The reason of the end of its first stream, if it had to reconnect.
+    /// The reason for the end of the first stream, if the reader had to reconnect.
     ended: Option<String>,
     is_over: bool,
 }
@@ -136,13 +136,13 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     }
     let heads = [
         "policy",
-        "received",
-        "while slow, events/s",
-        "dropped",
-        "told",
+        "events received",
+        "events/s while slow",
+        "dropped (metric)",
+        "dropped (reported)",
         "gaps",
-        "ended",
-        "last is",
+        "reason for the end",
+        "last event is",
     ];
     report.table(&heads, &rows);
     Ok(report)
@@ -185,40 +185,43 @@ fn judge(
     report: &mut ProofReport,
 ) {
     let policy = &reader.policy;
-    let (received, told) = (reader.stats.deliveries, reader.subscriber.progress().dropped);
+    let (received, reported) = (reader.stats.deliveries, reader.subscriber.progress().dropped);
     let events: u64 = totals.iter().sum();
     let [_, repeated, disordered, _, _] = reader.stats.faults();
     let named = |what: &str| format!("`{policy}`: {what}");
-    report.exactly(named("repeated or out of order"), repeated + disordered, 0);
+    report.exactly(named("events repeated or out of order"), repeated + disordered, 0);
     report.exactly(
-        named("last id, which must be the head"),
+        named("offset of the last event received (must equal the head)"),
         reader.subscriber.progress().offset(),
         head,
     );
     match policy.as_str() {
         "log" | "disconnect" => {
-            report.exactly(named("received"), received, events);
-            report.exactly(named("reported or counted as dropped"), told + dropped, 0);
+            report.exactly(named("events received"), received, events);
+            report.exactly(named("events reported or counted as dropped"), reported + dropped, 0);
         }
         _ => {
-            report.exactly(named("received, and reported as dropped"), received + told, events);
-            report.exactly(named("dropped by the metric, as reported"), dropped, told);
-            report.check(
-                named("dropped, since the reader was slow"),
-                told.to_string(),
-                "> 0",
-                told > 0,
+            report.exactly(
+                named("events received plus events reported as dropped"),
+                received + reported,
+                events,
             );
+            let counted = "dropped events counted by the metric (must equal the number reported to \
+                           the client)";
+            report.exactly(named(counted), dropped, reported);
+            let slow = "dropped events reported to the client (more than 0 shows that the reader \
+                        was slow)";
+            report.check(named(slow), reported.to_string(), "> 0", reported > 0);
         }
     }
     if policy == "conflate" {
         let subjects = settings.subjects / settings.publishers as u64;
         let missing = newest_missing(reader.stats.stamps.as_deref(), totals, subjects);
-        report.exactly(named("subjects whose newest event is missing"), missing, 0);
+        report.exactly(named("subjects whose newest event was not received"), missing, 0);
     }
     if policy == "disconnect" {
         let ended = reader.ended.as_deref().unwrap_or("nothing");
-        report.check(named("ended with"), ended, "overflow", ended == "overflow");
+        report.check(named("reason for the end"), ended, "overflow", ended == "overflow");
     }
 }
 
@@ -279,7 +282,8 @@ impl Reader {
         read_all(std::slice::from_mut(self))?;
         if self.is_over {
             let progress = self.subscriber.progress().clone();
-            self.ended = Some(progress.end.reason.clone().unwrap_or("a cut".to_owned()));
+            self.ended =
+                Some(progress.end.reason.clone().unwrap_or("the connection was lost".to_owned()));
             self.subscriber =
                 Reader::subscription(gateway, &self.policy).resume(0, epoch, progress)?;
             self.is_over = false;

@@ -31,7 +31,7 @@ pub struct Settings {
     publishers: usize,
     /// Events a second of each publisher.
     rate: f64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
     /// The number of SIGHUPs with a valid file. As many faulty files are
     /// between them.
@@ -49,7 +49,7 @@ const RELOAD_MAX: Duration = Duration::from_secs(5);
 /// The timeout for the last events.
 const REST_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes of a body between the small limit and the large one.
+/// The size of a body between the small limit and the large limit, in bytes.
 const PROBE_BYTES: usize = 16 * 1024;
 
 /// The files after which the gateway differed from the last valid file.
@@ -94,10 +94,10 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let mut report = ProofReport::new();
     report.exactly("streams that ended", pool.ended() as u64, 0);
     let [lost, repeated, disordered, gaps, _] = pool.close(&totals).faults();
-    let what = format!("of {expected} deliveries lost, repeated, out of order, or in gaps");
+    let what = format!("of {expected} deliveries: lost, repeated, out of order, reported as gaps");
     report.exactly(what, lost + repeated + disordered + gaps, 0);
     for result in ["applied", "faulty"] {
-        let what = format!("files counted as {result}");
+        let what = format!("files counted as `{result}`");
         report.exactly(what, counted(&gateway, result)?, settings.reloads as u64);
     }
     let files = 2 * settings.reloads;
@@ -108,7 +108,10 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
         totals.iter().sum::<u64>().to_string(),
         FAULTS.iter().take(settings.reloads).map(|fault| fault.name).collect::<Vec<_>>().join(", "),
     ];
-    report.table(&["SIGHUPs", "in s", "events published meanwhile", "faults"], &[row]);
+    report.table(
+        &["reloads", "seconds", "events published meanwhile", "faults of the invalid files"],
+        &[row],
+    );
     Ok(report)
 }
 
@@ -188,20 +191,30 @@ impl Deviations {
     }
 
     fn judge(&self, files: usize, report: &mut ProofReport) {
-        for (what, faults) in [
-            ("after which the body limit was not that of the last valid file", &self.limits),
-            ("after which `retry` was not in the range of the last valid file", &self.ranges),
+        for (items, what, faults) in [
             (
-                "after which a new collection was missing, or one of a faulty file existed",
+                "reloads",
+                "after which the body limit was not that of the last valid file",
+                &self.limits,
+            ),
+            (
+                "reloads",
+                "after which `retry` was outside the range of the last valid file",
+                &self.ranges,
+            ),
+            (
+                "reloads",
+                "after which a new collection was not served, or a collection of an invalid file was \
+                 served",
                 &self.collections,
             ),
-            ("for which `streamgate check` disagrees", &self.unchecked),
+            ("files", "that `streamgate check` judged differently", &self.unchecked),
         ] {
             let found = match faults.as_slice() {
                 [] => "0".to_owned(),
                 names => format!("{}: {}", names.len(), names.join(", ")),
             };
-            report.check(format!("of {files}: {what}"), found, "0", faults.is_empty());
+            report.check(format!("{items}, of {files}, {what}"), found, "0", faults.is_empty());
         }
     }
 }

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 use crate::gateway_config::{overlay, section};
 
-/// What a valid file sets that a client can observe.
+/// The settings of a valid file that a client can observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedState {
     /// `limits.body_bytes`.

@@ -1,5 +1,5 @@
 //! Debian's `slowhttptest` against the gateway's deadlines, beside a
-//! well-behaved client.
+//! good client.
 
 use std::fs::File;
 use std::io;
@@ -31,7 +31,7 @@ use crate::report::proof_report::ProofReport;
 pub struct Settings {
     /// Connections of each attack.
     connections: u64,
-    /// Requests a second of the well-behaved client.
+    /// The number of requests a second of the good client.
     probe_rate: f64,
     /// Seconds for which the client is timed before an attack: alone, and while
     /// the tool attacks another listener.
@@ -43,11 +43,11 @@ pub struct Settings {
     /// A p99 below this is due to the scheduler and is not compared.
     p99_ms_free: f64,
     rounds: usize,
-    /// How many seconds after its limit an attacker may be connected.
+    /// The time after its limit for which an attacker may stay connected, in seconds.
     grace_secs: f64,
-    /// Resources of the collection that is read slowly.
+    /// The number of resources of the collection that is read slowly.
     resources: u64,
-    /// Bytes of a resource.
+    /// The size of a resource, in bytes.
     bytes: usize,
     /// The attacks, one after the other.
     attacks: Vec<Attack>,
@@ -74,20 +74,20 @@ const COLLECTION: &str = "orders";
 /// The timeout for all attackers to connect.
 const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 
-/// How long after its limit an attack is watched.
+/// The time after its limit for which an attack is watched.
 const WATCH_MAX: Duration = Duration::from_secs(20);
 
 /// The time between two scrapes.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// The connection of the well-behaved client.
+/// The connection of the good client.
 const PROBE_CONNECTIONS: u64 = 1;
 
-/// What one round of an attack showed.
+/// The result of one round of an attack.
 struct AttackRound {
-    /// The most connections at once.
+    /// The largest number of open connections.
     most: u64,
-    /// From the last connect until all were closed. `None` if they stayed.
+    /// The time from the last connect until all connections were closed. `None` if some stayed open.
     gone: Option<Duration>,
     /// Latencies of the client: alone, while the tool attacks another listener,
     /// and during the attack.
@@ -126,9 +126,9 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
         "attack",
         "flags",
         "ended by",
-        "well-behaved client alone: p50, p99, longest ms",
-        "beside the tool",
-        "during the attack",
+        "good client alone: p50, p99, max ms",
+        "good client beside the tool: p50, p99, max ms",
+        "good client during the attack: p50, p99, max ms",
     ];
     report.table(&heads, &rows);
     Ok(report)
@@ -209,7 +209,7 @@ fn judge(
     let least = least(settings.connections);
     let most = rounds.iter().map(|seen| seen.most).min().unwrap_or(0);
     to.check(
-        named("connections open at once"),
+        named("open connections at the peak"),
         most.to_string(),
         format!("≥ {least}"),
         most >= least,
@@ -219,7 +219,7 @@ fn judge(
         rounds.iter().map(|seen| seen.gone.map(|gone| gone.as_secs_f64())).collect();
     let gone = gone.map(|secs| secs.into_iter().fold(0.0, f64::max));
     to.check(
-        named("from the last connect until all are closed"),
+        named("time from the arrival of the last connection until all are closed"),
         gone.map_or("still open".to_owned(), |secs| format!("{} s", short(secs))),
         format!("≤ {} s", short(bound)),
         gone.is_some_and(|secs| secs <= bound),
@@ -228,13 +228,13 @@ fn judge(
     let during = median(rounds.iter().map(|seen| p99(seen, 2)));
     let times = median(rounds.iter().map(|seen| p99(seen, 2) / p99(seen, 1)));
     to.check(
-        named("p99 of the well-behaved client, × beside the tool"),
+        named("p99 of the good client, relative to its p99 beside the tool"),
         format!("{} ({} ms)", short(times), short(during)),
         format!("≤ {}, or {} ms", short(settings.p99_times_max), short(settings.p99_ms_free)),
         times <= settings.p99_times_max || during <= settings.p99_ms_free,
     );
     to.exactly(
-        named("failed requests of the well-behaved client"),
+        named("failed requests of the good client"),
         rounds.iter().map(|s| s.failures).sum(),
         0,
     );
@@ -313,7 +313,7 @@ impl Drop for SinkServer {
     }
 }
 
-/// The well-behaved client: one keep-alive connection, one request at a time.
+/// The good client: one keep-alive connection, one request at a time.
 struct ProbeClient {
     thread: Option<JoinHandle<ProbeResult>>,
     stop: Arc<AtomicBool>,
@@ -321,7 +321,7 @@ struct ProbeClient {
 
 #[derive(Default)]
 struct ProbeResult {
-    /// When each request was due, and how long its response took from then on,
+    /// The due time of each request, and the time from then until its response,
     /// in nanoseconds.
     answered: Vec<(u64, u64)>,
     failures: u64,
@@ -339,7 +339,7 @@ impl ProbeClient {
                 match ask(&mut connection, address, &path) {
                     Ok(()) => result.answered.push((due, clock::now().saturating_sub(due))),
                     Err(error) => {
-                        eprintln!("  the well-behaved client: {error}");
+                        eprintln!("  the good client: {error}");
                         result.failures += 1;
                     }
                 }
@@ -353,7 +353,7 @@ impl ProbeClient {
     fn finish(mut self) -> io::Result<ProbeResult> {
         self.stop.store(true, Ordering::Relaxed);
         let done = self.thread.take().map_or_else(|| Ok(ProbeResult::default()), JoinHandle::join);
-        done.map_err(|_| io::Error::other("the well-behaved client panicked"))
+        done.map_err(|_| io::Error::other("the good client panicked"))
     }
 }
 

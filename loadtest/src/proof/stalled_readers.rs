@@ -36,18 +36,18 @@ pub struct Settings {
     /// Events a second of all publishers.
     rate: f64,
     publishers: usize,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
     /// Events of all publishers at the start of a phase: enough that no more
     /// fit into the socket of a reader that does not read. Until then such a
     /// reader is a live one for the gateway and the kernel, and costs the same.
     filling: u64,
-    /// Events of all publishers after these.
+    /// The number of events of all publishers after the sockets are full.
     events: u64,
     /// The number of rounds. Each has a phase without the stalled readers and
     /// one with them.
     rounds: usize,
-    /// Events that fill the gateway's caches before the first phase.
+    /// The number of events that fill the gateway's caches before the first phase.
     warm_up: u64,
     p99_times_max: f64,
     /// The most milliseconds of the live readers' p99 while the sockets of the
@@ -61,7 +61,7 @@ pub struct Settings {
 /// stalled readers to catch up.
 const CATCH_UP_MAX: Duration = Duration::from_mins(2);
 
-/// How long memory is given to settle after a phase.
+/// The time after a phase in which the memory can settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// The time between two samples of memory.
@@ -295,18 +295,18 @@ fn resume(
     let stats = pool.close(&totals);
     let faults = stats.faults().iter().zip(early.faults()).map(|(a, b)| a + b).collect::<Vec<_>>();
     report.exactly(
-        format!("events that {count} stalled readers received in the end, of {expected}"),
+        format!("events received in the end by {count} stalled readers, of {expected}"),
         deliveries,
         expected,
     );
     report.check(
-        "of these lost, repeated, out of order, in gaps; streams cut",
+        "of these: lost, repeated, out of order, reported as gaps; streams disconnected",
         faults.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
         "0 of each",
         faults.iter().all(|&fault| fault == 0),
     );
     report.check(
-        "until the last reader had caught up",
+        "time until the last stalled reader had caught up",
         format!("{} s", short(took.as_secs_f64())),
         format!("≤ {} s", CATCH_UP_MAX.as_secs()),
         took <= CATCH_UP_MAX,
@@ -317,13 +317,14 @@ fn resume(
 fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], report: &mut ProofReport) {
     let p99 = |phase: &Phase| latency::ms(&phase.stats.latency, 0.99);
     report.at_most(
-        "p99 of the live readers beside stalled ones, × without",
+        "p99 of the live readers after the sockets are full, relative to the phase without \
+         stalled readers",
         median(rounds.iter().map(|(without, beside)| p99(beside) / p99(without))),
         settings.p99_times_max,
         "",
     );
     report.at_most(
-        "p99 of the live readers while the sockets of the others fill",
+        "p99 of the live readers while the sockets fill",
         median(rounds.iter().map(|(_, beside)| latency::ms(&beside.filling, 0.99))),
         settings.filling_ms_max,
         "ms",
@@ -338,22 +339,29 @@ fn conclude(settings: &Settings, rounds: &[(Phase, Phase)], report: &mut ProofRe
     };
     let kib = |bytes: u64| bytes as f64 / 1024.0;
     let (rss_max, kernel_max) = (kib(settings.rss_bytes_max), kib(settings.kernel_bytes_max));
-    let what = "of a stalled reader";
     for (name, memory, max) in [
-        ("RSS", (|phase| phase.rss) as fn(&Phase) -> MemoryLevel, rss_max),
-        ("kernel memory, both ends,", |phase| phase.kernel, kernel_max),
+        ("RSS per stalled reader", (|phase| phase.rss) as fn(&Phase) -> MemoryLevel, rss_max),
+        (
+            "kernel memory per stalled reader, both ends of the connection",
+            |phase| phase.kernel,
+            kernel_max,
+        ),
     ] {
         let peak = each(memory, |level| level.peak);
-        report.at_most(format!("{name} {what}: peak"), peak, max, "KiB");
+        report.at_most(format!("{name}: peak"), peak, max, "KiB");
         let settled = each(memory, |level| level.settled);
-        report.at_most(format!("{name} {what}: settled"), settled, max, "KiB");
+        report.at_most(format!("{name}: settled"), settled, max, "KiB");
     }
     let faults: u64 = rounds
         .iter()
         .flat_map(|(without, beside)| [without, beside])
         .map(|phase| phase.stats.faults().iter().sum::<u64>())
         .sum();
-    report.exactly("live readers: events lost or repeated, gaps, cuts", faults, 0);
+    report.exactly(
+        "live readers: events lost, repeated or out of order; gaps; disconnects",
+        faults,
+        0,
+    );
     tabulate(rounds, report);
 }
 
@@ -378,16 +386,16 @@ fn tabulate(rounds: &[(Phase, Phase)], report: &mut ProofReport) {
     let rows: Vec<Vec<String>> = rounds.iter().enumerate().map(row).collect();
     let heads = [
         "round",
-        "without: filling, p50, p99 ms",
-        "then",
-        "CPU s",
-        "RSS MiB: start → peak, settled",
-        "TCP MiB, the same",
-        "beside: filling, p50, p99 ms",
-        "then",
-        "CPU s",
-        "RSS MiB",
-        "TCP MiB",
+        "without, sockets fill: p50, p99 ms",
+        "without, sockets full: p50, p99 ms",
+        "without: CPU s",
+        "without, RSS MiB: start → peak, settled",
+        "without, TCP MiB: start → peak, settled",
+        "with, sockets fill: p50, p99 ms",
+        "with, sockets full: p50, p99 ms",
+        "with: CPU s",
+        "with, RSS MiB: start → peak, settled",
+        "with, TCP MiB: start → peak, settled",
     ];
     report.table(&heads, &rows);
 }

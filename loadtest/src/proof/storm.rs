@@ -27,15 +27,15 @@ use crate::subscriber_pool::SubscriberPool;
 pub struct Settings {
     /// SSE clients of one topic.
     clients: usize,
-    /// How the node ends.
+    /// The way in which the gateway ends.
     end: NodeEnd,
-    /// Events a second to all clients.
+    /// The number of events a second to all clients.
     rate: f64,
     /// Events a second to a topic without readers, to time publishing with.
     quiet_rate: f64,
-    /// Bytes of an event's data.
+    /// The size of an event's data, in bytes.
     bytes: usize,
-    /// Events that are published between the restart and the reconnects.
+    /// The number of events that are published between the restart and the reconnects.
     missed: u64,
     /// Seconds before the end of the node, and after all clients have caught
     /// up.
@@ -125,7 +125,11 @@ pub fn run(settings: &Settings, config: &Table) -> io::Result<ProofReport> {
     let mut report = ProofReport::new();
     report.check("all clients caught up", is_caught_up.to_string(), "true", is_caught_up);
     let faults: u64 = before[..4].iter().chain(&after).sum();
-    report.exactly("events lost, repeated, out of order, gaps; streams cut again", faults, 0);
+    report.exactly(
+        "events lost, repeated or out of order; gaps; streams disconnected again",
+        faults,
+        0,
+    );
     conclude(settings, &times, &[&live, &quiet], &mut report);
     shared(settings, &metrics, &mut report);
     Ok(report)
@@ -196,7 +200,7 @@ fn has(pool: &SubscriberPool, totals: [u64; 2]) -> bool {
 fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], report: &mut ProofReport) {
     let secs = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
     report.at_most(
-        format!("{} clients reconnected and caught up after", settings.clients),
+        format!("time until {} clients had reconnected and caught up", settings.clients),
         secs(times.storm, times.caught_up),
         settings.caught_up_secs_max,
         "s",
@@ -208,25 +212,32 @@ fn conclude(settings: &Settings, times: &Times, results: &[&FeedResult], report:
     let after = publishes(times.caught_up, u64::MAX);
     let bound = (settings.publish_times_max * latency::ms(&before, 0.99))
         .max(settings.publish_secs_max * 1e3);
-    report.at_most("p99 of a publish in the storm", latency::ms(&storm, 0.99), bound, "ms");
+    report.at_most("p99 of a publish during the storm", latency::ms(&storm, 0.99), bound, "ms");
     let row = |name: &str, histogram: &hdrhistogram::Histogram<u64>| {
         let quantile = |quantile| short(latency::ms(histogram, quantile));
         let mut row = vec![name.to_owned(), histogram.len().to_string()];
         row.extend([0.5, 0.99, 1.0].map(quantile));
         row
     };
-    let heads = ["publishing", "requests", "p50 ms", "p99 ms", "longest ms"];
-    let rows = [row("before", &before), row("in the storm", &storm), row("after", &after)];
+    let heads = ["publishes", "requests", "p50 ms", "p99 ms", "max ms"];
+    let rows = [
+        row("before the storm", &before),
+        row("during the storm", &storm),
+        row("after the storm", &after),
+    ];
     report.table(&heads, &rows);
     let retries: u64 = results.iter().map(|result| result.retries).sum();
     let rows = [
-        ("from the signal until it served again, s", secs(times.ended, times.serving)),
-        ("until all heads had arrived, s", secs(times.storm, times.heads)),
-        ("until all had caught up, s", secs(times.storm, times.caught_up)),
-        ("publishes repeated with their `Idempotency-Key`", retries as f64),
+        (
+            "time from the signal until the gateway served again, s",
+            secs(times.ended, times.serving),
+        ),
+        ("time until all clients had received a response head, s", secs(times.storm, times.heads)),
+        ("time until all clients had caught up, s", secs(times.storm, times.caught_up)),
+        ("publishes retried with their `Idempotency-Key`", retries as f64),
     ];
     let rows = rows.map(|(what, value)| vec![what.to_owned(), short(value)]);
-    report.table(&["the storm", ""], &rows);
+    report.table(&["storm", "value"], &rows);
 }
 
 /// Checks that reads and encodings were shared: they grow with events, not with
@@ -240,7 +251,7 @@ fn shared(settings: &Settings, metrics: &[MetricsSnapshot; 2], report: &mut Proo
     let ticks = [("log", TICKS)];
     let events = settings.missed as f64 + grown("streamgate_events_appended_total", &ticks);
     report.at_most(
-        "encodings for each event that the clients were sent",
+        "encodings per event sent to the clients",
         grown(ENCODINGS, &[]) / events,
         settings.encodings_max,
         "",
@@ -254,9 +265,9 @@ fn shared(settings: &Settings, metrics: &[MetricsSnapshot; 2], report: &mut Proo
     }
     for (what, name) in [
         ("deliveries", "streamgate_events_delivered_total"),
-        ("of these, read from the log", "streamgate_events_replayed_total"),
+        ("of these: read from the log", "streamgate_events_replayed_total"),
     ] {
         rows.push(vec![what.to_owned(), short(grown(name, &[]))]);
     }
-    report.table(&["until all had caught up", ""], &rows);
+    report.table(&["until all clients had caught up", "value"], &rows);
 }

@@ -11,7 +11,7 @@ pub const BESIDE: &str = "beside";
 /// The fewest rounds for a verdict.
 const ROUNDS_MIN: usize = 9;
 
-/// How far the median ratio may be from 1.
+/// The largest deviation of the median ratio from 1.
 const TOLERANCE: f64 = 0.03;
 
 /// Which way a figure improves.
@@ -23,7 +23,7 @@ pub enum Better {
     Higher,
 }
 
-/// What the ratios of a figure show.
+/// The verdict on the ratios of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The median is within the tolerance, or the range includes 1.

@@ -23,7 +23,7 @@ pub struct Bar {
 
 const WIDTH: f64 = 760.0;
 
-/// Where bars start, and where the longest whisker ends.
+/// The horizontal positions of the start of a bar and the end of the longest whisker.
 const LEFT: f64 = 240.0;
 
 /// See [`LEFT`].

@@ -28,7 +28,7 @@ pub const fn plain(title: &'static str) -> Column {
 /// Rows of figures.
 pub struct Table {
     columns: &'static [Column],
-    /// What the ratios refer to, for their heading.
+    /// The row that the ratios refer to, for the heading of their columns.
     against: String,
     /// The faults that the last column counts, for its heading.
     faults: &'static str,

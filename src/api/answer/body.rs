@@ -14,7 +14,7 @@ use crate::deliver::{StreamBody, TakeoverBody};
 pub enum Body {
     /// An empty body.
     Empty,
-    /// A whole body that is known before the head.
+    /// A complete body in memory.
     Full(Bytes),
     /// A body that is read from the store as fast as the client reads it.
     Pull(StreamedBody),
@@ -27,24 +27,18 @@ pub enum Body {
 }
 
 impl Body {
-    /// Returns whether the body is large and not live. The kernel may buffer much of such
-    /// a body, because none of it is late or lost there.
+    /// Returns whether the body is large and not a live stream. The socket buffer of the kernel
+    /// may be large for such a body, because the delay in the buffer does no harm.
     pub fn is_bulk(&self) -> bool {
         matches!(self, Body::Pull(_))
     }
 
-    /// Tells the stream that its client read nothing for too long. The caller then drops
-    /// the body.
+    /// Reports to a live stream that the client read nothing for too long. The caller drops the
+    /// body after this call.
     pub fn stalled(&mut self) {
         if let Body::Live(stream) = self {
             stream.stalled();
         }
-    }
-}
-
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Body {
-        if bytes.is_empty() { Body::Empty } else { Body::Full(bytes) }
     }
 }
 

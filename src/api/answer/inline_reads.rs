@@ -1,43 +1,44 @@
-//! Point reads on the calling task.
+//! Reads of one resource on the calling task.
 //!
-//! A read on a blocking thread costs two wake-ups of a thread: nearly twice the cost of a
-//! whole request without them. A point read from memory or from the page cache of the
-//! system takes microseconds. Only a read that waits for the disk is better on a thread.
-//! The kind of a read is not known in advance, so the recent reads decide.
+//! A read on a blocking thread wakes a thread twice. This costs nearly twice as much as a whole
+//! request without the thread. A read from memory or from the page cache of the system takes
+//! microseconds. Only a read that waits for the disk should run on a blocking thread. This is
+//! not known in advance, so the duration of the recent reads decides.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A read that takes longer counts as slow: it waited for the disk. A thread that the
-/// system preempts looks the same; the [burst](BURST) absorbs such cases.
+/// The duration above which a read counts as slow: it waited for the disk. The preemption of a
+/// thread has the same effect; [`BURST`] absorbs such cases.
 const SLOW: Duration = Duration::from_micros(500);
 
 /// The share of one processor that slow reads may take from the runtime in the long run:
 /// 1/SHARE.
 const SHARE: u64 = 4;
 
-/// The time that slow reads may take at once, whatever happened before.
+/// The time that slow reads may take in a burst.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Decides where a point read runs. Limits the time that the threads of the runtime lose
-/// to a slow disk: [`BURST`], then 1/[`SHARE`] of one thread. A read is known to be slow
-/// only when it ends. Therefore one of several threads never reads: if the disk hangs,
-/// that thread serves the rest of the gateway. A runtime with one thread reads on it too:
-/// nearly three times the requests every day are worth more than service beside a disk
-/// that hangs.
+/// Decides whether a read runs on the calling task. Limits the time that the threads of the
+/// runtime lose to a slow disk to [`BURST`], and then to 1/[`SHARE`] of one thread.
+///
+/// A slow read is known only when it ends. Therefore one of several threads never reads. If the
+/// disk hangs, that thread still serves other requests. If the runtime has only one thread, this
+/// thread reads too: this allows nearly three times as many requests, but if the disk hangs, the
+/// gateway hangs.
 pub struct InlineReads {
     begun: Instant,
-    /// The number of running reads, and its limit.
-    reading: AtomicUsize,
-    most: usize,
-    /// The time until which the slow reads so far use up their share, in microseconds
-    /// since `begun`.
+    /// The number of running reads.
+    running: AtomicUsize,
+    running_max: usize,
+    /// The time until which the slow reads so far have used their share, in microseconds since
+    /// `begun`.
     spent_until: AtomicU64,
 }
 
-/// A read panicked. The panic hook has logged the message.
+/// The error of a read that panicked. The panic hook has logged the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
@@ -57,25 +58,27 @@ impl InlineReads {
     fn of(threads: usize) -> InlineReads {
         InlineReads {
             begun: Instant::now(),
-            reading: AtomicUsize::new(0),
-            most: threads.saturating_sub(1).max(1),
+            running: AtomicUsize::new(0),
+            running_max: threads.saturating_sub(1).max(1),
             spent_until: AtomicU64::new(0),
         }
     }
 
-    /// Runs `read` here and returns its result. Returns `None`, without running `read`, if
-    /// recent reads were slow: the caller then uses a blocking thread. `before` is the time
-    /// just before the call. A panic ends only the read, as on a thread, and not the
-    /// connection; the caller must not use the values that `read` owned or borrowed.
+    /// Runs `read` on the calling task and returns its result. If recent reads were slow, or if
+    /// too many reads run, returns `None` without running `read`; the caller then uses a blocking
+    /// thread. `before` is the time just before the call.
+    ///
+    /// # Errors
+    /// [`Panicked`] if `read` panics. The caller must not use the values that `read` borrowed.
     pub fn run<T>(&self, before: Instant, read: impl FnOnce() -> T) -> Option<Result<T, Panicked>> {
         let before = before.saturating_duration_since(self.begun);
-        if !self.has_room(before) {
+        if !self.may_read(before) {
             return None;
         }
         let _reading = self.begin()?;
         // The read shares only the store with other tasks, as on a thread.
         let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| Panicked);
-        self.took(before, self.begun.elapsed());
+        self.record(before, self.begun.elapsed());
         Some(result)
     }
 
@@ -88,17 +91,17 @@ impl InlineReads {
                 self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let one_more = |reading| (reading < self.most).then_some(reading + 1);
-        let begun = self.reading.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        begun.ok().map(|_| Reading(&self.reading))
+        let one_more = |running| (running < self.running_max).then_some(running + 1);
+        let begun = self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        begun.ok().map(|_| Reading(&self.running))
     }
 
-    fn has_room(&self, now: Duration) -> bool {
-        let room = micros(now) + SHARE * micros(BURST);
-        self.spent_until.load(Ordering::Relaxed) <= room
+    fn may_read(&self, now: Duration) -> bool {
+        let limit = micros(now) + SHARE * micros(BURST);
+        self.spent_until.load(Ordering::Relaxed) <= limit
     }
 
-    fn took(&self, before: Duration, after: Duration) {
+    fn record(&self, before: Duration, after: Duration) {
         let took = after.saturating_sub(before);
         if took <= SLOW {
             return;
@@ -119,13 +122,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_takes_its_share_of_a_thread_and_no_more() {
+    fn slow_reads_take_only_their_share_of_a_thread() {
         let inline = InlineReads::new();
         let (mut now, read) = (Duration::ZERO, Duration::from_millis(10));
         let mut waited = Duration::ZERO;
         while now < Duration::from_secs(10) {
-            if inline.has_room(now) {
-                inline.took(now, now + read);
+            if inline.may_read(now) {
+                inline.record(now, now + read);
                 waited += read;
                 now += read;
             } else {
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thread_is_left_where_reads_hang() {
+    fn one_thread_stays_free_if_reads_hang() {
         let inline = InlineReads::of(3);
         let hanging = (inline.begin(), inline.begin());
         assert!(hanging.0.is_some() && hanging.1.is_some());
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_thread_reads_too() {
+    fn a_runtime_with_one_thread_reads_on_it() {
         let inline = InlineReads::of(1);
         for _ in 0..2 {
             assert_eq!(inline.run(Instant::now(), || ()), Some(Ok(())));
@@ -155,24 +158,24 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_the_reads_alone() {
+    fn a_panic_ends_only_the_read() {
         let inline = InlineReads::of(2);
         for _ in 0..2 {
-            // Without the hook, whose backtrace may take as long as a slow disk.
+            // resume_unwind() skips the panic hook. Its backtrace can take as long as a slow read.
             let read = inline.run(Instant::now(), || resume_unwind(Box::new("a defect")));
             let problem = crate::api::answer::problem::joined::<()>(read.unwrap()).unwrap_err();
-            assert_eq!(problem.status(), 500, "as where a thread read it");
+            assert_eq!(problem.status(), 500, "the status is the same as for a read on a thread");
         }
         assert_eq!(inline.run(Instant::now(), || ()), Some(Ok(())));
     }
 
     #[test]
-    fn what_comes_out_of_memory_is_never_sent_away() {
+    fn reads_from_memory_always_run_on_the_calling_task() {
         let inline = InlineReads::new();
         for n in 0..10_000 {
             let now = Duration::from_micros(n);
-            assert!(inline.has_room(now));
-            inline.took(now, now + SLOW);
+            assert!(inline.may_read(now));
+            inline.record(now, now + SLOW);
         }
     }
 }

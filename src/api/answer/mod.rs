@@ -1,4 +1,4 @@
-//! The answer room: makes problems, bodies, headers and responses.
+//! The parts of a response: problems, bodies and headers.
 
 pub mod body;
 pub mod inline_reads;

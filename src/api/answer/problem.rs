@@ -7,8 +7,8 @@ use crate::log::{self, AppendRejection, BadWrite};
 use crate::wire::LogIdentity;
 use crate::wire::problem::{Code, Problem};
 
-/// Returns the 400 problem for a malformed request. `detail` names the error and
-/// its place.
+/// Returns the 400 problem for a malformed request. `detail` names the error and the part of the
+/// request.
 pub fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(Code::MalformedRequest, detail)
 }
@@ -16,7 +16,7 @@ pub fn malformed(detail: impl Into<String>) -> Problem {
 /// Returns the 501 problem for an extended CONNECT whose `:protocol` is not
 /// `websocket`.
 pub fn no_such_protocol() -> Problem {
-    Problem::new(Code::NotImplemented, "a CONNECT must have the :protocol websocket")
+    Problem::new(Code::NotImplemented, "the :protocol of a CONNECT must be websocket")
 }
 
 /// Returns the 400 problem for the query parameter `name`.
@@ -41,7 +41,7 @@ pub fn bad_name(what: &str, why: InvalidName) -> Problem {
     Problem::new(Code::BadName, format!("{what}: {why}"))
 }
 
-/// Returns the 400 problem for a body that is JSON of the wrong form.
+/// Returns the 400 problem for a body that is JSON with a wrong type or wrong members.
 pub fn bad_body(detail: impl Into<String>) -> Problem {
     Problem::new(Code::BadBody, detail)
 }
@@ -72,13 +72,14 @@ pub fn not_acceptable(available: Vec<&str>) -> Problem {
 
 /// Returns the 408 problem for a body that arrives too slowly.
 pub fn slow_body() -> Problem {
-    let detail = "the body did not arrive in time, or arrived more slowly than limits.body_rate";
+    let detail =
+        "the body did not arrive in time, or arrived below limits.body_rate; send it faster";
     Problem::new(Code::RequestTimeout, detail)
 }
 
 /// Returns the 431 problem for a head with more than `most` fields.
 pub fn too_many_fields(most: usize) -> Problem {
-    Problem::new(Code::HeadTooLarge, format!("the head must not have more than {most} fields"))
+    Problem::new(Code::HeadTooLarge, format!("the head has more than {most} fields; send fewer"))
 }
 
 /// Returns the 409 problem for an idempotency key whose first request is still in
@@ -92,8 +93,8 @@ pub fn key_in_progress() -> Problem {
 
 /// Returns the 410 problem for a position whose next events are gone. The member
 /// `earliest` is `floor`, the earliest position from which the log is complete.
-pub fn gone(origin: &LogIdentity, reason: &'static str, floor: Offset) -> Problem {
-    let earliest = origin.id(floor).to_string();
+pub fn gone(identity: &LogIdentity, reason: &'static str, floor: Offset) -> Problem {
+    let earliest = identity.id(floor).to_string();
     let detail =
         format!("the events after the position are gone ({reason}); start from {earliest}");
     Problem::new(Code::HistoryGone, detail).with("earliest", earliest).with("reason", reason)
@@ -102,7 +103,10 @@ pub fn gone(origin: &LogIdentity, reason: &'static str, floor: Offset) -> Proble
 /// Returns the 412 problem. `present` is the version of the resource, if the
 /// resource exists.
 pub fn precondition_failed(present: Option<EventId>) -> Problem {
-    let problem = Problem::new(Code::PreconditionFailed, "a precondition of the request is false");
+    let problem = Problem::new(
+        Code::PreconditionFailed,
+        "the resource is not in the state that If-Match or If-None-Match requires; read it again",
+    );
     match present {
         Some(id) => problem.with("etag", id.quoted()),
         None => problem,
@@ -111,7 +115,7 @@ pub fn precondition_failed(present: Option<EventId>) -> Problem {
 
 /// Returns the 413 problem for a `what` that is larger than `bytes_max`.
 pub fn too_large(what: &str, bytes_max: usize) -> Problem {
-    Problem::new(Code::BodyTooLarge, format!("{what} is larger than {bytes_max} bytes"))
+    Problem::new(Code::BodyTooLarge, format!("{what} is larger than {bytes_max} bytes; send less"))
         .with("limit", bytes_max)
 }
 
@@ -143,12 +147,14 @@ pub fn internal() -> Problem {
 }
 
 /// Returns the problem for a rejected write.
-pub fn refused(refusal: &AppendRejection, origin: &LogIdentity) -> Problem {
-    match refusal {
-        AppendRejection::Exists => Problem::new(Code::Exists, "the id is in use"),
-        AppendRejection::NotFound => not_found("no resource with this id"),
+pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity) -> Problem {
+    match rejection {
+        AppendRejection::Exists => {
+            Problem::new(Code::Exists, "a resource with this id exists; use another id, or PUT")
+        }
+        AppendRejection::NotFound => not_found("the resource does not exist"),
         AppendRejection::Precondition(revision) => {
-            precondition_failed(revision.map(|revision| origin.id(revision)))
+            precondition_failed(revision.map(|revision| identity.id(revision)))
         }
         AppendRejection::TooLarge => Problem::new(
             Code::BodyTooLarge,

@@ -1,4 +1,6 @@
-//! The HTTP responses: documents, problems and their headers.
+//! Constructors of HTTP responses, and their headers.
+
+use std::num::NonZeroU32;
 
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
@@ -10,17 +12,20 @@ use crate::api::answer::{body::Body, media_type::MediaType};
 use crate::event::EventId;
 use crate::wire::problem::{Code, Problem};
 
-/// Marks a stored response of an earlier request (`docs/protocol.md#paths`).
+/// The header that marks the stored response of an earlier request (`docs/protocol.md#paths`).
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// The longest path in bytes that a problem has as its `instance`. Without the
-/// limit, a 414 response would repeat its long request target.
+/// The longest path in bytes that a problem repeats as its `instance`. Without the limit, a 414
+/// response would repeat the long request target.
 const INSTANCE_BYTES_MAX: usize = 1024;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Tells nginx to forward each event at once.
+/// The header with the number of records of a data frame.
+const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
+
+/// The header that makes nginx forward each event at once.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Returns a response without a body.
@@ -33,14 +38,14 @@ pub fn empty(status: u16) -> Response<Body> {
 
 /// Returns a JSON response.
 pub fn json(status: u16, body: Body) -> Response<Body> {
-    form(status, MediaType::Json, body)
+    new(status, MediaType::Json, body)
 }
 
-/// Returns a response of a media type.
-pub fn form(status: u16, form: MediaType, body: Body) -> Response<Body> {
+/// Returns a response with a body of a media type.
+pub fn new(status: u16, media_type: MediaType, body: Body) -> Response<Body> {
     let mut response = empty(status);
     *response.body_mut() = body;
-    let media_type = HeaderValue::from_static(form.media_type());
+    let media_type = HeaderValue::from_static(media_type.media_type());
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     response
 }
@@ -51,7 +56,7 @@ pub fn set_etag(response: &mut Response<Body>, id: EventId) {
     response.headers_mut().insert(ETAG, value);
 }
 
-/// Adds `Location`. `path` consists of valid names.
+/// Adds `Location`. `path` must consist of valid names, which are ASCII.
 pub fn set_location(response: &mut Response<Body>, path: &str) {
     let value = HeaderValue::from_str(path).expect("names and ids are ASCII");
     response.headers_mut().insert(LOCATION, value);
@@ -67,7 +72,7 @@ pub fn set_vary(response: &mut Response<Body>) {
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
 }
 
-/// Returns the response to `HEAD` from the response to `GET`: the same head, no body.
+/// Returns the response to `HEAD`: the head of the response to `GET`, without a body.
 pub fn head_only(response: Response<Body>) -> Response<Body> {
     use hyper::body::Body as _;
     let (mut parts, body) = response.into_parts();
@@ -77,11 +82,18 @@ pub fn head_only(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::Empty)
 }
 
-/// Adds the headers that keep caches and proxies from holding a stream back.
+/// Adds the headers that stop caches and proxies from buffering a stream.
 pub fn set_unbuffered(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert(BUFFERING, HeaderValue::from_static("no"));
+}
+
+/// Adds `X-Batch-Size` if the client chose a batch size.
+pub fn set_batch_size(response: &mut Response<Body>, batch_size: Option<NonZeroU32>) {
+    if let Some(size) = batch_size {
+        response.headers_mut().insert(BATCH_SIZE, size.get().into());
+    }
 }
 
 /// Returns the response for a problem. `path` is the path of the request.
@@ -107,8 +119,8 @@ pub fn problem(problem: &Problem, path: &str) -> Response<Body> {
     response
 }
 
-/// Adds the headers about the client's rate, if the problem is an empty token
-/// bucket: `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
+/// Adds the headers of a rate limit, if the problem is an empty token bucket:
+/// `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
 /// `RateLimit-Policy` from the draft of the IETF working group HTTPAPI.
 fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
     let text = |name| problem.member(name)?.as_str();

@@ -1,4 +1,4 @@
-//! The body of a collection: read from the store step by step.
+//! A response body that is read from the store step by step.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -13,52 +13,51 @@ use tokio::task::JoinHandle;
 
 use crate::api::answer::{inline_reads::InlineReads, step::BodyAborted};
 
-/// The size of a step in bytes: some 200 resources, which take a tenth of a millisecond to
-/// read from memory. The bytes are then still in the cache of the processor when they are
-/// written to the socket.
+/// The size of a step in bytes: about 200 resources, whose read from memory takes a tenth of a
+/// millisecond. The bytes are still in the cache of the processor when they are written to the
+/// socket.
 pub const STEP_BYTES: usize = 64 * 1024;
 
-/// Returns the next data frames of a body, about [`STEP_BYTES`] in all. The list may be
-/// empty. Returns `None` at the end of the body. May read from the disk.
+/// A function that returns the next data frames of a body, with about [`STEP_BYTES`] bytes in
+/// all. The list can be empty. Returns `None` at the end of the body. Can read from the disk.
 pub type Source = Box<dyn FnMut() -> Result<Option<Vec<Bytes>>, BodyAborted> + Send>;
 
 type Step = (Source, Result<Option<Vec<Bytes>>, BodyAborted>);
 
-/// Decides where steps are read, and how many at once.
+/// Decides whether a step is read on the calling task or on a thread, and limits the number of
+/// concurrent reads.
 pub struct ReadScheduler {
     inline: Arc<InlineReads>,
-    /// The permits of bodies whose steps are read on the task that writes them, so that a
-    /// few bodies need no second thread. A thousand such bodies would fill the queues of
-    /// the runtime ahead of all other tasks. A body keeps its permit to its end and not
-    /// for one step: permits per step would limit nothing, because no more steps run at
-    /// once than there are threads. While a slow client holds a permit, other bodies are
-    /// read on threads. They lose some time but are never blocked. The permit is free again
-    /// when the body ends or stalls.
-    alone: Arc<Semaphore>,
-    /// The permits for steps of all other bodies that are read at once. A thousand clients
-    /// that read a collection must not start a thousand threads that compete with all
-    /// other tasks for the processors.
+    /// The permits of bodies whose steps are read on the task that writes them. A few such bodies
+    /// need no second thread. A thousand would fill the queues of the runtime ahead of all other
+    /// tasks. A body keeps its permit until it ends or stalls. A permit per step would not
+    /// limit the number of bodies, because the threads already limit the steps that run at once.
+    /// While a slow client holds a permit, other bodies are read on threads: this takes longer, but
+    /// they are not blocked.
+    inline_bodies: Arc<Semaphore>,
+    /// The permits for concurrent reads on threads, for the steps of all other bodies. A thousand
+    /// clients that read a collection must not start a thousand threads, which would compete with
+    /// all other tasks for the processors.
     threads: Arc<Semaphore>,
 }
 
 impl ReadScheduler {
     /// Creates the scheduler for a machine with `processors` processors.
     pub fn new(inline: Arc<InlineReads>, processors: usize) -> ReadScheduler {
-        let alone = Arc::new(Semaphore::new((processors / 2).max(1)));
-        ReadScheduler { inline, alone, threads: Arc::new(Semaphore::new(processors)) }
+        let inline_bodies = Arc::new(Semaphore::new((processors / 2).max(1)));
+        ReadScheduler { inline, inline_bodies, threads: Arc::new(Semaphore::new(processors)) }
     }
 }
 
-/// A body that reads at most one step ahead of its client. It holds at most two steps,
-/// whatever the size of the collection.
+/// A body that reads at most one step ahead of its client. It holds at most two steps in memory.
 pub struct StreamedBody {
     steps: Arc<ReadScheduler>,
     ready: VecDeque<Bytes>,
     next: Next,
-    /// The permit to read steps on the task that writes them; kept to the end.
-    alone: Option<OwnedSemaphorePermit>,
+    /// The permit to read steps on the task that writes them. The body keeps it to its end.
+    inline_permit: Option<OwnedSemaphorePermit>,
     /// Whether a step was read since the task last yielded.
-    had_turn: bool,
+    has_read: bool,
 }
 
 enum Next {
@@ -68,32 +67,34 @@ enum Next {
 }
 
 impl StreamedBody {
-    /// Sends `first`, then the frames of `source`, which are read on threads.
+    /// Creates a body of the frames `first` and the frames of `source`. The steps are read on
+    /// threads.
     pub fn new(first: Vec<Bytes>, source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
         StreamedBody::begun(first, source, steps, None)
     }
 
-    /// Sends the frames of `source`, whose steps are all short. They are read on the task
-    /// that writes them, if a permit is free.
-    pub fn in_turns(source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
-        let alone = steps.alone.clone().try_acquire_owned().ok();
-        StreamedBody::begun(Vec::new(), source, steps, alone)
+    /// Creates a body of the frames of `source`, whose steps must all be short. If a permit is
+    /// free, the steps are read on the task that writes them.
+    pub fn inline(source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
+        let permit = steps.inline_bodies.clone().try_acquire_owned().ok();
+        StreamedBody::begun(Vec::new(), source, steps, permit)
     }
 
     fn begun(
         first: Vec<Bytes>,
         source: Source,
         steps: Arc<ReadScheduler>,
-        alone: Option<OwnedSemaphorePermit>,
+        inline_permit: Option<OwnedSemaphorePermit>,
     ) -> StreamedBody {
         let ready = first.into();
-        let mut pull = StreamedBody { steps, ready, next: Next::Ended, alone, had_turn: false };
-        pull.begin(source);
-        pull
+        let mut body =
+            StreamedBody { steps, ready, next: Next::Ended, inline_permit, has_read: false };
+        body.begin(source);
+        body
     }
 
     fn begin(&mut self, source: Source) {
-        self.next = match self.alone {
+        self.next = match self.inline_permit {
             Some(_) => Next::Begin(source),
             None => Next::Reading(queue(source, self.steps.threads.clone())),
         };
@@ -108,7 +109,7 @@ impl StreamedBody {
             let joined = match &mut self.next {
                 Next::Ended => return Poll::Ready(None),
                 Next::Reading(reading) => ready!(Pin::new(reading).poll(cx)),
-                Next::Begin(_) if std::mem::take(&mut self.had_turn) => {
+                Next::Begin(_) if std::mem::take(&mut self.has_read) => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -124,18 +125,19 @@ impl StreamedBody {
                     self.ready = frames.into();
                     self.begin(source);
                 }
-                Ok((_, Err(cut))) => return Poll::Ready(Some(Err(cut))),
+                Ok((_, Err(aborted))) => return Poll::Ready(Some(Err(aborted))),
                 Err(join) => return Poll::Ready(Some(Err(BodyAborted(join.to_string())))),
             }
         }
     }
 
-    /// Reads a step here, or starts it on a thread if the disk is slow.
+    /// Reads a step on this task. If the disk is slow, starts the step on a thread and returns
+    /// `None`.
     fn step(&mut self) -> Option<Step> {
         let Next::Begin(mut source) = std::mem::replace(&mut self.next, Next::Ended) else {
             return None;
         };
-        self.had_turn = true;
+        self.has_read = true;
         match self.steps.inline.run(Instant::now(), &mut source) {
             Some(Ok(frames)) => Some((source, frames)),
             Some(Err(panicked)) => Some(broken(&panicked)),
@@ -160,7 +162,7 @@ fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
     tokio::spawn(async move {
         let permit = threads.acquire_owned().await;
         let read = tokio::task::spawn_blocking(move || {
-            // The permit lasts as long as the read, also after the body was dropped.
+            // The read keeps the permit, also if the body is dropped.
             let _permit = permit;
             let frames = source();
             (source, frames)
@@ -180,7 +182,7 @@ mod tests {
     use crate::api::answer::body::Body;
     use http_body_util::BodyExt as _;
 
-    /// Where there is room for one body that is read in turns.
+    /// Returns a scheduler with a permit for one inline body.
     fn steps() -> Arc<ReadScheduler> {
         Arc::new(ReadScheduler::new(Arc::new(InlineReads::new()), 1))
     }
@@ -191,31 +193,32 @@ mod tests {
             0 => end.clone(),
             n => {
                 left = n - 1;
-                // Every other step finds nothing to send.
+                // Every other step has no frames.
                 Ok(Some(if n % 2 == 0 { vec![] } else { vec![Bytes::from(vec![n; 2])] }))
             }
         })
     }
 
-    /// On threads, in turns, and on threads since there is one in turns.
+    /// Returns a body that is read on threads, an inline body, and a body that is read on threads
+    /// because another body has the permit.
     fn bodies(source: impl Fn() -> Source) -> [(Body, Option<Body>); 3] {
-        let taken = steps();
+        let shared = steps();
         let pull = |pull| Body::Pull(pull);
         [
             (pull(StreamedBody::new(Vec::new(), source(), steps())), None),
-            (pull(StreamedBody::in_turns(source(), steps())), None),
+            (pull(StreamedBody::inline(source(), steps())), None),
             {
-                let other = pull(StreamedBody::in_turns(source(), taken.clone()));
-                (pull(StreamedBody::in_turns(source(), taken)), Some(other))
+                let other = pull(StreamedBody::inline(source(), shared.clone()));
+                (pull(StreamedBody::inline(source(), shared)), Some(other))
             },
         ]
     }
 
     #[tokio::test]
-    async fn a_pulled_body_is_all_its_steps_in_order() {
+    async fn a_body_has_all_its_steps_in_order() {
         for (body, _other) in bodies(|| counting(3, Ok(None))) {
-            let whole = body.collect().await.unwrap().to_bytes();
-            assert_eq!(whole, &b"\x03\x03\x01\x01"[..]);
+            let bytes = body.collect().await.unwrap().to_bytes();
+            assert_eq!(bytes, &b"\x03\x03\x01\x01"[..]);
         }
         let first = vec![Bytes::from_static(b"first")];
         let body = Body::Pull(StreamedBody::new(first, counting(1, Ok(None)), steps()));
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_step_that_fails_cuts_the_body() {
+    async fn a_failed_step_aborts_the_body() {
         for (mut body, _other) in bodies(|| counting(1, Err(BodyAborted("damaged".to_owned())))) {
             let frame = body.frame().await.unwrap().unwrap();
             assert_eq!(frame.into_data().unwrap(), &[1, 1][..]);
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_step_that_panics_cuts_the_body() {
+    async fn a_step_that_panics_aborts_the_body() {
         for (mut body, _other) in bodies(|| Box::new(|| panic!("a defect"))) {
             assert!(body.frame().await.unwrap().is_err());
             assert!(body.frame().await.is_none());
@@ -241,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_turns_lets_others_have_theirs() {
+    fn an_inline_body_yields_after_each_step() {
         let source: Source = Box::new(|| Ok(Some(vec![Bytes::from_static(b"step")])));
-        let mut pull = StreamedBody::in_turns(source, steps());
+        let mut pull = StreamedBody::inline(source, steps());
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         assert!(pull.poll_next(cx).is_ready());
         assert!(pull.poll_next(cx).is_pending());

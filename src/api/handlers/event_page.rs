@@ -17,36 +17,35 @@ use crate::wire::problem::Problem;
 const LIMIT_DEFAULT: u32 = 100;
 /// The largest number of events of a page (`docs/protocol.md#paths`).
 const LIMIT_MAX: u32 = 1000;
-/// A page of this many bytes is sent as it is; the client continues at `next`.
+/// The size in bytes at which a page ends early. The client continues at `next`.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The longest search for events that match a narrow filter. Then the page is sent with
-/// the events found so far, and the client continues at `next`.
+/// The longest search for events that match the filter. After it, the page has the events
+/// found so far, and the client continues at `next`.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The position and the size of a page.
-pub struct Place {
+/// The start and the size of a page.
+pub struct PageParams {
     after: Option<EventId>,
     limit: u32,
 }
 
-impl Place {
+impl PageParams {
     /// Takes `after` and `limit` out of the query.
     ///
     /// # Errors
     /// 400 with the name of the malformed parameter.
-    pub fn take(query: &mut Query) -> Result<Place, Problem> {
+    pub fn take(query: &mut Query) -> Result<PageParams, Problem> {
         let after = query
             .take("after")
             .map(|text| text.parse::<EventId>().map_err(|why| problem::malformed_id("after", why)));
         let limit = query.take_number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
-        Ok(Place { after: after.transpose()?, limit })
+        Ok(PageParams { after: after.transpose()?, limit })
     }
 }
 
 /// Returns the events of `target` from its start, oldest first:
 /// `{"data":[…],"meta":{"next","earliest","head"}}`. `next` is the end of the searched
-/// range: the next page starts after it. If `next` equals `head`, there are no more
-/// events.
+/// range, and the next page starts after it. If `next` equals `head`, no events are left.
 ///
 /// # Errors
 /// 400 if the start is given twice, 410 if events after the start are gone, 500.
@@ -56,28 +55,28 @@ impl Place {
 pub async fn page(
     _permit: Permit,
     mut target: StreamTarget,
-    place: Place,
+    page: PageParams,
 ) -> Result<Response<Body>, Problem> {
-    match (target.asked.from, place.after) {
-        (None, None) => target.asked.from = Some(StartPosition::Earliest),
+    match (target.params.from, page.after) {
+        (None, None) => target.params.from = Some(StartPosition::Earliest),
         (Some(_), None) => {}
-        (None, Some(id)) => target.asked.from = Some(StartPosition::After(id)),
+        (None, Some(id)) => target.params.from = Some(StartPosition::After(id)),
         (Some(_), Some(_)) => {
             return Err(problem::parameter(
                 "after",
-                "another parameter also gives the start; send one of them",
+                "the query also has another start; send only one",
             ));
         }
     }
     // A page cannot contain a gap event.
-    target.asked.on_gap = OnGap::Error;
+    target.params.on_gap = OnGap::Error;
     let log = Arc::clone(&target.log);
     let head = log.head();
-    let mut position = target.beginning().await?.start.unwrap_or(head);
+    let mut position = target.resolve_start(false).await?.position.unwrap_or(head);
     let deadline = Instant::now() + SEARCH_TIMEOUT;
     let mut out = br#"{"data":["#.to_vec();
     let mut count = 0;
-    while position < head && count < place.limit && Instant::now() < deadline {
+    while position < head && count < page.limit && Instant::now() < deadline {
         let read = match &target.scope {
             None => log.page(position).await,
             Some(subject) => log.page_of(subject, position).await,
@@ -88,17 +87,17 @@ pub async fn page(
             if count > 0 {
                 break;
             }
-            if target.asked.from != Some(StartPosition::Earliest) {
-                target.asked.from = Some(StartPosition::After(log.origin().id(position)));
+            if target.params.from != Some(StartPosition::Earliest) {
+                target.params.from = Some(StartPosition::After(log.origin().id(position)));
             }
-            position = target.beginning().await?.start.unwrap_or(head);
+            position = target.resolve_start(false).await?.position.unwrap_or(head);
             continue;
         }
         let before = position;
         position = read.scanned_to;
         if let Some(selection) = target.filter.select(&read.batch, before) {
             for n in 0..selection.len() {
-                if count == place.limit || out.len() >= BYTES_MAX {
+                if count == page.limit || out.len() >= BYTES_MAX {
                     break;
                 }
                 if count > 0 {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 
 use crate::api::answer::{body::Body, problem, response};
@@ -14,7 +13,7 @@ use crate::api::context::RequestContext;
 use crate::api::handlers::{
     batch, event_page,
     stream::{self, StreamFormat, StreamTarget},
-    write::{Posted, parse, post, publication},
+    write::{JSON, NDJSON, Posted, WriteRequest, publication},
 };
 use crate::api::request::{
     negotiate,
@@ -30,69 +29,56 @@ use crate::wire::problem::Problem;
 /// Handles `POST /{c}/{id}/events`.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn post_to_resource(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    let merge = context.query.take_flag("merge")?.unwrap_or(true);
-    std::mem::take(&mut context.query).finish()?;
-    negotiate::content_type(&context.head.headers, &["application/json"])?;
+    let merge = request.context.query.take_flag("merge")?.unwrap_or(true);
+    request.media_type(&[JSON])?;
     let log = &collection.log;
     let path = format!("/{}/{id}/events", log.origin().name);
     let meaning = if merge { "" } else { "merge=false" };
-    let written = post(api, context, permit, body, log, (&path, meaning), |origin, body| {
-        let Posted { kind, data, subject } = Posted::read(&parse(body)?)?;
+    let written = request.append(log, (&path, meaning), |identity, body| {
+        let Posted { event_type, data, subject } = Posted::read(body)?;
         if subject.is_some() {
             return Err(problem::bad_body(
                 "omit the member \"subject\": the path names the resource",
             ));
         }
-        Write::event(origin, id, kind, &data, merge).map_err(|bad| problem::bad_write(&bad))
-    })
-    .await?;
-    Ok(answer(log, &written))
+        Write::event(identity, id, event_type, &data, merge).map_err(|bad| problem::bad_write(&bad))
+    });
+    Ok(respond(log, &written.await?))
 }
 
 /// Handles `POST /events/{topic}`: publishes one event, or a batch of events.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn post_to_topic(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     topic: &Topic,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    let headers = &context.head.headers;
-    let taken = ["application/json", "application/x-ndjson"];
-    if negotiate::content_type(headers, &taken)? == "application/x-ndjson" {
-        return batch::batch(api, context, permit, body, &topic.log).await;
+    if request.media_type(&[JSON, NDJSON])? == NDJSON {
+        return batch::batch(request, &topic.log).await;
     }
+    let headers = &request.context.head.headers;
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
         return Err(problem::header("a topic has no resources; omit If-Match and If-None-Match"));
     }
     let path = format!("/events/{}", topic.log.origin().name);
-    let written = post(api, context, permit, body, &topic.log, (&path, ""), |_, body| {
-        publication(&parse(body)?)
-    })
-    .await?;
-    Ok(answer(&topic.log, &written))
+    let written = request.append(&topic.log, (&path, ""), |_, body| publication(body)).await?;
+    Ok(respond(&topic.log, &written))
 }
 
-fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
+fn respond(log: &Log, written: &AppendOutcome) -> Response<Body> {
     let body = format!("{{\"id\":\"{}\"}}", log.origin().id(written.offset));
     let mut response = response::json(201, Body::Full(Bytes::from(body)));
     if written.replayed {
@@ -101,15 +87,15 @@ fn answer(log: &Log, written: &AppendOutcome) -> Response<Body> {
     response
 }
 
-/// The events that a path names.
+/// The events of a path.
 pub struct Events<'a> {
     /// The log.
     pub log: &'a Arc<Log>,
-    /// The topic, if the path names one.
+    /// The topic. `None` on the paths of a collection.
     pub topic: Option<&'a Topic>,
-    /// The resource, if the path names one.
+    /// The resource. `None` for the events of all resources.
     pub scope: Option<ResourceId>,
-    /// The default policy for a client that does not keep up.
+    /// The default policy if the client does not keep up.
     pub overflow: Overflow,
 }
 
@@ -131,11 +117,11 @@ impl<'a> Events<'a> {
     /// 400 with the name of the wrong parameter.
     pub fn target(self, api: &Api, context: &mut RequestContext) -> Result<StreamTarget, Problem> {
         let max = api.settings.batch_size_max;
-        let asked = StreamParams::take(&context.head.headers, &mut context.query, max)?;
-        let shown: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
-        let mut types = take_types(&mut context.query, shown)?;
+        let params = StreamParams::take(&context.head.headers, &mut context.query, max)?;
+        let view_types: &[EventType] = self.topic.map_or(&[], |topic| &topic.types);
+        let mut types = take_types(&mut context.query, view_types)?;
         if types.is_empty() {
-            types = shown.to_vec();
+            types = view_types.to_vec();
         }
         let choices = &api.settings.overflow_choices;
         let overflow = take_overflow(&mut context.query, self.overflow, choices)?;
@@ -146,7 +132,7 @@ impl<'a> Events<'a> {
             scope: self.scope,
             filter: Filter::shared(types, fields),
             overflow,
-            asked,
+            params,
         })
     }
 }
@@ -164,13 +150,14 @@ pub async fn read(
     permit: Permit,
     events: Events<'_>,
 ) -> Result<Response<Body>, Problem> {
-    let form = negotiate::accept(&context.head.headers, &negotiate::EVENTS)?;
-    let Some(stream) = StreamFormat::of(form) else {
+    let media_type = negotiate::accept(&context.head.headers, &negotiate::EVENTS)?;
+    let Some(format) = StreamFormat::of(media_type) else {
         context.query.refuse(&["batchSize", "onGap", "overflow"])?;
-        let place = event_page::Place::take(&mut context.query)?;
+        let page = event_page::PageParams::take(&mut context.query)?;
         let target = events.target(api, context)?;
-        return event_page::page(permit, target, place).await;
+        return event_page::page(permit, target, page).await;
     };
     let target = events.target(api, context)?;
-    stream::events(api, context, permit, target, stream).await
+    let start = target.resolve_start(false).await?;
+    stream::open(api, context, permit, &target, format, &start)
 }

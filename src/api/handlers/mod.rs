@@ -1,5 +1,5 @@
-//! The handlers room: one file for each kind of route. A handler reads the request, calls the
-//! layers below, and makes the answer.
+//! The handlers: one file for each kind of route. A handler reads the request, calls the layers
+//! below, and returns the response.
 
 pub mod admin;
 pub mod batch;

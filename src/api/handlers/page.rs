@@ -29,13 +29,14 @@ use crate::wire::problem::Problem;
 const SIZE_DEFAULT: u32 = 20;
 /// The largest number of resources of a page (`docs/protocol.md#paths`).
 const SIZE_MAX: u32 = 1000;
-/// A page of up to this many bytes is sent whole, with its length: 1,000 resources of
-/// 4 KiB. The rest of a longer page is read as fast as the client reads it.
+/// The largest page in bytes that is read before the response: 1,000 resources of 4 KiB. Such
+/// a page has a `Content-Length`. The rest of a larger page is read as fast as the client
+/// reads it.
 const WHOLE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The longest wait for the reads of other pages.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait for a permit while other pages are read.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The header with the position in the log at which a page was read.
+/// The header with the event id of the log's head at the time of the read.
 pub const CURSOR: HeaderName = HeaderName::from_static("streamgate-cursor");
 
 /// Handles `GET /{c}` as JSON.
@@ -56,24 +57,24 @@ pub async fn page(
     let size = context.query.take_number("size", 1, SIZE_MAX)?.unwrap_or(SIZE_DEFAULT);
     let fields = std::mem::take(&mut context.query).into_fields()?;
     let name = collection.log.origin().name.clone();
-    let place = Place { page, size };
+    let pagination = Pagination { page, size };
 
-    let turn = timeout(TURN_TIMEOUT, Arc::clone(&api.scans).acquire_owned());
-    let turn = turn.await.map_err(|_| problem::busy())?;
+    let permit = timeout(PERMIT_TIMEOUT, Arc::clone(&api.scans).acquire_owned());
+    let permit = permit.await.map_err(|_| problem::busy())?;
     let (store, log) = (api.engine.store().clone(), collection.log.id());
     let filter = fields.clone();
     let read = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        let view = store.view();
-        let position = view.position(log)?;
-        let mut reader = Reader::new(&view, log, position.resources, place, filter)?;
+        let _permit = permit;
+        let snapshot = store.view();
+        let bounds = snapshot.position(log)?;
+        let mut reader = Reader::new(&snapshot, log, bounds.resources, pagination, filter)?;
         let first = reader.step(WHOLE_BYTES_MAX)?;
-        Ok((position.head, reader, first))
+        Ok((bounds.head, reader, first))
     });
     let (head, mut reader, first): (Offset, Reader, Vec<u8>) =
         problem::joined(read.await)?.map_err(problem::store)?;
 
-    let links = place.links(&format!("{}/{name}", context.prefix), &fields, reader.total);
+    let links = pagination.links(&format!("{}/{name}", context.prefix), &fields, reader.total);
     let cursor = collection.log.origin().id(head).to_string();
     let body = if reader.ended {
         Body::Full(first.into())
@@ -94,14 +95,14 @@ pub async fn page(
     Ok(response)
 }
 
-/// The number and the size of a page.
+/// The number of a page, from 0, and its size.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Pagination {
     page: u32,
     size: u32,
 }
 
-impl Place {
+impl Pagination {
     fn skip(self) -> u64 {
         u64::from(self.page) * u64::from(self.size)
     }
@@ -137,48 +138,58 @@ type Documents = Box<dyn Iterator<Item = Result<Bytes, store::Error>> + Send>;
 struct Reader {
     documents: Documents,
     total: u64,
-    place: Place,
+    pagination: Pagination,
     started: bool,
-    some: bool,
+    /// Whether a resource was encoded.
+    has_resources: bool,
     ended: bool,
 }
 
 impl Reader {
     fn new(
-        view: &ReadSnapshot,
+        snapshot: &ReadSnapshot,
         log: crate::event::LogId,
         resources: u64,
-        place: Place,
+        pagination: Pagination,
         fields: Vec<FieldEquals>,
     ) -> Result<Reader, store::Error> {
-        let size = place.size as usize;
+        let size = pagination.size as usize;
         let (total, documents): (u64, Documents) = if fields.is_empty() {
-            let all = view.resources(log, None).map(|entry| Ok(entry?.state.document));
-            (resources, Box::new(all.skip(place.skip() as usize).take(size)))
+            let all = snapshot.resources(log, None).map(|entry| Ok(entry?.state.document));
+            (resources, Box::new(all.skip(pagination.skip() as usize).take(size)))
         } else {
-            // The count visits every match. It records where the page begins, so that
-            // the read after it does not start from the front.
+            // The count visits every resource. It records the resource before the page, so
+            // that the read of the page does not visit them again.
             let mut total = 0;
             let mut before: Option<ResourceId> = None;
             let mut previous: Option<store::ResourceEntry> = None;
-            for entry in view.resources(log, None) {
+            for entry in snapshot.resources(log, None) {
                 let found = entry?;
                 if fields.iter().all(|field| field.matches(&found.state.document)) {
-                    if total == place.skip() {
-                        before = previous.as_ref().map(|found| view.id_of(found)).transpose()?;
+                    if total == pagination.skip() {
+                        before =
+                            previous.as_ref().map(|found| snapshot.id_of(found)).transpose()?;
                     }
                     total += 1;
                 }
                 previous = Some(found);
             }
-            let size = if total > place.skip() { size } else { 0 };
-            let rest = view.resources(log, before.as_ref()).map(|entry| Ok(entry?.state.document));
+            let size = if total > pagination.skip() { size } else { 0 };
+            let rest =
+                snapshot.resources(log, before.as_ref()).map(|entry| Ok(entry?.state.document));
             let wanted = move |document: &Result<Bytes, store::Error>| {
                 document.as_ref().map_or(true, |d| fields.iter().all(|field| field.matches(d)))
             };
             (total, Box::new(rest.filter(wanted).take(size)))
         };
-        Ok(Reader { documents, total, place, started: false, some: false, ended: false })
+        Ok(Reader {
+            documents,
+            total,
+            pagination,
+            started: false,
+            has_resources: false,
+            ended: false,
+        })
     }
 
     /// Returns the next bytes: at least one resource, or the end of the page.
@@ -190,7 +201,7 @@ impl Reader {
         }
         while out.len() < bytes_max {
             let Some(document) = self.documents.next() else {
-                let Place { page, size } = self.place;
+                let Pagination { page, size } = self.pagination;
                 let total = self.total;
                 out.extend_from_slice(
                     format!(
@@ -201,11 +212,11 @@ impl Reader {
                 self.ended = true;
                 break;
             };
-            if self.some {
+            if self.has_resources {
                 out.push(b',');
             }
             out.extend_from_slice(&document?);
-            self.some = true;
+            self.has_resources = true;
         }
         Ok(out)
     }
@@ -216,9 +227,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_lead_to_the_pages_that_there_are() {
+    fn links_lead_only_to_pages_that_exist() {
         let relations = |page, total| {
-            let links = Place { page, size: 10 }.links("/v1/orders", &[], total);
+            let links = Pagination { page, size: 10 }.links("/v1/orders", &[], total);
             links
                 .split(", ")
                 .map(|link| {
@@ -241,7 +252,7 @@ mod tests {
     fn links_keep_the_filters() {
         let fields = [FieldEquals { name: "size".to_owned(), value: "a b".to_owned() }];
         assert_eq!(
-            Place { page: 0, size: 2 }.links("/orders", &fields, 1),
+            Pagination { page: 0, size: 2 }.links("/orders", &fields, 1),
             "</orders?page=0&size=2&field.size=a%20b>; rel=\"first\", \
              </orders?page=0&size=2&field.size=a%20b>; rel=\"last\""
         );

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::Response;
-use hyper::body::Incoming;
 
 use crate::api::answer::{body::Body, problem, response};
 use crate::api::authorize::Permit;
@@ -12,7 +11,7 @@ use crate::api::catalog::Collection;
 use crate::api::context::RequestContext;
 use crate::api::handlers::{
     batch,
-    write::{append, creation, parse, post, read},
+    write::{JSON, NDJSON, WriteRequest, append, creation, read},
 };
 use crate::api::request::{
     condition::{self, ConditionResult},
@@ -21,12 +20,9 @@ use crate::api::request::{
 use crate::api::state::Api;
 use crate::event::ResourceId;
 use crate::log::{AppendOutcome, Log, Write};
+use crate::wire::json::Json;
 use crate::wire::problem::Problem;
 
-/// The media type of a document.
-const JSON: &str = "application/json";
-/// The media type of a batch.
-const NDJSON: &str = "application/x-ndjson";
 /// The media type of a merge patch (RFC 7396).
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
@@ -40,61 +36,54 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 pub async fn get(
     api: &Arc<Api>,
     begun: Instant,
-    context: &mut RequestContext,
+    context: &RequestContext,
     _permit: Permit,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
+    context.query.finish()?;
     let head = &context.head;
     negotiate::accept(&head.headers, &negotiate::RESOURCE)?;
     let (store, log) = (api.engine.store(), collection.log.id());
-    let state = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
+    let resource = if let Some(read) = api.inline.run(begun, || store.resource(log, &id)) {
         problem::joined(read)?.map_err(problem::store)?
     } else {
-        let state = collection.log.resource(&id).await;
-        state.map_err(|error| problem::unavailable(&error))?
+        let resource = collection.log.resource(&id).await;
+        resource.map_err(|error| problem::unavailable(&error))?
     };
-    let state = state.ok_or_else(|| problem::not_found("the resource does not exist"))?;
-    let origin = collection.log.origin();
-    let mut response = match condition::read(&head.headers, origin.epoch, state.revision)? {
-        ConditionResult::Send => response::json(200, Body::Full(state.document)),
+    let resource = resource.ok_or_else(|| problem::not_found("the resource does not exist"))?;
+    let identity = collection.log.origin();
+    let mut response = match condition::read(&head.headers, identity.epoch, resource.revision)? {
+        ConditionResult::Send => response::json(200, Body::Full(resource.document)),
         ConditionResult::Unchanged => response::empty(304),
         ConditionResult::Failed => {
-            return Err(problem::precondition_failed(Some(origin.id(state.revision))));
+            return Err(problem::precondition_failed(Some(identity.id(resource.revision))));
         }
     };
-    response::set_etag(&mut response, origin.id(state.revision));
+    response::set_etag(&mut response, identity.id(resource.revision));
     Ok(response)
 }
 
 /// Handles `POST /{c}`: creates one resource, or a batch of resources.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn create(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    let log = &collection.log;
-    if negotiate::content_type(&context.head.headers, &[JSON, NDJSON])? == NDJSON {
-        return batch::batch(api, context, permit, body, log).await;
+    let (log, prefix) = (&collection.log, request.context.prefix);
+    if request.media_type(&[JSON, NDJSON])? == NDJSON {
+        return batch::batch(request, log).await;
     }
     let path = format!("/{}", log.origin().name);
-    let written = post(api, context, permit, body, log, (&path, ""), |origin, body| {
-        creation(origin, &parse(body)?)
-    })
-    .await?;
-    let mut response = answer(log, 201, &written);
+    let written = request.append(log, (&path, ""), creation).await?;
+    let mut response = respond(log, 201, &written);
     if let Some(subject) = &written.subject {
-        response::set_location(&mut response, &format!("{}{path}/{subject}", context.prefix));
+        response::set_location(&mut response, &format!("{prefix}{path}/{subject}"));
     }
     Ok(response)
 }
@@ -102,28 +91,25 @@ pub async fn create(
 /// Handles `PUT /{c}/{id}`.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn put(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    negotiate::content_type(&context.head.headers, &[JSON])?;
+    request.media_type(&[JSON])?;
+    let WriteRequest { api, context, permit, body } = request;
     let log = &collection.log;
     let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
     let body = read(api, body).await?;
     let path = format!("{}/{}/{id}", context.prefix, log.origin().name);
-    let write = Write::put(log.origin(), id, &parse(&body)?).map_err(|b| problem::bad_write(&b))?;
-    let written =
-        append(api, &context.caller, &permit, log, write.with_precondition(condition)).await?;
-    let mut response = answer(log, if written.created { 201 } else { 200 }, &written);
+    let write = Write::put(log.origin(), id, &Json::parse(&body)?);
+    let write = write.map_err(|bad| problem::bad_write(&bad))?.with_precondition(condition);
+    let written = append(api, &context.caller, &permit, log, write).await?;
+    let mut response = respond(log, if written.created { 201 } else { 200 }, &written);
     if written.created {
         response::set_location(&mut response, &path);
     }
@@ -133,27 +119,22 @@ pub async fn put(
 /// Handles `PATCH /{c}/{id}` (RFC 7396).
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After an error nothing was written.
+/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
 ///
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn patch(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
-    body: Incoming,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
-    negotiate::content_type(&context.head.headers, &[MERGE_PATCH, JSON])?;
+    request.media_type(&[MERGE_PATCH, JSON])?;
     let log = &collection.log;
     let path = format!("/{}/{id}", log.origin().name);
-    let written = post(api, context, permit, body, log, (&path, ""), |origin, body| {
-        Write::patch(origin, id, &parse(body)?).map_err(|bad| problem::bad_write(&bad))
-    })
-    .await?;
-    Ok(answer(log, 200, &written))
+    let written = request.append(log, (&path, ""), |identity, body| {
+        Write::patch(identity, id, body).map_err(|bad| problem::bad_write(&bad))
+    });
+    Ok(respond(log, 200, &written.await?))
 }
 
 /// Handles `DELETE /{c}/{id}`.
@@ -164,13 +145,12 @@ pub async fn patch(
 /// # Cancel safety
 /// Not safe: a queued write is committed, and the client gets no response.
 pub async fn delete(
-    api: &Arc<Api>,
-    context: &mut RequestContext,
-    permit: Permit,
+    request: WriteRequest<'_>,
     collection: &Collection,
     id: ResourceId,
 ) -> Result<Response<Body>, Problem> {
-    std::mem::take(&mut context.query).finish()?;
+    let WriteRequest { api, context, permit, .. } = request;
+    context.query.finish()?;
     let log = &collection.log;
     let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
     append(api, &context.caller, &permit, log, Write::delete(id).with_precondition(condition))
@@ -178,7 +158,7 @@ pub async fn delete(
     Ok(response::empty(204))
 }
 
-fn answer(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {
+fn respond(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {
     let document = written.document.clone().unwrap_or_default();
     let mut response = response::json(status, Body::Full(document));
     response::set_etag(&mut response, log.origin().id(written.offset));

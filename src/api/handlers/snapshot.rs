@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 
 use crate::api::answer::{
     body::Body,
@@ -28,23 +28,20 @@ use crate::store::Store;
 use crate::wire::problem::Problem;
 use crate::wire::{FieldEquals, Filter};
 
-/// The extra capacity of a step for its last resource, in bytes: a buffer that grows is
-/// copied. Most resources are smaller, and an idle body holds little memory.
+/// The extra capacity of the buffer for the last resource of a step, in bytes. Without it, the
+/// buffer would grow, which copies all bytes. Most resources are smaller.
 const SLACK_BYTES: usize = 4 * 1024;
-/// The largest number of resources that one step reads: a third of a millisecond in
-/// memory. Without the limit, a filter without matches would hold a snapshot of the store
+/// The largest number of resources that one step reads. Their read from memory takes a third of
+/// a millisecond. Without the limit, a filter without matches would keep a snapshot of the store
 /// for the whole collection, and would delay other tasks.
-const LOOKED_AT_MAX: usize = 512;
+const SCANNED_MAX: usize = 512;
 /// The largest number of bytes that one step reads, for large resources.
-const LOOKED_AT_BYTES_MAX: usize = 4 * STEP_BYTES;
-
-/// The header with the number of records of a data frame.
-pub const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
+const SCANNED_BYTES_MAX: usize = 4 * STEP_BYTES;
 
 /// Handles `GET /{c}/stream`, and `GET /{c}` in a media type other than JSON.
 ///
 /// # Errors
-/// 400 for a wrong parameter, and the errors of [`stream::follow`].
+/// 400 for a wrong parameter, and the errors of [`stream::open`].
 ///
 /// # Cancel safety
 /// Safe.
@@ -53,35 +50,38 @@ pub async fn snapshot(
     context: &mut RequestContext,
     permit: Permit,
     collection: &Collection,
-    form: MediaType,
+    media_type: MediaType,
 ) -> Result<Response<Body>, Problem> {
     let follow = context.query.take_flag("follow")?.unwrap_or(false);
-    let asked =
+    let params =
         StreamParams::take(&context.head.headers, &mut context.query, api.settings.batch_size_max)?;
     if follow {
-        return followed(api, context, permit, collection, form, asked).await;
+        return followed(api, context, permit, collection, media_type, params).await;
     }
     let fields = std::mem::take(&mut context.query).into_fields()?;
-    if asked.from.is_some() && !asked.resumed {
-        return Err(problem::parameter("from", "it needs follow=true; a snapshot has no start"));
+    if params.from.is_some() && !params.resumed {
+        return Err(problem::parameter(
+            "from",
+            "a snapshot has no start; add follow=true, or omit from",
+        ));
     }
-    if asked.on_gap != crate::hub::OnGap::Event {
-        return Err(problem::parameter("onGap", "it needs follow=true; a snapshot has no gap"));
+    if params.on_gap != crate::hub::OnGap::Event {
+        return Err(problem::parameter(
+            "onGap",
+            "a snapshot has no gap; add follow=true, or omit onGap",
+        ));
     }
-    // An EventSource reconnects after every end of a stream; only 204 stops it. The
-    // only id in a snapshot is at its end, so a client with an id has all of it.
-    if form == MediaType::Sse && asked.resumed {
+    // An EventSource reconnects after each end of a stream until it receives 204. The only
+    // id in a snapshot is at its end, so a client with an id has the whole snapshot.
+    if media_type == MediaType::Sse && params.resumed {
         return Ok(response::empty(204));
     }
     let cursor = collection.log.origin().id(collection.log.head());
-    let mut response = response::form(200, form, Body::Empty);
-    let headers = response.headers_mut();
-    headers.insert(CURSOR, value(&cursor.to_string()));
-    if let Some(size) = asked.batch_size {
-        headers.insert(BATCH_SIZE, size.get().into());
-    }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let mut response = response::new(200, media_type, Body::Empty);
+    let value = HeaderValue::try_from(cursor.to_string()).expect("an event id is ASCII");
+    response.headers_mut().insert(CURSOR, value);
+    response::set_batch_size(&mut response, params.batch_size);
+    response::set_unbuffered(&mut response);
     if context.is_head() {
         return Ok(response);
     }
@@ -89,14 +89,14 @@ pub async fn snapshot(
         store: api.engine.store().clone(),
         log: collection.log.id(),
         fields,
-        form,
+        media_type,
         cursor,
-        records_max: asked.batch_size,
+        records_max: params.batch_size,
         after: None,
         ended: false,
     };
     let source: Source = Box::new(move || reader.step());
-    *response.body_mut() = Body::Pull(StreamedBody::in_turns(source, api.steps.clone()));
+    *response.body_mut() = Body::Pull(StreamedBody::inline(source, api.steps.clone()));
     Ok(response)
 }
 
@@ -105,10 +105,10 @@ async fn followed(
     context: &mut RequestContext,
     permit: Permit,
     collection: &Collection,
-    form: MediaType,
-    asked: StreamParams,
+    media_type: MediaType,
+    params: StreamParams,
 ) -> Result<Response<Body>, Problem> {
-    if !matches!(asked.from, None | Some(StartPosition::After(_))) {
+    if !matches!(params.from, None | Some(StartPosition::After(_))) {
         return Err(problem::parameter(
             "from",
             "with follow=true the stream starts with a snapshot; omit from, or send an event id \
@@ -124,30 +124,27 @@ async fn followed(
              matches would stay stale; filter with types",
         ));
     }
-    let form = StreamFormat::of(form).expect("SNAPSHOT offers no JSON");
+    let format = StreamFormat::of(media_type).expect("SNAPSHOT offers no JSON");
     let target = StreamTarget {
         log: Arc::clone(&collection.log),
         topic: None,
         scope: None,
         filter: Filter::shared(types, Vec::new()),
         overflow,
-        asked,
+        params,
     };
-    stream::follow(api, context, permit, target, form).await
+    let start = target.resolve_start(true).await?;
+    stream::open(api, context, permit, &target, format, &start)
 }
 
-fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("an event id is ASCII")
-}
-
-/// Reads the collection in the order of ids, with one snapshot of the store per step. A
-/// resource that changes during the read may appear in its later state; the events
-/// after the cursor then repeat the change.
+/// Reads the collection in the order of ids, with one snapshot of the store per step. If a
+/// resource changes during the read, the client may receive its later state. The events after
+/// the cursor then repeat the change.
 struct Reader {
     store: Store,
     log: LogId,
     fields: Vec<FieldEquals>,
-    form: MediaType,
+    media_type: MediaType,
     cursor: EventId,
     records_max: Option<NonZeroU32>,
     after: Option<ResourceId>,
@@ -161,30 +158,30 @@ impl Reader {
         }
         let mut frames = Frames::new(self.records_max);
         if self.records_max.is_none() {
-            frames.open.reserve(STEP_BYTES + SLACK_BYTES);
+            frames.current.reserve(STEP_BYTES + SLACK_BYTES);
         }
-        let (mut looked_at, mut looked_at_bytes) = (0, 0);
-        let view = self.store.view();
-        for entry in view.resources(self.log, self.after.as_ref()) {
+        let (mut scanned, mut scanned_bytes) = (0, 0);
+        let snapshot = self.store.view();
+        for entry in snapshot.resources(self.log, self.after.as_ref()) {
             let found = entry.map_err(|error| BodyAborted(error.to_string()))?;
             let document = &found.state.document;
             if self.fields.iter().all(|field| field.matches(document)) {
-                frames.push(self.form, document);
+                frames.push(self.media_type, document);
             }
-            looked_at += 1;
-            looked_at_bytes += document.len();
-            let enough = looked_at == LOOKED_AT_MAX || looked_at_bytes >= LOOKED_AT_BYTES_MAX;
-            if frames.bytes >= STEP_BYTES || enough {
-                let id = view.id_of(&found).map_err(|error| BodyAborted(error.to_string()))?;
+            scanned += 1;
+            scanned_bytes += document.len();
+            let is_limit = scanned == SCANNED_MAX || scanned_bytes >= SCANNED_BYTES_MAX;
+            if frames.bytes >= STEP_BYTES || is_limit {
+                let id = snapshot.id_of(&found).map_err(|error| BodyAborted(error.to_string()))?;
                 self.after = Some(id);
                 return Ok(Some(frames.finish()));
             }
         }
         self.ended = true;
-        if self.form == MediaType::Sse {
+        if self.media_type == MediaType::Sse {
             let cursor = self.cursor;
-            frames.cut();
-            frames.open.extend_from_slice(
+            frames.end_frame();
+            frames.current.extend_from_slice(
                 format!("id: {cursor}\nevent: snapshot-end\ndata: {{\"cursor\":\"{cursor}\"}}\n\n")
                     .as_bytes(),
             );
@@ -197,42 +194,42 @@ impl Reader {
 struct Frames {
     records_max: Option<NonZeroU32>,
     done: Vec<Bytes>,
-    open: Vec<u8>,
+    current: Vec<u8>,
     records: u32,
     bytes: usize,
 }
 
 impl Frames {
     fn new(records_max: Option<NonZeroU32>) -> Frames {
-        Frames { records_max, done: Vec::new(), open: Vec::new(), records: 0, bytes: 0 }
+        Frames { records_max, done: Vec::new(), current: Vec::new(), records: 0, bytes: 0 }
     }
 
-    fn push(&mut self, form: MediaType, document: &[u8]) {
-        let before = self.open.len();
-        if form == MediaType::Sse {
-            self.open.extend_from_slice(b"event: snapshot\ndata: ");
-            self.open.extend_from_slice(document);
-            self.open.extend_from_slice(b"\n\n");
+    fn push(&mut self, media_type: MediaType, document: &[u8]) {
+        let before = self.current.len();
+        if media_type == MediaType::Sse {
+            self.current.extend_from_slice(b"event: snapshot\ndata: ");
+            self.current.extend_from_slice(document);
+            self.current.extend_from_slice(b"\n\n");
         } else {
-            self.open.extend_from_slice(document);
-            self.open.push(b'\n');
+            self.current.extend_from_slice(document);
+            self.current.push(b'\n');
         }
-        self.bytes += self.open.len() - before;
+        self.bytes += self.current.len() - before;
         self.records += 1;
         if self.records_max.is_some_and(|max| self.records == max.get()) {
-            self.cut();
+            self.end_frame();
         }
     }
 
-    fn cut(&mut self) {
-        if !self.open.is_empty() {
-            self.done.push(std::mem::take(&mut self.open).into());
+    fn end_frame(&mut self) {
+        if !self.current.is_empty() {
+            self.done.push(std::mem::take(&mut self.current).into());
             self.records = 0;
         }
     }
 
     fn finish(mut self) -> Vec<Bytes> {
-        self.cut();
+        self.end_frame();
         self.done
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyper::header::{CONNECTION, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, Version};
 
@@ -14,27 +14,28 @@ use crate::api::request::start::{StartPosition, StreamParams};
 use crate::api::state::Api;
 use crate::deliver::{Gap, Reason, StreamBody, StreamSource, Takeover};
 use crate::event::{EventId, Offset, ResourceId};
-use crate::hub::{OnGap, Overflow, Scope, SubscriptionSpec};
+use crate::hub::{OnGap, Overflow, Scope, Subscriber, SubscriptionId, SubscriptionSpec};
 use crate::log::Log;
 use crate::metrics::Protocol;
 use crate::wire::problem::Problem;
-use crate::wire::{Filter, LogKind, WireFormat as WireForm};
+use crate::wire::{Filter, LogKind, WireFormat};
 
-/// The form of a stream of events.
+/// The format of a stream over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamFormat {
     /// Server-Sent Events.
     Sse,
-    /// One event a line.
+    /// NDJSON with one event per line.
     Ndjson,
-    /// `CloudEvents` 1.0, one a line.
+    /// NDJSON with one `CloudEvents` 1.0 object per line.
     CloudEvents,
 }
 
 impl StreamFormat {
-    /// The stream's form of that media type; none for JSON, which is no stream.
-    pub fn of(form: MediaType) -> Option<StreamFormat> {
-        match form {
+    /// Returns the stream format of a media type. Returns `None` for JSON, which has no
+    /// stream format.
+    pub fn of(media_type: MediaType) -> Option<StreamFormat> {
+        match media_type {
             MediaType::Json => None,
             MediaType::Ndjson => Some(StreamFormat::Ndjson),
             MediaType::Sse => Some(StreamFormat::Sse),
@@ -42,8 +43,8 @@ impl StreamFormat {
         }
     }
 
-    /// The form with its media type.
-    pub fn form(self) -> MediaType {
+    /// Returns the media type of the format.
+    pub fn media_type(self) -> MediaType {
         match self {
             StreamFormat::Sse => MediaType::Sse,
             StreamFormat::Ndjson => MediaType::Ndjson,
@@ -51,11 +52,11 @@ impl StreamFormat {
         }
     }
 
-    fn wire(self) -> WireForm {
+    fn wire_format(self) -> WireFormat {
         match self {
-            StreamFormat::Sse => WireForm::Sse,
-            StreamFormat::Ndjson => WireForm::Ndjson,
-            StreamFormat::CloudEvents => WireForm::CloudEvents,
+            StreamFormat::Sse => WireFormat::Sse,
+            StreamFormat::Ndjson => WireFormat::Ndjson,
+            StreamFormat::CloudEvents => WireFormat::CloudEvents,
         }
     }
 
@@ -67,93 +68,108 @@ impl StreamFormat {
     }
 }
 
-/// What a stream is of, checked.
+/// The events that a client asks for, and how the gateway delivers them.
 #[derive(Clone)]
 pub struct StreamTarget {
-    /// The log that it follows.
+    /// The log.
     pub log: Arc<Log>,
-    /// The topic's name, its own or a view's; none on a collection's paths.
+    /// The name of the topic or view. `None` on the paths of a collection.
     pub topic: Option<String>,
-    /// One resource, or all.
+    /// The resource whose events are delivered. `None` for the events of the whole log.
     pub scope: Option<ResourceId>,
-    /// Which events: a view's types, `?types=` and field filters.
+    /// The filter: event types of the view or of `?types=`, and field filters.
     pub filter: Arc<Filter>,
-    /// What happens where its client does not keep up.
+    /// The policy if the client does not keep up.
     pub overflow: Overflow,
-    /// Where it begins and how it is sent.
-    pub asked: StreamParams,
+    /// The other parameters of the stream.
+    pub params: StreamParams,
 }
 
-/// Where a stream begins, decided.
-#[derive(Clone, Copy, Debug)]
+/// The start of a stream after all checks.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ResolvedStart {
-    /// The position it starts after; none for the log's end at that moment.
-    pub start: Option<Offset>,
-    /// What the client is told is missing before.
+    /// The offset after which the stream starts. `None` for the head of the log at the
+    /// time of the subscription.
+    pub position: Option<Offset>,
+    /// The gap that the stream reports before its first event.
     pub gap: Option<Gap>,
-    /// Whether the resources come first.
+    /// Whether the stream starts with a snapshot of the resources.
     pub snapshot: bool,
-    /// The client's own id, where it returned with one.
-    pub returned: Option<EventId>,
+    /// The event id that the client sent to resume.
+    pub resumed_from: Option<EventId>,
+}
+
+impl ResolvedStart {
+    /// Returns a start after `position` without a gap.
+    fn at(position: Offset) -> ResolvedStart {
+        ResolvedStart { position: Some(position), ..ResolvedStart::default() }
+    }
 }
 
 impl StreamTarget {
-    /// What its subscription is interested in, in `form`.
-    pub fn interest(
+    /// Subscribes to the events from `start` on. `credit` is the number of events that
+    /// the client accepts; `None` for no limit. Returns the subscription and the cursor
+    /// of its start. A stream with a snapshot has no cursor yet: a client that resumes
+    /// after a cursor would skip the snapshot.
+    pub fn subscribe(
         &self,
-        form: WireForm,
+        subscriber: &Arc<Subscriber>,
+        format: WireFormat,
         credit: Option<u64>,
-        beginning: &ResolvedStart,
-    ) -> SubscriptionSpec {
-        SubscriptionSpec {
+        start: &ResolvedStart,
+    ) -> (SubscriptionId, Option<EventId>) {
+        let spec = SubscriptionSpec {
             scope: self.scope.clone().map_or(Scope::Whole, Scope::Subject),
             filter: self.filter.clone(),
-            format: form,
+            format,
             credit,
-            snapshot: beginning.snapshot,
-            on_gap: self.asked.on_gap,
+            snapshot: start.snapshot,
+            on_gap: self.params.on_gap,
             overflow: self.overflow,
-        }
+        };
+        let (id, position) = subscriber.subscribe(&self.log, spec, start.position);
+        let cursor = start.resumed_from.unwrap_or_else(|| self.log.origin().id(position));
+        (id, (!start.snapshot).then_some(cursor))
     }
 
-    /// Decides where its stream begins (`docs/protocol.md#streams`, Start and Gap).
+    /// Returns the start of the stream (`docs/protocol.md#streams`, Start and Gap). With
+    /// `snapshot`, a stream that does not resume after an event id starts with a snapshot.
     ///
     /// # Errors
-    /// 410 where events are missing and the client asked for an error then;
-    /// 400 where it asked for a snapshot of what has no resources.
+    /// 410 if events are missing and the client chose `onGap=error`; 400 for
+    /// `onGap=snapshot` on a topic, which has no resources.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn beginning(&self) -> Result<ResolvedStart, Problem> {
+    pub async fn resolve_start(&self, snapshot: bool) -> Result<ResolvedStart, Problem> {
         let log = &self.log;
-        let topic = matches!(log.origin().kind, LogKind::Topic);
-        if self.asked.on_gap == OnGap::Snapshot && topic {
-            return Err(problem::parameter("onGap", "a topic has no resources to snapshot"));
+        if snapshot && !matches!(self.params.from, Some(StartPosition::After(_))) {
+            return Ok(ResolvedStart { snapshot, ..ResolvedStart::default() });
         }
-        let at = |start| ResolvedStart {
-            start: Some(start),
-            gap: None,
-            snapshot: false,
-            returned: None,
-        };
-        match self.asked.from {
-            None | Some(StartPosition::Now) => {
-                Ok(ResolvedStart { start: None, gap: None, snapshot: false, returned: None })
-            }
-            Some(StartPosition::Earliest) => Ok(at(log.floor())),
-            Some(StartPosition::After(id)) => self.after(id).await,
+        let topic = matches!(log.origin().kind, LogKind::Topic);
+        if self.params.on_gap == OnGap::Snapshot && topic {
+            return Err(problem::parameter(
+                "onGap",
+                "a topic has no resources for a snapshot; use event or error",
+            ));
+        }
+        match self.params.from {
+            None | Some(StartPosition::Now) => Ok(ResolvedStart::default()),
+            Some(StartPosition::Earliest) => Ok(ResolvedStart::at(log.floor())),
+            Some(StartPosition::After(id)) => self.resume_after(id).await,
             Some(StartPosition::At(time)) => {
                 let found = log.find_before(time).await;
-                let (start, whole) = found.map_err(|error| problem::unavailable(&error))?;
-                if whole {
-                    return Ok(at(start));
+                let (position, is_complete) =
+                    found.map_err(|error| problem::unavailable(&error))?;
+                if is_complete {
+                    return Ok(ResolvedStart::at(position));
                 }
-                self.gap(self.log.origin().id(Offset::ZERO), Reason::Expired)
+                self.gap(log.origin().id(Offset::ZERO), Reason::Expired)
             }
         }
     }
 
-    async fn after(&self, id: EventId) -> Result<ResolvedStart, Problem> {
+    async fn resume_after(&self, id: EventId) -> Result<ResolvedStart, Problem> {
         let log = &self.log;
         let floor = log.floor();
         if id.epoch != log.origin().epoch || id.offset > log.head() {
@@ -162,146 +178,101 @@ impl StreamTarget {
         if id.offset < floor && !self.is_unchanged_since(id.offset).await? {
             return self.gap(id, Reason::Expired);
         }
-        let start = id.offset.max(floor);
-        Ok(ResolvedStart { start: Some(start), gap: None, snapshot: false, returned: Some(id) })
+        let position = id.offset.max(floor);
+        Ok(ResolvedStart { resumed_from: Some(id), ..ResolvedStart::at(position) })
     }
 
-    /// A resource that was not touched since has lost no event to retention,
-    /// however much of the log has gone.
+    /// Returns whether the target is one resource whose newest event is at or before
+    /// `offset`. Retention then removed no event that the client misses.
     async fn is_unchanged_since(&self, offset: Offset) -> Result<bool, Problem> {
         let Some(id) = &self.scope else { return Ok(false) };
-        let state = self.log.resource(id).await.map_err(|error| problem::unavailable(&error))?;
-        Ok(state.is_some_and(|state| state.revision <= offset))
+        let resource = self.log.resource(id).await.map_err(|error| problem::unavailable(&error))?;
+        Ok(resource.is_some_and(|resource| resource.revision <= offset))
     }
 
     fn gap(&self, from: EventId, reason: Reason) -> Result<ResolvedStart, Problem> {
-        let (origin, floor) = (self.log.origin(), self.log.floor());
-        let earliest = origin.id(floor);
-        let gap = Gap { from, to: earliest, earliest, reason, count: None };
-        // The opening must not carry an id behind the gap: a client that is
-        // cut between the two would come back without ever being told.
-        let returned = Some(from);
-        match self.asked.on_gap {
+        let (identity, floor) = (self.log.origin(), self.log.floor());
+        let earliest = identity.id(floor);
+        let gap = Some(Gap { from, to: earliest, earliest, reason, count: None });
+        match self.params.on_gap {
+            // The open message must repeat the client's id. With an id after the gap, a
+            // client that disconnects between the open message and the gap event would
+            // resume after the gap and never learn of it.
             OnGap::Event => {
-                Ok(ResolvedStart { start: Some(floor), gap: Some(gap), snapshot: false, returned })
+                Ok(ResolvedStart { gap, resumed_from: Some(from), ..ResolvedStart::at(floor) })
             }
             OnGap::Snapshot => {
-                Ok(ResolvedStart { start: None, gap: Some(gap), snapshot: true, returned: None })
+                Ok(ResolvedStart { gap, snapshot: true, ..ResolvedStart::default() })
             }
-            OnGap::Error => Err(problem::gone(origin, reason.as_str(), floor)),
+            OnGap::Error => Err(problem::gone(identity, reason.as_str(), floor)),
         }
     }
 }
 
-/// A stream of `target`'s events.
+/// Returns the response with the stream of `target` from `start` on.
 ///
 /// # Errors
-/// Before the head, a failure is a status.
-///
-/// # Cancel safety
-/// Safe: a subscription without its stream is forgotten.
-pub async fn events(
-    api: &Arc<Api>,
-    context: &RequestContext,
-    permit: Permit,
-    target: StreamTarget,
-    form: StreamFormat,
-) -> Result<Response<Body>, Problem> {
-    let beginning = target.beginning().await?;
-    open(api, context, permit, &target, form, beginning)
-}
-
-/// A snapshot of `target`'s collection and then its events; with an id, where
-/// a client returns, only what it has missed.
-///
-/// # Errors
-/// Before the head, a failure is a status.
-///
-/// # Cancel safety
-/// Safe: a subscription without its stream is forgotten.
-pub async fn follow(
-    api: &Arc<Api>,
-    context: &RequestContext,
-    permit: Permit,
-    target: StreamTarget,
-    form: StreamFormat,
-) -> Result<Response<Body>, Problem> {
-    let beginning = match target.asked.from {
-        Some(StartPosition::After(_)) => target.beginning().await?,
-        _ => ResolvedStart { start: None, gap: None, snapshot: true, returned: None },
-    };
-    open(api, context, permit, &target, form, beginning)
-}
-
-fn open(
+/// 429 and 503 if the gateway accepts no further stream of the client.
+pub fn open(
     api: &Arc<Api>,
     context: &RequestContext,
     _permit: Permit,
     target: &StreamTarget,
-    form: StreamFormat,
-    beginning: ResolvedStart,
+    format: StreamFormat,
+    start: &ResolvedStart,
 ) -> Result<Response<Body>, Problem> {
     let head = &context.head;
     if head.method == Method::HEAD {
-        return Ok(with_headers(head, target, form, Body::Empty));
+        return Ok(respond(head, target, format, Body::Empty));
     }
-    let protocol = form.protocol();
-    let Admitted { subscriber, share } = match api.admit(protocol, context.caller.client) {
+    let admitted = match api.admit(format.protocol(), context.caller.client) {
         Ok(admitted) => admitted,
         Err(problem) => {
             return api.reject_stream(&head.method, &head.headers, head.version, problem);
         }
     };
+    let Admitted { subscriber, share } = admitted;
     let takeover = context.connection.takeover.as_ref();
-    // HTTP/1.0 knows no chunks: the end of the connection ends the body.
+    // HTTP/1.0 has no chunked transfer coding: the body ends with the connection.
     let chunked = takeover.is_some() && head.version == Version::HTTP_11;
-    let wire = if chunked { form.wire().chunked() } else { form.wire() };
-    let batch_size = target.asked.batch_size.map(std::num::NonZeroU32::get);
-    let mut source = StreamSource::new(
-        subscriber.clone(),
-        api.deliver.clone(),
-        api.metrics.clone(),
-        wire,
-        batch_size,
-    );
+    let format_on_wire =
+        if chunked { format.wire_format().chunked() } else { format.wire_format() };
+    let batch_size = target.params.batch_size.map(std::num::NonZeroU32::get);
+    let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
+    let mut source =
+        StreamSource::new(subscriber.clone(), deliver, metrics, format_on_wire, batch_size);
     source.keep_guard(share);
-    let interest = target.interest(wire, None, &beginning);
-    let (_, start) = subscriber.subscribe(&target.log, interest, beginning.start);
-    let origin = target.log.origin();
-    let cursor = beginning.returned.unwrap_or_else(|| origin.id(start));
-    let opening = source.messages().open((!beginning.snapshot).then_some(cursor));
+    let (_, cursor) = target.subscribe(&subscriber, format_on_wire, None, start);
+    let opening = source.messages().open(cursor);
     source.queue_frame(opening);
-    if let Some(gap) = beginning.gap {
-        let frame = source.messages().gap(&gap, beginning.snapshot);
+    if let Some(gap) = start.gap {
+        let frame = source.messages().gap(&gap, start.snapshot);
         source.queue_frame(frame);
     }
     let body = match takeover {
         Some(takeover) => Body::Taken(takeover.plan(Takeover::Stream { source, chunked })),
         None => Body::Live(Box::new(StreamBody::new(source))),
     };
-    Ok(with_headers(head, target, form, body))
+    Ok(respond(head, target, format, body))
 }
 
-fn with_headers(
+fn respond(
     head: &Parts,
     target: &StreamTarget,
-    form: StreamFormat,
+    format: StreamFormat,
     body: Body,
 ) -> Response<Body> {
-    const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
-    let mut response = response::form(200, form.form(), body);
+    let mut response = response::new(200, format.media_type(), body);
     response::set_unbuffered(&mut response);
+    response::set_batch_size(&mut response, target.params.batch_size);
     let headers = response.headers_mut();
-    if let Some(size) = target.asked.batch_size {
-        headers.insert(BATCH_SIZE, HeaderValue::from(size.get()));
-    }
     let wants_close = head
         .headers
         .get_all(CONNECTION)
         .iter()
         .any(|value| value.as_bytes().to_ascii_lowercase().windows(5).any(|w| w == b"close"));
-    // RFC 9113 §8.2.2 forbids the field on HTTP/2; on HTTP/1.0 the body ends
-    // with the connection.
+    // RFC 9113 §8.2.2 forbids `Connection` on HTTP/2. On HTTP/1.0 the body ends with the
+    // connection.
     match head.version {
         Version::HTTP_11 if !wants_close => {
             headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));

@@ -1,4 +1,4 @@
-//! Writes: made from the body of a request, and appended to a log.
+//! The write handlers' common part: the write in the body of a request, and the append.
 
 use std::sync::Arc;
 
@@ -9,47 +9,76 @@ use uuid::Uuid;
 use crate::api::answer::problem;
 use crate::api::authorize::Permit;
 use crate::api::context::{Caller, RequestContext};
-use crate::api::request::{body_reader::BodyReader, condition, idempotency};
+use crate::api::request::{body_reader::BodyReader, condition, idempotency, negotiate};
 use crate::api::state::Api;
-use crate::event::{EventType, ResourceId};
+use crate::event::{EventType, InvalidName, ResourceId};
 use crate::log::{AppendOutcome, BadWrite, Log, Write};
 use crate::wire::LogIdentity;
 use crate::wire::json::{self, Json};
 use crate::wire::problem::Problem;
 
-/// Appends the write of a `POST` or `PATCH` with its precondition and its
-/// `Idempotency-Key`. `path` is the path of the request without its prefix. `meaning` is
-/// the part of the query that determines the write.
-///
-/// # Errors
-/// 400, 408, 413, 409 for a key in progress, and the errors of [`append`].
-///
-/// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
-pub async fn post(
-    api: &Arc<Api>,
-    context: &RequestContext,
-    permit: Permit,
-    body: Incoming,
-    log: &Arc<Log>,
-    (path, meaning): (&str, &str),
-    write: impl FnOnce(&LogIdentity, &Bytes) -> Result<Write, Problem>,
-) -> Result<AppendOutcome, Problem> {
-    let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
-    let key = idempotency::header(&context.head.headers)?;
-    let body = read(api, body).await?;
-    let mut write = write(log.origin(), &body)?.with_precondition(condition);
-    let _held = match key {
-        None => None,
-        Some(key) => {
-            let scope = [context.caller.principal.scope(), context.head.method.as_str(), path];
-            let digest = idempotency::digest(scope, key, meaning, &body);
-            let held = api.keys.hold(&digest)?;
-            write = write.with_idempotency_key(digest);
-            Some(held)
-        }
-    };
-    append(api, &context.caller, &permit, log, write).await
+/// The media type of a document.
+pub const JSON: &str = "application/json";
+/// The media type of a batch.
+pub const NDJSON: &str = "application/x-ndjson";
+
+/// The request of a write.
+pub struct WriteRequest<'a> {
+    /// The gateway.
+    pub api: &'a Arc<Api>,
+    /// The request without its body.
+    pub context: &'a mut RequestContext,
+    /// The permit of the action.
+    pub permit: Permit,
+    /// The body.
+    pub body: Incoming,
+}
+
+impl WriteRequest<'_> {
+    /// Checks that no query parameter remains. Returns the media type of the body, which
+    /// is one of `accepted`.
+    ///
+    /// # Errors
+    /// 400 with the first remaining parameter, 415 for another media type.
+    pub fn media_type(&self, accepted: &[&'static str]) -> Result<&'static str, Problem> {
+        self.context.query.finish()?;
+        negotiate::content_type(&self.context.head.headers, accepted)
+    }
+
+    /// Appends the write of a `POST` or `PATCH` with its precondition and its
+    /// `Idempotency-Key`. `path` is the path of the request without its prefix. `meaning`
+    /// is the part of the query that determines the write. `write` makes the write from the
+    /// body.
+    ///
+    /// # Errors
+    /// 400, 408, 413, 409 for a key in progress, and the errors of [`append`].
+    ///
+    /// # Cancel safety
+    /// Not safe: a queued write is committed, and the client gets no response.
+    pub async fn append(
+        self,
+        log: &Arc<Log>,
+        (path, meaning): (&str, &str),
+        write: impl FnOnce(&LogIdentity, &Json) -> Result<Write, Problem>,
+    ) -> Result<AppendOutcome, Problem> {
+        let WriteRequest { api, context, permit, body } = self;
+        let headers = &context.head.headers;
+        let condition = condition::precondition(headers, log.origin().epoch)?;
+        let key = idempotency::header(headers)?;
+        let body = read(api, body).await?;
+        let mut write = write(log.origin(), &Json::parse(&body)?)?.with_precondition(condition);
+        let _guard = match key {
+            None => None,
+            Some(key) => {
+                let scope = [context.caller.principal.scope(), context.head.method.as_str(), path];
+                let digest = idempotency::digest(scope, key, meaning, &body);
+                let guard = api.keys.hold(&digest)?;
+                write = write.with_idempotency_key(digest);
+                Some(guard)
+            }
+        };
+        append(api, &context.caller, &permit, log, write).await
+    }
 }
 
 /// Appends one write.
@@ -67,11 +96,11 @@ pub async fn append(
     write: Write,
 ) -> Result<AppendOutcome, Problem> {
     api.may_publish(caller.client)?;
-    let answers = api.engine.append(log, vec![write]).await;
-    let answer = answers.map_err(|error| problem::unavailable(&error))?.pop();
-    answer
+    let results = api.engine.append(log, vec![write]).await;
+    let result = results.map_err(|error| problem::unavailable(&error))?.pop();
+    result
         .expect("an append returns one result per write")
-        .map_err(|refusal| problem::refused(&refusal, log.origin()))
+        .map_err(|rejection| problem::rejected(&rejection, log.origin()))
 }
 
 /// Reads a whole body.
@@ -83,14 +112,6 @@ pub async fn append(
 /// Not safe: the bytes that were read are lost.
 pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
     BodyReader::new(&api.settings, &api.metrics, body).whole(api.settings.body_bytes_max).await
-}
-
-/// Parses a body as JSON.
-///
-/// # Errors
-/// 400 with the position of the first wrong byte.
-pub fn parse(body: &[u8]) -> Result<Json, Problem> {
-    Ok(Json::parse(body)?)
 }
 
 /// Returns the write that creates a resource from a document. A document without `id`
@@ -118,14 +139,14 @@ pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem>
 /// # Errors
 /// 400 for a body that is not an event.
 pub fn publication(body: &Json) -> Result<Write, Problem> {
-    let Posted { kind, data, subject } = Posted::read(body)?;
-    Ok(Write::publish(subject, kind, data))
+    let Posted { event_type, data, subject } = Posted::read(body)?;
+    Ok(Write::publish(subject, event_type, data))
 }
 
 /// A posted event.
 pub struct Posted {
     /// The event type.
-    pub kind: EventType,
+    pub event_type: EventType,
     /// The data.
     pub data: Json,
     /// The resource that the event is about.
@@ -144,10 +165,10 @@ impl Posted {
             ));
         }
         let bytes = body.clone().into_bytes();
-        let (mut kind, mut data, mut subject) = (None, None, None);
+        let (mut event_type, mut data, mut subject) = (None, None, None);
         for (key, value) in json::members(&bytes) {
             match json::string(key).unwrap_or_default().as_ref() {
-                "type" => kind = Some(named("type", value, EventType::new)?),
+                "type" => event_type = Some(named("type", value, EventType::new)?),
                 "subject" => subject = Some(named("subject", value, ResourceId::new)?),
                 "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
                 other => {
@@ -159,7 +180,7 @@ impl Posted {
         }
         let missing = |name| problem::bad_body(format!("the member {name:?} is missing"));
         Ok(Posted {
-            kind: kind.ok_or_else(|| missing("type"))?,
+            event_type: event_type.ok_or_else(|| missing("type"))?,
             data: data.ok_or_else(|| missing("data"))?,
             subject,
         })
@@ -169,9 +190,9 @@ impl Posted {
 fn named<T>(
     member: &str,
     value: &[u8],
-    name: impl Fn(&str) -> Result<T, crate::event::InvalidName>,
+    parse: impl Fn(&str) -> Result<T, InvalidName>,
 ) -> Result<T, Problem> {
     let text = json::string(value)
         .ok_or_else(|| problem::bad_body(format!("the member {member:?} must be a string")))?;
-    name(&text).map_err(|why| problem::bad_name(&format!("the member {member:?}"), why))
+    parse(&text).map_err(|why| problem::bad_name(&format!("the member {member:?}"), why))
 }

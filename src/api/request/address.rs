@@ -14,8 +14,8 @@ use crate::wire::forwarded::{self, ForwardedHeader};
 pub struct Proxies {
     /// The networks of the proxies (`server.proxies`).
     pub networks: Vec<IpNet>,
-    /// The header in which the proxies name the client; none if they do not
-    /// (`server.forwarded`).
+    /// The header in which the proxies name the client (`server.forwarded`). `None` if the
+    /// proxies send no such header.
     pub field: Option<ForwardedHeader>,
 }
 
@@ -24,17 +24,17 @@ pub struct Proxies {
 pub struct Peer {
     /// The address of the peer, or the address in its PROXY header.
     pub address: IpAddr,
-    /// Whether the headers of its requests may name another client.
+    /// Whether the gateway trusts the peer to name the client in a header.
     pub believed: bool,
 }
 
 /// The client of a request. Streams and rates are counted per client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The address.
+    /// The address of the client.
     pub address: IpAddr,
-    /// Whether the request came through a proxy. A proxy's connection carries requests of
-    /// several clients, so the streams of each client are counted instead.
+    /// Whether the request came through a proxy. The connection of a proxy carries requests of
+    /// several clients, so the gateway counts streams per client and not per connection.
     pub via_proxy: bool,
 }
 
@@ -44,7 +44,8 @@ impl Proxies {
         self.networks.iter().any(|network| network_contains(network, address))
     }
 
-    /// Returns the client of a request with these headers on a connection of `peer`.
+    /// Returns the client of a request. `fields` are its headers; `peer` is the other end of its
+    /// connection.
     pub(in crate::api) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
         let Some(field) = self.field.filter(|_| peer.believed) else {
             return Client { address: peer.address.to_canonical(), via_proxy: peer.believed };
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_counts_where_its_connection_is_believed() {
+    fn a_header_names_the_client_only_if_the_peer_is_trusted() {
         let mut fields = HeaderMap::new();
         fields.append("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
         fields.append("x-forwarded-for", HeaderValue::from_static("192.0.2.2"));

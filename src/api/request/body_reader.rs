@@ -13,20 +13,20 @@ use crate::metrics::Metrics;
 use crate::wire::problem::Problem;
 
 /// Reads a body with two deadlines: one for the next byte, and one for the average rate.
-/// Without the second, a client could hold a request forever with a byte now and then.
+/// Without the second deadline, a client could keep a request open forever with a few bytes.
 pub struct BodyReader {
     body: Incoming,
     arrival: ArrivalRate,
     received: metrics::Counter,
-    /// The time at which the current wait began; none while nobody waits.
-    since: Option<Instant>,
+    /// The start of the current wait for bytes. `None` if the reader does not wait.
+    waits_since: Option<Instant>,
 }
 
 impl BodyReader {
     /// Reads `body` under the limits of `settings`.
     pub fn new(settings: &Settings, metrics: &Metrics, body: Incoming) -> BodyReader {
         let arrival = ArrivalRate::new(settings.body_timeout, settings.body_rate);
-        BodyReader { body, arrival, received: metrics.received_bytes.clone(), since: None }
+        BodyReader { body, arrival, received: metrics.received_bytes.clone(), waits_since: None }
     }
 
     /// Returns the next bytes, and counts them. Returns `None` at the end.
@@ -37,21 +37,23 @@ impl BodyReader {
     /// # Cancel safety
     /// Safe: no bytes are lost. The deadline continues until [`hold`](Self::hold).
     pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
-        let since = *self.since.get_or_insert_with(Instant::now);
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
         let due = since + self.arrival.left();
         loop {
             match timeout_at(due, self.body.frame()).await {
                 Err(_) => return Err(problem::slow_body()),
                 Ok(None) => return Ok(None),
-                Ok(Some(Err(broken))) => {
-                    return Err(problem::malformed(format!("the body broke off: {broken}")));
+                Ok(Some(Err(error))) => {
+                    return Err(problem::malformed(format!(
+                        "the body ended early: {error}; send the complete body"
+                    )));
                 }
                 Ok(Some(Ok(frame))) => {
                     // Trailers have no meaning here, and empty data is no progress.
                     let bytes = frame.into_data().unwrap_or_default();
                     if !bytes.is_empty() {
                         self.hold();
-                        self.arrival.came(bytes.len());
+                        self.arrival.record_bytes(bytes.len());
                         self.received.increment(bytes.len() as u64);
                         return Ok(Some(bytes));
                     }
@@ -60,22 +62,21 @@ impl BodyReader {
         }
     }
 
-    /// Stops the deadlines until [`next`](Self::next) is called again: the client is not
-    /// responsible for that time.
+    /// Stops the deadlines until [`next`](Self::next) is called again. The client is not
+    /// responsible for the time in between.
     pub fn hold(&mut self) {
-        if let Some(since) = self.since.take() {
-            self.arrival.waited(since.elapsed());
+        if let Some(since) = self.waits_since.take() {
+            self.arrival.record_wait(since.elapsed());
         }
     }
 
-    /// Starts a new line: the last `bytes` bytes belong to it. The average rate counts from
-    /// here. With zero bytes, no line has begun, and the rate does not apply.
+    /// Starts a new line, to which the last `bytes` bytes belong. The average rate counts from
+    /// this call on. With zero bytes, no line has begun, and the rate does not apply.
     pub fn begin_line(&mut self, bytes: usize) {
-        self.arrival.begin(bytes);
+        self.arrival.begin_line(bytes);
     }
 
-    /// Reads the whole body. A larger `Content-Length` than `bytes_max` is refused before
-    /// the read.
+    /// Reads the whole body. Rejects a `Content-Length` above `bytes_max` before the read.
     ///
     /// # Errors
     /// 413 for more than `bytes_max` bytes, and the errors of [`next`](Self::next).
@@ -114,28 +115,34 @@ impl BodyReader {
     }
 }
 
-/// The arrival of a body, or of one of its lines, so far.
+/// The time and the bytes of a body, or of one line of a batch, so far.
 #[derive(Debug)]
 struct ArrivalRate {
     /// The longest wait for the next byte. The rate does not apply before this time.
     timeout: Duration,
-    /// The lowest rate in bytes per second; zero is no rate.
+    /// The lowest rate in bytes per second. Zero disables the rate.
     rate: u64,
     /// The time waited since the last byte.
-    quiet: Duration,
+    since_last: Duration,
     /// The time waited since the first byte.
-    taken: Duration,
+    since_first: Duration,
     bytes: u64,
 }
 
 impl ArrivalRate {
     fn new(timeout: Duration, rate: u64) -> ArrivalRate {
-        ArrivalRate { timeout, rate, quiet: Duration::ZERO, taken: Duration::ZERO, bytes: 0 }
+        ArrivalRate {
+            timeout,
+            rate,
+            since_last: Duration::ZERO,
+            since_first: Duration::ZERO,
+            bytes: 0,
+        }
     }
 
     /// Returns the time left for the next byte.
     fn left(&self) -> Duration {
-        let next = self.timeout.saturating_sub(self.quiet);
+        let next = self.timeout.saturating_sub(self.since_last);
         if self.bytes == 0 {
             return next;
         }
@@ -143,23 +150,23 @@ impl ArrivalRate {
             return next;
         };
         let whole = self.timeout.max(Duration::from_millis(millis));
-        next.min(whole.saturating_sub(self.taken))
+        next.min(whole.saturating_sub(self.since_first))
     }
 
-    fn waited(&mut self, time: Duration) {
-        self.quiet += time;
+    fn record_wait(&mut self, time: Duration) {
+        self.since_last += time;
         if self.bytes > 0 {
-            self.taken += time;
+            self.since_first += time;
         }
     }
 
-    fn came(&mut self, bytes: usize) {
-        self.quiet = Duration::ZERO;
+    fn record_bytes(&mut self, bytes: usize) {
+        self.since_last = Duration::ZERO;
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    fn begin(&mut self, bytes: usize) {
-        self.taken = Duration::ZERO;
+    fn begin_line(&mut self, bytes: usize) {
+        self.since_first = Duration::ZERO;
         self.bytes = bytes as u64;
     }
 }
@@ -174,8 +181,8 @@ mod tests {
         Duration::from_secs_f64(n)
     }
 
-    /// When a body ends of which `bytes` come each `every` seconds, 1,000
-    /// times at most.
+    /// Returns the time at which the deadline ends a body that gets `bytes` bytes each `every`
+    /// seconds. Returns `None` if the body survives 1,000 such steps.
     fn ends_at(rate: u64, bytes: usize, every: f64) -> Option<f64> {
         let mut arrival = ArrivalRate::new(TIMEOUT, rate);
         let mut now = Duration::ZERO;
@@ -184,48 +191,48 @@ mod tests {
                 return Some((now + arrival.left()).as_secs_f64());
             }
             now += secs(every);
-            arrival.waited(secs(every));
-            arrival.came(bytes);
+            arrival.record_wait(secs(every));
+            arrival.record_bytes(bytes);
         }
         None
     }
 
     #[test]
-    fn a_slow_body_ends_and_a_steady_one_does_not() {
+    fn a_body_below_the_rate_ends_and_a_body_above_it_does_not() {
         assert_eq!(ends_at(256, 0, 20.0), Some(10.0), "no byte at all");
         assert_eq!(ends_at(256, 1, 3.0), Some(13.0), "ten seconds from the first byte on");
         assert_eq!(ends_at(256, 255, 1.0), Some(11.0), "just below the rate");
         assert_eq!(ends_at(256, 257, 1.0), None);
         assert_eq!(ends_at(256, 1_000_000, 9.9), None);
-        assert_eq!(ends_at(256, 1_000_000, 10.1), Some(10.0), "the next byte has its own time");
+        assert_eq!(ends_at(256, 1_000_000, 10.1), Some(10.0), "the deadline for the next byte");
         assert_eq!(ends_at(0, 1, 9.9), None, "no rate");
     }
 
     #[test]
-    fn a_line_has_a_pace_of_its_own() {
+    fn the_rate_of_a_line_counts_from_its_start() {
         let mut arrival = ArrivalRate::new(TIMEOUT, 256);
         for _ in 0..100 {
-            // A pause, a line's start, a pause, its end.
-            arrival.waited(secs(9.0));
-            arrival.came(10);
-            arrival.begin(10);
+            // A wait, the start of a line, a wait, the end of the line.
+            arrival.record_wait(secs(9.0));
+            arrival.record_bytes(10);
+            arrival.begin_line(10);
             assert_eq!(arrival.left(), TIMEOUT);
-            arrival.waited(secs(9.0));
+            arrival.record_wait(secs(9.0));
             assert_eq!(arrival.left(), secs(1.0));
-            arrival.came(10);
-            arrival.begin(0);
+            arrival.record_bytes(10);
+            arrival.begin_line(0);
             assert_eq!(arrival.left(), TIMEOUT);
         }
     }
 
     #[test]
-    fn a_fast_start_gives_time_for_later() {
+    fn a_fast_start_extends_the_deadline_of_the_rate() {
         let mut arrival = ArrivalRate::new(TIMEOUT, 256);
-        arrival.came(256 * 60);
-        arrival.waited(secs(9.0));
-        arrival.came(1);
+        arrival.record_bytes(256 * 60);
+        arrival.record_wait(secs(9.0));
+        arrival.record_bytes(1);
         assert_eq!(arrival.left(), TIMEOUT);
-        arrival.waited(secs(9.9));
-        assert_eq!(arrival.left(), secs(0.1), "the next byte is what it waits for");
+        arrival.record_wait(secs(9.9));
+        assert_eq!(arrival.left(), secs(0.1), "the deadline for the next byte applies");
     }
 }

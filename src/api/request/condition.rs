@@ -114,7 +114,8 @@ fn malformed(name: &HeaderName) -> Problem {
     problem::header(format!("{name} must be * or a list of entity tags in double quotes"))
 }
 
-/// Parses `"a", W/"b"`. A tag may contain a comma, so a split at commas is not enough.
+/// Parses a list such as `"a", W/"b"`. Returns `None` for malformed text. A tag can contain
+/// a comma, so the list cannot be split at commas.
 fn parse_list(text: &str, list: &mut Vec<Tag>) -> Option<()> {
     let mut rest = text.trim();
     while !rest.is_empty() {
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_bound_to_revisions_of_its_own_log() {
+    fn a_precondition_has_only_revisions_of_its_own_log() {
         let offsets = |list: &[u64]| list.iter().map(|&n| Offset(n)).collect();
         for (value, expected) in [
             ("*", Precondition::Present),
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_tags_is_malformed() {
+    fn text_that_is_not_a_list_of_tags_is_malformed() {
         for value in ["", "k3f9x2ab-7", "\"a", "\"a\" \"b\"", "w/\"a\"", "*, \"a\"", "\"a b\""] {
             assert_eq!(condition(&[(&IF_MATCH, value)]), None, "{value}");
         }

@@ -8,11 +8,11 @@ use hyper::{Request, Version};
 use crate::api::answer::problem;
 use crate::wire::problem::Problem;
 
-/// The largest path and query in bytes: four times the length that browsers and proxies
+/// The largest path and query in bytes. It is four times the length that browsers and proxies
 /// support, and far below the limit of the head.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 
-/// The largest number of header fields. hyper refuses more fields on HTTP/1 by itself.
+/// The largest number of header fields. On HTTP/1, hyper already rejects more fields.
 const FIELDS_MAX: usize = 100;
 
 /// Checks the head of a request.
@@ -28,8 +28,8 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
         return Err(problem::uri_too_long(TARGET_BYTES_MAX));
     }
     check_host(request)?;
-    let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if request.headers().get_all(EXPECT).iter().all(met) {
+    let is_supported = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if request.headers().get_all(EXPECT).iter().all(is_supported) {
         Ok(())
     } else {
         Err(problem::expectation())
@@ -58,10 +58,10 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
         (Version::HTTP_2, None, None) => {
             Err(problem::malformed("the request has neither :authority nor Host; send one of them"))
         }
-        (Version::HTTP_2, _, Some(asked)) if !is_host(asked.as_str().as_bytes()) => {
+        (Version::HTTP_2, _, Some(authority)) if !is_host(authority.as_str().as_bytes()) => {
             Err(problem::malformed(":authority must be a name or an address, with or without port"))
         }
-        (Version::HTTP_2, Some(host), Some(asked)) if !is_same(host, asked) => {
+        (Version::HTTP_2, Some(host), Some(authority)) if !is_same(host, authority) => {
             Err(problem::malformed("Host and :authority differ; send the same value in both"))
         }
         _ => Ok(()),
@@ -71,7 +71,7 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
 /// Returns whether both name one host. A missing port matches every port: it is the
 /// default port of the scheme, and the scheme differs if TLS ends before the gateway.
 fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
-    /// Returns the text after the colon, whether or not it is a valid port.
+    /// Returns the text after the colon. It is not checked to be a port.
     fn port(authority: &Authority) -> &str {
         let text = authority.as_str();
         text.strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')).unwrap_or("")
@@ -84,8 +84,8 @@ fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
 }
 
 fn is_host(value: &[u8]) -> bool {
-    // Most hosts are a name or an IPv4 address, with or without a port. They need no
-    // parser.
+    // Most hosts are a name or an IPv4 address, with or without a port. This check is faster
+    // than the parser.
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     let port = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let name = match value.split_at(value.len() - port) {

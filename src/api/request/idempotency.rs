@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a repeated request makes one write.
+//! `Idempotency-Key`: a request that is repeated with the same key writes only once.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ impl Drop for KeyGuard {
     }
 }
 
-/// Returns the key of a request, if it has one. The value is a string in quotes, as in the
-/// draft of the header, or the same without quotes.
+/// Returns the `Idempotency-Key` of a request, if it has one. The key can be in double quotes,
+/// as the IETF draft of the header requires.
 ///
 /// # Errors
 /// 400 for anything except one key of 1 to 255 visible ASCII characters.
@@ -69,7 +69,7 @@ pub fn header(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 
 /// Returns the digest under which the response of a write is stored. `scope` contains the
 /// principal, the method and the path: equal keys in different scopes differ. `meaning` is
-/// the part of the request beside its body that determines the write.
+/// the part of the query that determines the write.
 pub fn digest(scope: [&str; 3], key: &str, meaning: &str, body: &[u8]) -> IdempotencyKey {
     let mut hash = Sha256::new();
     for part in scope.iter().chain([&key]) {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_its_principals_methods_and_paths() {
+    fn equal_keys_in_different_scopes_differ() {
         let one = digest(["", "POST", "/orders"], "k", "", b"{}");
         assert_eq!(one, digest(["", "POST", "/orders"], "k", "", b"{}"));
         assert_ne!(one.key, digest(["a", "POST", "/orders"], "k", "", b"{}").key);
@@ -118,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_held_until_it_is_let_go() {
+    fn a_key_is_in_progress_until_its_guard_is_dropped() {
         let all = InProgress::default();
         let key = digest(["", "POST", "/"], "k", "", b"");
-        let held = all.hold(&key).ok().unwrap();
+        let guard = all.hold(&key).ok().unwrap();
         assert!(all.hold(&key).is_err());
-        drop(held);
+        drop(guard);
         assert!(all.hold(&key).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! The request room: reads the meaning of a request out of its head and its body.
+//! The parts of a request: client address, head, query, negotiation, conditions, and body.
 
 pub mod address;
 pub mod body_reader;

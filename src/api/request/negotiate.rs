@@ -37,33 +37,33 @@ pub fn accept(headers: &HeaderMap, offered: &[MediaType]) -> Result<MediaType, P
         return Ok(offered[0]);
     }
     let mut best: Option<((u16, u8), MediaType)> = None;
-    for &form in offered {
+    for &media_type in offered {
         let rank = ranges
             .iter()
-            .filter_map(|range| Some((range.exactness(form)?, range.weight)))
+            .filter_map(|range| Some((range.exactness(media_type)?, range.weight)))
             .max()
             .map(|(exactness, weight)| (weight, exactness));
         if let Some(rank) = rank.filter(|&(weight, _)| weight > 0)
             && best.is_none_or(|(other, _)| rank > other)
         {
-            best = Some((rank, form));
+            best = Some((rank, media_type));
         }
     }
-    best.map(|(_, form)| form).ok_or_else(|| {
-        let all: Vec<&str> = offered.iter().map(|form| form.media_type()).collect();
+    best.map(|(_, media_type)| media_type).ok_or_else(|| {
+        let all: Vec<&str> = offered.iter().map(|offer| offer.media_type()).collect();
         problem::not_acceptable(all)
     })
 }
 
-/// Returns whether the `Accept` headers name a media type without a wildcard.
-pub fn names(headers: &HeaderMap, form: MediaType) -> bool {
+/// Returns whether the `Accept` headers list `media_type` itself, and not only a wildcard.
+pub fn names(headers: &HeaderMap, media_type: MediaType) -> bool {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = lines.flat_map(|line| line.split(',')).filter_map(Range::parse);
-    ranges.any(|range| range.weight > 0 && range.exactness(form) == Some(2))
+    ranges.any(|range| range.weight > 0 && range.exactness(media_type) == Some(2))
 }
 
 struct Range {
-    kind: String,
+    main_type: String,
     subtype: String,
     /// The weight in thousandths.
     weight: u16,
@@ -73,7 +73,7 @@ impl Range {
     /// Returns `None` for text that is not a media range. Such text is ignored.
     fn parse(text: &str) -> Option<Range> {
         let mut parts = text.split(';');
-        let (kind, subtype) = parts.next()?.trim().split_once('/')?;
+        let (main_type, subtype) = parts.next()?.trim().split_once('/')?;
         let mut weight = 1000;
         for part in parts {
             let Some((name, value)) = part.split_once('=') else { continue };
@@ -82,19 +82,19 @@ impl Range {
                 break;
             }
         }
-        let (kind, subtype) = (kind.to_ascii_lowercase(), subtype.to_ascii_lowercase());
-        (kind != "*" || subtype == "*").then_some(Range { kind, subtype, weight })
+        let (main_type, subtype) = (main_type.to_ascii_lowercase(), subtype.to_ascii_lowercase());
+        (main_type != "*" || subtype == "*").then_some(Range { main_type, subtype, weight })
     }
 
     /// Returns 2 for the exact type, 1 for `type/*`, 0 for `*/*`, and `None` if the range
     /// does not contain the media type.
-    fn exactness(&self, form: MediaType) -> Option<u8> {
-        let (kind, subtype) =
-            form.media_type().split_once('/').expect("every media type here has a slash");
-        match (self.kind.as_str(), self.subtype.as_str()) {
+    fn exactness(&self, media_type: MediaType) -> Option<u8> {
+        let (main_type, subtype) =
+            media_type.media_type().split_once('/').expect("every media type here has a slash");
+        match (self.main_type.as_str(), self.subtype.as_str()) {
             ("*", "*") => Some(0),
-            (k, "*") if k == kind => Some(1),
-            (k, s) if k == kind && s == subtype => Some(2),
+            (t, "*") if t == main_type => Some(1),
+            (t, s) if t == main_type && s == subtype => Some(2),
             _ => None,
         }
     }
@@ -114,19 +114,26 @@ fn parse_weight(text: &str) -> Option<u16> {
     }
 }
 
-/// Returns the media type of a request's body, one of `taken`.
+/// Returns the media type of the body of a request. It is one of `accepted`.
 ///
 /// # Errors
-/// 415 for another media type, and for none: a web page of another site can send a body
-/// without a type and without a CORS preflight. 400 for two `Content-Type` headers.
-pub fn content_type(headers: &HeaderMap, taken: &[&'static str]) -> Result<&'static str, Problem> {
+/// 415 for another media type, and for a missing `Content-Type`. Without this rule, a web page
+/// of another site could send a body without a CORS preflight. 400 for two `Content-Type`
+/// headers.
+pub fn content_type(
+    headers: &HeaderMap,
+    accepted: &[&'static str],
+) -> Result<&'static str, Problem> {
     let coded = headers.get_all(CONTENT_ENCODING).iter();
     if coded.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(problem::unsupported("a body must not have a Content-Encoding", taken));
+        return Err(problem::unsupported(
+            "a body with a Content-Encoding is not supported",
+            accepted,
+        ));
     }
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let Some(value) = values.next() else {
-        return Err(problem::unsupported("the request has no Content-Type", taken));
+        return Err(problem::unsupported("the request has no Content-Type", accepted));
     };
     if values.next().is_some() {
         return Err(problem::header("Content-Type: the header is given twice; send it once"));
@@ -134,15 +141,18 @@ pub fn content_type(headers: &HeaderMap, taken: &[&'static str]) -> Result<&'sta
     let text = value.to_str().unwrap_or_default();
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or_default().trim();
-    let found = taken.iter().find(|known| known.eq_ignore_ascii_case(essence));
+    let found = accepted.iter().find(|known| known.eq_ignore_ascii_case(essence));
     let Some(&found) = found else {
-        return Err(problem::unsupported(&format!("the path does not accept {essence:?}"), taken));
+        return Err(problem::unsupported(
+            &format!("the path does not accept {essence:?}"),
+            accepted,
+        ));
     };
     for part in parts {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let charset = name.trim().eq_ignore_ascii_case("charset");
         if charset && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
-            return Err(problem::unsupported("the charset must be utf-8", taken));
+            return Err(problem::unsupported("the charset must be utf-8", accepted));
         }
     }
     Ok(found)
@@ -161,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_what_the_client_prefers() {
+    fn the_preferred_media_type_of_the_client_is_selected() {
         for (values, form) in [
             (&[][..], Some(MediaType::Json)),
             (&[""], Some(MediaType::Json)),
@@ -187,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_stream_is_sse_unless_json_is_named() {
+    fn events_are_sse_unless_the_client_names_json() {
         assert_eq!(accepted(&["*/*"], &EVENTS), Some(MediaType::Sse));
         assert_eq!(accepted(&["application/json, */*"], &EVENTS), Some(MediaType::Json));
         assert_eq!(
@@ -197,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_must_say_what_it_is() {
+    fn a_body_needs_a_supported_content_type() {
         let content = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, value.parse().unwrap());

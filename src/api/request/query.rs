@@ -9,9 +9,8 @@ use crate::api::answer::problem;
 use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
-/// Every parameter of the path table. A parameter that does not apply to a response is
-/// refused and not used as a filter: a misplaced `size` as a filter would silently empty a
-/// stream.
+/// All parameters of all paths. A parameter that does not apply to a path is rejected and not
+/// used as a filter. As a filter, a misplaced `size` would match no event of a stream.
 const PARAMETERS: [&str; 14] = [
     "page",
     "size",
@@ -33,7 +32,7 @@ const PARAMETERS: [&str; 14] = [
 /// characters (RFC 3986 §2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The prefix of a filter on a member that has the name of a parameter.
+/// The prefix that makes a filter of a name that is also a parameter, as in `field.size=3`.
 const ESCAPE: &str = "field.";
 
 /// The parameters of a query that the handler has not taken yet, in their order.
@@ -115,14 +114,13 @@ impl Query {
         })
     }
 
-    /// Checks that the query has none of the parameters `names`, which do not apply to the
-    /// response.
+    /// Checks that the query has none of the parameters `names`.
     ///
     /// # Errors
-    /// 400 with the first of them.
+    /// 400 with the first parameter of `names` that the query has.
     pub fn refuse(&self, names: &[&str]) -> Result<(), Problem> {
-        let asked = |name: &&&str| self.pairs.iter().any(|(other, _)| other == **name);
-        names.iter().find(asked).map_or(Ok(()), |name| Err(misplaced(name)))
+        let is_present = |name: &&&str| self.pairs.iter().any(|(other, _)| other == **name);
+        names.iter().find(is_present).map_or(Ok(()), |name| Err(not_applicable(name)))
     }
 
     /// Returns the remaining parameters as equality filters.
@@ -135,7 +133,7 @@ impl Query {
         for (name, value) in self.pairs {
             let name = match name.strip_prefix(ESCAPE) {
                 Some(member) => member.to_owned(),
-                None if PARAMETERS.contains(&name.as_str()) => return Err(misplaced(&name)),
+                None if PARAMETERS.contains(&name.as_str()) => return Err(not_applicable(&name)),
                 None => name,
             };
             if fields.iter().any(|field| field.name == name) {
@@ -153,10 +151,10 @@ impl Query {
     ///
     /// # Errors
     /// 400 with the first remaining parameter.
-    pub fn finish(self) -> Result<(), Problem> {
+    pub fn finish(&self) -> Result<(), Problem> {
         match self.pairs.first() {
             None => Ok(()),
-            Some((name, _)) if PARAMETERS.contains(&name.as_str()) => Err(misplaced(name)),
+            Some((name, _)) if PARAMETERS.contains(&name.as_str()) => Err(not_applicable(name)),
             Some((name, _)) => {
                 Err(problem::parameter(name, "the path has no such parameter; omit it"))
             }
@@ -164,7 +162,7 @@ impl Query {
     }
 }
 
-fn misplaced(name: &str) -> Problem {
+fn not_applicable(name: &str) -> Problem {
     problem::parameter(
         name,
         &format!(
@@ -238,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_parameter_is_a_filter() {
+    fn an_unknown_parameter_is_a_filter() {
         let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
         assert_eq!(fields(""), Some(vec![]));
         assert_eq!(fields("a=1&b=x+y%2B"), Some(vec![pair("a", "1"), pair("b", "x y+")]));
@@ -247,17 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn a_malformed_query_is_rejected() {
         for raw in
             ["a", "=1", "a=1&a=2", "a=1&field.a=2", "field.=1", "a=%", "a=%4", "a=%zz", "a=%ff"]
         {
             assert_eq!(fields(raw), None, "{raw}");
         }
-        assert_eq!(fields("size=3"), None, "a parameter is no filter");
+        assert_eq!(fields("size=3"), None, "a parameter is not a filter");
     }
 
     #[test]
-    fn numbers_are_digits_within_their_range() {
+    fn a_number_must_be_digits_and_within_the_range() {
         let number = |raw| Query::parse(Some(raw)).unwrap().take_number("n", 1, 1000);
         assert_eq!(number("n=1000").unwrap(), Some(1000));
         assert_eq!(number("m=1").unwrap(), None);
@@ -267,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_read_back_as_they_were_appended() {
+    fn appended_fields_are_parsed_to_the_same_fields() {
         let field = |name: &str, value: &str| FieldEquals {
             name: name.to_owned(),
             value: value.to_owned(),

@@ -10,8 +10,8 @@ use crate::event::{EventId, EventType, Timestamp};
 use crate::hub::{OnGap, Overflow};
 use crate::wire::problem::Problem;
 
-/// The start of a stream. An id of another log or an expired id is a gap and not a
-/// malformed request; the stream reports the gap.
+/// The start of a stream. An event id of another log, or of an event that retention removed, is
+/// not an error: the stream reports a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartPosition {
     /// At the earliest retained event.
@@ -20,15 +20,15 @@ pub enum StartPosition {
     Now,
     /// After this event.
     After(EventId),
-    /// At the first event at or after this time. Only events after the last backward step
-    /// of the log's time count.
+    /// At the first event at or after this time. If the clock stepped back, only the events
+    /// after the last step are searched.
     At(Timestamp),
 }
 
 /// The valid parameters of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamParams {
-    /// The start, if it names one: the `Last-Event-ID` header, else
+    /// The start, if the client named one: the `Last-Event-ID` header, else
     /// `?lastEventId=`, else `?after=` of a page, else `?from=`.
     pub from: Option<StartPosition>,
     /// Whether the start is an id from an earlier stream: the client resumes.
@@ -75,7 +75,7 @@ impl StreamParams {
 /// Parses the value of `?from=`.
 ///
 /// # Errors
-/// 400 for a value of another form.
+/// 400 for any other value.
 pub fn parse_from(text: &str) -> Result<StartPosition, Problem> {
     if text == "earliest" {
         return Ok(StartPosition::Earliest);
@@ -100,21 +100,25 @@ fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<E
     for name in ["lastEventId", "last_event_id"] {
         let Some(text) = query.take(name) else { continue };
         if parameter.is_some() {
-            return Err(problem::parameter(name, "it is given under both of its names"));
+            return Err(problem::parameter(
+                name,
+                "the parameter is given under both of its names; send one of them",
+            ));
         }
         parameter = Some(parse(&text, name)?);
     }
     let mut values = headers.get_all("last-event-id").iter();
     let Some(value) = values.next() else { return Ok(parameter) };
     if values.next().is_some() {
-        return Err(problem::header("Last-Event-ID is given twice"));
+        return Err(problem::header("Last-Event-ID: the header is given twice; send it once"));
     }
     // A client without an id may send an empty header.
     if value.is_empty() {
         return Ok(parameter);
     }
-    let text =
-        value.to_str().map_err(|_| problem::header("Last-Event-ID has a byte outside ASCII"))?;
+    let text = value
+        .to_str()
+        .map_err(|_| problem::header("Last-Event-ID: the value must be an event id in ASCII"))?;
     parse(text, "Last-Event-ID").map(Some)
 }
 
@@ -130,7 +134,7 @@ pub fn take_overflow(
 ) -> Result<Overflow, Problem> {
     let Some(name) = query.take("overflow") else { return Ok(default) };
     chosen_overflow(&name, default, choices).map_err(|all| {
-        let why = format!("it must be {all} here");
+        let why = format!("it must be {all}");
         problem::parameter("overflow", &why)
     })
 }
@@ -153,23 +157,23 @@ pub fn chosen_overflow(
 }
 
 /// Takes the event types of `?types=` out of the query. Returns no types if the query has
-/// no such parameter. `shown` contains the types of a view; empty for all types.
+/// no such parameter. `view_types` are the types of a view; empty for all types.
 ///
 /// # Errors
 /// 400 for an invalid event type, and for a type that the view does not show.
-pub fn take_types(query: &mut Query, shown: &[EventType]) -> Result<Vec<EventType>, Problem> {
+pub fn take_types(query: &mut Query, view_types: &[EventType]) -> Result<Vec<EventType>, Problem> {
     let Some(text) = query.take("types") else { return Ok(Vec::new()) };
     let mut types = Vec::new();
     for name in text.split(',') {
-        let kind = EventType::new(name)
+        let event_type = EventType::new(name)
             .map_err(|why| problem::bad_name(&format!("types: {name:?}"), why))?;
-        if !shown.is_empty() && !shown.contains(&kind) {
-            let all: Vec<&str> = shown.iter().map(EventType::as_str).collect();
-            let why = format!("this view shows only {}", all.join(", "));
+        if !view_types.is_empty() && !view_types.contains(&event_type) {
+            let all: Vec<&str> = view_types.iter().map(EventType::as_str).collect();
+            let why = format!("the view has no such type; use {}", all.join(", "));
             return Err(problem::parameter("types", &why));
         }
-        if !types.contains(&kind) {
-            types.push(kind);
+        if !types.contains(&event_type) {
+            types.push(event_type);
         }
     }
     Ok(types)
@@ -179,23 +183,23 @@ pub fn take_types(query: &mut Query, shown: &[EventType]) -> Result<Vec<EventTyp
 mod tests {
     use super::*;
 
-    fn asked(header: Option<&'static str>, raw: &str) -> Result<StreamParams, Problem> {
+    fn params(header: Option<&'static str>, raw: &str) -> Result<StreamParams, Problem> {
         let mut headers = HeaderMap::new();
         if let Some(value) = header {
             headers.insert("last-event-id", value.parse().unwrap());
         }
         let mut query = Query::parse(Some(raw)).unwrap();
-        let asked = StreamParams::take(&headers, &mut query, 100)?;
+        let params = StreamParams::take(&headers, &mut query, 100)?;
         query.finish()?;
-        Ok(asked)
+        Ok(params)
     }
 
     fn start(header: Option<&'static str>, raw: &str) -> Option<StartPosition> {
-        asked(header, raw).unwrap().from
+        params(header, raw).unwrap().from
     }
 
     #[test]
-    fn the_header_wins_over_the_parameters() {
+    fn the_header_has_priority_over_the_parameters() {
         let id = |text: &str| Some(StartPosition::After(text.parse().unwrap()));
         assert_eq!(start(None, ""), None);
         assert_eq!(start(None, "from=earliest"), Some(StartPosition::Earliest));
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_taken_with_their_plus_encoded_or_not() {
+    fn the_plus_of_a_time_can_be_encoded_or_not() {
         let time = Some(StartPosition::At("2024-07-15T12:32:22Z".parse().unwrap()));
         for raw in ["from=2024-07-15T14:32:22%2B02:00", "from=2024-07-15T14:32:22+02:00"] {
             assert_eq!(start(None, raw), time, "{raw}");
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_starts_are_refused_even_where_another_wins() {
+    fn a_malformed_start_is_rejected_even_if_another_start_has_priority() {
         for raw in [
             "from=",
             "from=yesterday",
@@ -227,36 +231,36 @@ mod tests {
             "batchSize=ten",
             "from=x&lastEventId=k3f9x2ab-1",
         ] {
-            assert!(asked(None, raw).is_err(), "{raw}");
+            assert!(params(None, raw).is_err(), "{raw}");
         }
-        assert!(asked(Some("42"), "").is_err());
-        assert!(asked(Some("k3f9x2ab-1"), "lastEventId=1").is_err());
+        assert!(params(Some("42"), "").is_err());
+        assert!(params(Some("k3f9x2ab-1"), "lastEventId=1").is_err());
     }
 
     #[test]
-    fn a_batch_size_is_capped_not_refused() {
-        assert_eq!(asked(None, "batchSize=10").unwrap().batch_size, NonZeroU32::new(10));
-        assert_eq!(asked(None, "batchSize=5000").unwrap().batch_size, NonZeroU32::new(100));
+    fn a_batch_size_above_the_limit_is_reduced_to_the_limit() {
+        assert_eq!(params(None, "batchSize=10").unwrap().batch_size, NonZeroU32::new(10));
+        assert_eq!(params(None, "batchSize=5000").unwrap().batch_size, NonZeroU32::new(100));
     }
 
     #[test]
-    fn a_policy_is_the_default_or_one_that_may_be_chosen() {
-        let taken = |raw, choices: &[Overflow]| {
+    fn a_client_can_choose_the_default_policy_and_the_configured_choices() {
+        let policy = |raw, choices: &[Overflow]| {
             let mut query = Query::parse(Some(raw)).unwrap();
             take_overflow(&mut query, Overflow::Log, choices)
         };
         let choices = [Overflow::DropOldest, Overflow::Conflate];
-        assert_eq!(taken("", &choices).unwrap(), Overflow::Log);
-        assert_eq!(taken("overflow=log", &[]).unwrap(), Overflow::Log);
-        assert_eq!(taken("overflow=conflate", &choices).unwrap(), Overflow::Conflate);
+        assert_eq!(policy("", &choices).unwrap(), Overflow::Log);
+        assert_eq!(policy("overflow=log", &[]).unwrap(), Overflow::Log);
+        assert_eq!(policy("overflow=conflate", &choices).unwrap(), Overflow::Conflate);
         for raw in ["overflow=", "overflow=drop", "overflow=disconnect", "overflow=Log"] {
-            assert!(taken(raw, &choices).is_err(), "{raw}");
+            assert!(policy(raw, &choices).is_err(), "{raw}");
         }
-        assert!(taken("overflow=conflate", &[]).is_err());
+        assert!(policy("overflow=conflate", &[]).is_err());
     }
 
     #[test]
-    fn types_are_names_that_the_view_shows() {
+    fn types_must_be_valid_and_in_the_view() {
         let types = |raw, shown: &[EventType]| {
             take_types(&mut Query::parse(Some(raw)).unwrap(), shown).map(|types| types.len())
         };

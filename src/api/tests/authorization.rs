@@ -56,7 +56,7 @@ async fn every_method_of_every_route_is_authorized() {
         assert_eq!(calls(), [], "OPTIONS {path}");
         let allow = options.field("allow").split(", ").filter(|&method| method != "OPTIONS");
         for method in allow {
-            // JSON on the way out ends the answer; no stream begins.
+            // A JSON answer ends; a stream would not.
             let fields = format!("{JSON}accept: application/json\r\n");
             gateway.call(&format!("{method} {path}"), &fields, "").await;
             let expected = match (method, path.rsplit('/').next().unwrap()) {

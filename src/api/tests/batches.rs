@@ -1,7 +1,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_bad_line_fails_alone() {
+async fn an_invalid_line_fails_alone() {
     let gateway = Gateway::start().await;
     let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
     let limit = gateway.api.settings.body_bytes_max;
@@ -31,11 +31,11 @@ async fn a_bad_line_fails_alone() {
     ];
     assert_eq!(failed, expected);
     assert_eq!(answers.len(), 6);
-    assert_eq!(gateway.head("orders"), Offset(2), "a refused line wrote nothing");
+    assert_eq!(gateway.head("orders"), Offset(2), "a rejected line writes nothing");
 }
 
 #[tokio::test]
-async fn minimal_answers_are_the_failures_and_a_count() {
+async fn a_minimal_answer_has_the_failed_lines_and_the_counts() {
     let gateway = Gateway::start().await;
     let fields = format!("{NDJSON}Prefer: respond-async, Return=\"minimal\"; x=1\r\n");
     let lines = "{\"type\":\"t\",\"data\":1}\n{\"type\":\"gap\",\"data\":1}\n";
@@ -51,7 +51,7 @@ async fn minimal_answers_are_the_failures_and_a_count() {
 async fn answers_keep_the_order_of_the_lines() {
     let gateway = Gateway::start().await;
     let count = 20_000;
-    // Each resource is created twice in a row: the second must be refused.
+    // Each resource is created twice in a row. The second line must fail.
     let lines = lines(count, |n| format!("{{\"id\":\"o-{}\",\"n\":{n}}}", n / 2));
     let reply = gateway.call("POST /orders", NDJSON, &lines).await;
     let answers = reply.lines();
@@ -69,17 +69,17 @@ async fn answers_keep_the_order_of_the_lines() {
 }
 
 #[tokio::test]
-async fn an_empty_batch_has_no_answers() {
+async fn an_empty_batch_has_an_empty_answer() {
     let gateway = Gateway::start().await;
     let reply = gateway.call("POST /orders", NDJSON, "\n\n").await;
-    assert_eq!((reply.status, reply.body.as_str(), reply.whole), (200, "", true));
+    assert_eq!((reply.status, reply.body.as_str(), reply.complete), (200, "", true));
     let expecting = format!("{NDJSON}expect: 100-continue\r\n");
     let reply = gateway.call("POST /orders", &expecting, "{\"id\":\"a\"}\n").await;
     assert_eq!(reply.lines().len(), 1);
 }
 
 #[tokio::test]
-async fn a_line_is_answered_while_the_next_is_awaited() {
+async fn a_line_is_answered_before_the_next_line_arrives() {
     let gateway = Gateway::start().await;
     let mut socket = gateway.connect().await;
     let head = format!(
@@ -94,7 +94,7 @@ async fn a_line_is_answered_while_the_next_is_awaited() {
         let mut seen = String::new();
         while !seen.contains(&format!("\"id\":\"o-{n}\"")) {
             let mut buffer = [0; 1024];
-            let read = tokio::time::timeout(PATIENCE, socket.read(&mut buffer)).await;
+            let read = tokio::time::timeout(ANSWER_TIMEOUT, socket.read(&mut buffer)).await;
             let read = read.expect("no answer to a line").unwrap();
             assert_ne!(read, 0);
             seen.push_str(str::from_utf8(&buffer[..read]).unwrap());
@@ -107,7 +107,7 @@ async fn a_line_is_answered_while_the_next_is_awaited() {
 }
 
 #[tokio::test]
-async fn a_batch_that_stops_coming_is_told_where() {
+async fn the_last_answer_names_the_line_at_which_the_body_breaks_off() {
     let mut settings = settings();
     settings.body_timeout = Duration::from_millis(50);
     let gateway = Gateway::with(settings).await;
@@ -125,7 +125,7 @@ async fn a_batch_that_stops_coming_is_told_where() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_is_cut_and_its_batch_stops() {
+async fn a_batch_stops_and_its_answer_is_aborted_if_the_client_does_not_read() {
     let mut settings = settings();
     settings.stall_timeout = Duration::from_millis(100);
     let gateway = Gateway::with(settings).await;
@@ -135,8 +135,8 @@ async fn a_client_that_never_reads_is_cut_and_its_batch_stops() {
          transfer-encoding: chunked\r\n\r\n"
     );
     socket.write_all(head.as_bytes()).await.unwrap();
-    // Bad lines: their answers are many times their own size, so what is kept
-    // of them and what the kernel takes are full long before this ends.
+    // The answer to an invalid line is many times larger than the line. The answers fill the
+    // buffers of the gateway and the kernel long before all lines are sent.
     let chunk = format!("{:x}\r\n{}\r\n", 40_000, "x\n".repeat(20_000));
     let all = async {
         for _ in 0..2_000 {
@@ -144,11 +144,11 @@ async fn a_client_that_never_reads_is_cut_and_its_batch_stops() {
         }
         Ok::<_, std::io::Error>(())
     };
-    // Either reading has stopped, so that the client cannot even send any
-    // more, or the connection is gone already.
+    // The gateway has stopped to read, so the client cannot send, or it has closed the
+    // connection.
     let sent = tokio::time::timeout(Duration::from_secs(2), all).await;
-    assert!(!matches!(sent, Ok(Ok(()))), "80 MB of answers were kept");
+    assert!(!matches!(sent, Ok(Ok(()))), "the gateway buffered 80 MB of answers");
     let reply = finish(socket).await;
-    assert!(!reply.whole, "a batch that stopped midway must not look finished");
+    assert!(!reply.complete, "an aborted batch must not look complete");
     assert_eq!(gateway.get("/orders").await.status, 200);
 }

@@ -13,7 +13,7 @@ fn types(page: &serde_json::Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_posted_event_is_merged_unless_it_says_not() {
+async fn a_posted_event_is_merged_unless_merge_is_false() {
     let gateway = Gateway::start().await;
     let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
     gateway.post("/orders", r#"{"id":"a","n":1}"#).await;
@@ -35,7 +35,7 @@ async fn a_posted_event_is_merged_unless_it_says_not() {
 }
 
 #[tokio::test]
-async fn past_events_come_in_pages() {
+async fn past_events_are_paged() {
     let gateway = Gateway::start().await;
     let epoch = gateway.api.engine.log("news").unwrap().origin().epoch;
     let lines = lines(25, |n| format!("{{\"type\":\"t{}\",\"data\":{{\"n\":{n}}}}}", n % 5));
@@ -70,7 +70,7 @@ async fn past_events_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_view_shows_its_types_of_its_collection() {
+async fn a_view_shows_only_the_event_types_of_the_view() {
     let gateway = Gateway::start().await;
     gateway.post("/orders", r#"{"id":"a"}"#).await;
     gateway.call("PUT /orders/b", JSON, "{}").await;
@@ -86,13 +86,13 @@ async fn a_view_shows_its_types_of_its_collection() {
 }
 
 #[tokio::test]
-async fn a_position_that_is_not_kept_is_gone() {
+async fn a_page_after_a_removed_position_is_410() {
     let mut settings = settings();
     settings.topics[0].retention = Retention { events: 5, ..Retention::default() };
     let gateway = Gateway::with(settings).await;
     let log = &gateway.api.engine.log("news").unwrap();
     let epoch = log.origin().epoch;
-    // Retention works behind the commits; each post lets it catch up.
+    // Retention removes events some time after the commits. Each post gives it time.
     while log.floor() == Offset::ZERO {
         gateway.post("/events/news", r#"{"type":"t","data":1}"#).await;
     }
@@ -115,7 +115,7 @@ async fn a_position_that_is_not_kept_is_gone() {
 }
 
 #[tokio::test]
-async fn a_start_is_given_once() {
+async fn two_starts_are_rejected() {
     let gateway = Gateway::start().await;
     let epoch = gateway.api.engine.log("news").unwrap().origin().epoch;
     for query in [format!("after={epoch}-0&from=now"), "after=1".to_owned(), "limit=0".to_owned()] {

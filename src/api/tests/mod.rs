@@ -1,5 +1,4 @@
-//! The answers on the wire: a real store in a folder of its own, a real
-//! socket, and bytes.
+//! Tests of HTTP answers, with a real store in a temporary directory and a real socket.
 
 mod admin;
 mod authorization;
@@ -7,7 +6,7 @@ mod batches;
 mod events;
 mod pages;
 mod reads;
-mod refusals;
+mod rejections;
 mod resources;
 mod snapshots;
 
@@ -36,8 +35,8 @@ use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::supervisor::Supervisor;
 
-/// Longest wait for an answer; a test that meets it has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest wait for an answer. After it, the test fails.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A gateway that serves until it is dropped.
 pub(in crate::api) struct Gateway {
@@ -45,7 +44,7 @@ pub(in crate::api) struct Gateway {
     address: SocketAddr,
     serving: JoinHandle<()>,
     _supervisor: Supervisor,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Drop for Gateway {
@@ -54,14 +53,14 @@ impl Drop for Gateway {
     }
 }
 
-/// An answer, its body out of its chunks.
+/// An answer. The body is without the chunked transfer coding.
 #[derive(Debug)]
 struct Reply {
     status: u16,
     fields: Vec<(String, String)>,
     body: String,
-    /// Whether the body came to its own end.
-    whole: bool,
+    /// Whether the body is complete.
+    complete: bool,
 }
 
 impl Reply {
@@ -90,7 +89,7 @@ fn settings() -> Settings {
     let topic = |name: &str, of: Option<&str>, types: &[&str]| TopicSettings {
         name: name.to_owned(),
         collection: of.map(str::to_owned),
-        types: types.iter().map(|kind| EventType::new(kind).unwrap()).collect(),
+        types: types.iter().map(|name| EventType::new(name).unwrap()).collect(),
         retention,
         overflow,
         durability: StorageKind::Disk,
@@ -125,10 +124,10 @@ impl Gateway {
     }
 
     async fn with(settings: Settings) -> Gateway {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let engine = log::Settings {
             resource_bytes_max: settings.body_bytes_max,
-            ..log::Settings::within(folder.path())
+            ..log::Settings::within(directory.path())
         };
         let engine = Arc::new(Engine::open(&engine, &settings.specs().unwrap()).unwrap());
         let hub = hub::Settings {
@@ -152,22 +151,22 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(Arc::clone(&api), listener));
-        Gateway { api, address, serving, _supervisor: supervisor, _folder: folder }
+        Gateway { api, address, serving, _supervisor: supervisor, _directory: directory }
     }
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// Sends bytes as they are and reads the answer to the connection's end.
+    /// Sends bytes, and reads the answer until the connection ends.
     async fn raw(&self, request: impl AsRef<[u8]>) -> Reply {
         let mut socket = self.connect().await;
-        // An answer may come, and the connection end, before all was taken.
+        // The gateway may answer and close the connection before it has read all bytes.
         let _ = socket.write_all(request.as_ref()).await;
         finish(socket).await
     }
 
-    /// Sends a request with `fields`, one a line, and reads the answer.
+    /// Sends a request, and reads the answer. `fields` has one header field per line.
     async fn call(&self, line: &str, fields: &str, body: &str) -> Reply {
         self.raw(request(line, fields, body)).await
     }
@@ -185,7 +184,7 @@ impl Gateway {
     }
 }
 
-/// Lines of an NDJSON body.
+/// Returns an NDJSON body of `count` lines.
 fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
     (0..count).flat_map(|n| [line(n), "\n".to_owned()]).collect()
 }
@@ -209,23 +208,23 @@ async fn serve(api: Arc<Api>, listener: TcpListener) {
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
-                let via = ConnectionContext { peer, takeover: None, flow: None };
-                async move { Ok::<_, Infallible>(handle(&Routes::Api, &api, request, via).await) }
+                let connection = ConnectionContext { peer, takeover: None, flow: None };
+                async move { Ok::<_, Infallible>(handle(&Routes::Api, &api, request, connection).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(socket), service);
-            // A client that breaks off is some tests' point.
+            // Some tests disconnect in the middle of a request; ignore the error.
             let _ = connection.await;
         });
     }
 }
 
-/// Reads one answer to the connection's end.
+/// Reads one answer until the connection ends.
 async fn finish(mut socket: TcpStream) -> Reply {
     let mut bytes = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut bytes)).await;
-    // What came before a reset is the answer all the same.
+    let read = tokio::time::timeout(ANSWER_TIMEOUT, socket.read_to_end(&mut bytes)).await;
+    // The bytes before a reset of the connection are the answer; ignore the error.
     let _ = read.expect("no answer in time");
     parse(&bytes)
 }
@@ -241,9 +240,9 @@ fn parse(bytes: &[u8]) -> Reply {
         (name.to_ascii_lowercase(), value.trim().to_owned())
     };
     let fields: Vec<_> = lines.map(field).collect();
-    let mut reply = Reply { status, fields, body: body.to_owned(), whole: true };
+    let mut reply = Reply { status, fields, body: body.to_owned(), complete: true };
     if reply.field("transfer-encoding") == "chunked" {
-        (reply.body, reply.whole) = unchunk(body);
+        (reply.body, reply.complete) = unchunk(body);
     }
     reply
 }

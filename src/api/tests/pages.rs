@@ -12,7 +12,7 @@ async fn fill(gateway: &Gateway, count: usize, pad: usize) {
 }
 
 #[tokio::test]
-async fn a_page_is_exactly_its_three_members() {
+async fn a_page_has_the_exact_bytes_of_the_protocol() {
     let gateway = Gateway::start().await;
     let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
     let empty = gateway.get("/orders").await;
@@ -49,7 +49,7 @@ async fn a_page_is_exactly_its_three_members() {
 }
 
 #[tokio::test]
-async fn a_filtered_page_counts_what_matches() {
+async fn a_filtered_page_counts_the_matching_resources() {
     let gateway = Gateway::start().await;
     fill(&gateway, 50, 0).await;
     let page = gateway.get("/orders?status=ODD&page=1&size=10").await;
@@ -68,21 +68,21 @@ async fn a_filtered_page_counts_what_matches() {
 }
 
 #[tokio::test]
-async fn a_page_too_large_to_hold_is_read_as_it_is_sent() {
+async fn a_page_larger_than_the_buffer_is_streamed() {
     let gateway = Gateway::start().await;
     fill(&gateway, 100, 60_000).await;
     for query in ["size=100", "size=100&page=0&field.pad=x", "status=EVEN&size=1000"] {
         let page = gateway.get(&format!("/orders?{query}")).await;
         let json = page.json();
         let total = json["meta"]["pagination"]["totalElements"].as_u64().unwrap() as usize;
-        assert!(page.whole);
+        assert!(page.complete);
         assert_eq!(json["data"].as_array().unwrap().len(), total, "{query}");
         assert_eq!(page.field("content-length").is_empty(), total == 100, "{query}");
     }
 }
 
 #[tokio::test]
-async fn the_cursor_of_a_page_is_where_to_follow_from() {
+async fn the_events_after_the_cursor_of_a_page_are_the_later_events() {
     let gateway = Gateway::start().await;
     fill(&gateway, 3, 0).await;
     let cursor = gateway.get("/orders").await.field("streamgate-cursor").to_owned();

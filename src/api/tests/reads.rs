@@ -1,5 +1,5 @@
-//! Reads that do not run on the task that asks: each waits for a permit, and
-//! makes no thread meanwhile.
+//! Tests of reads on blocking threads: each read waits for a permit, and uses no thread while
+//! it waits.
 
 use std::sync::mpsc;
 use std::time::Instant;
@@ -9,13 +9,12 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::api::answer::inline_reads::InlineReads;
 
-/// Requests that ask at once: many more than there are permits.
+/// The number of concurrent requests: far more than there are permits.
 const REQUESTS: usize = 64;
-/// Until an answer that should not come would have come.
-const MOMENT: Duration = Duration::from_millis(300);
+/// The time in which an answer without a permit would arrive.
+const EARLY: Duration = Duration::from_millis(300);
 
-/// Takes every place for a read on the task that asks, until the result is
-/// dropped.
+/// Fills the limit of inline reads until the result is dropped.
 fn occupy(inline: &Arc<InlineReads>) -> Vec<mpsc::Sender<()>> {
     let mut reads = Vec::new();
     loop {
@@ -29,7 +28,7 @@ fn occupy(inline: &Arc<InlineReads>) -> Vec<mpsc::Sender<()>> {
             };
             inline.run(Instant::now(), read);
         });
-        // Where there was no place, `started` has gone unused.
+        // At the limit, the read does not run and `started` is dropped.
         if has_started.recv().is_err() {
             return reads;
         }
@@ -37,9 +36,9 @@ fn occupy(inline: &Arc<InlineReads>) -> Vec<mpsc::Sender<()>> {
     }
 }
 
-/// Asks `gateway` at once for each of `lines`; none is answered before the
-/// permits to read `log` are given back, and then all are, with 200.
-async fn waits_for_a_permit(gateway: &Gateway, log: &str, lines: Vec<String>) {
+/// Sends a request for each of `lines` at once. Checks that no request is answered before the
+/// permits of `log` are free again, and that all are answered with 200 then.
+async fn assert_waits_for_a_permit(gateway: &Gateway, log: &str, lines: Vec<String>) {
     let permits = gateway.api.engine.log(log).unwrap().take_permits();
     let mut replies = JoinSet::new();
     for line in lines {
@@ -48,7 +47,7 @@ async fn waits_for_a_permit(gateway: &Gateway, log: &str, lines: Vec<String>) {
         socket.write_all(bytes.as_bytes()).await.unwrap();
         replies.spawn(finish(socket));
     }
-    let early = tokio::time::timeout(MOMENT, replies.join_next()).await;
+    let early = tokio::time::timeout(EARLY, replies.join_next()).await;
     assert!(early.is_err(), "answered without a permit: {early:?}");
     drop(permits);
     for reply in replies.join_all().await {
@@ -59,17 +58,17 @@ async fn waits_for_a_permit(gateway: &Gateway, log: &str, lines: Vec<String>) {
 #[tokio::test]
 async fn a_search_for_a_time_waits_for_a_permit() {
     let gateway = Gateway::start().await;
-    gateway.post("/events/news", r#"{"type":"said","data":1}"#).await;
+    gateway.post("/events/news", r#"{"type":"published","data":1}"#).await;
     let line = |n| format!("GET /events/news?from=2024-07-15T00:00:{:02}Z", n % 60);
     let lines = (0..REQUESTS).map(line).collect();
-    waits_for_a_permit(&gateway, "news", lines).await;
+    assert_waits_for_a_permit(&gateway, "news", lines).await;
 }
 
 #[tokio::test]
-async fn a_read_of_a_resource_that_finds_no_place_waits_for_a_permit() {
+async fn a_read_of_a_resource_at_the_limit_of_inline_reads_waits_for_a_permit() {
     let gateway = Gateway::start().await;
     gateway.post("/orders", r#"{"id":"a"}"#).await;
     let _occupied = occupy(&gateway.api.inline);
     let lines = vec!["GET /orders/a".to_owned(); REQUESTS];
-    waits_for_a_permit(&gateway, "orders", lines).await;
+    assert_waits_for_a_permit(&gateway, "orders", lines).await;
 }

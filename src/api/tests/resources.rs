@@ -1,7 +1,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_resource_lives_from_post_to_delete() {
+async fn a_resource_is_created_read_changed_and_deleted() {
     let gateway = Gateway::start().await;
     let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
 
@@ -36,7 +36,7 @@ async fn a_resource_lives_from_post_to_delete() {
 }
 
 #[tokio::test]
-async fn a_post_without_an_id_gets_one() {
+async fn a_post_without_an_id_gets_a_uuid() {
     let gateway = Gateway::start().await;
     let reply = gateway.post("/orders", r#"{"n":1}"#).await;
     let id = reply.json()["id"].as_str().unwrap().to_owned();
@@ -46,7 +46,7 @@ async fn a_post_without_an_id_gets_one() {
 }
 
 #[tokio::test]
-async fn head_is_get_without_its_body() {
+async fn head_has_the_header_fields_of_get() {
     let gateway = Gateway::start().await;
     let created = gateway.post("/orders", r#"{"id":"a"}"#).await;
     for path in ["/orders/a", "/orders"] {
@@ -61,12 +61,12 @@ async fn head_is_get_without_its_body() {
     assert_eq!(head.field("content-length"), created.body.len().to_string());
     let head = gateway.call("HEAD /orders/events", "", "").await;
     assert_eq!((head.status, head.field("content-type")), (200, "text/event-stream"));
-    assert_eq!(head.field("content-length"), "", "a stream has none");
+    assert_eq!(head.field("content-length"), "", "a stream has no length");
     assert_eq!(gateway.call("HEAD /orders/none", "", "").await.status, 404);
 }
 
 #[tokio::test]
-async fn writes_are_bound_to_the_revision_that_was_read() {
+async fn a_write_with_a_false_precondition_is_412() {
     let gateway = Gateway::start().await;
     let first = gateway.post("/orders", r#"{"id":"a"}"#).await;
     let second = gateway.call("PUT /orders/a", JSON, r#"{"n":2}"#).await;
@@ -89,7 +89,7 @@ async fn writes_are_bound_to_the_revision_that_was_read() {
         assert_eq!(reply.status, 412, "{line} {condition}");
         assert_eq!(reply.json()["type"], "/problems/precondition-failed");
     }
-    assert_eq!(gateway.head("orders"), head, "a refused write wrote nothing");
+    assert_eq!(gateway.head("orders"), head, "a rejected write writes nothing");
 
     let fields = format!("{JSON}if-match: {old}, {new}\r\n");
     assert_eq!(gateway.call("PATCH /orders/a", &fields, r#"{"n":3}"#).await.status, 200);
@@ -98,7 +98,7 @@ async fn writes_are_bound_to_the_revision_that_was_read() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_it_is_told_so() {
+async fn conditional_reads_follow_the_etag() {
     let gateway = Gateway::start().await;
     let created = gateway.post("/orders", r#"{"id":"a"}"#).await;
     let etag = created.field("etag");
@@ -114,7 +114,11 @@ async fn a_client_that_has_it_is_told_so() {
         assert_eq!(reply.status, status, "{fields}");
         if status == 304 {
             assert_eq!((reply.body.as_str(), reply.field("etag")), ("", etag));
-            assert_eq!(reply.field("content-length"), "", "it would be taken for the resource's");
+            assert_eq!(
+                reply.field("content-length"),
+                "",
+                "a client would take it for the length of the resource"
+            );
         }
         if status == 412 {
             assert_eq!(reply.json()["etag"], etag);
@@ -123,7 +127,7 @@ async fn a_client_that_has_it_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_key_makes_a_write_once() {
+async fn a_repeated_idempotency_key_does_not_write_again() {
     let gateway = Gateway::start().await;
     let keyed = |key: &str| format!("{JSON}idempotency-key: {key}\r\n");
     let first = gateway.call("POST /orders", &keyed("\"k1\""), r#"{"n":1}"#).await;
@@ -142,7 +146,11 @@ async fn a_key_makes_a_write_once() {
     let other = gateway.call("POST /orders", &keyed("k1"), r#"{"n":2}"#).await;
     assert_eq!(other.status, 422);
     assert_eq!(other.json()["type"], "/problems/key-reused");
-    assert_eq!(gateway.head("orders"), head, "neither a repeat nor a refusal writes");
+    assert_eq!(
+        gateway.head("orders"),
+        head,
+        "a repeated request and a rejected request write nothing"
+    );
 
     let path = first.field("location").to_owned();
     let other = gateway.call(&format!("PATCH {path}"), &keyed("k1"), r#"{"n":1}"#).await;
@@ -154,7 +162,7 @@ async fn a_key_makes_a_write_once() {
 }
 
 #[tokio::test]
-async fn a_key_of_a_merge_is_not_that_of_none() {
+async fn an_idempotency_key_belongs_to_one_value_of_merge() {
     let gateway = Gateway::start().await;
     gateway.post("/orders", r#"{"id":"a"}"#).await;
     let fields = format!("{JSON}idempotency-key: k\r\n");
@@ -166,15 +174,15 @@ async fn a_key_of_a_merge_is_not_that_of_none() {
 }
 
 #[tokio::test]
-async fn a_key_in_progress_is_a_conflict() {
+async fn an_idempotency_key_in_progress_is_409() {
     let gateway = Gateway::start().await;
     let scope = ["", "POST", "/orders"];
     let key = crate::api::request::idempotency::digest(scope, "k", "", b"{}");
-    let held = gateway.api.keys.hold(&key).ok().unwrap();
+    let guard = gateway.api.keys.hold(&key).ok().unwrap();
     let fields = format!("{JSON}idempotency-key: k\r\n");
     let reply = gateway.call("POST /orders", &fields, "{}").await;
     assert_eq!((reply.status, &reply.json()["type"]), (409, &"/problems/in-progress".into()));
     assert_eq!(gateway.head("orders"), Offset::ZERO);
-    drop(held);
+    drop(guard);
     assert_eq!(gateway.call("POST /orders", &fields, "{}").await.status, 201);
 }

@@ -8,7 +8,7 @@ async fn fill(gateway: &Gateway, count: usize) {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_every_resource_once_by_id() {
+async fn a_snapshot_has_each_resource_once_in_the_order_of_ids() {
     let gateway = Gateway::start().await;
     fill(&gateway, 20_000).await;
     let expected: Vec<String> = (0..20_000).map(|n| format!("o-{n:06}")).collect();
@@ -18,7 +18,7 @@ async fn a_snapshot_is_every_resource_once_by_id() {
         let reply = gateway.call(&format!("GET {path}"), fields, "").await;
         assert_eq!(reply.field("content-type"), "application/x-ndjson");
         assert_eq!(reply.field("transfer-encoding"), "chunked");
-        assert!(reply.whole);
+        assert!(reply.complete);
         let ids: Vec<_> =
             reply.lines().iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect();
         assert_eq!(ids, expected, "{path}");
@@ -26,11 +26,11 @@ async fn a_snapshot_is_every_resource_once_by_id() {
     let reply = gateway.get("/orders/stream?even=false").await;
     assert_eq!(reply.lines().len(), 10_000);
     let reply = gateway.get("/orders/stream?even=none").await;
-    assert_eq!((reply.status, reply.body.as_str(), reply.whole), (200, "", true));
+    assert_eq!((reply.status, reply.body.as_str(), reply.complete), (200, "", true));
 }
 
 #[tokio::test]
-async fn a_batch_size_bounds_each_data_frame() {
+async fn a_batch_size_limits_the_records_of_a_data_frame() {
     let gateway = Gateway::start().await;
     fill(&gateway, 25).await;
     let mut socket = gateway.connect().await;
@@ -49,7 +49,7 @@ async fn a_batch_size_bounds_each_data_frame() {
 }
 
 #[tokio::test]
-async fn an_event_source_is_told_where_a_snapshot_ends() {
+async fn an_sse_snapshot_ends_with_its_cursor_and_204_follows() {
     let gateway = Gateway::start().await;
     fill(&gateway, 2).await;
     let cursor = format!("{}-2", gateway.api.engine.log("orders").unwrap().origin().epoch);
@@ -73,7 +73,7 @@ async fn an_event_source_is_told_where_a_snapshot_ends() {
 }
 
 #[tokio::test]
-async fn a_snapshot_reads_no_further_than_its_client() {
+async fn a_client_can_disconnect_in_the_middle_of_a_snapshot() {
     let gateway = Gateway::start().await;
     fill(&gateway, 20_000).await;
     let mut socket = gateway.connect().await;
@@ -81,6 +81,6 @@ async fn a_snapshot_reads_no_further_than_its_client() {
     socket.write_all(request.as_bytes()).await.unwrap();
     socket.readable().await.unwrap();
     drop(socket);
-    // The gateway goes on serving others after a client that left midway.
+    // The gateway still serves other clients.
     assert_eq!(gateway.get("/orders?size=1").await.status, 200);
 }

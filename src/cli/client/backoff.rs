@@ -1,10 +1,10 @@
-//! How long to wait before another try.
+//! The wait before a retry.
 
 use std::time::Duration;
 
-/// Exponential backoff with full jitter: the wait is drawn evenly from zero
-/// to a bound that doubles with each failure. Clients that a gateway's
-/// restart cut off all at once so come back spread out.
+/// Exponential backoff with full jitter: the wait is a uniform random time between zero and a
+/// bound that doubles with each failure. A restart of the gateway disconnects all clients at
+/// once; the jitter spreads their retries.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Backoff {
     first: Duration,
@@ -14,19 +14,20 @@ pub(in crate::cli) struct Backoff {
 }
 
 impl Backoff {
-    /// Bounds from 500 ms to 30 s, for `failures_max` failures in a row.
+    /// Creates a backoff with bounds from 500 ms to 30 s. It allows `failures_max` failures in
+    /// a row.
     pub(in crate::cli) fn new(failures_max: u32) -> Backoff {
         let (first, cap) = (Duration::from_millis(500), Duration::from_secs(30));
         Backoff { first, cap, failures: 0, failures_max }
     }
 
-    /// Notes a success.
+    /// Records a success.
     pub(in crate::cli) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Notes a failure and gives the wait before the next try; none when
-    /// there were too many in a row.
+    /// Records a failure, and returns the wait before the next retry. Returns `None` after too
+    /// many failures in a row.
     pub(in crate::cli) fn next(&mut self) -> Option<Duration> {
         if self.failures >= self.failures_max {
             return None;

@@ -23,7 +23,7 @@ impl Lines {
         self.0.feed(chunk);
     }
 
-    /// Returns the next complete line that is not blank, without its end.
+    /// Returns the next complete line that is not blank, without the line end.
     ///
     /// # Errors
     /// [`Error::Ended`] for a line that is too long: a gateway sends no such line.
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_out_whole_however_they_came_in() {
+    fn lines_are_complete_whatever_the_size_of_the_chunks() {
         let text = b"one\n\n \r\ntwo\r\nthree\nfour";
         for size in 1..text.len() {
             let mut lines = Lines::default();

@@ -1,5 +1,5 @@
-//! The HTTP/1.1 client of the verbs that talk to a running gateway: one
-//! connection a request, no TLS.
+//! The HTTP/1.1 client of the commands `tail`, `import` and `healthcheck`: one connection per
+//! request, without TLS.
 
 mod backoff;
 mod lines;
@@ -20,6 +20,7 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -30,19 +31,23 @@ pub(super) use silence::Silence;
 
 use super::exit::{Exit, Failure};
 
-/// For a connection to be made.
+/// The timeout of a connection attempt, and of the body of an error response.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest problem that is read, in bytes.
+/// The longest problem that is read, in bytes.
 const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 
-/// Longest wait that a `Retry-After` is obeyed for.
+/// The longest wait that `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
-/// The arguments of every verb that talks to a running gateway.
+/// The bytes that are percent-encoded in a path or a query.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':').remove(b',');
+
+/// The arguments of the commands that send requests to a gateway.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Connection {
-    /// Where the gateway is.
+    /// The URL of the gateway.
     #[arg(
         long,
         value_name = "URL",
@@ -53,41 +58,51 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// The gateway that the arguments name.
+    /// Returns the URL of the gateway.
+    ///
+    /// # Errors
+    /// Code 2 for an invalid URL.
     pub(super) fn target(&self) -> Result<GatewayUrl, Failure> {
         GatewayUrl::parse(&self.url)
     }
 }
 
-/// A gateway's address.
+/// The URL of a gateway.
 #[derive(Clone, Debug)]
 pub(super) struct GatewayUrl {
     host: String,
     port: u16,
-    /// What `Host` says.
+    /// The value of `Host`.
     authority: String,
-    /// The path before the gateway's own, without a slash at the end.
+    /// The path of the URL, without a slash at the end. It precedes the path of a request.
     prefix: String,
 }
 
 impl GatewayUrl {
-    /// Reads an `http://` URL.
+    /// Parses an `http://` URL.
+    ///
+    /// # Errors
+    /// Code 2 for another URL, and for a URL with a user name or a query.
     pub(super) fn parse(url: &str) -> Result<GatewayUrl, Failure> {
-        let refuse = |why: &str| Failure::new(Exit::Usage, format!("{url}: {why}"));
-        let uri: Uri = url.parse().map_err(|_| refuse("is no URL"))?;
+        let invalid = |why: &str| Failure::new(Exit::Usage, format!("{url}: {why}"));
+        let uri: Uri = url.parse().map_err(|_| invalid("not a URL; write http://HOST:PORT"))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
-                return Err(refuse("https is not built yet; ask the gateway itself by http"));
+                return Err(invalid(
+                    "https is not supported yet; use the http:// address of the gateway",
+                ));
             }
-            _ => return Err(refuse("is no URL that begins with http://")),
+            _ => return Err(invalid("not an http:// URL; write http://HOST:PORT")),
         }
-        let authority = uri.authority().ok_or_else(|| refuse("names no host"))?;
+        let authority = uri
+            .authority()
+            .ok_or_else(|| invalid("the host is missing; write http://HOST:PORT"))?;
         if authority.as_str().contains('@') {
-            return Err(refuse("takes no user name"));
+            return Err(invalid("a user name is not supported; remove it from the URL"));
         }
         if uri.query().is_some() {
-            return Err(refuse("takes no query"));
+            return Err(invalid("a query is not supported; remove it from the URL"));
         }
         Ok(GatewayUrl {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
@@ -97,7 +112,7 @@ impl GatewayUrl {
         })
     }
 
-    /// A request to `path`, which begins with a slash.
+    /// Returns the builder of a request. `path` begins with a slash.
     pub(super) fn request(&self, method: &str, path: &str) -> hyper::http::request::Builder {
         let agent = concat!("streamgate/", env!("CARGO_PKG_VERSION"));
         Request::builder()
@@ -107,12 +122,14 @@ impl GatewayUrl {
             .header(header::USER_AGENT, agent)
     }
 
-    /// Connects and sends the request; gives the answer's head once it is
-    /// there, with the body to be read, while the request's body is still
-    /// being sent.
+    /// Connects and sends the request. Returns the answer as soon as its head has arrived. The
+    /// body of the request may still be in transit then.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] and [`Error::Http`].
     ///
     /// # Cancel safety
-    /// Dropping the future, or the answer, ends the connection.
+    /// Safe: a drop of the future, or of the answer, ends the connection.
     pub(super) async fn send<B>(&self, request: Request<B>) -> Result<Answer, Error>
     where
         B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
@@ -125,13 +142,16 @@ impl GatewayUrl {
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(Error::Http)?;
-        // The answer tells how the connection ended; the task has no more to say.
+        // The answer reports an error of the connection; ignore the result of the task.
         let task = Task(tokio::spawn(async move { drop(connection.await) }));
         let response = sender.send_request(request).await.map_err(Error::Http)?;
         Ok(Answer { response, _task: task })
     }
 
-    /// The status of a GET of `path`.
+    /// Sends `GET` of `path`, and returns the status.
+    ///
+    /// # Errors
+    /// The errors of [`GatewayUrl::send`].
     ///
     /// # Cancel safety
     /// Safe.
@@ -141,7 +161,7 @@ impl GatewayUrl {
     }
 }
 
-/// The connection's task, which lives as long as its answer is read.
+/// The task of a connection. A drop ends the task.
 struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -150,22 +170,22 @@ impl Drop for Task {
     }
 }
 
-/// An answer whose body is still to be read.
+/// An answer of the gateway whose body is not read yet.
 pub(super) struct Answer {
     response: Response<Incoming>,
     _task: Task,
 }
 
 impl Answer {
-    /// The answer's status.
+    /// Returns the status.
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
     }
 
-    /// The next bytes of the body; none at its end.
+    /// Returns the next bytes of the body, or `None` at the end of the body.
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost.
+    /// Safe: no bytes are lost.
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, Error>> {
         loop {
             match self.response.body_mut().frame().await? {
@@ -179,20 +199,20 @@ impl Answer {
         }
     }
 
-    /// Makes an error of an answer that is not the one hoped for.
+    /// Returns the error of an answer with an unexpected status. Reads the problem in the body.
     ///
     /// # Cancel safety
-    /// Not safe: what was read of the body is lost.
-    pub(super) async fn refusal(self) -> Error {
+    /// Not safe: the bytes that were read are lost.
+    pub(super) async fn into_error(self) -> Error {
         let status = self.response.status();
-        let after = retry_after(self.response.headers());
+        let retry_after = retry_after(self.response.headers());
         let body = Limited::new(self.response.into_body(), PROBLEM_BYTES_MAX);
         let body = tokio::time::timeout(CONNECT_TIMEOUT, body.collect()).await;
         let problem = match body {
             Ok(Ok(body)) => serde_json::from_slice(&body.to_bytes()).unwrap_or_default(),
             _ => Problem::default(),
         };
-        Error::Refused { status, problem, after }
+        Error::Rejected { status, problem, retry_after }
     }
 }
 
@@ -201,7 +221,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-/// The members of a problem object that a person reads.
+/// The members of a problem (RFC 9457) that are shown to the user.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Problem {
@@ -212,55 +232,55 @@ pub(super) struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = if self.detail.is_empty() { &self.title } else { &self.detail };
-        // A line of a terminal: what comes from a server moves no cursor.
+        // Control characters of a server could move the cursor of the terminal.
         text.chars().filter(|c| !c.is_control()).try_for_each(|c| write!(f, "{c}"))
     }
 }
 
-/// Why there is no answer, or not the one hoped for.
+/// The error of a request.
 #[derive(Debug)]
 pub(super) enum Error {
-    /// No connection.
+    /// The connection failed.
     Connect(std::io::Error),
-    /// What was asked for cannot be said in a request.
+    /// The arguments do not make a valid request.
     Request(hyper::http::Error),
-    /// The connection ended, or said what is not HTTP.
+    /// The connection was lost, or the gateway sent invalid HTTP.
     Http(hyper::Error),
-    /// The answer ended before what it is for was done.
+    /// The answer ended before it was complete.
     Ended,
-    /// No whole line came for this long.
+    /// No complete line arrived for this time.
     Silence(Duration),
-    /// The gateway says no.
-    Refused {
-        /// How.
+    /// The gateway rejected the request.
+    Rejected {
+        /// The status.
         status: StatusCode,
-        /// Why.
+        /// The problem.
         problem: Problem,
-        /// When to come back.
-        after: Option<Duration>,
+        /// The value of `Retry-After`.
+        retry_after: Option<Duration>,
     },
 }
 
 impl Error {
-    /// Whether another try can end better.
+    /// Returns whether a retry can succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Error::Connect(_) | Error::Http(_) | Error::Ended | Error::Silence(_) => true,
             Error::Request(_) => false,
-            Error::Refused { status, .. } => is_transient(*status),
+            Error::Rejected { status, .. } => is_transient(*status),
         }
     }
 
-    /// How long the gateway asks to wait.
-    pub(super) fn after(&self) -> Option<Duration> {
+    /// Returns the wait that the gateway asks for in `Retry-After`.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::Refused { after, .. } => *after,
+            Error::Rejected { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
 }
 
-/// Whether a status tells of a state that passes by itself.
+/// Returns whether a retry can succeed after a status.
 pub(super) fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502..=504)
 }
@@ -268,14 +288,14 @@ pub(super) fn is_transient(status: StatusCode) -> bool {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Connect(error) => write!(f, "no connection: {error}"),
+            Error::Connect(error) => write!(f, "cannot connect: {error}"),
             Error::Request(error) => write!(f, "{error}"),
             Error::Http(error) => write!(f, "connection lost: {error}"),
-            Error::Ended => write!(f, "the gateway ended the connection"),
+            Error::Ended => write!(f, "the gateway closed the connection"),
             Error::Silence(time) => {
-                write!(f, "the gateway sent no whole line for {} s", time.as_secs())
+                write!(f, "the gateway sent no complete line for {} s", time.as_secs())
             }
-            Error::Refused { status, problem, .. } => {
+            Error::Rejected { status, problem, .. } => {
                 let problem = problem.to_string();
                 if problem.is_empty() {
                     write!(f, "{status}")
@@ -287,23 +307,13 @@ impl fmt::Display for Error {
     }
 }
 
-/// Appends `text` to a query or a path, with every byte escaped that would
-/// mean something there.
+/// Appends `text` to a path or a query. Percent-encodes the bytes that are reserved there.
 pub(super) fn escape(text: &str, out: &mut String) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~:,".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            for nibble in [byte >> 4, byte & 15] {
-                out.push(char::from(b"0123456789ABCDEF"[usize::from(nibble)]));
-            }
-        }
-    }
+    out.extend(utf8_percent_encode(text, ESCAPED));
 }
 
-/// Runs a client to its end on a small runtime. What then still blocks, as a
-/// read of standard input may, is left behind.
+/// Runs `client` on a runtime with one thread, and returns its result. Does not wait for tasks
+/// that still block then, for example a read of standard input.
 pub(super) fn block_on(client: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

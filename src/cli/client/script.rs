@@ -1,18 +1,18 @@
-//! A server for the clients' tests: a real socket that says fixed bytes,
-//! waits for what it is sent, and cuts.
+//! A server for the tests of the client commands: a real socket that sends fixed bytes, waits
+//! for expected bytes, and closes connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Past this a test has failed.
+/// The time after which a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What is done with one connection.
+/// The actions of the server on one connection.
 pub(in crate::cli) type Step = Box<dyn FnOnce(&mut Peer) + Send>;
 
-/// A server that takes one connection for each step and no more.
+/// A server that accepts one connection for each step.
 pub(in crate::cli) struct Script {
     pub(in crate::cli) url: String,
     thread: JoinHandle<()>,
@@ -30,12 +30,12 @@ impl Script {
         Script { url, thread }
     }
 
-    /// Waits until every step is done; fails when one has failed.
+    /// Waits until all steps are done. Panics if a step failed.
     pub(in crate::cli) fn finish(self) {
         self.thread.join().unwrap();
     }
 
-    /// The same where a runtime has connections to close meanwhile.
+    /// Waits until all steps are done, without blocking the runtime of the client.
     pub(in crate::cli) async fn finished(self) {
         tokio::task::spawn_blocking(|| self.finish()).await.unwrap();
     }
@@ -51,27 +51,27 @@ fn accept(listener: &TcpListener) -> TcpStream {
                 stream.set_read_timeout(Some(DEADLINE)).unwrap();
                 return stream;
             }
-            Err(error) => assert!(started.elapsed() < DEADLINE, "nobody connects: {error}"),
+            Err(error) => assert!(started.elapsed() < DEADLINE, "no client connects: {error}"),
         }
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// The other end of one connection.
+/// One connection of the server.
 pub(in crate::cli) struct Peer {
     stream: TcpStream,
     received: Vec<u8>,
 }
 
 impl Peer {
-    /// Reads until `text` has come, and gives all up to its end.
+    /// Reads until `text` has arrived, and returns all bytes up to its end.
     pub(in crate::cli) fn until(&mut self, text: &str) -> String {
         loop {
             let found = self.received.windows(text.len()).position(|w| w == text.as_bytes());
             if let Some(at) = found {
                 let rest = self.received.split_off(at + text.len());
-                let taken = std::mem::replace(&mut self.received, rest);
-                return String::from_utf8(taken).unwrap();
+                let text = std::mem::replace(&mut self.received, rest);
+                return String::from_utf8(text).unwrap();
             }
             let mut buffer = [0; 4096];
             let read = self.stream.read(&mut buffer).unwrap();
@@ -81,48 +81,48 @@ impl Peer {
         }
     }
 
-    /// Reads a request's head.
+    /// Reads the head of a request, and returns it in lower case.
     pub(in crate::cli) fn head(&mut self) -> String {
         self.until("\r\n\r\n").to_ascii_lowercase()
     }
 
-    pub(in crate::cli) fn say(&mut self, text: &str) {
+    pub(in crate::cli) fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Says the head of a chunked NDJSON answer.
+    /// Sends the head of a chunked NDJSON answer.
     pub(in crate::cli) fn accept(&mut self) {
-        self.say(
+        self.send(
             "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\
              transfer-encoding: chunked\r\n\r\n",
         );
     }
 
-    /// Says a chunk.
+    /// Sends a chunk.
     pub(in crate::cli) fn chunk(&mut self, text: &str) {
-        self.say(&format!("{:x}\r\n{text}\r\n", text.len()));
+        self.send(&format!("{:x}\r\n{text}\r\n", text.len()));
     }
 
-    /// Says `piece` as a chunk every 20 ms until the client has gone.
+    /// Sends `piece` as a chunk every 20 ms until the client closes the connection.
     pub(in crate::cli) fn drip(&mut self, piece: &str) {
         let started = Instant::now();
         let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
         while self.stream.write_all(chunk.as_bytes()).is_ok() {
-            assert!(started.elapsed() < DEADLINE, "the client waits for ever");
+            assert!(started.elapsed() < DEADLINE, "the client does not close the connection");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Says a whole answer with a problem.
-    pub(in crate::cli) fn refuse(&mut self, status: &str, headers: &str, problem: &str) {
+    /// Sends a complete answer with a problem.
+    pub(in crate::cli) fn reject(&mut self, status: &str, headers: &str, problem: &str) {
         let length = problem.len();
-        self.say(&format!(
+        self.send(&format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\n{headers}\
              content-length: {length}\r\n\r\n{problem}"
         ));
     }
 
-    /// Waits until the client has gone.
+    /// Waits until the client closes the connection.
     pub(in crate::cli) fn gone(&mut self) {
         let mut buffer = [0; 4096];
         while matches!(self.stream.read(&mut buffer), Ok(1..)) {}

@@ -1,45 +1,44 @@
-//! How long a stream's next whole line may take.
+//! The deadline for the next complete line of a stream.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Bytes a second at which a long line must come on average once the silence
-/// has passed: four times the rate that a gateway asks of a body by default
-/// (`limits.body_rate`), since a heartbeat is far shorter than that.
+/// The average rate at which a long line must arrive, in bytes per second. It is four times the
+/// default of `limits.body_rate`. A short line such as a heartbeat gets no extra time from it.
 const LINE_RATE: u64 = 1024;
 
-/// The deadline of a stream's next whole line. Single bytes do not put it off;
-/// a long line on a slow network does, as long as its bytes keep coming.
+/// The deadline for the next complete line of a stream. A long line extends the deadline if its
+/// bytes arrive continuously at [`LINE_RATE`]; single bytes do not.
 pub(in crate::cli) struct Silence {
-    most: Duration,
-    /// When the last whole line came.
-    line: Instant,
-    /// When the last bytes came.
-    heard: Instant,
-    /// Bytes since the last whole line.
+    timeout: Duration,
+    /// The time of the last complete line.
+    last_line: Instant,
+    /// The time of the last bytes.
+    last_bytes: Instant,
+    /// The number of bytes since the last complete line.
     bytes: u64,
 }
 
 impl Silence {
-    /// A deadline that begins now and leaves `most` for a short line.
-    pub(in crate::cli) fn new(most: Duration) -> Silence {
+    /// Starts the deadline now. A short line has `timeout` to arrive.
+    pub(in crate::cli) fn new(timeout: Duration) -> Silence {
         let now = Instant::now();
-        Silence { most, line: now, heard: now, bytes: 0 }
+        Silence { timeout, last_line: now, last_bytes: now, bytes: 0 }
     }
 
-    /// When the stream counts as silent.
+    /// Returns the time at which the stream counts as silent.
     pub(in crate::cli) fn due(&self) -> Instant {
-        let line = self.most + Duration::from_secs(self.bytes / LINE_RATE);
-        (self.line + line).min(self.heard + self.most)
+        let line = self.timeout + Duration::from_secs(self.bytes / LINE_RATE);
+        (self.last_line + line).min(self.last_bytes + self.timeout)
     }
 
-    /// Bytes have come, among them the end of a line if `whole`.
-    pub(in crate::cli) fn came(&mut self, bytes: usize, whole: bool) {
-        self.heard = Instant::now();
+    /// Records bytes. `complete` is true if they complete a line.
+    pub(in crate::cli) fn record(&mut self, bytes: usize, complete: bool) {
+        self.last_bytes = Instant::now();
         self.bytes += bytes as u64;
-        if whole {
-            (self.line, self.bytes) = (self.heard, 0);
+        if complete {
+            (self.last_line, self.bytes) = (self.last_bytes, 0);
         }
     }
 }

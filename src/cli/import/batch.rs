@@ -1,4 +1,5 @@
-//! The lines on their way: sent, answered, sent again.
+//! The batch of an import: sends lines, matches them with their answers, and sends lines
+//! without an answer again on the next connection.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,84 +20,90 @@ use tokio::time::Instant;
 use super::input::{Input, Line};
 use crate::cli::client::{self, Answer, Error, GatewayUrl, Lines, Problem};
 
-/// Bytes of lines that are sent and not answered. More would only wait in the
-/// gateway's and the kernel's buffers, and here for a cut.
+/// The largest number of bytes of sent lines without an answer. More bytes would only wait in
+/// the buffers of the gateway and the kernel, and would be sent again after a lost connection.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
-/// Longest wait for the answer to the oldest line without one. Nothing but
-/// that answer puts the deadline off: neither bytes of an answer that is not
-/// whole, nor more lines to send.
-pub(super) const SILENCE: Duration = Duration::from_mins(1);
+/// The longest wait for the answer to the oldest line without an answer. Only that answer
+/// extends the deadline. Bytes of an incomplete answer, and further lines of the input, do not.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Longest wait for the end of an answer that has all its lines.
-const CLOSING: Duration = Duration::from_secs(5);
+/// The longest wait for the end of the response after the answer to the last line.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Failed lines that are told one by one.
+/// The largest number of failed lines that are reported one by one.
 const PROBLEMS_MAX: usize = 5;
 
-/// Chunks that wait for the connection to take them.
-const CHUNKS_WAITING: usize = 2;
+/// The largest number of chunks that are queued for the connection.
+const CHUNKS_QUEUED: usize = 2;
 
-/// What became of the lines that were answered.
+/// The numbers of answered lines by result.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Counts {
     pub(super) created: u64,
-    /// Sent before a cut, and found there when they were sent again.
+    /// The number of lines that were sent on an earlier connection and whose resource existed
+    /// when they were sent again.
     pub(super) already_there: u64,
     pub(super) failed: u64,
-    /// The first failed lines: their numbers, and why.
+    /// The first failed lines: the number of the line and the reason.
     pub(super) problems: Vec<(u64, String)>,
 }
 
-impl Tally {
-    /// How many lines were answered.
+impl Counts {
+    /// Returns the number of answered lines.
     pub(super) fn answered(&self) -> u64 {
         self.created + self.already_there + self.failed
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { created, already_there, failed, .. } = self;
+        let Counts { created, already_there, failed, .. } = self;
         write!(f, "{created} created, {already_there} already there, {failed} failed")
     }
 }
 
-/// Why a connection has ended before all was done.
+/// The reason why a connection ended before the import was complete.
 #[derive(Debug)]
 pub(super) enum Stop {
     Stream(Error),
     Input(std::io::Error),
 }
 
-/// A line of the answer.
+/// The answer to one line.
 #[derive(Deserialize)]
-struct Outcome {
+struct LineAnswer {
     status: u16,
     #[serde(default)]
     problem: Option<Problem>,
 }
 
-/// The whole import, over all its connections.
+/// The state of an import. It outlives the connections.
 pub(super) struct Batch<'a> {
     input: Input,
-    /// The input has no more.
+    /// Whether the input has ended.
     ended: bool,
-    /// Lines without an answer, in the order in which answers come.
+    /// The lines without an answer, in the order of the answers.
     pending: VecDeque<Line>,
-    /// Their bytes.
+    /// The number of bytes of the pending lines.
     pending_bytes: usize,
-    /// Lines that the gateway could not take just now, and why the last.
+    /// The lines that failed with a transient error. They are sent again.
     deferred: Vec<Line>,
+    /// The error of the last deferred line.
     deferral: Option<Error>,
-    silence: Duration,
-    tally: Tally,
+    answer_timeout: Duration,
+    counts: Counts,
     progress: &'a ProgressBar,
 }
 
 impl<'a> Batch<'a> {
-    /// A batch that waits at most `silence` for the answer to its oldest line.
-    pub(super) fn new(input: Input, silence: Duration, progress: &'a ProgressBar) -> Batch<'a> {
+    /// Creates a batch that waits at most `answer_timeout` for the answer to the oldest line
+    /// without an answer.
+    pub(super) fn new(
+        input: Input,
+        answer_timeout: Duration,
+        progress: &'a ProgressBar,
+    ) -> Batch<'a> {
         Batch {
             input,
             ended: false,
@@ -104,44 +111,50 @@ impl<'a> Batch<'a> {
             pending_bytes: 0,
             deferred: Vec::new(),
             deferral: None,
-            silence,
-            tally: Tally::default(),
+            answer_timeout,
+            counts: Counts::default(),
             progress,
         }
     }
 
-    /// Waits until there is something to send; false when all is done.
+    /// Waits until there is a line to send. Returns false if the import is complete.
+    ///
+    /// # Errors
+    /// The error of the input.
     ///
     /// # Cancel safety
     /// Safe.
     pub(super) async fn wait(&mut self) -> std::io::Result<bool> {
         while self.pending.is_empty() && !self.ended {
             let lines = self.input.next().await?;
-            self.take_in(lines);
+            self.add_lines(lines);
         }
         Ok(!self.pending.is_empty())
     }
 
-    /// How many lines were answered.
+    /// Returns the number of answered lines.
     pub(super) fn answered(&self) -> u64 {
-        self.tally.answered()
+        self.counts.answered()
     }
 
-    /// Whether no line is without an answer.
+    /// Returns whether every sent line has an answer.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// What became of the lines.
-    pub(super) fn into_tally(self) -> Tally {
-        self.tally
+    /// Returns the counts.
+    pub(super) fn into_counts(self) -> Counts {
+        self.counts
     }
 
-    /// Sends what is pending and then what the input has, over one
-    /// connection, to the end of the input or of the connection.
+    /// Sends the pending lines and then the lines of the input over one connection. Returns at
+    /// the end of the input or of the connection.
+    ///
+    /// # Errors
+    /// The reason why lines are left.
     ///
     /// # Cancel safety
-    /// Not safe: what was sent would be forgotten.
+    /// Not safe: the lines that were sent are not marked as sent.
     pub(super) async fn connected(&mut self, target: &GatewayUrl, path: &str) -> Result<(), Stop> {
         let result = self.exchange(target, path).await;
         for line in &mut self.pending {
@@ -160,12 +173,12 @@ impl<'a> Batch<'a> {
     }
 
     async fn exchange(&mut self, target: &GatewayUrl, path: &str) -> Result<(), Stop> {
-        let (sender, chunks) = mpsc::channel(CHUNKS_WAITING);
+        let (sender, chunks) = mpsc::channel(CHUNKS_QUEUED);
         let request = target
             .request("POST", path)
             .header("content-type", "application/x-ndjson")
             .header("accept", "application/x-ndjson")
-            .body(Outgoing(chunks))
+            .body(ChannelBody(chunks))
             .map_err(|error| Stop::Stream(Error::Request(error)))?;
         let mut sender = Some(sender);
         let mut outbox = joined(&self.pending, 0);
@@ -185,14 +198,15 @@ impl<'a> Batch<'a> {
                 permit = reserve(sender.clone()), if outbox.is_some() && sender.is_some() => {
                     match (permit, outbox.take()) {
                         (Ok(permit), Some(chunk)) => drop(permit.send(chunk)),
-                        // The connection takes no more; its answer says why.
+                        // The connection does not read the body further. The response has
+                        // the reason.
                         _ => sender = None,
                     }
                 }
                 read = self.input.next(), if reads => {
                     let read = read.map_err(Stop::Input)?;
                     let first = self.pending.len();
-                    self.take_in(read);
+                    self.add_lines(read);
                     outbox = joined(&self.pending, first);
                 }
                 received = receive(&mut head, answer.as_mut(), wait) => {
@@ -204,7 +218,7 @@ impl<'a> Batch<'a> {
                             answer = Some(received);
                         }
                         Received::Head(received) => {
-                            return Err(Stop::Stream(received.refusal().await));
+                            return Err(Stop::Stream(received.into_error().await));
                         }
                         Received::Chunk(chunk) => self.answers(&mut lines, &chunk)?,
                         Received::End => return Err(Stop::Stream(Error::Ended)),
@@ -214,19 +228,20 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What is waited for after `before`, which goes on if it is the same:
-    /// the answer to the oldest line, or the end behind the `last` answer.
+    /// Returns the wait for the answer to the oldest pending line. If `last` is true and no
+    /// line is pending, returns the wait for the end of the response. Keeps the deadline of
+    /// `before` if `before` waits for the same.
     fn wait_for(&self, last: bool, before: Option<Wait>) -> Option<Wait> {
-        let (line, most) = match self.pending.front() {
-            Some(line) => (Some(line.number), self.silence),
-            None if last => (None, CLOSING),
+        let (line, timeout) = match self.pending.front() {
+            Some(line) => (Some(line.number), self.answer_timeout),
+            None if last => (None, END_TIMEOUT),
             None => return None,
         };
         let same = before.filter(|before| before.line == line);
-        same.or_else(|| Some(Wait { line, most, due: Instant::now() + most }))
+        same.or_else(|| Some(Wait { line, timeout, due: Instant::now() + timeout }))
     }
 
-    fn take_in(&mut self, lines: Option<Vec<Line>>) {
+    fn add_lines(&mut self, lines: Option<Vec<Line>>) {
         match lines {
             None => self.ended = true,
             Some(lines) => {
@@ -239,35 +254,35 @@ impl<'a> Batch<'a> {
     fn answers(&mut self, lines: &mut Lines, chunk: &[u8]) -> Result<(), Stop> {
         lines.push(chunk);
         while let Some(text) = lines.next().map_err(Stop::Stream)? {
-            let outcome: Option<Outcome> = serde_json::from_slice(&text).ok();
-            let (Some(outcome), Some(line)) = (outcome, self.pending.pop_front()) else {
+            let answer: Option<LineAnswer> = serde_json::from_slice(&text).ok();
+            let (Some(answer), Some(line)) = (answer, self.pending.pop_front()) else {
                 return Err(Stop::Stream(Error::Ended));
             };
             self.pending_bytes -= line.text.len();
-            self.answer(outcome, line);
+            self.count(answer, line);
         }
-        self.progress.set_message(format!("{} lines", self.tally.answered()));
+        self.progress.set_message(format!("{} lines", self.counts.answered()));
         Ok(())
     }
 
-    fn answer(&mut self, outcome: Outcome, mut line: Line) {
-        let status = StatusCode::from_u16(outcome.status).unwrap_or_default();
-        match outcome.status {
-            200..=299 => self.tally.created += 1,
-            409 if line.sent_before => self.tally.already_there += 1,
-            // Refused, hence not written: another try can do no harm.
+    fn count(&mut self, answer: LineAnswer, mut line: Line) {
+        let status = StatusCode::from_u16(answer.status).unwrap_or_default();
+        match answer.status {
+            200..=299 => self.counts.created += 1,
+            409 if line.sent_before => self.counts.already_there += 1,
+            // The line was not written, so it cannot be written twice.
             _ if client::is_transient(status) => {
                 line.sent_before = false;
                 self.deferred.push(line);
-                let problem = outcome.problem.unwrap_or_default();
-                self.deferral = Some(Error::Refused { status, problem, after: None });
+                let problem = answer.problem.unwrap_or_default();
+                self.deferral = Some(Error::Rejected { status, problem, retry_after: None });
                 return;
             }
             code => {
-                self.tally.failed += 1;
-                if self.tally.problems.len() < PROBLEMS_MAX {
-                    let problem = outcome.problem.unwrap_or_default();
-                    self.tally.problems.push((line.number, format!("{code}: {problem}")));
+                self.counts.failed += 1;
+                if self.counts.problems.len() < PROBLEMS_MAX {
+                    let problem = answer.problem.unwrap_or_default();
+                    self.counts.problems.push((line.number, format!("{code}: {problem}")));
                 }
             }
         }
@@ -275,7 +290,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The lines from the `first` on as one chunk; none if there are none.
+/// Returns the lines from index `first` on as one chunk. Returns `None` if there are none.
 fn joined(lines: &VecDeque<Line>, first: usize) -> Option<Bytes> {
     if first == lines.len() {
         return None;
@@ -302,16 +317,19 @@ enum Received {
     End,
 }
 
-/// A wait for one answer, however many bytes of it have come.
+/// A wait for the answer to one line. Bytes of an incomplete answer do not extend it.
 #[derive(Clone, Copy)]
 struct Wait {
-    /// The line whose answer it is; none for the end.
+    /// The number of the line. `None` for the end of the response.
     line: Option<u64>,
-    most: Duration,
+    timeout: Duration,
     due: Instant,
 }
 
-/// The next thing that the gateway says, within the deadline of `wait`.
+/// Returns the head of the response, the next chunk, or the end.
+///
+/// # Errors
+/// [`Error::Silence`] after the deadline of `wait`, and the errors of the connection.
 async fn receive(
     head: &mut Pin<&mut impl Future<Output = Result<Answer, Error>>>,
     answer: Option<&mut Answer>,
@@ -328,20 +346,20 @@ async fn receive(
     };
     match wait {
         None => receiving.await,
-        // A server that always has a byte ready would never let the timer have
-        // its turn.
-        Some(wait) if wait.due <= Instant::now() => Err(Error::Silence(wait.most)),
+        // timeout_at() polls the timer only if no byte is ready. The check here applies the
+        // deadline to a server that always has a byte ready.
+        Some(wait) if wait.due <= Instant::now() => Err(Error::Silence(wait.timeout)),
         Some(wait) => {
             let received = tokio::time::timeout_at(wait.due, receiving).await;
-            received.unwrap_or(Err(Error::Silence(wait.most)))
+            received.unwrap_or(Err(Error::Silence(wait.timeout)))
         }
     }
 }
 
-/// A request's body out of the chunks of a channel.
-struct Outgoing(mpsc::Receiver<Bytes>);
+/// The body of the request: the chunks of a channel.
+struct ChannelBody(mpsc::Receiver<Bytes>);
 
-impl Body for Outgoing {
+impl Body for ChannelBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -1,5 +1,5 @@
-//! The lines of a file, read ahead by a task of their own, so that waiting
-//! for the disk or a pipe never holds up an answer.
+//! The input of an import. A separate task reads the lines ahead, so that a wait for the disk
+//! or a pipe does not delay the answers.
 
 use std::io;
 use std::path::Path;
@@ -8,28 +8,28 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::sync::mpsc;
 
-/// Longest line that is sent, in bytes: far above any `limits.body_bytes`,
-/// and an end for a file that has no lines.
+/// The longest line that is sent, in bytes. It is far above any `limits.body_bytes`. It stops
+/// the read of a file without line ends.
 const LINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// How many bytes of lines are read before they are handed over.
+/// The number of bytes of lines after which a chunk is sent to the batch.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Chunks that wait to be taken.
+/// The largest number of chunks that are read ahead.
 const CHUNKS_AHEAD: usize = 2;
 
 /// A line that is not blank.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// Its number in the file, from 1.
+    /// The number of the line in the file, from 1.
     pub(super) number: u64,
-    /// What it says, with a line feed at its end.
+    /// The text with a line feed at its end.
     pub(super) text: Bytes,
-    /// Whether it was sent on a connection that was cut since.
+    /// Whether the line was sent on an earlier connection that was lost.
     pub(super) sent_before: bool,
 }
 
-/// A file being read.
+/// The lines of a file.
 pub(super) struct Input {
     chunks: mpsc::Receiver<io::Result<Vec<Line>>>,
     bytes: Option<u64>,
@@ -39,7 +39,7 @@ impl Input {
     /// Opens the file, or standard input for `-`, and starts to read.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// The file cannot be opened, or is a directory.
     ///
     /// # Cancel safety
     /// Safe.
@@ -55,23 +55,22 @@ impl Input {
         Ok(Input::new(file, about.is_file().then_some(about.len())))
     }
 
-    /// Starts to read from `reader`, of which `bytes` are to come if that is
-    /// known.
+    /// Starts to read from `reader`. `bytes` is the number of bytes, if known.
     pub(super) fn new(reader: impl AsyncRead + Send + Unpin + 'static, bytes: Option<u64>) -> Self {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         tokio::spawn(read(reader, sender));
         Input { chunks, bytes }
     }
 
-    /// How large the whole is, if that is known.
+    /// Returns the number of bytes of the input, if known.
     pub(super) fn bytes(&self) -> Option<u64> {
         self.bytes
     }
 
-    /// The next lines; none at the end.
+    /// Returns the next lines, or `None` at the end.
     ///
     /// # Errors
-    /// When the file cannot be read further.
+    /// The file cannot be read, or a line is too long.
     ///
     /// # Cancel safety
     /// Safe: no line is lost.
@@ -90,7 +89,7 @@ async fn read(reader: impl AsyncRead + Unpin, sender: mpsc::Sender<io::Result<Ve
         let read = (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut text).await;
         let ended = match read {
             Ok(read) if read as u64 == LINE_BYTES_MAX => Err(io::Error::other(format!(
-                "line {} is longer than {LINE_BYTES_MAX} bytes",
+                "line {} is longer than {LINE_BYTES_MAX} bytes; split the file into lines",
                 number + 1
             ))),
             Ok(read) => Ok(read == 0),
@@ -104,8 +103,7 @@ async fn read(reader: impl AsyncRead + Unpin, sender: mpsc::Sender<io::Result<Ve
             bytes += text.len();
             lines.push(Line { number, text: text.into(), sent_before: false });
         }
-        // A line of a slow pipe goes on at once: nothing is waited for while
-        // there is something to send.
+        // A line of a slow pipe is sent at once, without a wait for a full chunk.
         let full = bytes >= CHUNK_BYTES || reader.buffer().is_empty();
         if !lines.is_empty() && (full || !matches!(ended, Ok(false))) {
             bytes = 0;
@@ -117,7 +115,7 @@ async fn read(reader: impl AsyncRead + Unpin, sender: mpsc::Sender<io::Result<Ve
             Ok(false) => {}
             Ok(true) => return,
             Err(error) => {
-                // A receiver that has gone needs no error.
+                // If the receiver is gone, ignore the error.
                 let _ = sender.send(Err(error)).await;
                 return;
             }

@@ -1,4 +1,4 @@
-//! Importing, against a server that answers, refuses and cuts.
+//! Tests of `import` against a server that answers, rejects and closes connections.
 
 use clap::Parser as _;
 use tokio::io::AsyncWriteExt as _;
@@ -19,7 +19,7 @@ async fn import_input(
     options: &Options,
     input: Input,
     steps: Vec<Step>,
-) -> (Tally, Option<String>) {
+) -> (Counts, Option<String>) {
     let script = Script::start(steps);
     let target = GatewayUrl::parse(&script.url).unwrap();
     let result = import(options, &target, input, &ProgressBar::hidden()).await;
@@ -27,7 +27,7 @@ async fn import_input(
     result
 }
 
-async fn import_text(text: &'static str, steps: Vec<Step>) -> (Tally, Option<String>) {
+async fn import_text(text: &'static str, steps: Vec<Step>) -> (Counts, Option<String>) {
     let options = options(&["orders", "-", "--retries", "3"]);
     import_input(&options, Input::new(text.as_bytes(), None), steps).await
 }
@@ -42,9 +42,9 @@ const BAD: &str = "{\"status\":400,\"problem\":{\"title\":\"t\",\"detail\":\"no 
 const LATER: &str = "{\"status\":503,\"problem\":{\"detail\":\"going down\"}}\n";
 
 #[tokio::test]
-async fn each_line_is_written_and_a_bad_one_fails_alone() {
+async fn each_line_is_written_and_an_invalid_line_fails_alone() {
     let text = "\n{\"id\":\"a\"}\r\n  \nbad\n{\"id\":\"c\"}";
-    let (tally, stopped) = import_text(
+    let (counts, stopped) = import_text(
         text,
         vec![Box::new(|peer: &mut Peer| {
             let head = peer.head();
@@ -55,14 +55,14 @@ async fn each_line_is_written_and_a_bad_one_fails_alone() {
             peer.accept();
             peer.chunk(CREATED);
             peer.chunk(&format!("{BAD}{CREATED}"));
-            peer.say("0\r\n\r\n");
+            peer.send("0\r\n\r\n");
         })],
     )
     .await;
     assert_eq!(stopped, None);
-    assert_eq!(tally.to_string(), "2 created, 0 already there, 1 failed");
-    assert_eq!(tally.problems, [(4, "400: no object".to_owned())]);
-    let failure = report("f.ndjson", &tally, stopped).unwrap_err();
+    assert_eq!(counts.to_string(), "2 created, 0 already there, 1 failed");
+    assert_eq!(counts.problems, [(4, "400: no object".to_owned())]);
+    let failure = report("f.ndjson", &counts, stopped).unwrap_err();
     assert_eq!(
         (failure.exit, failure.lines),
         (Exit::Runtime, vec!["f.ndjson:4: 400: no object".into()])
@@ -83,22 +83,22 @@ async fn answers_are_read_while_lines_are_sent() {
         peer.until(B);
         peer.chunk(CREATED);
         peer.until("0\r\n\r\n");
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
     };
     let writing = tokio::spawn(async move {
         wait.recv().await.unwrap();
         pipe.write_all(B.as_bytes()).await.unwrap();
     });
     let options = options(&["--topic", "alerts", "-"]);
-    let (tally, stopped) =
+    let (counts, stopped) =
         import_input(&options, Input::new(reader, None), vec![Box::new(step)]).await;
     writing.await.unwrap();
-    assert_eq!((tally.created, stopped), (2, None));
+    assert_eq!((counts.created, stopped), (2, None));
 }
 
 #[tokio::test]
-async fn a_cut_import_goes_on_behind_the_last_answer() {
-    let cut = |peer: &mut Peer| {
+async fn an_import_continues_after_the_last_answer_of_a_lost_connection() {
+    let lost = |peer: &mut Peer| {
         peer.head();
         peer.until(ABC);
         peer.until("0\r\n\r\n");
@@ -112,60 +112,60 @@ async fn a_cut_import_goes_on_behind_the_last_answer() {
         assert_eq!(sent, format!("16\r\n{B}{C}\r\n0\r\n\r\n"));
         peer.accept();
         peer.chunk(&format!("{THERE}{CREATED}"));
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
     };
-    let (tally, stopped) = import_text(ABC, vec![Box::new(cut), Box::new(rest)]).await;
+    let (counts, stopped) = import_text(ABC, vec![Box::new(lost), Box::new(rest)]).await;
     assert_eq!(stopped, None);
-    assert_eq!(tally.to_string(), "2 created, 1 already there, 0 failed");
-    report("f", &tally, stopped).unwrap();
+    assert_eq!(counts.to_string(), "2 created, 1 already there, 0 failed");
+    report("f", &counts, stopped).unwrap();
 }
 
 #[tokio::test]
-async fn an_id_in_use_before_any_cut_is_a_failure() {
-    let (tally, stopped) = import_text(
+async fn an_id_in_use_is_a_failure_if_the_line_was_sent_once() {
+    let (counts, stopped) = import_text(
         A,
         vec![Box::new(|peer: &mut Peer| {
             peer.head();
             peer.until("0\r\n\r\n");
             peer.accept();
             peer.chunk(THERE);
-            peer.say("0\r\n\r\n");
+            peer.send("0\r\n\r\n");
         })],
     )
     .await;
-    assert_eq!((tally.failed, stopped), (1, None));
-    assert_eq!(tally.problems, [(1, "409: in use".to_owned())]);
+    assert_eq!((counts.failed, stopped), (1, None));
+    assert_eq!(counts.problems, [(1, "409: in use".to_owned())]);
 }
 
 #[tokio::test]
-async fn lines_that_are_put_off_are_sent_again() {
+async fn lines_with_a_transient_error_are_sent_again() {
     let draining = |peer: &mut Peer| {
         peer.head();
         peer.until("0\r\n\r\n");
         peer.accept();
         peer.chunk(&format!("{LATER}{CREATED}{LATER}"));
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
     };
     let refusing = |peer: &mut Peer| {
         peer.head();
         peer.until("0\r\n\r\n");
-        peer.refuse("503 Service Unavailable", "retry-after: 0\r\n", "");
+        peer.reject("503 Service Unavailable", "retry-after: 0\r\n", "");
     };
     let back = |peer: &mut Peer| {
         peer.head();
         assert_eq!(peer.until("0\r\n\r\n"), format!("16\r\n{A}{C}\r\n0\r\n\r\n"));
         peer.accept();
         peer.chunk(&CREATED.repeat(2));
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
     };
     let steps: Vec<Step> = vec![Box::new(draining), Box::new(refusing), Box::new(back)];
-    let (tally, stopped) = import_text(ABC, steps).await;
+    let (counts, stopped) = import_text(ABC, steps).await;
     assert_eq!(stopped, None);
-    assert_eq!(tally.to_string(), "3 created, 0 already there, 0 failed");
+    assert_eq!(counts.to_string(), "3 created, 0 already there, 0 failed");
 }
 
 #[tokio::test]
-async fn a_slow_input_outlives_its_connection() {
+async fn an_import_connects_again_if_the_gateway_closes_an_idle_connection() {
     let (mut pipe, reader) = tokio::io::duplex(1024);
     let (ended, mut wait) = tokio::sync::mpsc::channel(1);
     pipe.write_all(A.as_bytes()).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_slow_input_outlives_its_connection() {
         peer.until(A);
         peer.accept();
         peer.chunk(CREATED);
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
         peer.gone();
         ended.blocking_send(()).unwrap();
     };
@@ -183,7 +183,7 @@ async fn a_slow_input_outlives_its_connection() {
         peer.until(B);
         peer.accept();
         peer.chunk(CREATED);
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
     };
     let writing = tokio::spawn(async move {
         wait.recv().await.unwrap();
@@ -191,38 +191,38 @@ async fn a_slow_input_outlives_its_connection() {
     });
     let options = options(&["orders", "-", "--retries", "0"]);
     let steps: Vec<Step> = vec![Box::new(first), Box::new(second)];
-    let (tally, stopped) = import_input(&options, Input::new(reader, None), steps).await;
+    let (counts, stopped) = import_input(&options, Input::new(reader, None), steps).await;
     writing.await.unwrap();
-    assert_eq!((tally.created, stopped), (2, None));
+    assert_eq!((counts.created, stopped), (2, None));
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_whole_stops_it() {
-    let (tally, stopped) = import_text(
+async fn an_import_stops_if_the_gateway_rejects_the_batch() {
+    let (counts, stopped) = import_text(
         ABC,
         vec![Box::new(|peer: &mut Peer| {
             peer.head();
-            peer.refuse("404 Not Found", "", "{\"detail\":\"there is no carts\"}");
+            peer.reject("404 Not Found", "", "{\"detail\":\"there is no carts\"}");
             peer.gone();
         })],
     )
     .await;
-    assert_eq!((tally.answered(), stopped.as_deref()), (0, Some("404: there is no carts")));
-    let failure = report("f", &tally, stopped).unwrap_err();
-    assert_eq!(failure.lines, ["f: stopped after 0 lines: 404: there is no carts"]);
+    assert_eq!((counts.answered(), stopped.as_deref()), (0, Some("404: there is no carts")));
+    let failure = report("f", &counts, stopped).unwrap_err();
+    assert_eq!(failure.lines, ["f: stopped after 0 answered lines: 404: there is no carts"]);
 }
 
 #[tokio::test]
-async fn cuts_in_a_row_without_an_answer_stop_it() {
-    let cut = || -> Step { Box::new(|peer: &mut Peer| drop(peer.head())) };
-    let (tally, stopped) = import_text(ABC, vec![cut(), cut(), cut(), cut()]).await;
-    assert_eq!(tally.answered(), 0);
+async fn an_import_stops_after_too_many_lost_connections_in_a_row() {
+    let lost = || -> Step { Box::new(|peer: &mut Peer| drop(peer.head())) };
+    let (counts, stopped) = import_text(ABC, vec![lost(), lost(), lost(), lost()]).await;
+    assert_eq!(counts.answered(), 0);
     assert!(stopped.unwrap().starts_with("connection lost: "));
 }
 
-/// Neither blank lines nor the bytes of half an answer are an answer.
+/// Blank lines and the bytes of an incomplete answer are not an answer.
 #[tokio::test]
-async fn a_line_is_answered_in_time_however_many_bytes_come() {
+async fn bytes_without_a_complete_answer_do_not_extend_the_deadline() {
     for piece in ["\n", " "] {
         let dripping = move |peer: &mut Peer| {
             peer.head();
@@ -236,20 +236,19 @@ async fn a_line_is_answered_in_time_however_many_bytes_come() {
             assert_eq!(peer.until("0\r\n\r\n"), format!("16\r\n{B}{C}\r\n0\r\n\r\n"));
             peer.accept();
             peer.chunk(&CREATED.repeat(2));
-            peer.say("0\r\n\r\n");
+            peer.send("0\r\n\r\n");
         };
         let mut options = options(&["orders", "-", "--retries", "3"]);
-        options.silence = Duration::from_secs(1);
+        options.answer_timeout = Duration::from_secs(1);
         let steps: Vec<Step> = vec![Box::new(dripping), Box::new(rest)];
-        let (tally, stopped) =
+        let (counts, stopped) =
             import_input(&options, Input::new(ABC.as_bytes(), None), steps).await;
-        assert_eq!((tally.created, stopped), (3, None), "{piece:?}");
+        assert_eq!((counts.created, stopped), (3, None), "{piece:?}");
     }
 }
 
-/// Lines that are still being read from the input do not put the deadline off.
 #[tokio::test]
-async fn more_lines_to_send_do_not_put_an_answer_off() {
+async fn further_lines_of_the_input_do_not_extend_the_deadline() {
     let (mut pipe, reader) = tokio::io::duplex(1024);
     let silent = |peer: &mut Peer| {
         peer.head();
@@ -262,16 +261,15 @@ async fn more_lines_to_send_do_not_put_an_answer_off() {
         }
     });
     let mut options = options(&["orders", "-", "--retries", "0"]);
-    options.silence = Duration::from_secs(1);
+    options.answer_timeout = Duration::from_secs(1);
     let importing = import_input(&options, Input::new(reader, None), vec![Box::new(silent)]);
     let (_, stopped) = tokio::time::timeout(Duration::from_secs(20), importing).await.unwrap();
     writing.await.unwrap();
-    assert_eq!(stopped.as_deref(), Some("the gateway sent no whole line for 1 s"));
+    assert_eq!(stopped.as_deref(), Some("the gateway sent no complete line for 1 s"));
 }
 
-/// The end of an answer that has all its lines is not waited for long.
 #[tokio::test]
-async fn an_answer_without_an_end_is_whole_with_its_last_line() {
+async fn an_import_completes_if_the_response_does_not_end_after_the_last_answer() {
     let dripping = |peer: &mut Peer| {
         peer.head();
         peer.until("0\r\n\r\n");
@@ -279,20 +277,20 @@ async fn an_answer_without_an_end_is_whole_with_its_last_line() {
         peer.chunk(CREATED);
         peer.drip("\n");
     };
-    let (tally, stopped) = import_text(A, vec![Box::new(dripping)]).await;
-    assert_eq!((tally.created, stopped), (1, None));
+    let (counts, stopped) = import_text(A, vec![Box::new(dripping)]).await;
+    assert_eq!((counts.created, stopped), (1, None));
 }
 
 #[tokio::test]
-async fn an_empty_file_needs_no_gateway() {
-    let (tally, stopped) = import_text(" \n\n", Vec::new()).await;
-    assert_eq!((tally.answered(), stopped), (0, None));
+async fn an_empty_file_needs_no_connection() {
+    let (counts, stopped) = import_text(" \n\n", Vec::new()).await;
+    assert_eq!((counts.answered(), stopped), (0, None));
 }
 
 #[tokio::test]
-async fn many_lines_pass_through_the_window() {
+async fn an_import_larger_than_the_window_completes() {
     let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(100_000));
-    // Half as much again as the window.
+    // 1.5 times the window.
     let count = 63;
     let text: &'static str = line.repeat(count).leak();
     let step = move |peer: &mut Peer| {
@@ -303,8 +301,8 @@ async fn many_lines_pass_through_the_window() {
             peer.chunk(CREATED);
         }
         peer.until("0\r\n\r\n");
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
     };
-    let (tally, stopped) = import_text(text, vec![Box::new(step)]).await;
-    assert_eq!((tally.created, stopped), (count as u64, None));
+    let (counts, stopped) = import_text(text, vec![Box::new(step)]).await;
+    assert_eq!((counts.created, stopped), (count as u64, None));
 }

@@ -58,7 +58,7 @@ async fn tail_continues_after_the_last_event_of_a_lost_connection() {
         peer.accept();
         peer.chunk(&event(7));
         peer.chunk("{\"type\":\"heartbeat\",\"id\":\"k3f9x2ab-90\",\"data\":{}}\n");
-        peer.say("0\r\n\r\n");
+        peer.send("0\r\n\r\n");
     };
     let third = |peer: &mut Peer| {
         let head = peer.head();
@@ -89,10 +89,10 @@ async fn tail_continues_from_the_position_of_the_opening_message() {
         let head = peer.head();
         assert!(head.starts_with("get /gate/orders/order-1/events?types=a,b:c http"), "{head}");
         assert!(head.contains("\r\nlast-event-id: k3f9x2ab-5\r\n"), "{head}");
-        peer.say("HTTP/1.0 200 OK\r\n\r\n");
-        peer.say(&event(6));
-        peer.say("{\"type\":\"gap\",\"id\":\"k3f9x2ab-8\",\"data\":{\"reason\":\"expired\"}}\n");
-        peer.say(&event(9));
+        peer.send("HTTP/1.0 200 OK\r\n\r\n");
+        peer.send(&event(6));
+        peer.send("{\"type\":\"gap\",\"id\":\"k3f9x2ab-8\",\"data\":{\"reason\":\"expired\"}}\n");
+        peer.send(&event(9));
     };
     let script = Script::start(vec![Box::new(first), Box::new(second)]);
     let url = format!("{}/gate/", script.url);
@@ -120,16 +120,16 @@ async fn tail_continues_from_the_position_of_the_opening_message() {
 async fn tail_retries_a_temporary_error_and_ends_at_a_permanent_one() {
     let busy = |peer: &mut Peer| {
         peer.head();
-        peer.refuse("503 Service Unavailable", "retry-after: 0\r\n", "");
+        peer.reject("503 Service Unavailable", "retry-after: 0\r\n", "");
     };
     let missing = |peer: &mut Peer| {
         let head = peer.head();
         assert!(head.starts_with("get /events/a%2fb?from=now http"), "{head}");
-        peer.refuse("404 Not Found", "", "{\"detail\":\"no \\u001b topic\"}");
+        peer.reject("404 Not Found", "", "{\"detail\":\"no \\u001b topic\"}");
     };
     let end = |peer: &mut Peer| {
         peer.head();
-        peer.say("HTTP/1.1 204 No Content\r\n\r\n");
+        peer.send("HTTP/1.1 204 No Content\r\n\r\n");
     };
     let steps: Vec<Step> = vec![Box::new(busy), Box::new(missing)];
     let mut options = options("http://x", &["events/t"]);

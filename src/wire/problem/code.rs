@@ -1,7 +1,7 @@
 //! The table of problem codes (`docs/protocol.md#problem-codes`).
 
-/// Defines [`Code`], [`ALL`] and the facts of each code from one row a code.
-/// A row that lacks a column does not compile.
+/// Defines [`Code`], [`ALL`] and [`ROWS`] from one row per code. A row without
+/// a column does not compile.
 macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident: $status:literal, $retryable:ident, $committed:ident,
         $slug:literal, $title:literal;)*) => {
@@ -14,7 +14,7 @@ macro_rules! codes {
         /// All codes, in the order of their discriminants.
         pub const ALL: [Code; ROWS.len()] = [$(Code::$code),*];
 
-        /// The facts of each code, indexed by its discriminant.
+        /// The rows of the table, indexed by the discriminant of the code.
         const ROWS: &[Row] = &[$(Row {
             status: $status,
             retryable: codes!(@bool $retryable),
@@ -27,7 +27,7 @@ macro_rules! codes {
     (@bool no) => { false };
 }
 
-/// The facts of one code.
+/// The properties of one code.
 struct Row {
     status: u16,
     retryable: bool,
@@ -48,7 +48,7 @@ codes! {
     BadParameter: 400, no, no, "bad-parameter", "Invalid parameter";
     /// A resource id or an event type breaks the rules for names.
     BadName: 400, no, no, "bad-name", "Invalid name";
-    /// The body is JSON, but not of the form that the path accepts.
+    /// The body is JSON, but the path does not accept its members or its type.
     BadBody: 400, no, no, "bad-body", "Invalid body";
     /// There is no valid credential.
     Unauthorized: 401, no, no, "unauthorized", "Credential missing or not valid";
@@ -96,7 +96,7 @@ codes! {
     NotImplemented: 501, no, no, "not-implemented", "Not implemented";
     /// A limit for all clients together is reached.
     Overloaded: 503, yes, no, "overloaded", "Overloaded";
-    /// The gateway is about to stop and accepts no new work.
+    /// The gateway drains before it stops. It accepts no new requests.
     Draining: 503, yes, no, "draining", "Draining";
     /// The store cannot be written, or did not answer in time.
     Unavailable: 503, yes, yes, "unavailable", "Store unavailable";
@@ -121,7 +121,7 @@ impl Code {
         self.row().status
     }
 
-    /// Returns the last segment of the problem's `type`. Programs compare it.
+    /// Returns the last segment of the member `type`. Clients compare this text.
     pub fn slug(self) -> &'static str {
         self.row().slug
     }
@@ -132,8 +132,8 @@ impl Code {
         self.row().title
     }
 
-    /// Returns whether the same request can succeed later without a change by
-    /// the client. The cause ends with time or by an action of the operator.
+    /// Returns whether a client can repeat the request unchanged, because the cause
+    /// is temporary or the operator can remove it.
     pub fn retryable(self) -> bool {
         self.row().retryable
     }

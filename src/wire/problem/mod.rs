@@ -28,7 +28,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Returns a problem. `detail` tells a person what is wrong and what to do.
+    /// Returns a problem. `detail` states the error and the remedy for a person.
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
         Problem { code, detail: detail.into(), members: Vec::new() }
     }
@@ -60,7 +60,7 @@ impl Problem {
         self.code.status()
     }
 
-    /// Returns the text for a person.
+    /// Returns the member `detail`: the error and the remedy for a person.
     pub fn detail(&self) -> &str {
         &self.detail
     }

@@ -13,7 +13,7 @@ const USES: [(&str, &str); 15] = [
     (
         "cli",
         "bytes clap clap_complete clap_mangen http_body_util hyper hyper_util \
-         indicatif serde serde_json tokio tracing tracing_subscriber",
+         indicatif percent_encoding serde serde_json tokio tracing tracing_subscriber",
     ),
     ("config", "strsim toml"),
     (

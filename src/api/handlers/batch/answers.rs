@@ -20,8 +20,8 @@ const FRAME_BYTES: usize = 64 * 1024;
 
 struct Shared {
     state: Mutex<State>,
-    /// Notified when the client has read something.
-    room: Notify,
+    /// Notified when the client has read bytes.
+    space: Notify,
 }
 
 #[derive(Default)]
@@ -29,21 +29,21 @@ struct State {
     unread: BytesMut,
     end: Option<Result<(), BodyAborted>>,
     reader: Option<Waker>,
-    gone: bool,
+    is_closed: bool,
 }
 
-/// The reading end: the answers for the client. Dropping it ends the writing task.
+/// The reading end of the buffer. A drop ends the task of the batch.
 pub struct Answers {
     shared: Arc<Shared>,
-    writing: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
-/// The body of a batch's response. The request counts as in flight until the
-/// client has read all answers.
+/// The body of the response to a batch. The request counts as in flight until the client has
+/// read all answers.
 pub struct BatchBody {
     /// The answers.
     pub answers: Answers,
-    /// Counts the request.
+    /// Counts the request as in flight.
     pub _in_flight: InFlightGuard,
 }
 
@@ -53,20 +53,20 @@ impl StepSource for BatchBody {
     }
 }
 
-/// The writing end.
+/// The writing end of the buffer.
 pub struct Sender {
     shared: Arc<Shared>,
     bytes_max: usize,
     stall_timeout: Duration,
 }
 
-/// The client has disconnected, or has read nothing for too long.
+/// The error of [`Sender::send`]: the client has disconnected, or has read nothing for too long.
 #[derive(Debug)]
 pub struct Stopped;
 
-/// Starts `write` in a task of `tasks`, and returns its answers. The task ends with the
-/// body. The buffer keeps up to `bytes_max` unread bytes. If the client reads nothing for
-/// `stall_timeout`, the body is aborted.
+/// Starts `write` in a task of `tasks`, and returns the reading end of its answers. The task
+/// ends when the reading end is dropped. The buffer holds up to `bytes_max` unread bytes. If the
+/// client reads nothing for `stall_timeout`, the body is aborted.
 pub fn answers<F>(
     tasks: &TaskTracker,
     bytes_max: usize,
@@ -76,9 +76,9 @@ pub fn answers<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let shared = Arc::new(Shared { state: Mutex::new(State::default()), room: Notify::new() });
+    let shared = Arc::new(Shared { state: Mutex::new(State::default()), space: Notify::new() });
     let sender = Sender { shared: Arc::clone(&shared), bytes_max, stall_timeout };
-    Answers { shared, writing: tasks.spawn(write(sender)) }
+    Answers { shared, task: tasks.spawn(write(sender)) }
 }
 
 impl Sender {
@@ -93,7 +93,7 @@ impl Sender {
         loop {
             let before = {
                 let mut state = self.shared.state.lock();
-                if state.gone {
+                if state.is_closed {
                     return Err(Stopped);
                 }
                 let unread = state.unread.len();
@@ -104,11 +104,13 @@ impl Sender {
                 }
                 unread
             };
-            let waited = timeout(self.stall_timeout, self.shared.room.notified()).await;
+            let waited = timeout(self.stall_timeout, self.shared.space.notified()).await;
             let mut state = self.shared.state.lock();
             if waited.is_err() && state.unread.len() >= before {
                 state.unread.clear();
-                state.end = Some(Err(BodyAborted("its answers were not read".to_owned())));
+                state.end = Some(Err(BodyAborted(
+                    "the client did not read the answers in time".to_owned(),
+                )));
                 wake(&mut state);
                 return Err(Stopped);
             }
@@ -122,7 +124,7 @@ impl Drop for Sender {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         let end = if std::thread::panicking() {
-            Err(BodyAborted("the batch failed".to_owned()))
+            Err(BodyAborted("the task of the batch panicked".to_owned()))
         } else {
             Ok(())
         };
@@ -143,7 +145,7 @@ impl Answers {
         if !state.unread.is_empty() {
             let length = state.unread.len().min(FRAME_BYTES);
             let bytes = state.unread.split_to(length).freeze();
-            self.shared.room.notify_one();
+            self.shared.space.notify_one();
             return Poll::Ready(Some(Ok(bytes)));
         }
         match &mut state.end {
@@ -153,8 +155,8 @@ impl Answers {
             }
             Some(Ok(())) => Poll::Ready(None),
             Some(end) => {
-                let cut = std::mem::replace(end, Ok(()));
-                Poll::Ready(cut.err().map(Err))
+                let aborted = std::mem::replace(end, Ok(()));
+                Poll::Ready(aborted.err().map(Err))
             }
         }
     }
@@ -162,8 +164,8 @@ impl Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        self.shared.state.lock().gone = true;
-        self.writing.abort();
+        self.shared.state.lock().is_closed = true;
+        self.task.abort();
     }
 }
 
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_is_read_in_order_and_ends() {
+    async fn answers_are_read_in_the_order_in_which_they_were_sent() {
         let mut answers =
             answers(&TaskTracker::new(), 4, Duration::from_secs(5), |sender| async move {
                 for text in ["abc", "def", "a long one"] {
@@ -191,12 +193,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_is_cut() {
-        let (told, stopped) = tokio::sync::oneshot::channel();
+    async fn the_body_is_aborted_if_the_client_does_not_read() {
+        let (result, stopped) = tokio::sync::oneshot::channel();
         let mut answers =
             answers(&TaskTracker::new(), 4, Duration::from_millis(20), |sender| async move {
                 sender.send(b"abcd").await.unwrap();
-                told.send(sender.send(b"e").await.is_err()).unwrap();
+                result.send(sender.send(b"e").await.is_err()).unwrap();
             });
         assert!(stopped.await.unwrap());
         assert!(read(&mut answers).await.unwrap().is_err());

@@ -12,20 +12,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
 use answers::{BatchBody, Sender, Stopped, answers};
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
 use crate::api::authorize::{Action, Permit, Target, authorize};
-use crate::api::context::{Caller, RequestContext};
-use crate::api::handlers::write::{creation, parse, publication};
+use crate::api::context::Caller;
+use crate::api::handlers::write::{WriteRequest, creation, publication};
 use crate::api::request::{body_reader::BodyReader, idempotency};
 use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
+use crate::wire::json::Json;
 use crate::wire::lines::{Line, Lines};
 use crate::wire::problem::Problem;
 
@@ -48,13 +48,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 ///
 /// # Cancel safety
 /// Safe until the response is returned.
-pub async fn batch(
-    api: &Arc<Api>,
-    context: &RequestContext,
-    _permit: Permit,
-    body: Incoming,
-    log: &Arc<Log>,
-) -> Result<Response<Body>, Problem> {
+pub async fn batch(request: WriteRequest<'_>, log: &Arc<Log>) -> Result<Response<Body>, Problem> {
+    let WriteRequest { api, context, body, .. } = request;
     let headers = &context.head.headers;
     if idempotency::header(headers)?.is_some() {
         return Err(problem::header("Idempotency-Key applies to one write; omit it for a batch"));
@@ -66,8 +61,8 @@ pub async fn batch(
     }
     // A client with `Expect: 100-continue` waits for 100 before it sends; the first read
     // makes hyper send it ahead of the response.
-    let mut intake = BodyReader::new(&api.settings, &api.metrics, body);
-    let first = if headers.contains_key(EXPECT) { intake.next().await? } else { None };
+    let mut body = BodyReader::new(&api.settings, &api.metrics, body);
+    let first = if headers.contains_key(EXPECT) { body.next().await? } else { None };
     let minimal = prefers_minimal(headers);
     let settings = &api.settings;
     let (bytes_max, stall_timeout) = (settings.batch_answer_bytes, settings.stall_timeout);
@@ -76,16 +71,16 @@ pub async fn batch(
             api: Arc::clone(api),
             log: Arc::clone(log),
             path: context.head.uri.path().to_owned(),
-            intake,
-            flow: context.connection.flow.clone(),
+            body,
+            send_tracker: context.connection.flow.clone(),
             lines: Lines::new(settings.body_bytes_max),
             sender,
             caller: context.caller,
             allowance: 0,
             minimal,
             ended: false,
-            open: Group::default(),
-            under_way: VecDeque::new(),
+            filling: Group::default(),
+            in_progress: VecDeque::new(),
             written: 0,
             failed: 0,
         };
@@ -96,7 +91,7 @@ pub async fn batch(
         }
     });
     let body = BatchBody { answers, _in_flight: InFlightGuard::new(api) };
-    let mut response = response::form(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
+    let mut response = response::new(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -138,14 +133,14 @@ impl Group {
         self.lines.push((line, None));
     }
 
-    /// Takes the first lines out, up to and including the last of `count` writes.
+    /// Removes and returns the first `count` writes with their lines.
     fn split(&mut self, count: usize) -> Group {
         if count >= self.writes.len() {
             return std::mem::take(self);
         }
         let writes = self.writes.drain(..count).collect();
         let mut left = count;
-        let behind = self.lines.iter().position(|(_, problem)| match problem {
+        let end = self.lines.iter().position(|(_, problem)| match problem {
             Some(_) => false,
             None if left == 0 => true,
             None => {
@@ -153,14 +148,14 @@ impl Group {
                 false
             }
         });
-        let lines = self.lines.drain(..behind.unwrap_or(0)).collect();
-        // The bytes stay counted in this group, which only fills it earlier.
+        let lines = self.lines.drain(..end.unwrap_or(0)).collect();
+        // This group still counts the bytes, so it is full earlier. That does no harm.
         Group { writes, lines, bytes: 0 }
     }
 }
 
 /// A group that is queued in the log.
-struct UnderWay {
+struct QueuedGroup {
     lines: Vec<(u64, Option<Problem>)>,
     appended: Pin<Box<dyn Future<Output = Appended> + Send>>,
 }
@@ -170,9 +165,9 @@ struct Run {
     api: Arc<Api>,
     log: Arc<Log>,
     path: String,
-    intake: BodyReader,
+    body: BodyReader,
     /// The send tracker of the HTTP/2 stream.
-    flow: Option<Arc<H2SendTracker>>,
+    send_tracker: Option<Arc<H2SendTracker>>,
     lines: Lines,
     sender: Sender,
     /// The caller of the batch.
@@ -181,8 +176,10 @@ struct Run {
     allowance: u32,
     minimal: bool,
     ended: bool,
-    open: Group,
-    under_way: VecDeque<UnderWay>,
+    /// The group that is being filled.
+    filling: Group,
+    /// The groups that are queued in the log.
+    in_progress: VecDeque<QueuedGroup>,
     written: u64,
     failed: u64,
 }
@@ -191,30 +188,31 @@ impl Run {
     async fn run(mut self) -> Result<(), Stopped> {
         loop {
             self.fill();
-            while self.may_start() && self.waits_for() == 0 {
-                self.start().await;
+            while self.can_queue() && self.missing_allowance() == 0 {
+                self.queue().await;
                 self.fill();
             }
-            if self.ended && self.open.lines.is_empty() && self.under_way.is_empty() {
+            if self.ended && self.filling.lines.is_empty() && self.in_progress.is_empty() {
                 break;
             }
-            let reading = !self.ended && !self.open.is_full();
-            let events = if self.may_start() { self.waits_for() } else { 0 };
+            let reads = !self.ended && !self.filling.is_full();
+            let events = if self.can_queue() { self.missing_allowance() } else { 0 };
             tokio::select! {
                 biased;
-                appended = front(&mut self.under_way), if !self.under_way.is_empty() => {
-                    // The answer may wait for the client to read.
-                    self.intake.hold();
-                    let group = self.under_way.pop_front().expect("its front was awaited");
+                appended = front(&mut self.in_progress), if !self.in_progress.is_empty() => {
+                    // The answer may wait until the client reads. The rate of the body is not
+                    // measured in this time.
+                    self.body.hold();
+                    let group = self.in_progress.pop_front().expect("its front was awaited");
                     self.answer(group.lines, appended).await?;
                 }
                 allowed = self.api.publish_in_time(self.caller.client, events), if events > 0 => {
-                    if !reading {
-                        self.intake.hold();
+                    if !reads {
+                        self.body.hold();
                     }
                     self.allowance += allowed;
                 }
-                read = self.intake.next(), if reading => self.take(read),
+                read = self.body.next(), if reads => self.handle(read),
             }
         }
         if self.minimal {
@@ -225,21 +223,21 @@ impl Run {
         Ok(())
     }
 
-    fn may_start(&self) -> bool {
-        !self.open.lines.is_empty() && self.under_way.len() < GROUPS_MAX
+    fn can_queue(&self) -> bool {
+        !self.filling.lines.is_empty() && self.in_progress.len() < GROUPS_MAX
     }
 
-    /// Returns the number of events of the open group that need an allowance. Returns zero
-    /// while some allowance is left, because a part of a group may start.
-    fn waits_for(&self) -> u32 {
-        if self.allowance > 0 { 0 } else { self.open.writes.len() as u32 }
+    /// Returns the number of events for which the group needs an allowance. Returns zero while
+    /// some allowance is left, because a part of a group may be queued.
+    fn missing_allowance(&self) -> u32 {
+        if self.allowance > 0 { 0 } else { self.filling.writes.len() as u32 }
     }
 
-    fn take(&mut self, read: Result<Option<Bytes>, Problem>) {
+    fn handle(&mut self, read: Result<Option<Bytes>, Problem>) {
         match read {
             Ok(Some(bytes)) => {
-                if let Some(flow) = &self.flow {
-                    flow.moved();
+                if let Some(tracker) = &self.send_tracker {
+                    tracker.moved();
                 }
                 self.feed(&bytes);
             }
@@ -249,25 +247,25 @@ impl Run {
                     self.add(&line);
                 }
             }
-            // The current line may be incomplete. It is not written, and the client gets
-            // the number of the line at which the batch broke off.
+            // The current line may be incomplete, so it is not written. The answer has the
+            // number of this line.
             Err(problem) => {
                 self.ended = true;
-                self.open.lines.push((self.lines.current(), Some(problem)));
+                self.filling.lines.push((self.lines.current(), Some(problem)));
             }
         }
     }
 
     fn feed(&mut self, bytes: &[u8]) {
         if let Some(end) = bytes.iter().rposition(|&byte| byte == b'\n') {
-            self.intake.begin_line(bytes.len() - end - 1);
+            self.body.begin_line(bytes.len() - end - 1);
         }
         self.lines.feed(bytes);
     }
 
-    /// Moves complete lines into the open group.
+    /// Moves complete lines into the group that is being filled.
     fn fill(&mut self) {
-        while !self.open.is_full() {
+        while !self.filling.is_full() {
             let Some(line) = self.lines.next_line() else { break };
             self.add(&line);
         }
@@ -277,8 +275,9 @@ impl Run {
         let write = match &line.bytes {
             None => Err(problem::too_large("the line", self.api.settings.body_bytes_max)),
             Some(bytes) => {
-                self.open.bytes += bytes.len();
-                parse(bytes)
+                self.filling.bytes += bytes.len();
+                Json::parse(bytes)
+                    .map_err(Problem::from)
                     .and_then(|json| match self.log.origin().kind {
                         LogKind::Collection { .. } => creation(self.log.origin(), &json),
                         LogKind::Topic => publication(&json),
@@ -287,8 +286,8 @@ impl Run {
             }
         };
         match write {
-            Ok((permit, write)) => self.open.push(permit, line.number, write),
-            Err(problem) => self.open.lines.push((line.number, Some(problem))),
+            Ok((permit, write)) => self.filling.push(permit, line.number, write),
+            Err(problem) => self.filling.lines.push((line.number, Some(problem))),
         }
     }
 
@@ -303,10 +302,10 @@ impl Run {
         authorize(&self.caller, action, target)
     }
 
-    /// Queues the open group in the log, as far as the allowance permits. Waits until the
-    /// log has queued the group, which keeps the order of the lines.
-    async fn start(&mut self) {
-        let Group { writes, lines, .. } = self.open.split(self.allowance as usize);
+    /// Queues in the log as many lines of the group as the allowance permits. Waits until they
+    /// are queued, which keeps the order of the lines.
+    async fn queue(&mut self) {
+        let Group { writes, lines, .. } = self.filling.split(self.allowance as usize);
         self.allowance -= writes.len() as u32;
         let appended: Pin<Box<dyn Future<Output = Appended> + Send>> = if writes.is_empty() {
             Box::pin(std::future::ready(Ok(Vec::new())))
@@ -314,7 +313,7 @@ impl Run {
             let queued = self.api.engine.queue(&self.log, writes).await;
             Box::pin(async move { queued?.answered().await })
         };
-        self.under_way.push_back(UnderWay { lines, appended });
+        self.in_progress.push_back(QueuedGroup { lines, appended });
     }
 
     async fn answer(
@@ -334,13 +333,13 @@ impl Run {
                 (None, Ok(results)) => results
                     .next()
                     .expect("an append returns one result per write")
-                    .map_err(|refusal| problem::refused(&refusal, self.log.origin())),
+                    .map_err(|rejection| problem::rejected(&rejection, self.log.origin())),
             };
             match outcome {
                 Ok(written) => {
                     self.written += 1;
                     if !self.minimal {
-                        self.done(&written, &mut out);
+                        self.append_success(&written, &mut out);
                     }
                 }
                 Err(problem) => {
@@ -356,7 +355,7 @@ impl Run {
         if out.is_empty() { Ok(()) } else { self.sender.send(&out).await }
     }
 
-    fn done(&self, written: &AppendOutcome, out: &mut Vec<u8>) {
+    fn append_success(&self, written: &AppendOutcome, out: &mut Vec<u8>) {
         use std::io::Write as _;
         let event = self.log.origin().id(written.offset);
         let line = match (&self.log.origin().kind, &written.subject) {
@@ -369,9 +368,9 @@ impl Run {
     }
 }
 
-/// Waits for the oldest group. Waits forever if there is none.
-async fn front(under_way: &mut VecDeque<UnderWay>) -> Appended {
-    match under_way.front_mut() {
+/// Waits for the result of the oldest group. Waits forever if there is no group.
+async fn front(groups: &mut VecDeque<QueuedGroup>) -> Appended {
+    match groups.front_mut() {
         Some(group) => group.appended.as_mut().await,
         None => std::future::pending().await,
     }

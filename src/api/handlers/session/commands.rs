@@ -10,10 +10,7 @@ use super::message::{Message, missing, wrong};
 use crate::api::answer::problem;
 use crate::api::authorize::{Action, Permit, Target, authorize};
 use crate::api::context::Caller;
-use crate::api::handlers::{
-    stream::{ResolvedStart, StreamTarget},
-    write::append,
-};
+use crate::api::handlers::{stream::StreamTarget, write::append};
 use crate::api::request::start::{StartPosition, StreamParams, chosen_overflow, parse_from};
 use crate::api::state::{Api, InFlightGuard};
 use crate::deliver::{CommandFuture, CommandHandler, CommandReply};
@@ -55,7 +52,7 @@ const COMMANDS: [(&str, Verb, [&[&str]; 2]); 6] = [
     ("ping", Verb::Ping, [&[], &[]]),
 ];
 
-/// Carries out the commands of a session.
+/// Executes the commands of a session.
 #[derive(Clone)]
 pub struct CommandDispatcher(Arc<State>);
 
@@ -66,15 +63,15 @@ struct State {
     caller: Caller,
     /// The target of the path; none on `/ws`.
     path: Option<StreamTarget>,
-    held: Mutex<Vec<ActiveSubscription>>,
+    subscriptions: Mutex<Vec<ActiveSubscription>>,
     bare: AtomicBool,
     /// Whether a command has arrived. The first command decides between the envelope and
     /// the bare format.
-    spoken: AtomicBool,
+    has_format: AtomicBool,
 }
 
-/// The result of a command that was carried out. It takes the permit, so that
-/// a command without authorization does not compile.
+/// The result of a command. The result includes the permit, so that a command without
+/// authorization does not compile.
 struct Done(Permit, Vec<CommandReply>);
 
 /// A subscription of the session, with its target.
@@ -100,8 +97,8 @@ impl ActiveSubscription {
 
 impl CommandHandler for CommandDispatcher {
     fn command(&mut self, text: String) -> CommandFuture {
-        let core = self.clone();
-        Box::pin(async move { core.react(&text).await })
+        let dispatcher = self.clone();
+        Box::pin(async move { dispatcher.execute(&text).await })
     }
 }
 
@@ -117,19 +114,20 @@ impl CommandDispatcher {
             subscriber,
             caller,
             path,
-            held: Mutex::default(),
+            subscriptions: Mutex::default(),
             bare: AtomicBool::new(false),
-            spoken: AtomicBool::new(false),
+            has_format: AtomicBool::new(false),
         }))
     }
 
-    pub(super) fn hold(&self, target: &StreamTarget, id: SubscriptionId) {
-        let mut held = self.0.held.lock();
-        if held.is_empty() {
+    /// Adds a subscription of the session.
+    pub(super) fn add(&self, target: &StreamTarget, id: SubscriptionId) {
+        let mut subscriptions = self.0.subscriptions.lock();
+        if subscriptions.is_empty() {
             // Most sessions have one subscription; a Vec starts with four.
-            held.reserve_exact(1);
+            subscriptions.reserve_exact(1);
         }
-        held.push(ActiveSubscription {
+        subscriptions.push(ActiveSubscription {
             log: target.log.id(),
             topic: target.topic.clone(),
             scope: target.scope.clone(),
@@ -137,25 +135,25 @@ impl CommandDispatcher {
         });
     }
 
-    async fn react(&self, text: &str) -> Vec<CommandReply> {
+    async fn execute(&self, text: &str) -> Vec<CommandReply> {
         let message = match Message::parse(text) {
             Ok(message) => message,
             Err((id, problem)) => return vec![CommandReply::Error(id, problem)],
         };
-        let mut said = Vec::new();
-        if !self.0.spoken.swap(true, Ordering::Relaxed) && message.bare {
+        let mut replies = Vec::new();
+        if !self.0.has_format.swap(true, Ordering::Relaxed) && message.bare {
             self.0.bare.store(true, Ordering::Relaxed);
-            said.push(CommandReply::Bare);
+            replies.push(CommandReply::Bare);
         }
         let id = message.id.clone();
-        match self.carry_out(&message).await {
-            Ok(Done(_, more)) => said.extend(more),
-            Err(problem) => said.push(CommandReply::Error(id, problem)),
+        match self.dispatch(&message).await {
+            Ok(Done(_, more)) => replies.extend(more),
+            Err(problem) => replies.push(CommandReply::Error(id, problem)),
         }
-        said
+        replies
     }
 
-    async fn carry_out(&self, message: &Message) -> Result<Done, Problem> {
+    async fn dispatch(&self, message: &Message) -> Result<Done, Problem> {
         let known = COMMANDS.iter().find(|(name, ..)| *name == message.command);
         let Some((_, verb, fields)) = known else {
             let (other, known) = (&message.command, COMMANDS.map(|(name, ..)| name).join(", "));
@@ -204,7 +202,7 @@ impl CommandDispatcher {
         let scope = scope.transpose()?;
         let (log, topic, types, overflow) = match (topic, collection, &self.0.path) {
             (Some(_), Some(_), _) => {
-                return Err(wrong("topic", "left out where a collection is named"));
+                return Err(wrong("topic", "omitted if the field \"collection\" is present"));
             }
             (Some(name), None, _) => {
                 let topic = catalog.topic(&name)?;
@@ -226,25 +224,25 @@ impl CommandDispatcher {
             }
         };
         let filter = Filter::shared(types, Vec::new());
-        Ok(StreamTarget { log, topic, scope, filter, overflow, asked: StreamParams::default() })
+        Ok(StreamTarget { log, topic, scope, filter, overflow, params: StreamParams::default() })
     }
 
     async fn status(&self, message: &Message) -> Result<Done, Problem> {
         let (target, permit) = self.authorized(message, Action::Read)?;
         let LogKind::Collection(names) = &target.log.origin().kind else {
-            return Err(wrong("topic", "left out: a topic has no resources"));
+            return Err(wrong("topic", "omitted: a topic has no resources"));
         };
         let id = target.scope.ok_or_else(|| missing("resource", "name the resource"))?;
-        let state = target.log.resource(&id).await.map_err(|error| problem::unavailable(&error))?;
-        let state = state.ok_or_else(|| problem::not_found("the resource does not exist"))?;
+        let found = target.log.resource(&id).await.map_err(|error| problem::unavailable(&error))?;
+        let found = found.ok_or_else(|| problem::not_found("the resource does not exist"))?;
         let mut name = Vec::new();
         json::quote(id.as_str(), &mut name);
-        let mut document = Vec::with_capacity(state.document.len() + 64);
-        json::with_first(&state.document, &names.key, &name, &["id"], &mut document);
+        let mut document = Vec::with_capacity(found.document.len() + 64);
+        json::with_first(&found.document, &names.key, &name, &["id"], &mut document);
         if self.0.bare.load(Ordering::Relaxed) {
             return Ok(Done(permit, vec![CommandReply::Status(document.into())]));
         }
-        let revision = target.log.origin().id(state.revision);
+        let revision = target.log.origin().id(found.revision);
         let mut data =
             format!(r#"{{"command":"get-status","id":"{revision}","data":"#).into_bytes();
         data.extend_from_slice(&document);
@@ -263,9 +261,8 @@ impl CommandDispatcher {
         }
         if !types.is_empty() {
             let narrowed = target.filter.with_types(types);
-            target.filter = Arc::new(
-                narrowed.ok_or_else(|| wrong("types", "among those that the view shows"))?,
-            );
+            target.filter =
+                Arc::new(narrowed.ok_or_else(|| wrong("types", "event types of the view"))?);
         }
         let from = message.text("from")?.map(|text| parse_from(&text)).transpose()?;
         let on_gap = on_gap(message)?;
@@ -275,66 +272,62 @@ impl CommandDispatcher {
             target.overflow = chosen.map_err(|all| wrong("overflow", &all))?;
         }
         let resumed = matches!(from, Some(StartPosition::After(_)));
-        target.asked = StreamParams { from, resumed, on_gap, batch_size: None };
+        target.params = StreamParams { from, resumed, on_gap, batch_size: None };
         let window = message.count("window")?;
         let snapshot = message.flag("snapshot")?.unwrap_or(false);
         if snapshot && matches!(target.log.origin().kind, LogKind::Topic) {
-            return Err(wrong("snapshot", "left out: a topic has no resources"));
+            return Err(wrong("snapshot", "omitted: a topic has no resources"));
         }
         if snapshot && from.is_some() && !resumed {
-            return Err(wrong("from", "an event id, or left out, where a snapshot is asked for"));
+            return Err(wrong("from", "an event id, or omitted, if \"snapshot\" is true"));
         }
-        if self.0.held.lock().iter().any(|held| held.overlaps(&target)) {
+        let (overlaps, count) = {
+            let subscriptions = self.0.subscriptions.lock();
+            (subscriptions.iter().any(|other| other.overlaps(&target)), subscriptions.len())
+        };
+        if overlaps {
             return Err(Problem::new(
                 Code::OverlappingSubscription,
                 "a subscription of this socket overlaps with this target; unsubscribe first",
             ));
         }
-        if self.0.held.lock().len() >= SUBSCRIPTIONS_MAX {
+        if count >= SUBSCRIPTIONS_MAX {
             let detail = format!(
                 "a socket has at most {SUBSCRIPTIONS_MAX} subscriptions; open another socket"
             );
             return Err(Problem::new(Code::TooManyRequests, detail));
         }
-        let beginning = if snapshot && !resumed {
-            ResolvedStart { start: None, gap: None, snapshot: true, returned: None }
-        } else {
-            target.beginning().await?
-        };
-        let form = if self.0.bare.load(Ordering::Relaxed) {
+        let start = target.resolve_start(snapshot).await?;
+        let format = if self.0.bare.load(Ordering::Relaxed) {
             WireFormat::Bare
         } else {
             WireFormat::Envelope
         };
-        let interest = target.interest(form, window, &beginning);
-        let (id, start) = self.0.subscriber.subscribe(&target.log, interest, beginning.start);
-        self.hold(&target, id);
-        let cursor = beginning.returned.unwrap_or_else(|| target.log.origin().id(start));
-        // With a position before the snapshot, a client that resumes would skip the
-        // snapshot.
-        let data = if beginning.snapshot {
-            r#"{"command":"subscribe","cursor":null}"#.to_owned()
-        } else {
-            format!(r#"{{"command":"subscribe","cursor":"{cursor}"}}"#)
+        let (id, cursor) = target.subscribe(&self.0.subscriber, format, window, &start);
+        self.add(&target, id);
+        let data = match cursor {
+            None => r#"{"command":"subscribe","cursor":null}"#.to_owned(),
+            Some(cursor) => format!(r#"{{"command":"subscribe","cursor":"{cursor}"}}"#),
         };
-        let mut said = vec![respond(message, data.into_bytes())];
-        said.extend(beginning.gap.map(|gap| CommandReply::Gap(gap, id)));
-        Ok(Done(permit, said))
+        let mut replies = vec![respond(message, data.into_bytes())];
+        replies.extend(start.gap.map(|gap| CommandReply::Gap(gap, id)));
+        Ok(Done(permit, replies))
     }
 
     /// Returns the subscription that a command names.
     fn find(&self, message: &Message) -> Result<(ActiveSubscription, Permit), Problem> {
         let (target, permit) = self.authorized(message, Action::Session)?;
-        let held = self.0.held.lock().iter().find(|held| held.is(&target)).cloned();
-        let held = held.ok_or_else(|| {
+        let subscriptions = self.0.subscriptions.lock();
+        let found = subscriptions.iter().find(|subscription| subscription.is(&target)).cloned();
+        let found = found.ok_or_else(|| {
             problem::not_found("this socket has no subscription to the target; subscribe first")
         });
-        Ok((held?, permit))
+        Ok((found?, permit))
     }
 
     fn unsubscribe(&self, message: &Message) -> Result<Done, Problem> {
         let (found, permit) = self.find(message)?;
-        self.0.held.lock().retain(|held| held.id != found.id);
+        self.0.subscriptions.lock().retain(|other| other.id != found.id);
         self.0.subscriber.unsubscribe(found.id);
         Ok(Done(permit, vec![respond(message, br#"{"command":"unsubscribe"}"#.to_vec())]))
     }
@@ -344,7 +337,7 @@ impl CommandDispatcher {
             message.count("n")?.ok_or_else(|| missing("n", "give the number of further events"))?;
         let (found, permit) = self.find(message)?;
         if !self.0.subscriber.request(found.id, n) {
-            return Err(wrong("n", "left out: the subscription has no window"));
+            return Err(wrong("n", "omitted: the subscription has no window"));
         }
         Ok(Done(
             permit,
@@ -354,19 +347,19 @@ impl CommandDispatcher {
 
     async fn publish(&self, message: &Message) -> Result<Done, Problem> {
         let (target, permit) = self.authorized(message, Action::Publish)?;
-        let kind =
+        let event_type =
             message.text("type")?.ok_or_else(|| missing("type", "name the type of the event"))?;
-        let kind =
-            EventType::new(&kind).map_err(|why| problem::bad_name("the field \"type\"", why))?;
+        let event_type = EventType::new(&event_type)
+            .map_err(|why| problem::bad_name("the field \"type\"", why))?;
         let data =
             message.raw("data").ok_or_else(|| missing("data", "give the data of the event"))?;
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
         let merge = message.flag("merge")?;
         if merge.is_some() && matches!(target.log.origin().kind, LogKind::Topic) {
-            return Err(wrong("merge", "left out: a topic has no resources"));
+            return Err(wrong("merge", "omitted: a topic has no resources"));
         }
-        let write = write(&target, kind, data, merge.unwrap_or(true))?;
-        let _unanswered = InFlightGuard::new(&self.0.api);
+        let write = write(&target, event_type, data, merge.unwrap_or(true))?;
+        let _in_flight = InFlightGuard::new(&self.0.api);
         let api = self.0.api.newest();
         let written = append(&api, &self.0.caller, &permit, &target.log, write).await?;
         let origin = target.log.origin();
@@ -391,19 +384,19 @@ fn on_gap(message: &Message) -> Result<OnGap, Problem> {
 /// Returns the write of a `publish`.
 fn write(
     target: &StreamTarget,
-    kind: EventType,
+    event_type: EventType,
     data: Json,
     merge: bool,
 ) -> Result<Write, Problem> {
     let log: &Log = &target.log;
     match (&log.origin().kind, &target.scope, &target.topic) {
-        (LogKind::Topic, subject, _) => Ok(Write::publish(subject.clone(), kind, data)),
+        (LogKind::Topic, subject, _) => Ok(Write::publish(subject.clone(), event_type, data)),
         (LogKind::Collection { .. }, _, Some(_)) => Err(Problem::new(
             Code::MethodNotAllowed,
             "the topic is a view; publish to its collection",
         )),
         (LogKind::Collection { .. }, Some(id), None) => {
-            Write::event(log.origin(), id.clone(), kind, &data, merge)
+            Write::event(log.origin(), id.clone(), event_type, &data, merge)
                 .map_err(|bad| problem::bad_write(&bad))
         }
         (LogKind::Collection { .. }, None, None) => {
@@ -432,7 +425,7 @@ mod tests {
         let subscriber = api.hub.join(Protocol::WebSocket, &api.rings, 0).unwrap();
         let client = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), via_proxy: false };
         let caller = Caller::anonymous(client);
-        let core = CommandDispatcher::new(api.clone(), subscriber, caller, None);
+        let dispatcher = CommandDispatcher::new(api.clone(), subscriber, caller, None);
         for (name, ..) in COMMANDS {
             let (fields, action, target) = match name {
                 "get-status" => {
@@ -445,7 +438,7 @@ mod tests {
                 "ping" => ("", Action::Session, "gateway"),
                 other => panic!("add the command {other} to this test"),
             };
-            core.react(&format!(r#"{{"command":"{name}"{fields}}}"#)).await;
+            dispatcher.execute(&format!(r#"{{"command":"{name}"{fields}}}"#)).await;
             assert_eq!(CALLS.take(), [(action, target.to_owned())], "{name}");
         }
     }

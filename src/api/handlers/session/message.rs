@@ -9,15 +9,15 @@ use crate::wire::problem::{Code, Problem};
 pub struct Message {
     /// The id of the command as JSON text. The response repeats it.
     pub id: Option<Bytes>,
-    /// Whether the message has no envelope.
+    /// Whether the message is bare: it has no envelope.
     pub bare: bool,
     /// The name of the command.
     pub command: String,
     fields: Json,
 }
 
-/// The id of a message, if it had one, and its problem.
-pub type Wrong = (Option<Bytes>, Problem);
+/// The problem of a malformed message, and the id of the message if it has one.
+pub type MalformedMessage = (Option<Bytes>, Problem);
 
 /// The largest id that a response repeats, in bytes of JSON text.
 const ID_BYTES_MAX: usize = 256;
@@ -27,8 +27,8 @@ impl Message {
     /// bare `{"command",…}`.
     ///
     /// # Errors
-    /// The problem of a malformed message, with the id of the message if it had one.
-    pub fn parse(text: &str) -> Result<Message, Wrong> {
+    /// The problem of a malformed message.
+    pub fn parse(text: &str) -> Result<Message, MalformedMessage> {
         let whole = Json::parse(text.as_bytes()).map_err(|bad| (None, bad.into()))?;
         if !whole.is_object() {
             return Err((None, Problem::new(Code::BadBody, "a message must be a JSON object")));
@@ -41,15 +41,14 @@ impl Message {
             return Ok(Message { id, bare: true, command, fields: whole });
         }
         let parse = || {
-            let kind = json::member(whole.as_bytes(), "type");
-            let why = "\"command\", as all of a client's messages are";
-            let kind = kind.ok_or_else(|| missing("type", &format!("it is {why}")))?;
-            if json::string(kind).as_deref() != Some("command") {
-                return Err(wrong("type", why));
+            let message_type = json::member(whole.as_bytes(), "type");
+            let message_type = message_type.ok_or_else(|| missing("type", "send \"command\""))?;
+            if json::string(message_type).as_deref() != Some("command") {
+                return Err(wrong("type", "\"command\""));
             }
             let data = json::member(whole.as_bytes(), "data")
                 .filter(|data| data.first() == Some(&b'{'))
-                .ok_or_else(|| missing("data", "it is an object with the command"))?;
+                .ok_or_else(|| missing("data", "send an object with the command"))?;
             let fields = Json::from_trusted(Bytes::copy_from_slice(data));
             Ok((command(&fields)?, fields))
         };

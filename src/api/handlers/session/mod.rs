@@ -25,15 +25,15 @@ use commands::CommandDispatcher;
 /// The subprotocol that a browser may name beside its token.
 const SUBPROTOCOL: &str = "streamgate.v1";
 
-/// Takes the caller's connection over for a session; `target` is what its path
-/// names, none on `/ws`.
+/// Returns the response to a WebSocket handshake. After the response, a session takes the
+/// connection over. `target` is the target of the path; `None` on `/ws`.
 ///
 /// # Errors
-/// When the request is no WebSocket handshake (RFC 6455 §4.2), comes from
-/// another site's page, or cannot begin where it asks to.
+/// 426 for a request that is not a WebSocket handshake (RFC 6455 §4.2), 403 for a page of
+/// another origin, and the errors of [`StreamTarget::resolve_start`].
 ///
 /// # Cancel safety
-/// Safe until the answer is given.
+/// Safe until the response is returned.
 pub async fn upgrade(
     api: &Arc<Api>,
     context: RequestContext,
@@ -49,15 +49,21 @@ pub async fn upgrade(
             .headers_mut()
             .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    let beginning = match &target {
-        Some(target) => Some(target.beginning().await?),
+    let stream = match target {
+        Some(target) => {
+            let start = target.resolve_start(false).await?;
+            Some((target, start))
+        }
         None => None,
     };
     let Some(slot) = connection.takeover else {
-        return Err(Problem::new(Code::UpgradeRequired, "this connection takes no WebSocket"));
+        return Err(Problem::new(
+            Code::UpgradeRequired,
+            "this connection cannot become a WebSocket; use HTTP/1.1 or an HTTP/2 extended CONNECT",
+        ));
     };
     let admitted = api.admit(Protocol::WebSocket, caller.client)?;
-    let (source, commands) = begin(api, admitted, caller, target, beginning);
+    let (source, commands) = begin(api, admitted, caller, stream);
     let api = api.clone();
     let spawn: SpawnSession = Box::new(move |transport, source, early, open| {
         let session = Session::new(transport, source, commands, &api.deliver, early, Some(open));
@@ -67,39 +73,44 @@ pub async fn upgrade(
     Ok(response)
 }
 
-/// The answer to a handshake: 101, or 200 on HTTP/2 (RFC 8441 §5).
+/// Returns the response to a handshake: 101 on HTTP/1.1, 200 on HTTP/2 (RFC 8441 §5).
 fn accept(request: &Request<()>) -> Result<Response<Body>, Problem> {
-    let refused =
-        |why: &str| Problem::new(Code::UpgradeRequired, format!("this path is a WebSocket: {why}"));
+    let reject = |why: &str| {
+        Err(Problem::new(Code::UpgradeRequired, format!("this path is a WebSocket: {why}")))
+    };
     if *request.method() == Method::CONNECT {
         let version = request.headers().get(SEC_WEBSOCKET_VERSION);
-        let is_known = version.is_some_and(|version| version == "13");
-        let why = "Sec-WebSocket-Version must be 13";
-        return if is_known { Ok(response::empty(200)) } else { Err(refused(why)) };
+        return if version.is_some_and(|version| version == "13") {
+            Ok(response::empty(200))
+        } else {
+            reject("Sec-WebSocket-Version must be 13")
+        };
     }
     if request.version() == Version::HTTP_2 {
-        return Err(refused("on HTTP/2 it is asked for by an extended CONNECT (RFC 8441)"));
+        return reject("on HTTP/2, send an extended CONNECT request (RFC 8441)");
     }
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    let accepted = create_response(&copy).map_err(|why| refused(&why.to_string()))?;
-    Ok(accepted.map(|()| Body::Empty))
+    match create_response(request) {
+        Ok(response) => Ok(response.map(|()| Body::Empty)),
+        Err(why) => reject(&why.to_string()),
+    }
 }
 
-/// A page of another site must not speak to a gateway that trusts its
-/// network: browsers send such a page's `Origin`, and no other client does.
+/// Checks that a page of a browser has the origin of the gateway. A page of another site
+/// must not control a gateway that trusts its network. Browsers send the `Origin` of the
+/// page; a request without `Origin` is not from a browser.
 fn check_origin(request: &Request<()>) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
-    let asked = request.uri().authority().cloned().or_else(|| {
+    let authority = request.uri().authority().cloned().or_else(|| {
         request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok())
     });
     let page = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
     let page = page.as_ref().and_then(Uri::authority);
-    match (page, asked) {
-        (Some(page), Some(asked)) if *page == asked => Ok(()),
-        _ => Err(Problem::new(Code::Forbidden, "the page's origin is not this gateway")),
+    match (page, authority) {
+        (Some(page), Some(authority)) if *page == authority => Ok(()),
+        _ => Err(Problem::new(
+            Code::Forbidden,
+            "the Origin of the page is not this gateway; open the page from this gateway, or send no Origin",
+        )),
     }
 }
 
@@ -113,35 +124,33 @@ fn offers_subprotocol(request: &Request<()>) -> bool {
         .any(|name| name.trim() == SUBPROTOCOL)
 }
 
-/// Subscribes to what the path names. A start that was asked for is answered
-/// with an opening; otherwise nothing is said before the client speaks or an
-/// event comes (`docs/protocol.md#websocket`).
+/// Makes a session, subscribed to the target of the path. A client that chose a start
+/// receives an open message. Otherwise the first message is an event or the response to a
+/// command (`docs/protocol.md#websocket`).
 fn begin(
     api: &Arc<Api>,
     admitted: Admitted,
     caller: Caller,
-    target: Option<StreamTarget>,
-    beginning: Option<ResolvedStart>,
+    stream: Option<(StreamTarget, ResolvedStart)>,
 ) -> (StreamSource, CommandDispatcher) {
     let Admitted { subscriber, share } = admitted;
     let (deliver, metrics) = (api.deliver.clone(), api.metrics.clone());
     let mut source =
         StreamSource::new(subscriber.clone(), deliver, metrics, WireFormat::Envelope, None);
     source.keep_guard(share);
-    let core = CommandDispatcher::new(api.clone(), subscriber.clone(), caller, target.clone());
-    if let (Some(target), Some(beginning)) = (target, beginning) {
-        let interest = target.interest(WireFormat::Envelope, None, &beginning);
-        let (id, start) = subscriber.subscribe(&target.log, interest, beginning.start);
-        core.hold(&target, id);
-        if target.asked.from.is_some() {
-            let cursor = beginning.returned.unwrap_or_else(|| target.log.origin().id(start));
-            let frame = source.messages().open((!beginning.snapshot).then_some(cursor));
+    let path = stream.as_ref().map(|(target, _)| target.clone());
+    let commands = CommandDispatcher::new(api.clone(), subscriber.clone(), caller, path);
+    if let Some((target, start)) = stream {
+        let (id, cursor) = target.subscribe(&subscriber, WireFormat::Envelope, None, &start);
+        commands.add(&target, id);
+        if target.params.from.is_some() {
+            let frame = source.messages().open(cursor);
             source.queue_frame(frame);
         }
-        if let (Some(gap), Some(reading)) = (beginning.gap, subscriber.read_request(id)) {
-            let frame = source.messages().gap_of(&gap, &reading);
+        if let (Some(gap), Some(request)) = (start.gap, subscriber.read_request(id)) {
+            let frame = source.messages().gap_of(&gap, &request);
             source.queue_frame(frame);
         }
     }
-    (source, core)
+    (source, commands)
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What is sent, the status, and the problem's code.
+/// The request line, the header fields, the body, the expected status and problem code.
 type Case<'a> = (&'a str, &'a str, &'a str, u16, &'a str);
 
 async fn check(gateway: &Gateway, cases: &[Case<'_>]) {
@@ -16,11 +16,11 @@ async fn check(gateway: &Gateway, cases: &[Case<'_>]) {
         assert_eq!(problem["instance"], target.split('?').next().unwrap());
     }
     let now = ["orders", "news"].map(|log| gateway.head(log));
-    assert_eq!(now, heads, "a refused write wrote nothing");
+    assert_eq!(now, heads, "a rejected write writes nothing");
 }
 
 #[tokio::test]
-async fn paths_that_name_nothing() {
+async fn unknown_and_invalid_paths_are_rejected() {
     let gateway = Gateway::start().await;
     let long = format!("GET /orders/{}", "x".repeat(129));
     check(
@@ -78,7 +78,7 @@ async fn an_unknown_name_is_answered_with_the_nearest_known_name() {
 }
 
 #[tokio::test]
-async fn methods_that_a_path_does_not_take() {
+async fn a_method_that_a_path_does_not_allow_is_405() {
     let gateway = Gateway::start().await;
     for (line, allow) in [
         ("DELETE /orders", "GET, HEAD, POST, OPTIONS"),
@@ -104,7 +104,7 @@ async fn methods_that_a_path_does_not_take() {
 }
 
 #[tokio::test]
-async fn parameters_that_would_do_nothing() {
+async fn parameters_that_do_not_apply_are_rejected() {
     const PAGE: &str = "accept: application/json\r\n";
     let gateway = Gateway::start().await;
     let cases: Vec<Case<'_>> = [
@@ -121,7 +121,7 @@ async fn parameters_that_would_do_nothing() {
 }
 
 #[tokio::test]
-async fn queries_that_cannot_be_meant() {
+async fn invalid_queries_are_rejected() {
     let gateway = Gateway::start().await;
     let mut cases = Vec::new();
     for query in [
@@ -181,7 +181,7 @@ async fn queries_that_cannot_be_meant() {
 }
 
 #[tokio::test]
-async fn bodies_that_cannot_become_a_write() {
+async fn bodies_that_are_not_a_valid_write_are_rejected() {
     let gateway = Gateway::start().await;
     gateway.call("PUT /orders/a", JSON, "{}").await;
     let deep = "[".repeat(65) + &"]".repeat(65);
@@ -226,7 +226,7 @@ async fn bodies_that_cannot_become_a_write() {
 }
 
 #[tokio::test]
-async fn heads_that_are_refused() {
+async fn invalid_header_fields_are_rejected() {
     let gateway = Gateway::start().await;
     let key = |key: &str| format!("{JSON}idempotency-key: {key}\r\n");
     let (twice, long) = (key("a\r\nidempotency-key: b"), key(&"k".repeat(256)));
@@ -272,7 +272,7 @@ async fn heads_that_are_refused() {
 }
 
 #[tokio::test]
-async fn a_request_has_one_valid_host_and_a_target_of_fair_length() {
+async fn an_invalid_host_and_a_long_target_are_rejected() {
     let gateway = Gateway::start().await;
     for (fields, status) in [
         ("", 400),
@@ -292,7 +292,7 @@ async fn a_request_has_one_valid_host_and_a_target_of_fair_length() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_too_large_or_too_slow() {
+async fn bodies_that_are_too_large_or_too_slow_are_rejected() {
     let mut settings = settings();
     settings.body_timeout = Duration::from_millis(50);
     let limit = settings.body_bytes_max;
@@ -300,7 +300,7 @@ async fn bodies_that_are_too_large_or_too_slow() {
 
     let head = format!("POST /orders HTTP/1.1\r\nhost: a\r\n{JSON}connection: close\r\n");
     let declared = gateway.raw(format!("{head}content-length: {}\r\n\r\n", limit + 1)).await;
-    assert_eq!(declared.status, 413, "before anything of it is read");
+    assert_eq!(declared.status, 413, "before the body is read");
     assert_eq!(declared.json()["limit"], limit);
     let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", limit + 1, "x".repeat(limit + 1));
     let chunked = gateway.raw(format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}")).await;
