@@ -11,7 +11,7 @@
 //! | [`CatchUp::ReadResources`] | resources are being read from the store |
 //! | [`CatchUp::WriteResources`] | resources are being written, in slices |
 //!
-//! A read that is dropped loses nothing. The subscription's position in the hub
+//! A dropped read loses no event. The subscription's position in the hub
 //! moves only when slices are written, so the next read starts after the last
 //! event that was written (step 2 of [`log::Follower`]).
 
@@ -282,9 +282,9 @@ impl PageInProgress {
 /// Selects the newest event of each resource on a page, and queues a `gap` for the
 /// other events.
 ///
-/// A page that was dropped half written is read again. The client knows of the
-/// conflated events up to `conflated` then. So the page ends there, the same events
-/// are left out, and no `gap` is sent again.
+/// If a page is dropped before its last slice is written, it is read again. The client
+/// already has the `gap` for the events up to `conflated`. So the page ends there, the
+/// same events are left out, and no `gap` is sent again.
 fn conflate(
     request: &ReadRequest,
     page: &mut Page,

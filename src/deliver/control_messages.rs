@@ -158,7 +158,7 @@ impl ControlMessages {
     }
 
     /// Returns `stream-close`, the last message of a stream that the gateway ends.
-    /// Returns `None` if the socket accepts no bytes anyway.
+    /// Returns `None` for a stalled stream, because its socket accepts no bytes.
     pub(super) fn close(&mut self, ending: EndReason, id: Option<EventId>) -> Option<Bytes> {
         let reason = match ending {
             EndReason::Drained => "draining",

@@ -42,13 +42,14 @@ pub(super) fn with_slices<T>(with: impl FnOnce(&mut Vec<Slice>) -> T) -> T {
 pub(super) struct SocketWriter {
     /// The rest of the last slice. It is written before anything else.
     rest: Bytes,
-    /// Whether the hub was told that the socket accepts no bytes.
+    /// Whether the writer has reported to the hub that the socket accepts no bytes.
     is_blocked: bool,
 }
 
 impl SocketWriter {
-    /// Writes what `source` has until the stream ends, or until `is_done` after the
-    /// socket accepts bytes. Returns the end, or `None` if `is_done`.
+    /// Writes the slices of `source` until the stream ends or `is_done` returns true.
+    /// `is_done` is called each time the socket accepts bytes. Returns the end, or
+    /// `None` if `is_done` returned true.
     pub(super) fn poll_stream<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,

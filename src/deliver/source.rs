@@ -7,14 +7,15 @@
 //! 1. The queue of ready frames: control messages and answers to commands.
 //! 2. The end of the stream, once it is decided.
 //! 3. The read of a subscription that is catching up ([`CatchUp`]).
-//! 4. The hub ([`Subscriber::next`]). It returns events of the ring or the next
-//!    read of the log, by turns. Without either, it returns a heartbeat, a drop
-//!    marker or the end, or it arranges a wake-up.
+//! 4. The hub ([`Subscriber::next`]). It returns the first of these: the rest of a
+//!    direct write, the end, events of the ring or the next read of the log (by
+//!    turns), a heartbeat. A drop marker has its place among the events of the ring.
+//!    If there is none of these, the hub arranges a wake-up.
 //!
-//! The source returns slices, and keeps the data where it is. Only
-//! [`StreamSource::note_written`] moves positions. If the socket accepts no bytes,
-//! the connection keeps the rest of at most one slice and its positions, and
-//! [`StreamSource::release_read`] frees the page.
+//! The source returns slices, and the data stays in the queue, the ring or the page.
+//! The source removes the data only in [`StreamSource::note_written`]. If the socket
+//! accepts no bytes, the connection keeps its positions and the rest of at most one
+//! slice, and [`StreamSource::release_read`] frees the page.
 //!
 //! # No gap and no repeat
 //! Each subscription contains a [`log::Follower`](crate::log::Follower), whose
@@ -28,13 +29,13 @@
 //! | 3 `advance` | [`Subscriber::note_written`] for slices; [`Subscriber::note_read`] at the end of a page; the fan-out after a [direct write](DirectWriter) |
 //! | 4 `join` | [`Subscriber::next`], before it returns a read: a subscription without anything left to read goes live |
 //! | 5 `accept`, 6 `push` | the fan-out, for a live subscription |
-//! | 7 `fall_behind` | the fan-out, when the ring is full or its place in the tail is gone |
+//! | 7 `fall_behind` | the fan-out, when the ring is full, or when the tail of the log no longer has the next batch |
 //!
 //! The proof requires of the writer that step 3 comes after the write. The source
 //! satisfies this: a page advances the position by the slices that were written,
-//! and to the end of the page only after its last slice. A page that was released
-//! half written is read again from the position, so nothing of it is lost or
-//! repeated.
+//! and to the end of the page only after its last slice. If a page is released
+//! before its last slice is written, it is read again from the position, so no event
+//! is lost or repeated.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

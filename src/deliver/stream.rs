@@ -47,9 +47,9 @@ impl<G: Unpin> Stream<G> {
         Stream { transport, source, writer, chunked, ending: false, _open: open }
     }
 
-    /// Ready once the client has gone. Bytes that the client sends after its
-    /// request are dropped: a stream that never ends has no answer to them.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once the client has closed the connection. Bytes that the client sends
+    /// after its request are dropped: a stream that never ends has no answer to them.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scrap = [0; 512];
         loop {
             let mut read = ReadBuf::new(&mut scrap);
@@ -78,7 +78,7 @@ impl<G: Unpin> Future for Stream<G> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.poll_gone(cx).is_ready() {
+        if this.poll_closed(cx).is_ready() {
             return Poll::Ready(());
         }
         if !this.ending {

@@ -98,7 +98,8 @@ impl TakeoverSlot {
     }
 
     /// Takes a WebSocket's takeover out. hyper's connection ends with a 101 and
-    /// without a shutdown of its I/O. A stream's connection that ends is gone.
+    /// without a shutdown of its I/O. If the connection of a stream ends, its client
+    /// has disconnected.
     pub fn take_switched(&self) -> Option<Takeover> {
         self.takeover.lock().take_if(|takeover| matches!(takeover, Takeover::WebSocket { .. }))
     }
