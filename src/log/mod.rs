@@ -8,6 +8,7 @@
 //! log's tail, already shared and encoded at most once. A topic may ask for no
 //! more than that tail ([`StorageKind::Memory`]).
 
+mod atomic;
 #[cfg(test)]
 mod conformance;
 mod contract;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use ::metrics::Histogram;
 use tokio::sync::Notify;
 
+pub use atomic::{AtomicBatch, AtomicError};
 pub use contract::{
     AppendOutcome, AppendRejection, BadWrite, Error, FsyncPolicy, IdempotencyKey, LogConfig,
     Mutation, Precondition, Settings, StorageKind, Write, WriteState,
@@ -149,6 +151,33 @@ impl Engine {
     pub async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<PendingAppend, Error> {
         match self {
             Engine::Embedded(engine) => engine.queue(log, writes).await,
+        }
+    }
+
+    /// Appends the writes of `batch` to several logs in one commit: all writes
+    /// become durable, or none. The writes are decided in the order of the
+    /// batch, each against the state that the writes before it leave. Returns
+    /// the outcomes of each append once the commit is durable. A write whose
+    /// idempotency key is known is answered with the earlier outcome, and the
+    /// other writes of the batch are done.
+    ///
+    /// # Errors
+    /// [`AtomicError::Rejected`] for the first write that is rejected: then no
+    /// write of the batch is in any log, and no offset was used.
+    /// [`AtomicError::MemoryTopic`] and [`AtomicError::TooLarge`] before the
+    /// batch is queued. [`AtomicError::Engine`] if the engine accepts no writes.
+    /// After [`Error::Poisoned`] the batch may be on disk, and then all of it
+    /// is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not cancel a batch that is in the queue: the
+    /// batch is committed or rejected as a whole, and nobody gets the answer.
+    pub async fn append_all(
+        &self,
+        batch: AtomicBatch,
+    ) -> Result<Vec<Vec<AppendOutcome>>, AtomicError> {
+        match self {
+            Engine::Embedded(engine) => engine.append_all(batch).await,
         }
     }
 

@@ -71,13 +71,14 @@ impl Clock {
 
 /// How long a log's newest event has been dated ahead of the wall clock. This
 /// is known to the process alone: a restart begins to count anew.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(in crate::log) struct Lead {
     /// The monotonic time at which this was first seen.
     since: Option<Duration>,
 }
 
 /// A step back of a log's time.
+#[derive(Clone)]
 pub(in crate::log) struct Step {
     /// The newest event before the step.
     pub(in crate::log) after: Offset,

@@ -10,18 +10,79 @@ use crate::store::{self, IdempotentResponse, Resource, Store, Transaction};
 
 /// How long an answer is kept for its idempotency key.
 const ANSWER_KEPT: Duration = Duration::from_hours(24);
+
+/// A resource of a log.
+type ResourceKey = (LogId, ResourceId);
+
+/// The previous values of changed entries.
+#[derive(Default)]
+struct Undo {
+    /// In the order of the changes. `None` if the map had no entry.
+    states: Vec<(ResourceKey, Option<Option<Resource>>)>,
+    /// The keys of the added responses.
+    answers: Vec<[u8; 32]>,
+}
+
 /// The commit at work, for all logs.
 pub(in crate::log) struct CommitBatch {
     pub(in crate::log) changes: Transaction,
     now: ClockReading,
     /// Resources as the writes so far leave them.
-    pub(in crate::log) states: HashMap<(LogId, ResourceId), Option<Resource>>,
-    pub(in crate::log) answers: HashMap<[u8; 32], IdempotentResponse>,
+    states: HashMap<ResourceKey, Option<Resource>>,
+    answers: HashMap<[u8; 32], IdempotentResponse>,
+    /// The changes since [`CommitBatch::begin_atomic`], while an atomic batch is
+    /// decided.
+    undo: Option<Undo>,
 }
 
 impl CommitBatch {
     pub(in crate::log) fn new(changes: Transaction, now: ClockReading) -> CommitBatch {
-        CommitBatch { changes, now, states: HashMap::new(), answers: HashMap::new() }
+        CommitBatch { changes, now, states: HashMap::new(), answers: HashMap::new(), undo: None }
+    }
+
+    /// Returns the resource as the writes of this commit leave it: `Some(None)`
+    /// if they removed the resource, `None` if they did not change it.
+    pub(in crate::log) fn state(&self, key: &ResourceKey) -> Option<&Option<Resource>> {
+        self.states.get(key)
+    }
+
+    /// Sets a resource, or removes the resource if `state` is `None`.
+    pub(in crate::log) fn put_state(&mut self, key: ResourceKey, state: Option<Resource>) {
+        match &mut self.undo {
+            Some(undo) => {
+                let previous = self.states.insert(key.clone(), state);
+                undo.states.push((key, previous));
+            }
+            None => drop(self.states.insert(key, state)),
+        }
+    }
+
+    /// Adds the response to an idempotent write. The commit has no response for
+    /// this key yet.
+    pub(in crate::log) fn put_answer(&mut self, key: [u8; 32], answer: IdempotentResponse) {
+        self.answers.insert(key, answer);
+        if let Some(undo) = &mut self.undo {
+            undo.answers.push(key);
+        }
+    }
+
+    /// Records the previous value of each later change.
+    pub(in crate::log) fn begin_atomic(&mut self) {
+        self.undo = Some(Undo::default());
+    }
+
+    /// Keeps the changes since [`CommitBatch::begin_atomic`], or undoes them.
+    pub(in crate::log) fn end_atomic(&mut self, keep: bool) {
+        let Some(undo) = self.undo.take().filter(|_| !keep) else { return };
+        for (key, previous) in undo.states.into_iter().rev() {
+            match previous {
+                Some(state) => self.states.insert(key, state),
+                None => self.states.remove(&key),
+            };
+        }
+        for key in undo.answers {
+            self.answers.remove(&key);
+        }
     }
 
     pub(in crate::log) fn now(&self) -> ClockReading {

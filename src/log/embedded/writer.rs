@@ -1,6 +1,7 @@
 //! What the committer knows of one log: where it goes on, and what it keeps.
 
 mod retention;
+mod savepoint;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -160,7 +161,7 @@ impl LogWriter {
             (subject, _, LogKind::Collection { .. }) => subject.clone().map(|it| (log.id(), it)),
         };
         let current = match &place {
-            Some(place) => match work.states.get(place) {
+            Some(place) => match work.state(place) {
                 Some(state) => state.clone(),
                 None => log.store().resource(place.0, &place.1)?,
             },
@@ -175,7 +176,7 @@ impl LogWriter {
             self.change(work, place, current, &outcome.next, written.offset);
         }
         if let Some(key) = &write.idempotency {
-            work.answers.insert(key.key, answer(key, &written));
+            work.put_answer(key.key, answer(key, &written));
         }
         Ok(Ok(written))
     }
@@ -247,7 +248,7 @@ impl LogWriter {
             ResourceChange::Remove => None,
         };
         *resources = *resources + u64::from(state.is_some()) - u64::from(was);
-        work.states.insert(place, state);
+        work.put_state(place, state);
     }
 
     /// Reserves offsets up to the head and `count` more if those reserved do
