@@ -12,10 +12,11 @@ use tempfile::TempDir;
 
 use super::conformance::{Fixture, collection, create, id, json, one, publish, read, read_of};
 use super::{
-    AtomicBatch, Engine, Error, FsyncPolicy, LogConfig, Settings, StorageKind, Write, WriteState,
+    AtomicBatch, CursorUpdate, Engine, Error, FsyncPolicy, LogConfig, Settings, StorageKind, Write,
+    WriteState,
 };
 use crate::event::Offset;
-use crate::store;
+use crate::store::{self, CursorName};
 
 const BLOCK: usize = 4096;
 
@@ -104,7 +105,9 @@ async fn an_atomic_batch_survives_a_cut_journal_as_a_whole_or_not_at_all() {
         (orders.clone(), vec![create(&orders, "b", "{}"), Write::delete(id("a"))]),
         (news.clone(), vec![publish("2"), publish("3")]),
     ];
-    engine.append_all(AtomicBatch { appends }).await.unwrap();
+    let name = CursorName::new("hook").unwrap();
+    let cursor = CursorUpdate::Set { name: name.clone(), log: news.clone(), offset: Offset(3) };
+    engine.append_all(AtomicBatch { appends, cursors: vec![cursor] }).await.unwrap();
     let end = journal(&fixture.settings).1;
     assert!(end - start > 200, "{start} to {end}");
     let (mut none, mut all) = (0, 0);
@@ -117,11 +120,12 @@ async fn an_atomic_batch_survives_a_cut_journal_as_a_whole_or_not_at_all() {
         let log = |name| reopened.log(name).unwrap();
         let heads = (log("orders").head().0, log("news").head().0);
         let resource = |name| reopened.store().resource(log("orders").id(), &id(name)).unwrap();
-        let found = (resource("a").is_some(), resource("b").is_some());
+        let cursor = reopened.cursor(&name, &log("news")).unwrap();
+        let found = (resource("a").is_some(), resource("b").is_some(), cursor.is_some());
         match (heads, found) {
-            ((1, 1), (true, false)) => none += 1,
-            ((3, 3), (false, true)) => all += 1,
-            _ => panic!("cut at {cut} of {end}: the heads are {heads:?}, resources {found:?}"),
+            ((1, 1), (true, false, false)) => none += 1,
+            ((3, 3), (false, true, true)) => all += 1,
+            _ => panic!("cut at {cut} of {end}: the heads are {heads:?}, the state is {found:?}"),
         }
     }
     assert!(none > 3 && all > 0, "{none} copies without the batch, {all} with the batch");

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use ::metrics::Histogram;
 use tokio::sync::Notify;
 
-pub use atomic::{AtomicBatch, AtomicError};
+pub use atomic::{AtomicBatch, AtomicError, CursorPosition, CursorUpdate};
 pub use contract::{
     AppendOutcome, AppendRejection, BadWrite, Error, FsyncPolicy, IdempotencyKey, LogConfig,
     Mutation, Precondition, Settings, StorageKind, Write, WriteState,
@@ -39,7 +39,8 @@ pub use embedded::PendingAppend;
 pub use follower::{Follow, Followed, Follower};
 pub use read::{Log, Page};
 
-use crate::store::{self, Store};
+use crate::event::Offset;
+use crate::store::{self, CursorName, Store};
 use crate::supervisor::Cause;
 
 /// A closed set of engines, so that a call is a jump and not a boxed future.
@@ -154,8 +155,8 @@ impl Engine {
         }
     }
 
-    /// Appends the writes of `batch` to several logs in one commit: all writes
-    /// become durable, or none. The writes are decided in the order of the
+    /// Appends the writes of `batch` to several logs and changes its cursors, in
+    /// one commit: all changes become durable, or none. The writes are decided in the order of the
     /// batch, each against the state that the writes before it leave. Returns
     /// the outcomes of each append once the commit is durable. A write whose
     /// idempotency key is known is answered with the earlier outcome, and the
@@ -164,6 +165,7 @@ impl Engine {
     /// # Errors
     /// [`AtomicError::Rejected`] for the first write that is rejected: then no
     /// write of the batch is in any log, and no offset was used.
+    /// [`AtomicError::CursorAhead`] for a cursor beyond the head of its log.
     /// [`AtomicError::MemoryTopic`] and [`AtomicError::TooLarge`] before the
     /// batch is queued. [`AtomicError::Engine`] if the engine accepts no writes.
     /// After [`Error::Poisoned`] the batch may be on disk, and then all of it
@@ -179,6 +181,47 @@ impl Engine {
         match self {
             Engine::Embedded(engine) => engine.append_all(batch).await,
         }
+    }
+
+    /// Sets the durable cursor `name` to an offset of `log`. The cursor is as
+    /// durable as an appended event when this function returns. To set a cursor
+    /// in the same commit as appends, use [`Engine::append_all`].
+    ///
+    /// # Errors
+    /// As for [`Engine::append_all`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not cancel a change that is in the queue.
+    pub async fn set_cursor(
+        &self,
+        name: CursorName,
+        log: Arc<Log>,
+        offset: Offset,
+    ) -> Result<(), AtomicError> {
+        let cursors = vec![CursorUpdate::Set { name, log, offset }];
+        self.append_all(AtomicBatch { cursors, ..AtomicBatch::default() }).await.map(drop)
+    }
+
+    /// Removes the durable cursor `name`, if it exists.
+    ///
+    /// # Errors
+    /// As for [`Engine::append_all`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not cancel a removal that is in the queue.
+    pub async fn remove_cursor(&self, name: CursorName) -> Result<(), AtomicError> {
+        let cursors = vec![CursorUpdate::Remove { name }];
+        self.append_all(AtomicBatch { cursors, ..AtomicBatch::default() }).await.map(drop)
+    }
+
+    /// Returns the position of the durable cursor `name` in `log`, or `None` if
+    /// no cursor has this name. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store cannot be read.
+    pub fn cursor(&self, name: &CursorName, log: &Log) -> Result<Option<CursorPosition>, Error> {
+        let cursor = self.store().cursor(name)?;
+        Ok(cursor.map(|cursor| CursorPosition::of(cursor, log)))
     }
 
     /// Notifies `observer` after each commit, once the logs' tails and heads

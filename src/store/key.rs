@@ -10,6 +10,7 @@
 //! - 3: `log u32, resource id, 0, offset u64`: the index (no id has a 0 in it)
 //! - 4: `key hash [32]`: the answer to an idempotent write
 //! - 5: `expiry i64, key hash [32]`: when to forget it
+//! - 6: `name`: a cursor
 
 use std::ops::Range;
 
@@ -18,6 +19,7 @@ use crate::event::{LogId, Offset, ResourceId, Timestamp};
 pub(super) const COMMIT: [u8; 1] = [0];
 pub(super) const METAS: Range<[u8; 1]> = [1]..[2];
 pub(super) const EXPIRIES: Range<[u8; 1]> = [5]..[6];
+pub(super) const CURSORS: Range<[u8; 1]> = [6]..[7];
 pub(super) const RESOURCES: u8 = 2;
 pub(super) const INDEX: u8 = 3;
 pub(super) const EVENT_BYTES: usize = 12;
@@ -102,6 +104,15 @@ pub(super) fn expiry(time: Timestamp, hash: &[u8; 32]) -> [u8; 41] {
 pub(super) fn expiry_of(key: &[u8]) -> Option<(Timestamp, [u8; 32])> {
     let (time, hash) = key.get(1..)?.split_first_chunk()?;
     Some((Timestamp(i64::from_be_bytes(*time)), hash.try_into().ok()?))
+}
+
+pub(super) fn cursor(name: &str) -> Vec<u8> {
+    [CURSORS.start.as_slice(), name.as_bytes()].concat()
+}
+
+/// Returns the name in the key of a cursor. The key may be damaged.
+pub(super) fn cursor_name_of(key: &[u8]) -> String {
+    String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! these, [`verify`] all of it.
 
 mod codec;
+mod cursor;
 mod format;
 mod key;
 mod watermark;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use crate::event::{Offset, Timestamp};
 use codec::Unreadable;
 
+pub use cursor::{Cursor, CursorName, InvalidCursorName};
 pub use open::Opened;
 pub use record::{IdempotentResponse, LogMetadata};
 pub use verify::{LogReport, Report, verify};

@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::codec::Unreadable;
+use super::cursor;
 use super::open::{check_mark, open_files, open_mark};
 use super::record::{self, LogMetadata};
 use super::view::{KeyspaceName, ReadSnapshot};
@@ -72,6 +73,7 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Err
         check.report.logs.push(LogReport { name, id, epoch, position });
     }
     check.answers()?;
+    check.cursors(&metas)?;
     (check.progress)(check.total, check.total);
     Ok(check.report)
 }
@@ -356,6 +358,33 @@ impl<F: FnMut(u64, u64)> Check<F> {
         if !answers.is_empty() {
             let count = answers.len();
             self.damage(format!("{count} answers to idempotent writes have no expiry"));
+        }
+        Ok(())
+    }
+
+    /// Reads each cursor, and checks that its log exists and has reached its
+    /// offset.
+    fn cursors(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
+        let range = key::CURSORS;
+        let range = (Bound::Included(range.start), Bound::Excluded(range.end));
+        for guard in self.view.range(KeyspaceName::State, range) {
+            let (key, value) = guard.into_inner()?;
+            let what = format!("the cursor {}", key::cursor_name_of(&key));
+            let Some(cursor) = undamaged(cursor::decode(&key, value.into()), &what)? else {
+                self.damage(format!("{what} fails its checksum"));
+                continue;
+            };
+            let Some(meta) = metas.iter().find(|meta| meta.id == cursor.log) else {
+                let log = cursor.log.0;
+                self.damage(format!("{what} names the log number {log}, which does not exist"));
+                continue;
+            };
+            let (name, offset, head) = (&meta.name, cursor.offset, meta.position.head);
+            if meta.epoch == cursor.epoch && offset > head {
+                self.damage(format!(
+                    "{what} is at offset {offset} of {name}, which ends at {head}"
+                ));
+            }
         }
         Ok(())
     }

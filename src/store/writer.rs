@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use fjall::{OwnedWriteBatch, PersistMode};
 
+use super::cursor::{self, Cursor, CursorName};
 use super::record::{self, IdempotentResponse, LogMetadata};
 use super::view::Store;
 use super::watermark::CommitWatermark;
@@ -179,6 +180,18 @@ impl Transaction {
     pub fn put_meta(&mut self, meta: &LogMetadata) {
         let key = key::meta(meta.id);
         self.batch.insert(&self.store.files().state, key, record::encode_meta(&key, meta));
+    }
+
+    /// Adds or replaces a cursor.
+    pub fn put_cursor(&mut self, name: &CursorName, cursor: &Cursor) {
+        let key = key::cursor(name.as_str());
+        let record = cursor::encode(&key, cursor);
+        self.batch.insert(&self.store.files().state, key, record);
+    }
+
+    /// Removes a cursor.
+    pub fn remove_cursor(&mut self, name: &CursorName) {
+        self.batch.remove(&self.store.files().state, key::cursor(name.as_str()));
     }
 
     /// Remembers an answer until `expiry`.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::{Fixture, Open, create, futures_all, id, one, publish, put, read};
 use crate::event::Offset;
 use crate::log::{
-    AppendRejection, AtomicBatch, AtomicError, Engine, IdempotencyKey, Log, Precondition,
-    StorageKind, Write,
+    AppendRejection, AtomicBatch, AtomicError, CursorPosition, CursorUpdate, Engine,
+    IdempotencyKey, Log, Precondition, StorageKind, Write,
 };
-use crate::store;
+use crate::store::{self, CursorName};
 
 fn batch(appends: Vec<(&Arc<Log>, Vec<Write>)>) -> AtomicBatch {
     let appends = appends.into_iter().map(|(log, writes)| (log.clone(), writes)).collect();
-    AtomicBatch { appends }
+    AtomicBatch { appends, ..AtomicBatch::default() }
 }
 
 fn both(engine: &Engine) -> (Arc<Log>, Arc<Log>) {
@@ -116,6 +116,7 @@ pub(super) async fn rejected_batches_leave_no_trace_in_a_commit(open: Open) {
                     (log, writes)
                 })
                 .collect(),
+            ..AtomicBatch::default()
         };
         let batches = plans.iter().map(|plan| engine.append_all(batch_of(&engine, plan)));
         for (plan, result) in plans.iter().zip(futures_all(batches).await) {
@@ -163,10 +164,11 @@ pub(super) async fn idempotency_keys_hold_within_an_atomic_batch(open: Open) {
     assert_eq!(again[1][0].offset, outcomes[1][0].offset);
     assert!(again.iter().flatten().all(|outcome| outcome.replayed));
     let other = IdempotencyKey { body: [9; 32], ..key(2) };
-    let reused = publish("2").with_idempotency_key(other);
-    let reused = batch(vec![(&orders, vec![create(&orders, "c", "{}")]), (&news, vec![reused])]);
+    let conflict = publish("2").with_idempotency_key(other);
+    let conflict =
+        batch(vec![(&orders, vec![create(&orders, "c", "{}")]), (&news, vec![conflict])]);
     let Err(AtomicError::Rejected { append: 1, write: 0, rejection }) =
-        engine.append_all(reused).await
+        engine.append_all(conflict).await
     else {
         panic!("the write was accepted");
     };
@@ -204,4 +206,59 @@ pub(super) async fn a_log_of_another_engine_refuses_the_atomic_batch(open: Open)
     let error = engine.append_all(batch(appends)).await.unwrap_err();
     assert!(matches!(error, AtomicError::Engine(crate::log::Error::Store(_))), "{error:?}");
     assert_eq!(one(&engine, &orders, create(&orders, "a", "{}")).await.unwrap().offset, Offset(1));
+}
+
+pub(super) async fn a_cursor_is_durable_and_belongs_to_an_epoch(open: Open) {
+    let fixture = Fixture::new(open);
+    let (hook, batched) = (CursorName::new("hook").unwrap(), CursorName::new("batched").unwrap());
+    let at = |offset| Some(CursorPosition::At(Offset(offset)));
+    let other_id = {
+        let engine = fixture.open();
+        let (orders, news) = both(&engine);
+        assert_eq!(engine.cursor(&hook, &news).unwrap(), None);
+        one(&engine, &news, publish("1")).await.unwrap();
+        engine.set_cursor(hook.clone(), news.clone(), Offset::ZERO).await.unwrap();
+        engine.set_cursor(hook.clone(), news.clone(), Offset(1)).await.unwrap();
+        let ahead = engine.set_cursor(hook.clone(), news.clone(), Offset(2)).await;
+        assert!(matches!(ahead, Err(AtomicError::CursorAhead(name)) if name == hook));
+        let set = |offset| CursorUpdate::Set {
+            name: batched.clone(),
+            log: news.clone(),
+            offset: Offset(offset),
+        };
+        let with = |write, offset| AtomicBatch {
+            appends: vec![(orders.clone(), vec![write]), (news.clone(), vec![publish("2")])],
+            cursors: vec![set(1), set(offset)],
+        };
+        for refused in [with(Write::delete(id("a")), 2), with(create(&orders, "a", "{}"), 3)] {
+            engine.append_all(refused).await.unwrap_err();
+            assert_eq!(engine.cursor(&batched, &news).unwrap(), None);
+            assert_eq!((orders.head(), news.head()), (Offset::ZERO, Offset(1)));
+        }
+        engine.append_all(with(create(&orders, "a", "{}"), 2)).await.unwrap();
+        assert_eq!(engine.cursor(&batched, &news).unwrap(), at(2));
+        news.origin().id(Offset(1))
+    };
+    assert_eq!(
+        store::verify(&fixture.settings.path, |_, _| {}).unwrap().damage,
+        Vec::<String>::new()
+    );
+    let engine = fixture.open();
+    let (orders, news) = both(&engine);
+    assert_eq!(engine.cursor(&hook, &news).unwrap(), at(1));
+    assert_eq!(engine.cursor(&batched, &news).unwrap(), at(2));
+    let found = engine.cursor(&hook, &orders).unwrap();
+    assert_eq!(found, Some(CursorPosition::OtherEpoch(other_id)));
+    engine.remove_cursor(hook.clone()).await.unwrap();
+    engine.remove_cursor(hook.clone()).await.unwrap();
+    assert_eq!(engine.cursor(&hook, &news).unwrap(), None);
+}
+
+pub(super) async fn a_topic_in_memory_has_no_durable_cursor(open: Open) {
+    let fixture = Fixture::new(open).on(StorageKind::Memory);
+    let engine = fixture.open();
+    let (_, news) = both(&engine);
+    let name = CursorName::new("hook").unwrap();
+    let refused = engine.set_cursor(name, news, Offset::ZERO).await;
+    assert!(matches!(refused, Err(AtomicError::MemoryTopic(topic)) if topic == "news"));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::clock::{ClockReading, later};
 use crate::event::{LogId, ResourceId, Timestamp};
 use crate::log::IdempotencyKey;
-use crate::store::{self, IdempotentResponse, Resource, Store, Transaction};
+use crate::store::{self, Cursor, CursorName, IdempotentResponse, Resource, Store, Transaction};
 
 /// How long an answer is kept for its idempotency key.
 const ANSWER_KEPT: Duration = Duration::from_hours(24);
@@ -14,11 +14,19 @@ const ANSWER_KEPT: Duration = Duration::from_hours(24);
 /// A resource of a log.
 type ResourceKey = (LogId, ResourceId);
 
+/// The entry of a resource before a change.
+enum Previous {
+    /// No write of the commit had changed the resource.
+    Unchanged,
+    /// Earlier writes of the commit had left this, or had removed the resource.
+    Changed(Option<Resource>),
+}
+
 /// The previous values of changed entries.
 #[derive(Default)]
 struct Undo {
-    /// In the order of the changes. `None` if the map had no entry.
-    states: Vec<(ResourceKey, Option<Option<Resource>>)>,
+    /// In the order of the changes.
+    states: Vec<(ResourceKey, Previous)>,
     /// The keys of the added responses.
     answers: Vec<[u8; 32]>,
 }
@@ -30,6 +38,8 @@ pub(in crate::log) struct CommitBatch {
     /// Resources as the writes so far leave them.
     states: HashMap<ResourceKey, Option<Resource>>,
     answers: HashMap<[u8; 32], IdempotentResponse>,
+    /// The cursors to set, or to remove if `None`.
+    pub(in crate::log) cursors: HashMap<CursorName, Option<Cursor>>,
     /// The changes since [`CommitBatch::begin_atomic`], while an atomic batch is
     /// decided.
     undo: Option<Undo>,
@@ -37,7 +47,14 @@ pub(in crate::log) struct CommitBatch {
 
 impl CommitBatch {
     pub(in crate::log) fn new(changes: Transaction, now: ClockReading) -> CommitBatch {
-        CommitBatch { changes, now, states: HashMap::new(), answers: HashMap::new(), undo: None }
+        CommitBatch {
+            changes,
+            now,
+            states: HashMap::new(),
+            answers: HashMap::new(),
+            cursors: HashMap::new(),
+            undo: None,
+        }
     }
 
     /// Returns the resource as the writes of this commit leave it: `Some(None)`
@@ -51,6 +68,7 @@ impl CommitBatch {
         match &mut self.undo {
             Some(undo) => {
                 let previous = self.states.insert(key.clone(), state);
+                let previous = previous.map_or(Previous::Unchanged, Previous::Changed);
                 undo.states.push((key, previous));
             }
             None => drop(self.states.insert(key, state)),
@@ -76,8 +94,8 @@ impl CommitBatch {
         let Some(undo) = self.undo.take().filter(|_| !keep) else { return };
         for (key, previous) in undo.states.into_iter().rev() {
             match previous {
-                Some(state) => self.states.insert(key, state),
-                None => self.states.remove(&key),
+                Previous::Changed(state) => self.states.insert(key, state),
+                Previous::Unchanged => self.states.remove(&key),
             };
         }
         for key in undo.answers {
@@ -103,6 +121,12 @@ impl CommitBatch {
             match state {
                 Some(state) => self.changes.put_resource(*log, id, state),
                 None => self.changes.remove_resource(*log, id),
+            }
+        }
+        for (name, cursor) in &self.cursors {
+            match cursor {
+                Some(cursor) => self.changes.put_cursor(name, cursor),
+                None => self.changes.remove_cursor(name),
             }
         }
         let expiry = expiry(self.now);

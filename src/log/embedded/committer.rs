@@ -184,7 +184,9 @@ impl Committer {
                 self.poison(&error);
                 // Not `Full`, even where that is why: some of it may be on
                 // disk, and a repeat would write it twice.
-                replies.into_iter().for_each(|(reply, _)| reply.refuse(Error::Poisoned));
+                for (reply, _permit) in replies {
+                    reply.refuse(Error::Poisoned);
+                }
             }
         }
     }

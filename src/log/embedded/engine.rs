@@ -121,8 +121,7 @@ impl Embedded {
     }
 
     pub(in crate::log) async fn append_all(&self, batch: AtomicBatch) -> AtomicAnswer {
-        let in_memory = |(log, _): &&(Arc<Log>, _)| log.medium() == StorageKind::Memory;
-        if let Some((log, _)) = batch.appends.iter().find(in_memory) {
+        if let Some(log) = batch.memory_log() {
             return Err(AtomicError::MemoryTopic(log.origin().name.clone()));
         }
         let bytes = batch.bytes();

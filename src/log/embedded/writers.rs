@@ -15,10 +15,10 @@ use super::commit_batch::CommitBatch;
 use super::writer::{Filed, LogWriter};
 use crate::event::{Event, LogId, Timestamp};
 use crate::log::{
-    AppendOutcome, AppendRejection, AtomicBatch, AtomicError, Error, Log, LogConfig, StorageKind,
-    Write,
+    AppendOutcome, AppendRejection, AtomicBatch, AtomicError, CursorUpdate, Error, Log, LogConfig,
+    StorageKind, Write,
 };
-use crate::store;
+use crate::store::{self, Cursor};
 
 /// The index of a writer. It never changes.
 pub(in crate::log) type Place = usize;
@@ -151,7 +151,8 @@ impl Writers {
     ///
     /// # Errors
     /// [`AtomicError`] for the first write that was rejected or whose state
-    /// could not be read, and for a log that belongs to another engine.
+    /// could not be read, for a cursor beyond the head of its log, and for a log
+    /// that belongs to another engine.
     pub(in crate::log) fn decide_all(
         &mut self,
         work: &mut CommitBatch,
@@ -163,7 +164,7 @@ impl Writers {
         self.newest = self.newest.max(work.now().wall);
         work.begin_atomic();
         let appends = batch.appends.iter().enumerate();
-        let decided = appends
+        let mut decided = appends
             .map(|(index, (log, writes))| {
                 let Some(&place) = self.by_id.get(&log.id()) else { return Err(unknown(log)) };
                 let place = place as Place;
@@ -171,6 +172,11 @@ impl Writers {
                 self.changing(place, |writer| decide_each(writer, work, index, writes, bytes_max))
             })
             .collect::<Result<_, _>>();
+        if decided.is_ok()
+            && let Err(error) = self.set_cursors(work, &batch.cursors)
+        {
+            decided = Err(error);
+        }
         work.end_atomic(decided.is_ok());
         if decided.is_err() {
             // The newest savepoint first: a log may occur twice in the batch.
@@ -180,6 +186,32 @@ impl Writers {
             self.disk.dirty.truncate(was_dirty);
         }
         decided
+    }
+
+    /// Puts the changes of cursors into the commit, all or none.
+    ///
+    /// # Errors
+    /// [`AtomicError`] if an offset is beyond the head of its log.
+    fn set_cursors(
+        &self,
+        work: &mut CommitBatch,
+        updates: &[CursorUpdate],
+    ) -> Result<(), AtomicError> {
+        let cursor = |update: &CursorUpdate| match update {
+            CursorUpdate::Remove { name } => Ok((name.clone(), None)),
+            CursorUpdate::Set { name, log, offset } => {
+                let place = self.by_id.get(&log.id()).ok_or_else(|| unknown(log))?;
+                let meta = self.all[*place as Place].meta();
+                if *offset > meta.position.head {
+                    return Err(AtomicError::CursorAhead(name.clone()));
+                }
+                let cursor = Cursor { log: meta.id, epoch: meta.epoch, offset: *offset };
+                Ok((name.clone(), Some(cursor)))
+            }
+        };
+        let cursors = updates.iter().map(cursor).collect::<Result<Vec<_>, _>>()?;
+        work.cursors.extend(cursors);
+        Ok(())
     }
 
     /// Runs `change`, and adds the writer to the dirty ones if `change` made it
@@ -372,14 +404,14 @@ fn decide_each(
     writer: &mut LogWriter,
     work: &mut CommitBatch,
     index: usize,
-    writes: &[Write],
+    appended: &[Write],
     bytes_max: usize,
 ) -> Result<Vec<AppendOutcome>, AtomicError> {
     let decide = |(write, each): (usize, &Write)| {
         let decided = writer.decide(work, each, bytes_max).map_err(Error::Store)?;
         decided.map_err(|rejection| AtomicError::Rejected { append: index, write, rejection })
     };
-    writes.iter().enumerate().map(decide).collect()
+    appended.iter().enumerate().map(decide).collect()
 }
 
 fn unknown(log: &Log) -> AtomicError {

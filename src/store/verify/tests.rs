@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::*;
 use crate::event::EventType;
 use crate::store::open::check_newest;
-use crate::store::{Durability, EncodedEvent, Opened, Resource, Store, Transaction, codec};
+use crate::store::{
+    Cursor, CursorName, Durability, EncodedEvent, Opened, Resource, Store, Transaction, codec,
+};
 
 const EVENTS: u64 = 20;
 
@@ -124,6 +126,24 @@ fn each_damage_is_named() {
         },
         &["offset 7 is not in the index"],
     );
+}
+
+#[test]
+fn damaged_cursors_are_named() {
+    let name = |name: &str| CursorName::new(name).unwrap();
+    let found = damage(|changes, meta| {
+        let at = |log, offset| Cursor { log, epoch: meta.epoch, offset: Offset(offset) };
+        changes.put_cursor(&name("sound"), &at(meta.id, EVENTS));
+        changes.put_cursor(&name("ahead"), &at(meta.id, EVENTS + 1));
+        changes.put_cursor(&name("stray"), &at(LogId(9), 1));
+        let other = Cursor { epoch: Epoch::from_bits(8), ..at(meta.id, EVENTS + 1) };
+        changes.put_cursor(&name("other-epoch"), &other);
+    });
+    let due = [
+        "the cursor ahead is at offset 21 of orders, which ends at 20",
+        "the cursor stray names the log number 9, which does not exist",
+    ];
+    assert_eq!(found, due);
 }
 
 #[test]
