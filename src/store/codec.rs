@@ -1,36 +1,36 @@
-//! Records under their own checksum, and the taking apart of them.
+//! Encoding and decoding of records, each with a checksum.
 //!
-//! The checksum covers the key too: a record that is found under another key
-//! than it was written to is as wrong as one with a flipped bit. Why not leave
-//! it to fjall: it cuts a damaged journal off without a word.
+//! The checksum covers the key too, so a record under the wrong key is damaged.
+//! The checksums of fjall do not suffice: fjall cuts off the damaged end of a
+//! journal without an error.
 //!
 //! Each kind of record has a version. A record of version 1 begins with its
 //! checksum. A record of a later version begins with the complement of its
-//! checksum, and one byte with the version follows, which the checksum covers.
-//! Records from before there were versions are therefore of version 1.
+//! checksum. The next byte is the version, which the checksum covers. Older
+//! builds wrote records without a version; these records have version 1.
 
 use bytes::{Buf as _, Bytes};
 
 pub(super) const CHECKSUM_BYTES: usize = 4;
 
-/// The version of records that have no byte for it.
+/// The version of a record without a version byte.
 const UNMARKED: u8 = 1;
 
-/// Why a record cannot be read.
+/// The reason why a record cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// Its checksum or its content is wrong.
+    /// The checksum or the content of the record is wrong.
     Damaged,
-    /// It has this version, which only a later build knows.
+    /// The record has this version, which only a later build can decode.
     Newer(u8),
 }
 
-/// Makes a record of version 1. `body` appends about `capacity` bytes.
+/// Encodes a record of version 1. `body` appends about `capacity` bytes.
 pub(super) fn seal(key: &[u8], capacity: usize, body: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     seal_version(key, UNMARKED, capacity, body)
 }
 
-/// Makes a record of a version of its kind.
+/// Encodes a record of `version`. `body` appends about `capacity` bytes.
 pub(super) fn seal_version(
     key: &[u8],
     version: u8,
@@ -38,7 +38,7 @@ pub(super) fn seal_version(
     body: impl FnOnce(&mut Vec<u8>),
 ) -> Bytes {
     let is_marked = version > UNMARKED;
-    // Exact, or `Bytes` would allocate once more.
+    // With the exact capacity, `Bytes` does not allocate again.
     let mut record = Vec::with_capacity(CHECKSUM_BYTES + usize::from(is_marked) + capacity);
     record.extend_from_slice(&[0; CHECKSUM_BYTES]);
     if is_marked {
@@ -51,8 +51,8 @@ pub(super) fn seal_version(
     record.into()
 }
 
-/// Reads a record of a kind whose newest version is `newest`: `fields` takes
-/// the record of a version apart.
+/// Decodes a record of a kind whose newest version is `newest`. `fields` decodes
+/// the fields of the given version.
 ///
 /// # Errors
 /// [`Unreadable::Damaged`] if the checksum is wrong or `fields` returns `None`,
@@ -86,8 +86,7 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// What is still to be read of a record. Every step is none where too little
-/// is left.
+/// The rest of a record. Each method returns `None` if the rest is too short.
 pub(super) struct Fields(Bytes);
 
 impl Fields {
@@ -109,7 +108,7 @@ impl Fields {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A slice of the record, not a copy.
+    /// Returns the next `length` bytes as a slice of the record.
     pub(super) fn bytes(&mut self, length: usize) -> Option<Bytes> {
         (self.0.len() >= length).then(|| self.0.split_to(length))
     }

@@ -7,8 +7,6 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::codec::{Unreadable, read, seal};
-use super::view::Store;
-use super::{Error, key, unreadable};
 use crate::event::{Epoch, LogId, Offset};
 
 /// The newest version of the record that this build reads.
@@ -64,22 +62,6 @@ impl fmt::Display for InvalidCursorName {
 
 impl std::error::Error for InvalidCursorName {}
 
-impl Store {
-    /// Returns the cursor with this name, or `None` if there is none. Blocks on
-    /// the disk.
-    ///
-    /// # Errors
-    /// [`Error`] if the disk cannot be read or the record is damaged.
-    pub fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Error> {
-        let key = key::cursor(name.as_str());
-        let Some(value) = self.files().state.get(&key)? else { return Ok(None) };
-        let cursor = decode(&key, value.into());
-        cursor
-            .map(Some)
-            .map_err(|why| unreadable(why, format_args!("the cursor {}", name.as_str())))
-    }
-}
-
 pub(super) fn encode(key: &[u8], cursor: &Cursor) -> Bytes {
     seal(key, 20, |out| {
         out.extend_from_slice(&cursor.log.0.to_be_bytes());
@@ -99,7 +81,7 @@ pub(super) fn decode(key: &[u8], record: Bytes) -> Result<Cursor, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Durability, codec::seal_version};
+    use crate::store::{Durability, Store, codec::seal_version, key};
     use proptest::prelude::*;
 
     #[test]

@@ -1,15 +1,17 @@
-//! Keys. Numbers are big-endian, so that byte order is their order.
+//! The keys of the store. Numbers are big-endian, so that keys are in the order of
+//! their numbers.
 //!
-//! Keyspace `log` holds events and nothing else, so that its tables never
-//! overlap within a log: `log u32, offset u64`.
+//! The keyspace `log` has only events, under `log u32, offset u64`. Its tables
+//! therefore never overlap within a log.
 //!
-//! Keyspace `state` holds the rest under one leading byte:
+//! The keyspace `state` has all other records. The first byte of a key is the
+//! kind:
 //! - 0: the number of the last commit
-//! - 1: `log u32`: a log's meta
+//! - 1: `log u32`: the metadata of a log
 //! - 2: `log u32, resource id`: a resource
-//! - 3: `log u32, resource id, 0, offset u64`: the index (no id has a 0 in it)
-//! - 4: `key hash [32]`: the answer to an idempotent write
-//! - 5: `expiry i64, key hash [32]`: when to forget it
+//! - 3: `log u32, resource id, 0, offset u64`: an index entry (an id has no byte 0)
+//! - 4: `key hash [32]`: the response to an idempotent write
+//! - 5: `expiry i64, key hash [32]`: the time at which the response expires
 //! - 6: `name`: a cursor
 
 use std::ops::Range;
@@ -24,7 +26,7 @@ pub(super) const RESOURCES: u8 = 2;
 pub(super) const INDEX: u8 = 3;
 pub(super) const EVENT_BYTES: usize = 12;
 
-/// Key of an event.
+/// Returns the key of an event.
 pub(super) fn event(log: LogId, offset: Offset) -> [u8; EVENT_BYTES] {
     let mut key = [0; EVENT_BYTES];
     key[..4].copy_from_slice(&log.0.to_be_bytes());
@@ -32,14 +34,14 @@ pub(super) fn event(log: LogId, offset: Offset) -> [u8; EVENT_BYTES] {
     key
 }
 
-/// The log and offset of an event's key.
+/// Returns the log and the offset in the key of an event.
 pub(super) fn event_of(key: &[u8]) -> Option<(LogId, Offset)> {
     let (log, offset) = key.split_first_chunk()?;
     let offset = u64::from_be_bytes(offset.try_into().ok()?);
     Some((LogId(u32::from_be_bytes(*log)), Offset(offset)))
 }
 
-/// The log of a meta's key.
+/// Returns the log in the key of a log's metadata.
 pub(super) fn meta_of(key: &[u8]) -> Option<LogId> {
     Some(LogId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?)))
 }
@@ -54,7 +56,7 @@ pub(super) fn log_prefix(tag: u8, log: LogId) -> [u8; 5] {
     key
 }
 
-/// All keys of one log under `tag`.
+/// Returns the range of all keys of one log and one kind.
 pub(super) fn log_range(tag: u8, log: LogId) -> Range<[u8; 5]> {
     log_prefix(tag, log)..log_prefix(tag, LogId(log.0 + 1))
 }
@@ -66,7 +68,8 @@ pub(super) fn resource(log: LogId, id: &ResourceId) -> Vec<u8> {
     key
 }
 
-/// The log and the bytes of the id in a resource's or an index entry's key.
+/// Returns the log and the bytes of the resource id in the key of a resource or
+/// of an index entry.
 pub(super) fn subject_of(key: &[u8]) -> Option<(LogId, &[u8])> {
     let (log, rest) = key.get(1..)?.split_first_chunk()?;
     let id = rest.split(|&byte| byte == 0).next().unwrap_or(rest);
@@ -82,7 +85,7 @@ pub(super) fn index(log: LogId, id: &ResourceId, offset: Offset) -> Vec<u8> {
     key
 }
 
-/// The offset of an index entry.
+/// Returns the offset in the key of an index entry.
 pub(super) fn indexed(key: &[u8]) -> Option<Offset> {
     key.last_chunk().map(|offset| Offset(u64::from_be_bytes(*offset)))
 }
@@ -100,7 +103,7 @@ pub(super) fn expiry(time: Timestamp, hash: &[u8; 32]) -> [u8; 41] {
     key
 }
 
-/// The moment and the key hash of an expiry.
+/// Returns the time and the hash in the key of an expiry.
 pub(super) fn expiry_of(key: &[u8]) -> Option<(Timestamp, [u8; 32])> {
     let (time, hash) = key.get(1..)?.split_first_chunk()?;
     Some((Timestamp(i64::from_be_bytes(*time)), hash.try_into().ok()?))

@@ -1,16 +1,18 @@
-//! On disk: events, latest states, indexes and marks, on fjall.
+//! The store on disk, built on fjall: events, resources, indexes and cursors.
 //!
-//! A folder holds fjall's own `db/`, the file `mark` and the header `format`. There are two
-//! keyspaces: `log` with the events, `state` with everything else; which keys
-//! and values stands in `key` and `record`. One [`Writer`] changes them, a
-//! [`Transaction`] at a time, each atomic and numbered; anybody reads, through
-//! a [`Store`] or, where reads belong together, a [`ReadSnapshot`].
+//! The folder of a store contains fjall's files in `db/`, the file `mark` and
+//! the header `format`. fjall has two keyspaces: `log` contains the events, and
+//! `state` contains everything else. The modules `key`, `record` and `cursor`
+//! define the keys and the values. One [`Writer`] changes the store in numbered,
+//! atomic [`Transaction`]s. Any thread can read, through a [`Store`], or through
+//! a [`ReadSnapshot`] if several reads must agree.
 //!
-//! fjall drops a damaged end of its journal without a word, so nothing here
-//! is believed: each record has its own checksum, the events of a log are
-//! numbered without a hole, each log's meta counts what it keeps, and the
-//! mark tells how many commits there must be. Opening compares the ends of
-//! these, [`verify`] all of it.
+//! fjall drops a damaged end of its journal without an error, so the store
+//! checks fjall's data. Each record has a checksum. The events of a log have
+//! consecutive numbers. The metadata of a log counts its events. The file
+//! `mark` contains the number of commits that must exist. Opening a store
+//! compares the ends of all logs with these numbers, and [`verify`] compares
+//! every record.
 
 mod codec;
 mod cursor;
@@ -40,62 +42,64 @@ pub use verify::{LogReport, Report, verify};
 pub use view::{ReadSnapshot, ResourceEntry, Store};
 pub use writer::{Durability, EncodedEvent, Transaction, Writer};
 
-/// How much of a log is kept; zero is no bound of that kind.
+/// The limits of a log. Older events are trimmed. Zero means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Newest events to keep.
+    /// The number of events to keep.
     pub events: u64,
-    /// Bytes of newest events to keep, counted as stored.
+    /// The number of stored bytes of events to keep.
     pub bytes: u64,
-    /// Age to keep.
+    /// The age at which an event is trimmed.
     pub age: Duration,
 }
 
-/// A resource as it is now.
+/// The latest state of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// The offset of its newest event: with the epoch, its `ETag`.
+    /// The offset of the newest event of the resource. The epoch of the log and
+    /// this offset are the entity tag.
     pub revision: Offset,
-    /// The resource, compact JSON.
+    /// The JSON document, without white space.
     pub document: Bytes,
 }
 
-/// A log's place at one moment.
+/// The ends and the sizes of a log at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogBounds {
-    /// Newest event.
+    /// The offset of the newest event.
     pub head: Offset,
-    /// Last trimmed event.
+    /// The offset of the last trimmed event.
     pub floor: Offset,
-    /// Time of the last trimmed event.
+    /// The time of the last trimmed event.
     pub floor_time: Timestamp,
-    /// How many events it keeps.
+    /// The number of events in the log.
     pub events: u64,
-    /// Their bytes.
+    /// The stored bytes of the events.
     pub bytes: u64,
-    /// How many resources the collection has.
+    /// The number of resources of the collection.
     pub resources: u64,
 }
 
 impl LogBounds {
-    /// Whether every event after `step` that is at or after `time` is still
-    /// kept. From `step` on, time never decreases.
+    /// Returns whether the log still has every event after the offset `step`
+    /// whose time is `time` or later. After `step`, the times of the events never
+    /// decrease.
     pub fn keeps_since(&self, step: Offset, time: Timestamp) -> bool {
         self.floor <= step || time > self.floor_time
     }
 }
 
-/// Why the store cannot be opened or read. Every message says what to do.
+/// The error for a store that cannot be opened or read.
 #[derive(Debug)]
 pub enum Error {
-    /// Another process has it open.
+    /// Another process has opened the store in this folder.
     Locked(PathBuf),
-    /// The file system refused.
+    /// An operation of the file system failed.
     Io(std::io::Error),
-    /// What was acknowledged is missing, or a record fails its checksum.
+    /// An acknowledged commit is missing, or a record fails its checksum.
     Damaged(String),
-    /// A later version of streamgate wrote it, in a format that this one does
-    /// not know.
+    /// A later version of streamgate wrote the store or a record, in a format
+    /// that this version cannot read.
     Newer(String),
 }
 
@@ -103,7 +107,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Locked(path) => write!(f, "{} is in use by another process", path.display()),
-            Error::Io(_) => write!(f, "the store's files cannot be used"),
+            Error::Io(_) => write!(f, "an operation on the files of the store failed"),
             Error::Damaged(what) => write!(f, "the store is damaged: {what}"),
             Error::Newer(what) => write!(
                 f,
@@ -135,18 +139,19 @@ impl From<fjall::Error> for Error {
             fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
                 Error::Io(error)
             }
-            fjall::Error::Poisoned => Error::Io(io::Error::other("an earlier write failed")),
+            fjall::Error::Poisoned => Error::Io(io::Error::other(
+                "an earlier write failed, and the store accepts no more writes",
+            )),
             other => Error::Damaged(format!("{other:?}; {ADVICE}")),
         }
     }
 }
 
-/// What to do about damage.
-const ADVICE: &str =
-    "run `streamgate verify` to see what is left, then restore a copy of the store";
+/// The advice in an error about damage.
+const ADVICE: &str = "run `streamgate verify` to list all damage, then restore a copy of the store";
 
-/// Returns what an error calls the metadata with this key. The name of a log is
-/// in its metadata, so damaged metadata has only a number.
+/// Returns the description of a log's metadata for an error. The description
+/// has the number of the log, because the name is in the metadata itself.
 fn meta_text(key: &[u8]) -> String {
     match key::meta_of(key) {
         Some(log) => format!("the metadata of the log with number {}", log.0),

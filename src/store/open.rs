@@ -1,4 +1,4 @@
-//! Opening, and the refusal of what does not add up.
+//! Opening a store, with checks for lost and damaged records.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,55 +16,61 @@ use super::watermark::CommitWatermark;
 use super::writer::Writer;
 use super::{ADVICE, Error};
 
-/// Journals are kept until what they hold is in tables; reading them back is
-/// most of what opening costs. The least that fjall takes.
+/// The maximum size of the journals. fjall keeps a journal until all its records
+/// are in tables. Opening a store spends most of its time on reading the journals,
+/// so this is the smallest size that fjall accepts.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
-/// Measured: opens in a tenth of the time of fjall's 64 MiB, at the same rate.
-/// A log's events come in order, so its tables are never merged.
+/// The size of a memtable of the keyspace `log`. Measured: a store opens in a tenth
+/// of the time that it takes with fjall's default of 64 MiB, and commits at the
+/// same rate. The events of a log arrive in order, so their tables are not merged.
 const LOG_MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
-/// States come in any order: four of these are merged with most of what there
-/// is already, so twice the size is half the merging. Measured with half a
-/// million new resources: 114,000 a second for 89,000 with 8 MiB, and no more
-/// with 24 MiB. A store keeps what it was made with.
+/// The size of a memtable of the keyspace `state`. Resources arrive in any order.
+/// fjall merges four tables with most of the existing ones, so twice the size
+/// needs half the merging. Measured with half a million new resources: 114,000 a
+/// second, against 89,000 with 8 MiB, and the same with 24 MiB. An existing store
+/// keeps the size that it was created with.
 const STATE_MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
-/// Of the states' blocks. A scan looks each block up, reads, checks and bounds
-/// it, so fewer are cheaper than fjall's 4 KiB; 32 KiB are no better.
+/// The size of a block of the keyspace `state`. A scan looks up, reads and checks
+/// each block, so fewer blocks are cheaper than with fjall's default of 4 KiB.
+/// 32 KiB are not faster.
 const STATE_BLOCK_BYTES: u32 = 16 * 1024;
-/// fjall keeps one worker for flushing, which puts back every merge that it
-/// takes off the queue. With only one other, merging, it does nothing else
-/// meanwhile: a fifth of all processor time under load was that. With one
-/// worker in all, a long merge would hold up the flushing, and then writes.
+/// The number of fjall's worker threads. fjall reserves one worker for flushing.
+/// This worker returns every merge that it takes from the queue. With two workers,
+/// while the other one merges, the first worker only takes and returns merges:
+/// that was a fifth of all processor time under load. With one worker, a long
+/// merge would delay the flushing and then the writes.
 const WORKERS: usize = 3;
-/// What they do can wait for a processor; a commit that must wait for one holds
-/// up everybody. 256 connections with an event a request, over eight rounds:
-/// 48,300 a second for 45,800 at 0, `loadtest run ingest-collection` 1.05 × as
-/// fast. Not more: beside a process that takes every processor they would stand
-/// still, and writes with them once there is too much to merge. Reading journals
-/// back at a start is as nice: a thread without privileges cannot go back.
+/// The nice value of fjall's worker threads. The workers can wait for a processor,
+/// but a commit that waits delays every client. Measured with 256 connections and
+/// one event per request, over eight rounds: 48,300 requests a second, against
+/// 45,800 with 0; `loadtest run ingest-collection` is 1.05 times as fast. With a
+/// higher value, a process that uses every processor would stop the workers, and
+/// later the writes, which wait for the merges. The journals are read at the same
+/// nice value, because a thread without privileges cannot lower the value again.
 const NICE: i32 = 10;
-/// Blocks kept in memory, indices and filters of tables among them; pages have
-/// a cache of their own above. A scan fills it: a new process grows by that much
-/// when a collection is first read out. With 8 MiB the indices and filters of a
-/// million events do not stay, and each look into them reads them anew: to
-/// verify those took 114 s in place of 4.9.
+/// The size of fjall's cache of blocks, which include the indexes and the filters
+/// of tables. Pages have a cache of their own. The first scan of a collection fills
+/// this cache, so a new process grows by this size. With 8 MiB, the indexes and
+/// filters of a million events do not fit and are read again for each lookup:
+/// `verify` then takes 114 s instead of 4.9 s.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// An open store: who reads, who writes, and what logs there are.
+/// An open store.
 pub struct Opened {
-    /// For reads.
+    /// The handle for reads.
     pub store: Store,
-    /// For the one writer.
+    /// The only writer of the store.
     pub writer: Writer,
-    /// All logs, by number.
+    /// The metadata of all logs, in the order of their numbers.
     pub metas: Vec<LogMetadata>,
 }
 
 impl Store {
-    /// Opens the store in the folder `path`, making it if it is not there.
+    /// Opens or creates the store in the folder `path`. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error`] when the folder cannot be used, or when what it holds is
-    /// damaged, ends before what was acknowledged, or has a newer format.
+    /// [`Error`] if the folder cannot be used, or if the store is damaged, lacks an
+    /// acknowledged commit, or has a newer format.
     pub fn open(path: &Path) -> Result<Opened, Error> {
         let format = format::check(path)?;
         let is_new = !path.join("db").is_dir();
@@ -77,16 +83,16 @@ impl Store {
         let metas = view.metas()?;
         for meta in &metas {
             check_end(&view, meta)?;
-            // The mark tells of a cut in the last journal. One in an earlier
-            // journal leaves a hole, in what has not reached a table yet.
-            // A log without events has nothing to miss.
+            // The watermark detects a cut in the last journal. A cut in an
+            // earlier journal leaves a hole among the events that are not in
+            // a table yet. A log without events cannot have a hole.
             if journals.len() > 1 && meta.position.events > 0 {
                 check_newest(&view, meta, journals.iter().sum())?;
             }
         }
-        // A process that was killed may have left commits in the page cache
-        // alone. fjall reads them back without a sync, and from here on they
-        // are shown and count as synced.
+        // A killed process may have left commits that are only in the page
+        // cache. fjall reads these commits without a sync. From here on they
+        // are visible and count as synced.
         store.files().database.persist(PersistMode::SyncData)?;
         if is_new || format < FORMAT {
             format::write(path)?;
@@ -96,7 +102,7 @@ impl Store {
     }
 }
 
-/// The sizes of fjall's journals.
+/// Returns the sizes of fjall's journals.
 fn journals(folder: &Path) -> io::Result<Vec<u64>> {
     let mut sizes = Vec::new();
     let entries = match std::fs::read_dir(folder) {
@@ -112,7 +118,7 @@ fn journals(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(sizes)
 }
 
-/// Opens fjall's files without a look at what is in them.
+/// Opens fjall's files without checking their content.
 pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
     let folder = path.join("db");
     make(path, &folder)?;
@@ -129,7 +135,8 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         })?;
         Ok(Files { path: path.to_owned(), database, log, state })
     };
-    // On Linux each thread has its own, and hands it on to those it starts.
+    // On Linux each thread has its own nice value, and a new thread inherits the
+    // value of the thread that starts it.
     let nicely = || {
         let _ = rustix::process::nice(NICE);
         open()
@@ -138,7 +145,7 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         let opener = thread::Builder::new().name("opener".to_owned());
         Ok::<_, io::Error>(opener.spawn_scoped(scope, nicely)?.join())
     })?;
-    // fjall asserts what it expects of its own files.
+    // fjall panics if its files are not as it expects.
     let opened = opened.map_err(|_| damaged_files(path, "fjall gave up on them"))?;
     match opened {
         Ok(files) => Ok(Store::new(files)),
@@ -153,12 +160,13 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
     }
 }
 
-/// What a new keyspace is made with; one that is there keeps what it has.
+/// Returns the options for a new keyspace. An existing keyspace keeps its options.
 fn options(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
 }
 
-/// Makes the folder, and has its name on disk before anything is in it.
+/// Creates the folder, and syncs its entry in the folder above before a file is
+/// written.
 fn make(path: &Path, folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -199,7 +207,7 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
             tracing::warn!(
                 path = %path.display(),
                 commit,
-                "the mark is not there; a loss of the newest commits would not be noticed"
+                "the file `mark` is missing; a loss of the newest commits cannot be detected"
             );
             Ok(())
         }
@@ -207,7 +215,7 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
     }
 }
 
-/// The newest event must be there, and be the one that the meta counts.
+/// Checks that the newest event of a log exists and agrees with the metadata.
 fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     let head = meta.position.head;
     if meta.position.events == 0 {
@@ -227,8 +235,9 @@ fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     )))
 }
 
-/// Everything that journals of `bytes` in all can have held must be there: the
-/// events without a hole, and the resources that they left.
+/// Checks the newest events of a log, up to the total size of the journals,
+/// `bytes`. The events must have consecutive numbers, and the resources must agree
+/// with their newest events.
 pub(super) fn check_newest(
     view: &ReadSnapshot,
     meta: &LogMetadata,

@@ -1,21 +1,21 @@
-//! Values: what stands under the keys. Each begins with a checksum (`codec`).
+//! The records of the store. Each record begins with a checksum (`codec`).
 //!
 //! - event: `number u64, time i64, flags u8, lengths of type and subject u8,
-//!   type, subject, data`; the number counts a log's events without a hole
+//!   type, subject, data`; the events of a log have consecutive numbers
 //! - resource: `revision u64, document`
 //! - metadata of a log, version 1: `epoch [8], topic u8`, then `head, floor,
 //!   events, bytes, resources u64, floor time i64, number u64, time i64,
 //!   reserved u64`, then the name; version 2: the same up to `reserved`, then
 //!   `count u8`, `count` times a step `u64`, then the name
-//! - answer: `body [32], offset u64, time i64, flags u8, length of subject u8,
+//! - response to an idempotent write: `body [32], offset u64, time i64, flags u8, length of subject u8,
 //!   subject, document`
 //! - commit: `number u64`
 //!
-//! Events, resources, answers and commits have version 1. Metadata of a log
-//! whose time never stepped back has version 1, so that builds which know no
-//! steps open it; otherwise it has version 2. A change to the fields of a kind
-//! raises its version and `format::FORMAT`, and the older versions stay
-//! readable.
+//! Events, resources, responses and commits have version 1. The metadata of a log
+//! has version 1 if the time of the log never stepped back, so that older builds
+//! can open the store. Otherwise the metadata has version 2. A change to the
+//! fields of a kind raises the version of the kind and `format::FORMAT`. The
+//! older versions stay readable.
 
 use bytes::Bytes;
 
@@ -23,7 +23,7 @@ use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, seal_version}
 use super::{LogBounds, Resource, key};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 
-/// The newest version of each kind that this build reads.
+/// The newest version of an event that this build reads.
 const EVENT_VERSION: u8 = 1;
 const RESOURCE_VERSION: u8 = 1;
 const ANSWER_VERSION: u8 = 1;
@@ -37,7 +37,8 @@ const SUBJECT: u8 = 2;
 const CREATED: u8 = 4;
 const DOCUMENT: u8 = 8;
 
-/// The most steps that a meta keeps: each commit to the log writes all of them.
+/// The maximum number of steps in the metadata of a log. Each commit to the log
+/// writes all steps.
 const STEPS_MAX: usize = 32;
 
 /// An event with its number.
@@ -62,22 +63,22 @@ pub(super) fn encode_event(key: &[u8], number: u64, event: &Event) -> Bytes {
     })
 }
 
-/// How long the record of an event is.
+/// Returns the length of the record of an event.
 pub(super) fn event_bytes(event: &Event) -> usize {
     let subject = event.subject.as_ref().map_or(0, |subject| subject.as_bytes().len());
     CHECKSUM_BYTES + 19 + event.event_type.as_bytes().len() + subject + event.data.len()
 }
 
-/// The event that `record` was just made of, as slices of it: nothing is
-/// checked that was written this moment.
+/// Returns `event` with fields that are slices of `record`. The caller has just
+/// encoded `record` from `event`, so the content is not checked again.
 ///
 /// # Panics
-/// When it is another's record.
+/// If `record` is the record of another event.
 pub(super) fn slices_of(event: Event, record: &Bytes) -> Event {
     let kind_at = CHECKSUM_BYTES + 19;
     let subject_at = kind_at + event.event_type.as_bytes().len();
     let data_at = record.len() - event.data.len();
-    let same = "the record is the event's";
+    let same = "the record was encoded from this event";
     Event {
         event_type: event.event_type.within(record, kind_at).expect(same),
         subject: event.subject.map(|it| it.within(record, subject_at).expect(same)),
@@ -86,7 +87,7 @@ pub(super) fn slices_of(event: Event, record: &Bytes) -> Event {
     }
 }
 
-/// Returns the event of a record, as slices of the record.
+/// Decodes an event. The fields of the event are slices of the record.
 pub(super) fn decode_event(key: &[u8], record: Bytes) -> Result<Numbered, Unreadable> {
     read(key, record, EVENT_VERSION, |_, fields| event_fields(key, fields))
 }
@@ -121,46 +122,50 @@ pub(super) fn decode_state(key: &[u8], record: Bytes) -> Result<Resource, Unread
     })
 }
 
-/// A log as its last commit left it.
+/// The metadata of a log after its last commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogMetadata {
-    /// Its number in the store.
+    /// The number of the log in the store.
     pub id: LogId,
     /// The collection's or topic's name.
     pub name: String,
-    /// Whether it is a topic's.
+    /// Whether the log belongs to a topic.
     pub topic: bool,
-    /// Its identity.
+    /// The epoch of the log.
     pub epoch: Epoch,
-    /// Its place.
+    /// The ends and the sizes of the log.
     pub position: LogBounds,
-    /// The newest event's number, counted without a hole from 1.
+    /// The number of the newest event. The first event has number 1, and the
+    /// numbers are consecutive.
     pub number: u64,
-    /// The newest event's time.
+    /// The time of the newest event.
     pub time: Timestamp,
-    /// Offsets up to here may have been issued although the store does not
-    /// show it, since they were not synced. No more than `head` after a clean
-    /// stop, and always so when every commit is synced.
+    /// The last reserved offset. After an unclean stop, offsets up to this one may
+    /// have been issued for events that were lost because they were not synced.
+    /// The value is at most `head` after a clean stop, and if every commit is
+    /// synced.
     pub reserved: Offset,
-    /// Where the log's time stepped back, oldest first: the offset of the
-    /// newest event before each step. Between two steps time never decreases.
+    /// The steps back of the log's time, oldest first. A step is given by the
+    /// offset of the last event before the step. The times of the events between
+    /// two steps never decrease.
     pub steps: Vec<Offset>,
 }
 
 impl LogMetadata {
-    /// A log without events.
+    /// Returns the metadata of a log without events.
     pub fn new(id: LogId, name: String, topic: bool, epoch: Epoch) -> LogMetadata {
         let (position, time, reserved, steps) = Default::default();
         LogMetadata { id, name, topic, epoch, position, number: 0, time, reserved, steps }
     }
 
-    /// The newest event before the last step back of the log's time, or 0 if
-    /// there was none. The events after it are in the order of their times.
+    /// Returns the offset of the last event before the newest step back of the
+    /// log's time, or 0 if there was no step. The times of the later events never
+    /// decrease.
     pub fn last_step(&self) -> Offset {
         self.steps.last().copied().unwrap_or_default()
     }
 
-    /// Notes that the event after the newest one has an earlier time.
+    /// Records that the next event has an earlier time than the newest event.
     pub fn step(&mut self) {
         if self.steps.len() == STEPS_MAX {
             self.steps.remove(0);
@@ -168,14 +173,15 @@ impl LogMetadata {
         self.steps.push(self.position.head);
     }
 
-    /// Moves the floor up to a trimmed event. Steps below it are of no use.
+    /// Raises the floor to a trimmed event, and removes the steps below it.
     pub fn raise_floor(&mut self, offset: Offset, time: Timestamp) {
         (self.position.floor, self.position.floor_time) = (offset, time);
         self.steps.retain(|&step| step >= offset);
     }
 
-    /// Whether time may decrease from the event at `before` to the next one,
-    /// at `after`. Of more than [`STEPS_MAX`] steps the oldest are unknown.
+    /// Returns whether the event at the offset `after` may have an earlier time
+    /// than the previous event, at the offset `before`. If there were more than
+    /// [`STEPS_MAX`] steps, the oldest steps are unknown.
     pub(super) fn may_step(&self, before: Offset, after: Offset) -> bool {
         let unknown = self.steps.len() == STEPS_MAX && after <= self.steps[0];
         unknown || self.steps.iter().any(|&step| before <= step && step < after)
@@ -230,20 +236,20 @@ fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<LogMetadat
     Some(LogMetadata { id, name, topic, epoch, position, number, time, reserved, steps })
 }
 
-/// What an idempotent write was answered.
+/// The stored response to an idempotent write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotentResponse {
-    /// Digest of the body that the key came with.
+    /// The digest of the request body.
     pub body: [u8; 32],
-    /// The event's offset.
+    /// The offset of the event.
     pub offset: Offset,
-    /// The event's time.
+    /// The time of the event.
     pub time: Timestamp,
-    /// The resource.
+    /// The id of the resource, if the event has one.
     pub subject: Option<ResourceId>,
-    /// Whether the resource was made.
+    /// Whether the write created the resource.
     pub created: bool,
-    /// The resource after the write.
+    /// The document of the resource after the write, if there is one.
     pub document: Option<Bytes>,
 }
 

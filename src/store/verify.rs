@@ -1,4 +1,4 @@
-//! Reading everything, to name any damage.
+//! Reads the whole store and reports all damage.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,41 +14,41 @@ use super::view::{KeyspaceName, ReadSnapshot};
 use super::{Error, LogBounds, format, key, meta_text, unreadable};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
-/// Damages that are named one by one; a broken table would fill the screen.
+/// The maximum number of damages in a report. A broken table would fill the screen.
 const DAMAGES_MAX: usize = 1000;
-/// Records between two calls of `progress`.
+/// The number of records between two calls of `progress`.
 const STEP: u64 = 1024;
 
-/// What [`verify`] found.
+/// The result of [`verify`].
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Each log.
+    /// The logs of the store.
     pub logs: Vec<LogReport>,
-    /// Each damage in plain words; none in a sound store.
+    /// A sentence for each damage. Empty if the store is sound.
     pub damage: Vec<String>,
     /// The number of the last commit.
     pub commit: u64,
 }
 
-/// What [`verify`] read of one log.
+/// The result of [`verify`] for one log.
 #[derive(Clone, Debug)]
 pub struct LogReport {
-    /// The collection's or topic's name.
+    /// The name of the collection or topic.
     pub name: String,
-    /// Its number in the store.
+    /// The number of the log in the store.
     pub id: LogId,
-    /// Its identity.
+    /// The epoch of the log.
     pub epoch: Epoch,
-    /// Its place as counted, not as noted down.
+    /// The bounds of the log, counted from its events.
     pub position: LogBounds,
 }
 
-/// Opens the store and reads all of it. `progress` is called now and then
-/// with the number of records read and how many there should be.
+/// Opens the store and reads every record. `progress` is called regularly with
+/// the number of records read and the expected number of all records.
 ///
 /// # Errors
-/// [`Error`] when it does not even open, or a later version of streamgate wrote
-/// any of it.
+/// [`Error`] if the store cannot be opened, or if a later version of streamgate
+/// wrote the store or a record.
 pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     if !path.join("db").is_dir() {
         return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, "there is no store")));
@@ -86,7 +86,7 @@ struct Check<F> {
     progress: F,
 }
 
-/// What the events of a log come to.
+/// The sums over the events of a log.
 #[derive(Default)]
 struct Tally {
     position: LogBounds,
@@ -140,7 +140,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(metas)
     }
 
-    /// Events of logs that have no meta.
+    /// Looks for events of logs that do not exist.
     fn orphan_events(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
         let ends = metas.iter().map(|meta| meta.id.0).chain([u32::MAX]);
         let starts = [0].into_iter().chain(metas.iter().map(|meta| meta.id.0 + 1));
@@ -256,8 +256,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(())
     }
 
-    /// Counts the index, and compares each resource's newest event with what
-    /// the resource says it is.
+    /// Counts the index entries, and compares each resource with its newest event.
     fn index(&mut self, meta: &LogMetadata) -> Result<u64, Error> {
         let range = key::log_range(key::INDEX, meta.id);
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
@@ -300,7 +299,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
             Ok(None) => self.damage(format!(
                 "{name}: the index of {subject} names offset {offset}, where no event is"
             )),
-            // Named with the events.
+            // Already reported with the events.
             Err(_) => {}
         }
     }
@@ -390,7 +389,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
     }
 }
 
-/// Returns what was read, or `None` if the record is damaged.
+/// Returns the decoded record, or `None` if the record is damaged.
 ///
 /// # Errors
 /// [`Error::Newer`] if only a later version of streamgate reads the record.

@@ -1,4 +1,4 @@
-//! Reading.
+//! Reads from the store.
 
 use std::fmt;
 use std::ops::Bound;
@@ -8,11 +8,12 @@ use std::sync::Arc;
 use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
 
 use super::codec::Unreadable;
+use super::cursor::{self, Cursor, CursorName};
 use super::record::{self, IdempotentResponse, LogMetadata, Numbered};
 use super::{Error, LogBounds, Resource, key, meta_text, unreadable};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
-/// The open store. Cheap to clone; reads block on the disk.
+/// A handle on the open store. A clone is cheap. Each read blocks on the disk.
 #[derive(Clone)]
 pub struct Store(Arc<Files>);
 
@@ -23,25 +24,25 @@ pub(super) struct Files {
     pub(super) state: Keyspace,
 }
 
-/// The store as it was at one moment, for reads that belong together. To be
-/// held shortly: it pins what retention would free.
+/// A snapshot of the store, for reads that must agree. Hold a snapshot only
+/// briefly: retention cannot free the records that the snapshot can read.
 pub struct ReadSnapshot {
     files: Arc<Files>,
     snapshot: Snapshot,
 }
 
-/// A resource that a scan has met.
+/// A resource that a scan has found.
 pub struct ResourceEntry {
     log: LogId,
     key: fjall::Slice,
-    /// It at this moment.
+    /// The latest state of the resource in the snapshot.
     pub state: Resource,
 }
 
 impl Files {
-    /// Returns the error for a record that cannot be read. `what` belongs to
-    /// `log`. The error names the collection or topic, unless the metadata of
-    /// the log cannot be read either.
+    /// Returns the error for a record of `log` that cannot be read. `what` is the
+    /// description of the record. The error names the collection or topic if the
+    /// metadata of the log can be read.
     fn unreadable(&self, why: Unreadable, what: impl fmt::Display, log: LogId) -> Error {
         let key = key::meta(log);
         let meta = self.state.get(key).ok().flatten();
@@ -88,31 +89,31 @@ impl Store {
         &self.0
     }
 
-    /// The folder it is in.
+    /// Returns the folder of the store.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// A consistent view of now.
+    /// Returns a snapshot of the store.
     pub fn view(&self) -> ReadSnapshot {
         ReadSnapshot { files: Arc::clone(&self.0), snapshot: self.0.database.snapshot() }
     }
 
-    /// A resource as it is now.
+    /// Returns the latest state of a resource, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<Resource>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
         self.0.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// What the idempotent write with this key hash was answered, if it is
-    /// still known.
+    /// Returns the stored response to the idempotent write with this key hash, or
+    /// `None` if there is none.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn answer(&self, hash: &[u8; 32]) -> Result<Option<IdempotentResponse>, Error> {
         let key = key::answer(hash);
         let Some(value) = self.0.state.get(key)? else { return Ok(None) };
@@ -120,21 +121,36 @@ impl Store {
         answer.map(Some).map_err(|why| unreadable(why, "the answer to an idempotent write"))
     }
 
-    /// When the last of all answers is to be forgotten; none if there is none.
+    /// Returns the cursor with this name, or `None` if there is none. Blocks on
+    /// the disk.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
+    pub fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Error> {
+        let key = key::cursor(name.as_str());
+        let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
+        let cursor = cursor::decode(&key, value.into());
+        cursor
+            .map(Some)
+            .map_err(|why| unreadable(why, format_args!("the cursor {}", name.as_str())))
+    }
+
+    /// Returns the latest expiry of all stored responses, or `None` if there is no
+    /// response.
+    ///
+    /// # Errors
+    /// [`Error`] if the disk cannot be read.
     pub fn newest_expiry(&self) -> Result<Option<Timestamp>, Error> {
         let newest = self.0.database.snapshot().range(&self.0.state, key::EXPIRIES).next_back();
         let Some(guard) = newest else { return Ok(None) };
         Ok(key::expiry_of(&guard.key()?).map(|(expiry, _)| expiry))
     }
 
-    /// Answers that are to be forgotten by `now`, at most `count`, oldest
-    /// first and none older than `from`.
+    /// Returns the expiry and the key hash of at most `count` responses whose
+    /// expiry is at least `from` and before `now`, in the order of the expiries.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read.
+    /// [`Error`] if the disk cannot be read.
     pub fn expired(
         &self,
         from: Timestamp,
@@ -152,10 +168,10 @@ impl Store {
 }
 
 impl ReadSnapshot {
-    /// The log's place at this moment.
+    /// Returns the bounds of a log in this snapshot.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn position(&self, log: LogId) -> Result<LogBounds, Error> {
         Ok(self.meta(log)?.position)
     }
@@ -168,7 +184,7 @@ impl ReadSnapshot {
         record::decode_meta(&key, value.into()).map_err(|why| unreadable(why, meta_text(&key)))
     }
 
-    /// All logs, by number.
+    /// Returns the metadata of all logs, in the order of their numbers.
     pub(super) fn metas(&self) -> Result<Vec<LogMetadata>, Error> {
         let mut metas = Vec::new();
         for guard in self.snapshot.range(&self.files.state, key::METAS) {
@@ -179,7 +195,7 @@ impl ReadSnapshot {
         Ok(metas)
     }
 
-    /// The number of the last commit; 0 in a new store.
+    /// Returns the number of the last commit, or 0 for a new store.
     pub(super) fn commit(&self) -> Result<u64, Error> {
         let Some(value) = self.snapshot.get(&self.files.state, key::COMMIT)? else {
             return Ok(0);
@@ -188,28 +204,31 @@ impl ReadSnapshot {
         commit.map_err(|why| unreadable(why, "the number of the last commit"))
     }
 
-    /// A resource at this moment.
+    /// Returns the state of a resource in this snapshot, or `None` if it does not
+    /// exist.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<Resource>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.snapshot.get(&self.files.state, &key)? else { return Ok(None) };
         self.files.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// The id of a resource that a scan has met. Not every scan needs that of
-    /// every resource, and it takes a check of each character.
+    /// Returns the id of a resource that a scan has found. A scan itself does not
+    /// decode the ids, because that checks every character and few callers need
+    /// all ids.
     ///
     /// # Errors
-    /// [`Error`] when the key is damaged.
+    /// [`Error`] if the key is damaged.
     pub fn id_of(&self, found: &ResourceEntry) -> Result<ResourceId, Error> {
         key::subject_of(&found.key)
             .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
             .ok_or_else(|| self.files.damaged("the key of a resource", found.log))
     }
 
-    /// All resources after `after`, by id.
+    /// Returns all resources of a log after the id `after`, in the order of their
+    /// ids.
     pub fn resources(
         &self,
         log: LogId,
@@ -231,7 +250,7 @@ impl ReadSnapshot {
         })
     }
 
-    /// All kept events after `after`, in order.
+    /// Returns all events of a log after the offset `after`, in order.
     pub fn events(
         &self,
         log: LogId,
@@ -240,7 +259,8 @@ impl ReadSnapshot {
         self.numbered(log, after).map(|found| found.map(|(_, numbered)| numbered.event))
     }
 
-    /// The same with the bytes that each event takes, from both ends.
+    /// Returns all events of a log after the offset `after`, in order, each with
+    /// the number of its stored bytes.
     pub fn sized(
         &self,
         log: LogId,
@@ -250,7 +270,8 @@ impl ReadSnapshot {
         self.numbered(log, after).map(move |found| found.map(sized))
     }
 
-    /// The same with each event's number.
+    /// Returns all events of a log after the offset `after`, in order, each with
+    /// its number and the number of its stored bytes.
     pub(super) fn numbered(
         &self,
         log: LogId,
@@ -262,7 +283,8 @@ impl ReadSnapshot {
         self.range(KeyspaceName::Log, (start, end)).map(move |guard| files.decode_event(log, guard))
     }
 
-    /// All kept events of one resource after `after`, in order, through its index.
+    /// Returns all events of one resource after the offset `after`, in order.
+    /// The index finds the events.
     pub fn events_of(
         &self,
         log: LogId,
@@ -279,12 +301,12 @@ impl ReadSnapshot {
         })
     }
 
-    /// The position just before the first event at or after `time`, and
-    /// whether every such event is still kept. Where the log's time stepped
-    /// back, events up to the last step are not considered.
+    /// Returns the offset before the first event whose time is `time` or later,
+    /// and whether the log still has every such event. If the time of the log
+    /// stepped back, the events up to the last step are ignored.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or a record is damaged.
+    /// [`Error`] if the disk cannot be read or a record is damaged.
     pub fn before(&self, log: LogId, time: Timestamp) -> Result<(Offset, bool), Error> {
         let meta = self.meta(log)?;
         let (position, step) = (&meta.position, meta.last_step());
@@ -301,7 +323,7 @@ impl ReadSnapshot {
         Ok((low, position.keeps_since(step, time)))
     }
 
-    /// The event at `offset`.
+    /// Returns the event at `offset`, or `None` if there is none.
     pub(super) fn event(&self, log: LogId, offset: Offset) -> Result<Option<Event>, Error> {
         let key = key::event(log, offset);
         let Some(value) = self.snapshot.get(&self.files.log, key)? else { return Ok(None) };
@@ -319,14 +341,16 @@ impl ReadSnapshot {
         Ok(self.snapshot.contains_key(&self.files.state, key::index(log, subject, offset))?)
     }
 
-    /// Whether the resource is as `event`, its newest one, left it.
+    /// Returns whether the state of the resource agrees with `event`, which is the
+    /// newest event of the resource.
     pub(super) fn matches_latest(&self, meta: &LogMetadata, event: &Event) -> Result<bool, Error> {
         let Some(subject) = event.subject.as_ref().filter(|_| !meta.topic) else {
             return Ok(true);
         };
         Ok(match self.resource(meta.id, subject)? {
             Some(state) => state.revision == event.offset,
-            // A type of a user's own that ends so leaves the resource there.
+            // A type that a user chose can also end in `-deleted`. Such an event
+            // does not remove the resource.
             None => event.event_type.as_str().ends_with("-deleted"),
         })
     }
@@ -344,14 +368,14 @@ impl ReadSnapshot {
     }
 }
 
-/// One of the two keyspaces.
+/// A keyspace of the store.
 #[derive(Clone, Copy)]
 pub(super) enum KeyspaceName {
     Log,
     State,
 }
 
-/// The id in a resource's key, however damaged.
+/// Returns the id in the key of a resource, for an error. The key may be damaged.
 fn key_text(key: &[u8]) -> String {
     let id = key::subject_of(key).map_or(key, |(_, id)| id);
     String::from_utf8_lossy(id).into_owned()

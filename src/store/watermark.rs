@@ -1,10 +1,12 @@
-//! The high-water mark: how far commits were durable, outside of fjall.
+//! The commit watermark: the number of the last durable commit, in a file of its
+//! own.
 //!
-//! fjall cuts its journal at the first frame that it cannot read, so a damaged
-//! block in the middle would silently take all commits behind it. The mark
-//! knows better. It is written after each durable commit and synced once a
-//! second: syncing it each time would halve the rate of commits, and what a
-//! power cut takes of it only makes the check weaker for that second.
+//! fjall cuts its journal at the first frame that it cannot read. A damaged block
+//! in the middle therefore removes all later commits without an error. The
+//! watermark detects this loss. The watermark is written after each durable
+//! commit and synced once a second. A sync for each commit would halve the rate
+//! of commits. After a power cut, the watermark may be one second old, and the
+//! check does not detect the loss of commits from that second.
 
 use std::fs::File;
 use std::io;
@@ -13,32 +15,33 @@ use std::path::Path;
 
 use super::codec::{read, seal};
 
-/// Two slots, written in turn, each in a sector of its own: a torn write
-/// leaves the other one whole.
+/// The size of a slot. The two slots are written in turn. Each slot has its own
+/// sector, so a torn write damages only one slot.
 const SLOT_BYTES: u64 = 512;
 const RECORD_BYTES: usize = 12;
 const KEY: &[u8] = b"streamgate mark 1";
-/// The version of a slot. A slot of a newer one counts as unreadable: the
-/// store's header has refused the store before.
+/// The newest version of a slot that this build reads. A slot of a later version
+/// counts as unreadable. This does not occur: the header of the store is checked
+/// first.
 const VERSION: u8 = 1;
 
-/// The open file.
+/// The open file `mark`.
 pub(super) struct CommitWatermark {
     file: File,
     dirty: bool,
 }
 
 impl CommitWatermark {
-    /// Opens the file, making it if it is not there, and tells the number in
-    /// it: none in a new one.
+    /// Opens or creates the file. Returns the number of the last durable commit,
+    /// or `None` for a new file.
     ///
     /// # Errors
-    /// `InvalidData` when neither slot can be read.
+    /// `InvalidData` if both slots are damaged, or the error of the file system.
     pub(super) fn open(path: &Path) -> io::Result<(CommitWatermark, Option<u64>)> {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let value = if file.metadata()?.len() == 0 {
-            // The name has to last as well.
+            // The entry of the folder must be durable too.
             if let Some(folder) = path.parent() {
                 File::open(folder)?.sync_all()?;
             }
@@ -50,7 +53,8 @@ impl CommitWatermark {
         Ok((CommitWatermark { file, dirty: false }, value))
     }
 
-    /// Moves the mark up to `commit`; it reaches the disk with the next sync.
+    /// Writes the number of the last durable commit. The number is on disk after
+    /// the next [`CommitWatermark::sync`].
     pub(super) fn advance(&mut self, commit: u64) -> io::Result<()> {
         let record = seal(KEY, 8, |out| out.extend_from_slice(&commit.to_be_bytes()));
         self.file.write_all_at(&record, commit % 2 * SLOT_BYTES)?;
@@ -58,7 +62,7 @@ impl CommitWatermark {
         Ok(())
     }
 
-    /// Brings the mark to the disk if it has moved.
+    /// Syncs the file if its content has changed.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.dirty) { self.file.sync_data() } else { Ok(()) }
     }

@@ -1,4 +1,4 @@
-//! Writing: one writer, numbered atomic commits.
+//! The writer of a store: atomic, numbered commits.
 
 use bytes::Bytes;
 use fjall::{OwnedWriteBatch, PersistMode};
@@ -10,43 +10,44 @@ use super::watermark::CommitWatermark;
 use super::{Error, Resource, key};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
-/// The one who may change the store.
+/// The only writer of a store.
 pub struct Writer {
     store: Store,
-    mark: CommitWatermark,
-    /// The last commit, and the last that is known to be on disk.
+    watermark: CommitWatermark,
+    /// The number of the last commit.
     commit: u64,
+    /// The number of the last commit that is on disk.
     synced: u64,
 }
 
-/// Where a commit is when [`Writer::commit`] returns.
+/// The durability of a commit when [`Writer::commit`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// On disk.
+    /// The commit is on disk.
     Synced,
-    /// With the operating system.
+    /// The commit is in the page cache of the operating system.
     Buffered,
 }
 
-/// Changes that become visible together or not at all.
+/// Changes that are committed together or not at all.
 pub struct Transaction {
     store: Store,
     batch: OwnedWriteBatch,
 }
 
-/// An event ready to be stored.
+/// An event with its encoded record.
 pub struct EncodedEvent {
     key: [u8; key::EVENT_BYTES],
     record: Bytes,
-    /// The same event, as slices of the record.
+    /// The event. Its fields are slices of the record.
     pub event: Event,
 }
 
 impl EncodedEvent {
-    /// Encodes an event under its number.
+    /// Encodes an event of `log`. The events of a log have consecutive numbers.
     ///
     /// # Panics
-    /// Never: the slices are of the record that it has just made.
+    /// Never: the slices lie within the record that this function encodes.
     pub fn new(log: LogId, number: u64, event: Event) -> EncodedEvent {
         let key = key::event(log, event.offset);
         let record = record::encode_event(&key, number, &event);
@@ -54,37 +55,37 @@ impl EncodedEvent {
         EncodedEvent { key, record, event }
     }
 
-    /// Bytes it takes in the log.
+    /// Returns the number of bytes that the event takes in the log.
     pub fn bytes(&self) -> u64 {
         EncodedEvent::bytes_of(&self.event)
     }
 
-    /// Bytes that `event` takes in a log, or would.
+    /// Returns the number of bytes that `event` takes in a log.
     pub fn bytes_of(event: &Event) -> u64 {
         (key::EVENT_BYTES + record::event_bytes(event)) as u64
     }
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, mark: CommitWatermark, commit: u64) -> Writer {
-        Writer { store, mark, commit, synced: commit }
+    pub(super) fn new(store: Store, watermark: CommitWatermark, commit: u64) -> Writer {
+        Writer { store, watermark, commit, synced: commit }
     }
 
-    /// Where the changes are read.
+    /// Returns the store that this writer changes.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// An empty set of changes.
+    /// Returns an empty transaction.
     pub fn begin(&self) -> Transaction {
         Transaction { batch: self.store.files().database.batch(), store: self.store.clone() }
     }
 
-    /// Writes the changes. After an error nothing is certain about them and
-    /// every later commit fails.
+    /// Commits the changes.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]. The changes may be on disk or not, and every later commit
+    /// fails.
     pub fn commit(
         &mut self,
         mut changes: Transaction,
@@ -101,45 +102,46 @@ impl Writer {
         self.commit = commit;
         if durability == Durability::Synced {
             self.synced = commit;
-            self.mark.advance(commit)?;
+            self.watermark.advance(commit)?;
         }
         Ok(())
     }
 
-    /// Brings every commit to the disk, the mark not.
+    /// Syncs every commit to the disk. The file `mark` is not synced.
     ///
     /// # Errors
-    /// [`Error::Io`]; then every later commit fails.
+    /// [`Error::Io`]. Every later commit then fails.
     pub fn sync(&mut self) -> Result<(), Error> {
         if self.synced < self.commit {
             self.store.files().database.persist(PersistMode::SyncData)?;
             self.synced = self.commit;
-            self.mark.advance(self.commit)?;
+            self.watermark.advance(self.commit)?;
         }
         Ok(())
     }
 
-    /// Returns an error if the store takes no more commits: if a write failed,
-    /// or a thread of fjall's, which flush and merge tables, has failed or
-    /// panicked. Such a thread tells nobody else before the next commit.
+    /// Checks whether the store accepts commits. fjall has threads that flush and
+    /// merge tables. If a thread fails or panics, fjall reports the failure only
+    /// at the next operation.
     ///
     /// # Errors
-    /// [`Error::Io`]; then every later commit fails.
+    /// [`Error::Io`] if a write or a thread has failed. Every later commit then
+    /// fails.
     pub fn check(&self) -> Result<(), Error> {
         Ok(self.store.files().database.persist(PersistMode::Buffer)?)
     }
 
-    /// Brings the mark to the disk.
+    /// Syncs the file `mark` to the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn sync_mark(&mut self) -> Result<(), Error> {
-        Ok(self.mark.sync()?)
+        Ok(self.watermark.sync()?)
     }
 }
 
 impl Transaction {
-    /// Whether nothing has been changed.
+    /// Returns whether the transaction has no changes.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
     }
@@ -154,8 +156,9 @@ impl Transaction {
         self.batch.insert(&files.log, stored.key, stored.record);
     }
 
-    /// Removes an event and its index entry. Weakly, since an event's key is
-    /// only ever written once: the two cancel out at the first compaction.
+    /// Removes an event and its index entry. Each key is written only once, so a
+    /// weak removal suffices: the first compaction removes the entry together
+    /// with its tombstone.
     pub fn trim_event(&mut self, log: LogId, offset: Offset, subject: Option<&ResourceId>) {
         let files = self.store.files();
         if let Some(subject) = subject {
@@ -164,7 +167,7 @@ impl Transaction {
         self.batch.remove_weak(&files.log, key::event(log, offset));
     }
 
-    /// Makes or replaces a resource.
+    /// Adds or replaces a resource.
     pub fn put_resource(&mut self, log: LogId, id: &ResourceId, state: &Resource) {
         let key = key::resource(log, id);
         let record = record::encode_state(&key, state);
@@ -176,7 +179,7 @@ impl Transaction {
         self.batch.remove(&self.store.files().state, key::resource(log, id));
     }
 
-    /// Writes a log's meta.
+    /// Adds or replaces the metadata of a log.
     pub fn put_meta(&mut self, meta: &LogMetadata) {
         let key = key::meta(meta.id);
         self.batch.insert(&self.store.files().state, key, record::encode_meta(&key, meta));
@@ -194,7 +197,7 @@ impl Transaction {
         self.batch.remove(&self.store.files().state, key::cursor(name.as_str()));
     }
 
-    /// Remembers an answer until `expiry`.
+    /// Stores the response to an idempotent write until `expiry`.
     pub fn put_answer(&mut self, hash: &[u8; 32], answer: &IdempotentResponse, expiry: Timestamp) {
         let state = &self.store.files().state;
         let key = key::answer(hash);
@@ -202,7 +205,7 @@ impl Transaction {
         self.batch.insert(state, key::expiry(expiry, hash), Bytes::new());
     }
 
-    /// Forgets an answer that was to be kept until `expiry`.
+    /// Removes the response to an idempotent write, whose expiry is `expiry`.
     pub fn remove_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
         let state = &self.store.files().state;
         self.batch.remove(state, key::answer(hash));
