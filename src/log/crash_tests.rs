@@ -11,9 +11,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::conformance::{Fixture, collection, create, id, json, one, publish, read, read_of};
-use super::{Engine, Error, FsyncPolicy, LogConfig, Settings, StorageKind, Write, WriteState};
+use super::{
+    AtomicBatch, CursorUpdate, Engine, Error, FsyncPolicy, LogConfig, Settings, StorageKind, Write,
+    WriteState,
+};
 use crate::event::Offset;
-use crate::store;
+use crate::store::{self, CursorName};
 
 const BLOCK: usize = 4096;
 
@@ -86,6 +89,46 @@ async fn what_was_acknowledged_survives_a_kill() {
     assert_eq!(log.origin(), was.origin());
     drop((log, killed));
     assert_eq!(store::verify(&copied.path, |_, _| {}).unwrap().damage, Vec::<String>::new());
+}
+
+/// Cuts the journal at many places in the commit of an atomic batch, as a kill
+/// or a power cut during the write may.
+#[tokio::test]
+async fn an_atomic_batch_survives_a_cut_journal_as_a_whole_or_not_at_all() {
+    let fixture = Fixture::new(Engine::open_at);
+    let engine = fixture.open();
+    let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
+    one(&engine, &orders, create(&orders, "a", "{}")).await.unwrap();
+    one(&engine, &news, publish("1")).await.unwrap();
+    let start = journal(&fixture.settings).1;
+    let appends = vec![
+        (orders.clone(), vec![create(&orders, "b", "{}"), Write::delete(id("a"))]),
+        (news.clone(), vec![publish("2"), publish("3")]),
+    ];
+    let name = CursorName::new("hook").unwrap();
+    let cursor = CursorUpdate::Set { name: name.clone(), log: news.clone(), offset: Offset(3) };
+    engine.append_all(AtomicBatch { appends, cursors: vec![cursor] }).await.unwrap();
+    let end = journal(&fixture.settings).1;
+    assert!(end - start > 200, "{start} to {end}");
+    let (mut none, mut all) = (0, 0);
+    for cut in (start..end).step_by(37).chain(end - 2..=end) {
+        let (_folder, copied) = copy(&fixture.settings);
+        let path = journal(&copied).0;
+        File::options().write(true).open(path).unwrap().set_len(cut).unwrap();
+        std::fs::remove_file(copied.path.join("mark")).unwrap();
+        let reopened = Engine::open(&copied, &fixture.specs).unwrap();
+        let log = |name| reopened.log(name).unwrap();
+        let heads = (log("orders").head().0, log("news").head().0);
+        let resource = |name| reopened.store().resource(log("orders").id(), &id(name)).unwrap();
+        let cursor = reopened.cursor(&name, &log("news")).unwrap();
+        let found = (resource("a").is_some(), resource("b").is_some(), cursor.is_some());
+        match (heads, found) {
+            ((1, 1), (true, false, false)) => none += 1,
+            ((3, 3), (false, true, true)) => all += 1,
+            _ => panic!("cut at {cut} of {end}: the heads are {heads:?}, the state is {found:?}"),
+        }
+    }
+    assert!(none > 3 && all > 0, "{none} copies without the batch, {all} with the batch");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! them, and they are encoded at most once. A topic can be kept in the tail only
 //! ([`StorageKind::Memory`]).
 
+mod atomic;
 #[cfg(test)]
 mod conformance;
 mod contract;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use ::metrics::Histogram;
 
+pub use atomic::{AtomicBatch, AtomicError, CursorPosition, CursorUpdate};
 pub use contract::{
     AppendOutcome, AppendRejection, BadWrite, Error, FsyncPolicy, IdempotencyKey, LogConfig,
     Mutation, Precondition, Settings, StorageKind, Write, WriteState,
@@ -38,7 +40,8 @@ pub use follower::{Follow, Followed, Follower};
 pub use observers::LogObserver;
 pub use read::{Log, Page};
 
-use crate::store::{self, Store};
+use crate::event::Offset;
+use crate::store::{self, CursorName, Store};
 use crate::supervisor::Cause;
 
 /// An engine: it orders the events of all logs and makes them durable. The type is
@@ -151,6 +154,75 @@ impl Engine {
         match self {
             Engine::Embedded(engine) => engine.queue(log, writes).await,
         }
+    }
+
+    /// Appends the writes of `batch` to several logs and changes its cursors, in
+    /// one commit: all changes become durable, or none. The engine decides the
+    /// writes in the order of the batch. Each write sees the effects of the writes
+    /// before it. Returns the outcomes of each append once the commit is durable. A
+    /// write with a known idempotency key returns the earlier outcome, and does not
+    /// stop the other writes.
+    ///
+    /// # Errors
+    /// [`AtomicError::Rejected`] for the first write that is rejected: then no
+    /// write of the batch is in any log, and no offset was used.
+    /// [`AtomicError::CursorAhead`] for a cursor beyond the head of its log.
+    /// [`AtomicError::MemoryTopic`] and [`AtomicError::TooLarge`] before the
+    /// batch is queued. [`AtomicError::Engine`] if the engine accepts no writes.
+    /// After [`Error::Poisoned`] the batch may be on disk, and then all of it
+    /// is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not cancel a batch that is in the queue: the
+    /// batch is committed or rejected as a whole, and nobody gets the answer.
+    pub async fn append_all(
+        &self,
+        batch: AtomicBatch,
+    ) -> Result<Vec<Vec<AppendOutcome>>, AtomicError> {
+        match self {
+            Engine::Embedded(engine) => engine.append_all(batch).await,
+        }
+    }
+
+    /// Sets the durable cursor `name` to an offset of `log`. The cursor is as
+    /// durable as an appended event when this function returns. To set a cursor
+    /// in the same commit as appends, use [`Engine::append_all`].
+    ///
+    /// # Errors
+    /// As for [`Engine::append_all`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not cancel a change that is in the queue.
+    pub async fn set_cursor(
+        &self,
+        name: CursorName,
+        log: Arc<Log>,
+        offset: Offset,
+    ) -> Result<(), AtomicError> {
+        let cursors = vec![CursorUpdate::Set { name, log, offset }];
+        self.append_all(AtomicBatch { cursors, ..AtomicBatch::default() }).await.map(drop)
+    }
+
+    /// Removes the durable cursor `name`, if it exists.
+    ///
+    /// # Errors
+    /// As for [`Engine::append_all`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not cancel a removal that is in the queue.
+    pub async fn remove_cursor(&self, name: CursorName) -> Result<(), AtomicError> {
+        let cursors = vec![CursorUpdate::Remove { name }];
+        self.append_all(AtomicBatch { cursors, ..AtomicBatch::default() }).await.map(drop)
+    }
+
+    /// Returns the position of the durable cursor `name` in `log`, or `None` if
+    /// no cursor has this name. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store cannot be read.
+    pub fn cursor(&self, name: &CursorName, log: &Log) -> Result<Option<CursorPosition>, Error> {
+        let cursor = self.store().cursor(name)?;
+        Ok(cursor.map(|cursor| CursorPosition::of(cursor, log)))
     }
 
     /// Records the duration of each commit, with its sync, in `histogram`. A second

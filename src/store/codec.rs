@@ -1,36 +1,36 @@
-//! Encoding and decoding of records with a checksum and a version.
+//! Encoding and decoding of records, each with a checksum.
 //!
-//! The checksum covers the key too, so it also detects a record under a wrong
-//! key. The checksums of fjall do not suffice, because fjall cuts a damaged
+//! The checksum covers the key too, so a record under the wrong key is damaged.
+//! The checksums of fjall do not suffice: fjall cuts off the damaged end of a
 //! journal without an error.
 //!
 //! Each kind of record has a version. A record of version 1 begins with its
 //! checksum. A record of a later version begins with the complement of its
-//! checksum. One byte with the version follows, and the checksum covers it.
-//! Records that were written before versions existed are therefore of version 1.
+//! checksum. The next byte is the version, which the checksum covers. Older
+//! builds wrote records without a version; these records have version 1.
 
 use bytes::{Buf as _, Bytes};
 
 pub(super) const CHECKSUM_BYTES: usize = 4;
 
-/// The version of records without a version byte.
+/// The version of a record without a version byte.
 const UNMARKED: u8 = 1;
 
-/// The reason why a record cannot be read.
+/// The reason why a record cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// The checksum or the content is wrong.
+    /// The checksum or the content of the record is wrong.
     Damaged,
-    /// The record has this version, which only a later build can read.
+    /// The record has this version, which only a later build can decode.
     Newer(u8),
 }
 
-/// Returns a record of version 1. `body` appends `capacity` bytes.
+/// Encodes a record of version 1. `body` appends about `capacity` bytes.
 pub(super) fn seal(key: &[u8], capacity: usize, body: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     seal_version(key, UNMARKED, capacity, body)
 }
 
-/// Returns a record of the given version. `body` appends `capacity` bytes.
+/// Encodes a record of `version`. `body` appends about `capacity` bytes.
 pub(super) fn seal_version(
     key: &[u8],
     version: u8,
@@ -38,7 +38,7 @@ pub(super) fn seal_version(
     body: impl FnOnce(&mut Vec<u8>),
 ) -> Bytes {
     let is_marked = version > UNMARKED;
-    // The capacity is exact, because `Bytes` allocates again otherwise.
+    // With the exact capacity, `Bytes` does not allocate again.
     let mut record = Vec::with_capacity(CHECKSUM_BYTES + usize::from(is_marked) + capacity);
     record.extend_from_slice(&[0; CHECKSUM_BYTES]);
     if is_marked {
@@ -51,8 +51,8 @@ pub(super) fn seal_version(
     record.into()
 }
 
-/// Decodes a record of a kind whose newest version is `newest`. `fields` gets the
-/// version and the bytes after it, and returns the decoded value.
+/// Decodes a record of a kind whose newest version is `newest`. `fields` decodes
+/// the fields of the given version.
 ///
 /// # Errors
 /// [`Unreadable::Damaged`] if the checksum is wrong or `fields` returns `None`,
@@ -86,8 +86,7 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The part of a record that is not yet decoded. Each method returns `None` if too
-/// few bytes remain.
+/// The rest of a record. Each method returns `None` if the rest is too short.
 pub(super) struct Fields(Bytes);
 
 impl Fields {
@@ -109,7 +108,7 @@ impl Fields {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// Returns the next `length` bytes as a slice of the record, without a copy.
+    /// Returns the next `length` bytes as a slice of the record.
     pub(super) fn bytes(&mut self, length: usize) -> Option<Bytes> {
         (self.0.len() >= length).then(|| self.0.split_to(length))
     }

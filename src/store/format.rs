@@ -16,7 +16,7 @@ use super::codec::{Fields, Unreadable, read, seal};
 /// The format that this build writes, and the newest that it reads. Raise it
 /// whenever a key changes or the version of a record kind is raised (`record`),
 /// and add a fixture of the last release to `tests/fixtures`.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// The format of a store without a header.
 const WITHOUT_HEADER: u32 = 1;

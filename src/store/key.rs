@@ -1,18 +1,18 @@
-//! The keys of the store. Numbers are big-endian, so the order of the bytes is the
-//! order of the numbers.
+//! The keys of the store. Numbers are big-endian, so that keys are in the order of
+//! their numbers.
 //!
-//! The keyspace `log` contains only events, so its tables never overlap within a
-//! log. The key of an event is `log u32, offset u64`.
+//! The keyspace `log` has only events, under `log u32, offset u64`. Its tables
+//! therefore never overlap within a log.
 //!
-//! The keyspace `state` contains everything else. The first byte of a key is the
-//! kind of the record:
+//! The keyspace `state` has all other records. The first byte of a key is the
+//! kind:
 //! - 0: the number of the last commit
 //! - 1: `log u32`: the metadata of a log
 //! - 2: `log u32, resource id`: a resource
-//! - 3: `log u32, resource id, 0, offset u64`: an entry of the index from a
-//!   resource to its events (no id contains the byte 0)
+//! - 3: `log u32, resource id, 0, offset u64`: an index entry (an id has no byte 0)
 //! - 4: `key hash [32]`: the response to an idempotent write
-//! - 5: `expiry i64, key hash [32]`: the expiry of that response
+//! - 5: `expiry i64, key hash [32]`: the time at which the response expires
+//! - 6: `name`: a cursor
 
 use std::ops::Range;
 
@@ -21,6 +21,7 @@ use crate::event::{LogId, Offset, ResourceId, Timestamp};
 pub(super) const COMMIT: [u8; 1] = [0];
 pub(super) const METAS: Range<[u8; 1]> = [1]..[2];
 pub(super) const EXPIRIES: Range<[u8; 1]> = [5]..[6];
+pub(super) const CURSORS: Range<[u8; 1]> = [6]..[7];
 pub(super) const RESOURCES: u8 = 2;
 pub(super) const INDEX: u8 = 3;
 pub(super) const EVENT_BYTES: usize = 12;
@@ -40,7 +41,7 @@ pub(super) fn event_of(key: &[u8]) -> Option<(LogId, Offset)> {
     Some((LogId(u32::from_be_bytes(*log)), Offset(offset)))
 }
 
-/// Returns the log in the key of its metadata.
+/// Returns the log in the key of a log's metadata.
 pub(super) fn meta_of(key: &[u8]) -> Option<LogId> {
     Some(LogId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?)))
 }
@@ -55,7 +56,7 @@ pub(super) fn log_prefix(tag: u8, log: LogId) -> [u8; 5] {
     key
 }
 
-/// Returns the range of all keys of one log with the first byte `tag`.
+/// Returns the range of all keys of one log and one kind.
 pub(super) fn log_range(tag: u8, log: LogId) -> Range<[u8; 5]> {
     log_prefix(tag, log)..log_prefix(tag, LogId(log.0 + 1))
 }
@@ -67,7 +68,8 @@ pub(super) fn resource(log: LogId, id: &ResourceId) -> Vec<u8> {
     key
 }
 
-/// Returns the log and the id in the key of a resource or of an index entry.
+/// Returns the log and the bytes of the resource id in the key of a resource or
+/// of an index entry.
 pub(super) fn subject_of(key: &[u8]) -> Option<(LogId, &[u8])> {
     let (log, rest) = key.get(1..)?.split_first_chunk()?;
     let id = rest.split(|&byte| byte == 0).next().unwrap_or(rest);
@@ -101,10 +103,19 @@ pub(super) fn expiry(time: Timestamp, hash: &[u8; 32]) -> [u8; 41] {
     key
 }
 
-/// Returns the time and the key hash in the key of an expiry.
+/// Returns the time and the hash in the key of an expiry.
 pub(super) fn expiry_of(key: &[u8]) -> Option<(Timestamp, [u8; 32])> {
     let (time, hash) = key.get(1..)?.split_first_chunk()?;
     Some((Timestamp(i64::from_be_bytes(*time)), hash.try_into().ok()?))
+}
+
+pub(super) fn cursor(name: &str) -> Vec<u8> {
+    [CURSORS.start.as_slice(), name.as_bytes()].concat()
+}
+
+/// Returns the name in the key of a cursor. The key may be damaged.
+pub(super) fn cursor_name_of(key: &[u8]) -> String {
+    String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]

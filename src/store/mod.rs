@@ -1,22 +1,21 @@
-//! The data on disk: events, resources, indexes and the commit watermark. The
-//! database is fjall.
+//! The store on disk, built on fjall: events, resources, indexes and cursors.
 //!
-//! The folder of a store contains the database `db/`, the commit watermark
-//! `mark` and the header `format`. The database has two keyspaces. `log`
-//! contains the events, and `state` contains everything else. The files `key`
-//! and `record` define the keys and values. One [`Writer`] changes the store, by
-//! one [`Transaction`] at a time. A transaction is atomic and has a number. Any
-//! number of threads can read: through a [`Store`], or through a
-//! [`ReadSnapshot`] for several reads at one commit.
+//! The folder of a store contains fjall's files in `db/`, the file `mark` and
+//! the header `format`. fjall has two keyspaces: `log` contains the events, and
+//! `state` contains everything else. The modules `key`, `record` and `cursor`
+//! define the keys and the values. One [`Writer`] changes the store in numbered,
+//! atomic [`Transaction`]s. Any thread can read, through a [`Store`], or through
+//! a [`ReadSnapshot`] if several reads must agree.
 //!
-//! fjall removes the damaged end of a journal without an error. Therefore the
-//! store checks what fjall returns. Each record has a checksum. The events of a
-//! log have consecutive numbers. The metadata of a log counts its events and
-//! resources. The commit watermark is the least number of commits that the store
-//! must have. [`Store::open`] checks the end of each log, and [`verify`] checks
+//! fjall drops a damaged end of its journal without an error, so the store
+//! checks fjall's data. Each record has a checksum. The events of a log have
+//! consecutive numbers. The metadata of a log counts its events. The file
+//! `mark` contains the number of commits that must exist. Opening a store
+//! compares the ends of all logs with these numbers, and [`verify`] compares
 //! every record.
 
 mod codec;
+mod cursor;
 mod format;
 mod key;
 mod watermark;
@@ -36,35 +35,35 @@ use bytes::Bytes;
 use crate::event::{Offset, Timestamp};
 use codec::Unreadable;
 
+pub use cursor::{Cursor, CursorName, InvalidCursorName};
 pub use open::Opened;
 pub use record::{IdempotentResponse, LogMetadata};
 pub use verify::{LogReport, Report, verify};
 pub use view::{ReadSnapshot, ResourceEntry, Store};
 pub use writer::{Durability, EncodedEvent, Transaction, Writer};
 
-/// The retention of a log. A bound of zero is no bound.
+/// The limits of a log. Older events are trimmed. Zero means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The number of newest events to keep.
+    /// The number of events to keep.
     pub events: u64,
-    /// The number of bytes of newest events to keep. Keys and encoded records
-    /// count.
+    /// The number of stored bytes of events to keep.
     pub bytes: u64,
-    /// The age up to which events are kept.
+    /// The age at which an event is trimmed.
     pub age: Duration,
 }
 
-/// The current state of a resource.
+/// The latest state of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// The offset of the newest event of the resource. With the epoch of the
-    /// log, it is the `ETag`.
+    /// The offset of the newest event of the resource. The epoch of the log and
+    /// this offset are the entity tag.
     pub revision: Offset,
-    /// The resource as compact JSON.
+    /// The JSON document, without white space.
     pub document: Bytes,
 }
 
-/// The ends of a log and its totals, at one commit.
+/// The ends and the sizes of a log at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogBounds {
     /// The offset of the newest event.
@@ -73,35 +72,34 @@ pub struct LogBounds {
     pub floor: Offset,
     /// The time of the last trimmed event.
     pub floor_time: Timestamp,
-    /// The number of stored events.
+    /// The number of events in the log.
     pub events: u64,
-    /// The number of bytes of the stored events, keys included.
+    /// The stored bytes of the events.
     pub bytes: u64,
     /// The number of resources of the collection.
     pub resources: u64,
 }
 
 impl LogBounds {
-    /// Returns whether the log still has every event after `step` whose time is
-    /// `time` or later. After the offset `step`, the time of events must not
+    /// Returns whether the log still has every event after the offset `step`
+    /// whose time is `time` or later. After `step`, the times of the events never
     /// decrease.
     pub fn keeps_since(&self, step: Offset, time: Timestamp) -> bool {
         self.floor <= step || time > self.floor_time
     }
 }
 
-/// The reason why the store cannot be opened or read. Every message says what to
-/// do.
+/// The error for a store that cannot be opened or read.
 #[derive(Debug)]
 pub enum Error {
-    /// Another process uses the store in this folder.
+    /// Another process has opened the store in this folder.
     Locked(PathBuf),
-    /// An error of the file system.
+    /// An operation of the file system failed.
     Io(std::io::Error),
-    /// An acknowledged write is missing, or the checksum of a record is wrong.
+    /// An acknowledged commit is missing, or a record fails its checksum.
     Damaged(String),
-    /// A later version of streamgate wrote the store, in a format that this
-    /// version does not know.
+    /// A later version of streamgate wrote the store or a record, in a format
+    /// that this version cannot read.
     Newer(String),
 }
 
@@ -109,7 +107,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Locked(path) => write!(f, "{} is in use by another process", path.display()),
-            Error::Io(_) => write!(f, "the files of the store cannot be read or written"),
+            Error::Io(_) => write!(f, "an operation on the files of the store failed"),
             Error::Damaged(what) => write!(f, "the store is damaged: {what}"),
             Error::Newer(what) => write!(
                 f,
@@ -141,18 +139,19 @@ impl From<fjall::Error> for Error {
             fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
                 Error::Io(error)
             }
-            fjall::Error::Poisoned => Error::Io(io::Error::other("an earlier write failed")),
+            fjall::Error::Poisoned => Error::Io(io::Error::other(
+                "an earlier write failed, and the store accepts no more writes",
+            )),
             other => Error::Damaged(format!("{other:?}; {ADVICE}")),
         }
     }
 }
 
-/// The advice at the end of each error about damage.
+/// The advice in an error about damage.
 const ADVICE: &str = "run `streamgate verify` to list all damage, then restore a copy of the store";
 
-/// Returns the text for the metadata with this key, for an error. The name of a
-/// log is in its metadata, so damaged metadata is identified by the number of
-/// the log.
+/// Returns the description of a log's metadata for an error. The description
+/// has the number of the log, because the name is in the metadata itself.
 fn meta_text(key: &[u8]) -> String {
     match key::meta_of(key) {
         Some(log) => format!("the metadata of the log with number {}", log.0),

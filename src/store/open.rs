@@ -1,4 +1,4 @@
-//! Opening a store, with the checks that find lost commits.
+//! Opening a store, with checks for lost and damaged records.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,62 +16,61 @@ use super::watermark::CommitWatermark;
 use super::writer::Writer;
 use super::{ADVICE, Error};
 
-/// The most bytes of journals. fjall keeps a journal until its records are in
-/// tables, and opening a store reads all journals, which is most of the time.
-/// This is the lowest value that fjall accepts.
+/// The maximum size of the journals. fjall keeps a journal until all its records
+/// are in tables. Opening a store spends most of its time on reading the journals,
+/// so this is the smallest size that fjall accepts.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
-/// The size of a memtable of events. Measured: a store opens in a tenth of the
-/// time of fjall's default of 64 MiB, and the rate of commits is the same. The
-/// events of a log come in order, so their tables are never merged.
+/// The size of a memtable of the keyspace `log`. Measured: a store opens in a tenth
+/// of the time that it takes with fjall's default of 64 MiB, and commits at the
+/// same rate. The events of a log arrive in order, so their tables are not merged.
 const LOG_MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
-/// The size of a memtable of resources and indexes. Resources come in any order,
-/// so fjall merges every four tables with most of the existing data. A memtable
-/// of twice the size halves these merges. Measured with half a million new
-/// resources: 114,000 writes a second, 89,000 with 8 MiB, and no more with
-/// 24 MiB. An existing store keeps the size that it was created with.
+/// The size of a memtable of the keyspace `state`. Resources arrive in any order.
+/// fjall merges four tables with most of the existing ones, so twice the size
+/// needs half the merging. Measured with half a million new resources: 114,000 a
+/// second, against 89,000 with 8 MiB, and the same with 24 MiB. An existing store
+/// keeps the size that it was created with.
 const STATE_MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
-/// The size of a block of resources. A scan has a fixed cost per block, so fewer
-/// blocks are faster than fjall's default of 4 KiB. 32 KiB is not faster.
+/// The size of a block of the keyspace `state`. A scan looks up, reads and checks
+/// each block, so fewer blocks are cheaper than with fjall's default of 4 KiB.
+/// 32 KiB are not faster.
 const STATE_BLOCK_BYTES: u32 = 16 * 1024;
-/// The number of fjall's worker threads. fjall reserves one worker for flushes.
-/// This worker puts each merge that it takes from the queue back into it. With
-/// two workers, it spins like this while the other worker merges: this took a
-/// fifth of all processor time under load. With one worker, a long merge would
-/// delay flushes, and then writes.
+/// The number of fjall's worker threads. fjall reserves one worker for flushing.
+/// This worker returns every merge that it takes from the queue. With two workers,
+/// while the other one merges, the first worker only takes and returns merges:
+/// that was a fifth of all processor time under load. With one worker, a long
+/// merge would delay the flushing and then the writes.
 const WORKERS: usize = 3;
-/// The nice value of the workers. Their work can wait for a processor, but a
-/// commit that waits for a processor delays all clients. Measured with 256
-/// connections and one event a request, over eight rounds: 48,300 events a
-/// second, and 45,800 with the nice value 0. `loadtest run ingest-collection` is
-/// 1.05 × as fast. A higher value is not used: beside a process that uses every
-/// processor, the workers would not run, and fjall stops writes when too many
-/// merges are pending. Recovery of the journals at a start has the same nice
-/// value, because a thread without privileges cannot lower it again.
+/// The nice value of fjall's worker threads. The workers can wait for a processor,
+/// but a commit that waits delays every client. Measured with 256 connections and
+/// one event per request, over eight rounds: 48,300 requests a second, against
+/// 45,800 with 0; `loadtest run ingest-collection` is 1.05 times as fast. With a
+/// higher value, a process that uses every processor would stop the workers, and
+/// later the writes, which wait for the merges. The journals are read at the same
+/// nice value, because a thread without privileges cannot lower the value again.
 const NICE: i32 = 10;
-/// The size of fjall's block cache, which also contains the indexes and filters
-/// of tables. Pages of events have a separate cache in `log`. A scan fills this
-/// cache, so a new process grows by its size at the first scan of a collection.
-/// With 8 MiB, the indexes and filters of a million events do not fit and are
-/// read again for each lookup: verification of these events took 114 s instead of
-/// 4.9 s.
+/// The size of fjall's cache of blocks, which include the indexes and the filters
+/// of tables. Pages have a cache of their own. The first scan of a collection fills
+/// this cache, so a new process grows by this size. With 8 MiB, the indexes and
+/// filters of a million events do not fit and are read again for each lookup:
+/// `verify` then takes 114 s instead of 4.9 s.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// The parts of a store that was opened.
+/// An open store.
 pub struct Opened {
-    /// The read access. It can be cloned.
+    /// The handle for reads.
     pub store: Store,
-    /// The write access. There is only one.
+    /// The only writer of the store.
     pub writer: Writer,
-    /// The metadata of all logs, ordered by number.
+    /// The metadata of all logs, in the order of their numbers.
     pub metas: Vec<LogMetadata>,
 }
 
 impl Store {
-    /// Opens the store in the folder `path`. A missing folder is created.
+    /// Opens or creates the store in the folder `path`. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error`] if the folder cannot be used, if the store is damaged, lacks an
-    /// acknowledged commit or has a newer format.
+    /// [`Error`] if the folder cannot be used, or if the store is damaged, lacks an
+    /// acknowledged commit, or has a newer format.
     pub fn open(path: &Path) -> Result<Opened, Error> {
         let format = format::check(path)?;
         let is_new = !path.join("db").is_dir();
@@ -84,16 +83,16 @@ impl Store {
         let metas = view.metas()?;
         for meta in &metas {
             check_end(&view, meta)?;
-            // The commit watermark shows that the last journal was cut. A cut in
-            // an earlier journal leaves a hole among the records that are not yet
-            // in tables. A log without events has no event that could be missing.
+            // The watermark detects a cut in the last journal. A cut in an
+            // earlier journal leaves a hole among the events that are not in
+            // a table yet. A log without events cannot have a hole.
             if journals.len() > 1 && meta.position.events > 0 {
                 check_newest(&view, meta, journals.iter().sum())?;
             }
         }
-        // If the last process was killed, its newest commits can be in the page
-        // cache only. fjall recovers them without a sync. From here on they are
-        // visible and count as synced, so they are synced now.
+        // A killed process may have left commits that are only in the page
+        // cache. fjall reads these commits without a sync. From here on they
+        // are visible and count as synced.
         store.files().database.persist(PersistMode::SyncData)?;
         if is_new || format < FORMAT {
             format::write(path)?;
@@ -103,7 +102,7 @@ impl Store {
     }
 }
 
-/// Returns the size of each journal of fjall, in bytes.
+/// Returns the sizes of fjall's journals.
 fn journals(folder: &Path) -> io::Result<Vec<u64>> {
     let mut sizes = Vec::new();
     let entries = match std::fs::read_dir(folder) {
@@ -119,11 +118,10 @@ fn journals(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(sizes)
 }
 
-/// Opens the database, and creates it if it is missing. The records in it are not
-/// checked.
+/// Opens fjall's files without checking their content.
 pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
     let folder = path.join("db");
-    create(path, &folder)?;
+    make(path, &folder)?;
     let open = || -> fjall::Result<Files> {
         let database = Database::builder(&folder)
             .cache_size(CACHE_BYTES)
@@ -137,7 +135,8 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         })?;
         Ok(Files { path: path.to_owned(), database, log, state })
     };
-    // On Linux each thread has a nice value, and a new thread inherits it.
+    // On Linux each thread has its own nice value, and a new thread inherits the
+    // value of the thread that starts it.
     let nicely = || {
         let _ = rustix::process::nice(NICE);
         open()
@@ -147,7 +146,7 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         Ok::<_, io::Error>(opener.spawn_scoped(scope, nicely)?.join())
     })?;
     // fjall panics if its files are not as it expects.
-    let opened = opened.map_err(|_| damaged_files(path, "the database panicked"))?;
+    let opened = opened.map_err(|_| damaged_files(path, "fjall gave up on them"))?;
     match opened {
         Ok(files) => Ok(Store::new(files)),
         Err(fjall::Error::Locked) => Err(Error::Locked(path.to_owned())),
@@ -161,14 +160,14 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
     }
 }
 
-/// Returns the options of a new keyspace. An existing keyspace keeps its options.
+/// Returns the options for a new keyspace. An existing keyspace keeps its options.
 fn options(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
 }
 
-/// Creates `folder` in `path` if it is missing. Both names are synced before a
-/// file is created in them.
-fn create(path: &Path, folder: &Path) -> io::Result<()> {
+/// Creates the folder, and syncs its entry in the folder above before a file is
+/// written.
+fn make(path: &Path, folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -181,16 +180,15 @@ fn create(path: &Path, folder: &Path) -> io::Result<()> {
 }
 
 fn damaged_files(path: &Path, why: &str) -> Error {
-    let path = path.display();
-    Error::Damaged(format!("the files in {path} cannot be opened ({why}); {ADVICE}"))
+    Error::Damaged(format!("the files in {} do not open ({why}); {ADVICE}", path.display()))
 }
 
 pub(super) fn open_mark(path: &Path) -> Result<(CommitWatermark, Option<u64>), Error> {
     let file = path.join("mark");
     CommitWatermark::open(&file).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => Error::Damaged(format!(
-            "{} cannot be read; run `streamgate verify`, and remove that file if there is no \
-             other damage",
+            "{} cannot be read; run `streamgate verify`, and if it finds nothing else remove \
+             that file",
             file.display()
         )),
         _ => Error::Io(error),
@@ -201,7 +199,7 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
     match marked {
         Some(marked) if marked > commit => Err(Error::Damaged(format!(
             "{} ends with commit {commit}, but commit {marked} was acknowledged; {ADVICE}, or \
-             remove {} to continue without the missing commits",
+             remove {} to go on without the commits between",
             path.display(),
             path.join("mark").display(),
         ))),
@@ -209,8 +207,7 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
             tracing::warn!(
                 path = %path.display(),
                 commit,
-                "the file `mark` is missing; a loss of the newest commits before this start \
-                 would not be noticed"
+                "the file `mark` is missing; a loss of the newest commits cannot be detected"
             );
             Ok(())
         }
@@ -218,8 +215,7 @@ pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Resul
     }
 }
 
-/// Checks that the newest event of a log exists and has the offset and the number
-/// in the metadata of the log.
+/// Checks that the newest event of a log exists and agrees with the metadata.
 fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     let head = meta.position.head;
     if meta.position.events == 0 {
@@ -230,8 +226,8 @@ fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     if found == Some((head, meta.number)) {
         return Ok(());
     }
-    let found = found.map_or("there is no event".to_owned(), |(offset, number)| {
-        format!("the newest event has offset {offset} and number {number}")
+    let found = found.map_or("there is none".to_owned(), |(offset, number)| {
+        format!("it has offset {offset} and number {number}")
     });
     Err(Error::Damaged(format!(
         "the newest event of {} should have offset {head} and number {}, but {found}; {ADVICE}",
@@ -239,9 +235,9 @@ fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     )))
 }
 
-/// Checks the newest events of a log, as far back as journals with a total of
-/// `bytes` can contain: their numbers are consecutive, and each resource agrees
-/// with its newest event.
+/// Checks the newest events of a log, up to the total size of the journals,
+/// `bytes`. The events must have consecutive numbers, and the resources must agree
+/// with their newest events.
 pub(super) fn check_newest(
     view: &ReadSnapshot,
     meta: &LogMetadata,
@@ -265,8 +261,8 @@ pub(super) fn check_newest(
             && !view.matches_latest(meta, &event)?
         {
             return Err(Error::Damaged(format!(
-                "the resource {subject} of {} does not agree with its newest event, at offset \
-                 {}; {ADVICE}",
+                "the resource {subject} of {} is not as its newest event, at offset {}, left it; \
+                 {ADVICE}",
                 meta.name, event.offset
             )));
         }

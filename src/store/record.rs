@@ -1,4 +1,4 @@
-//! The values of the store. Each value is a record with a checksum (`codec`).
+//! The records of the store. Each record begins with a checksum (`codec`).
 //!
 //! - event: `number u64, time i64, flags u8, lengths of type and subject u8,
 //!   type, subject, data`; the events of a log have consecutive numbers
@@ -7,15 +7,15 @@
 //!   events, bytes, resources u64, floor time i64, number u64, time i64,
 //!   reserved u64`, then the name; version 2: the same up to `reserved`, then
 //!   `count u8`, `count` times a step `u64`, then the name
-//! - response to an idempotent write: `body [32], offset u64, time i64, flags u8,
-//!   length of subject u8, subject, document`
+//! - response to an idempotent write: `body [32], offset u64, time i64, flags u8, length of subject u8,
+//!   subject, document`
 //! - commit: `number u64`
 //!
-//! Events, resources, responses and commits have version 1. Metadata has version 2
-//! if the time of the log ever stepped back. Otherwise it has version 1, so that
-//! a build without steps can open the store. A change to the fields of a kind
-//! raises the version of that kind and `format::FORMAT`. The older versions stay
-//! readable.
+//! Events, resources, responses and commits have version 1. The metadata of a log
+//! has version 1 if the time of the log never stepped back, so that older builds
+//! can open the store. Otherwise the metadata has version 2. A change to the
+//! fields of a kind raises the version of the kind and `format::FORMAT`. The
+//! older versions stay readable.
 
 use std::sync::Arc;
 
@@ -25,13 +25,13 @@ use super::codec::{CHECKSUM_BYTES, Fields, Unreadable, read, seal, seal_version}
 use super::{LogBounds, Resource, key};
 use crate::event::{Epoch, Event, EventType, LogId, Offset, ResourceId, Timestamp};
 
-/// The newest version of each kind that this build reads.
+/// The newest version of an event that this build reads.
 const EVENT_VERSION: u8 = 1;
 const RESOURCE_VERSION: u8 = 1;
 const ANSWER_VERSION: u8 = 1;
 const COMMIT_VERSION: u8 = 1;
 const META_VERSION: u8 = 2;
-/// The version of metadata without a step back of the log's time.
+/// The version of metadata without steps.
 const META_WITHOUT_STEPS: u8 = 1;
 
 const MERGE: u8 = 1;
@@ -39,11 +39,11 @@ const SUBJECT: u8 = 2;
 const CREATED: u8 = 4;
 const DOCUMENT: u8 = 8;
 
-/// The most steps that metadata contains. Each commit to the log writes all of
-/// them.
+/// The maximum number of steps in the metadata of a log. Each commit to the log
+/// writes all steps.
 const STEPS_MAX: usize = 32;
 
-/// An event with its number in the log.
+/// An event with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Numbered {
     pub(super) number: u64,
@@ -65,22 +65,22 @@ pub(super) fn encode_event(key: &[u8], number: u64, event: &Event) -> Bytes {
     })
 }
 
-/// Returns the length of the record of an event, in bytes.
+/// Returns the length of the record of an event.
 pub(super) fn event_bytes(event: &Event) -> usize {
     let subject = event.subject.as_ref().map_or(0, |subject| subject.as_bytes().len());
     CHECKSUM_BYTES + 19 + event.event_type.as_bytes().len() + subject + event.data.len()
 }
 
-/// Returns `event` with its parts as slices of `record`, the record that was just
-/// made from this event. The checksum is not checked.
+/// Returns `event` with fields that are slices of `record`. The caller has just
+/// encoded `record` from `event`, so the content is not checked again.
 ///
 /// # Panics
-/// If `record` is the record of a different event.
+/// If `record` is the record of another event.
 pub(super) fn slices_of(event: Event, record: &Bytes) -> Event {
     let kind_at = CHECKSUM_BYTES + 19;
     let subject_at = kind_at + event.event_type.as_bytes().len();
     let data_at = record.len() - event.data.len();
-    let same = "the record is the event's";
+    let same = "the record was encoded from this event";
     Event {
         event_type: event.event_type.within(record, kind_at).expect(same),
         subject: event.subject.map(|it| it.within(record, subject_at).expect(same)),
@@ -89,7 +89,7 @@ pub(super) fn slices_of(event: Event, record: &Bytes) -> Event {
     }
 }
 
-/// Returns the event of a record, as slices of the record.
+/// Decodes an event. The fields of the event are slices of the record.
 pub(super) fn decode_event(key: &[u8], record: Bytes) -> Result<Numbered, Unreadable> {
     read(key, record, EVENT_VERSION, |_, fields| event_fields(key, fields))
 }
@@ -129,25 +129,27 @@ pub(super) fn decode_state(key: &[u8], record: Bytes) -> Result<Resource, Unread
 pub struct LogMetadata {
     /// The number of the log in the store.
     pub id: LogId,
-    /// The name of the collection or topic.
+    /// The collection's or topic's name.
     pub name: Arc<str>,
-    /// Whether the log belongs to a topic. Otherwise it belongs to a collection.
+    /// Whether the log belongs to a topic.
     pub topic: bool,
-    /// The epoch of the log, which is part of each event id.
+    /// The epoch of the log.
     pub epoch: Epoch,
-    /// The ends and totals of the log.
+    /// The ends and the sizes of the log.
     pub position: LogBounds,
-    /// The number of the newest event. The numbers are consecutive and start at
-    /// 1.
+    /// The number of the newest event. The first event has number 1, and the
+    /// numbers are consecutive.
     pub number: u64,
     /// The time of the newest event.
     pub time: Timestamp,
-    /// The highest offset that may have been issued. With unsynced commits, a
-    /// crash can lose events up to this offset that clients have seen. After a
-    /// clean stop, and if every commit is synced, it is at most `head`.
+    /// The last reserved offset. After an unclean stop, offsets up to this one may
+    /// have been issued for events that were lost because they were not synced.
+    /// The value is at most `head` after a clean stop, and if every commit is
+    /// synced.
     pub reserved: Offset,
-    /// The steps back of the log's time, oldest first. A step is the offset of
-    /// the newest event before it. Between two steps, time never decreases.
+    /// The steps back of the log's time, oldest first. A step is given by the
+    /// offset of the last event before the step. The times of the events between
+    /// two steps never decrease.
     pub steps: Vec<Offset>,
 }
 
@@ -159,15 +161,14 @@ impl LogMetadata {
         LogMetadata { id, name, topic, epoch, position, number: 0, time, reserved, steps }
     }
 
-    /// Returns the offset of the newest event before the last step back of the
-    /// log's time, or 0 without a step. The times of the events after this offset
-    /// never decrease.
+    /// Returns the offset of the last event before the newest step back of the
+    /// log's time, or 0 if there was no step. The times of the later events never
+    /// decrease.
     pub fn last_step(&self) -> Offset {
         self.steps.last().copied().unwrap_or_default()
     }
 
-    /// Records a step: the next event will have an earlier time than the newest
-    /// event.
+    /// Records that the next event has an earlier time than the newest event.
     pub fn step(&mut self) {
         if self.steps.len() == STEPS_MAX {
             self.steps.remove(0);
@@ -175,16 +176,15 @@ impl LogMetadata {
         self.steps.push(self.position.head);
     }
 
-    /// Raises the floor to a trimmed event. Steps below the floor are removed,
-    /// because no reader needs them.
+    /// Raises the floor to a trimmed event, and removes the steps below it.
     pub fn raise_floor(&mut self, offset: Offset, time: Timestamp) {
         (self.position.floor, self.position.floor_time) = (offset, time);
         self.steps.retain(|&step| step >= offset);
     }
 
-    /// Returns whether time may decrease from the event at `before` to the next
-    /// event, at `after`. If there were more than [`STEPS_MAX`] steps, the oldest
-    /// are unknown, so time may decrease before the first known step.
+    /// Returns whether the event at the offset `after` may have an earlier time
+    /// than the previous event, at the offset `before`. If there were more than
+    /// [`STEPS_MAX`] steps, the oldest steps are unknown.
     pub(super) fn may_step(&self, before: Offset, after: Offset) -> bool {
         let unknown = self.steps.len() == STEPS_MAX && after <= self.steps[0];
         unknown || self.steps.iter().any(|&step| before <= step && step < after)
@@ -239,7 +239,7 @@ fn meta_fields(key: &[u8], version: u8, mut fields: Fields) -> Option<LogMetadat
     Some(LogMetadata { id, name, topic, epoch, position, number, time, reserved, steps })
 }
 
-/// The stored response to a write with an `Idempotency-Key`.
+/// The stored response to an idempotent write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotentResponse {
     /// The digest of the request body.
@@ -248,11 +248,11 @@ pub struct IdempotentResponse {
     pub offset: Offset,
     /// The time of the event.
     pub time: Timestamp,
-    /// The id of the resource.
+    /// The id of the resource, if the event has one.
     pub subject: Option<ResourceId>,
     /// Whether the write created the resource.
     pub created: bool,
-    /// The resource after the write.
+    /// The document of the resource after the write, if there is one.
     pub document: Option<Bytes>,
 }
 

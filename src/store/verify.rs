@@ -1,4 +1,4 @@
-//! The check of every record of a store.
+//! Reads the whole store and reports all damage.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,13 +7,14 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::codec::Unreadable;
+use super::cursor;
 use super::open::{check_mark, open_files, open_mark};
 use super::record::{self, LogMetadata};
 use super::view::{KeyspaceName, ReadSnapshot};
 use super::{Error, LogBounds, format, key, meta_text, unreadable};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
-/// The most damages that a report lists. A broken table would fill the screen.
+/// The maximum number of damages in a report. A broken table would fill the screen.
 const DAMAGES_MAX: usize = 1000;
 /// The number of records between two calls of `progress`.
 const STEP: u64 = 1024;
@@ -21,15 +22,15 @@ const STEP: u64 = 1024;
 /// The result of [`verify`].
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// The logs, ordered by number.
+    /// The logs of the store.
     pub logs: Vec<LogReport>,
-    /// One text for each damage. It is empty if the store has no damage.
+    /// A sentence for each damage. Empty if the store is sound.
     pub damage: Vec<String>,
     /// The number of the last commit.
     pub commit: u64,
 }
 
-/// The part of a [`Report`] about one log.
+/// The result of [`verify`] for one log.
 #[derive(Clone, Debug)]
 pub struct LogReport {
     /// The name of the collection or topic.
@@ -38,16 +39,16 @@ pub struct LogReport {
     pub id: LogId,
     /// The epoch of the log.
     pub epoch: Epoch,
-    /// The ends and totals of the log, counted from its records.
+    /// The bounds of the log, counted from its events.
     pub position: LogBounds,
 }
 
-/// Opens the store and reads every record. `progress` is called every 1,024
-/// records with the number of records read and the expected total.
+/// Opens the store and reads every record. `progress` is called regularly with
+/// the number of records read and the expected number of all records.
 ///
 /// # Errors
-/// [`Error`] if the store cannot be opened, or a later version of streamgate wrote
-/// a record.
+/// [`Error`] if the store cannot be opened, or if a later version of streamgate
+/// wrote the store or a record.
 pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     if !path.join("db").is_dir() {
         return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, "there is no store")));
@@ -72,6 +73,7 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Err
         check.report.logs.push(LogReport { name: name.to_string(), id, epoch, position });
     }
     check.answers()?;
+    check.cursors(&metas)?;
     (check.progress)(check.total, check.total);
     Ok(check.report)
 }
@@ -84,9 +86,9 @@ struct Check<F> {
     progress: F,
 }
 
-/// The totals of the events of a log.
+/// The sums over the events of a log.
 #[derive(Default)]
-struct EventTotals {
+struct Tally {
     position: LogBounds,
     number: u64,
     time: Timestamp,
@@ -138,7 +140,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(metas)
     }
 
-    /// Finds events of logs that have no metadata.
+    /// Looks for events of logs that do not exist.
     fn orphan_events(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
         let ends = metas.iter().map(|meta| meta.id.0).chain([u32::MAX]);
         let starts = [0].into_iter().chain(metas.iter().map(|meta| meta.id.0 + 1));
@@ -163,39 +165,37 @@ impl<F: FnMut(u64, u64)> Check<F> {
 
     fn log(&mut self, meta: &LogMetadata) -> Result<LogBounds, Error> {
         let name = &meta.name;
-        let mut totals = self.events(meta)?;
+        let mut tally = self.events(meta)?;
         let indexed = self.index(meta)?;
-        if indexed != totals.subjects {
-            let subjects = totals.subjects;
+        if indexed != tally.subjects {
+            let subjects = tally.subjects;
             self.damage(format!("{name}: {indexed} index entries for {subjects} events"));
         }
-        totals.position.resources = self.resources(meta)?;
-        let (found, stored) = (totals.position, meta.position);
-        for (what, found, stored) in [
-            ("events", found.events, stored.events),
-            ("bytes of events", found.bytes, stored.bytes),
-            ("resources", found.resources, stored.resources),
+        tally.position.resources = self.resources(meta)?;
+        let (found, noted) = (tally.position, meta.position);
+        for (what, found, noted) in [
+            ("events", found.events, noted.events),
+            ("bytes of events", found.bytes, noted.bytes),
+            ("resources", found.resources, noted.resources),
         ] {
-            if found != stored {
-                self.damage(format!("{name}: {found} {what}, but the metadata has {stored}"));
+            if found != noted {
+                self.damage(format!("{name}: {found} {what}, but {noted} are noted"));
             }
         }
-        let newest = (found.head, totals.number, totals.time);
-        if found.events > 0 && newest != (stored.head, meta.number, meta.time) {
-            let (found, stored) = (found.head, stored.head);
-            self.damage(format!(
-                "{name}: the last event has offset {found}, but the metadata has {stored}"
-            ));
+        let newest = (found.head, tally.number, tally.time);
+        if found.events > 0 && newest != (noted.head, meta.number, meta.time) {
+            let (found, noted) = (found.head, noted.head);
+            self.damage(format!("{name}: ends with offset {found}, but {noted} is noted"));
         }
-        Ok(LogBounds { floor: stored.floor, floor_time: stored.floor_time, ..found })
+        Ok(LogBounds { floor: noted.floor, floor_time: noted.floor_time, ..found })
     }
 
-    fn events(&mut self, meta: &LogMetadata) -> Result<EventTotals, Error> {
+    fn events(&mut self, meta: &LogMetadata) -> Result<Tally, Error> {
         let (name, id) = (&meta.name, meta.id);
-        let mut totals = EventTotals {
+        let mut tally = Tally {
             position: LogBounds { head: meta.position.floor, ..LogBounds::default() },
             number: meta.number.saturating_sub(meta.position.events),
-            ..EventTotals::default()
+            ..Tally::default()
         };
         let range = (
             Bound::Included(key::event(id, Offset::ZERO)),
@@ -203,56 +203,52 @@ impl<F: FnMut(u64, u64)> Check<F> {
         );
         for guard in self.view.range(KeyspaceName::Log, range) {
             self.step();
-            let last = totals.position.head;
+            let last = tally.position.head;
             let (key, value) = match guard.into_inner() {
                 Ok(pair) => pair,
                 Err(error) => {
-                    self.damage(format!(
-                        "{name}: the events after offset {last} cannot be read ({error:?})"
-                    ));
+                    self.damage(format!("{name}: no event after offset {last} reads ({error:?})"));
                     break;
                 }
             };
-            totals.position.events += 1;
-            totals.position.bytes += (key.len() + value.len()) as u64;
+            tally.position.events += 1;
+            tally.position.bytes += (key.len() + value.len()) as u64;
             let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
             if offset <= meta.position.floor || offset > meta.position.head {
-                self.damage(format!(
-                    "{name}: the event at offset {offset} is outside the log's bounds"
-                ));
+                self.damage(format!("{name}: an event at offset {offset} should not be there"));
             }
             let numbered = record::decode_event(&key, value.into());
             let what = format_args!("the event at offset {offset} of {name}");
             let Some(numbered) = undamaged(numbered, what)? else {
                 self.damage(format!("{name}: the event at offset {offset} fails its checksum"));
-                totals.number += 1;
+                tally.number += 1;
                 continue;
             };
-            if numbered.number != totals.number + 1 {
-                let (found, due) = (numbered.number, totals.number + 1);
+            if numbered.number != tally.number + 1 {
+                let (found, due) = (numbered.number, tally.number + 1);
                 self.damage(format!(
                     "{name}: events are missing between offsets {last} and {offset} (number \
-                     {found} instead of {due})"
+                     {found} where {due} is due)"
                 ));
             }
-            if numbered.event.time < totals.time && !meta.may_step(last, offset) {
-                self.damage(format!("{name}: time decreases at offset {offset}"));
+            if numbered.event.time < tally.time && !meta.may_step(last, offset) {
+                self.damage(format!("{name}: time runs backwards at offset {offset}"));
             }
-            totals.number = numbered.number;
-            self.indexed(meta, &numbered.event, &mut totals)?;
+            tally.number = numbered.number;
+            self.indexed(meta, &numbered.event, &mut tally)?;
         }
-        Ok(totals)
+        Ok(tally)
     }
 
     fn indexed(
         &mut self,
         meta: &LogMetadata,
         event: &Event,
-        totals: &mut EventTotals,
+        tally: &mut Tally,
     ) -> Result<(), Error> {
-        (totals.position.head, totals.time) = (event.offset, event.time);
+        (tally.position.head, tally.time) = (event.offset, event.time);
         let Some(subject) = &event.subject else { return Ok(()) };
-        totals.subjects += 1;
+        tally.subjects += 1;
         if !self.view.is_indexed(meta.id, subject, event.offset)? {
             let (name, offset) = (&meta.name, event.offset);
             self.damage(format!("{name}: the event at offset {offset} is not in the index"));
@@ -260,8 +256,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(())
     }
 
-    /// Counts the entries of the index, and compares each resource with its newest
-    /// event.
+    /// Counts the index entries, and compares each resource with its newest event.
     fn index(&mut self, meta: &LogMetadata) -> Result<u64, Error> {
         let range = key::log_range(key::INDEX, meta.id);
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
@@ -289,9 +284,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         let Some((subject, offset)) = newest else { return };
         let name = &meta.name;
         let Ok(subject) = ResourceId::from_stored(subject.into()) else {
-            self.damage(format!(
-                "{name}: an index entry for offset {offset} has an invalid resource id"
-            ));
+            self.damage(format!("{name}: an index entry at offset {offset} names no resource"));
             return;
         };
         let event = self.view.event(meta.id, offset);
@@ -299,14 +292,14 @@ impl<F: FnMut(u64, u64)> Check<F> {
             Ok(Some(event)) => match self.view.matches_latest(meta, &event) {
                 Ok(true) | Err(_) => {}
                 Ok(false) => self.damage(format!(
-                    "{name}: the resource {subject} does not agree with its newest event, at \
-                     offset {offset}"
+                    "{name}: the resource {subject} is not as its newest event, at offset \
+                     {offset}, left it"
                 )),
             },
             Ok(None) => self.damage(format!(
-                "{name}: the index of {subject} has offset {offset}, but there is no such event"
+                "{name}: the index of {subject} names offset {offset}, where no event is"
             )),
-            // The pass over the events has reported this damage.
+            // Already reported with the events.
             Err(_) => {}
         }
     }
@@ -331,13 +324,13 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let revision = state.revision;
             let kept = revision > meta.position.floor;
             let Ok(subject) = ResourceId::from_stored(id.clone().into()) else {
-                self.damage(format!("{name}: the resource id {id:?} is invalid"));
+                self.damage(format!("{name}: a resource is called {id:?}"));
                 continue;
             };
             if kept && !self.view.is_indexed(meta.id, &subject, revision)? {
                 self.damage(format!(
-                    "{name}: the resource {id} has the revision {revision}, but no event with \
-                     that offset"
+                    "{name}: the resource {id} comes from offset {revision}, where no event of \
+                     it is"
                 ));
             }
         }
@@ -364,6 +357,33 @@ impl<F: FnMut(u64, u64)> Check<F> {
         if !answers.is_empty() {
             let count = answers.len();
             self.damage(format!("{count} answers to idempotent writes have no expiry"));
+        }
+        Ok(())
+    }
+
+    /// Reads each cursor, and checks that its log exists and has reached its
+    /// offset.
+    fn cursors(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
+        let range = key::CURSORS;
+        let range = (Bound::Included(range.start), Bound::Excluded(range.end));
+        for guard in self.view.range(KeyspaceName::State, range) {
+            let (key, value) = guard.into_inner()?;
+            let what = format!("the cursor {}", key::cursor_name_of(&key));
+            let Some(cursor) = undamaged(cursor::decode(&key, value.into()), &what)? else {
+                self.damage(format!("{what} fails its checksum"));
+                continue;
+            };
+            let Some(meta) = metas.iter().find(|meta| meta.id == cursor.log) else {
+                let log = cursor.log.0;
+                self.damage(format!("{what} names the log number {log}, which does not exist"));
+                continue;
+            };
+            let (name, offset, head) = (&meta.name, cursor.offset, meta.position.head);
+            if meta.epoch == cursor.epoch && offset > head {
+                self.damage(format!(
+                    "{what} is at offset {offset} of {name}, which ends at {head}"
+                ));
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Reads of the store.
+//! Reads from the store.
 
 use std::fmt;
 use std::ops::Bound;
@@ -8,11 +8,12 @@ use std::sync::Arc;
 use fjall::{Database, Guard, Keyspace, Readable as _, Snapshot};
 
 use super::codec::Unreadable;
+use super::cursor::{self, Cursor, CursorName};
 use super::record::{self, IdempotentResponse, LogMetadata, Numbered};
 use super::{Error, LogBounds, Resource, key, meta_text, unreadable};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
-/// The open store. A clone costs one atomic increment. Reads block on the disk.
+/// A handle on the open store. A clone is cheap. Each read blocks on the disk.
 #[derive(Clone)]
 pub struct Store(Arc<Files>);
 
@@ -23,26 +24,25 @@ pub(super) struct Files {
     pub(super) state: Keyspace,
 }
 
-/// The store at one commit, for several reads that must agree. The owner must
-/// drop it soon, because the disk space of the data in it cannot be freed
-/// before.
+/// A snapshot of the store, for reads that must agree. Hold a snapshot only
+/// briefly: retention cannot free the records that the snapshot can read.
 pub struct ReadSnapshot {
     files: Arc<Files>,
     snapshot: Snapshot,
 }
 
-/// A resource that a scan returned. [`ReadSnapshot::id_of`] returns its id.
+/// A resource that a scan has found.
 pub struct ResourceEntry {
     log: LogId,
     key: fjall::Slice,
-    /// The resource at the commit of the snapshot.
+    /// The latest state of the resource in the snapshot.
     pub state: Resource,
 }
 
 impl Files {
-    /// Returns the error for the record `what` of `log` that cannot be read. The
-    /// error names the collection or topic, unless the metadata of the log cannot
-    /// be read either.
+    /// Returns the error for a record of `log` that cannot be read. `what` is the
+    /// description of the record. The error names the collection or topic if the
+    /// metadata of the log can be read.
     fn unreadable(&self, why: Unreadable, what: impl fmt::Display, log: LogId) -> Error {
         let key = key::meta(log);
         let meta = self.state.get(key).ok().flatten();
@@ -94,26 +94,26 @@ impl Store {
         &self.0.path
     }
 
-    /// Returns a snapshot at the last commit.
+    /// Returns a snapshot of the store.
     pub fn view(&self) -> ReadSnapshot {
         ReadSnapshot { files: Arc::clone(&self.0), snapshot: self.0.database.snapshot() }
     }
 
-    /// Returns the current state of a resource, or `None` if there is none.
+    /// Returns the latest state of a resource, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<Resource>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
         self.0.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// Returns the stored response to the idempotent write with this key hash,
-    /// or `None` if there is none or it has expired.
+    /// Returns the stored response to the idempotent write with this key hash, or
+    /// `None` if there is none.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn answer(&self, hash: &[u8; 32]) -> Result<Option<IdempotentResponse>, Error> {
         let key = key::answer(hash);
         let Some(value) = self.0.state.get(key)? else { return Ok(None) };
@@ -121,22 +121,36 @@ impl Store {
         answer.map(Some).map_err(|why| unreadable(why, "the answer to an idempotent write"))
     }
 
-    /// Returns the latest expiry of all stored responses, or `None` if there are
-    /// none.
+    /// Returns the cursor with this name, or `None` if there is none. Blocks on
+    /// the disk.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
+    pub fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Error> {
+        let key = key::cursor(name.as_str());
+        let Some(value) = self.0.state.get(&key)? else { return Ok(None) };
+        let cursor = cursor::decode(&key, value.into());
+        cursor
+            .map(Some)
+            .map_err(|why| unreadable(why, format_args!("the cursor {}", name.as_str())))
+    }
+
+    /// Returns the latest expiry of all stored responses, or `None` if there is no
+    /// response.
+    ///
+    /// # Errors
+    /// [`Error`] if the disk cannot be read.
     pub fn newest_expiry(&self) -> Result<Option<Timestamp>, Error> {
         let newest = self.0.database.snapshot().range(&self.0.state, key::EXPIRIES).next_back();
         let Some(guard) = newest else { return Ok(None) };
         Ok(key::expiry_of(&guard.key()?).map(|(expiry, _)| expiry))
     }
 
-    /// Returns the expiry and the key hash of stored responses that expire from
-    /// `from` up to `now`. It returns the oldest, at most `count`.
+    /// Returns the expiry and the key hash of at most `count` responses whose
+    /// expiry is at least `from` and before `now`, in the order of the expiries.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read.
+    /// [`Error`] if the disk cannot be read.
     pub fn expired(
         &self,
         from: Timestamp,
@@ -154,10 +168,10 @@ impl Store {
 }
 
 impl ReadSnapshot {
-    /// Returns the ends and totals of a log at the commit of the snapshot.
+    /// Returns the bounds of a log in this snapshot.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn position(&self, log: LogId) -> Result<LogBounds, Error> {
         Ok(self.meta(log)?.position)
     }
@@ -170,7 +184,7 @@ impl ReadSnapshot {
         record::decode_meta(&key, value.into()).map_err(|why| unreadable(why, meta_text(&key)))
     }
 
-    /// Returns the metadata of all logs, ordered by number.
+    /// Returns the metadata of all logs, in the order of their numbers.
     pub(super) fn metas(&self) -> Result<Vec<LogMetadata>, Error> {
         let mut metas = Vec::new();
         for guard in self.snapshot.range(&self.files.state, key::METAS) {
@@ -181,7 +195,7 @@ impl ReadSnapshot {
         Ok(metas)
     }
 
-    /// Returns the number of the last commit. It is 0 in a new store.
+    /// Returns the number of the last commit, or 0 for a new store.
     pub(super) fn commit(&self) -> Result<u64, Error> {
         let Some(value) = self.snapshot.get(&self.files.state, key::COMMIT)? else {
             return Ok(0);
@@ -190,30 +204,31 @@ impl ReadSnapshot {
         commit.map_err(|why| unreadable(why, "the number of the last commit"))
     }
 
-    /// Returns a resource at the commit of the snapshot, or `None` if there is
-    /// none.
+    /// Returns the state of a resource in this snapshot, or `None` if it does not
+    /// exist.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or the record is damaged.
+    /// [`Error`] if the disk cannot be read or the record is damaged.
     pub fn resource(&self, log: LogId, id: &ResourceId) -> Result<Option<Resource>, Error> {
         let key = key::resource(log, id);
         let Some(value) = self.snapshot.get(&self.files.state, &key)? else { return Ok(None) };
         self.files.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// Returns the id of a resource that a scan returned. The scan itself does
-    /// not decode ids, because that checks each character and many callers do not
-    /// need the id.
+    /// Returns the id of a resource that a scan has found. A scan itself does not
+    /// decode the ids, because that checks every character and few callers need
+    /// all ids.
     ///
     /// # Errors
-    /// [`Error`] when the key is damaged.
+    /// [`Error`] if the key is damaged.
     pub fn id_of(&self, found: &ResourceEntry) -> Result<ResourceId, Error> {
         key::subject_of(&found.key)
             .and_then(|(_, id)| ResourceId::from_stored(id.to_vec().into()).ok())
             .ok_or_else(|| self.files.damaged("the key of a resource", found.log))
     }
 
-    /// Returns all resources whose id is greater than `after`, ordered by id.
+    /// Returns all resources of a log after the id `after`, in the order of their
+    /// ids.
     pub fn resources(
         &self,
         log: LogId,
@@ -235,7 +250,7 @@ impl ReadSnapshot {
         })
     }
 
-    /// Returns all stored events after the offset `after`, in order.
+    /// Returns all events of a log after the offset `after`, in order.
     pub fn events(
         &self,
         log: LogId,
@@ -244,8 +259,8 @@ impl ReadSnapshot {
         self.numbered(log, after).map(|found| found.map(|(_, numbered)| numbered.event))
     }
 
-    /// Returns all stored events after the offset `after`, each with its number
-    /// of bytes on disk. The iterator can be read from both ends.
+    /// Returns all events of a log after the offset `after`, in order, each with
+    /// the number of its stored bytes.
     pub fn sized(
         &self,
         log: LogId,
@@ -255,8 +270,8 @@ impl ReadSnapshot {
         self.numbered(log, after).map(move |found| found.map(sized))
     }
 
-    /// Returns the same as [`sized`](Self::sized), with the number of each event
-    /// in its log.
+    /// Returns all events of a log after the offset `after`, in order, each with
+    /// its number and the number of its stored bytes.
     pub(super) fn numbered(
         &self,
         log: LogId,
@@ -268,8 +283,8 @@ impl ReadSnapshot {
         self.range(KeyspaceName::Log, (start, end)).map(move |guard| files.decode_event(log, guard))
     }
 
-    /// Returns all stored events of one resource after the offset `after`, in
-    /// order. The index of the resource finds them.
+    /// Returns all events of one resource after the offset `after`, in order.
+    /// The index finds the events.
     pub fn events_of(
         &self,
         log: LogId,
@@ -286,18 +301,17 @@ impl ReadSnapshot {
         })
     }
 
-    /// Returns the offset just before the first event whose time is `time` or
-    /// later, and whether the log still has every such event. If the time of the
-    /// log has stepped back, only events after the last step are considered.
+    /// Returns the offset before the first event whose time is `time` or later,
+    /// and whether the log still has every such event. If the time of the log
+    /// stepped back, the events up to the last step are ignored.
     ///
     /// # Errors
-    /// [`Error`] when the disk cannot be read or a record is damaged.
+    /// [`Error`] if the disk cannot be read or a record is damaged.
     pub fn before(&self, log: LogId, time: Timestamp) -> Result<(Offset, bool), Error> {
         let meta = self.meta(log)?;
         let (position, step) = (&meta.position, meta.last_step());
-        // Invariant of the binary search over the events after the step: events
-        // up to `low` are earlier than `time`. The first event after `high` is
-        // not earlier, if there is such an event.
+        // Of the events after the step, all up to `low` are earlier; the first
+        // one after `high`, if there is any, is not.
         let (mut low, mut high) = (position.floor.max(step), position.head);
         while low < high {
             let middle = Offset(low.0 + (high.0 - low.0) / 2);
@@ -327,16 +341,16 @@ impl ReadSnapshot {
         Ok(self.snapshot.contains_key(&self.files.state, key::index(log, subject, offset))?)
     }
 
-    /// Returns whether a resource agrees with `event`, the newest event of the
-    /// resource.
+    /// Returns whether the state of the resource agrees with `event`, which is the
+    /// newest event of the resource.
     pub(super) fn matches_latest(&self, meta: &LogMetadata, event: &Event) -> Result<bool, Error> {
         let Some(subject) = event.subject.as_ref().filter(|_| !meta.topic) else {
             return Ok(true);
         };
         Ok(match self.resource(meta.id, subject)? {
             Some(state) => state.revision == event.offset,
-            // An event type that a client chose can have this suffix too. Such an
-            // event does not delete the resource, so the resource is found.
+            // A type that a user chose can also end in `-deleted`. Such an event
+            // does not remove the resource.
             None => event.event_type.as_str().ends_with("-deleted"),
         })
     }
@@ -354,14 +368,14 @@ impl ReadSnapshot {
     }
 }
 
-/// One of the two keyspaces.
+/// A keyspace of the store.
 #[derive(Clone, Copy)]
 pub(super) enum KeyspaceName {
     Log,
     State,
 }
 
-/// Returns the id in the key of a resource as text, also if the key is damaged.
+/// Returns the id in the key of a resource, for an error. The key may be damaged.
 fn key_text(key: &[u8]) -> String {
     let id = key::subject_of(key).map_or(key, |(_, id)| id);
     String::from_utf8_lossy(id).into_owned()

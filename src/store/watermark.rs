@@ -1,12 +1,12 @@
-//! The commit watermark: the number of the last durable commit, in a file outside
-//! fjall.
+//! The commit watermark: the number of the last durable commit, in a file of its
+//! own.
 //!
-//! fjall cuts its journal at the first frame that it cannot read. Without the
-//! watermark, a damaged block in the middle would remove all later commits
-//! without an error. The watermark is written after each durable commit and synced
-//! once a second. A sync after each commit would halve the rate of commits. A
-//! power cut can remove the last second of the watermark, which only makes the
-//! check weaker for that second.
+//! fjall cuts its journal at the first frame that it cannot read. A damaged block
+//! in the middle therefore removes all later commits without an error. The
+//! watermark detects this loss. The watermark is written after each durable
+//! commit and synced once a second. A sync for each commit would halve the rate
+//! of commits. After a power cut, the watermark may be one second old, and the
+//! check does not detect the loss of commits from that second.
 
 use std::fs::File;
 use std::io;
@@ -15,32 +15,33 @@ use std::path::Path;
 
 use super::codec::{read, seal};
 
-/// The distance of the two slots of the file. They are written alternately. Each
-/// slot has its own sector, so a torn write cannot damage the other slot.
+/// The size of a slot. The two slots are written in turn. Each slot has its own
+/// sector, so a torn write damages only one slot.
 const SLOT_BYTES: u64 = 512;
 const RECORD_BYTES: usize = 12;
 const KEY: &[u8] = b"streamgate mark 1";
-/// The version of a slot. A slot of a newer version counts as unreadable. A store
-/// of a newer version is rejected earlier, by its header.
+/// The newest version of a slot that this build reads. A slot of a later version
+/// counts as unreadable. This does not occur: the header of the store is checked
+/// first.
 const VERSION: u8 = 1;
 
-/// The open file of the watermark.
+/// The open file `mark`.
 pub(super) struct CommitWatermark {
     file: File,
     dirty: bool,
 }
 
 impl CommitWatermark {
-    /// Opens the file and returns the commit number in it. A missing file is
-    /// created, and has no number.
+    /// Opens or creates the file. Returns the number of the last durable commit,
+    /// or `None` for a new file.
     ///
     /// # Errors
-    /// `InvalidData` if neither slot can be read.
+    /// `InvalidData` if both slots are damaged, or the error of the file system.
     pub(super) fn open(path: &Path) -> io::Result<(CommitWatermark, Option<u64>)> {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let value = if file.metadata()?.len() == 0 {
-            // The name of the file must be durable too.
+            // The entry of the folder must be durable too.
             if let Some(folder) = path.parent() {
                 File::open(folder)?.sync_all()?;
             }
@@ -52,8 +53,8 @@ impl CommitWatermark {
         Ok((CommitWatermark { file, dirty: false }, value))
     }
 
-    /// Sets the watermark to `commit`. The next [`sync`](Self::sync) makes it
-    /// durable.
+    /// Writes the number of the last durable commit. The number is on disk after
+    /// the next [`CommitWatermark::sync`].
     pub(super) fn advance(&mut self, commit: u64) -> io::Result<()> {
         let record = seal(KEY, 8, |out| out.extend_from_slice(&commit.to_be_bytes()));
         self.file.write_all_at(&record, commit % 2 * SLOT_BYTES)?;
@@ -61,7 +62,7 @@ impl CommitWatermark {
         Ok(())
     }
 
-    /// Syncs the watermark if it has changed since the last sync.
+    /// Syncs the file if its content has changed.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.dirty) { self.file.sync_data() } else { Ok(()) }
     }

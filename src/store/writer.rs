@@ -1,21 +1,22 @@
-//! The write access to a store: atomic commits with consecutive numbers.
+//! The writer of a store: atomic, numbered commits.
 
 use bytes::Bytes;
 use fjall::{OwnedWriteBatch, PersistMode};
 
+use super::cursor::{self, Cursor, CursorName};
 use super::record::{self, IdempotentResponse, LogMetadata};
 use super::view::Store;
 use super::watermark::CommitWatermark;
 use super::{Error, Resource, key};
 use crate::event::{Event, LogId, Offset, ResourceId, Timestamp};
 
-/// The write access to a store. A store has one writer.
+/// The only writer of a store.
 pub struct Writer {
     store: Store,
     watermark: CommitWatermark,
     /// The number of the last commit.
     commit: u64,
-    /// The number of the last commit that is known to be on disk.
+    /// The number of the last commit that is on disk.
     synced: u64,
 }
 
@@ -28,7 +29,7 @@ pub enum Durability {
     Buffered,
 }
 
-/// A set of changes that one commit applies atomically.
+/// Changes that are committed together or not at all.
 pub struct Transaction {
     store: Store,
     batch: OwnedWriteBatch,
@@ -38,15 +39,15 @@ pub struct Transaction {
 pub struct EncodedEvent {
     key: [u8; key::EVENT_BYTES],
     record: Bytes,
-    /// The event. Its parts are slices of the record.
+    /// The event. Its fields are slices of the record.
     pub event: Event,
 }
 
 impl EncodedEvent {
-    /// Encodes an event. `number` is the number of the event in its log.
+    /// Encodes an event of `log`. The events of a log have consecutive numbers.
     ///
     /// # Panics
-    /// Never, because the slices are in the record that was just made.
+    /// Never: the slices lie within the record that this function encodes.
     pub fn new(log: LogId, number: u64, event: Event) -> EncodedEvent {
         let key = key::event(log, event.offset);
         let record = record::encode_event(&key, number, &event);
@@ -54,12 +55,12 @@ impl EncodedEvent {
         EncodedEvent { key, record, event }
     }
 
-    /// Returns the number of bytes that the event takes in its log, key included.
+    /// Returns the number of bytes that the event takes in the log.
     pub fn bytes(&self) -> u64 {
         EncodedEvent::bytes_of(&self.event)
     }
 
-    /// Returns the number of bytes that `event` takes in a log, key included.
+    /// Returns the number of bytes that `event` takes in a log.
     pub fn bytes_of(event: &Event) -> u64 {
         (key::EVENT_BYTES + record::event_bytes(event)) as u64
     }
@@ -70,21 +71,21 @@ impl Writer {
         Writer { store, watermark, commit, synced: commit }
     }
 
-    /// Returns the read access to the same store.
+    /// Returns the store that this writer changes.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Returns an empty set of changes.
+    /// Returns an empty transaction.
     pub fn begin(&self) -> Transaction {
         Transaction { batch: self.store.files().database.batch(), store: self.store.clone() }
     }
 
-    /// Commits the changes. After an error, the changes may or may not be on disk,
-    /// and every later commit fails.
+    /// Commits the changes.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]. The changes may be on disk or not, and every later commit
+    /// fails.
     pub fn commit(
         &mut self,
         mut changes: Transaction,
@@ -106,10 +107,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Syncs every commit to the disk, and advances the watermark without a sync.
+    /// Syncs every commit to the disk. The file `mark` is not synced.
     ///
     /// # Errors
-    /// [`Error::Io`]. After an error, every later commit fails.
+    /// [`Error::Io`]. Every later commit then fails.
     pub fn sync(&mut self) -> Result<(), Error> {
         if self.synced < self.commit {
             self.store.files().database.persist(PersistMode::SyncData)?;
@@ -119,17 +120,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns an error if the store accepts no more commits. The cause is a failed
-    /// write, or a worker thread of fjall that failed or panicked. Without this
-    /// check, the failure of a worker is first seen at the next commit.
+    /// Checks whether the store accepts commits. fjall has threads that flush and
+    /// merge tables. If a thread fails or panics, fjall reports the failure only
+    /// at the next operation.
     ///
     /// # Errors
-    /// [`Error::Io`]. After an error, every later commit fails.
+    /// [`Error::Io`] if a write or a thread has failed. Every later commit then
+    /// fails.
     pub fn check(&self) -> Result<(), Error> {
         Ok(self.store.files().database.persist(PersistMode::Buffer)?)
     }
 
-    /// Syncs the watermark to the disk.
+    /// Syncs the file `mark` to the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -139,12 +141,12 @@ impl Writer {
 }
 
 impl Transaction {
-    /// Returns whether the set has no changes.
+    /// Returns whether the transaction has no changes.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
     }
 
-    /// Adds an event to `log`, and its index entry.
+    /// Adds an event of `log` and its index entry.
     pub fn put_event(&mut self, log: LogId, stored: EncodedEvent) {
         let files = self.store.files();
         if let Some(subject) = &stored.event.subject {
@@ -154,9 +156,9 @@ impl Transaction {
         self.batch.insert(&files.log, stored.key, stored.record);
     }
 
-    /// Removes an event and its index entry. The removal is a weak tombstone,
-    /// because the key of an event is written only once. The event and its
-    /// tombstone both disappear at the first compaction.
+    /// Removes an event and its index entry. Each key is written only once, so a
+    /// weak removal suffices: the first compaction removes the entry together
+    /// with its tombstone.
     pub fn trim_event(&mut self, log: LogId, offset: Offset, subject: Option<&ResourceId>) {
         let files = self.store.files();
         if let Some(subject) = subject {
@@ -165,7 +167,7 @@ impl Transaction {
         self.batch.remove_weak(&files.log, key::event(log, offset));
     }
 
-    /// Creates or replaces a resource.
+    /// Adds or replaces a resource.
     pub fn put_resource(&mut self, log: LogId, id: &ResourceId, state: &Resource) {
         let key = key::resource(log, id);
         let record = record::encode_state(&key, state);
@@ -177,10 +179,22 @@ impl Transaction {
         self.batch.remove(&self.store.files().state, key::resource(log, id));
     }
 
-    /// Writes the metadata of a log.
+    /// Adds or replaces the metadata of a log.
     pub fn put_meta(&mut self, meta: &LogMetadata) {
         let key = key::meta(meta.id);
         self.batch.insert(&self.store.files().state, key, record::encode_meta(&key, meta));
+    }
+
+    /// Adds or replaces a cursor.
+    pub fn put_cursor(&mut self, name: &CursorName, cursor: &Cursor) {
+        let key = key::cursor(name.as_str());
+        let record = cursor::encode(&key, cursor);
+        self.batch.insert(&self.store.files().state, key, record);
+    }
+
+    /// Removes a cursor.
+    pub fn remove_cursor(&mut self, name: &CursorName) {
+        self.batch.remove(&self.store.files().state, key::cursor(name.as_str()));
     }
 
     /// Stores the response to an idempotent write until `expiry`.
@@ -191,7 +205,7 @@ impl Transaction {
         self.batch.insert(state, key::expiry(expiry, hash), Bytes::new());
     }
 
-    /// Removes the response that was stored with this `expiry`.
+    /// Removes the response to an idempotent write, whose expiry is `expiry`.
     pub fn remove_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
         let state = &self.store.files().state;
         self.batch.remove(state, key::answer(hash));

@@ -12,7 +12,7 @@ use crate::support::client::{post, request};
 use crate::support::process::Process;
 
 /// Folders of `tests/fixtures`.
-const FIXTURES: [&str; 1] = ["store-0.1.0"];
+const FIXTURES: [&str; 2] = ["store-0.1.0", "store-format-2"];
 
 /// The configuration with which the fixtures were written. Retention therefore
 /// has no event to trim.

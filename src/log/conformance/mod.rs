@@ -1,6 +1,7 @@
 //! What every engine must do: one suite, run against each of them, and for
 //! each medium that a log may be on.
 
+mod atomic;
 mod clock;
 mod events;
 mod memory;
@@ -188,6 +189,14 @@ macro_rules! conformance {
     };
     ($open:expr) => {
         conformance!($open;
+            atomic::an_atomic_batch_is_committed_to_every_log
+            atomic::a_rejected_write_leaves_nothing_of_its_batch
+            atomic::rejected_batches_leave_no_trace_in_a_commit
+            atomic::idempotency_keys_hold_within_an_atomic_batch
+            atomic::an_atomic_batch_needs_logs_on_disk_and_room_in_a_commit
+            atomic::a_log_of_another_engine_refuses_the_atomic_batch
+            atomic::a_cursor_is_durable_and_belongs_to_an_epoch
+            atomic::a_topic_in_memory_has_no_durable_cursor
             resources::writes_become_events_and_states
             resources::writes_of_one_call_see_each_other
             resources::one_of_many_rivals_wins

@@ -128,6 +128,19 @@ pub enum AppendRejection {
     KeyNotKept,
 }
 
+impl fmt::Display for AppendRejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AppendRejection::Exists => "a resource with this id exists",
+            AppendRejection::NotFound => "no resource has this id",
+            AppendRejection::Precondition(_) => "the precondition does not hold",
+            AppendRejection::TooLarge => "the resource would be larger than resource_bytes_max",
+            AppendRejection::KeyReused => "the idempotency key belongs to another body",
+            AppendRejection::KeyNotKept => "a topic in memory keeps no idempotency keys",
+        })
+    }
+}
+
 /// Why a text cannot become a write, whatever the state of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadWrite {

@@ -71,13 +71,14 @@ impl Clock {
 
 /// The time for which the newest event of a log has been more than [`LEAD_MAX`]
 /// ahead of the wall clock. After a restart the time starts at zero again.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(in crate::log) struct Lead {
     /// The monotonic time of the first comparison at which it was ahead.
     since: Option<Duration>,
 }
 
 /// A step back of a log's time.
+#[derive(Clone)]
 pub(in crate::log) struct Step {
     /// The offset of the newest event before the step.
     pub(in crate::log) after: Offset,

@@ -11,20 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::answers::{Expiries, FORGOTTEN_ANSWERS};
 use super::clock::Clock;
 use super::commit_batch::CommitBatch;
 use super::messages::{
-    Answer, COMMIT_BYTES, COMMIT_WRITES, Directory, Reconfiguration, Request, Shared,
+    COMMIT_BYTES, COMMIT_WRITES, Directory, Reconfiguration, Reply, Request, Shared, Work,
 };
 use super::registry::{LogRegistry, Opened};
 use super::writer::LogWriter;
-use super::writers::Writers;
-use crate::log::{
-    AppendOutcome, AppendRejection, Error, FsyncPolicy, LogConfig, Settings, StorageKind,
-};
+use super::writers::{Writers, unknown_log};
+use crate::log::{Error, FsyncPolicy, LogConfig, Settings, StorageKind};
 use crate::store::{self, Durability, Writer};
 use crate::supervisor::{Task, fault_point};
 
@@ -143,7 +141,7 @@ impl Committer {
     /// What is for memory first: it need not wait for the others' sync, nor
     /// for a disk that has room and works.
     fn commit(&mut self, requests: Vec<Request>) {
-        let in_memory = |request: &Request| request.medium == StorageKind::Memory;
+        let in_memory = |request: &Request| request.storage == StorageKind::Memory;
         let (memory, disk): (Vec<_>, Vec<_>) = requests.into_iter().partition(in_memory);
         if !memory.is_empty() {
             self.commit_to(StorageKind::Memory, memory);
@@ -152,10 +150,10 @@ impl Committer {
             return;
         }
         if self.is_poisoned() {
-            return refuse(disk.into_iter().map(|it| it.answer), || Error::Poisoned);
+            return disk.into_iter().for_each(|request| request.refuse(Error::Poisoned));
         }
         if !self.has_room() {
-            return refuse(disk.into_iter().map(|it| it.answer), || Error::Full);
+            return disk.into_iter().for_each(|request| request.refuse(Error::Full));
         }
         self.commit_to(StorageKind::Disk, disk);
     }
@@ -163,12 +161,10 @@ impl Committer {
     fn commit_to(&mut self, medium: StorageKind, requests: Vec<Request>) {
         let begun = Instant::now();
         let mut work = CommitBatch::new(self.writer.begin(), self.clock.read());
-        let mut answers = Vec::with_capacity(requests.len());
-        for request in requests {
-            // The room is given back when its writes no longer take any.
-            let result = self.decide(&mut work, &request);
-            let Request { answer, _room: room, .. } = request;
-            answers.push((answer, result.map_err(Error::Store), room));
+        let mut replies = Vec::with_capacity(requests.len());
+        for Request { work: writes, permit, .. } in requests {
+            // The permit returns the bytes of the queue once the reply is sent.
+            replies.push((self.decide(&mut work, writes), permit));
         }
         let written = match medium {
             StorageKind::Disk => self.write(work),
@@ -179,9 +175,8 @@ impl Committer {
                 if let (StorageKind::Disk, Some(commits)) = (medium, self.shared.commits.get()) {
                     commits.record(begun.elapsed());
                 }
-                for (answer, result, _room) in answers {
-                    // Who no longer waits is not told.
-                    let _ = answer.send(result);
+                for (reply, _permit) in replies {
+                    reply.send();
                 }
                 self.writers.notify_observers();
             }
@@ -189,23 +184,28 @@ impl Committer {
                 self.poison(&error);
                 // Not `Full`, even where that is why: some of it may be on
                 // disk, and a repeat would write it twice.
-                let waiting = answers.into_iter().map(|(answer, ..)| answer);
-                refuse(waiting, || Error::Poisoned);
+                for (reply, _permit) in replies {
+                    reply.refuse(Error::Poisoned);
+                }
             }
         }
     }
 
-    fn decide(
-        &mut self,
-        work: &mut CommitBatch,
-        request: &Request,
-    ) -> Result<Vec<Result<AppendOutcome, AppendRejection>>, store::Error> {
+    /// Decides the writes of a request, and returns the reply to send once the
+    /// commit is durable.
+    fn decide(&mut self, work: &mut CommitBatch, request: Work) -> Reply {
         let bytes_max = self.resource_bytes_max;
-        let decided = self.writers.decide(work, request.log, &request.writes, bytes_max);
-        decided.unwrap_or_else(|| {
-            let why = format!("{} is not a log of this engine", request.origin.name);
-            Err(store::Error::Io(std::io::Error::other(why)))
-        })
+        match request {
+            Work::Append { log, identity, writes, answer } => {
+                let decided = self.writers.decide(work, log, &writes, bytes_max);
+                let decided = decided.unwrap_or_else(|| Err(unknown_log(&identity.name)));
+                Reply::Append(answer, decided.map_err(Error::Store))
+            }
+            Work::Atomic(atomic) => {
+                let (batch, answer) = *atomic;
+                Reply::Atomic(answer, self.writers.decide_all(work, &batch, bytes_max))
+            }
+        }
     }
 
     /// Makes durable, then shows. Trims in the same commit what the new events
@@ -405,20 +405,13 @@ impl Committer {
 
 /// All that has queued up, as far as one commit takes it.
 fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
-    let (mut writes, mut bytes) = (first.writes.len(), first.bytes);
+    let (mut writes, mut bytes) = (first.writes(), first.bytes);
     let mut gathered = vec![first];
     while writes < COMMIT_WRITES && bytes < COMMIT_BYTES {
         let Ok(request) = requests.try_recv() else { break };
-        writes += request.writes.len();
+        writes += request.writes();
         bytes += request.bytes;
         gathered.push(request);
     }
     gathered
-}
-
-fn refuse(answers: impl Iterator<Item = oneshot::Sender<Answer>>, why: impl Fn() -> Error) {
-    for answer in answers {
-        // Who no longer waits is not told.
-        let _ = answer.send(Err(why()));
-    }
 }

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ::metrics::Histogram;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::clock::Clock;
 use super::committer::Committer;
 use super::messages::{
-    Answer, COMMIT_BYTES, COMMIT_WRITES, Directory, PendingAppend, Reconfiguration, Request, Shared,
+    Answer, AtomicAnswer, COMMIT_BYTES, COMMIT_WRITES, Directory, PendingAppend, Reconfiguration,
+    Request, Shared, Work,
 };
 use super::registry::LogRegistry;
 use super::writer::LogWriter;
 use crate::log::read::PageCache;
-use crate::log::{Error, Log, LogConfig, Settings, StorageKind, Write, WriteState};
+use crate::log::{
+    AtomicBatch, AtomicError, Error, Log, LogConfig, Settings, StorageKind, Write, WriteState,
+};
 use crate::store::{self, Store};
 use crate::supervisor::{Cause, Thread};
 
@@ -89,19 +92,48 @@ impl Embedded {
         writes: Vec<Write>,
         bytes: usize,
     ) -> Result<oneshot::Receiver<Answer>, Error> {
+        let permit = self.permit(log.medium(), bytes).await?;
+        let (answer, answered) = oneshot::channel();
+        let identity = log.origin().clone();
+        let work = Work::Append { log: log.id(), identity, writes, answer };
+        let request = Request { work, storage: log.medium(), bytes, permit };
+        self.queue.send(request).await.map_err(|_| self.shared.ended())?;
+        Ok(answered)
+    }
+
+    /// Waits until the queue has room for `bytes`.
+    ///
+    /// # Errors
+    /// [`Error`] if the engine accepts no writes to this kind of storage.
+    async fn permit(
+        &self,
+        storage: StorageKind,
+        bytes: usize,
+    ) -> Result<OwnedSemaphorePermit, Error> {
         if self.shared.closing.is_cancelled() {
             return Err(Error::Closed);
         }
-        let (origin, log, medium) = (log.origin().clone(), log.id(), log.medium());
-        if medium == StorageKind::Disk && self.shared.poisoned.load(Ordering::Acquire) {
+        if storage == StorageKind::Disk && self.shared.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
-        let room = self.room.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
-        let room = room.await.map_err(|_| Error::Closed)?;
+        let permit = self.room.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
+        permit.await.map_err(|_| Error::Closed)
+    }
+
+    pub(in crate::log) async fn append_all(&self, batch: AtomicBatch) -> AtomicAnswer {
+        if let Some(log) = batch.memory_log() {
+            return Err(AtomicError::MemoryTopic(log.origin().name.to_string()));
+        }
+        let bytes = batch.bytes();
+        if batch.writes() > COMMIT_WRITES || bytes > COMMIT_BYTES {
+            return Err(AtomicError::TooLarge);
+        }
+        let permit = self.permit(StorageKind::Disk, bytes).await?;
         let (answer, answered) = oneshot::channel();
-        let request = Request { log, origin, medium, writes, bytes, answer, _room: room };
+        let work = Work::Atomic(Box::new((batch, answer)));
+        let request = Request { work, storage: StorageKind::Disk, bytes, permit };
         self.queue.send(request).await.map_err(|_| self.shared.ended())?;
-        Ok(answered)
+        answered.await.map_err(|_| self.shared.ended())?
     }
 
     pub(in crate::log) async fn reconfigure(

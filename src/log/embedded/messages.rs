@@ -9,7 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::LogId;
-use crate::log::{AppendOutcome, AppendRejection, Error, Log, LogConfig, StorageKind, Write};
+use crate::log::{
+    AppendOutcome, AppendRejection, AtomicBatch, AtomicError, Error, Log, LogConfig, StorageKind,
+    Write,
+};
 use crate::wire::LogIdentity;
 
 /// Writes and bytes of one commit; what it costs to wait for the one before.
@@ -18,17 +21,74 @@ pub(in crate::log) const COMMIT_BYTES: usize = 8 * 1024 * 1024;
 
 pub(in crate::log) type Answer = Result<Vec<Result<AppendOutcome, AppendRejection>>, Error>;
 
-/// Writes on their way to the committer.
+/// The answer to an [`AtomicBatch`].
+pub(in crate::log) type AtomicAnswer = Result<Vec<Vec<AppendOutcome>>, AtomicError>;
+
+/// Writes in the queue of the committer.
 pub(in crate::log) struct Request {
-    pub(in crate::log) log: LogId,
-    /// Its name, for an error.
-    pub(in crate::log) origin: Arc<LogIdentity>,
-    pub(in crate::log) medium: StorageKind,
-    pub(in crate::log) writes: Vec<Write>,
+    pub(in crate::log) work: Work,
+    pub(in crate::log) storage: StorageKind,
     pub(in crate::log) bytes: usize,
-    pub(in crate::log) answer: oneshot::Sender<Answer>,
-    /// Gives the bytes back once the request is answered.
-    pub(in crate::log) _room: OwnedSemaphorePermit,
+    /// Returns the bytes to the queue once the request is answered.
+    pub(in crate::log) permit: OwnedSemaphorePermit,
+}
+
+/// The writes of a request, with the channel for the answer.
+pub(in crate::log) enum Work {
+    /// Writes to one log. Each write is accepted or rejected by itself.
+    Append {
+        log: LogId,
+        /// The identity of the log. An error names the log.
+        identity: Arc<LogIdentity>,
+        writes: Vec<Write>,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// Writes that are committed together or not at all.
+    Atomic(Box<(AtomicBatch, oneshot::Sender<AtomicAnswer>)>),
+}
+
+impl Request {
+    /// The number of writes.
+    pub(in crate::log) fn writes(&self) -> usize {
+        match &self.work {
+            Work::Append { writes, .. } => writes.len(),
+            Work::Atomic(atomic) => atomic.0.writes(),
+        }
+    }
+
+    /// Answers with `error`.
+    pub(in crate::log) fn refuse(self, error: Error) {
+        // The caller may have gone; ignore the error.
+        match self.work {
+            Work::Append { answer, .. } => drop(answer.send(Err(error))),
+            Work::Atomic(atomic) => drop(atomic.1.send(Err(error.into()))),
+        }
+    }
+}
+
+/// An answer that waits for the commit.
+pub(in crate::log) enum Reply {
+    Append(oneshot::Sender<Answer>, Answer),
+    Atomic(oneshot::Sender<AtomicAnswer>, AtomicAnswer),
+}
+
+impl Reply {
+    /// Sends the answer.
+    pub(in crate::log) fn send(self) {
+        // The caller may have gone; ignore the error.
+        match self {
+            Reply::Append(sender, answer) => drop(sender.send(answer)),
+            Reply::Atomic(sender, answer) => drop(sender.send(answer)),
+        }
+    }
+
+    /// Sends `error` in place of the answer.
+    pub(in crate::log) fn refuse(self, error: Error) {
+        match self {
+            Reply::Append(sender, _) => Reply::Append(sender, Err(error)).send(),
+            Reply::Atomic(sender, _) => Reply::Atomic(sender, Err(error.into())).send(),
+        }
+    }
 }
 
 /// Logs to have from now on.

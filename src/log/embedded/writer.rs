@@ -2,6 +2,7 @@
 //! retention, and the events of the current commit.
 
 mod retention;
+mod savepoint;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -196,7 +197,7 @@ impl LogWriter {
             _ => None,
         };
         let current = match &resource {
-            Some(resource) => match commit.states.get(resource) {
+            Some(resource) => match commit.state(resource) {
                 Some(state) => state.clone(),
                 None => log.store().resource(resource.0, &resource.1)?,
             },
@@ -211,7 +212,7 @@ impl LogWriter {
             self.change(commit, resource, current, &effect.next, outcome.offset);
         }
         if let Some(key) = &write.idempotency {
-            commit.answers.insert(key.key, response(key, &outcome));
+            commit.put_answer(key.key, response(key, &outcome));
         }
         Ok(Ok(outcome))
     }
@@ -287,7 +288,7 @@ impl LogWriter {
         };
         let count = &mut self.metadata.position.resources;
         *count = *count + u64::from(state.is_some()) - u64::from(existed);
-        commit.states.insert(resource, state);
+        commit.put_state(resource, state);
     }
 
     /// Reserves the offsets up to `count` after the head if the head is beyond

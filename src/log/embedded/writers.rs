@@ -14,8 +14,11 @@ use super::clock::{ClockReading, LEAD_MAX, later};
 use super::commit_batch::CommitBatch;
 use super::writer::{Filed, LogWriter};
 use crate::event::{Event, LogId, Timestamp};
-use crate::log::{AppendOutcome, AppendRejection, LogConfig, StorageKind, Write};
-use crate::store;
+use crate::log::{
+    AppendOutcome, AppendRejection, AtomicBatch, AtomicError, CursorUpdate, Error, Log, LogConfig,
+    StorageKind, Write,
+};
+use crate::store::{self, Cursor};
 
 /// The index of a writer. It never changes.
 pub(in crate::log) type Place = usize;
@@ -143,6 +146,74 @@ impl Writers {
         Some(self.changing(place, |writer| {
             writes.iter().map(|write| writer.decide(work, write, bytes_max)).collect()
         }))
+    }
+
+    /// Decides all writes of `batch`, in order. If one write is rejected, no
+    /// write of the batch is in the commit, and no offset was used.
+    ///
+    /// # Errors
+    /// [`AtomicError`] for the first write that was rejected or whose state
+    /// could not be read, for a cursor beyond the head of its log, and for a log
+    /// that belongs to another engine.
+    pub(in crate::log) fn decide_all(
+        &mut self,
+        work: &mut CommitBatch,
+        batch: &AtomicBatch,
+        bytes_max: usize,
+    ) -> Result<Vec<Vec<AppendOutcome>>, AtomicError> {
+        let was_dirty = self.disk.dirty.len();
+        let mut savepoints = Vec::with_capacity(batch.appends.len());
+        self.newest = self.newest.max(work.now().wall);
+        work.begin_atomic();
+        let appends = batch.appends.iter().enumerate();
+        let mut decided = appends
+            .map(|(index, (log, writes))| {
+                let Some(&place) = self.by_id.get(&log.id()) else { return Err(unknown(log)) };
+                let place = place as Place;
+                savepoints.push((place, self.at(place).savepoint()));
+                self.changing(place, |writer| decide_each(writer, work, index, writes, bytes_max))
+            })
+            .collect::<Result<_, _>>();
+        if decided.is_ok()
+            && let Err(error) = self.set_cursors(work, &batch.cursors)
+        {
+            decided = Err(error);
+        }
+        work.end_atomic(decided.is_ok());
+        if decided.is_err() {
+            // The newest savepoint first: a log may occur twice in the batch.
+            for (place, savepoint) in savepoints.into_iter().rev() {
+                self.at(place).restore(savepoint);
+            }
+            self.disk.dirty.truncate(was_dirty);
+        }
+        decided
+    }
+
+    /// Puts the changes of cursors into the commit, all or none.
+    ///
+    /// # Errors
+    /// [`AtomicError`] if an offset is beyond the head of its log.
+    fn set_cursors(
+        &self,
+        work: &mut CommitBatch,
+        updates: &[CursorUpdate],
+    ) -> Result<(), AtomicError> {
+        let cursor = |update: &CursorUpdate| match update {
+            CursorUpdate::Remove { name } => Ok((name.clone(), None)),
+            CursorUpdate::Set { name, log, offset } => {
+                let place = self.by_id.get(&log.id()).ok_or_else(|| unknown(log))?;
+                let meta = self.all[*place as Place].metadata();
+                if *offset > meta.position.head {
+                    return Err(AtomicError::CursorAhead(name.clone()));
+                }
+                let cursor = Cursor { log: meta.id, epoch: meta.epoch, offset: *offset };
+                Ok((name.clone(), Some(cursor)))
+            }
+        };
+        let cursors = updates.iter().map(cursor).collect::<Result<Vec<_>, _>>()?;
+        work.cursors.extend(cursors);
+        Ok(())
     }
 
     /// Runs `change`, and adds the writer to the dirty ones if `change` made it
@@ -336,4 +407,33 @@ impl Writers {
             StorageKind::Memory => &mut self.memory,
         }
     }
+}
+
+/// Decides the writes of one append of an atomic batch. `index` is the index of
+/// the append in the batch.
+///
+/// # Errors
+/// [`AtomicError`] for the first write that was rejected.
+fn decide_each(
+    writer: &mut LogWriter,
+    work: &mut CommitBatch,
+    index: usize,
+    appended: &[Write],
+    bytes_max: usize,
+) -> Result<Vec<AppendOutcome>, AtomicError> {
+    let decide = |(write, each): (usize, &Write)| {
+        let decided = writer.decide(work, each, bytes_max).map_err(Error::Store)?;
+        decided.map_err(|rejection| AtomicError::Rejected { append: index, write, rejection })
+    };
+    appended.iter().enumerate().map(decide).collect()
+}
+
+fn unknown(log: &Log) -> AtomicError {
+    AtomicError::Engine(Error::Store(unknown_log(&log.origin().name)))
+}
+
+/// Returns the error for a log that belongs to another engine.
+pub(in crate::log) fn unknown_log(name: &str) -> store::Error {
+    let why = format!("{name} is not a log of this engine");
+    store::Error::Io(std::io::Error::other(why))
 }

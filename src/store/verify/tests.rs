@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::*;
 use crate::event::EventType;
 use crate::store::open::check_newest;
-use crate::store::{Durability, EncodedEvent, Opened, Resource, Store, Transaction, codec};
+use crate::store::{
+    Cursor, CursorName, Durability, EncodedEvent, Opened, Resource, Store, Transaction, codec,
+};
 
 const EVENTS: u64 = 20;
 
@@ -82,12 +84,9 @@ fn each_damage_is_named() {
     let all = |offset| event(offset);
     check(
         |it, meta| it.trim_event(meta.id, Offset(5), Some(&subject(5))),
-        &["missing between offsets 4 and 6", "19 events, but the metadata has 20"],
+        &["missing between offsets 4 and 6", "19 events, but 20 are noted"],
     );
-    check(
-        |it, meta| it.trim_event(meta.id, Offset(EVENTS), None),
-        &["the last event has offset 19"],
-    );
+    check(|it, meta| it.trim_event(meta.id, Offset(EVENTS), None), &["ends with offset 19"]);
     check(
         |it, meta| {
             let wrong = EncodedEvent::new(meta.id, 9, all(5));
@@ -97,25 +96,22 @@ fn each_damage_is_named() {
     );
     check(
         |it, meta| it.put_event(meta.id, EncodedEvent::new(meta.id, 21, all(21))),
-        &["offset 21 is outside the log"],
+        &["offset 21 should not be there"],
     );
-    check(
-        |it, meta| it.remove_resource(meta.id, &subject(0)),
-        &["r0 does not agree with its newest event"],
-    );
+    check(|it, meta| it.remove_resource(meta.id, &subject(0)), &["r0 is not as its newest event"]);
     check(
         |it, meta| {
             let state = Resource { revision: Offset(2), document: Bytes::new() };
             it.put_resource(meta.id, &subject(0), &state);
         },
-        &["r0 does not agree with its newest event, at offset 18", "r0 has the revision 2"],
+        &["r0 is not as its newest event, at offset 18", "r0 comes from offset 2"],
     );
     check(
         |it, meta| {
             let other = Event { time: Timestamp(1), ..all(7) };
             it.put_event(meta.id, EncodedEvent::new(meta.id, 7, other));
         },
-        &["time decreases at offset 7"],
+        &["time runs backwards at offset 7"],
     );
     check(
         |it, _| it.put_event(LogId(9), EncodedEvent::new(LogId(9), 1, all(1))),
@@ -130,6 +126,24 @@ fn each_damage_is_named() {
         },
         &["offset 7 is not in the index"],
     );
+}
+
+#[test]
+fn damaged_cursors_are_named() {
+    let name = |name: &str| CursorName::new(name).unwrap();
+    let found = damage(|changes, meta| {
+        let at = |log, offset| Cursor { log, epoch: meta.epoch, offset: Offset(offset) };
+        changes.put_cursor(&name("sound"), &at(meta.id, EVENTS));
+        changes.put_cursor(&name("ahead"), &at(meta.id, EVENTS + 1));
+        changes.put_cursor(&name("stray"), &at(LogId(9), 1));
+        let other = Cursor { epoch: Epoch::from_bits(8), ..at(meta.id, EVENTS + 1) };
+        changes.put_cursor(&name("other-epoch"), &other);
+    });
+    let due = [
+        "the cursor ahead is at offset 21 of orders, which ends at 20",
+        "the cursor stray names the log number 9, which does not exist",
+    ];
+    assert_eq!(found, due);
 }
 
 #[test]
