@@ -1,17 +1,17 @@
-//! Why an engine takes no writes, or cannot answer a read.
+//! The errors of an engine, and the states in which it accepts writes.
 
 use std::fmt;
 
 use crate::store;
 
-/// Whether the logs on disk take writes. Topics in memory take events in every
-/// state but [`WriteState::Ended`].
+/// Whether the logs on disk accept writes. Topics in memory accept events in every
+/// state except [`WriteState::Ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteState {
-    /// They do.
+    /// The logs on disk accept writes.
     Writable,
-    /// The disk has too little free space. Reads go on, and writes do when
-    /// there is room.
+    /// The disk has too little free space. Reads work. Writes are accepted again
+    /// once the disk has enough space.
     DiskFull,
     /// A sync or a commit has failed: [`Error::Poisoned`].
     SyncFailed,
@@ -20,7 +20,7 @@ pub enum WriteState {
 }
 
 impl WriteState {
-    /// The state as `/readyz` names it.
+    /// Returns the name of the state in the response of `/readyz`.
     pub fn as_str(self) -> &'static str {
         match self {
             WriteState::Writable => "writable",
@@ -31,16 +31,16 @@ impl WriteState {
     }
 }
 
-/// Why a log takes no writes, or a read has no answer.
+/// The error for a log that accepts no writes, or for a read that failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The disk is full and nothing was written; reads go on, and writes do
-    /// when there is room.
+    /// The disk is full, and nothing was written. Reads work. Writes are accepted
+    /// again once the disk has enough space.
     Full,
-    /// The engine was closed: the process is ending.
+    /// The engine is closed, because the process is ending.
     Closed,
-    /// A write to disk failed before. The log refuses to guess what is on
-    /// disk until the process is started again.
+    /// A write to the disk has failed. It is not known which commits are on disk,
+    /// so the log accepts no writes until the process is restarted.
     Poisoned,
     /// The store could not be read.
     Store(store::Error),
@@ -49,9 +49,11 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Full => write!(f, "the disk is full"),
+            Error::Full => write!(f, "the disk is full; free some space"),
             Error::Closed => write!(f, "the log is closed"),
-            Error::Poisoned => write!(f, "a sync failed; the log takes no writes until a restart"),
+            Error::Poisoned => {
+                write!(f, "a sync failed; the log accepts no writes until a restart")
+            }
             Error::Store(_) => write!(f, "the store could not be read"),
         }
     }

@@ -1,4 +1,4 @@
-//! What every engine keeps to: writes, their outcomes, errors and settings.
+//! The contract of every engine: writes, their outcomes, errors and settings.
 
 mod apply;
 mod error;
