@@ -1,5 +1,5 @@
-//! What a crash, a power cut or a bad disk may do to the embedded engine:
-//! what was acknowledged is there, or opening says that it is not.
+//! Tests of the embedded engine after a crash, a power cut or disk damage. Every
+//! acknowledged write is in the store, or opening the store returns an error.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -20,7 +20,7 @@ use crate::store::{self, CursorName};
 
 const BLOCK: usize = 4096;
 
-/// The store as it is on disk at this moment: as after a kill.
+/// Copies the files of the store, which are then as after a kill.
 fn copy(settings: &Settings) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data");
@@ -45,13 +45,13 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Where the zeros at the end begin, to the block.
+/// Returns the length without the blocks of zeros at the end.
 fn written(bytes: &[u8]) -> usize {
     let zeros = bytes.rchunks(BLOCK).take_while(|block| **block == [0; BLOCK][..block.len()]);
     bytes.len() - zeros.map(<[u8]>::len).sum::<usize>()
 }
 
-/// The journal, and where what is written in it ends.
+/// Returns the path of the journal and the length of its content.
 fn journal(settings: &Settings) -> (PathBuf, u64) {
     let path = settings.path.join("db/0.jnl");
     let bytes = std::fs::read(&path).unwrap();
@@ -153,7 +153,8 @@ async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
     }
 }
 
-/// What needs no disk goes on; what does is refused, and nothing of it done.
+/// After a failed sync, topics in memory accept writes, and logs on disk reject
+/// them.
 #[tokio::test]
 async fn a_poisoned_log_leaves_memory_alone() {
     let mut fixture = Fixture::new(Engine::open_at).on(StorageKind::Memory);
@@ -191,7 +192,7 @@ async fn a_poisoned_log_leaves_memory_alone() {
     assert_eq!(ticks.floor(), Offset::ZERO, "its retention is as it was");
 }
 
-/// The folders that fjall keeps tables in.
+/// Returns the folders that contain fjall's tables.
 fn table_folders(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let folders = entries.filter(|path| path.is_dir());
@@ -201,7 +202,7 @@ fn table_folders(folder: &Path) -> Vec<PathBuf> {
     folders.flat_map(within).collect()
 }
 
-/// A thread of fjall's cannot write a table, and nobody writes to the log.
+/// A background thread of fjall cannot write a table while the log gets no write.
 #[tokio::test]
 async fn a_thread_of_the_store_that_fails_makes_the_logs_read_only() {
     let fixture = Fixture::new(Engine::open_at);

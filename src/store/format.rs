@@ -1,8 +1,8 @@
-//! The store's header: the format of everything in the folder.
+//! The header of the store, which contains the number of the store's format.
 //!
 //! The file `format` holds the number of the format and the version of
 //! streamgate that wrote the file. A store without the file has format 1:
-//! streamgate 0.1.0 wrote none. A store of an older format opens, and the file
+//! streamgate 0.1.0 wrote no header. A store of an older format opens, and the file
 //! is raised before the first record of the newer format is written. A store
 //! of a newer format is refused before any other file is opened.
 
@@ -13,15 +13,15 @@ use std::path::Path;
 use super::Error;
 use super::codec::{Fields, Unreadable, read, seal};
 
-/// The format that this build writes, and the newest that it reads. Raise it
-/// whenever a key changes or the version of a record kind is raised (`record`),
-/// and add a fixture of the last release to `tests/fixtures`.
+/// The format that this build writes, and the newest format that it reads. Raise
+/// this number if you add or change a key, or raise the version of a record kind
+/// (`record`, `cursor`). Then add a fixture of the last format to `tests/fixtures`.
 pub(super) const FORMAT: u32 = 3;
 
 /// The format of a store without a header.
 const WITHOUT_HEADER: u32 = 1;
 const KEY: &[u8] = b"streamgate format";
-/// The version of the header's own record.
+/// The version of the record in the header.
 const HEADER_VERSION: u8 = 1;
 
 struct Header {
@@ -33,7 +33,7 @@ struct Header {
 /// Returns the format of the store in the folder `path`.
 ///
 /// # Errors
-/// [`Error::Newer`] if only a later version of streamgate reads the store,
+/// [`Error::Newer`] if only a later version of streamgate can read the store,
 /// [`Error::Damaged`] if the header cannot be read.
 pub(super) fn check(path: &Path) -> Result<u32, Error> {
     let record = match fs::read(path.join("format")) {
@@ -61,8 +61,8 @@ pub(super) fn check(path: &Path) -> Result<u32, Error> {
     }
 }
 
-/// Writes the header of this build's format, durably, or leaves the old one
-/// whole.
+/// Writes a header with the format of this build, durably. If the write fails, the
+/// old header stays.
 ///
 /// # Errors
 /// [`io::Error`] of the file system.

@@ -1,4 +1,4 @@
-//! A wall clock that is wrong, and one that is corrected.
+//! Tests with a wall clock that is wrong, and with a corrected clock.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::log::{
 use crate::store::{self, Retention};
 
 const MEDIA: [StorageKind; 2] = [StorageKind::Disk, StorageKind::Memory];
-/// The right time when a test begins: 2026-01-01T00:00:00Z.
+/// The correct time at the start of a test: 2026-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_767_225_600_000);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
-/// A second less than the ten minutes.
+/// One second less than ten minutes.
 const NEARLY: Duration = Duration::from_secs(599);
 const HOUR: Duration = Duration::from_hours(1);
 const YEAR: Duration = Duration::from_hours(365 * 24);
@@ -28,8 +28,8 @@ fn aged(age: Duration) -> Retention {
     Retention { age, ..Retention::default() }
 }
 
-/// Waits until the committer has done all that a tick does by the clocks as
-/// they are now. A tick reads them twice, and one may be under way.
+/// Waits until the committer has completed a tick with the current clocks. A tick
+/// reads the clocks twice, and a tick may already be running.
 async fn a_tick(clock: &TestClock) {
     let due = clock.reads() + 4;
     until(|| clock.reads() >= due).await;
@@ -39,8 +39,8 @@ async fn write(engine: &Engine, log: &Log) -> AppendOutcome {
     one(engine, log, publish("1")).await.unwrap()
 }
 
-/// The log's time stands still for ten minutes, steps back once, and a start
-/// by time then finds what was written after the step.
+/// The time of the log stands still for ten minutes and steps back once. A start by
+/// time then finds the events after the step.
 pub(super) async fn a_corrected_clock_is_taken_after_ten_minutes(open: Open) {
     for medium in MEDIA {
         let clock = clock();
@@ -74,7 +74,7 @@ pub(super) async fn a_corrected_clock_is_taken_after_ten_minutes(open: Open) {
     }
 }
 
-/// The ten minutes pass although nothing is written in them.
+/// The ten minutes also pass without writes.
 pub(super) async fn a_log_that_nobody_writes_is_watched(open: Open) {
     for medium in MEDIA {
         let clock = clock();
@@ -103,7 +103,7 @@ pub(super) async fn a_log_that_nobody_writes_is_watched(open: Open) {
     }
 }
 
-/// Ten seconds are no more than two machines may differ by.
+/// The clocks of two machines may differ by ten seconds.
 pub(super) async fn a_clock_that_is_a_little_behind_makes_no_step(open: Open) {
     let clock = clock();
     let fixture = Fixture::new(open).at(&clock);
@@ -120,7 +120,7 @@ pub(super) async fn a_clock_that_is_a_little_behind_makes_no_step(open: Open) {
     assert_eq!(write(&engine, log).await.time, later(NOW, SECOND));
 }
 
-/// What was stepped over stays so; the ten minutes are those of one run.
+/// A step survives a restart. The ten minutes start again with each process.
 pub(super) async fn a_restart_keeps_the_step_and_begins_the_ten_minutes_anew(open: Open) {
     let clock = clock();
     let ahead = later(NOW, YEAR);
@@ -154,8 +154,8 @@ pub(super) async fn a_restart_keeps_the_step_and_begins_the_ten_minutes_anew(ope
     assert_eq!(report.damage, Vec::<String>::new());
 }
 
-/// A run of events from the future goes with the first event behind it that
-/// is not, and stays while there is none.
+/// Events that are ahead of the clock are trimmed together with the next event that
+/// is not ahead. They stay as long as no such event follows.
 pub(super) async fn events_ahead_of_the_clock_age_with_the_next_that_is_not(open: Open) {
     for medium in MEDIA {
         let clock = clock();
@@ -194,7 +194,7 @@ pub(super) async fn events_ahead_of_the_clock_age_with_the_next_that_is_not(open
     }
 }
 
-/// Age is what the monotonic clock agrees to.
+/// The age of an event is limited by the monotonic clock.
 pub(super) async fn a_wall_clock_that_jumps_forward_expires_nothing(open: Open) {
     for medium in MEDIA {
         let clock = clock();
@@ -210,7 +210,7 @@ pub(super) async fn a_wall_clock_that_jumps_forward_expires_nothing(open: Open) 
     }
 }
 
-/// There is time to correct a clock that is ahead at the start.
+/// An operator has time to correct a clock that is ahead at the start.
 pub(super) async fn a_start_that_would_expire_a_whole_log_waits(open: Open) {
     let clock = clock();
     let fixture = Fixture::new(open).keeping(aged(HOUR)).at(&clock);
@@ -260,7 +260,7 @@ pub(super) async fn a_start_that_would_expire_a_whole_log_waits(open: Open) {
     until(|| log.floor() == young.offset).await;
 }
 
-/// An answer is never forgotten early, and not kept for good.
+/// A stored response is never removed early, and is removed eventually.
 pub(super) async fn answers_last_a_day_by_both_clocks(open: Open) {
     let day = 24 * HOUR;
     let clock = clock();

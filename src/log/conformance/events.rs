@@ -1,4 +1,5 @@
-//! Events: kept, trimmed, found and followed, wherever their log is kept.
+//! Tests of events on each kind of storage: reads, retention, lookups and
+//! followers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use crate::store::Retention;
 
 const MEDIA: [StorageKind; 2] = [StorageKind::Disk, StorageKind::Memory];
 
-/// What a tail no longer holds is read from the log, and both agree; where
-/// there is no more than the tail, its pages agree with it.
+/// Events that are no longer in the tail are read from the store, and both agree.
+/// If the log has only a tail, its pages agree with the tail.
 pub(super) async fn tail_and_pages_agree(open: Open) {
     for medium in MEDIA {
         let mut fixture = Fixture::new(open).on(medium);
@@ -46,7 +47,8 @@ pub(super) async fn tail_and_pages_agree(open: Open) {
     }
 }
 
-/// Counts and bytes are kept exactly, the floor stands below what is left.
+/// Retention keeps the exact number of events and bytes. The floor is below the
+/// oldest event.
 pub(super) async fn retention_keeps_the_newest(open: Open) {
     type Make = fn(&Log, &str, &str) -> Write;
     let said = |_: &Log, name: &str, text: &str| {
@@ -86,7 +88,7 @@ pub(super) async fn retention_keeps_the_newest(open: Open) {
     }
 }
 
-/// Old events go by themselves.
+/// Old events are trimmed without further writes.
 pub(super) async fn retention_by_age_trims_in_time(open: Open) {
     for medium in MEDIA {
         let age = Duration::from_millis(300);
@@ -109,7 +111,7 @@ pub(super) async fn retention_by_age_trims_in_time(open: Open) {
     }
 }
 
-/// A time is found without a scan, trimmed events or not.
+/// A lookup by time finds the first event, with and without trimmed events.
 pub(super) async fn times_are_found(open: Open) {
     for medium in MEDIA {
         let retention = Retention { events: 20, ..Retention::default() };
@@ -137,8 +139,8 @@ pub(super) async fn times_are_found(open: Open) {
     }
 }
 
-/// A reader that follows, by whatever way is open to it, while others write
-/// sees each event once and in order.
+/// A follower that reads pages and tails during writes gets each event once and in
+/// order.
 pub(super) async fn a_follower_misses_and_repeats_nothing(open: Open) {
     const WRITERS: usize = 8;
     const WRITES: usize = 100;
@@ -186,7 +188,8 @@ pub(super) async fn a_follower_misses_and_repeats_nothing(open: Open) {
     }
 }
 
-/// Observers hear of a commit once it can be read; a closed engine refuses.
+/// Observers are notified once a commit can be read. A closed engine rejects
+/// writes.
 pub(super) async fn observers_are_told_and_closing_refuses(open: Open) {
     for medium in MEDIA {
         let fixture = Fixture::new(open).on(medium);

@@ -1,4 +1,4 @@
-//! A topic that is kept in memory: what is in it, and what is not.
+//! Tests of topics that are kept in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ async fn publish_all(engine: &Engine, log: &Log, count: u64) {
     }
 }
 
-/// Not an event, not a name, not even a commit.
+/// The store has no event, no metadata and no commit of the topic.
 pub(super) async fn nothing_of_a_topic_in_memory_is_on_disk(open: Open) {
     let fixture = fixture(open);
     let engine = fixture.open();
@@ -47,7 +47,7 @@ pub(super) async fn nothing_of_a_topic_in_memory_is_on_disk(open: Open) {
     assert_eq!(store::verify(&fixture.settings.path, |_, _| {}).unwrap().commit, 2);
 }
 
-/// An id from before can only be told that all is new.
+/// The log has a new epoch after a restart, so it rejects older event ids.
 pub(super) async fn an_epoch_in_memory_ends_with_the_process(open: Open) {
     let fixture = fixture(open);
     let mut epochs = Vec::new();
@@ -62,7 +62,7 @@ pub(super) async fn an_epoch_in_memory_ends_with_the_process(open: Open) {
     }
 }
 
-/// A topic that is switched over and back has what it had.
+/// A topic that is moved to memory and back to disk has its earlier events.
 pub(super) async fn a_topic_on_disk_waits_while_its_name_is_in_memory(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -85,8 +85,8 @@ pub(super) async fn a_topic_on_disk_waits_while_its_name_is_in_memory(open: Open
     assert_eq!(one(&engine, &log, publish("1")).await.unwrap().offset, Offset(4));
 }
 
-/// What the tail gives up is counted and told, for one subject too; what is
-/// left is whole.
+/// Eviction from the tail raises the floor, also for the events of one subject. The
+/// remaining events are complete.
 pub(super) async fn a_full_tail_raises_the_floor(open: Open) {
     let fixture = short_of_memory(open, 64 << 10);
     let engine = fixture.open();
@@ -116,8 +116,8 @@ pub(super) async fn a_full_tail_raises_the_floor(open: Open) {
     assert!(log.holds(floor.next()) && !log.holds(floor));
 }
 
-/// However large it is and however little memory there is; of one large call
-/// the older part goes, once those who are live have had a moment to take it.
+/// The newest event stays, whatever its size and the memory limit are. The older
+/// events of a large append are evicted after live readers had time to read them.
 pub(super) async fn the_newest_event_stays_in_memory(open: Open) {
     let fixture = short_of_memory(open, 0);
     let engine = fixture.open();
@@ -135,8 +135,7 @@ pub(super) async fn the_newest_event_stays_in_memory(open: Open) {
     assert_eq!(offsets(&read(log, log.floor()).await), [101]);
 }
 
-/// While the tail runs away under a reader, it has each event or is told that
-/// it has not.
+/// A reader that is slower than the eviction gets each event or a gap.
 pub(super) async fn a_reader_is_told_each_gap_of_a_tail_that_runs_away(open: Open) {
     let fixture = short_of_memory(open, 16 << 10);
     let engine = fixture.open();
@@ -183,7 +182,7 @@ pub(super) async fn a_reader_is_told_each_gap_of_a_tail_that_runs_away(open: Ope
     }
 }
 
-/// A page at a time, however few of the events are its.
+/// The events of one subject are read one page at a time, even if few events match.
 pub(super) async fn one_subject_is_found_without_an_index(open: Open) {
     let fixture = fixture(open);
     let engine = fixture.open();
@@ -204,7 +203,8 @@ pub(super) async fn one_subject_is_found_without_an_index(open: Open) {
     assert!(read_of(log, "nobody", Offset::ZERO).await.is_empty());
 }
 
-/// It would be forgotten with the process, and a repeat be done twice.
+/// A stored response would be lost with the process, and a repeat would write
+/// twice.
 pub(super) async fn no_answer_is_kept_in_memory(open: Open) {
     let fixture = fixture(open);
     let engine = fixture.open();

@@ -1,5 +1,4 @@
-//! What every engine must do: one suite, run against each of them, and for
-//! each medium that a log may be on.
+//! The conformance tests of an engine, for each kind of storage.
 
 mod atomic;
 mod clock;
@@ -23,19 +22,19 @@ use crate::store::{self, Retention};
 use crate::wire::LogKind;
 use crate::wire::json::Json;
 
-/// How the suite opens an engine on a store, again and again.
+/// A function that opens an engine on a store.
 pub(super) type Open = fn(&Settings, &[LogConfig], Clock) -> Result<Engine, store::Error>;
 
-/// Longest wait for what must come.
+/// The maximum time to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A store in a folder of its own, and the engine that is open on it.
+/// A store in a temporary folder, with the settings to open an engine on it.
 pub(super) struct Fixture {
     _folder: TempDir,
     pub(super) settings: Settings,
     pub(super) specs: Vec<LogConfig>,
     open: Open,
-    /// The machine's if there is none.
+    /// `None` for the clock of the machine.
     clock: Option<TestClock>,
 }
 
@@ -48,7 +47,7 @@ impl Fixture {
         Fixture { _folder: folder, settings, specs, open, clock: None }
     }
 
-    /// With the topic on `medium`.
+    /// Sets the storage of the topic.
     pub(super) fn on(mut self, medium: StorageKind) -> Fixture {
         self.specs[1].durability = medium;
         self
@@ -61,7 +60,7 @@ impl Fixture {
         self
     }
 
-    /// With the clocks of a test.
+    /// Sets the clocks of a test.
     pub(super) fn at(mut self, clock: &TestClock) -> Fixture {
         self.clock = Some(clock.clone());
         self
@@ -115,7 +114,7 @@ pub(super) async fn one(
     engine.append(log, vec![write]).await.unwrap().pop().unwrap()
 }
 
-/// Waits until `is` it, which comes by itself.
+/// Waits until `is` returns true.
 pub(super) async fn until(mut is: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !is() {
@@ -124,7 +123,7 @@ pub(super) async fn until(mut is: impl FnMut() -> bool) {
     }
 }
 
-/// Everything after `after`, as a reader catches up.
+/// Returns all events after `after`, read page by page.
 pub(super) async fn read(log: &Log, mut after: Offset) -> Vec<Event> {
     let mut events = Vec::new();
     while after < log.head() {
@@ -157,7 +156,7 @@ fn offsets(events: &[Event]) -> Vec<u64> {
     events.iter().map(|event| event.offset.0).collect()
 }
 
-/// Polls all of them to their ends, at once.
+/// Runs all futures concurrently, and returns their outputs.
 async fn futures_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut futures: Vec<_> = futures.map(|it| (Box::pin(it), None)).collect();
     std::future::poll_fn(move |context| {

@@ -1,4 +1,4 @@
-//! Other logs, while the engine runs.
+//! Tests of a reconfiguration while the engine runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn keeping(mut spec: LogConfig, events: u64) -> LogConfig {
     spec
 }
 
-/// On whichever medium, and with their identity from the start.
+/// New logs work on each kind of storage, and have their identity from the start.
 pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
     let mut fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -59,7 +59,8 @@ pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
     }
 }
 
-/// In the usual steps: what is too much goes, what is to be kept is not.
+/// A lower limit trims events in the steps of the commits. A higher limit keeps
+/// further events.
 pub(super) async fn retention_changes_while_it_runs(open: Open) {
     for medium in [StorageKind::Disk, StorageKind::Memory] {
         let fixture = Fixture::new(open).on(medium);
@@ -83,7 +84,7 @@ pub(super) async fn retention_changes_while_it_runs(open: Open) {
     }
 }
 
-/// It can be written to and read by who has it, and is found again.
+/// A log that the configuration no longer names can be read and written.
 pub(super) async fn who_is_not_named_stays_as_it_is(open: Open) {
     let fixture = Fixture::new(open).keeping(Retention { events: 3, ..Retention::default() });
     let engine = fixture.open();
@@ -103,7 +104,7 @@ pub(super) async fn who_is_not_named_stays_as_it_is(open: Open) {
     assert_eq!(one(&engine, &again, publish("2")).await.unwrap().offset, Offset(7));
 }
 
-/// One that the store has and this process did not name until now.
+/// The log is in the store, and the process did not name it at the start.
 pub(super) async fn a_log_from_before_is_found_again(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -121,7 +122,7 @@ pub(super) async fn a_log_from_before_is_found_again(open: Open) {
     assert_eq!(one(&engine, &log, publish("1")).await.unwrap().offset, Offset(301));
 }
 
-/// The rest of the change is made.
+/// The other parts of the reconfiguration take effect.
 pub(super) async fn what_needs_a_restart_is_named_and_left(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -146,7 +147,7 @@ pub(super) async fn what_needs_a_restart_is_named_and_left(open: Open) {
     assert!(reconfigure(&engine, &[durable]).await.is_empty());
 }
 
-/// For the next write.
+/// The new maximum applies to the next write.
 pub(super) async fn the_largest_resource_changes(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -163,7 +164,7 @@ pub(super) async fn the_largest_resource_changes(open: Open) {
     one(&engine, log, grow(1)).await.unwrap();
 }
 
-/// Each is answered, and what was answered is there.
+/// Each write during a reconfiguration is answered, and its event is in the log.
 pub(super) async fn writes_go_on_meanwhile(open: Open) {
     const WRITERS: usize = 8;
     const WRITES: usize = 50;
@@ -208,7 +209,7 @@ pub(super) async fn writes_go_on_meanwhile(open: Open) {
     assert_eq!(engine.logs().len(), 2 + CHANGES);
 }
 
-/// And says so.
+/// A reconfiguration of a closed engine returns an error.
 pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -219,7 +220,7 @@ pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
     assert_eq!(names(&engine), ["orders", "news"]);
 }
 
-/// Its number says nothing to anybody.
+/// The error has the name of the log, because its number belongs to another engine.
 pub(super) async fn a_log_of_another_engine_is_refused_by_its_name(open: Open) {
     let fixture = Fixture::new(open);
     let mut other = Fixture::new(open);

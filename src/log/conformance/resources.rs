@@ -1,4 +1,4 @@
-//! Resources: what a write makes of them, and that it is done once.
+//! Tests of resources: the effects of writes, and idempotency keys.
 
 use super::{
     Fixture, Open, create, futures_all, id, json, kind, one, publish, put, read, read_of, text,
@@ -6,7 +6,7 @@ use super::{
 use crate::event::Offset;
 use crate::log::{AppendOutcome, AppendRejection, Engine, IdempotencyKey, Precondition, Write};
 
-/// A life of a resource: each write's answer, event and state.
+/// Each write to a resource has an outcome, an event and a new state.
 pub(super) async fn writes_become_events_and_states(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -43,7 +43,7 @@ pub(super) async fn writes_become_events_and_states(open: Open) {
     assert!(events.windows(2).all(|pair| pair[0].time <= pair[1].time));
 }
 
-/// Within one call each write sees what those before it did.
+/// Each write of an append is decided against the state after the earlier writes.
 pub(super) async fn writes_of_one_call_see_each_other(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -80,7 +80,8 @@ pub(super) async fn writes_of_one_call_see_each_other(open: Open) {
     assert_eq!(engine.store().view().position(log.id()).unwrap().resources, 1);
 }
 
-/// Of many conditional writes at once on one revision, one is done.
+/// Of many concurrent writes with a condition on the same revision, one is
+/// accepted.
 pub(super) async fn one_of_many_rivals_wins(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -95,8 +96,8 @@ pub(super) async fn one_of_many_rivals_wins(open: Open) {
     assert_eq!(read(log, base).await.len(), 1);
 }
 
-/// A repeat answers as the first did, also after a restart; the same key with
-/// another body does nothing.
+/// A repeat gets the response to the first write, also after a restart. A write with
+/// the same key and another body is rejected.
 pub(super) async fn a_repeat_is_answered_and_not_done(open: Open) {
     let fixture = Fixture::new(open);
     let (first, count) = {
@@ -124,7 +125,7 @@ pub(super) async fn a_repeat_is_answered_and_not_done(open: Open) {
     assert_eq!(log.head(), count);
 }
 
-/// Epochs, positions, states and counts are those from before.
+/// Epochs, offsets, resources and counts survive a restart.
 pub(super) async fn a_restart_changes_nothing(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
@@ -166,8 +167,8 @@ pub(super) async fn a_restart_changes_nothing(open: Open) {
     assert_eq!(next.offset, before[0].2.next());
 }
 
-/// A snapshot is read a little at a time, however large its resources are;
-/// one that is larger than that comes alone.
+/// A snapshot is read in chunks of bounded size. A resource that is larger than a
+/// chunk is a chunk of its own.
 pub(super) async fn what_is_read_at_a_time_is_bounded(open: Open) {
     const BYTES_MAX: usize = 256 * 1024;
     let fixture = Fixture::new(open);

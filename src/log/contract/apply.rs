@@ -1,4 +1,4 @@
-//! What a write does to a resource: pure, so that every engine decides alike.
+//! The effect of a write on a resource: a pure function, which every engine uses.
 
 use bytes::Bytes;
 
@@ -7,37 +7,38 @@ use crate::event::{EventType, Offset, ResourceId};
 use crate::store::Resource;
 use crate::wire::{LogIdentity, LogKind, json};
 
-/// The event that a write becomes, and what it leaves of the resource.
+/// The event that a write becomes, and the change of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::log) struct Effect {
-    /// The event's type.
+    /// The type of the event.
     pub(in crate::log) kind: EventType,
-    /// The event's data.
+    /// The data of the event.
     pub(in crate::log) data: Bytes,
-    /// Whether a follower is to merge the data.
+    /// Whether a follower merges the data into the resource.
     pub(in crate::log) merge: bool,
-    /// The resource after it.
+    /// The change of the resource.
     pub(in crate::log) next: ResourceChange,
-    /// Whether the resource was not there before.
+    /// Whether the write creates the resource.
     pub(in crate::log) created: bool,
 }
 
-/// What becomes of the resource.
+/// The change of a resource by a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::log) enum ResourceChange {
-    /// The same document, if there is one; its revision is the event's.
+    /// The resource keeps its document and gets the revision of the event.
     Keep,
-    /// This document.
+    /// The resource gets this document.
     Set(Bytes),
-    /// Nothing.
+    /// The resource is removed.
     Remove,
 }
 
-/// Decides `write` against the newest state of its resource. A merge may grow
-/// the resource to `bytes_max`.
+/// Decides `write` against the newest state of its resource. A merge may grow the
+/// resource to `bytes_max`.
 ///
-/// Where there is no resource, that is said before any precondition is looked
-/// at (RFC 9110 §13.2.1).
+/// # Errors
+/// [`AppendRejection`]. A missing resource is reported before any precondition is
+/// evaluated (RFC 9110 §13.2.1).
 pub(in crate::log) fn apply(
     origin: &LogIdentity,
     current: Option<&Resource>,

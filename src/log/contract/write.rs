@@ -1,4 +1,4 @@
-//! A write: what a client asks to become an event, and what came of it.
+//! A write, which becomes an event, and the outcome of a write.
 
 use std::fmt;
 
@@ -8,82 +8,87 @@ use crate::event::{EventType, Offset, ResourceId, Timestamp};
 use crate::wire::json::{self, Json};
 use crate::wire::{LogIdentity, LogKind};
 
-/// One write, checked as far as it can be without the resource's state.
+/// A write to a log. Everything is checked that does not need the state of the
+/// resource.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// The resource; none for an event of a topic that names none.
+    /// The id of the resource. `None` for an event of a topic without a subject.
     pub subject: Option<ResourceId>,
-    /// What to do with it.
+    /// The change.
     pub change: Mutation,
-    /// What must hold for it to be done.
+    /// The condition for the write.
     pub precondition: Precondition,
-    /// Makes a repeat of the write answer as the first one did.
+    /// The key of an idempotent write. A repeat with the same key gets the response
+    /// to the first write.
     pub idempotency: Option<IdempotencyKey>,
 }
 
-/// What a write does. `data` is the event's data, made ahead of the
-/// committer, which is one thread for all.
+/// The change that a write makes. `data` is the data of the event. The caller
+/// encodes the data, because the committer is a single thread for all logs.
 #[derive(Clone, Debug)]
 pub enum Mutation {
-    /// A new resource; refused where there is one.
+    /// Creates a resource. Rejected if the resource exists.
     Create {
-        /// The resource, `id` included.
+        /// The resource with its member `id`.
         document: Bytes,
-        /// Key and resource without `id`.
+        /// The data of the event: the key, and the resource without `id`.
         data: Bytes,
     },
-    /// Create or replace.
+    /// Creates or replaces a resource.
     Put {
-        /// The resource, `id` included.
+        /// The resource with its member `id`.
         document: Bytes,
-        /// Key and resource without `id`.
+        /// The data of the event: the key, and the resource without `id`.
         data: Bytes,
     },
-    /// Merge into the resource (RFC 7396); refused where there is none.
+    /// Merges a patch into the resource (RFC 7396). Rejected if the resource does
+    /// not exist.
     Patch {
-        /// The merge patch, an object.
+        /// The merge patch, a JSON object.
         patch: Bytes,
     },
-    /// Remove the resource; refused where there is none.
+    /// Removes the resource. Rejected if the resource does not exist.
     Delete,
-    /// An event of the user's own type on a resource; refused where there is none.
+    /// Adds an event with a type that the user chose to a resource. Rejected if
+    /// the resource does not exist.
     Event {
-        /// Its type.
+        /// The type of the event.
         kind: EventType,
-        /// Key and what was posted.
+        /// The key and the posted data.
         data: Bytes,
-        /// What to merge into the resource; none with `merge=false`.
+        /// The patch to merge into the resource. `None` with `merge=false`.
         patch: Option<Bytes>,
     },
-    /// An event of a topic.
+    /// Adds an event to a topic.
     Publish {
-        /// Its type.
+        /// The type of the event.
         kind: EventType,
-        /// As posted.
+        /// The posted data.
         data: Bytes,
     },
 }
 
-/// What must hold of a resource for a write to be done (RFC 9110 §13.1).
-/// Revisions are offsets of the resource's newest event in this log's epoch;
-/// tags of another epoch never match and are left out by who parses them.
+/// The condition on a resource for a write (RFC 9110 §13.1). The revision of a
+/// resource is the offset of its newest event. An entity tag of another epoch never
+/// matches, so the parser of the header leaves it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Precondition {
-    /// Nothing.
+    /// No condition.
     #[default]
     None,
-    /// `If-Match: *`: there is one.
+    /// `If-Match: *`: the resource exists.
     Present,
-    /// `If-None-Match: *`: there is none.
+    /// `If-None-Match: *`: the resource does not exist.
     Absent,
-    /// `If-Match`: its revision is one of these.
+    /// `If-Match`: the revision of the resource is one of these.
     OneOf(Vec<Offset>),
-    /// `If-None-Match`: its revision is none of these, or there is none.
+    /// `If-None-Match`: the resource does not exist, or its revision is none of
+    /// these.
     NoneOf(Vec<Offset>),
 }
 
-/// The digest of a principal's `Idempotency-Key` for one method and path, and
-/// of the body it came with.
+/// The digest of an `Idempotency-Key` with its principal, method and path, and the
+/// digest of the request body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
     /// SHA-256 of principal, method, path and key.
@@ -92,39 +97,40 @@ pub struct IdempotencyKey {
     pub body: [u8; 32],
 }
 
-/// What a write came to.
+/// The outcome of an accepted write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppendOutcome {
-    /// The event's offset, and for a resource its new revision.
+    /// The offset of the event, which is the new revision of the resource.
     pub offset: Offset,
-    /// The event's time.
+    /// The time of the event.
     pub time: Timestamp,
-    /// The resource; none for an event of a topic that names none.
+    /// The id of the resource. `None` for an event of a topic without a subject.
     pub subject: Option<ResourceId>,
-    /// Whether the resource was not there before.
+    /// Whether the write created the resource.
     pub created: bool,
-    /// The resource after the write; none for deletions, events that were not
-    /// merged, and topics.
+    /// The resource after the write. `None` for a deletion, for an event that was
+    /// not merged, and for a topic.
     pub document: Option<Bytes>,
-    /// Whether this is the answer to an earlier write with the same key.
+    /// Whether this is the outcome of an earlier write with the same idempotency
+    /// key.
     pub replayed: bool,
 }
 
-/// Why one write was not done.
+/// The reason why a write was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppendRejection {
-    /// The id is in use.
+    /// A resource with this id exists.
     Exists,
-    /// There is no such resource.
+    /// No resource has this id.
     NotFound,
-    /// The precondition does not hold; the revision it has, if it is there.
+    /// The precondition does not hold. The value is the revision of the resource,
+    /// or `None` if the resource does not exist.
     Precondition(Option<Offset>),
-    /// The resource would grow beyond `resource_bytes_max`.
+    /// The resource would be larger than `resource_bytes_max`.
     TooLarge,
     /// The idempotency key was used with another body.
     KeyReused,
-    /// The log is in memory, where no answer lasts as long as a key has to be
-    /// remembered.
+    /// The log is in memory, and responses are stored only for logs on disk.
     KeyNotKept,
 }
 
@@ -141,35 +147,41 @@ impl fmt::Display for AppendRejection {
     }
 }
 
-/// Why a text cannot become a write, whatever the state of the resource.
+/// The reason why a request is not a valid write, independent of the state of the
+/// resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadWrite {
-    /// A resource, a patch or an event's data of a collection is not an object.
+    /// The resource, the patch, or the data of an event in a collection is not a
+    /// JSON object.
     NotAnObject,
-    /// The body's `id` is not a string or not the resource's.
+    /// The member `id` of the body is not the id of the resource.
     IdDiffers,
-    /// The body's `<resource>Id` (named here) is not the resource's id.
+    /// The member `<resource>Id` of the body is not the id of the resource. The
+    /// value is the name of the member.
     KeyDiffers(String),
-    /// The type tells of the gateway's own writes: followers rebuild state
-    /// from it, so nobody else may say it.
+    /// The event type is reserved for the writes of the gateway. Followers rebuild
+    /// resources from events with this type, so a client must not use it.
     OwnType(EventType),
 }
 
 impl fmt::Display for BadWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadWrite::NotAnObject => write!(f, "a JSON object is needed here"),
+            BadWrite::NotAnObject => write!(f, "the body must be a JSON object"),
             BadWrite::OwnType(kind) => {
-                write!(f, "{kind} tells of the gateway's own writes; use PUT, PATCH or DELETE")
+                write!(
+                    f,
+                    "the event type {kind} is reserved for the gateway; use PUT, PATCH or DELETE"
+                )
             }
             BadWrite::IdDiffers => write!(
                 f,
-                "the member \"id\" must be the resource's id; leave it out or make it equal"
+                "the member \"id\" must be the id of the resource; correct or omit the member"
             ),
             BadWrite::KeyDiffers(key) => {
                 write!(
                     f,
-                    "the member {key:?} must be the resource's id; leave it out or make it equal"
+                    "the member {key:?} must be the id of the resource; correct or omit the member"
                 )
             }
         }
@@ -179,12 +191,12 @@ impl fmt::Display for BadWrite {
 impl std::error::Error for BadWrite {}
 
 impl Write {
-    /// A new resource. `id` is put into the document as its first member
-    /// where it has none.
+    /// Returns a write that creates a resource. If the document has no member
+    /// `id`, the id becomes its first member.
     ///
     /// # Errors
-    /// When the document is no object, carries another id, or names another
-    /// resource under `<resource>Id`.
+    /// [`BadWrite`] if the document is not an object, has another id, or names
+    /// another resource in `<resource>Id`.
     pub fn create(
         origin: &LogIdentity,
         subject: ResourceId,
@@ -194,7 +206,8 @@ impl Write {
         Ok(Write::on(subject, Mutation::Create { document, data }))
     }
 
-    /// A resource created or replaced; the document as for [`Write::create`].
+    /// Returns a write that creates or replaces a resource. The document is as for
+    /// [`Write::create`].
     ///
     /// # Errors
     /// As for [`Write::create`].
@@ -207,11 +220,11 @@ impl Write {
         Ok(Write::on(subject, Mutation::Put { document, data }))
     }
 
-    /// A merge patch (RFC 7396) on a resource.
+    /// Returns a write that merges a patch into a resource (RFC 7396).
     ///
     /// # Errors
-    /// When the patch is no object, would change or remove the id, or names
-    /// another resource under `<resource>Id`.
+    /// [`BadWrite`] if the patch is not an object, would change or remove the id,
+    /// or names another resource in `<resource>Id`.
     pub fn patch(
         origin: &LogIdentity,
         subject: ResourceId,
@@ -223,16 +236,18 @@ impl Write {
         Ok(Write::on(subject, Mutation::Patch { patch }))
     }
 
-    /// A deletion.
+    /// Returns a write that removes a resource.
     pub fn delete(subject: ResourceId) -> Write {
         Write::on(subject, Mutation::Delete)
     }
 
-    /// An event of the user's own type on a resource, merged into it if `merge`.
+    /// Returns a write that adds an event with a type that the user chose to a
+    /// resource. If `merge` is true, the data is merged into the resource.
     ///
     /// # Errors
-    /// When the data is no object, names another resource under
-    /// `<resource>Id`, or would change or remove the id by its merge.
+    /// [`BadWrite`] if the data is not an object, names another resource in
+    /// `<resource>Id`, has a reserved type, or would change or remove the id by the
+    /// merge.
     pub fn event(
         origin: &LogIdentity,
         subject: ResourceId,
@@ -254,7 +269,7 @@ impl Write {
         Ok(Write::on(subject, Mutation::Event { kind, data, patch }))
     }
 
-    /// An event of a topic; any JSON.
+    /// Returns a write that adds an event to a topic. The data is any JSON.
     pub fn publish(subject: Option<ResourceId>, kind: EventType, data: Json) -> Write {
         let change = Mutation::Publish { kind, data: data.into_bytes() };
         Write { subject, change, precondition: Precondition::None, idempotency: None }
@@ -265,9 +280,10 @@ impl Write {
         Write { subject: Some(subject), change, precondition, idempotency: None }
     }
 
-    /// About how many bytes it keeps in memory until it is committed.
+    /// Returns the number of bytes that the write takes in memory until the commit,
+    /// approximately.
     pub(in crate::log) fn bytes(&self) -> usize {
-        /// A write, its answer and its place in the queue.
+        /// The size of a write, its answer and its entry in the queue.
         const FIXED: usize = 512;
         FIXED
             + match &self.change {
@@ -283,14 +299,14 @@ impl Write {
             }
     }
 
-    /// The same write under a precondition.
+    /// Returns the write with a precondition.
     #[must_use]
     pub fn with_precondition(mut self, precondition: Precondition) -> Write {
         self.precondition = precondition;
         self
     }
 
-    /// The same write with an idempotency key.
+    /// Returns the write with an idempotency key.
     #[must_use]
     pub fn with_idempotency_key(mut self, key: IdempotencyKey) -> Write {
         self.idempotency = Some(key);
@@ -298,7 +314,8 @@ impl Write {
     }
 }
 
-/// The member that names the resource in a collection's events.
+/// Returns the name of the member that has the resource id in the events of a
+/// collection.
 fn key(origin: &LogIdentity) -> Option<&str> {
     match &origin.kind {
         LogKind::Collection(names) => Some(&names.key),
@@ -306,7 +323,7 @@ fn key(origin: &LogIdentity) -> Option<&str> {
     }
 }
 
-/// An event's data: `fields` without the members `drop`, the key first.
+/// Returns the data of an event: the key, then `fields` without the members `drop`.
 pub(in crate::log) fn keyed(
     origin: &LogIdentity,
     subject: &ResourceId,
@@ -336,8 +353,9 @@ fn resource(
     Ok((named.into(), data))
 }
 
-/// The object without the key, which is the events' and never a member of the
-/// resource: state that is rebuilt from events could not tell whether it is.
+/// Returns the object without the key. The key is a member of events and never of a
+/// resource: a follower that rebuilds a resource from events could not know whether
+/// the resource has the member.
 fn unkeyed(origin: &LogIdentity, object: &Json, has_key: bool) -> Bytes {
     match key(origin).filter(|_| has_key) {
         Some(key) => without(object.as_bytes(), key),

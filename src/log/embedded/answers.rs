@@ -1,9 +1,10 @@
-//! Forgetting of answers to idempotent writes, once they expire.
+//! Removal of expired responses to idempotent writes.
 //!
-//! An answer expires a day after the wall clock's time at its write, and is
-//! forgotten when [`ClockReading::expiry`](super::clock::ClockReading::expiry) is past that. It is never forgotten
-//! early: a repeat would then write twice. An answer that was written under a
-//! clock that was ahead is kept longer, by as much as the clock was ahead.
+//! A response expires a day after the time of the wall clock at its write. It is
+//! removed once [`ClockReading::expiry`](super::clock::ClockReading::expiry) is
+//! later. A response is never removed early, because a repeat would then write
+//! twice. If the clock was ahead at the write, the response is kept longer, by the
+//! time that the clock was ahead.
 
 use std::time::Duration;
 
@@ -12,26 +13,27 @@ use super::commit_batch::CommitBatch;
 use crate::event::Timestamp;
 use crate::store::{self, Store};
 
-/// Answers forgotten in a commit beside twice those it adds.
+/// The number of responses that a commit removes, in addition to twice the number
+/// that it adds.
 pub(in crate::log) const FORGOTTEN_ANSWERS: usize = 1024;
 
-/// How far the expiries of answers have been dealt with.
+/// The progress of the removal of expired responses.
 #[derive(Default)]
 pub(in crate::log) struct Expiries {
-    /// Those before this have been.
+    /// Every response with an earlier expiry has been removed.
     done: Timestamp,
-    /// The monotonic time before which no answer is forgotten; none until the
-    /// store has been looked at.
+    /// The monotonic time before which no response is removed. `None` until the
+    /// store has been read.
     waits_until: Option<Duration>,
 }
 
 impl Expiries {
-    /// Forgets at most `count` answers that have expired. Where the clock at
-    /// the start has expired all of them, it may be wrong, and they are kept
-    /// for [`START_WAIT`].
+    /// Removes at most `count` expired responses. If all responses have expired at
+    /// the start, the clock may be wrong, and all responses are kept for
+    /// [`START_WAIT`].
     ///
     /// # Errors
-    /// [`store::Error`] when the store cannot be read.
+    /// [`store::Error`] if the store cannot be read.
     pub(in crate::log) fn expire(
         &mut self,
         store: &Store,
@@ -49,7 +51,7 @@ impl Expiries {
             return Ok(());
         }
         if now.expiry < self.done {
-            // The clock was corrected: what is written now expires before this.
+            // The clock was set back: new responses expire before `done`.
             self.done = Timestamp(0);
         }
         let expired = store.expired(self.done, now.expiry, count)?;

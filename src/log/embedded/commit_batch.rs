@@ -1,4 +1,4 @@
-//! The commit at work, for all logs.
+//! The current commit of all logs.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::event::{LogId, ResourceId, Timestamp};
 use crate::log::IdempotencyKey;
 use crate::store::{self, Cursor, CursorName, IdempotentResponse, Resource, Store, Transaction};
 
-/// How long an answer is kept for its idempotency key.
+/// The time for which the response to an idempotent write is stored.
 const ANSWER_KEPT: Duration = Duration::from_hours(24);
 
 /// A resource of a log.
@@ -31,11 +31,11 @@ struct Undo {
     answers: Vec<[u8; 32]>,
 }
 
-/// The commit at work, for all logs.
+/// The current commit of all logs.
 pub(in crate::log) struct CommitBatch {
     pub(in crate::log) changes: Transaction,
     now: ClockReading,
-    /// Resources as the writes so far leave them.
+    /// The resources that the writes of this commit have changed.
     states: HashMap<ResourceKey, Option<Resource>>,
     answers: HashMap<[u8; 32], IdempotentResponse>,
     /// The cursors to set, or to remove if `None`.
@@ -107,7 +107,7 @@ impl CommitBatch {
         self.now
     }
 
-    /// Answers to be remembered.
+    /// Returns the number of responses that the commit adds.
     pub(in crate::log) fn answers(&self) -> usize {
         self.answers.len()
     }
@@ -148,7 +148,7 @@ impl CommitBatch {
     }
 }
 
-/// When an answer expires that is written now.
+/// Returns the expiry of a response that is stored now.
 fn expiry(now: ClockReading) -> Timestamp {
     later(now.wall, ANSWER_KEPT)
 }

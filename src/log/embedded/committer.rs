@@ -1,10 +1,11 @@
-//! The committer: one thread that decides every write and makes it durable.
+//! The committer: the thread that decides every write and makes it durable.
 //!
-//! It takes what has queued up for all logs, decides each write against the
-//! newest states, its own undurable ones included, writes one batch, syncs
-//! once, and only then shows and answers. While it syncs the next batch queues
-//! up, so the batches grow with the load. What is for logs in memory goes
-//! first, and touches no disk.
+//! The committer takes the queued requests for all logs and decides each write
+//! against the newest state, which includes the undurable writes of the same
+//! commit. It then commits one transaction with one sync, publishes the events
+//! and answers the requests. During the sync, further requests queue up, so the
+//! commits grow with the load. The requests for logs in memory are done first
+//! and need no disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,14 +27,16 @@ use crate::log::{Error, FsyncPolicy, LogConfig, Settings, StorageKind};
 use crate::store::{self, Durability, Writer};
 use crate::supervisor::{Task, fault_point};
 
-/// How often age, expiry and the mark are looked after.
+/// The interval at which retention by age, expiries and the commit watermark are
+/// maintained.
 const TICK: Duration = Duration::from_secs(1);
-/// Offsets that are reserved at once where commits are not synced.
+/// The number of offsets that are reserved together if commits are not synced.
 const RESERVED_OFFSETS: u64 = 65_536;
-/// Free space below which writes are refused, and the part of a small disk:
-/// fjall cannot go on after a write that found no room, and what it does in
-/// the background needs some.
+/// The free disk space below which writes are refused. fjall accepts no more
+/// commits after a write that found no space, and its background threads need space
+/// too.
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
+/// The reserve of a small disk is the size of the disk divided by this number.
 const RESERVE_PART: u64 = 8;
 
 pub(in crate::log) struct Committer {
@@ -41,7 +44,7 @@ pub(in crate::log) struct Committer {
     tail_bytes_max: usize,
     resource_bytes_max: usize,
     writer: Writer,
-    roster: LogRegistry,
+    registry: LogRegistry,
     writers: Writers,
     shared: Arc<Shared>,
     clock: Clock,
@@ -54,7 +57,7 @@ impl Committer {
     pub(in crate::log) fn new(
         settings: &Settings,
         writer: Writer,
-        roster: LogRegistry,
+        registry: LogRegistry,
         opened: Vec<LogWriter>,
         shared: Arc<Shared>,
         clock: Clock,
@@ -69,7 +72,7 @@ impl Committer {
             tail_bytes_max: settings.tail_bytes,
             resource_bytes_max: settings.resource_bytes_max,
             writer,
-            roster,
+            registry,
             writers,
             shared,
             clock,
@@ -79,7 +82,7 @@ impl Committer {
         }
     }
 
-    /// Works until the engine is closed and the queue is empty.
+    /// Runs until the engine is closed and the queue is empty.
     pub(in crate::log) fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
@@ -103,9 +106,9 @@ impl Committer {
                         None => break,
                     },
                     Some(change) = changes.recv() => {
-                        let Reconfiguration { specs, resource_bytes_max, answer } = change;
-                        // Who no longer waits is not told.
-                        let _ = answer.send(self.reconfigure(&specs, resource_bytes_max));
+                        let Reconfiguration { configs, resource_bytes_max, answer } = change;
+                        // The caller may have gone; ignore the error.
+                        let _ = answer.send(self.reconfigure(&configs, resource_bytes_max));
                     }
                     () = tokio::time::sleep_until(self.due().into()) => {}
                     () = closing.cancelled(), if !requests.is_closed() => {
@@ -128,7 +131,8 @@ impl Committer {
         }
     }
 
-    /// Whether retention has more to trim than the last commit could.
+    /// Returns whether retention has more events to trim than the last commit
+    /// could.
     fn is_trim_pending(&self) -> bool {
         self.writers.is_trim_pending(StorageKind::Memory)
             || self.writers.is_trim_pending(StorageKind::Disk) && !self.is_poisoned()
@@ -138,8 +142,8 @@ impl Committer {
         self.shared.poisoned.load(Ordering::Acquire)
     }
 
-    /// What is for memory first: it need not wait for the others' sync, nor
-    /// for a disk that has room and works.
+    /// Commits the requests. The requests for logs in memory come first: they need
+    /// no sync, and no disk that works and has space.
     fn commit(&mut self, requests: Vec<Request>) {
         let in_memory = |request: &Request| request.storage == StorageKind::Memory;
         let (memory, disk): (Vec<_>, Vec<_>) = requests.into_iter().partition(in_memory);
@@ -158,7 +162,7 @@ impl Committer {
         self.commit_to(StorageKind::Disk, disk);
     }
 
-    fn commit_to(&mut self, medium: StorageKind, requests: Vec<Request>) {
+    fn commit_to(&mut self, storage: StorageKind, requests: Vec<Request>) {
         let begun = Instant::now();
         let mut work = CommitBatch::new(self.writer.begin(), self.clock.read());
         let mut replies = Vec::with_capacity(requests.len());
@@ -166,13 +170,13 @@ impl Committer {
             // The permit returns the bytes of the queue once the reply is sent.
             replies.push((self.decide(&mut work, writes), permit));
         }
-        let written = match medium {
+        let written = match storage {
             StorageKind::Disk => self.write(work),
             StorageKind::Memory => self.commit_memory(work),
         };
         match written {
             Ok(()) => {
-                if let (StorageKind::Disk, Some(commits)) = (medium, self.shared.commits.get()) {
+                if let (StorageKind::Disk, Some(commits)) = (storage, self.shared.commits.get()) {
                     commits.record(begun.elapsed());
                 }
                 for (reply, _permit) in replies {
@@ -182,8 +186,8 @@ impl Committer {
             }
             Err(error) => {
                 self.poison(&error);
-                // Not `Full`, even where that is why: some of it may be on
-                // disk, and a repeat would write it twice.
+                // Not `Full`, even if the disk is full: some of the writes may be
+                // on disk, and a repeat would append them twice.
                 for (reply, _permit) in replies {
                     reply.refuse(Error::Poisoned);
                 }
@@ -208,8 +212,8 @@ impl Committer {
         }
     }
 
-    /// Makes durable, then shows. Trims in the same commit what the new events
-    /// push out.
+    /// Commits the changes, then publishes the events. The same commit trims the
+    /// events that exceed the retention.
     fn write(&mut self, mut work: CommitBatch) -> Result<(), store::Error> {
         let mut durability = match self.sync {
             FsyncPolicy::Always => Durability::Synced,
@@ -235,7 +239,8 @@ impl Committer {
         Ok(())
     }
 
-    /// The same for logs in memory: what is shown there is all there is.
+    /// Publishes the events of logs in memory. These logs have no other copy of
+    /// their events.
     fn commit_memory(&mut self, mut work: CommitBatch) -> Result<(), store::Error> {
         let committed = Instant::now();
         let staged = self.writers.stage(StorageKind::Memory, &mut work, |_| ())?;
@@ -249,19 +254,19 @@ impl Committer {
         if elapsed {
             self.ticked = Instant::now();
             fault_point(Task::Committer);
-            // Also while nobody writes: `/readyz` names the state of the disk.
+            // Also without requests: `/readyz` reports the state of the disk.
             self.has_room();
             self.writers.wake_tails();
             self.writers.evict(self.tail_bytes_max, TICK);
         }
-        let looked_after = self.maintain_memory(elapsed).and_then(|()| {
+        let maintained = self.maintain_memory(elapsed).and_then(|()| {
             if self.is_poisoned() {
                 self.synced = Instant::now();
                 return Ok(());
             }
             self.maintain(elapsed)
         });
-        if let Err(error) = looked_after {
+        if let Err(error) = maintained {
             self.poison(&error);
         }
     }
@@ -295,32 +300,34 @@ impl Committer {
         Ok(())
     }
 
-    /// Has a log for each of `specs`. First all that may fail, then what
-    /// cannot any more.
+    /// Opens a log for each of `configs` and changes the retention of the others.
+    /// The steps that can fail come first, so that an error changes nothing.
+    /// Returns the names of the logs that need a restart.
     fn reconfigure(
         &mut self,
-        specs: &[LogConfig],
+        configs: &[LogConfig],
         resource_bytes_max: usize,
     ) -> Result<Vec<String>, Error> {
-        let places = self.writers.find(specs);
-        let known = specs.iter().zip(&places).filter_map(|(spec, place)| Some((spec, (*place)?)));
-        let new = specs.iter().zip(&places).filter(|(_, place)| place.is_none());
-        let opened = self.roster.open(new.map(|(spec, _)| spec));
+        let places = self.writers.find(configs);
+        let known =
+            configs.iter().zip(&places).filter_map(|(config, place)| Some((config, (*place)?)));
+        let new = configs.iter().zip(&places).filter(|(_, place)| place.is_none());
+        let opened = self.registry.open(new.map(|(config, _)| config));
         if opened.has_new()
             && let Err(error) = self.make(&opened)
         {
-            self.roster.close(opened);
+            self.registry.close(opened);
             return Err(error);
         }
         self.writers.add(opened.writers, self.clock.read());
         self.resource_bytes_max = resource_bytes_max;
         let mut others = Vec::new();
-        for (spec, place) in known {
-            if !self.writers.set_retention(place, spec) {
-                others.push(spec.name.clone());
+        for (config, place) in known {
+            if !self.writers.set_retention(place, config) {
+                others.push(config.name.clone());
             }
         }
-        self.list(specs);
+        self.list(configs);
         Ok(others)
     }
 
@@ -338,18 +345,18 @@ impl Committer {
         })
     }
 
-    /// Shows all logs, those that `specs` name first.
-    fn list(&self, specs: &[LogConfig]) {
-        let named: HashMap<_, _> = specs
+    /// Publishes the list of all logs. The logs in `configs` come first.
+    fn list(&self, configs: &[LogConfig]) {
+        let named: HashMap<_, _> = configs
             .iter()
             .enumerate()
             .rev()
-            .map(|(index, spec)| ((spec.name.as_str(), spec.is_topic()), index))
+            .map(|(index, config)| ((config.name.as_str(), config.is_topic()), index))
             .collect();
         let mut writers: Vec<&LogWriter> = self.writers.iter().collect();
         writers.sort_by_key(|writer| {
             let key = (&*writer.log().origin().name, writer.is_topic());
-            named.get(&key).copied().unwrap_or(specs.len())
+            named.get(&key).copied().unwrap_or(configs.len())
         });
         let directory = Directory::new(writers.into_iter().map(LogWriter::log).cloned());
         *self.shared.logs.write() = directory;
@@ -359,12 +366,17 @@ impl Committer {
     fn poison(&self, error: &store::Error) {
         let first = !self.shared.poisoned.swap(true, Ordering::AcqRel);
         if first {
-            tracing::error!(%error, ?error, "a commit failed; no more writes until a restart");
+            tracing::error!(
+                %error,
+                ?error,
+                "a commit failed; the logs on disk accept no writes until a restart"
+            );
         }
     }
 
-    /// Whether the disk has the reserve free. Keeps the result for
-    /// [`WriteState`](crate::log::WriteState), and logs a change of it.
+    /// Returns whether the free space of the disk is at least the reserve. Stores
+    /// the result for [`WriteState`](crate::log::WriteState), and logs a change of
+    /// the result.
     fn has_room(&self) -> bool {
         let Ok(disk) = rustix::fs::statvfs(self.writer.store().path()) else { return true };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -373,15 +385,23 @@ impl Committer {
         let full = free < reserve;
         if self.shared.full.swap(full, Ordering::Relaxed) != full {
             if full {
-                tracing::warn!(free, reserve, "the disk is full; writes are refused");
+                tracing::warn!(
+                    free,
+                    reserve,
+                    "the disk has less free space than the reserve; writes are refused"
+                );
             } else {
-                tracing::info!(free, reserve, "the disk has room; writes are taken again");
+                tracing::info!(
+                    free,
+                    reserve,
+                    "the disk has enough free space again; writes are accepted"
+                );
             }
         }
         !full
     }
 
-    /// A clean stop: all is synced, and no offset stays reserved.
+    /// Stops cleanly: syncs all commits and releases all reserved offsets.
     fn finish(mut self) {
         if self.is_poisoned() {
             return;
@@ -403,7 +423,7 @@ impl Committer {
     }
 }
 
-/// All that has queued up, as far as one commit takes it.
+/// Returns the queued requests for one commit.
 fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
     let (mut writes, mut bytes) = (first.writes(), first.bytes);
     let mut gathered = vec![first];

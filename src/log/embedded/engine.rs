@@ -1,4 +1,4 @@
-//! The engine as its callers see it.
+//! The interface of the embedded engine.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,18 +22,19 @@ use crate::log::{
 use crate::store::{self, Store};
 use crate::supervisor::{Cause, Thread};
 
-/// Requests that wait for the committer.
+/// The maximum number of requests in the queue of the committer.
 const QUEUE_REQUESTS: usize = 16 * 1024;
-/// Bytes of writes that wait for the committer.
+/// The maximum number of bytes of the writes in the queue of the committer.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
-/// Reconfigurations that wait for it; more wait to be queued.
+/// The maximum number of reconfigurations in the queue of the committer.
 const QUEUE_CHANGES: usize = 4;
-/// The log on this machine's disk.
+
+/// The engine that stores the logs on the disk of this machine.
 pub struct Embedded {
     store: Store,
     queue: mpsc::Sender<Request>,
     changes: mpsc::Sender<Reconfiguration>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     pub(in crate::log) shared: Arc<Shared>,
     committer: Thread,
 }
@@ -41,25 +42,25 @@ pub struct Embedded {
 impl Embedded {
     pub(in crate::log) fn open(
         settings: &Settings,
-        specs: &[LogConfig],
+        configs: &[LogConfig],
         clock: Clock,
     ) -> Result<Embedded, store::Error> {
         let store::Opened { store, mut writer, metas } = Store::open(&settings.path)?;
         let pages =
             Arc::new(PageCache::new(settings.page_cache_bytes, settings.catchup_concurrency));
-        let mut roster = LogRegistry::new(store.clone(), pages, metas);
-        let opened = roster.open(specs.iter());
+        let mut registry = LogRegistry::new(store.clone(), pages, metas);
+        let opened = registry.open(configs.iter());
         opened.write(&mut writer)?;
         let writers = opened.writers;
         let shared = Arc::new(Shared::default());
         *shared.logs.write() = Directory::new(writers.iter().map(LogWriter::log).cloned());
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (changes, reconfigurations) = mpsc::channel(QUEUE_CHANGES);
-        let committer = Committer::new(settings, writer, roster, writers, shared.clone(), clock);
+        let committer = Committer::new(settings, writer, registry, writers, shared.clone(), clock);
         let committer =
             Thread::spawn("committer", move || committer.run(requests, reconfigurations))?;
-        let room = Arc::new(Semaphore::new(QUEUE_BYTES));
-        Ok(Embedded { store, queue, changes, room, shared, committer })
+        let permits = Arc::new(Semaphore::new(QUEUE_BYTES));
+        Ok(Embedded { store, queue, changes, permits, shared, committer })
     }
 
     pub(in crate::log) fn logs(&self) -> Arc<[Arc<Log>]> {
@@ -116,7 +117,7 @@ impl Embedded {
         if storage == StorageKind::Disk && self.shared.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
-        let permit = self.room.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
+        let permit = self.permits.clone().acquire_many_owned(bytes.min(QUEUE_BYTES) as u32);
         permit.await.map_err(|_| Error::Closed)
     }
 
@@ -138,14 +139,14 @@ impl Embedded {
 
     pub(in crate::log) async fn reconfigure(
         &self,
-        specs: &[LogConfig],
+        configs: &[LogConfig],
         resource_bytes_max: usize,
     ) -> Result<Vec<String>, Error> {
         if self.shared.closing.is_cancelled() {
             return Err(Error::Closed);
         }
         let (answer, answered) = oneshot::channel();
-        let change = Reconfiguration { specs: specs.to_vec(), resource_bytes_max, answer };
+        let change = Reconfiguration { configs: configs.to_vec(), resource_bytes_max, answer };
         self.changes.send(change).await.map_err(|_| self.shared.ended())?;
         answered.await.map_err(|_| self.shared.ended())?
     }
@@ -189,7 +190,8 @@ impl Drop for Embedded {
     }
 }
 
-/// The writes in runs that one commit can take, each with its bytes.
+/// Divides writes into portions that each fit into one commit. Returns the portions
+/// with their bytes.
 fn portions(writes: Vec<Write>) -> Vec<(Vec<Write>, usize)> {
     let bytes = writes.iter().map(Write::bytes).sum();
     if !writes.is_empty() && writes.len() <= COMMIT_WRITES && bytes <= COMMIT_BYTES {

@@ -1,4 +1,4 @@
-//! What the committer and those who call it send to each other and share.
+//! The messages and the shared state of the committer and its callers.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -15,10 +15,13 @@ use crate::log::{
 };
 use crate::wire::LogIdentity;
 
-/// Writes and bytes of one commit; what it costs to wait for the one before.
+/// The number of writes after which a commit takes no more requests. A larger commit
+/// would delay the next one.
 pub(in crate::log) const COMMIT_WRITES: usize = 4096;
+/// The number of bytes after which a commit takes no more requests.
 pub(in crate::log) const COMMIT_BYTES: usize = 8 * 1024 * 1024;
 
+/// The answer to an append to one log.
 pub(in crate::log) type Answer = Result<Vec<Result<AppendOutcome, AppendRejection>>, Error>;
 
 /// The answer to an [`AtomicBatch`].
@@ -91,14 +94,14 @@ impl Reply {
     }
 }
 
-/// Logs to have from now on.
+/// A request to open further logs and to change the retention of logs.
 pub(in crate::log) struct Reconfiguration {
-    pub(in crate::log) specs: Vec<LogConfig>,
+    pub(in crate::log) configs: Vec<LogConfig>,
     pub(in crate::log) resource_bytes_max: usize,
     pub(in crate::log) answer: oneshot::Sender<Result<Vec<String>, Error>>,
 }
 
-/// What the committer and those who call it share.
+/// The state that the committer and its callers share.
 #[derive(Default)]
 pub(in crate::log) struct Shared {
     pub(in crate::log) logs: RwLock<Directory>,
@@ -112,12 +115,12 @@ pub(in crate::log) struct Shared {
     pub(in crate::log) visits: Arc<std::sync::atomic::AtomicU64>,
 }
 
-/// All logs, to be found by name.
+/// All logs. A log can be found by its name.
 #[derive(Default)]
 pub(in crate::log) struct Directory {
     pub(in crate::log) logs: Arc<[Arc<Log>]>,
-    /// Indexes into `logs`, by name. Logs of one name are in the order of
-    /// `logs`.
+    /// Indexes into `logs`, sorted by name. Logs with the same name are in the
+    /// order of `logs`.
     by_name: Vec<u32>,
 }
 
@@ -139,30 +142,31 @@ impl Directory {
 }
 
 impl Shared {
-    /// Why the committer does not answer: without being told to, it only ends
-    /// by a panic.
+    /// Returns the error for a committer that does not answer. A committer that
+    /// ends although the engine is open has panicked.
     pub(in crate::log) fn ended(&self) -> Error {
         if self.closing.is_cancelled() { Error::Closed } else { Error::Poisoned }
     }
 }
 
-/// Writes that have their place in the log and are not durable yet.
-#[must_use = "without an answer nobody knows what was written"]
+/// Writes in the queue of the committer. Their order is fixed, and they are not
+/// durable yet.
+#[must_use = "only the answer tells which writes were accepted"]
 pub struct PendingAppend {
     pub(in crate::log) answers: Vec<oneshot::Receiver<Answer>>,
     pub(in crate::log) shared: Arc<Shared>,
 }
 
 impl PendingAppend {
-    /// The second half of [`Engine::append`](crate::log::Engine::append): the
-    /// answer to each write, once all of them are durable.
+    /// Waits until all writes are durable, and returns the result of each write.
+    /// This is the second half of [`Engine::append`](crate::log::Engine::append).
     ///
     /// # Errors
-    /// [`Error`] when the log could not take them; none is acknowledged then.
+    /// [`Error`] if the log accepts no writes. No write is acknowledged then.
     ///
     /// # Cancel safety
-    /// Dropping the future does not take the writes back: they are committed,
-    /// unanswered.
+    /// Dropping the future does not cancel the writes: they are committed, and
+    /// nobody gets the answer.
     pub async fn answered(self) -> Result<Vec<Result<AppendOutcome, AppendRejection>>, Error> {
         let mut results = Vec::new();
         for answer in self.answers {

@@ -1,4 +1,4 @@
-//! The embedded engine: one committer for all logs, group commit.
+//! The embedded engine: a committer for all logs, with group commit.
 
 mod answers;
 mod clock;

@@ -1,4 +1,4 @@
-//! The writers of all logs, and which of them have work.
+//! The writers of all logs, with sets of the writers that have work.
 //!
 //! A store may have 100,000 logs. A commit visits the writers that it changes,
 //! a tick visits the writers that have something due, and eviction visits the
@@ -27,7 +27,7 @@ pub(in crate::log) type Place = usize;
 #[derive(Default)]
 pub(in crate::log) struct Writers {
     all: Vec<LogWriter>,
-    /// Places. Half the size of a [`Place`] suffices.
+    /// The place of each log. A `u32` needs half the memory of a [`Place`].
     by_id: HashMap<LogId, u32>,
     disk: Due,
     memory: Due,
@@ -40,10 +40,11 @@ pub(in crate::log) struct Writers {
     expiry: Timestamp,
     /// The bytes of all tails.
     tail_bytes: usize,
-    /// The tails that may give memory back. The last one gives first.
+    /// The tails that may have a batch to evict. The last tail is evicted from
+    /// first.
     order: BTreeSet<(bool, usize, Reverse<Place>)>,
-    /// The tails that could give nothing back when they were asked. They return
-    /// to `order` at the next tick.
+    /// The tails that had no batch to evict. They return to `order` at the next
+    /// tick.
     resting: Vec<Place>,
     /// The logs whose head has moved and whose observers are not notified yet.
     moved: Vec<Place>,
@@ -55,11 +56,11 @@ pub(in crate::log) struct Writers {
 /// The work of the logs of one storage kind.
 #[derive(Default)]
 struct Due {
-    /// The writers that the commit at work has changed.
+    /// The writers that the current commit has changed.
     dirty: Vec<Place>,
-    /// The writers that have more to trim than one commit may.
+    /// The writers that have more events to trim than one commit may trim.
     trims: BTreeSet<Place>,
-    /// When a log has to be looked at for events that are too old.
+    /// The times at which the logs must be checked for events that are too old.
     ages: BTreeSet<(Timestamp, Place)>,
     /// The logs that trim nothing by age before a monotonic time, in the order
     /// of these times.
@@ -102,7 +103,8 @@ impl Writers {
         self.all.iter_mut()
     }
 
-    /// Returns where the log of each of `configs` is, if there is one.
+    /// Returns the place of the log of each of `configs`, or `None` if the log is
+    /// not open.
     pub(in crate::log) fn find(&self, configs: &[LogConfig]) -> Vec<Option<Place>> {
         let writers = self.all.iter().enumerate();
         let places: HashMap<_, _> = writers
@@ -251,7 +253,7 @@ impl Writers {
         Ok(staged)
     }
 
-    /// Publishes what [`Writers::stage`] returned, once it is committed.
+    /// Publishes the events that [`Writers::stage`] returned, after their commit.
     pub(in crate::log) fn publish(&mut self, staged: Vec<(Place, Vec<Event>)>, committed: Instant) {
         for (place, events) in staged {
             if !events.is_empty() {
@@ -270,7 +272,8 @@ impl Writers {
         }
     }
 
-    /// Whether retention has more to trim than the last commit could.
+    /// Returns whether retention has more events to trim than the last commit
+    /// could.
     pub(in crate::log) fn is_trim_pending(&self, storage: StorageKind) -> bool {
         let due = match storage {
             StorageKind::Disk => &self.disk,
@@ -339,7 +342,7 @@ impl Writers {
         self.expiry = now.expiry;
     }
 
-    /// Lets the tails be asked again that could give nothing back.
+    /// Returns the tails that had no batch to evict to the eviction order.
     pub(in crate::log) fn wake_tails(&mut self) {
         for place in take(&mut self.resting) {
             self.file(place);
@@ -363,7 +366,7 @@ impl Writers {
         }
     }
 
-    /// Brings the sets up to date with the writer at `place`.
+    /// Updates the sets with the state of the writer at `place`.
     fn file(&mut self, place: Place) {
         let writer = self.at(place);
         let storage = writer.log().medium();

@@ -44,7 +44,7 @@ prop_compose! {
 }
 
 /// If this fails, records are written in another format: raise the version
-/// of the kind and `format::FORMAT`, and go on reading the old one.
+/// of the kind and `format::FORMAT`, and keep reading the old version.
 #[test]
 fn records_have_the_bytes_of_format_1() {
     let subject = Some(ResourceId::new("order-1").unwrap());
@@ -87,7 +87,7 @@ fn records_have_the_bytes_of_format_1() {
     assert_eq!(records, due.map(bytes));
 }
 
-/// A meta as builds wrote it that knew no steps.
+/// The metadata of a log in version 1, which has no steps.
 const VERSION_1: &str = "95238dff\
     3030303030303037\
     01\

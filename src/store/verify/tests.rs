@@ -30,7 +30,7 @@ fn event(offset: u64) -> Event {
     }
 }
 
-/// A sound store of one log.
+/// Creates a sound store with one log.
 fn sound(path: &Path) -> (Opened, LogMetadata) {
     let mut opened = Store::open(path).unwrap();
     let mut meta = LogMetadata::new(LogId(1), "orders".to_owned(), false, Epoch::from_bits(7));
@@ -52,7 +52,7 @@ fn sound(path: &Path) -> (Opened, LogMetadata) {
     (opened, meta)
 }
 
-/// What [`verify`] says of a store after `harm`.
+/// Returns the damage that [`verify`] reports after `harm`.
 fn damage(harm: impl FnOnce(&mut Transaction, &LogMetadata)) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let (mut opened, meta) = sound(folder.path());

@@ -3,7 +3,8 @@ use crate::event::{Epoch, EventType};
 use crate::store::codec::seal_version;
 use crate::store::{Durability, EncodedEvent, Opened};
 
-/// A store with the collection `orders` and the topic `news`, of one event each.
+/// Creates a store with the collection `orders` and the topic `news`, each with one
+/// event.
 fn opened(path: &Path) -> (Opened, [LogMetadata; 2]) {
     let mut opened = Store::open(path).unwrap();
     let mut changes = opened.writer.begin();
@@ -33,7 +34,7 @@ fn subject() -> ResourceId {
     ResourceId::new("r1").unwrap()
 }
 
-/// The text of an error, with its advice left out.
+/// Returns the text of an error without its advice.
 fn text<T>(result: Result<T, Error>) -> String {
     let text = result.err().expect("the record is damaged").to_string();
     assert!(text.contains("streamgate verify"), "{text}");
