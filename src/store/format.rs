@@ -54,8 +54,8 @@ pub(super) fn check(path: &Path) -> Result<u32, Error> {
             path.display()
         ))),
         Err(Unreadable::Damaged) => Err(Error::Damaged(format!(
-            "{} cannot be read; run `streamgate verify`, and if it finds nothing else restore \
-             that file from a copy",
+            "{} cannot be read; run `streamgate verify`, and restore that file from a copy \
+             if there is no other damage",
             path.join("format").display()
         ))),
     }

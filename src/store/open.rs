@@ -76,10 +76,10 @@ impl Store {
         let is_new = !path.join("db").is_dir();
         let journals = journals(&path.join("db"))?;
         let store = open_files(path)?;
-        let (mark, marked) = open_mark(path)?;
+        let (watermark, marked) = open_watermark(path)?;
         let view = store.view();
         let commit = view.commit()?;
-        check_mark(path, commit, marked)?;
+        check_watermark(path, commit, marked)?;
         let metas = view.metas()?;
         for meta in &metas {
             check_end(&view, meta)?;
@@ -97,7 +97,7 @@ impl Store {
         if is_new || format < FORMAT {
             format::write(path)?;
         }
-        let writer = Writer::new(store.clone(), mark, commit);
+        let writer = Writer::new(store.clone(), watermark, commit);
         Ok(Opened { store, writer, metas })
     }
 }
@@ -146,7 +146,7 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         Ok::<_, io::Error>(opener.spawn_scoped(scope, nicely)?.join())
     })?;
     // fjall panics if its files are not as it expects.
-    let opened = opened.map_err(|_| damaged_files(path, "fjall gave up on them"))?;
+    let opened = opened.map_err(|_| damaged_files(path, "the database panicked"))?;
     match opened {
         Ok(files) => Ok(Store::new(files)),
         Err(fjall::Error::Locked) => Err(Error::Locked(path.to_owned())),
@@ -180,26 +180,27 @@ fn make(path: &Path, folder: &Path) -> io::Result<()> {
 }
 
 fn damaged_files(path: &Path, why: &str) -> Error {
-    Error::Damaged(format!("the files in {} do not open ({why}); {ADVICE}", path.display()))
+    let path = path.display();
+    Error::Damaged(format!("the files in {path} cannot be opened ({why}); {ADVICE}"))
 }
 
-pub(super) fn open_mark(path: &Path) -> Result<(CommitWatermark, Option<u64>), Error> {
+pub(super) fn open_watermark(path: &Path) -> Result<(CommitWatermark, Option<u64>), Error> {
     let file = path.join("mark");
     CommitWatermark::open(&file).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => Error::Damaged(format!(
-            "{} cannot be read; run `streamgate verify`, and if it finds nothing else remove \
-             that file",
+            "{} cannot be read; run `streamgate verify`, and remove that file if there is \
+             no other damage",
             file.display()
         )),
         _ => Error::Io(error),
     })
 }
 
-pub(super) fn check_mark(path: &Path, commit: u64, marked: Option<u64>) -> Result<(), Error> {
+pub(super) fn check_watermark(path: &Path, commit: u64, marked: Option<u64>) -> Result<(), Error> {
     match marked {
         Some(marked) if marked > commit => Err(Error::Damaged(format!(
             "{} ends with commit {commit}, but commit {marked} was acknowledged; {ADVICE}, or \
-             remove {} to go on without the commits between",
+             remove {} to continue without the missing commits",
             path.display(),
             path.join("mark").display(),
         ))),
@@ -226,8 +227,8 @@ fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     if found == Some((head, meta.number)) {
         return Ok(());
     }
-    let found = found.map_or("there is none".to_owned(), |(offset, number)| {
-        format!("it has offset {offset} and number {number}")
+    let found = found.map_or("there is no event".to_owned(), |(offset, number)| {
+        format!("the newest event has offset {offset} and number {number}")
     });
     Err(Error::Damaged(format!(
         "the newest event of {} should have offset {head} and number {}, but {found}; {ADVICE}",
@@ -261,8 +262,8 @@ pub(super) fn check_newest(
             && !view.matches_latest(meta, &event)?
         {
             return Err(Error::Damaged(format!(
-                "the resource {subject} of {} is not as its newest event, at offset {}, left it; \
-                 {ADVICE}",
+                "the resource {subject} of {} does not agree with its newest event, at offset \
+                 {}; {ADVICE}",
                 meta.name, event.offset
             )));
         }

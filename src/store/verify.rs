@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::codec::Unreadable;
 use super::cursor;
-use super::open::{check_mark, open_files, open_mark};
+use super::open::{check_watermark, open_files, open_watermark};
 use super::record::{self, LogMetadata};
 use super::view::{KeyspaceName, ReadSnapshot};
 use super::{Error, LogBounds, format, key, meta_text, unreadable};
@@ -88,7 +88,7 @@ struct Check<F> {
 
 /// The sums over the events of a log.
 #[derive(Default)]
-struct Tally {
+struct EventTotals {
     position: LogBounds,
     number: u64,
     time: Timestamp,
@@ -116,8 +116,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
             Ok(commit) => self.report.commit = commit,
             Err(error) => self.damage(error.to_string()),
         }
-        let checked =
-            open_mark(path).and_then(|(_, marked)| check_mark(path, self.report.commit, marked));
+        let checked = open_watermark(path)
+            .and_then(|(_, marked)| check_watermark(path, self.report.commit, marked));
         if let Err(error) = checked {
             self.damage(error.to_string());
         }
@@ -165,37 +165,39 @@ impl<F: FnMut(u64, u64)> Check<F> {
 
     fn log(&mut self, meta: &LogMetadata) -> Result<LogBounds, Error> {
         let name = &meta.name;
-        let mut tally = self.events(meta)?;
+        let mut totals = self.events(meta)?;
         let indexed = self.index(meta)?;
-        if indexed != tally.subjects {
-            let subjects = tally.subjects;
+        if indexed != totals.subjects {
+            let subjects = totals.subjects;
             self.damage(format!("{name}: {indexed} index entries for {subjects} events"));
         }
-        tally.position.resources = self.resources(meta)?;
-        let (found, noted) = (tally.position, meta.position);
-        for (what, found, noted) in [
-            ("events", found.events, noted.events),
-            ("bytes of events", found.bytes, noted.bytes),
-            ("resources", found.resources, noted.resources),
+        totals.position.resources = self.resources(meta)?;
+        let (found, stored) = (totals.position, meta.position);
+        for (what, found, stored) in [
+            ("events", found.events, stored.events),
+            ("bytes of events", found.bytes, stored.bytes),
+            ("resources", found.resources, stored.resources),
         ] {
-            if found != noted {
-                self.damage(format!("{name}: {found} {what}, but {noted} are noted"));
+            if found != stored {
+                self.damage(format!("{name}: {found} {what}, but the metadata has {stored}"));
             }
         }
-        let newest = (found.head, tally.number, tally.time);
-        if found.events > 0 && newest != (noted.head, meta.number, meta.time) {
-            let (found, noted) = (found.head, noted.head);
-            self.damage(format!("{name}: ends with offset {found}, but {noted} is noted"));
+        let newest = (found.head, totals.number, totals.time);
+        if found.events > 0 && newest != (stored.head, meta.number, meta.time) {
+            let (found, stored) = (found.head, stored.head);
+            self.damage(format!(
+                "{name}: the last event has offset {found}, but the metadata has {stored}"
+            ));
         }
-        Ok(LogBounds { floor: noted.floor, floor_time: noted.floor_time, ..found })
+        Ok(LogBounds { floor: stored.floor, floor_time: stored.floor_time, ..found })
     }
 
-    fn events(&mut self, meta: &LogMetadata) -> Result<Tally, Error> {
+    fn events(&mut self, meta: &LogMetadata) -> Result<EventTotals, Error> {
         let (name, id) = (&meta.name, meta.id);
-        let mut tally = Tally {
+        let mut totals = EventTotals {
             position: LogBounds { head: meta.position.floor, ..LogBounds::default() },
             number: meta.number.saturating_sub(meta.position.events),
-            ..Tally::default()
+            ..EventTotals::default()
         };
         let range = (
             Bound::Included(key::event(id, Offset::ZERO)),
@@ -203,52 +205,56 @@ impl<F: FnMut(u64, u64)> Check<F> {
         );
         for guard in self.view.range(KeyspaceName::Log, range) {
             self.step();
-            let last = tally.position.head;
+            let last = totals.position.head;
             let (key, value) = match guard.into_inner() {
                 Ok(pair) => pair,
                 Err(error) => {
-                    self.damage(format!("{name}: no event after offset {last} reads ({error:?})"));
+                    self.damage(format!(
+                        "{name}: the events after offset {last} cannot be read ({error:?})"
+                    ));
                     break;
                 }
             };
-            tally.position.events += 1;
-            tally.position.bytes += (key.len() + value.len()) as u64;
+            totals.position.events += 1;
+            totals.position.bytes += (key.len() + value.len()) as u64;
             let offset = key::event_of(&key).map(|(_, offset)| offset).unwrap_or_default();
             if offset <= meta.position.floor || offset > meta.position.head {
-                self.damage(format!("{name}: an event at offset {offset} should not be there"));
+                self.damage(format!(
+                    "{name}: the event at offset {offset} is outside the bounds of the log"
+                ));
             }
             let numbered = record::decode_event(&key, value.into());
             let what = format_args!("the event at offset {offset} of {name}");
             let Some(numbered) = undamaged(numbered, what)? else {
                 self.damage(format!("{name}: the event at offset {offset} fails its checksum"));
-                tally.number += 1;
+                totals.number += 1;
                 continue;
             };
-            if numbered.number != tally.number + 1 {
-                let (found, due) = (numbered.number, tally.number + 1);
+            if numbered.number != totals.number + 1 {
+                let (found, due) = (numbered.number, totals.number + 1);
                 self.damage(format!(
                     "{name}: events are missing between offsets {last} and {offset} (number \
-                     {found} where {due} is due)"
+                     {found} instead of {due})"
                 ));
             }
-            if numbered.event.time < tally.time && !meta.may_step(last, offset) {
-                self.damage(format!("{name}: time runs backwards at offset {offset}"));
+            if numbered.event.time < totals.time && !meta.may_step(last, offset) {
+                self.damage(format!("{name}: time decreases at offset {offset}"));
             }
-            tally.number = numbered.number;
-            self.indexed(meta, &numbered.event, &mut tally)?;
+            totals.number = numbered.number;
+            self.indexed(meta, &numbered.event, &mut totals)?;
         }
-        Ok(tally)
+        Ok(totals)
     }
 
     fn indexed(
         &mut self,
         meta: &LogMetadata,
         event: &Event,
-        tally: &mut Tally,
+        totals: &mut EventTotals,
     ) -> Result<(), Error> {
-        (tally.position.head, tally.time) = (event.offset, event.time);
+        (totals.position.head, totals.time) = (event.offset, event.time);
         let Some(subject) = &event.subject else { return Ok(()) };
-        tally.subjects += 1;
+        totals.subjects += 1;
         if !self.view.is_indexed(meta.id, subject, event.offset)? {
             let (name, offset) = (&meta.name, event.offset);
             self.damage(format!("{name}: the event at offset {offset} is not in the index"));
@@ -284,7 +290,9 @@ impl<F: FnMut(u64, u64)> Check<F> {
         let Some((subject, offset)) = newest else { return };
         let name = &meta.name;
         let Ok(subject) = ResourceId::from_stored(subject.into()) else {
-            self.damage(format!("{name}: an index entry at offset {offset} names no resource"));
+            self.damage(format!(
+                "{name}: the index entry for offset {offset} has an invalid resource id"
+            ));
             return;
         };
         let event = self.view.event(meta.id, offset);
@@ -292,12 +300,12 @@ impl<F: FnMut(u64, u64)> Check<F> {
             Ok(Some(event)) => match self.view.matches_latest(meta, &event) {
                 Ok(true) | Err(_) => {}
                 Ok(false) => self.damage(format!(
-                    "{name}: the resource {subject} is not as its newest event, at offset \
-                     {offset}, left it"
+                    "{name}: the resource {subject} does not agree with its newest event, at \
+                     offset {offset}"
                 )),
             },
             Ok(None) => self.damage(format!(
-                "{name}: the index of {subject} names offset {offset}, where no event is"
+                "{name}: the index of {subject} has offset {offset}, but no event has this offset"
             )),
             // Already reported with the events.
             Err(_) => {}
@@ -324,13 +332,13 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let revision = state.revision;
             let kept = revision > meta.position.floor;
             let Ok(subject) = ResourceId::from_stored(id.clone().into()) else {
-                self.damage(format!("{name}: a resource is called {id:?}"));
+                self.damage(format!("{name}: the resource id {id:?} is invalid"));
                 continue;
             };
             if kept && !self.view.is_indexed(meta.id, &subject, revision)? {
                 self.damage(format!(
-                    "{name}: the resource {id} comes from offset {revision}, where no event of \
-                     it is"
+                    "{name}: the resource {id} has the revision {revision}, but no event has \
+                     this offset"
                 ));
             }
         }
@@ -381,7 +389,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
             let (name, offset, head) = (&meta.name, cursor.offset, meta.position.head);
             if meta.epoch == cursor.epoch && offset > head {
                 self.damage(format!(
-                    "{what} is at offset {offset} of {name}, which ends at {head}"
+                    "{what} has offset {offset}, but the last event of {name} has offset {head}"
                 ));
             }
         }

@@ -84,9 +84,12 @@ fn each_damage_is_named() {
     let all = |offset| event(offset);
     check(
         |it, meta| it.trim_event(meta.id, Offset(5), Some(&subject(5))),
-        &["missing between offsets 4 and 6", "19 events, but 20 are noted"],
+        &["missing between offsets 4 and 6", "19 events, but the metadata has 20"],
     );
-    check(|it, meta| it.trim_event(meta.id, Offset(EVENTS), None), &["ends with offset 19"]);
+    check(
+        |it, meta| it.trim_event(meta.id, Offset(EVENTS), None),
+        &["the last event has offset 19"],
+    );
     check(
         |it, meta| {
             let wrong = EncodedEvent::new(meta.id, 9, all(5));
@@ -96,22 +99,25 @@ fn each_damage_is_named() {
     );
     check(
         |it, meta| it.put_event(meta.id, EncodedEvent::new(meta.id, 21, all(21))),
-        &["offset 21 should not be there"],
+        &["offset 21 is outside the bounds"],
     );
-    check(|it, meta| it.remove_resource(meta.id, &subject(0)), &["r0 is not as its newest event"]);
+    check(
+        |it, meta| it.remove_resource(meta.id, &subject(0)),
+        &["r0 does not agree with its newest event"],
+    );
     check(
         |it, meta| {
             let state = Resource { revision: Offset(2), document: Bytes::new() };
             it.put_resource(meta.id, &subject(0), &state);
         },
-        &["r0 is not as its newest event, at offset 18", "r0 comes from offset 2"],
+        &["r0 does not agree with its newest event, at offset 18", "r0 has the revision 2"],
     );
     check(
         |it, meta| {
             let other = Event { time: Timestamp(1), ..all(7) };
             it.put_event(meta.id, EncodedEvent::new(meta.id, 7, other));
         },
-        &["time runs backwards at offset 7"],
+        &["time decreases at offset 7"],
     );
     check(
         |it, _| it.put_event(LogId(9), EncodedEvent::new(LogId(9), 1, all(1))),
@@ -140,7 +146,7 @@ fn damaged_cursors_are_named() {
         changes.put_cursor(&name("other-epoch"), &other);
     });
     let due = [
-        "the cursor ahead is at offset 21 of orders, which ends at 20",
+        "the cursor ahead has offset 21, but the last event of orders has offset 20",
         "the cursor stray names the log number 9, which does not exist",
     ];
     assert_eq!(found, due);
