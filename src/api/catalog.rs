@@ -69,7 +69,7 @@ pub struct NoLog(
 
 impl fmt::Display for NoLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the engine has no log for {:?}; open it with the same settings", self.0)
+        write!(f, "the engine has no log for {:?}; open the engine with the settings of the catalog", self.0)
     }
 }
 

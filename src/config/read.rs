@@ -278,7 +278,7 @@ fn topic(
             s.error("durability", message.to_owned());
         }
     } else if !types.is_empty() {
-        let message = "only a view has types; set the key collection, or remove types";
+        let message = "only a view can have types; set the key `collection` too, or remove this key";
         s.error("types", message.to_owned());
     }
     let collection = names.viewed(&mut s, collection);

@@ -101,7 +101,7 @@ impl H2Executor {
     /// Ends the connection if the stream stalls. The task of the stream is unknown, so the
     /// stream cannot end alone.
     fn watch_without_task(&self, tracker: &Arc<H2SendTracker>) {
-        tracing::warn!("the task of an HTTP/2 stream is unknown; a stall will end its connection");
+        tracing::warn!("the task of an HTTP/2 stream was not found; if the stream stalls, its whole connection is closed");
         let (state, tracker) = (self.0.clone(), Arc::downgrade(tracker));
         self.0.tasks.spawn(async move {
             if H2SendTracker::stalls(tracker, state.stall_timeout).await {
@@ -113,7 +113,7 @@ impl H2Executor {
     /// Ends the connection after a session. The task of the session's writer is unknown,
     /// so it is unknown whether the writer ends.
     fn abort_after(&self, session_end: oneshot::Receiver<()>) {
-        tracing::warn!("the writer of a session is unknown; its connection ends with the session");
+        tracing::warn!("the task that writes for a session was not found; the whole connection is closed when the session ends");
         let state = self.0.clone();
         self.0.tasks.spawn(async move {
             writer_deadline(session_end, state.stall_timeout).await;

@@ -140,7 +140,7 @@ impl From<fjall::Error> for Error {
                 Error::Io(error)
             }
             fjall::Error::Poisoned => Error::Io(io::Error::other(
-                "an earlier write failed, and the store accepts no more writes",
+                "an earlier write failed; restart the gateway",
             )),
             other => Error::Damaged(format!("{other:?}; {ADVICE}")),
         }

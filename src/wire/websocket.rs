@@ -321,12 +321,12 @@ impl Decoder {
         frame: &mut Frame,
         last: bool,
     ) -> Result<Option<Message>, ProtocolError> {
-        let message = self.message.as_mut().expect("begin_frame() has created it");
+        let message = self.message.as_mut().expect("begin_frame() has created the message");
         unmask(&mut message.bytes, part, frame);
         if frame.left > 0 || !last {
             return message.check().map(|()| None);
         }
-        let message = self.message.take().expect("it is present above");
+        let message = self.message.take().expect("the message was checked to be present");
         if message.text {
             let text = String::from_utf8(message.bytes).map_err(|_| ProtocolError::not_utf8())?;
             return Ok(Some(Message::Text(text)));

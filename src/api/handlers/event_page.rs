@@ -64,7 +64,7 @@ pub async fn page(
         (Some(_), Some(_)) => {
             return Err(problem::parameter(
                 "after",
-                "the query also has another start; send only one",
+                "the query has several parameters for the start; send only one of them",
             ));
         }
     }

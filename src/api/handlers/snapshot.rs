@@ -62,7 +62,7 @@ pub async fn snapshot(
     if params.from.is_some() && !params.resumed {
         return Err(problem::parameter(
             "from",
-            "a snapshot has no start; add follow=true, or omit from",
+            "does not apply to a snapshot without `follow=true`; add `follow=true`, or omit `from`",
         ));
     }
     if params.on_gap != crate::hub::OnGap::Event {
@@ -111,8 +111,8 @@ async fn followed(
     if !matches!(params.from, None | Some(StartPosition::After(_))) {
         return Err(problem::parameter(
             "from",
-            "with follow=true the stream starts with a snapshot; omit from, or send an event id \
-             to resume after it",
+            "with `follow=true`, a stream starts with a snapshot; omit `from`, or set it to an event \
+             id to resume after that event",
         ));
     }
     let types = take_types(&mut context.query, &[])?;

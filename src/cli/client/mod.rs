@@ -135,11 +135,12 @@ impl GatewayUrl {
         B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
     {
         let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let failed = |error| Error::Connect(self.authority.clone(), error);
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(stream) => stream.map_err(Error::Connect)?,
-            Err(_) => return Err(Error::Connect(std::io::ErrorKind::TimedOut.into())),
+            Ok(stream) => stream.map_err(failed)?,
+            Err(_) => return Err(failed(std::io::ErrorKind::TimedOut.into())),
         };
-        stream.set_nodelay(true).map_err(Error::Connect)?;
+        stream.set_nodelay(true).map_err(failed)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(Error::Http)?;
         // The answer reports an error of the connection; ignore the result of the task.
@@ -240,8 +241,8 @@ impl fmt::Display for Problem {
 /// The error of a request.
 #[derive(Debug)]
 pub(super) enum Error {
-    /// The connection failed.
-    Connect(std::io::Error),
+    /// No connection to this host and port.
+    Connect(String, std::io::Error),
     /// The arguments do not make a valid request.
     Request(hyper::http::Error),
     /// The connection was lost, or the gateway sent invalid HTTP.
@@ -265,7 +266,7 @@ impl Error {
     /// Returns whether a retry can succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Error::Connect(_) | Error::Http(_) | Error::Ended | Error::Silence(_) => true,
+            Error::Connect(..) | Error::Http(_) | Error::Ended | Error::Silence(_) => true,
             Error::Request(_) => false,
             Error::Rejected { status, .. } => is_transient(*status),
         }
@@ -288,7 +289,9 @@ pub(super) fn is_transient(status: StatusCode) -> bool {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Connect(error) => write!(f, "cannot connect: {error}"),
+            Error::Connect(authority, error) => {
+                write!(f, "cannot connect to {authority} (see --url): {error}")
+            }
             Error::Request(error) => write!(f, "{error}"),
             Error::Http(error) => write!(f, "connection lost: {error}"),
             Error::Ended => write!(f, "the gateway closed the connection"),

@@ -89,7 +89,7 @@ async fn read(reader: impl AsyncRead + Unpin, sender: mpsc::Sender<io::Result<Ve
         let read = (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut text).await;
         let ended = match read {
             Ok(read) if read as u64 == LINE_BYTES_MAX => Err(io::Error::other(format!(
-                "line {} is longer than {LINE_BYTES_MAX} bytes; split the file into lines",
+                "line {} is longer than {LINE_BYTES_MAX} bytes; write one JSON object on each line",
                 number + 1
             ))),
             Ok(read) => Ok(read == 0),

@@ -199,7 +199,7 @@ const ERRORS_OF_NAMES: &[(&str, &[&str])] = &[
     (
         "[[topics]]\nname = \"t\"\ntypes = [\"a\"]\n",
         &[
-            "config.toml:3: topics.types: only a view has types; set the key collection, or remove types",
+            "config.toml:3: topics.types: only a view can have types; set the key `collection` too, or remove this key",
         ],
     ),
     (

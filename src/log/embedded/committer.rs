@@ -92,7 +92,7 @@ impl Committer {
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
-                tracing::error!(%error, "the committer has no timer");
+                tracing::error!(%error, "the committer could not create its timer, and ends; restart the gateway");
                 return;
             }
         };

@@ -151,7 +151,7 @@ impl Shared {
 
 /// Writes in the queue of the committer. Their order is fixed, and they are not
 /// durable yet.
-#[must_use = "only the answer tells which writes were accepted"]
+#[must_use = "call `answered()`: without the answer, it is unknown which writes were accepted"]
 pub struct PendingAppend {
     pub(in crate::log) answers: Vec<oneshot::Receiver<Answer>>,
     pub(in crate::log) shared: Arc<Shared>,

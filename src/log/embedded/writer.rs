@@ -360,8 +360,8 @@ impl LogWriter {
                 after = %self.log.origin().id(after),
                 %from,
                 %to,
-                "the newest event was dated ahead of the clock for ten minutes; the log's time \
-                 steps back"
+                "for ten minutes, the time of the newest event was ahead of the clock; the next \
+                 event takes the time of the clock, which is earlier"
             );
         }
         self.publish_bounds();

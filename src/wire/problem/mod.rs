@@ -39,7 +39,7 @@ impl Problem {
     /// In debug builds, if `name` is one of the standard members.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Problem {
-        debug_assert!(!STANDARD.contains(&name), "{name} is a standard member");
+        debug_assert!(!STANDARD.contains(&name), "{name} is a standard member of a problem and cannot be added");
         self.members.retain(|(other, _)| *other != name);
         self.members.push((name, value.into()));
         self

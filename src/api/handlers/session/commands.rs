@@ -279,7 +279,7 @@ impl CommandDispatcher {
             return Err(wrong("snapshot", "omitted: a topic has no resources"));
         }
         if snapshot && from.is_some() && !resumed {
-            return Err(wrong("from", "an event id, or omitted, if \"snapshot\" is true"));
+            return Err(wrong("from", "omitted, or an event id, because \"snapshot\" is true"));
         }
         let (overlaps, count) = {
             let subscriptions = self.0.subscriptions.lock();

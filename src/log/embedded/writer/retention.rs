@@ -249,7 +249,7 @@ impl LogWriter {
     fn too_few_events(&self) -> store::Error {
         let (name, stored) = (&self.metadata.name, self.metadata.position.events);
         store::Error::Damaged(format!(
-            "{name} has fewer than the {stored} events it counts; run `streamgate verify`"
+            "{name} should have {stored} events, but has fewer; run `streamgate verify`"
         ))
     }
 
