@@ -19,11 +19,11 @@ pub use network::{InvalidNetwork, network_contains, parse_network};
 /// (`docs/protocol.md#names`).
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// The resource ids that are reserved for path segments
-/// (`docs/protocol.md#names`).
+/// The texts that cannot be the id of a resource, because they are reserved for path
+/// segments (`docs/protocol.md#names`).
 const RESERVED_IDS: [&str; 5] = [".", "..", "stream", "events", "ws"];
 
-/// The event types that are reserved for messages of the gateway
+/// The event types that are reserved for control messages of the gateway
 /// (`docs/protocol.md#names`).
 const RESERVED_TYPES: [&str; 5] = ["heartbeat", "gap", "error", "open", "credential-expired"];
 
@@ -38,7 +38,7 @@ pub enum InvalidName {
     Empty,
     /// The text is longer than [`NAME_BYTES_MAX`].
     TooLong,
-    /// The text has this character, which is not in `[A-Za-z0-9._~:-]`.
+    /// The text contains this character, which is not in `[A-Za-z0-9._~:-]`.
     Character(char),
     /// The name is reserved for the gateway.
     Reserved,
@@ -75,8 +75,9 @@ fn check_characters(text: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// Defines a type for valid names that holds shared bytes. A name that is read
-/// from the store is a slice of its record. A clone does not copy the bytes.
+/// Defines a type for valid names that holds shared bytes. A name that is read from
+/// a stored record is a slice of the bytes of this record. A clone does not copy the
+/// bytes.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $reserved:expr) => {
         $(#[$doc])*
@@ -102,7 +103,7 @@ macro_rules! name {
             /// store. Reserved names are accepted.
             ///
             /// # Errors
-            /// The reason why the bytes are not a name. For a stored record
+            /// The reason why the bytes are not a valid name. For a stored record
             /// this means that the record is damaged.
             pub fn from_stored(bytes: Bytes) -> Result<Self, InvalidName> {
                 let text = str::from_utf8(&bytes)
@@ -111,8 +112,8 @@ macro_rules! name {
                 Ok(Self(bytes))
             }
 
-            /// Returns the same name as a slice of `record`, or `None` if the
-            /// bytes of `record` from `at` on are not this name.
+            /// Returns this name as a slice of `record` that starts at the byte
+            /// `at`. Returns `None` if the bytes there are not this name.
             pub fn within(&self, record: &Bytes, at: usize) -> Option<Self> {
                 let end = at + self.0.len();
                 (record.get(at..end)? == &*self.0).then(|| Self(record.slice(at..end)))
@@ -170,7 +171,7 @@ name!(
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// Returns the time of the wall clock.
+    /// Returns the current time of the wall clock.
     pub fn now() -> Timestamp {
         Timestamp(jiff::Timestamp::now().as_millisecond())
     }
@@ -188,7 +189,7 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = jiff::Error;
 
-    /// Reads an RFC 3339 time. Digits after the milliseconds are dropped.
+    /// Reads an RFC 3339 time. Digits after the milliseconds are ignored.
     fn from_str(text: &str) -> Result<Timestamp, jiff::Error> {
         Ok(Timestamp(text.parse::<jiff::Timestamp>()?.as_millisecond()))
     }
@@ -199,16 +200,18 @@ impl FromStr for Timestamp {
 pub struct Event {
     /// The offset in the log. Offsets strictly increase, but not always by one.
     pub offset: Offset,
-    /// The time of the commit. It never decreases within a log, except after a
-    /// corrected clock (`docs/protocol.md#event-time`).
+    /// The time of the commit. Within a log, this time never decreases. The only
+    /// exception is a clock that was ahead and was corrected
+    /// (`docs/protocol.md#event-time`).
     pub time: Timestamp,
     /// The type of the event.
     pub event_type: EventType,
-    /// The resource that the event is about. An event of a topic can be without
-    /// a subject.
+    /// The id of the resource that the event is about. An event of a topic can have
+    /// no subject.
     pub subject: Option<ResourceId>,
-    /// Whether the data was merged into the resource. A follower that rebuilds
-    /// the state of the resource must merge exactly the events with `true`.
+    /// Whether the gateway merged the data of the event into the resource. A client
+    /// that rebuilds the resource from its events must merge the data of every event
+    /// with `true`, and of no other event.
     pub merge: bool,
     /// The data: compact JSON on one line (see `wire::json`).
     pub data: Bytes,

@@ -2,9 +2,10 @@
 //! HTTP: as REST pages, NDJSON, Server-Sent Events and WebSocket. Clients
 //! receive events live, and can resume a stream from a durable log.
 //!
-//! A request passes the modules from top to bottom, and an event passes them
-//! from bottom to top. A module imports only modules that are listed below it
-//! (law 7 in `docs/architecture.md`). `tests/it/tidy.rs` checks this.
+//! The modules below are layers. A request passes through them from top to bottom.
+//! An event passes through them from bottom to top. A module imports only modules
+//! that are listed below it (law 7 in `docs/architecture.md`). `tests/it/tidy.rs`
+//! checks this.
 
 pub mod cli;
 pub mod config;

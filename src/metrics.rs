@@ -1,11 +1,13 @@
-//! The metrics that Prometheus scrapes. `docs/operations.md#metrics` lists the
-//! names and labels. The values of a label come from a closed set.
+//! The metrics that Prometheus scrapes. `docs/operations.md#metrics` lists the names
+//! and labels. Each label has a fixed set of possible values.
 //!
-//! Each gateway has its own recorder, so that one process can run several
-//! gateways. The metric handles are stored: a macro call with labels costs ten
-//! times as much. The exporter stores every histogram sample until upkeep
-//! drains the samples. Durations that are measured per delivery are therefore
-//! counted in the buckets of [`Latency`] and later moved to the exporter.
+//! Each gateway has its own recorder, so that one process can run several gateways.
+//! The recorder gives out a handle for each metric. Most handles are stored, because
+//! a macro call with labels costs ten times as much as an update through a stored
+//! handle. The exporter stores every sample of a histogram until its upkeep
+//! aggregates the samples. So durations that are measured for each delivery are
+//! first counted in the buckets of a [`Latency`], and are moved to the exporter
+//! later.
 
 mod logs;
 
@@ -21,12 +23,12 @@ use metrics_exporter_prometheus::{
 
 pub use logs::LogValues;
 
-/// The protocol of a stream. It is the value of the label `protocol`.
+/// The protocol of a stream. Metrics show it in the label `protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// Server-Sent Events.
     Sse,
-    /// NDJSON, CloudEvents lines included.
+    /// NDJSON. Streams of CloudEvents lines also count as NDJSON.
     Ndjson,
     /// WebSocket.
     WebSocket,
@@ -46,13 +48,13 @@ impl Protocol {
     }
 }
 
-/// The bucket bounds of durations, in seconds. The lowest suits a delivery over
-/// loopback, the highest a slow client.
+/// The upper bounds of the histogram buckets for durations, in seconds. The lowest
+/// bound suits a delivery over loopback, and the highest suits a slow client.
 const SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
-/// The values of the label `route`. A request that matches no route has the
-/// value `unknown`.
+/// The values of the label `route`. A request that matches no route counts as
+/// `unknown`.
 pub const ROUTES: [&str; 11] = [
     "/{c}/{id}",
     "/{c}",
@@ -67,14 +69,14 @@ pub const ROUTES: [&str; 11] = [
     "unknown",
 ];
 
-/// The classes of status codes. They are the values of the label `status`.
+/// The classes of HTTP status codes, as values of the label `status`.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The request metrics of one route.
 #[derive(Default)]
 struct Requests {
-    /// `streamgate_requests_total` by status class. A counter is registered at
-    /// the first response of its class.
+    /// `streamgate_requests_total` for each class of status codes. The counter of a
+    /// class is registered at the first response of this class.
     total: [OnceLock<Counter>; CLASSES.len()],
     /// `streamgate_request_duration_seconds`
     took: Latency,
@@ -96,7 +98,7 @@ pub struct Streams {
     pub latency: Latency,
 }
 
-/// The metrics of one gateway.
+/// All metrics of one gateway.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -119,10 +121,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Returns a recorder with every metric at zero.
-    ///
-    /// # Panics
-    /// Never: `SECONDS` is not empty.
+    /// Returns metrics with a new recorder. Every metric starts at zero.
     pub fn new() -> Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
@@ -164,12 +163,13 @@ impl Metrics {
         }
     }
 
-    /// Returns the metrics of one protocol.
+    /// Returns the stream metrics of one protocol.
     pub fn streams(&self, protocol: Protocol) -> &Streams {
         &self.streams[protocol as usize]
     }
 
-    /// Counts a rejected connection or request. `reason` comes from a closed set.
+    /// Counts a rejected connection or request. `reason` must come from a fixed set
+    /// of values.
     pub fn refused(&self, reason: &'static str) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_connections_refused_total", "reason" => reason)
@@ -177,7 +177,7 @@ impl Metrics {
         });
     }
 
-    /// Counts a closed stream. `reason` comes from a closed set.
+    /// Counts a closed stream. `reason` must come from a fixed set of values.
     pub fn closed(&self, protocol: Protocol, reason: &'static str) {
         self.streams(protocol).open.decrement(1);
         ::metrics::with_local_recorder(&self.recorder, || {
@@ -185,30 +185,33 @@ impl Metrics {
         });
     }
 
-    /// Counts a reload of the configuration. `result` comes from a closed set.
+    /// Counts a reload of the configuration. `result` must come from a fixed set of
+    /// values.
     pub fn reloaded(&self, result: &'static str) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_config_reloads_total", "result" => result).increment(1);
         });
     }
 
-    /// Counts `n` failed supervised tasks. `task` comes from a closed set.
+    /// Adds `n` to the number of failed supervised tasks. `task` must come from a
+    /// fixed set of values.
     pub fn tasks_failed(&self, task: &'static str, n: u64) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_tasks_failed_total", "task" => task).increment(n);
         });
     }
 
-    /// Counts `n` events that an overflow policy dropped and that a gap message
-    /// reported to the client. `policy` comes from a closed set.
+    /// Adds `n` to the number of events that an overflow policy dropped and that a
+    /// `gap` message reported to the client. `policy` must come from a fixed set of
+    /// values.
     pub fn dropped(&self, policy: &'static str, n: u64) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!("streamgate_events_dropped_total", "policy" => policy).increment(n);
         });
     }
 
-    /// Counts a response to a request of `route`, which is one of [`ROUTES`].
-    /// `took` is the time until the head of the response.
+    /// Counts a response to a request of `route`, which is one of [`ROUTES`]. `took`
+    /// is the time from the head of the request to the head of the response.
     pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
         let known = ROUTES.iter().position(|it| *it == route);
         let at = known.unwrap_or(ROUTES.len() - 1);
@@ -224,15 +227,15 @@ impl Metrics {
         requests.took.record(took, 1);
     }
 
-    /// Sets a counter to `value`, which another module counts.
+    /// Sets the counter `name` to `value`. Another module does the counting.
     pub fn counted(&self, name: &'static str, label: (&'static str, String), value: u64) {
         ::metrics::with_local_recorder(&self.recorder, || {
             ::metrics::counter!(name, label.0 => label.1).absolute(value);
         });
     }
 
-    /// Moves the counts of every [`Latency`] to the exporter. The exporter then
-    /// aggregates its samples. The gateway calls this every few seconds.
+    /// Moves the samples of every [`Latency`] to the exporter, and makes the
+    /// exporter aggregate its samples. The gateway calls this every few seconds.
     pub fn fold(&self) {
         ::metrics::with_local_recorder(&self.recorder, || {
             for (protocol, streams) in Protocol::ALL.into_iter().zip(&self.streams) {
@@ -245,8 +248,8 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// Returns the exposition text with the current values and the series of
-    /// `logs`. Blocks: it reads files in `/proc`.
+    /// Returns the current values of all metrics in the Prometheus text format, with
+    /// the series of `logs`. Blocks the thread, because it reads files in `/proc`.
     pub fn render(&self, logs: &[LogValues<'_>]) -> String {
         self.fold();
         ::metrics::with_local_recorder(&self.recorder, process);
@@ -262,8 +265,8 @@ impl Default for Metrics {
     }
 }
 
-/// A histogram with fixed buckets. Any thread can record a sample. A sample
-/// costs a few nanoseconds.
+/// A histogram of durations with fixed buckets. Any thread can record a sample,
+/// which costs a few nanoseconds.
 #[derive(Default)]
 pub struct Latency {
     buckets: [Bucket; SECONDS.len() + 1],
@@ -272,12 +275,12 @@ pub struct Latency {
 #[derive(Default)]
 struct Bucket {
     count: AtomicU64,
-    /// The sum of the samples, in nanoseconds.
+    /// The sum of the samples in this bucket, in nanoseconds.
     nanos: AtomicU64,
 }
 
 impl Latency {
-    /// Records `n` samples of one duration.
+    /// Records `n` samples that all have the duration `took`.
     pub fn record(&self, took: Duration, n: u64) {
         let seconds = took.as_secs_f64();
         let bucket = &self.buckets[SECONDS.partition_point(|&bound| bound < seconds)];
@@ -285,8 +288,8 @@ impl Latency {
         bucket.nanos.fetch_add(took.as_nanos() as u64 * n, Ordering::Relaxed);
     }
 
-    /// Moves the samples to `histogram`. If there are no samples, the histogram
-    /// is not created.
+    /// Moves the samples to the histogram that `histogram` creates. If there are no
+    /// samples, does not create it.
     fn fold(&self, histogram: impl FnOnce() -> Histogram) {
         let counted = |bucket: &Bucket| bucket.count.load(Ordering::Relaxed) > 0;
         if !self.buckets.iter().any(counted) {
@@ -297,9 +300,10 @@ impl Latency {
             let count = bucket.count.swap(0, Ordering::Relaxed);
             if count > 0 {
                 let nanos = bucket.nanos.swap(0, Ordering::Relaxed);
-                // The mean of the samples gives the right sum. A sample can
-                // arrive between the two swaps. The mean could then lie outside
-                // of the bucket, so the mean is clamped to the bucket.
+                // The exporter gets `count` samples of the mean, which have the
+                // right sum. Another thread can record a sample between the two
+                // swaps. The mean could then lie outside of the bucket, so it is
+                // clamped to the bounds of the bucket.
                 let least = at.checked_sub(1).map_or(0.0, |below| SECONDS[below].next_up());
                 let most = SECONDS.get(at).copied().unwrap_or(f64::INFINITY);
                 let mean = nanos as f64 / 1e9 / count as f64;
@@ -309,7 +313,7 @@ impl Latency {
     }
 }
 
-/// Registers one line of help for each metric. `promtool check metrics`
+/// Registers one line of help text for each metric. `promtool check metrics`
 /// requires these lines.
 fn describe() {
     use ::metrics::{describe_counter, describe_gauge, describe_histogram};
@@ -375,8 +379,8 @@ fn describe() {
     describe_gauge!("process_max_fds", "Limit of open file descriptors");
 }
 
-/// Sets the metrics of this process from `/proc`. A metric whose file cannot be
-/// read keeps its value.
+/// Updates the metrics of the process (memory, CPU, descriptors) from `/proc`. If a
+/// file cannot be read, its metric keeps the last value.
 fn process() {
     let word =
         |text: &str, n: usize| text.split_whitespace().nth(n).and_then(|w| w.parse::<u64>().ok());
@@ -404,10 +408,11 @@ fn process() {
     }
 }
 
-/// Returns the number of open descriptors. Since version 6.2, Linux reports
-/// this number as the size of the folder. Older versions report zero. There,
-/// every entry is listed, which can be ten thousand. One of these entries is the
-/// descriptor of the listing itself, so it is subtracted.
+/// Returns the number of open file descriptors of the process. Since version 6.2,
+/// Linux reports this number as the size of the folder `/proc/self/fd`. Older
+/// versions report zero. In that case the function lists all entries of the folder,
+/// which can be ten thousand. One of these entries is the descriptor of the listing
+/// itself, so it is subtracted.
 fn open_descriptors() -> io::Result<u64> {
     const FOLDER: &str = "/proc/self/fd";
     match fs::metadata(FOLDER)?.len() {

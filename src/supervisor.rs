@@ -1,9 +1,9 @@
 //! The owner of every task and thread that lives as long as the gateway.
 //!
-//! A supervised task never returns. If a task returns or panics, its function stops for
-//! ever, but connections, heartbeats and `/livez` continue. The [`Supervisor`]
-//! logs the failure, counts the failure, and resolves [`Failures::first`]. The
-//! process then drains and exits, and a service manager restarts the process.
+//! A supervised task never returns. If it returns or panics, its function stops for
+//! ever, although connections, heartbeats and `/livez` continue. The [`Supervisor`]
+//! logs and counts the failure, and resolves [`Failures::first`]. The process then
+//! drains and exits, and a service manager starts it again.
 
 use std::any::Any;
 use std::fmt;
@@ -26,17 +26,18 @@ use crate::metrics::Metrics;
 pub enum Task {
     /// The task that pushes committed events to the subscribers of one shard.
     FanOut,
-    /// The task for the heartbeats, deadlines and drain of one shard.
+    /// The task that checks the heartbeats, the timeouts and the drain of the
+    /// connections of one shard.
     Tick,
-    /// The accept loop of the client listener.
+    /// The task that accepts connections from clients.
     AcceptClients,
-    /// The accept loop of the admin listener.
+    /// The task that accepts connections to the admin listener.
     AcceptAdmin,
-    /// The task that moves metrics to the exporter.
+    /// The task that moves samples of metrics to the Prometheus exporter.
     Upkeep,
     /// The task that compares the memory of the process with `limits.memory`.
     MemoryWatch,
-    /// The thread that commits writes.
+    /// The thread that commits the writes to the logs.
     Committer,
 }
 
@@ -52,7 +53,7 @@ impl Task {
         Task::Committer,
     ];
 
-    /// Returns the value of the label `task` in metrics.
+    /// Returns the name of the task for the label `task` of metrics.
     pub fn label(self) -> &'static str {
         match self {
             Task::FanOut => "fan-out",
@@ -66,12 +67,12 @@ impl Task {
     }
 }
 
-/// The reason why a task or thread ended.
+/// The reason why a supervised task or thread ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The task returned.
     Returned,
-    /// The task panicked with this message.
+    /// The task panicked with this panic message.
     Panicked(String),
 }
 
@@ -92,7 +93,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The failure of a supervised task.
+/// The failure of a supervised task: it returned or panicked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The task that failed.
@@ -109,15 +110,16 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Owns the supervised tasks. A drop of the supervisor aborts the tasks.
+/// The owner of the supervised tasks. If the supervisor is dropped, it aborts the
+/// tasks.
 pub struct Supervisor {
     tasks: Mutex<JoinSet<()>>,
     failures: Arc<Failures>,
 }
 
-/// Records which supervised tasks have failed. A task may own a reference to
-/// this record. A reference to the [`Supervisor`] would be a cycle, because the
-/// supervisor owns the tasks.
+/// The record of the supervised tasks that have failed. A supervised task can own a
+/// reference to this record. A reference to the [`Supervisor`] would be a reference
+/// cycle, because the supervisor owns the tasks.
 pub struct Failures {
     first: watch::Sender<Option<Failure>>,
     failed: [AtomicBool; Task::ALL.len()],
@@ -125,7 +127,7 @@ pub struct Failures {
 }
 
 impl Supervisor {
-    /// Returns a supervisor without tasks that counts failures in `metrics`.
+    /// Returns a supervisor without tasks. It counts failures in `metrics`.
     pub fn new(metrics: Arc<Metrics>) -> Supervisor {
         for task in Task::ALL {
             metrics.tasks_failed(task.label(), 0);
@@ -154,8 +156,8 @@ impl Supervisor {
         });
     }
 
-    /// Records the failure of `task` when `end` resolves. For a thread, `end` is
-    /// [`Thread::ended`].
+    /// Spawns a task that waits for `end` and then records the failure of `task`.
+    /// For a thread, `end` is [`Thread::ended`].
     pub fn watch(&self, task: Task, end: impl Future<Output = Cause> + Send + 'static) {
         let failures = self.failures.clone();
         self.tasks.lock().spawn(async move {
@@ -164,16 +166,15 @@ impl Supervisor {
         });
     }
 
-    /// Returns the record of failed tasks.
+    /// Returns the record of the supervised tasks that have failed.
     pub fn failures(&self) -> &Arc<Failures> {
         &self.failures
     }
 
-    /// Aborts the tasks and waits until they have ended. The abort is not
-    /// counted as a failure.
+    /// Aborts the supervised tasks and waits until they have ended. Does not count
+    /// this as a failure.
     ///
-    /// # Cancel safety
-    /// Safe: the tasks are aborted even if this future is dropped.
+    /// # Cancel safety Safe: the tasks are aborted even if this future is dropped.
     pub async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
@@ -181,26 +182,26 @@ impl Supervisor {
 }
 
 impl Failures {
-    /// Resolves with the first failure.
+    /// Waits for the first failure of a supervised task and returns it. If there was
+    /// one already, returns it at once.
     ///
-    /// # Panics
-    /// Never: the sender lives as long as `self`.
+    /// # Panics Never: the sender lives as long as `self`.
     ///
-    /// # Cancel safety
-    /// Safe.
+    /// # Cancel safety Safe.
     pub async fn first(&self) -> Failure {
         let mut first = self.first.subscribe();
         let failure = first.wait_for(Option::is_some).await.expect("the sender is not dropped");
         failure.clone().expect("waited for")
     }
 
-    /// Returns the first failure, if there was one.
+    /// Returns the first failure of a supervised task, or `None` if there was none
+    /// yet.
     pub fn any(&self) -> Option<Failure> {
         self.first.borrow().clone()
     }
 
-    /// Returns whether `task` has failed. A task that runs once per shard counts
-    /// as failed if it failed in one shard.
+    /// Returns whether `task` has failed. A task that runs once for each shard
+    /// counts as failed if it failed on at least one shard.
     pub fn has(&self, task: Task) -> bool {
         self.failed[task as usize].load(Ordering::Acquire)
     }
@@ -218,17 +219,16 @@ impl Failures {
     }
 }
 
-/// A thread whose end can be awaited.
+/// An operating system thread. [`Thread::ended`] waits for its end asynchronously.
 pub struct Thread {
     handle: Mutex<Option<JoinHandle<()>>>,
     end: watch::Receiver<Option<Cause>>,
 }
 
 impl Thread {
-    /// Starts a thread with the name `name` that runs `main`.
+    /// Starts a thread named `name` that runs `main`.
     ///
-    /// # Errors
-    /// If the system cannot create another thread.
+    /// # Errors If the operating system cannot create another thread.
     pub fn spawn(name: &str, main: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
         let (sender, end) = watch::channel(None);
         let handle = Builder::new().name(name.to_owned()).spawn(move || {
@@ -241,10 +241,10 @@ impl Thread {
         Ok(Thread { handle: Mutex::new(Some(handle)), end })
     }
 
-    /// Resolves when the thread has ended.
+    /// Returns a future that resolves when the thread has ended. Its output is the
+    /// reason.
     ///
-    /// # Panics
-    /// Never: the thread sends its cause before it ends.
+    /// # Panics Never: the thread sends the reason before it ends.
     pub fn ended(&self) -> impl Future<Output = Cause> + Send + use<> {
         let mut end = self.end.clone();
         async move {
@@ -261,18 +261,17 @@ impl Thread {
     /// Blocks until the thread has ended.
     pub fn join(&self) {
         if let Some(handle) = self.handle.lock().take() {
-            // Ignore the error: the thread itself catches a panic.
+            // Ignore the error of `join`: it reports a panic, and the thread has
+            // caught and reported the panic itself.
             let _ = handle.join();
         }
     }
 }
 
 /// Panics if a test has requested a panic of `task`. In builds without debug
-/// assertions, this function does nothing.
+/// assertions, does nothing.
 ///
-/// # Panics
-/// If the folder in the variable `STREAMGATE_FAULT_FOLDER` contains a file whose
-/// name is the label of the task.
+/// # Panics If the folder in the environment variable `STREAMGATE_FAULT_FOLDER` contains a file whose name is the label of the task.
 pub fn fault_point(task: Task) {
     #[cfg(debug_assertions)]
     {

@@ -1,10 +1,11 @@
-//! The mutex and the atomics that join catch-up and live fan-out
-//! (`docs/delivery.md`).
+//! The mutex and the atomic types of the code that moves a subscription from
+//! catching up to live events (`docs/delivery.md`).
 //!
-//! With the feature `shuttle`, these types come from the crate shuttle. The
-//! scheduler of shuttle decides at each operation which thread continues. The
-//! tests in `hub/schedules.rs` run the hub in this way. The rest of the gateway
-//! cannot run with this feature: shuttle's types panic outside of the scheduler.
+//! With the feature `shuttle`, these types come from the crate `shuttle`. The
+//! scheduler of shuttle decides at each operation of these types which thread
+//! continues. The tests in `hub/schedules.rs` run the hub in this way. The rest of
+//! the gateway cannot run with this feature, because shuttle's types panic outside
+//! of its scheduler.
 
 #[cfg(not(feature = "shuttle"))]
 mod real {
@@ -30,7 +31,7 @@ mod scheduled {
 
     use shuttle::sync::MutexGuard;
 
-    /// The mutex of shuttle with the interface of `parking_lot`.
+    /// shuttle's mutex with the interface of `parking_lot::Mutex`.
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -39,15 +40,16 @@ mod scheduled {
             Mutex(shuttle::sync::Mutex::new(value))
         }
 
-        /// Locks the mutex, also after a panic. `parking_lot` has no poisoning.
-        /// A second panic would end the process before the first is reported.
+        /// Locks the mutex, even if a thread has panicked while it held the lock.
+        /// `parking_lot` has no poisoning either. A panic here would be a second
+        /// panic, which would end the process before the first one is reported.
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 
-    /// Runs `work` on the calling thread. Before and after `work`, other threads
-    /// can run.
+    /// Runs `work` on the calling thread. Lets shuttle run other threads before and
+    /// after `work`.
     pub(crate) async fn unblock<T: Send + 'static>(
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {

@@ -1,8 +1,8 @@
-//! Authorization: whether a caller may do an action.
+//! Authorization: decides whether a caller may do an action.
 //!
-//! Every handler, every command of a session and every line of a batch needs a
-//! [`Permit`], and only [`authorize`] returns a permit. Code that does not call
-//! [`authorize`] does not compile.
+//! Every handler, every command of a WebSocket session and every line of a batch
+//! needs a [`Permit`], and only [`authorize`] returns a permit. A handler that does
+//! not call [`authorize`] does not compile.
 
 use crate::api::context::Caller;
 use crate::event::ResourceId;
@@ -12,19 +12,19 @@ use crate::wire::problem::Problem;
 /// An action that a caller requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Read a resource, a page, a snapshot or events, or follow events.
+    /// Read a resource, a page, a snapshot or events, or subscribe to events.
     Read,
     /// Create a resource.
     Create,
     /// Create or replace a resource.
     Replace,
-    /// Change a resource.
+    /// Change some members of a resource.
     Patch,
     /// Delete a resource.
     Delete,
     /// Publish an event.
     Publish,
-    /// Open a WebSocket, or control the caller's own session.
+    /// Open a WebSocket, or control one's own WebSocket session.
     Session,
     /// Read the metrics or the health of the gateway.
     Operate,
@@ -39,9 +39,9 @@ pub enum Target<'a> {
     Log {
         /// The log.
         log: &'a Log,
-        /// The name of the topic, if the caller named a topic or a view.
+        /// The name of the topic or view. `None` if the caller named a collection.
         topic: Option<&'a str>,
-        /// The resource; `None` for the whole log.
+        /// The resource. `None` if the target is the whole log.
         resource: Option<&'a ResourceId>,
     },
 }
@@ -60,7 +60,7 @@ impl Target<'_> {
     }
 }
 
-/// Proves that [`authorize`] allowed one action. A permit cannot be copied.
+/// The proof that [`authorize`] allowed one action. A permit cannot be copied.
 #[must_use = "the permit belongs to the action"]
 pub struct Permit(());
 
@@ -71,11 +71,12 @@ thread_local! {
     pub static CALLS: std::cell::RefCell<Vec<(Action, String)>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// Returns the permit for `action` on `target`. All callers are anonymous, and
-/// an anonymous caller may do everything.
+/// Returns the permit for `action` on `target`. The gateway has no authentication
+/// yet: all callers are anonymous, and an anonymous caller may do everything.
 ///
 /// # Errors
-/// Never an error yet. With authentication: 403 for an action that is not allowed.
+/// Returns no error yet. When the gateway has authentication: 403 for an action that
+/// is not allowed.
 #[expect(clippy::unnecessary_wraps, reason = "with authentication, an action can be refused")]
 pub fn authorize(caller: &Caller, action: Action, target: Target<'_>) -> Result<Permit, Problem> {
     #[cfg(test)]

@@ -69,7 +69,11 @@ pub struct NoLog(
 
 impl fmt::Display for NoLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the engine has no log for {:?}; open the engine with the settings of the catalog", self.0)
+        write!(
+            f,
+            "the engine has no log for {:?}; open the engine with the settings of the catalog",
+            self.0
+        )
     }
 }
 

@@ -1,9 +1,9 @@
-//! The HTTP API: from a request to a response, or to a stream.
+//! The HTTP API: turns a request into a response or a stream.
 //!
-//! The files form four groups. The router ([`handle`]) finds the route of a request and
-//! calls a handler in `handlers`. A handler reads the request with `request` and makes
-//! the response with `answer`. The router and the handlers use the services, the
-//! settings and the catalog.
+//! The files form four groups. The router ([`handle`]) finds the route of a request
+//! and calls a handler in the module `handlers`. A handler reads the request with
+//! the module `request` and creates the response with the module `answer`. The
+//! router and the handlers use the services, the settings and the catalog.
 
 mod admission;
 mod answer;

@@ -1,4 +1,4 @@
-//! Routing: from the path and the method of a request to a [`Route`].
+//! Routing: finds the [`Route`] for the path and the method of a request.
 
 use std::borrow::Cow;
 
@@ -11,42 +11,43 @@ use crate::api::request::query::decode;
 use crate::event::ResourceId;
 use crate::wire::problem::Problem;
 
-/// The target of a path (`docs/protocol.md#paths`).
+/// A path of the API, with the collection, resource or topic that the path names
+/// (`docs/protocol.md#paths`).
 pub enum Route {
-    /// `/{c}`
+    /// `/{c}`: the resources of a collection.
     Collection(Collection),
-    /// `/{c}/stream`
+    /// `/{c}/stream`: a snapshot of a collection.
     Snapshot(Collection),
-    /// `/{c}/events`
+    /// `/{c}/events`: the events of a collection.
     CollectionEvents(Collection),
-    /// `/{c}/ws`
+    /// `/{c}/ws`: a WebSocket for a collection.
     CollectionSocket(Collection),
-    /// `/{c}/{id}`
+    /// `/{c}/{id}`: one resource.
     Resource(Collection, ResourceId),
-    /// `/{c}/{id}/events`
+    /// `/{c}/{id}/events`: the events of one resource.
     ResourceEvents(Collection, ResourceId),
-    /// `/{c}/{id}/ws`
+    /// `/{c}/{id}/ws`: a WebSocket for one resource.
     ResourceSocket(Collection, ResourceId),
-    /// `/events/{topic}`
+    /// `/events/{topic}`: the events of a topic or a view.
     Topic(Topic),
-    /// `/events/{topic}/ws`
+    /// `/events/{topic}/ws`: a WebSocket for a topic or a view.
     TopicSocket(Topic),
-    /// `/ws`
+    /// `/ws`: a WebSocket without a target; each command names its target.
     Socket,
 }
 
-/// The result of a successful routing.
+/// The route of a request, and the version prefix of its path.
 pub struct RouteMatch {
     /// The route.
     pub route: Route,
-    /// The prefix of the path, `/v1` or nothing. `Location` and `Link` in the
-    /// response have the same prefix.
+    /// The version prefix of the path: `/v1`, or empty. The headers `Location` and
+    /// `Link` in the response use the same prefix.
     pub prefix: &'static str,
 }
 
-/// The reason why routing does not continue.
+/// The reason why the router calls no handler for a request.
 pub enum RouteError {
-    /// The path does not exist or is invalid.
+    /// The request is invalid, or its path does not exist.
     Problem(Problem),
     /// The path does not support the method. The text lists the allowed methods.
     Method(&'static str),
@@ -77,7 +78,7 @@ impl Route {
         }
     }
 
-    /// Returns the value of the label in metrics.
+    /// Returns the route as the value of the label `route` in metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Route::Collection(_) => "/{c}",
@@ -93,7 +94,8 @@ impl Route {
         }
     }
 
-    /// Returns the action of `method` and its target.
+    /// Returns the action that a request with `method` asks for, and the target of
+    /// this action, for authorization.
     pub fn access(&self, method: &Method) -> (Action, Target<'_>) {
         let log = |log, resource| Target::Log { log, topic: None, resource };
         let is_read = matches!(*method, Method::GET | Method::HEAD);
@@ -137,7 +139,7 @@ impl Route {
 /// for an extended CONNECT that opens a WebSocket (RFC 8441).
 ///
 /// # Errors
-/// [`RouteError`], which determines the response.
+/// [`RouteError`], from which the router creates the response.
 pub fn route(
     catalog: &Catalog,
     method: &Method,

@@ -1,4 +1,4 @@
-//! The router: from a request to its handler.
+//! The router: finds the handler of each request and calls it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,7 +35,8 @@ pub enum Routes {
 /// Returns the response to one request on a listener with `routes`.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub fn handle(
     routes: &Routes,
     api: &Arc<Api>,
@@ -51,7 +52,7 @@ pub fn handle(
     }
 }
 
-/// Returns the response to a client's request.
+/// Returns the response to a request for one of the client routes ([`Routes::Api`]).
 async fn respond(
     api: &Arc<Api>,
     request: Request<Incoming>,
@@ -101,7 +102,7 @@ async fn respond(
         response::set_vary(&mut response);
     }
     if api.is_draining() && version == Version::HTTP_11 && response.status() != 101 {
-        // The client must open its next request on another gateway.
+        // During a drain, the client must send its next request to another gateway.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     api.metrics.answered(label, response.status().as_u16(), begun.elapsed());
@@ -112,8 +113,8 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Returns the route and the query of a request. Sets `label` to the label of the
-/// route in metrics as soon as the route is known.
+/// Returns the route and the query of a request. As soon as the route is known, sets
+/// `label` to the label of the route in metrics.
 fn find(
     api: &Api,
     request: &Request<Incoming>,
@@ -125,7 +126,8 @@ fn find(
     }
     let protocol = request.extensions().get::<Protocol>();
     if protocol.is_some_and(|protocol| protocol.as_str() != "websocket") {
-        // RFC 9220 §3 requires 501 here; RFC 8441 does not name a status.
+        // For an unknown `:protocol`, RFC 9220 §3 requires 501; RFC 8441 does not
+        // name a status.
         return Err(problem::no_such_protocol().into());
     }
     let path = request.uri().path();

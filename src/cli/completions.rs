@@ -10,7 +10,7 @@ use super::exit::Failure;
 #[command(after_help = "Example:\n  \
     streamgate completions bash > /etc/bash_completion.d/streamgate")]
 pub(super) struct Options {
-    /// The shell.
+    /// The shell for which the command prints the script.
     shell: Shell,
 }
 

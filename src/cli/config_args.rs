@@ -1,4 +1,4 @@
-//! The arguments that name the configuration.
+//! The command-line arguments that select the configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,8 @@ pub(super) struct ConfigArgs {
     /// The configuration file. Without a file, the defaults apply.
     #[arg(long, short, value_name = "FILE", env = "STREAMGATE_CONFIG")]
     config: Option<PathBuf>,
-    /// Sets one key. This value overrides the file and the environment.
+    /// Sets one key of the configuration. This value overrides the file and the
+    /// environment.
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
 }
@@ -22,15 +23,16 @@ pub(super) struct ConfigArgs {
 impl ConfigArgs {
     /// Loads and checks the configuration.
     pub(super) fn load(&self) -> Result<GatewayConfig, Failure> {
-        // Values of keys are text, so a variable that is not UTF-8 sets no key.
+        // The value of a configuration key is text, so an environment variable that
+        // is not UTF-8 sets no key.
         let env = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         Ok(config::load(self.path(), &self.set, env)?)
     }
 
-    /// Returns the path of the file. An empty path means that there is no file: a
-    /// compose file can set `STREAMGATE_CONFIG` to an empty text.
+    /// Returns the path of the configuration file. An empty path counts as no file,
+    /// because a compose file can set `STREAMGATE_CONFIG` to an empty text.
     pub(super) fn path(&self) -> Option<&Path> {
         self.config.as_deref().filter(|path| !path.as_os_str().is_empty())
     }

@@ -28,8 +28,8 @@ pub(super) struct Failure {
     pub(super) exit: Exit,
     /// The lines for standard error, usually one.
     pub(super) lines: Vec<String>,
-    /// Whether each line begins with a file name. Editors and people expect the
-    /// file name first, so such a line does not begin with the program name.
+    /// Whether each line begins with a file name. Such a line does not begin with
+    /// the program name, because editors and people expect the file name first.
     located: bool,
 }
 

@@ -1,5 +1,5 @@
-//! `streamgate healthcheck`: one health request to a running gateway. Containers
-//! use it if their image has no other HTTP client.
+//! `streamgate healthcheck`: sends one health request to a running gateway. A
+//! container can use this command if its image has no other HTTP client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,8 +10,8 @@ use super::client::{self, GatewayUrl};
 use super::config_args::ConfigArgs;
 use super::exit::{Exit, Failure};
 
-/// The timeout of the whole request. It is less than the 30 s after which
-/// container runtimes give up.
+/// The timeout of the whole request. Container runtimes end a health check after 30
+/// s, so this timeout is shorter.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Checks whether a running gateway is ready, with one request to its admin
@@ -52,8 +52,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     })
 }
 
-/// Returns the address at which a client on this machine reaches a listener. For a
-/// listener on all addresses, this is the loopback address.
+/// Returns the address at which a client on this machine reaches a listener with
+/// this `address`. If the listener accepts connections on all addresses, the result
+/// is the loopback address.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

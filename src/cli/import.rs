@@ -1,5 +1,5 @@
-//! `streamgate import`: sends the lines of a file to a collection or a topic as one streamed
-//! batch, and connects again after a lost connection.
+//! `streamgate import`: sends the lines of a file to a collection or a topic as one
+//! streamed batch, and connects again after the connection is lost.
 
 mod batch;
 mod input;
@@ -66,8 +66,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     })
 }
 
-/// Sends all lines, over several connections if necessary. Returns the counts of the answers.
-/// If the import stops before the last line, also returns the reason.
+/// Sends all lines of `input`, over several connections if necessary. Returns the
+/// numbers of answered lines. If the import stops before the last line, also returns
+/// the reason.
 async fn import(
     options: &Options,
     target: &GatewayUrl,
@@ -118,7 +119,8 @@ async fn import(
     }
 }
 
-/// Returns a progress bar. `indicatif` hides the bar if standard error is not a terminal.
+/// Returns a progress bar for an input of `bytes` bytes, or of unknown size.
+/// `indicatif` hides the bar if standard error is not a terminal.
 fn progress(bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match bytes {
         Some(bytes) => (
@@ -130,7 +132,8 @@ fn progress(bytes: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
-/// Prints the counts. Returns a failure if a line failed or the import stopped.
+/// Prints the numbers of answered lines. Returns a failure if a line failed or if
+/// the import stopped early.
 fn report(name: &str, counts: &Counts, stopped: Option<String>) -> Result<(), Failure> {
     super::print(format!("{name}: {counts}\n").as_bytes())?;
     let mut lines: Vec<String> =

@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, Failure};
 
-/// The variable with the log levels, for example `info,streamgate::log=debug`.
+/// The environment variable that sets the log levels, for example
+/// `info,streamgate::log=debug`.
 const VARIABLE: &str = "STREAMGATE_LOG";
 
 /// The format of log lines.
@@ -19,8 +20,8 @@ pub(super) enum Format {
     Json,
 }
 
-/// Starts logging in `format`. Without a format, the lines are text on a terminal
-/// and JSON otherwise.
+/// Starts logging in `format`. If `format` is `None`, the log lines are text on a
+/// terminal and JSON otherwise.
 pub(super) fn start(format: Option<Format>) -> Result<(), Failure> {
     let directives = std::env::var(VARIABLE).unwrap_or_default();
     let filter = EnvFilter::builder()

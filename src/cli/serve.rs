@@ -33,8 +33,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     runtime.block_on(gateway(config, &options.source))
 }
 
-/// Serves until SIGTERM, SIGINT or the failure of a supervised task. Then the gateway
-/// drains. A further signal ends the process at once.
+/// Runs the gateway until SIGTERM, SIGINT or the failure of a supervised task. Then
+/// the gateway drains. During the drain, SIGTERM or SIGINT ends the process at once.
 async fn gateway(config: GatewayConfig, source: &ConfigArgs) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::because(Exit::Runtime, &error))?;
     let gateway = Gateway::start(config).await?;
@@ -65,8 +65,8 @@ async fn gateway(config: GatewayConfig, source: &ConfigArgs) -> Result<(), Failu
 /// Reloads the configuration at each SIGHUP, until SIGTERM or SIGINT.
 async fn serve(gateway: &Gateway, signals: &mut Signals, source: &ConfigArgs) {
     while signals.next().await == Action::Reload {
-        // On a disk that hangs a reload can hang too, and a signal must still end
-        // the process.
+        // If the disk hangs, the reload can hang too. A signal must still end the
+        // process.
         let action = tokio::select! {
             () = reload(gateway, source) => Action::Reload,
             () = signals.end() => Action::End,
@@ -97,7 +97,7 @@ async fn reload(gateway: &Gateway, source: &ConfigArgs) {
         }
         Err(error) => {
             let cause = std::error::Error::source(&error);
-            tracing::error!(%error, ?cause, "the reload failed; no setting was changed");
+            tracing::error!(%error, ?cause, "the reload failed; requests and streams keep the old configuration");
             gateway.count_failed_reload();
         }
     }

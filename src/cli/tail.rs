@@ -62,7 +62,7 @@ enum Format {
     Data,
 }
 
-/// Returns the request path of `stream`.
+/// Returns the request path for the argument `stream` of the command line.
 fn path(stream: &str) -> Result<String, String> {
     let segments: Vec<&str> = stream.trim_matches('/').split('/').collect();
     let mut path = String::from("/");
@@ -91,8 +91,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     client::block_on(follow(options, &target, &mut io::stdout()))
 }
 
-/// Follows the stream until the count is reached, the reader of `out` closes its
-/// pipe, or an error occurs that a retry cannot solve.
+/// Prints the events of the stream to `out`. Ends when `--count` events are printed,
+/// when the reader of `out` closes the pipe, or after an error that a retry cannot
+/// solve.
 async fn follow(
     options: &Options,
     target: &GatewayUrl,
@@ -139,14 +140,15 @@ impl From<Error> for End {
 struct Tail<'a, W> {
     options: &'a Options,
     out: &'a mut W,
-    /// The last position in the stream, from an event or a control message.
+    /// The last event id that arrived in the stream, in an event or in a control
+    /// message.
     last: Option<EventId>,
     printed: u64,
     /// Whether a line was received on this connection.
     received: bool,
 }
 
-/// The members of a line that this command needs.
+/// The members of a received JSON line that this command needs.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(default)]
@@ -168,8 +170,8 @@ impl<'de> Deserialize<'de> for EventIdText {
 }
 
 impl<W: Write> Tail<'_, W> {
-    /// Follows the stream on one connection until the connection ends. Returns `Ok`
-    /// only if the command is complete.
+    /// Follows the stream on one connection until this connection ends. Returns `Ok`
+    /// only if the command is complete, so no further connection is needed.
     async fn connected(&mut self, target: &GatewayUrl) -> Result<(), End> {
         let timeout = Duration::from_secs(self.options.silence);
         let request = self.request(target).map_err(Error::Request)?;
@@ -226,7 +228,8 @@ impl<W: Write> Tail<'_, W> {
         request.body(Empty::new())
     }
 
-    /// Handles a line. Returns whether the count is reached.
+    /// Prints the event in a line, or reports the control message in the line on
+    /// standard error. Returns whether `--count` events are printed.
     fn line(&mut self, text: &[u8]) -> io::Result<bool> {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(text) else {
             super::note(&format!("ignored a line that is not an event: {}", printable(text)));
@@ -255,13 +258,13 @@ impl<W: Write> Tail<'_, W> {
 }
 
 /// Returns whether `event_type` is the type of a control message. These types are
-/// reserved (`docs/protocol.md#names`), so no event of a log has one.
+/// reserved (`docs/protocol.md#names`), so no event of a log has such a type.
 fn is_control(event_type: &str) -> bool {
     crate::event::EventType::new(event_type) == Err(crate::event::InvalidName::Reserved)
 }
 
-/// Returns at most 500 characters of a server's text for a terminal. Control
-/// characters are removed, because they can move the cursor.
+/// Returns at most 500 characters of a text from the server, for output on a
+/// terminal. Control characters are removed, because they can move the cursor.
 fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(500).collect()
 }

@@ -41,8 +41,10 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     super::print(render(path, &report?)?.as_bytes())
 }
 
-/// Returns the text for a store without damage: one line for each log. The damage
-/// of a store becomes a failure with one line for each damage.
+/// Returns the text of a report without damage: one line for each log.
+///
+/// # Errors
+/// If the store is damaged: a failure with one line for each damage.
 fn render(path: &Path, report: &Report) -> Result<String, Failure> {
     let path = path.display();
     if !report.damage.is_empty() {

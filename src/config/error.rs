@@ -1,31 +1,32 @@
-//! Errors in a configuration, and their source.
+//! The type of configuration errors, and the source of a wrong value.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One error in a configuration. `Display` writes it as one line, for example
-/// `config.toml:12: streams.heartbeat: must be greater than zero`.
+/// One error in the configuration. `Display` writes the error as one line, for
+/// example `config.toml:12: streams.heartbeat: must be greater than zero`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The source of the value.
+    /// The source of the value that has the error.
     pub source: Source,
-    /// The line in the file, from 1. It is `None` for the other sources, and for
-    /// an error of the whole file.
+    /// The line number in the file; the first line is 1. It is `None` if the source
+    /// is not a file, or if the error concerns the whole file.
     pub line: Option<u32>,
-    /// The key as a path with dots. It is empty if the error has no key.
+    /// The configuration key as a path with dots, for example `streams.heartbeat`.
+    /// It is empty if the error concerns no key.
     pub key: String,
-    /// The error and what to do.
+    /// The text that says what is wrong and what to do.
     pub message: String,
 }
 
-/// The source of a value.
+/// The source that set a configuration value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// The file with this path.
+    /// The configuration file with this path.
     File(PathBuf),
     /// The environment variable with this name.
     Variable(String),
-    /// The flag `--set` of the command line.
+    /// The command-line flag `--set`.
     Flag,
 }
 
@@ -40,7 +41,8 @@ impl fmt::Display for ConfigError {
             write!(f, ":{line}")?;
         }
         if !self.key.is_empty() {
-            // A quoted key can contain a line feed, and an error must be one line.
+            // A quoted TOML key can contain a line feed, but an error must be
+            // written as one line.
             write!(f, ": {}", self.key.escape_debug())?;
         }
         write!(f, ": {}", self.message)

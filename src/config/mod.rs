@@ -1,9 +1,9 @@
-//! The configuration from the file, the environment and the command line.
+//! Loads the configuration from the file, the environment and the command line.
 //!
-//! `tree` and `overlay` parse the texts into a tree of values. Each value knows
-//! the source that set it. `section`, `read` and `names` read every known key
-//! from the tree with its type and default, and build the settings of all layers.
-//! They collect all errors and do not stop at the first one.
+//! `tree` and `overlay` parse these three sources into one tree of values. Each
+//! value has the source that set it. `section`, `read` and `names` read every known
+//! key from the tree, with its type and its default, and build the settings of all
+//! layers. They do not stop at the first error; they collect all errors.
 
 mod error;
 mod names;
@@ -25,17 +25,19 @@ use crate::server::GatewayConfig;
 use section::{Diagnostics, Section};
 use tree::Table;
 
-/// Loads and checks the configuration. This function blocks on the disk.
+/// Loads and checks the configuration of the gateway. This function blocks on disk
+/// I/O.
 ///
-/// The sources are the file at `path`, then the variables
-/// `STREAMGATE_SECTION__KEY` in `env`, then the flags in `sets`, each
-/// `key.path=value`. A later source overrides an earlier one. Without a path, the
-/// defaults apply instead of a file.
+/// The function reads three sources, and a later source overrides an earlier one:
+/// 1. The file at `path`. Without a path, the defaults apply.
+/// 2. The variables `STREAMGATE_SECTION__KEY` in `env`.
+/// 3. The command-line flags in `sets`. Each flag has the form `key.path=value`.
 ///
 /// # Errors
-/// All errors in the configuration: the errors of the file in the order of its
-/// lines, then of the variables by name, then of the flags. If the file is not
-/// TOML, only its syntax errors are returned.
+/// Returns all errors in the configuration. The errors of the file come first, in
+/// the order of its lines; then the errors of the variables, by name; then the
+/// errors of the flags. If the file is not TOML, only its syntax errors are
+/// returned.
 pub fn load(
     path: Option<&Path>,
     sets: &[String],

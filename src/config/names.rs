@@ -1,4 +1,5 @@
-//! The names of collections, topics, resources and event types.
+//! Checks the names of collections, topics, resources and event types in the
+//! configuration.
 
 use std::collections::BTreeSet;
 
@@ -10,15 +11,16 @@ use crate::log::StorageKind;
 use crate::store::Retention;
 use crate::wire::LogKind;
 
-/// The default collection: its name and its resource name.
+/// The default collection: its name, and the name of one resource.
 const DEFAULT_COLLECTION: (&str, &str) = ("orders", "order");
 
-/// The default view of the default collection: its name and its event types.
+/// The default view of the default collection: its name and its event types. A view
+/// is a topic that shows some events of a collection.
 const DEFAULT_VIEW: (&str, [&str; 2]) = ("order-updates", ["order-created", "order-updated"]);
 
-/// The names that were read so far. A collection and a topic cannot have the same
-/// name, because the name identifies a log, a label of metrics and a target of
-/// commands.
+/// The names of the collections and topics that were read so far. A collection and a
+/// topic cannot have the same name: the name identifies a log, is a label of
+/// metrics, and is the target of commands.
 #[derive(Default)]
 pub(super) struct Names {
     collections: BTreeSet<String>,
@@ -26,7 +28,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Checks and registers the name of a collection.
+    /// Checks the name of a collection and adds it to the used names. Returns `None`
+    /// if the name is missing or invalid.
     pub(super) fn collection(
         &mut self,
         s: &mut Section<'_, '_>,
@@ -37,7 +40,8 @@ impl Names {
         Some(name)
     }
 
-    /// Checks and registers the name of a topic.
+    /// Checks the name of a topic and adds it to the used names. Returns `None` if
+    /// the name is missing or invalid.
     pub(super) fn topic(
         &mut self,
         s: &mut Section<'_, '_>,
@@ -48,7 +52,8 @@ impl Names {
         Some(name)
     }
 
-    /// Checks that the collection of a view exists.
+    /// Checks that the collection that a view shows exists. Records an error if it
+    /// does not exist.
     pub(super) fn viewed(
         &self,
         s: &mut Section<'_, '_>,
@@ -61,7 +66,8 @@ impl Names {
         Some(collection)
     }
 
-    /// Returns the collection that is used if the file lists no collections.
+    /// Returns the default collection, which is used if the configuration lists no
+    /// collections.
     pub(super) fn default_collection(&mut self, overflow: Overflow) -> api::CollectionSettings {
         let (name, resource) = DEFAULT_COLLECTION;
         self.collections.insert(name.to_owned());
@@ -73,9 +79,9 @@ impl Names {
         }
     }
 
-    /// Returns the view that is used if the file lists no topics. Returns `None`
-    /// if the collections of the file lack the viewed collection, or if one of
-    /// them has the name of the view.
+    /// Returns the default view, which is used if the configuration lists no topics.
+    /// Returns `None` if `collections` does not contain the default collection, or
+    /// if a collection has the name of the default view.
     pub(super) fn default_view(
         &self,
         collections: &[api::CollectionSettings],
@@ -123,8 +129,8 @@ impl Names {
     }
 }
 
-/// Checks the name of a collection or topic. The name is a path segment. Unlike a
-/// resource id, the name cannot have a colon.
+/// Checks the syntax of the name of a collection or topic. The name must be usable
+/// as one path segment of a URL. Unlike a resource id, it cannot contain a colon.
 fn check_log_name(name: &str) -> Result<(), String> {
     if name.len() > NAME_BYTES_MAX {
         return Err(InvalidName::TooLong.to_string());
@@ -139,8 +145,9 @@ fn check_log_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the resource name of the collection `name`. Without the key `resource`,
-/// the resource name is the name of the collection without a final `s`.
+/// Checks the resource name of the collection `name`, for example `order` for
+/// `orders`. If the key `resource` is not set, the resource name is the name of the
+/// collection without a final `s`. Returns `None` if the resource name has an error.
 pub(super) fn resource(
     s: &mut Section<'_, '_>,
     name: &str,
@@ -164,7 +171,8 @@ pub(super) fn resource(
     Some(resource)
 }
 
-/// Reads the event types of a view.
+/// Reads the list of event types of a view (the key `types`), and records an error
+/// for each invalid event type.
 pub(super) fn types(s: &mut Section<'_, '_>) -> Vec<EventType> {
     let mut types = Vec::new();
     for (location, text) in s.texts("types") {

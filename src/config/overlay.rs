@@ -1,16 +1,18 @@
-//! The environment and `--set`, which override the values of the file.
+//! The environment variables and the `--set` flags. They override the values of the
+//! configuration file.
 
 use toml::de::DeValue;
 
 use super::error::{ConfigError, Source};
 use super::tree::{Node, SourceLocation, Table, Value};
 
-/// The prefix of the variables that set keys.
+/// The prefix of the environment variables that set configuration keys.
 const PREFIX: &str = "STREAMGATE_";
 
-/// Sets the keys that the variables name: `STREAMGATE_SECTION__KEY`, with two
-/// underscores between the levels. A variable without two consecutive underscores
-/// sets no key, for example `STREAMGATE_LOG`.
+/// Sets in `table` the configuration keys that environment variables set. Such a
+/// variable has the name `STREAMGATE_SECTION__KEY`, with two underscores between the
+/// levels of the key. A variable without two consecutive underscores sets no key,
+/// for example `STREAMGATE_LOG`.
 pub(super) fn environment(
     table: &mut Table,
     variables: impl Iterator<Item = (String, String)>,
@@ -26,7 +28,8 @@ pub(super) fn environment(
     }
 }
 
-/// Sets the key of each `key.path=value`.
+/// Sets in `table` the configuration keys of the `--set` flags. Each flag has the
+/// form `key.path=value`.
 pub(super) fn flags(table: &mut Table, sets: &[String], errors: &mut Vec<ConfigError>) {
     for pair in sets {
         match pair.split_once('=') {
@@ -54,8 +57,9 @@ fn set(table: &mut Table, key: &str, text: &str, source: Source, errors: &mut Ve
     }
 }
 
-/// Parses the text as a TOML value. A text that is not TOML is a string, so the
-/// user does not have to quote twice in a shell or a compose file.
+/// Parses the value of a variable or flag as a TOML value. If `text` is not a TOML
+/// value, it becomes a string. So the user does not need a second pair of quotes in
+/// a shell or a compose file.
 fn value(text: &str, location: &SourceLocation) -> Value {
     match DeValue::parse(text) {
         Ok(parsed) => Value::parsed(parsed.get_ref(), &|_| location.clone()),
@@ -63,8 +67,8 @@ fn value(text: &str, location: &SourceLocation) -> Value {
     }
 }
 
-/// The largest number of levels in a key. No known key has so many. The limit
-/// bounds the recursion of `insert`.
+/// The largest number of levels in a configuration key. All known keys have fewer
+/// levels. The limit bounds the recursion of `insert`.
 const LEVELS_MAX: usize = 8;
 
 fn insert(
@@ -84,8 +88,8 @@ fn insert(
         if matches!(node.value, Value::Table(_)) {
             return Err("a table cannot be set as a whole; set each of its keys");
         }
-        // A value for a key that must be a table is an error. Section::section
-        // reports the error later, as for a value in the file.
+        // If the key must be a table, a plain value is an error. Section::section
+        // reports this error later, as it does for a value in the file.
         table.insert(first.to_owned(), node);
         return Ok(());
     }

@@ -1,6 +1,6 @@
-//! The known keys with their types and defaults, and the settings of all layers
-//! that they set. `config.toml` at the root of the repository lists the same
-//! defaults.
+//! The list of the known configuration keys with their types and defaults. This
+//! module builds the settings of all layers from the keys. `config.toml` at the root
+//! of the repository lists the same defaults.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -25,8 +25,9 @@ const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-/// Reads the whole tree. A key with an error has its default in the result. In
-/// that case the result must only be used to find more errors.
+/// Reads the whole configuration. If a key has an error, the result contains the
+/// default of this key. The caller must then not use the result as a configuration,
+/// only to find more errors.
 pub(super) fn config(root: &mut Section<'_, '_>) -> GatewayConfig {
     let mut tables = Tables {
         server: root.section("server"),
@@ -49,7 +50,7 @@ pub(super) fn config(root: &mut Section<'_, '_>) -> GatewayConfig {
     }
 }
 
-/// The tables whose keys set several layers.
+/// The configuration tables whose keys set more than one layer of the gateway.
 struct Tables<'t, 'd> {
     server: Section<'t, 'd>,
     storage: Section<'t, 'd>,
@@ -231,9 +232,9 @@ fn policies() -> [(&'static str, Overflow); Overflow::ALL.len()] {
     Overflow::ALL.map(|overflow| (overflow.as_str(), overflow))
 }
 
-/// Reads the rate and the burst of a token bucket. If the burst is not set, the
-/// bucket has the tokens of one second, because a bucket of size 0 rejects
-/// everything.
+/// Reads the rate and the burst of a token bucket. If the burst is not set, it is
+/// the number of tokens of one second, because a bucket with a burst of 0 would
+/// reject everything.
 fn bucket(s: &mut Section<'_, '_>, rate: &'static str, burst: &'static str) -> (u32, u32) {
     let (per_second, at_once) = (s.count(rate, 0, Zero::Allowed), s.count(burst, 0, Zero::Allowed));
     if per_second == 0 && at_once > 0 {
@@ -278,7 +279,8 @@ fn topic(
             s.error("durability", message.to_owned());
         }
     } else if !types.is_empty() {
-        let message = "only a view can have types; set the key `collection` too, or remove this key";
+        let message =
+            "only a view can have types; set the key `collection` too, or remove this key";
         s.error("types", message.to_owned());
     }
     let collection = names.viewed(&mut s, collection);

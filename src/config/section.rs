@@ -1,6 +1,6 @@
-//! Typed reads of the tables of a configuration. The caller reads each known key by its
-//! name, with its type and its default. A key that the caller does not read is an
-//! unknown key.
+//! Typed reads of configuration tables. The caller reads each known key by its name,
+//! with its type and its default. Every key in the table that the caller does not
+//! read is reported as an unknown key.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -12,7 +12,8 @@ use super::units;
 
 static EMPTY: Table = Table::new();
 
-/// The errors and keys that are found while the tree is read.
+/// The errors, the known keys and the unknown keys that are collected while the
+/// configuration is read.
 #[derive(Default)]
 pub(super) struct Diagnostics {
     errors: Vec<ConfigError>,
@@ -21,20 +22,21 @@ pub(super) struct Diagnostics {
     unknown: Vec<(SourceLocation, String)>,
 }
 
-/// Whether a key accepts the value zero.
+/// Whether a configuration key accepts the value zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Zero {
     Allowed,
     Rejected,
 }
 
-/// A table of the tree that is being read. Several tables can be open at the same
-/// time. When a `Section` is dropped, the keys of the table that were not read are
-/// recorded as unknown.
+/// A configuration table that is being read. Several tables can be open at the same
+/// time. When a `Section` is dropped, all keys of its table that were not read are
+/// recorded as unknown keys.
 pub(super) struct Section<'t, 'd> {
     path: String,
     table: &'t Table,
-    /// The location of the table, or `None` if the table is not set.
+    /// The place where the table was set, or `None` if the configuration does not
+    /// set the table.
     location: Option<SourceLocation>,
     read_keys: Vec<&'static str>,
     diagnostics: &'d RefCell<Diagnostics>,
@@ -49,13 +51,13 @@ impl Drop for Section<'_, '_> {
 }
 
 impl<'t, 'd> Section<'t, 'd> {
-    /// Opens the root table of a tree.
+    /// Opens the root table of the configuration.
     pub(super) fn root(table: &'t Table, diagnostics: &'d RefCell<Diagnostics>) -> Section<'t, 'd> {
         let (path, location) = (String::new(), None);
         Section { path, table, location, read_keys: Vec::new(), diagnostics }
     }
 
-    /// Opens the table `key`. A key that is not set is an empty table.
+    /// Opens the table `key`. If the key is not set, the result is an empty table.
     pub(super) fn section(&mut self, key: &'static str) -> Section<'t, 'd> {
         let (table, location) = match self.node(key) {
             None => (&EMPTY, None),
@@ -68,7 +70,8 @@ impl<'t, 'd> Section<'t, 'd> {
         self.child(key, table, location)
     }
 
-    /// Opens each table of the list `key`. Returns `None` if the key is not set.
+    /// Opens all tables of the list `key`. Returns `None` if the key is not set or
+    /// is not a list.
     pub(super) fn sections(&mut self, key: &'static str) -> Option<Vec<Section<'t, 'd>>> {
         let node = self.node(key)?;
         let Value::List(items) = &node.value else {
@@ -98,7 +101,7 @@ impl<'t, 'd> Section<'t, 'd> {
         Section { path, table, location, read_keys, diagnostics: self.diagnostics }
     }
 
-    /// Reads a duration.
+    /// Reads the duration `key`, for example `"15s"`.
     pub(super) fn duration(
         &mut self,
         key: &'static str,
@@ -112,7 +115,7 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads a size and returns it in bytes.
+    /// Reads the size `key`, for example `"64KiB"`, and returns it in bytes.
     pub(super) fn bytes(&mut self, key: &'static str, default: u64, zero: Zero) -> u64 {
         self.value(key, default, |node| {
             let bytes = match &node.value {
@@ -132,7 +135,7 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads an integer. Zero is allowed.
+    /// Reads the integer `key`. Zero is allowed.
     pub(super) fn number(&mut self, key: &'static str, default: u64) -> u64 {
         self.value(key, default, |node| match &node.value {
             Value::Integer(number) => {
@@ -142,7 +145,7 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads an integer from 0 to `u32::MAX`.
+    /// Reads the integer `key`, from 0 to `u32::MAX`.
     pub(super) fn count(&mut self, key: &'static str, default: u32, zero: Zero) -> u32 {
         self.value(key, default, |node| {
             let count = match &node.value {
@@ -155,7 +158,7 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads the address and port of a listener.
+    /// Reads the IP address and port `key` of a listener.
     pub(super) fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
         self.value(key, default, |node| {
             text(node)?.parse().map_err(|_| {
@@ -168,8 +171,9 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads one of `choices`. `unbuilt` has the choices that are planned but not
-    /// implemented.
+    /// Reads the key as one of the names in `choices`, and returns the value of this
+    /// name. `unbuilt` contains names that are planned but not implemented; they are
+    /// an error with its own text.
     pub(super) fn choice<T: Copy>(
         &mut self,
         key: &'static str,
@@ -180,7 +184,8 @@ impl<'t, 'd> Section<'t, 'd> {
         self.value(key, default, |node| choice(text(node)?, choices, unbuilt))
     }
 
-    /// Reads a list of `choices`. A key that is not set is an empty list.
+    /// Reads the key as a list of names in `choices`, and returns the values of
+    /// these names. If the key is not set, the list is empty.
     pub(super) fn choices<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Vec<T> {
         let mut chosen = Vec::new();
         for (location, name) in self.texts(key) {
@@ -192,8 +197,8 @@ impl<'t, 'd> Section<'t, 'd> {
         chosen
     }
 
-    /// Reads a string that is not empty. Returns `None` if the key is not set or
-    /// has an error.
+    /// Reads the key as a string that must not be empty. Returns `None` if the key
+    /// is not set or has an error.
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
         self.value(key, None, |node| match text(node)? {
             "" => Err("must not be empty".to_owned()),
@@ -201,8 +206,8 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads a list of strings with their locations. A key that is not set is an
-    /// empty list.
+    /// Reads the key as a list of strings. Returns each string with the place where
+    /// it was set. If the key is not set, the list is empty.
     pub(super) fn texts(&mut self, key: &'static str) -> Vec<(SourceLocation, String)> {
         self.value(key, Vec::new(), |node| match &node.value {
             Value::List(items) => items
@@ -213,7 +218,8 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads a range of durations: a list of the shortest and the longest one.
+    /// Reads the key as a list of two durations, and returns them as a range. The
+    /// first duration is the start of the range, and the second is its end.
     pub(super) fn range(
         &mut self,
         key: &'static str,
@@ -242,13 +248,13 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Returns whether the key is set.
+    /// Returns whether the configuration sets the key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// Records an error of `key` at the location of the key, or at the location of the
-    /// table if the key is not set.
+    /// Records an error of `key`. The error points to the place where the key was
+    /// set. If the key is not set, the error points to the table.
     pub(super) fn error(&self, key: &str, message: String) {
         let location = self.table.get(key).map(|node| &node.location).or(self.location.as_ref());
         if let Some(location) = location {
@@ -256,7 +262,7 @@ impl<'t, 'd> Section<'t, 'd> {
         }
     }
 
-    /// Records an error of `key` at `location`.
+    /// Records an error of `key` that points to `location`.
     pub(super) fn error_at(&self, location: &SourceLocation, key: &str, message: String) {
         let error = error(location, join(&self.path, key), message);
         self.diagnostics.borrow_mut().errors.push(error);
@@ -283,8 +289,9 @@ impl<'t, 'd> Section<'t, 'd> {
 }
 
 impl Diagnostics {
-    /// Returns all errors, including those for unknown keys. They have the order of
-    /// the file, then of the variables, then of the flags.
+    /// Returns all errors, including the errors of unknown keys. The errors of the
+    /// file come first, in the order of its lines; then those of the environment
+    /// variables, by name; then those of the `--set` flags.
     pub(super) fn finish(mut self) -> Vec<ConfigError> {
         for (location, key) in &self.unknown {
             let message = format!("unknown key; {}", suggestion(key, &self.known));
@@ -343,9 +350,10 @@ fn choice<T: Copy>(word: &str, choices: &[(&str, T)], unbuilt: &[&str]) -> Resul
     }
 }
 
-/// Returns the text that suggests a known key for the unknown key `key`. The
-/// suggestion is the same name in another table, or a name with a similar
-/// spelling. If there is none, the text lists all keys of the table.
+/// Returns the part of an error text that helps to correct the unknown key `key`. It
+/// suggests the known key whose name is the most similar, in this or another table.
+/// If two names are equally similar, a key of the same table is preferred. If no
+/// name is similar, the text lists all keys of the table.
 fn suggestion(key: &str, known: &[String]) -> String {
     let last = |path: &str| path.rsplit_once('.').map_or(0, |(table, _)| table.len() + 1);
     let (table, word) = key.split_at(last(key));

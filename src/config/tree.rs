@@ -1,6 +1,7 @@
-//! The tree of a configuration: values with the location in their source. The
-//! file creates the tree and the overlay changes it. This module does not know
-//! the meaning of the keys.
+//! The tree of configuration values. Each value has a location: the source that set
+//! it, and the line in the file. `parse` builds the tree from the file, and
+//! `overlay` changes it. This module does not know which keys exist or what they
+//! mean.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,31 +11,33 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Source};
 
-/// The location of a value in its source.
+/// The place where a configuration value was set: the source, and the line if the
+/// source is a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SourceLocation {
     pub(super) source: Source,
     pub(super) line: Option<u32>,
 }
 
-/// Keys and their values.
+/// A table of the configuration: the keys with their values.
 pub(super) type Table = BTreeMap<String, Node>;
 
-/// A value and its location.
+/// A configuration value and the place where it was set.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) location: SourceLocation,
     pub(super) value: Value,
 }
 
-/// A value.
+/// A configuration value.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(String),
     Integer(i64),
     List(Vec<Node>),
     Table(Table),
-    /// A value of a type that no key has. The text describes the value.
+    /// A value whose type no configuration key accepts, for example a date. The text
+    /// describes the value.
     Other(&'static str),
 }
 
@@ -50,8 +53,8 @@ impl Value {
         }
     }
 
-    /// Returns the value of a parsed TOML value. `location` returns the location of a
-    /// byte of the text.
+    /// Converts a value of the TOML parser. `location` maps a byte position in the
+    /// text to a location.
     pub(super) fn parsed(value: &DeValue<'_>, location: &dyn Fn(usize) -> SourceLocation) -> Value {
         match value {
             DeValue::String(text) => Value::Text(text.to_string()),
@@ -87,10 +90,10 @@ fn parsed_table(table: &DeTable<'_>, location: &dyn Fn(usize) -> SourceLocation)
     table.iter().map(entry).collect()
 }
 
-/// Parses the text of the file at `path`.
+/// Parses `text`, the content of the configuration file at `path`.
 ///
 /// # Errors
-/// All syntax errors of the text.
+/// Returns all syntax errors of the text.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<ConfigError>> {
     let lines = Lines::new(text);
     let source = Source::File(path.to_owned());
@@ -109,13 +112,14 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Vec<ConfigError>> 
             message: error.message().replace('\n', ", "),
         })
         .collect();
-    // The parser can report several errors for one mistake, all on the same line.
-    // Only the first error of a line is kept.
-    found.dedup_by_key(|fault| fault.line);
+    // The parser can report several errors for one mistake, all on the same line. So
+    // only the first error of each line is kept.
+    found.dedup_by_key(|error| error.line);
     Err(found)
 }
 
-/// The positions at which the lines of a text start.
+/// The byte positions at which the lines of a text start. The position 0 of the
+/// first line is not stored.
 struct Lines(Vec<usize>);
 
 impl Lines {
@@ -123,7 +127,8 @@ impl Lines {
         Lines(text.match_indices('\n').map(|(at, _)| at + 1).collect())
     }
 
-    /// Returns the number of the line with the byte `at`, from 1.
+    /// Returns the number of the line that contains the byte position `at`. The
+    /// first line is 1.
     fn number(&self, at: usize) -> u32 {
         self.0.partition_point(|&start| start <= at) as u32 + 1
     }

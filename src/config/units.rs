@@ -1,16 +1,16 @@
-//! Durations and sizes with units.
+//! Parses durations and sizes that have a unit.
 
 use std::time::Duration;
 
-/// The longest duration of a key: a hundred years. The sum of a time and such a
-/// duration never overflows.
+/// The longest duration that a configuration key accepts: a hundred years. So the
+/// sum of the current time and a configured duration does not overflow.
 const DURATION_MAX: Duration = Duration::from_hours(36_500 * 24);
 
-/// The units of time, in milliseconds.
+/// The units of durations, each with its length in milliseconds.
 const TIME_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-/// The units of size, in bytes.
+/// The units of sizes, each with its number of bytes.
 const SIZE_UNITS: [(&str, u64); 10] = [
     ("", 1),
     ("B", 1),
@@ -24,8 +24,9 @@ const SIZE_UNITS: [(&str, u64); 10] = [
     ("TiB", 1 << 40),
 ];
 
-/// Parses an integer and a unit. Returns the integer multiplied by the factor of
-/// the unit.
+/// Parses a text that consists of an integer and a unit from `units`. Returns the
+/// product of the integer and the factor of the unit. Returns `None` if the text has
+/// another form, or if the product overflows.
 fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

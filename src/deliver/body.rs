@@ -1,4 +1,5 @@
-//! A stream as a response body, for HTTP/2, where hyper keeps the socket.
+//! An SSE or NDJSON stream as a response body of hyper. It is used for HTTP/2, where
+//! hyper owns the socket.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -12,24 +13,24 @@ use super::socket_writer::{count_delivered, with_slices};
 use super::source::{Filled, StreamSource};
 use crate::hub::EndReason;
 
-/// The frames of a stream. A frame that hyper has taken counts as written: hyper
-/// sends it before anything else of this stream, and holds at most its limit of
-/// unsent bytes.
+/// The response body that yields the frames of a stream to hyper. A frame that hyper
+/// has accepted counts as written: hyper sends it before any later frame of the
+/// stream, and buffers at most `max_send_buf_size` unsent bytes.
 pub struct StreamBody {
     source: StreamSource,
-    /// Frames that hyper has not taken yet.
+    /// Frames that hyper has not accepted yet.
     ready: VecDeque<Bytes>,
     end: Option<End>,
 }
 
 impl StreamBody {
-    /// Returns the body of a stream whose head is about to be written.
+    /// Creates the body of a stream before its response head is sent.
     pub fn new(source: StreamSource) -> StreamBody {
         StreamBody { source, ready: VecDeque::new(), end: None }
     }
 
-    /// Records that the client has accepted no bytes for too long. The caller drops
-    /// the body then.
+    /// Records in the metrics that the stream ends because the client has not read
+    /// any bytes for the stall timeout. The caller then drops the body.
     pub fn stalled(&mut self) {
         self.source.set_end_label(End::Ending(EndReason::Stalled).reason());
     }
@@ -37,7 +38,8 @@ impl StreamBody {
 
 impl Body for StreamBody {
     type Data = Bytes;
-    /// The end of a stream that is incomplete. hyper then resets the stream.
+    /// The reason why a stream ends incompletely. hyper resets the HTTP/2 stream
+    /// after this error.
     type Error = End;
 
     fn poll_frame(

@@ -1,19 +1,20 @@
-//! A read of a subscription that is catching up: a page of the log, or resources
-//! for a snapshot.
+//! A read for a subscription that is catching up. It reads a page of events from the
+//! log, or some resources of a snapshot from the store, and then writes them.
 //!
-//! A connection has at most one read at a time, which bounds its memory. A read is
-//! in one of four states, in this order:
+//! A connection has at most one such read at a time, which limits the memory of the
+//! connection. A read starts in a `Read…` state and continues in the `Write…` state
+//! below it:
 //!
-//! | state | content |
+//! | state | activity |
 //! |---|---|
-//! | [`CatchUp::ReadPage`] | the page is being read from the log |
-//! | [`CatchUp::WritePage`] | the page is being written, in slices |
+//! | [`CatchUp::ReadPage`] | a page of events is being read from the log |
+//! | [`CatchUp::WritePage`] | the events of the page are being written, in slices |
 //! | [`CatchUp::ReadResources`] | resources are being read from the store |
-//! | [`CatchUp::WriteResources`] | resources are being written, in slices |
+//! | [`CatchUp::WriteResources`] | the resources are being written, in slices |
 //!
-//! A dropped read loses no event. The subscription's position in the hub
-//! moves only when slices are written, so the next read starts after the last
-//! event that was written (step 2 of [`log::Follower`]).
+//! If the connection drops a read, no event is lost. The position of the
+//! subscription in the hub moves only when slices are written. So the next read
+//! starts after the last event that was written (step 2 of [`log::Follower`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -36,12 +37,14 @@ use crate::wire::problem::{Code, Problem};
 
 type Read<T> = Pin<Box<dyn Future<Output = Result<T, log::Error>> + Send>>;
 
-/// A read in one of its states. The hub keeps everything else: whether the
-/// subscription still exists, its position, its format and its credit. Large
-/// states are boxed, because every connection has room for this enum, and few
-/// connections catch up.
+/// A read for a subscription that is catching up, in one of its four states. The
+/// hub, and not this type, stores whether the subscription still exists, its
+/// position, its wire format and its credit (the number of events that the client
+/// still permits). Large states are boxed: every connection has room for this enum,
+/// but few connections catch up at the same time.
 pub(super) enum CatchUp {
-    /// The request is as it was at the start of the read.
+    /// A page of events is being read from the log. The `ReadRequest` is the one
+    /// with which the read started; the subscription may have changed since then.
     ReadPage(Box<ReadRequest>, Read<Page>),
     WritePage(Box<PageInProgress>),
     ReadResources(SubscriptionId, Read<Vec<(ResourceId, Resource)>>),
@@ -52,20 +55,20 @@ pub(super) struct PageInProgress {
     subscription: SubscriptionId,
     page: Page,
     selection: Selection,
-    /// The number of selected events that are written.
+    /// The number of events of `selection` that are already written.
     next: u32,
 }
 
 pub(super) struct SnapshotChunk {
     subscription: SubscriptionId,
     resources: Vec<(ResourceId, Resource)>,
-    /// The number of resources that are written.
+    /// The number of resources that are already written.
     next: usize,
-    /// The number of resources in each slice of the current write.
+    /// The number of resources in each slice that the last fill has returned.
     slice_lengths: Vec<usize>,
 }
 
-/// The parts of a connection that a read uses.
+/// The parts of a connection that a read for a subscription uses.
 pub(super) struct Connection<'a> {
     pub(super) subscriber: &'a Subscriber,
     pub(super) messages: &'a mut ControlMessages,
@@ -75,8 +78,8 @@ pub(super) struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    /// Queues a `gap` for events that the overflow policy has dropped, up to `to`,
-    /// and counts them.
+    /// Queues a `gap` message for the `count` events, up to the offset `to`, that
+    /// the overflow policy has dropped. Counts these events in the metrics.
     pub(super) fn note_dropped(&mut self, request: &ReadRequest, count: u64, to: Offset) {
         let identity = request.log.origin();
         let gap = Gap {
@@ -90,9 +93,9 @@ impl Connection<'_> {
         self.queue.push(self.messages.gap_of(&gap, request));
     }
 
-    /// Queues a `gap` for events up to `floor` that the log no longer keeps. Then
-    /// the subscription continues after the gap, or with a snapshot, or the stream
-    /// ends, as the client has chosen.
+    /// Queues a `gap` message for the events up to the offset `floor`, which the log
+    /// no longer keeps. The client has chosen what follows: the subscription
+    /// continues after the gap, or it restarts with a snapshot, or the stream ends.
     fn note_expired(&mut self, request: &ReadRequest, floor: Offset) {
         let identity = request.log.origin();
         let gap = Gap {
@@ -127,7 +130,8 @@ impl Connection<'_> {
 }
 
 impl CatchUp {
-    /// Starts the read of a page. Returns `None` if the next events have expired.
+    /// Starts the read of a page of events from the log. Returns `None` if the log
+    /// no longer keeps the next events.
     pub(super) fn page(request: ReadRequest, connection: &mut Connection<'_>) -> Option<CatchUp> {
         if request.after < request.log.floor() {
             connection.note_expired(&request, request.log.floor());
@@ -143,7 +147,7 @@ impl CatchUp {
         Some(CatchUp::ReadPage(Box::new(request), read))
     }
 
-    /// Starts the read of the next resources of a snapshot.
+    /// Starts the read of the next resources of a snapshot from the store.
     pub(super) fn resources(request: &ReadRequest) -> CatchUp {
         let (log, scope) = (request.log.clone(), request.scope.clone());
         let after = request.snapshot_after.clone();
@@ -165,10 +169,10 @@ impl CatchUp {
         matches!(self, CatchUp::ReadPage(..) | CatchUp::ReadResources(..))
     }
 
-    /// Advances the read by one step. Adds the next slices to `out` if a page or
-    /// resources are ready and `budget` permits. Returns the next state, or `None`
-    /// at the end of the read. Pending means that the read itself is not complete;
-    /// the task of `cx` is woken then.
+    /// Advances the read by one state. If a page or resources are read, adds slices
+    /// to `out`, as many as `budget` permits. Returns the next state, or `None` at
+    /// the end of the read. The poll is pending only while the log or the store is
+    /// being read; the task of `cx` is woken when that ends.
     pub(super) fn poll(
         self,
         cx: &mut Context<'_>,
@@ -203,8 +207,8 @@ impl CatchUp {
         (next, Poll::Ready(()))
     }
 
-    /// Records that `written` slices are written. Returns whether the page or the
-    /// resources are written to the end.
+    /// Records that the slices `written` are written to the client. Returns whether
+    /// all events of the page, or all resources of this read, are written.
     pub(super) fn note_written(&mut self, subscriber: &Subscriber, written: &[Slice]) -> bool {
         let of = |id| written.iter().filter(move |slice| slice.subscription == id);
         match self {
@@ -230,9 +234,10 @@ impl CatchUp {
 }
 
 impl PageInProgress {
-    /// Selects the events of a page that the subscription receives. Returns `None`
-    /// if there are none, or if the subscription has moved since the request: it
-    /// may have ended or restarted.
+    /// Selects the events of `page` that match the filter of the subscription.
+    /// Returns `None` if no event matches. Also returns `None` if the subscription
+    /// has changed since `request` was made: it may have ended, or restarted at
+    /// another position.
     fn start(
         request: &ReadRequest,
         mut page: Page,
@@ -260,7 +265,8 @@ impl PageInProgress {
     }
 
     /// Adds the next slices of the page to `out`. Returns `false` if the
-    /// subscription has ended or has no credit; the page is then dropped.
+    /// subscription has ended or the client permits no further events (no credit).
+    /// The caller then drops the page.
     fn fill(&self, subscriber: &Subscriber, out: &mut Vec<Slice>, mut budget: WriteBudget) -> bool {
         let PageInProgress { subscription, page, selection, next } = self;
         let Some(request) = subscriber.read_request(*subscription) else { return false };
@@ -272,19 +278,21 @@ impl PageInProgress {
         let rest = *next..selection.len();
         slices(out, &mut budget, *subscription, &page.batch, selection, request.format, rest);
         for slice in out.iter_mut() {
-            // Events that are read back do not measure the latency of the fan-out.
+            // The latency metric covers only live events, and not events that were
+            // read from the log.
             slice.committed = None;
         }
         true
     }
 }
 
-/// Selects the newest event of each resource on a page, and queues a `gap` for the
-/// other events.
+/// Selects the newest event of each resource on a page. Queues one `gap` message for
+/// all other events of the page.
 ///
-/// If a page is dropped before its last slice is written, it is read again. The client
-/// already has the `gap` for the events up to `conflated`. So the page ends there, the
-/// same events are left out, and no `gap` is sent again.
+/// If a page is dropped before its last slice is written, the same events are read
+/// again. The client then already has the `gap` message for the events up to
+/// `conflated`. So the second page ends at `conflated`, the same events are omitted,
+/// and no second `gap` message is sent.
 fn conflate(
     request: &ReadRequest,
     page: &mut Page,
@@ -305,8 +313,10 @@ fn conflate(
 }
 
 impl SnapshotChunk {
-    /// Returns the state that writes `resources`. Without resources, the snapshot
-    /// is complete: its end is queued, and the subscription reads the log.
+    /// Returns the state that writes `resources`. An empty list means that the
+    /// snapshot is complete. Then the function queues the message `snapshot-end`,
+    /// the subscription continues with the events of the log, and the result is
+    /// `None`.
     fn start(
         subscription: SubscriptionId,
         resources: Vec<(ResourceId, Resource)>,
@@ -323,7 +333,7 @@ impl SnapshotChunk {
     }
 
     /// Adds the next resources to `out`, in slices. Returns `false` if the
-    /// subscription has ended; the resources are then dropped.
+    /// subscription has ended. The caller then drops the resources.
     fn fill(
         &mut self,
         connection: &mut Connection<'_>,

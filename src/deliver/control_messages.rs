@@ -1,4 +1,5 @@
-//! The control messages of one connection, in its wire format.
+//! The encoder of control messages, such as `stream-open`, `gap` and `heartbeat`.
+//! Each connection has one encoder, which uses the wire format of the connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use crate::store::Resource;
 use crate::wire::problem::Problem;
 use crate::wire::{ControlMessage, LogKind, WireFormat};
 
-/// The approximate number of bytes of a `snapshot` message around its data.
+/// The approximate number of bytes that a `snapshot` message adds to the JSON
+/// document of the resource.
 const FRAME_BYTES: usize = 128;
 
-/// Encodes the control messages of a connection.
+/// Encodes the control messages of one connection.
 pub struct ControlMessages {
     settings: Arc<Settings>,
     format: WireFormat,
@@ -33,12 +35,13 @@ impl ControlMessages {
         ControlMessages { settings, format, connection, count: 0 }
     }
 
-    /// Changes the wire format of later messages.
+    /// Sets the wire format of the messages that are encoded after this call.
     pub fn change_format(&mut self, format: WireFormat) {
         self.format = format;
     }
 
-    /// Returns the number of the connection and the number of its next message.
+    /// Returns the two numbers in the id of the next message: the number of the
+    /// connection, and the number of the message on this connection.
     pub fn number(&mut self) -> (u64, u64) {
         self.count += 1;
         (self.connection, self.count)
@@ -61,9 +64,10 @@ impl ControlMessages {
             .encode(self.format)
     }
 
-    /// Returns `stream-open`, the first message of a stream. Its arrival shows that
-    /// no proxy buffers the stream. It contains the position after which the stream
-    /// starts, if there is one.
+    /// Returns the message `stream-open`, the first message of a stream. When it
+    /// arrives, the client knows that no proxy buffers the stream. `cursor` is the
+    /// position after which the stream starts; it is `None` if there is no such
+    /// position.
     pub fn open(&mut self, cursor: Option<EventId>) -> Bytes {
         let retry = crate::random::within(&self.settings.retry);
         let connection = self.connection;
@@ -88,19 +92,21 @@ impl ControlMessages {
         }
     }
 
-    /// Returns the `gap` of the connection's only subscription. Before a `snapshot`
-    /// it has no id: a client must not resume at a position whose events the
-    /// snapshot is about to replace.
+    /// Returns the `gap` message of a connection that has only one subscription. If
+    /// a snapshot follows (`snapshot` is true), the message has no id. A client must
+    /// not resume at the position of the gap, because the snapshot replaces the
+    /// events before this position.
     pub fn gap(&mut self, gap: &Gap, snapshot: bool) -> Bytes {
         self.message("gap", (!snapshot).then_some(gap.to), gap.to_json("").as_bytes())
     }
 
-    /// Returns the `gap` of one subscription. On a WebSocket it names the
-    /// subscription, because the connection can have several.
+    /// Returns the `gap` message of one subscription. On a WebSocket the message
+    /// contains the name of the subscription's collection or topic, because the
+    /// connection can have several subscriptions.
     pub fn gap_of(&mut self, gap: &Gap, request: &ReadRequest) -> Bytes {
-        // Events that an overflow policy has dropped are still in the log. Without
-        // an id here, a client that is disconnected now resumes before these events
-        // and receives them.
+        // Events that an overflow policy has dropped are still in the log. So their
+        // `gap` message has no id. If the client is disconnected now, it resumes
+        // before these events and receives them.
         let skipped = gap.reason != Reason::Dropped && request.on_gap != OnGap::Snapshot;
         let id = skipped.then_some(gap.to);
         let context = match self.format {
@@ -110,9 +116,9 @@ impl ControlMessages {
         self.message("gap", id, gap.to_json(&context).as_bytes())
     }
 
-    /// Returns `snapshot` messages for the first of `rows`, and the number of these
-    /// rows. It is at least one. The encoding stops at the first row that reaches
-    /// `bytes_max`.
+    /// Returns one `snapshot` message for each of the first rows of `rows`, and the
+    /// number of these rows. The number is at least one if `rows` is not empty. The
+    /// function stops after the row with which the messages reach `bytes_max` bytes.
     pub(super) fn snapshot(
         &mut self,
         log: &str,
@@ -146,7 +152,8 @@ impl ControlMessages {
         (out.into(), count)
     }
 
-    /// Returns `snapshot-end`. It contains the position after which events follow.
+    /// Returns the message `snapshot-end`. It contains the position after which the
+    /// events start that follow the snapshot.
     pub(super) fn snapshot_end(&mut self, request: &ReadRequest) -> Bytes {
         let cursor = request.log.origin().id(request.after);
         let mut data = String::from("{");
@@ -157,8 +164,9 @@ impl ControlMessages {
         self.message("snapshot-end", Some(cursor), data.as_bytes())
     }
 
-    /// Returns `stream-close`, the last message of a stream that the gateway ends.
-    /// Returns `None` for a stalled stream, because its socket accepts no bytes.
+    /// Returns the message `stream-close`, the last message of a stream that the
+    /// gateway ends. Returns `None` if the stream ends because it has stalled: its
+    /// socket accepts no bytes.
     pub(super) fn close(&mut self, ending: EndReason, id: Option<EventId>) -> Option<Bytes> {
         let reason = match ending {
             EndReason::Drained => "draining",
@@ -172,17 +180,20 @@ impl ControlMessages {
         Some(self.message_with_retry("stream-close", id, Some(retry), data.as_bytes()))
     }
 
-    /// Returns the answer to a command. `id` is the id of the command as JSON text.
+    /// Returns the message that answers a command with `data`. `id` is the id of the
+    /// command as JSON text.
     pub(super) fn response(&mut self, id: Option<&[u8]>, data: &[u8]) -> Bytes {
         self.reply("response", id, data)
     }
 
-    /// Returns the rejection of a command.
+    /// Returns the `error` message that rejects a command. `id` is the id of the
+    /// command as JSON text.
     pub(super) fn rejection(&mut self, id: Option<&[u8]>, problem: &Problem) -> Bytes {
         self.reply("error", id, &problem.to_json(None))
     }
 
-    /// Returns the answer to the bare message `get-status`.
+    /// Returns the message `status`, which answers a `get-status` command in the
+    /// bare format (messages without an envelope).
     pub(super) fn status(&mut self, document: &[u8]) -> Bytes {
         self.message("status", None, document)
     }
@@ -208,7 +219,8 @@ impl ControlMessages {
         crate::wire::websocket::text(&text)
     }
 
-    /// Returns an `error` message with a problem.
+    /// Returns an `error` message that contains `problem` and does not answer a
+    /// command.
     pub fn error(&mut self, problem: &Problem) -> Bytes {
         self.message("error", None, &problem.to_json(None))
     }

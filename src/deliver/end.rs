@@ -1,4 +1,4 @@
-//! The end of a stream.
+//! The reasons why a stream ends.
 
 use crate::hub::EndReason;
 
@@ -7,15 +7,15 @@ use crate::hub::EndReason;
 pub enum End {
     /// The hub has ended the stream.
     Ending(EndReason),
-    /// The log no longer keeps the next events, and the client asked for an end in
-    /// this case (`onGap=error`).
+    /// The log no longer keeps the next events, and the client has asked for the
+    /// stream to end in this case (`onGap=error`).
     HistoryGone,
     /// The log could not be read.
     Unreadable,
 }
 
 impl End {
-    /// Returns the value of the label `reason` in metrics.
+    /// Returns the value of the metrics label `reason` for this end.
     pub fn reason(self) -> &'static str {
         match self {
             End::Ending(EndReason::Drained) => "drain",
@@ -28,7 +28,8 @@ impl End {
         }
     }
 
-    /// Returns whether the client has received the reason and all events before it.
+    /// Returns whether the stream ends in order: the client receives all events
+    /// before the end, and then a message with the reason.
     pub fn is_orderly(self) -> bool {
         match self {
             End::Ending(EndReason::Stalled) | End::Unreadable => false,

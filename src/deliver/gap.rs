@@ -1,21 +1,25 @@
-//! The control message `gap`: events that a client does not receive.
+//! The control message `gap`. It tells a client that events are missing from its
+//! stream.
 
 use crate::event::EventId;
 
-/// Events that a client asked for and does not receive.
+/// A range of events that a client asked for but does not receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The position of the client before the gap.
+    /// The position of the client before the gap: the id of the last event before
+    /// the missing events.
     pub from: EventId,
-    /// The last missing event. If an overflow policy kept some events of the gap,
-    /// the stream continues with the first of them, and otherwise after the gap.
+    /// The id of the last missing event. If an overflow policy kept some events of
+    /// the gap, the stream continues with the first kept event. Otherwise the stream
+    /// continues with the event after `to`.
     pub to: EventId,
-    /// The earliest position after which the log has every event.
+    /// The earliest position from which a client can read: the log has every event
+    /// after this position.
     pub earliest: EventId,
     /// The reason why the events are missing.
     pub reason: Reason,
-    /// The number of missing events. `None` if it is unknown: offsets need not be
-    /// consecutive.
+    /// The number of missing events. It is `None` if the number is unknown: offsets
+    /// need not be consecutive, so a difference of offsets does not give the number.
     pub count: Option<u64>,
 }
 
@@ -24,14 +28,15 @@ pub struct Gap {
 pub enum Reason {
     /// Retention has removed the events.
     Expired,
-    /// The position belongs to a different log, or is after the end of this log.
+    /// The client's position belongs to a different log, or is after the end of this
+    /// log.
     Epoch,
     /// An overflow policy has dropped the events.
     Dropped,
 }
 
 impl Reason {
-    /// Returns the text in a `gap` message and in a problem.
+    /// Returns the name of this reason in a `gap` message and in a problem document.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Expired => "expired",
@@ -42,8 +47,9 @@ impl Reason {
 }
 
 impl Gap {
-    /// Returns the `data` of the `gap` message as compact JSON. `context` contains
-    /// its first members, for example `"collection":"orders",`.
+    /// Returns the `data` of the `gap` message as compact JSON. `context` is the
+    /// start of this JSON object: members with a comma at the end, for example
+    /// `"collection":"orders",`. It can be empty.
     pub fn to_json(&self, context: &str) -> String {
         let Gap { from, to, earliest, reason, count } = self;
         let reason = reason.as_str();

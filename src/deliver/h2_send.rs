@@ -1,10 +1,11 @@
 //! Detects an HTTP/2 stream whose client does not read the response.
 //!
-//! hyper asks a body for its next frame, and h2 keeps the frame until the client
-//! has opened its window, without a deadline (RFC 9113 §5.2). So each frame is a
-//! [`TrackedBytes`] that reports its written bytes to the stream's
-//! [`H2SendTracker`]. The stream's task asks the tracker whether the stream
-//! stalls.
+//! hyper asks a response body for its next frame, and the library h2 keeps this
+//! frame until the client's flow-control window has room for it (RFC 9113 §5.2). h2
+//! has no deadline for this wait. So the body wraps each frame in [`TrackedBytes`],
+//! which report to the stream's [`H2SendTracker`] how many bytes are written. The
+//! stream's task asks the tracker whether the stream has stalled: no byte was
+//! written for the stall timeout.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -17,42 +18,46 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 
-/// The number of checks in one stall timeout of a stream that waits for window.
-/// The stream ends at most one such part late, and no write reads the clock.
+/// The number of checks in one stall timeout, for a stream whose bytes wait for the
+/// flow-control window. A stalled stream ends at most one check interval late.
+/// Because of the checks, no write has to read the clock.
 const CHECKS: u32 = 4;
 
-/// Tracks the bytes of one stream's response that are not written yet.
+/// Counts the bytes of one stream's response that are not written to the transport
+/// yet.
 #[derive(Debug, Default)]
 pub struct H2SendTracker {
     waiting_bytes: AtomicUsize,
-    /// Bytes were sent or received since the last check.
+    /// Whether bytes of the stream were sent or received since the last check.
     moved: AtomicBool,
     stalled: AtomicBool,
-    /// A task checks whether the stream stalls.
+    /// Whether a task checks the stream for a stall.
     watched: AtomicBool,
     /// The waker of the task that waits until all bytes are written.
     writer: Mutex<Option<Waker>>,
 }
 
 impl H2SendTracker {
-    /// Returns `bytes` as tracked bytes.
+    /// Wraps `bytes` so that the tracker counts them until they are written.
     pub fn piece(self: &Arc<Self>, bytes: Bytes) -> TrackedBytes {
         self.waiting_bytes.fetch_add(bytes.len(), Ordering::AcqRel);
         TrackedBytes { bytes, tracker: self.clone() }
     }
 
-    /// Records progress although no byte was written: the client has sent a part of
-    /// a batch. A client need not read the responses before it has sent the batch.
+    /// Records that the stream makes progress although no byte was written. The
+    /// caller uses this when the client has sent a part of a batch request: a client
+    /// does not have to read the responses before it has sent the whole batch.
     pub fn moved(&self) {
         self.moved.store(true, Ordering::Release);
     }
 
-    /// Watches a stream from outside of its task. Returns true once no waiting
-    /// byte has moved for `stall_timeout`, at most a quarter late, and false once
-    /// the stream has ended.
+    /// Waits until a stream stalls. For a caller that is not the task of the stream.
+    /// Returns true when no byte was written or received for `stall_timeout`
+    /// although bytes wait to be written. It returns at most a quarter of
+    /// `stall_timeout` late. Returns false when the stream has ended.
     ///
     /// # Cancel safety
-    /// Safe: the next call starts again.
+    /// Safe: the next call starts a new stall timeout.
     pub async fn stalls(tracker: Weak<H2SendTracker>, stall_timeout: Duration) -> bool {
         let mut detector = StallDetector::new(stall_timeout);
         loop {
@@ -65,28 +70,29 @@ impl H2SendTracker {
         }
     }
 
-    /// Returns whether the stream was ended as stalled.
+    /// Returns whether the stream was ended because it had stalled.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire)
     }
 
-    /// Returns whether a task checks whether the stream stalls.
+    /// Returns whether a task checks the stream for a stall.
     pub fn is_watched(&self) -> bool {
         self.watched.load(Ordering::Acquire)
     }
 
-    /// Sets whether a task checks whether the stream stalls.
+    /// Sets whether a task checks the stream for a stall.
     pub fn set_watched(&self, watched: bool) {
         self.watched.store(watched, Ordering::Release);
     }
 
-    /// Ready once all bytes are written.
+    /// Becomes ready when all bytes of the response so far are written.
     pub fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.has_waiting_bytes() {
             return Poll::Ready(());
         }
         *self.writer.lock() = Some(cx.waker().clone());
-        // The last bytes may have gone between the check and the waker.
+        // The last bytes may have been written after the first check and before the
+        // waker was stored. So check again.
         if self.has_waiting_bytes() { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -104,7 +110,8 @@ impl H2SendTracker {
     }
 }
 
-/// Bytes on their way through h2 to the transport.
+/// Bytes of a response that h2 has not written yet. When h2 advances over bytes, the
+/// tracker of the stream counts them as written.
 #[derive(Debug)]
 pub struct TrackedBytes {
     bytes: Bytes,
@@ -126,26 +133,29 @@ impl Buf for TrackedBytes {
     }
 }
 
-/// The stall deadline of one stream. Its timer is created when bytes wait and
-/// kept until a check finds that none do. So a stream that keeps up costs a few
-/// timers a minute, and an idle one none.
+/// Detects that one stream has stalled. The detector creates its timer when bytes
+/// wait to be written, and keeps the timer until a check finds no waiting bytes. So
+/// a stream whose client reads at once needs a few timers per minute, and an idle
+/// stream needs none.
 #[derive(Debug)]
 pub struct StallDetector {
     stall_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The number of checks in a row without a moved byte.
+    /// The number of consecutive checks that found waiting bytes and no progress.
     idle_checks: u32,
 }
 
 impl StallDetector {
-    /// Creates the detector of a stream that may stall for `stall_timeout`.
+    /// Creates a detector that reports a stall when the stream makes no progress for
+    /// `stall_timeout`.
     pub fn new(stall_timeout: Duration) -> StallDetector {
         StallDetector { stall_timeout, timer: None, idle_checks: 0 }
     }
 
-    /// Ready once no waiting byte in `tracker` has moved for the stall timeout, at
-    /// most a quarter late. Never ready while no bytes wait. Call this whenever
-    /// the stream's task was polled.
+    /// Becomes ready when bytes wait to be written but the stream has made no
+    /// progress for the stall timeout. Becomes ready at most a quarter of the stall
+    /// timeout late. Stays pending while no bytes wait. Call this method each time
+    /// after the stream's task was polled.
     pub fn poll_stalled(&mut self, cx: &mut Context<'_>, tracker: &H2SendTracker) -> Poll<()> {
         let interval = self.stall_timeout / CHECKS;
         loop {
@@ -167,7 +177,8 @@ impl StallDetector {
         }
     }
 
-    /// Checks the stream and returns whether it has stalled.
+    /// Checks once whether the stream makes progress. Returns whether it has
+    /// stalled.
     fn check(&mut self, tracker: &H2SendTracker) -> bool {
         let is_idle = tracker.has_waiting_bytes() && !tracker.moved.swap(false, Ordering::AcqRel);
         self.idle_checks = if is_idle { self.idle_checks + 1 } else { 0 };

@@ -1,5 +1,7 @@
-//! Everything after the response head: frames to sockets. A failure here is an
-//! event or a close code, and never a status.
+//! The delivery layer: after the response head is sent, it writes the frames of SSE,
+//! NDJSON and WebSocket streams to the client. The HTTP status is already sent then.
+//! So this layer reports a failure as a control message or as a WebSocket close
+//! code.
 
 mod body;
 mod catch_up;
@@ -42,36 +44,41 @@ pub use token_bucket::TokenBucket;
 pub use transport::Transport;
 pub use websocket::{CommandFuture, CommandHandler, CommandReply, Session};
 
-/// The burst of control frames that a connection may send, as the time in which
-/// the bucket refills. It permits a client that opens a hundred streams at once and
-/// closes them at once.
+/// The burst of control frames that a client may send on one connection. The burst
+/// is given as a duration: the number of control frames that the configured rate
+/// permits in this time. It permits a client that opens a hundred HTTP/2 streams at
+/// once and closes them at once.
 pub const CONTROL_SAVED: Duration = Duration::from_secs(10);
 
-/// The settings of streams.
+/// The settings of SSE, NDJSON and WebSocket streams.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The range from which the `retry` of a stream is drawn (`streams.retry`).
+    /// The range of reconnection delays. The gateway draws the `retry` value of each
+    /// stream from it at random (`streams.retry`).
     pub retry: Range<Duration>,
     /// The format of heartbeats on SSE (`streams.heartbeat_format`).
     pub heartbeat_format: HeartbeatFormat,
-    /// The most bytes of a WebSocket message from a client
+    /// The largest size of a WebSocket message from a client, in bytes
     /// (`limits.message_bytes`).
     pub message_bytes_max: usize,
-    /// The pace of each connection.
+    /// The limits of events and bytes per second that the gateway sends on each
+    /// connection (`streams.pace_events`, `streams.pace_bytes`).
     pub pace: Pace,
-    /// The longest time from the first byte of a WebSocket message to its last
-    /// (`limits.body_timeout`).
+    /// The longest time between the first and the last byte of a WebSocket message
+    /// from a client (`limits.body_timeout`).
     pub message_timeout: Duration,
-    /// The most pings, pongs and empty fragments that a WebSocket client may send in
-    /// a second. Zero means no limit (`limits.control_rate`).
+    /// The largest number of pings, pongs and empty fragments per second that a
+    /// WebSocket client may send. Zero means no limit (`limits.control_rate`).
     pub control_rate: u32,
 }
 
 /// The format of a heartbeat on SSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeartbeatFormat {
-    /// `event: heartbeat` with the position of the client.
+    /// An SSE event of the type `heartbeat`, whose `id` is the position of the
+    /// client in the log.
     Event,
-    /// A comment line. It is shorter, and has no position.
+    /// An SSE comment line. It is shorter than the event, but does not contain the
+    /// position of the client.
     Comment,
 }

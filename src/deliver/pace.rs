@@ -1,5 +1,5 @@
-//! Pacing: the limit of the events that a connection is sent in a second. Events
-//! over the limit stay in the ring or in the log.
+//! Pacing: the limit of the number of events and bytes that the gateway sends on a
+//! connection per second. Events above the limit wait in the ring or in the log.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,33 +11,37 @@ use tokio::time::{Instant, Sleep};
 use super::token_bucket::TokenBucket;
 use crate::hub::{Slice, SubscriptionId, WriteBudget};
 
-/// The burst of a pace, as the time in which its bucket refills. It is short, so
-/// that the pace holds within any second. A burst contains at least one event.
+/// The burst of each token bucket of a connection. It is given as a duration: the
+/// tokens that refill in this time. The duration is short, so that a connection
+/// never gets much more than its pace in any second. A burst contains at least one
+/// event.
 const BURST: Duration = Duration::from_millis(100);
 
-/// The pace of a connection. Zero means no limit.
+/// The largest number of events and bytes that a connection is sent per second. Zero
+/// means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
-    /// The most events a second. Resources of a snapshot count
-    /// (`streams.pace_events`).
+    /// The largest number of events per second. A resource of a snapshot counts as
+    /// an event (`streams.pace_events`).
     pub events: u32,
-    /// The most bytes of events a second (`streams.pace_bytes`).
+    /// The largest number of bytes of events per second (`streams.pace_bytes`).
     pub bytes: u64,
 }
 
-/// The two token buckets of a connection.
+/// The two token buckets that limit the events and bytes of a connection.
 pub(super) struct Pacer {
     events: TokenBucket,
     bytes: TokenBucket,
-    /// The start of the buckets' time.
+    /// The instant at which the buckets were created. All times of the buckets count
+    /// from this instant.
     begun: Instant,
     /// The timer that wakes the task when an empty bucket has refilled.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Pacer {
-    /// Returns `None` for a pace without limits, so that such a connection needs no
-    /// memory for it.
+    /// Creates full buckets for `pace`. Returns `None` if `pace` has no limit, so
+    /// that such a connection uses no memory for buckets.
     pub(super) fn new(pace: Pace) -> Option<Box<Pacer>> {
         (pace != Pace::default()).then(|| {
             let (events, bytes) =
@@ -46,8 +50,9 @@ impl Pacer {
         })
     }
 
-    /// Reduces `budget` to the events and bytes that the pace permits now. Pending
-    /// if it permits none; the task of `cx` is woken when it permits some.
+    /// Reduces `budget`, the limits of the next write, to the events and bytes that
+    /// the pace permits now. If the pace permits none, the result is pending, and
+    /// the task of `cx` is woken when the pace permits some.
     pub(super) fn poll_budget(
         &mut self,
         cx: &mut Context<'_>,
@@ -77,9 +82,9 @@ impl Pacer {
         Ok(())
     }
 
-    /// Takes the written events and bytes out of the buckets. An event can be larger
-    /// than a bucket. The bucket then has a debt, and the next event waits until the
-    /// debt is refilled.
+    /// Takes tokens for the written events and bytes out of the buckets. An event
+    /// can need more tokens than a bucket has. The bucket then has a debt, and the
+    /// next event waits until the debt is refilled.
     pub(super) fn charge(&mut self, written: &[Slice]) {
         let records = written.iter().filter(|slice| slice.subscription != SubscriptionId::NONE);
         let (mut events, mut bytes) = (0, 0);

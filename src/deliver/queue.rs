@@ -1,5 +1,5 @@
-//! The frames of a connection that are ready to be written before its events:
-//! control messages, and answers to commands.
+//! The encoded frames that a connection writes before its events: control messages,
+//! and answers to commands.
 
 use std::collections::VecDeque;
 
@@ -8,9 +8,10 @@ use bytes::Bytes;
 use crate::event::Offset;
 use crate::hub::{Slice, SubscriptionId, WriteBudget};
 
-/// The queue of ready frames. It is bounded by its producers: a WebSocket reads no
-/// command while its answers wait, and the hub reports a heartbeat or a gap only to
-/// a writer that asks for more.
+/// The queue of the encoded frames of one connection. Its producers limit its
+/// length: a WebSocket session reads no command while too many answers wait in the
+/// queue, and the hub returns a heartbeat or a gap only when the connection's task
+/// asks for more bytes.
 #[derive(Default)]
 pub(super) struct FrameQueue(VecDeque<Bytes>);
 
@@ -24,18 +25,20 @@ impl FrameQueue {
         self.0.iter().map(Bytes::len).sum()
     }
 
-    /// Adds a frame at the end.
+    /// Adds `frame` to the end of the queue.
     pub(super) fn push(&mut self, frame: Bytes) {
         self.0.push_back(frame);
     }
 
-    /// Adds the rest of a frame that is partly written. It must be written first.
+    /// Adds the unwritten rest of a frame to the front of the queue, so that the
+    /// rest is written first.
     pub(super) fn push_front(&mut self, rest: Bytes) {
         self.0.push_front(rest);
     }
 
-    /// Adds the first frames to `out`, as much as one write takes. The frames stay
-    /// in the queue until [`note_written`](Self::note_written).
+    /// Adds the first frames of the queue to `out`, as many as `budget` permits in
+    /// one write. The frames stay in the queue until
+    /// [`note_written`](Self::note_written) removes them.
     pub(super) fn fill(&self, out: &mut Vec<Slice>, budget: WriteBudget) {
         let WriteBudget { slices, mut bytes, .. } = budget;
         for frame in self.0.iter().take(slices as usize) {
@@ -53,7 +56,8 @@ impl FrameQueue {
         }
     }
 
-    /// Removes the frames among the `written` slices.
+    /// Removes from the queue the frames that are in `written`. The other slices in
+    /// `written` contain events.
     pub(super) fn note_written(&mut self, written: &[Slice]) {
         let is_frame = |slice: &&Slice| slice.subscription == SubscriptionId::NONE;
         let frames = written.iter().filter(is_frame).count();

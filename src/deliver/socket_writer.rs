@@ -1,5 +1,7 @@
-//! The writer of a socket: one vectored write of shared slices at a time, and the
-//! rest of at most one slice when the socket accepts no more bytes.
+//! The writer of a socket. A slice is a part of a block of encoded events, which
+//! many connections share. The writer writes many slices with one vectored write. If
+//! the socket accepts no more bytes, the writer keeps the unwritten rest of at most
+//! one slice.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -13,22 +15,24 @@ use super::end::End;
 use super::source::{Filled, StreamSource};
 use crate::hub::Slice;
 
-/// A socket that reports whether it accepts bytes before there are any.
+/// A socket that can report whether it accepts bytes before the caller has any bytes
+/// to write.
 pub(super) trait Socket: AsyncWrite + Unpin {
-    /// Ready when a write may make progress.
+    /// Becomes ready when the socket may accept bytes.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-/// The most slices of one vectored write, as in [`crate::hub::WriteBudget`].
+/// The largest number of slices in one vectored write, as in
+/// [`crate::hub::WriteBudget`].
 const SLICES_MAX: usize = 64;
 
 thread_local! {
-    /// The slices that a poll fills and writes. Each thread has one vector, so that
-    /// an idle connection has none.
+    /// The slices that one poll of a connection's task collects and writes. The
+    /// vector belongs to the thread, so that an idle connection needs no vector.
     static SLICES: Cell<Vec<Slice>> = const { Cell::new(Vec::new()) };
 }
 
-/// Calls `with` with an empty vector of this thread.
+/// Calls `with` with this thread's vector of slices, which is empty.
 pub(super) fn with_slices<T>(with: impl FnOnce(&mut Vec<Slice>) -> T) -> T {
     let mut slices = SLICES.take();
     let result = with(&mut slices);
@@ -40,16 +44,17 @@ pub(super) fn with_slices<T>(with: impl FnOnce(&mut Vec<Slice>) -> T) -> T {
 /// Writes the slices of a stream source to a socket.
 #[derive(Default)]
 pub(super) struct SocketWriter {
-    /// The rest of the last slice. It is written before anything else.
+    /// The bytes that remain from a slice that the socket accepted only partly. The
+    /// writer writes them before any other bytes.
     rest: Bytes,
     /// Whether the writer has reported to the hub that the socket accepts no bytes.
     is_blocked: bool,
 }
 
 impl SocketWriter {
-    /// Writes the slices of `source` until the stream ends or `is_done` returns true.
-    /// `is_done` is called each time the socket accepts bytes. Returns the end, or
-    /// `None` if `is_done` returned true.
+    /// Writes the slices of `source` until the stream ends or `is_done` returns
+    /// true. The writer calls `is_done` each time the socket accepts bytes. Returns
+    /// the reason why the stream ended, or `None` if `is_done` returned true.
     pub(super) fn poll_stream<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
@@ -72,7 +77,7 @@ impl SocketWriter {
         })
     }
 
-    /// Writes the rest of the last slice.
+    /// Writes the bytes that remain from a partly written slice.
     fn poll_rest<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
@@ -86,13 +91,14 @@ impl SocketWriter {
             count_bytes(source, count);
             source.subscriber().note_sent();
         }
-        // An empty slice of a block would keep the block in memory.
+        // An empty `Bytes` that points into a block would keep the block in memory.
         self.rest = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
-    /// Writes the rest of the last slice, and waits until the socket accepts more
-    /// bytes. A page of the log is read only then (`docs/delivery.md`).
+    /// Writes the bytes that remain from a partly written slice, and then waits
+    /// until the socket accepts more bytes. The source reads a page of the log only
+    /// when the socket accepts bytes (`docs/delivery.md`).
     pub(super) fn poll_writable<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
@@ -104,15 +110,17 @@ impl SocketWriter {
         if writable.is_pending() {
             self.block(source);
         } else if std::mem::take(&mut self.is_blocked) {
-            // Without this call, a source without events would stay blocked.
+            // Without this call, the hub would still treat a connection without
+            // events as blocked.
             source.subscriber().unblocked();
         }
         writable
     }
 
-    /// Reports that the socket accepts no bytes. A socket is also pending if the
-    /// task has used up its budget of tokio's cooperative scheduling. That is not
-    /// reported, because the task runs again at once.
+    /// Reports to the hub that the socket accepts no bytes. A poll of the socket is
+    /// also pending if the task has used up its budget of tokio's cooperative
+    /// scheduling. In this case the function reports nothing, because the task runs
+    /// again at once.
     fn block(&mut self, source: &mut StreamSource) {
         if !tokio::task::coop::has_budget_remaining() {
             return;
@@ -122,8 +130,8 @@ impl SocketWriter {
         source.release_read();
     }
 
-    /// Returns the number of written bytes, which is not zero. Blocks if the socket
-    /// accepts none.
+    /// Returns the number of bytes that a write has written, which is not zero. If
+    /// the socket accepts no bytes, calls [`block`](Self::block) and is pending.
     fn written(
         &mut self,
         source: &mut StreamSource,
@@ -139,8 +147,8 @@ impl SocketWriter {
         }
     }
 
-    /// Writes `slices` with one system call, and clears them. The source keeps the
-    /// slices that the socket did not begin.
+    /// Writes `slices` with one system call, and clears the vector. The slices of
+    /// which no byte was written stay in the source.
     pub(super) fn poll_write<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
@@ -168,8 +176,8 @@ impl SocketWriter {
         written.map_ok(|_| ())
     }
 
-    /// Reports the slices that are written wholly or in part, and keeps the rest of
-    /// the last one.
+    /// Reports to `source` the slices that are written wholly or partly. If the last
+    /// of these slices is written only partly, keeps its remaining bytes.
     fn note_written(&mut self, source: &mut StreamSource, slices: &[Slice], bytes: usize) {
         let mut left = bytes;
         let mut count = 0;
@@ -188,7 +196,8 @@ impl SocketWriter {
         source.note_written(&slices[..count]);
     }
 
-    /// Writes the rest of the last slice, and closes the stream.
+    /// Writes the bytes that remain from a partly written slice, and then shuts down
+    /// the write side of the socket.
     pub(super) fn poll_finish<S: Socket>(
         &mut self,
         cx: &mut Context<'_>,
@@ -204,13 +213,15 @@ impl SocketWriter {
         shut
     }
 
-    /// Sets the rest of a direct write. It is written before anything else. The
-    /// writer must have no rest of its own.
+    /// Stores the unwritten rest of a partial direct write of the fan-out. The
+    /// writer writes this rest before any other bytes. The writer must have no rest
+    /// of its own.
     pub(super) fn set_rest(&mut self, rest: Bytes) {
         self.rest = rest;
     }
 
-    /// Appends `frame` to the rest of the last slice.
+    /// Appends `frame` to the unwritten bytes of the writer. The next write includes
+    /// the frame.
     pub(super) fn append(&mut self, frame: Bytes) {
         if self.rest.is_empty() {
             self.rest = frame;
@@ -225,8 +236,8 @@ fn count_bytes(source: &StreamSource, bytes: usize) {
     streams.sent_bytes.increment(bytes as u64);
 }
 
-/// Counts the events and bytes of a write, and records the latency of live events.
-/// It reads the clock once.
+/// Counts the events and bytes of a write in the metrics, and records the latency of
+/// live events. The function reads the clock at most once.
 pub(super) fn count_delivered(source: &StreamSource, slices: &[Slice], bytes: usize) {
     count_bytes(source, bytes);
     let streams = source.metrics().streams(source.subscriber().protocol());

@@ -1,6 +1,7 @@
-//! An SSE or NDJSON stream on a connection that was taken over from hyper after
-//! the head. It has no buffers of hyper's and sends shared chunks in one vectored
-//! write.
+//! The task of an SSE or NDJSON stream on an HTTP/1.1 connection. hyper sends the
+//! response head; then this task takes the socket over from hyper. The task does not
+//! have the read and write buffers of hyper. It sends the encoded events, which all
+//! connections share, in one vectored write.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,31 +15,35 @@ use super::socket_writer::SocketWriter;
 use super::source::StreamSource;
 use super::transport::Transport;
 
-/// The chunk that ends a chunked body (RFC 9112 §7.1).
+/// The last chunk, which ends a body with chunked transfer coding (RFC 9112 §7.1).
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
-/// Writes one stream to its end. Spawn the future itself as a task of its own:
-/// inside the connection's task it would keep hyper's struct alive, and an `async`
-/// block around the future holds it twice, before and while it runs.
+/// The future that writes one SSE or NDJSON stream until the stream ends. Pass the
+/// future itself to `tokio::spawn`. If the task of the HTTP connection polled the
+/// future, hyper's connection struct would stay in memory. If an `async` block
+/// wrapped the future, the task would contain the future twice: once as captured
+/// value and once as the value that is awaited.
 ///
 /// # Cancel safety
-/// Dropping the future closes the connection at once and frees everything; the
-/// client resumes.
+/// Dropping the future closes the connection at once and frees all its memory. The
+/// client can reconnect and resume.
 pub struct Stream<G> {
     transport: Transport,
     source: StreamSource,
     writer: SocketWriter,
-    /// Whether the body is chunked. Without chunks it ends with the connection.
+    /// Whether the response body uses chunked transfer coding. Otherwise the body
+    /// ends when the connection is closed.
     chunked: bool,
-    /// The last frame is appended; only its bytes remain to be written.
+    /// Whether the last frame of the stream is in `writer`. If so, only the bytes in
+    /// `writer` remain to be written.
     ending: bool,
-    /// Makes the connection count as open.
+    /// A guard. The connection counts as open until the guard is dropped.
     _open: G,
 }
 
 impl<G: Unpin> Stream<G> {
-    /// Creates a stream on a transport that has the response head and nothing
-    /// behind the head. The connection counts as open as long as `open` lives.
+    /// Creates a stream on a transport to which the response head, and no byte of
+    /// the body, is written. The connection counts as open until `open` is dropped.
     pub fn new(transport: Transport, source: StreamSource, chunked: bool, open: G) -> Stream<G> {
         if let Some(direct_writer) = transport.direct_writer() {
             source.allow_direct_writes(direct_writer);
@@ -47,8 +52,9 @@ impl<G: Unpin> Stream<G> {
         Stream { transport, source, writer, chunked, ending: false, _open: open }
     }
 
-    /// Ready once the client has closed the connection. Bytes that the client sends
-    /// after its request are dropped: a stream that never ends has no answer to them.
+    /// Becomes ready when the client has closed the connection. All bytes that the
+    /// client sends after its request are dropped: the response to its first request
+    /// does not end, so a second request cannot be answered.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scrap = [0; 512];
         loop {
@@ -60,8 +66,9 @@ impl<G: Unpin> Stream<G> {
         }
     }
 
-    /// Ready once the hub ends the stream, even if a frame is written in part.
-    /// Registers the task's waker otherwise.
+    /// Becomes ready when the hub ends the stream, even if a frame is only partly
+    /// written. Otherwise the task of `cx` is woken when the state of the connection
+    /// changes in the hub.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.source.subscriber().watch(cx, false) {
             Some(end_reason) => {
@@ -88,7 +95,7 @@ impl<G: Unpin> Future for Stream<G> {
                 Poll::Ready(Ok(Some(end))) => {
                     this.ending = true;
                     this.source.set_end_label(end.reason());
-                    // Without the last chunk the client sees an incomplete body.
+                    // A body without the last chunk is incomplete for the client.
                     if this.chunked && end.is_orderly() {
                         this.writer.append(LAST_CHUNK);
                     }

@@ -1,14 +1,15 @@
-//! The takeover of an HTTP/1.1 connection once the response head is sent.
+//! The takeover: after the response head is sent, a stream or a WebSocket session
+//! takes its HTTP/1.1 connection over from hyper.
 //!
-//! hyper keeps an 8 KiB read buffer and an 8 KiB write buffer for each
-//! connection. A stream or a session needs neither. So the handler leaves a
-//! [`Takeover`] in the connection's [`TakeoverSlot`].
+//! hyper keeps an 8 KiB read buffer and an 8 KiB write buffer for each connection. A
+//! stream or a session needs neither buffer. So the request handler stores a
+//! [`Takeover`] in the [`TakeoverSlot`] of the connection.
 //!
-//! A stream's handler answers with a body that stays pending. hyper writes the
-//! head and nothing else, and the connection's I/O reports the flush behind the
-//! head. A WebSocket's handler answers 101, and hyper's connection ends with it.
-//! Then the connection's task takes the transport out of hyper and executes the
-//! takeover.
+//! The handler of a stream returns a response whose body stays pending. hyper writes
+//! the response head and no byte of the body. The I/O type of the connection reports
+//! to the slot that hyper has flushed the head. The handler of a WebSocket returns
+//! 101, after which the future of hyper's connection ends. Then the connection's
+//! task takes the transport out of hyper and starts the stream or the session.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -28,26 +29,26 @@ use super::source::StreamSource;
 use super::transport::Transport;
 use crate::hub::EndReason;
 
-/// Spawns a session on its transport. The slice holds the bytes that the client
-/// has sent behind the handshake. The last argument makes the connection count
-/// as open; the session keeps it to its end.
+/// A function that spawns a WebSocket session as a task. The slice contains the
+/// bytes that the client has sent after its handshake. The last argument is a guard:
+/// the connection counts as open until the session drops the guard.
 pub type SpawnSession =
     Box<dyn FnOnce(Transport, StreamSource, &[u8], Arc<dyn Send + Sync>) + Send>;
 
-/// What takes a connection over from hyper.
+/// The stream or session that takes a connection over from hyper.
 pub enum Takeover {
     /// An SSE or NDJSON stream.
     Stream {
         /// The source of the stream's frames.
         source: StreamSource,
-        /// Whether the body is chunked.
+        /// Whether the response body uses chunked transfer coding.
         chunked: bool,
     },
     /// A WebSocket session.
     WebSocket {
         /// The source of the session's frames.
         source: StreamSource,
-        /// Starts the session.
+        /// The function that starts the session.
         spawn: SpawnSession,
     },
 }
@@ -62,19 +63,23 @@ impl Takeover {
     }
 }
 
-/// The place where a handler leaves a takeover for the connection's task.
+/// The slot in which a request handler stores a takeover for the connection's task.
+/// Each HTTP/1.1 connection, and each extended CONNECT of HTTP/2, has one slot.
 pub struct TakeoverSlot {
     stage: AtomicU8,
     takeover: Mutex<Option<Takeover>>,
-    /// Whether hyper has written bytes since the last check of a planned takeover.
+    /// Whether hyper has written bytes since the last check for a stall of a planned
+    /// takeover.
     has_written: AtomicBool,
 }
 
-/// The handler has answered with a takeover.
+/// The stage after the handler has stored a takeover.
 const PLANNED: u8 = 1;
-/// hyper has encoded the head: it asked the body for its first frame.
+/// The stage after hyper has encoded the response head. hyper has then asked the
+/// body for its first frame.
 const ENCODED: u8 = 2;
-/// hyper has flushed all of its bytes, the head last.
+/// The stage after hyper has flushed all bytes that it had to write. The response
+/// head was the last of these bytes.
 const FLUSHED: u8 = 3;
 
 impl TakeoverSlot {
@@ -84,52 +89,59 @@ impl TakeoverSlot {
         Arc::new(TakeoverSlot { stage, takeover, has_written: AtomicBool::new(false) })
     }
 
-    /// Stores a takeover for the connection's task and returns the body of a
-    /// stream's response. A WebSocket's response has no body.
+    /// Stores a takeover for the connection's task. Returns the body for the
+    /// response of a stream. The response of a WebSocket has no body, so its handler
+    /// drops the result.
     pub fn plan(self: &Arc<Self>, takeover: Takeover) -> TakeoverBody {
         *self.takeover.lock() = Some(takeover);
         self.stage.store(PLANNED, Ordering::Release);
         TakeoverBody(self.clone())
     }
 
-    /// Takes the takeover out, whether its head is sent or not.
+    /// Removes the takeover from the slot and returns it, even if the response head
+    /// is not sent yet. Returns `None` if the slot is empty.
     pub fn take_planned(&self) -> Option<Takeover> {
         self.takeover.lock().take()
     }
 
-    /// Takes a WebSocket's takeover out. hyper's connection ends with a 101 and
-    /// without a shutdown of its I/O. If the connection of a stream ends, its client
-    /// has disconnected.
+    /// Removes the takeover of a WebSocket from the slot and returns it. Call this
+    /// when the future of hyper's connection has ended: after a 101, hyper ends this
+    /// future without a shutdown of the I/O. Returns `None` for the takeover of a
+    /// stream: if hyper ends the connection of a stream, the client has
+    /// disconnected.
     pub fn take_switched(&self) -> Option<Takeover> {
         self.takeover.lock().take_if(|takeover| matches!(takeover, Takeover::WebSocket { .. }))
     }
 
-    /// Takes the takeover out once hyper has no byte left to write.
+    /// Removes the takeover from the slot and returns it, if hyper has flushed the
+    /// response head. Returns `None` otherwise.
     pub fn take_flushed(&self) -> Option<Takeover> {
         (self.stage.load(Ordering::Acquire) == FLUSHED).then(|| self.take_planned())?
     }
 
-    /// Notes that hyper has written bytes.
+    /// Records that hyper has written bytes.
     pub fn note_write(&self) {
         if self.is_planned() {
             self.has_written.store(true, Ordering::Release);
         }
     }
 
-    /// Notes that hyper has flushed its I/O.
+    /// Records that hyper has flushed its I/O.
     ///
-    /// hyper flushes its I/O only when its own buffer is empty. So the first
-    /// flush after the head was encoded comes behind the head.
-    /// `tests/it/hyper_internals.rs` pins that. A head that is not flushed has a
-    /// deadline ([`TakeoverSlot::poll_unflushed`]).
+    /// hyper flushes its I/O only when its own buffer is empty. So at the first
+    /// flush after hyper has encoded the response head, the head is written.
+    /// `tests/it/hyper_internals.rs` tests this behaviour of hyper. If hyper never
+    /// flushes the head, the deadline of [`TakeoverSlot::poll_unflushed`] ends the
+    /// connection.
     pub fn note_flush(&self) {
         self.advance(ENCODED, FLUSHED);
     }
 
-    /// Ready once hyper has written no byte of a planned takeover's head, and
-    /// of the responses before the head, for `stall_timeout`; at most a second
-    /// `stall_timeout` later. That holds whether the socket is full or hyper
-    /// does not flush. `timer` belongs to the caller and is `None` at first.
+    /// Becomes ready when a takeover is planned but hyper has written no byte for
+    /// `stall_timeout`. This can happen because the socket accepts no bytes, or
+    /// because hyper does not flush the response head or an earlier response.
+    /// Becomes ready at most one further `stall_timeout` late. The caller stores
+    /// `timer`, which is `None` before the first call.
     pub fn poll_unflushed(
         &self,
         cx: &mut Context<'_>,
@@ -162,7 +174,9 @@ impl TakeoverSlot {
     }
 }
 
-/// The body of a stream whose connection will be taken over.
+/// The response body of a stream that will take its connection over. The body is
+/// always pending, so hyper sends the response head and no body. The first poll
+/// shows that hyper has encoded the head.
 pub struct TakeoverBody(Arc<TakeoverSlot>);
 
 impl Body for TakeoverBody {

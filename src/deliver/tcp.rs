@@ -1,4 +1,5 @@
-//! A TCP socket that its writer and the fan-out share.
+//! A TCP socket of a client. Both the task of the connection and the fan-out task
+//! can write to the socket.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -13,13 +14,15 @@ use tokio::net::TcpStream;
 use super::socket_writer::Socket;
 use crate::hub::DirectWriter;
 
-/// Bytes that the kernel takes ahead of the bytes it has sent, per client. Past
-/// this limit a slow reader's events stay in the log instead of kernel memory,
-/// which a process's own figures never show (`docs/architecture.md#delivery`).
+/// The largest number of unsent bytes that the kernel accepts for one client
+/// (`TCP_NOTSENT_LOWAT`). A slow client's events above this limit stay in the log
+/// and do not use kernel memory. The memory figures of a process do not include this
+/// kernel memory (`docs/architecture.md#delivery`).
 const NOTSENT_LOWAT: u32 = 16 * 1024;
 
-/// The same limit for bulk answers. With 16 KiB a fast reader of a bulk answer
-/// costs a wake-up every 16 KiB.
+/// The largest number of unsent bytes that the kernel accepts for a bulk response.
+/// With a limit of 16 KiB, a fast client of a bulk response costs one wake-up of the
+/// task for every 16 KiB.
 const NOTSENT_LOWAT_BULK: u32 = 256 * 1024;
 
 /// A client's TCP socket.
@@ -31,13 +34,15 @@ impl TcpTransport {
         TcpTransport(Arc::new(socket))
     }
 
-    /// Sends small writes at once and limits the unsent bytes in the kernel.
+    /// Sets `TCP_NODELAY`, so that the kernel sends small writes at once, and limits
+    /// the unsent bytes in the kernel.
     pub fn tune(&self) {
         let _ = self.0.set_nodelay(true);
         self.set_bulk(false);
     }
 
-    /// Sets the limit of unsent bytes for bulk answers or for events.
+    /// Sets how many unsent bytes the kernel accepts for the socket: more for a bulk
+    /// response, fewer for a stream of events.
     pub(super) fn set_bulk(&self, bulk: bool) {
         let bytes = if bulk { NOTSENT_LOWAT_BULK } else { NOTSENT_LOWAT };
         let _ = SockRef::from(&*self.0).set_tcp_notsent_lowat(bytes);
@@ -46,7 +51,7 @@ impl TcpTransport {
     /// Waits until the socket has bytes to read or is closed.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// The I/O errors of the socket.
     ///
     /// # Cancel safety
     /// Safe.
@@ -54,11 +59,12 @@ impl TcpTransport {
         self.0.readable().await
     }
 
-    /// Copies received bytes to `buffer` and leaves them in the socket. Returns
-    /// the number of bytes; 0 if the client has closed its side.
+    /// Copies received bytes to `buffer`, but does not remove them from the socket.
+    /// Returns the number of copied bytes. Returns 0 if the client has closed its
+    /// side of the connection.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// The I/O errors of the socket.
     ///
     /// # Cancel safety
     /// Safe.
@@ -66,7 +72,8 @@ impl TcpTransport {
         self.0.peek(buffer).await
     }
 
-    /// Returns the same socket for the fan-out.
+    /// Returns a shared handle of the socket, with which the fan-out task writes
+    /// directly.
     pub(super) fn direct_writer(&self) -> Arc<dyn DirectWriter> {
         self.0.clone()
     }
@@ -74,15 +81,17 @@ impl TcpTransport {
 
 impl DirectWriter for TcpStream {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        // This call bypasses tokio's readiness flag, which is in memory that is cold
-        // here. A full socket returns the same error.
+        // This call does not read or clear tokio's readiness flag. The memory of
+        // that flag is usually not in the CPU cache here. If the socket is full,
+        // `send` returns `WouldBlock` without the flag too.
         SockRef::from(self).send(bytes)
     }
 }
 
-/// Calls `how`, which sends up to `length` bytes. If the socket accepts only a
-/// part, it is full. The readiness flag is cleared at once then, which saves the
-/// system call of the next write.
+/// Calls `how`, which sends up to `length` bytes, and returns the number of sent
+/// bytes. If the socket accepts only a part of the bytes, it is full. Then the
+/// function clears tokio's readiness flag at once. Otherwise the next write would
+/// need a system call to find that the socket is full.
 fn send(
     socket: &TcpStream,
     length: usize,
@@ -120,12 +129,14 @@ impl Socket for TcpTransport {
     }
 }
 
-/// Reads the available bytes. If they do not fill `buffer`, the socket is empty, and
-/// the readiness flag is cleared at once, as in [`send`].
+/// Reads the available bytes into `buffer`. If they do not fill `buffer`, the socket
+/// has no more bytes. Then the function clears tokio's readiness flag at once, as
+/// [`send`] does.
 fn receive(socket: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
     let (capacity, mut read) = (buffer.remaining(), 0);
     let all = socket.try_io(Interest::READABLE, || {
-        // The buffer is not zeroed first: hyper uses 8 KiB for each head.
+        // `try_read_buf` does not zero the buffer first. hyper uses a buffer of 8
+        // KiB for each request head.
         read = socket.try_read_buf(buffer)?;
         let is_part = 0 < read && read < capacity;
         if is_part { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }

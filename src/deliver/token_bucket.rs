@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-/// A token bucket, stored as the time at which it is full again (the generic cell
-/// rate algorithm), so that a quiet connection costs nothing. All calls must count
-/// their times from the same instant.
+/// A token bucket. It stores only the time at which it will be full again (the
+/// generic cell rate algorithm). So a bucket without traffic needs no timer and no
+/// update. All times that are passed to one bucket must count from the same instant.
 #[derive(Debug)]
 pub struct TokenBucket {
-    /// Tokens a second; zero is no limit.
+    /// The number of tokens that refill per second. Zero means no limit.
     rate: u64,
     full_at: Duration,
 }
 
 impl TokenBucket {
-    /// Creates a full bucket that refills at `rate` tokens a second; zero is no limit.
+    /// Creates a full bucket that refills with `rate` tokens per second. Zero means
+    /// no limit.
     pub fn new(rate: u64) -> TokenBucket {
         TokenBucket { rate, full_at: Duration::ZERO }
     }
@@ -24,34 +25,37 @@ impl TokenBucket {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Returns the tokens at `now`. The bucket holds at most the tokens that
-    /// refill in `saved`, and at least one when it is full.
+    /// Returns the number of tokens in the bucket at the time `now`. `saved` sets
+    /// the size of the bucket: the tokens that refill in this time, but at least
+    /// one.
     ///
     /// # Errors
-    /// The time of the next token if the bucket is empty.
+    /// The time at which the next token is available, if the bucket is empty.
     pub fn tokens(&self, saved: Duration, now: Duration) -> Result<u64, Duration> {
         if self.rate == 0 {
             return Ok(u64::MAX);
         }
         let saved = saved.max(self.worth(1));
         let left = (now + saved).saturating_sub(self.full_at.max(now));
-        // A token that misses one nanosecond by rounding counts.
+        // Rounding can make a token incomplete by one nanosecond. Such a token
+        // counts as complete.
         match (left.as_nanos() + 1) * u128::from(self.rate) / 1_000_000_000 {
             0 => Err((self.full_at + self.worth(1)).saturating_sub(saved)),
             tokens => Ok(u64::try_from(tokens).unwrap_or(u64::MAX)),
         }
     }
 
-    /// Takes `tokens` at `now`, even if the bucket holds fewer. The debt delays
-    /// the next token.
+    /// Takes `tokens` tokens at the time `now`, even if the bucket has fewer. The
+    /// bucket then has a debt, which delays its next token.
     pub fn charge(&mut self, tokens: u64, now: Duration) {
         if self.rate > 0 {
             self.full_at = self.full_at.max(now).saturating_add(self.worth(tokens));
         }
     }
 
-    /// Takes `count` tokens at `now` from a bucket that holds the tokens of
-    /// `saved`. Returns false, and takes none, if the bucket holds fewer.
+    /// Takes `count` tokens at the time `now`. `saved` sets the size of the bucket,
+    /// as in [`tokens`](Self::tokens). If the bucket has fewer than `count` tokens,
+    /// takes none and returns false.
     pub fn take(&mut self, count: u64, saved: Duration, now: Duration) -> bool {
         let enough = self.tokens(saved, now).is_ok_and(|tokens| tokens >= count);
         if enough {

@@ -1,4 +1,5 @@
-//! The connection under a stream or a session.
+//! The transport of a stream or of a WebSocket session: a TCP socket or an HTTP/2
+//! stream.
 
 use std::io;
 use std::pin::Pin;
@@ -13,36 +14,37 @@ use super::socket_writer::Socket;
 use super::tcp::TcpTransport;
 use crate::hub::DirectWriter;
 
-/// The most bytes of one write to an HTTP/2 stream: one DATA frame
-/// (RFC 9113 §6.5.2). hyper takes a write whole, and the next write once the
-/// client's window has admitted the first. So a slow reader must take this many
-/// bytes in one stall timeout.
+/// The largest number of bytes of one write to an HTTP/2 stream: the size of one
+/// DATA frame (RFC 9113 §6.5.2). hyper accepts each write as a whole. It accepts the
+/// next write when the client's flow-control window has room for the previous one.
+/// So a slow client must read this many bytes within one stall timeout.
 const STREAM_WRITE_BYTES: usize = 16 * 1024;
 
-/// The connection that a stream or a session writes to.
+/// The transport that a stream or a WebSocket session reads from and writes to.
 pub enum Transport {
     /// A TCP socket.
     Tcp(TcpTransport),
-    /// A stream of an HTTP/2 connection (RFC 8441).
+    /// An HTTP/2 stream that carries a WebSocket (extended CONNECT, RFC 8441).
     H2(Box<TokioIo<Upgraded>>),
 }
 
 impl Transport {
-    /// Wraps the stream of an extended CONNECT.
+    /// Wraps the HTTP/2 stream that hyper returns for an extended CONNECT request.
     pub fn h2(upgraded: Upgraded) -> Transport {
         Transport::H2(Box::new(TokioIo::new(upgraded)))
     }
 
-    /// Sets the limit of unsent bytes in the kernel for bulk answers or for
-    /// events.
+    /// Sets how many unsent bytes the kernel accepts for the socket: more for a bulk
+    /// response, fewer for a stream of events. Has no effect on an HTTP/2 stream.
     pub fn set_bulk(&self, bulk: bool) {
         if let Transport::Tcp(socket) = self {
             socket.set_bulk(bulk);
         }
     }
 
-    /// Returns the socket for direct writes of the fan-out; `None` for a
-    /// transport that only its own task may write to.
+    /// Returns the socket if the fan-out task may write to it directly. Returns
+    /// `None` for an HTTP/2 stream, because only the task of that stream may write
+    /// to it.
     pub(super) fn direct_writer(&self) -> Option<Arc<dyn DirectWriter>> {
         match self {
             Transport::Tcp(socket) => Some(socket.direct_writer()),
@@ -55,8 +57,8 @@ impl Socket for Transport {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Tcp(socket) => socket.poll_writable(cx),
-            // hyper's flush of an HTTP/2 stream is ready once hyper would take
-            // a write.
+            // The flush of an HTTP/2 stream in hyper is ready when hyper would
+            // accept a write.
             Transport::H2(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
@@ -98,7 +100,7 @@ impl AsyncWrite for Transport {
         if let Transport::Tcp(socket) = this {
             return Pin::new(socket).poll_write_vectored(cx, slices);
         }
-        // An HTTP/2 stream takes one slice at a time.
+        // hyper accepts one slice per write to an HTTP/2 stream.
         let first = slices.iter().find(|slice| !slice.is_empty());
         Pin::new(this).poll_write(cx, first.map_or(&[], |slice| slice))
     }

@@ -1,5 +1,6 @@
-//! A WebSocket session. It decodes messages, and executes one command after the
-//! other. Its output has the same source and writer as any other stream.
+//! The task of a WebSocket session. It decodes the messages of the client and
+//! executes its commands one after the other. Its output uses the same
+//! [`StreamSource`] and [`SocketWriter`] as an SSE or NDJSON stream.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -27,41 +28,50 @@ use crate::wire::close::CloseCode;
 use crate::wire::problem::Problem;
 use crate::wire::websocket::{self, Decoder, Limits, Message};
 
-/// The limit of queued answers, in bytes. Above this limit, the session does not
-/// read. So a client that sends commands and does not read answers uses little
-/// memory.
+/// The limit of the answers to commands that wait in the queue, in bytes. Above this
+/// limit, the session does not read from the socket. So a client that sends commands
+/// and does not read the answers uses little memory.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// The time that a client has to answer a close frame.
+/// The time that the gateway waits for the client to close the connection after the
+/// gateway has sent its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The number of pings that a client may leave unanswered.
+/// The largest number of consecutive pings that a client may leave without a pong or
+/// other data. After one more unanswered ping, the connection ends as idle.
 const UNANSWERED_PINGS_MAX: u32 = 2;
 
-/// One reply to a command. The replies of a command are sent in order.
+/// A part of the result of a command. The session sends the replies of one command
+/// in order.
 #[derive(Debug)]
 pub enum CommandReply {
-    /// The answer: the id of the command as JSON text, and the data.
+    /// The answer to the command. The fields are the id of the command as JSON text,
+    /// and the data as JSON.
     Response(Option<Bytes>, Vec<u8>),
-    /// The rejection of the command.
+    /// The rejection of the command. The fields are the id of the command as JSON
+    /// text, and the problem.
     Error(Option<Bytes>, Problem),
-    /// The answer to the bare message `get-status`.
+    /// The answer to the command `get-status` in the bare format (messages without
+    /// an envelope). The field is the status document as JSON.
     Status(Bytes),
-    /// A gap at the start of a subscription.
+    /// The `gap` message of a new subscription: the log no longer keeps some events
+    /// that the client asked for.
     Gap(Gap, SubscriptionId),
-    /// Later messages have the bare format.
+    /// A change of the wire format: all later messages have the bare format
+    /// (messages without an envelope).
     Bare,
 }
 
-/// A command in progress.
+/// The future that executes a command and returns its replies.
 pub type CommandFuture = Pin<Box<dyn Future<Output = Vec<CommandReply>> + Send>>;
 
-/// The handler of the commands of a session.
+/// Executes the commands that a client sends in a WebSocket session.
 pub trait CommandHandler: Send + Unpin {
-    /// Starts to execute the command in a text message. The session calls it again
-    /// after the command has ended, so the commands of a session take effect in
-    /// order. The session may drop the future before its end. A write that the
-    /// command has started is committed then, without an answer.
+    /// Returns a future that executes the command in a text message. The session
+    /// starts the next command after this future has ended, so the commands of a
+    /// session take effect in order. The session may drop the future early. If the
+    /// command has started a write, this write is then still committed, but the
+    /// client gets no answer.
     fn command(&mut self, text: String) -> CommandFuture;
 }
 
@@ -73,8 +83,9 @@ pub struct Session<C> {
     transport: Transport,
     source: StreamSource,
     writer: SocketWriter,
-    /// The decoder of a frame or message that has arrived in part. It is boxed and
-    /// optional, because most sessions have none most of the time.
+    /// The decoder of a frame or message that is only partly received. It is boxed
+    /// and optional, because most sessions have no partly received frame most of the
+    /// time.
     decoder: Option<Box<Decoder>>,
     message_bytes_max: usize,
     message_timeout_ms: u64,
@@ -82,27 +93,30 @@ pub struct Session<C> {
     commands: C,
     running: Option<CommandFuture>,
     inbox: VecDeque<Message>,
-    /// The number of heartbeats when bytes of the client last arrived.
+    /// The number of heartbeats that the gateway had queued when it last received
+    /// bytes of the client.
     heartbeats_answered: u32,
-    /// The hub's time at which the incomplete message began.
+    /// The time of the hub's clock, in milliseconds, at which the first byte of the
+    /// partly received message arrived. It is `None` if there is no such message.
     message_since: Option<u64>,
     state: State,
-    /// Counts the connection as open.
+    /// A guard. The connection counts as open until the guard is dropped.
     _open: Option<Arc<dyn Send + Sync>>,
 }
 
 enum State {
     Open,
-    /// The close frame is queued. No frame follows.
+    /// The close frame is queued. No frame follows the close frame.
     Closing,
-    /// All frames are written. Bytes of the client are read until this deadline.
+    /// All frames are written. Until this deadline, the session reads and drops the
+    /// bytes of the client.
     Lingering(Pin<Box<Sleep>>),
 }
 
 impl<C: CommandHandler> Session<C> {
-    /// Returns the session of a connection whose handshake is complete. `early`
-    /// contains the bytes that the client has sent after the handshake. The
-    /// connection counts as open as long as `open` lives.
+    /// Creates the session of a connection whose handshake is complete. `early`
+    /// contains the bytes that the client has sent after its handshake. The
+    /// connection counts as open until the guard `open` is dropped.
     pub fn new(
         transport: Transport,
         source: StreamSource,
@@ -134,7 +148,7 @@ impl<C: CommandHandler> Session<C> {
         session
     }
 
-    // === input ===
+    // === input: messages of the client ===
 
     fn take_input(&mut self, input: &[u8]) {
         self.source.metrics().received_bytes.increment(input.len() as u64);
@@ -161,12 +175,13 @@ impl<C: CommandHandler> Session<C> {
         }
     }
 
-    /// Closes the session if a message takes too long. An incomplete message uses
-    /// memory, and with a ping now and then it would outlive every other deadline.
-    /// Each tick of the hub wakes the task while a message is incomplete.
+    /// Closes the session if a message is not complete within `limits.body_timeout`.
+    /// A partly received message uses memory. A client that sends a ping now and
+    /// then would keep this message past every other deadline. While a message is
+    /// incomplete, each tick of the hub wakes the task.
     fn check_message_deadline(&mut self) {
-        // The session does not read during a command. The rest of the message may
-        // have arrived.
+        // While a command is in progress, the session does not read. So the rest of
+        // the message may already be in the socket.
         if self.running.is_some() {
             return;
         }
@@ -176,14 +191,16 @@ impl<C: CommandHandler> Session<C> {
         }
     }
 
-    /// Executes commands and reads the next ones. The session reads only if no
-    /// command is in progress and few answers are queued, because one read can
-    /// return hundreds of commands with a large answer each.
+    /// Runs the command in progress, starts the next command, and reads from the
+    /// socket. The session reads only if no command is in progress and few answers
+    /// are queued. One read can return hundreds of commands, each with a large
+    /// answer.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if let Some(running) = &mut self.running {
                 if !self.source.is_answering() {
-                    // The answer is too late, because the close frame is queued.
+                    // The close frame is already queued, so the answer can no longer
+                    // be sent.
                     self.running = None;
                     continue;
                 }
@@ -241,7 +258,7 @@ impl<C: CommandHandler> Session<C> {
         }
     }
 
-    // === output ===
+    // === output: frames for the client ===
 
     fn queue_reply(&mut self, reply: CommandReply) {
         let messages = self.source.messages();
@@ -290,9 +307,10 @@ impl<C: CommandHandler> Session<C> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads and drops bytes until the client closes its side. If a socket is closed
-    /// with unread bytes, the kernel resets the connection, and the reset can
-    /// overtake the close frame.
+    /// Reads and drops the bytes of the client until the client closes its side of
+    /// the connection. If the gateway closed a socket with unread bytes, the kernel
+    /// would reset the connection. The client could then lose the close frame
+    /// because of the reset.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let State::Lingering(deadline) = &mut self.state else { return Poll::Pending };
         if deadline.as_mut().poll(cx).is_ready() {
@@ -309,8 +327,9 @@ impl<C: CommandHandler> Session<C> {
         })
     }
 
-    /// Ready if the hub ends the connection at once, even in the middle of a frame.
-    /// Otherwise the task is woken by the next change.
+    /// Becomes ready if the hub ends the connection at once, even if a frame is only
+    /// partly written. Otherwise the task of `cx` is woken when the state of the
+    /// connection changes in the hub.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.source.subscriber().watch(cx, self.source.is_answering()) {
             Some(end_reason) => {
@@ -322,7 +341,8 @@ impl<C: CommandHandler> Session<C> {
     }
 }
 
-/// Returns the close code for an end. Returns `None` if the socket accepts no bytes.
+/// Returns the WebSocket close code for the reason `end`. Returns `None` for a
+/// stalled connection, whose socket accepts no close frame.
 fn close_code(end: End) -> Option<CloseCode> {
     match end {
         End::Ending(EndReason::Drained | EndReason::Lifetime) => Some(CloseCode::Draining),
@@ -348,8 +368,9 @@ impl<C: CommandHandler> Future for Session<C> {
             if let Poll::Ready(Err(_)) = this.poll_output(cx) {
                 return Poll::Ready(());
             }
-            // The answers that stopped the reads are written. The session must read
-            // now, because nothing wakes this task for messages in the inbox.
+            // The queued answers, which had stopped the reads, are now written. The
+            // session must continue with its inbox now, because no event wakes the
+            // task for messages in the inbox.
             if !was_held_back || this.is_held_back() {
                 break;
             }

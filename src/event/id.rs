@@ -1,4 +1,5 @@
-//! Positions in a log: the epoch, the offset, and the event id that joins them.
+//! Positions in a log: the epoch, the offset, and the event id, which consists of
+//! both.
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,8 +31,8 @@ impl fmt::Display for Offset {
     }
 }
 
-/// The identity of a log: 8 characters of base32. A log that is created again
-/// has a new epoch, so the new log rejects the event ids of the old one.
+/// The identity of a log: 8 characters of base32. A log that is created again has a
+/// new epoch, so the new log rejects the event ids of the old log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch([u8; 8]);
 
@@ -76,12 +77,12 @@ impl FromStr for Epoch {
     }
 }
 
-/// An event id, `<epoch>-<offset>`. Events, cursors and entity tags use it.
+/// An event id, `<epoch>-<offset>`. Events, cursors and entity tags use this format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventId {
     /// The identity of the log.
     pub epoch: Epoch,
-    /// The position in this log.
+    /// The position of the event in this log.
     pub offset: Offset,
 }
 

@@ -1,9 +1,9 @@
 //! IP networks in the configuration.
 //!
 //! A socket for both IP versions reports an IPv4 client as an IPv4-mapped IPv6
-//! address (`::ffff:192.0.2.1`). [`IpNet`] treats this as an IPv6 address. The
-//! functions here treat it as the IPv4 address, in the text of a network and in
-//! a lookup.
+//! address (`::ffff:192.0.2.1`). [`IpNet`] treats such an address as IPv6. The
+//! functions of this module treat it as the IPv4 address: [`parse_network`] in the
+//! text of a network, and [`network_contains`] in the address of a client.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,10 +19,10 @@ const MAPPED_PREFIX: u8 = 96;
 pub enum InvalidNetwork {
     /// The part before the slash is not an IP address.
     Address,
-    /// The part after the slash is not a number from 0 to this number.
+    /// The prefix length after the slash is not a number from 0 to this value.
     Prefix(u8),
-    /// The address has set bits after the prefix. This network has the same
-    /// prefix, and those bits are zero.
+    /// The address has set bits after the prefix. The value is the network with the
+    /// same prefix in which these bits are zero.
     HostBits(IpNet),
 }
 
@@ -58,8 +58,9 @@ pub fn network_contains(network: &IpNet, address: IpAddr) -> bool {
     network.contains(&address.to_canonical())
 }
 
-/// Returns the number in `text`, or `None` if `text` is not one to three digits
-/// or the number is greater than `most`. `u8::from_str` alone also accepts `+8`.
+/// Returns the number in `text`, or `None` if `text` is not one to three digits or
+/// the number is greater than `most`. The function checks the digits itself, because
+/// `u8::from_str` also accepts a sign, for example `+8`.
 fn prefix_length(text: &str, most: u8) -> Option<u8> {
     let digits = (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     let prefix = if digits { text.parse().ok() } else { None };

@@ -1,5 +1,6 @@
-//! Direct writes: the fan-out writes to a socket while the connection's writer
-//! sleeps. To wake the writer would add a third to the cost of the write.
+//! Direct writes: the fan-out task writes events to the socket itself while the
+//! writer task of the connection sleeps. To wake the writer would add a third to the
+//! cost of the write.
 
 use std::sync::Arc;
 
@@ -11,17 +12,18 @@ use super::subscriber::Subscriber;
 use super::words::{DirectWriter, SubscriptionId};
 use crate::wire::Selection;
 
-/// The cost of a visit that writes, in visits that only push. `send(2)` to a
-/// loopback socket takes 4 to 8 µs, which is fifty times as long. The cost is
-/// lower than that because the runtime polls all sockets at each yield.
+/// The cost of a direct write to a socket. The unit is the cost of a push into a
+/// ring. `send(2)` to a loopback socket takes 4 to 8 µs, which is fifty times as
+/// long as a push. The constant is smaller than fifty, because the fan-out yields
+/// more often if the cost is high, and the runtime polls all sockets at each yield.
 pub(super) const COST: usize = 4;
 
 impl Subscriber {
-    /// Writes the selected events to the socket if the writer sleeps and the
-    /// ring is empty. Returns whether at least one byte was written; otherwise
-    /// the caller pushes the events. The caller holds the lock of the connection
-    /// during the write, which does not wait. The lock prevents a write of
-    /// the writer at the same time.
+    /// Writes the selected events to the socket if the writer of the connection
+    /// sleeps and the ring is empty. Returns whether at least one byte was written.
+    /// If not, the caller must push the events into the ring. The caller holds the
+    /// lock of the connection during the write, so that the writer does not write at
+    /// the same time. The write does not block.
     pub(super) fn write_directly(
         &self,
         state: &mut State,
@@ -40,7 +42,8 @@ impl Subscriber {
         };
         let format = subscription.spec.format;
         let Some(slice) = pass.slice_cache.get(pass.batch, selection, format) else { return false };
-        // The writer gets the error of a broken socket and ends the connection.
+        // An error of a broken socket is ignored here. The writer gets the error at
+        // its next write and ends the connection.
         let Ok(written @ 1..) = direct_writer.write_now(&slice.bytes) else { return false };
         let events = u64::from(selection.len());
         subscription.advance(slice.through);
@@ -58,15 +61,17 @@ impl Subscriber {
         true
     }
 
-    /// Lets the fan-out write to `direct_writer` while the writer sleeps. The
-    /// writer calls this before its first call of [`Subscriber::next`].
+    /// Allows the fan-out to write to `direct_writer` while the writer of the
+    /// connection sleeps. The writer calls this before its first call of
+    /// [`Subscriber::next`].
     pub fn allow_direct_writes(&self, direct_writer: Arc<dyn DirectWriter>) {
         self.state.lock().direct_writer = Some(direct_writer);
     }
 
-    /// Prevents direct writes until the next call of [`Subscriber::next`]. Returns
-    /// the rest of a partial write. The writer calls this method before it writes
-    /// bytes that are not events, and must write the rest first.
+    /// Prevents direct writes until the next call of [`Subscriber::next`]. The
+    /// writer calls this before it writes bytes that are not events. Returns the
+    /// bytes that the socket has not accepted in a direct write. The writer must
+    /// write these bytes first.
     pub fn suspend_direct_writes(&self) -> Option<Bytes> {
         let mut state = self.state.lock();
         if state.writer == Writer::Asleep {

@@ -12,10 +12,12 @@ use super::words::Settings;
 use crate::metrics::Metrics;
 use crate::supervisor::{Supervisor, Task};
 
-/// The maximum time between two ticks.
+/// The maximum time between two ticks of a shard. At a tick, the shard checks the
+/// heartbeats and the timeouts of its connections.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Starts a shard and its tasks, which `supervisor` owns.
+/// Starts a shard with its fan-out task and its tick task. `supervisor` owns the
+/// tasks.
 pub(super) fn start(
     settings: Arc<Settings>,
     memory_pressure: Arc<AtomicBool>,
@@ -29,14 +31,16 @@ pub(super) fn start(
     shard
 }
 
-/// Fans out the logs in the shard's queue, and never returns. The logs take
-/// turns: a log that moves again during its turn goes to the end of the queue.
+/// Pushes the new batches of the logs in the shard's queue to their subscribers.
+/// Never returns. The logs take turns: a log that has a new commit during its turn
+/// goes to the end of the queue.
 pub(super) async fn fan_out(shard: Arc<Shard>) {
     let (mut cost, mut moved) = (0, Vec::new());
     loop {
         shard.queue.take(&mut moved).await;
         for fanout in moved.drain(..) {
-            // The last subscription to the log may have ended meanwhile.
+            // The fan-out no longer exists if the last subscription to its log has
+            // ended.
             let Some(fanout) = fanout.upgrade() else { continue };
             fanout.dequeued();
             advance(&shard, &fanout, &mut cost).await;
@@ -44,8 +48,8 @@ pub(super) async fn fan_out(shard: Arc<Shard>) {
     }
 }
 
-/// Fans out the batches of a log that follow the fan-out's progress. `cost` is
-/// the cost of all passes since the task last yielded to the runtime.
+/// Pushes the batches of one log that come after `fanned_to` to the subscribers.
+/// `cost` is the cost of all pushes since the task last yielded to the runtime.
 async fn advance(shard: &Shard, fanout: &LogFanout, cost: &mut usize) {
     match fanout.progress.log.tail(fanout.progress.fanned_to()) {
         Some(batches) => {
@@ -57,14 +61,16 @@ async fn advance(shard: &Shard, fanout: &LogFanout, cost: &mut usize) {
     }
 }
 
-/// Makes all subscriptions to a log catch up, and moves the fan-out to the head
-/// of the log. This is necessary if the tail in memory no longer contains the
-/// next batch of the fan-out.
+/// Makes all subscriptions of a shard to one log catch up, and moves the progress of
+/// the fan-out to the head of the log. The fan-out calls this if the tail of the log
+/// in memory no longer contains the next batch.
 ///
-/// The index is not locked between two chunks, so subscriptions join and leave.
-/// A subscription that joins enters the index after `tail` was set to `head`. It
-/// reads the log up to `head` before it goes live, whether the walk visits it or
-/// not. A subscription that stays keeps its slot, so the walk visits it once.
+/// The function handles the subscriptions in chunks and unlocks the index between
+/// two chunks. Other tasks can add and remove subscriptions meanwhile. A new
+/// subscription enters the index after `tail` was set to `head`. It reads the log up
+/// to `head` before it goes live, whether this function finds it in the index or
+/// not. A subscription that is not removed keeps its slot, so the function handles
+/// it exactly once.
 async fn fall_behind_all(fanout: &LogFanout) {
     let head = fanout.progress.log.head();
     fanout.progress.set_tail(head);
@@ -86,8 +92,9 @@ async fn fall_behind_all(fanout: &LogFanout) {
     fanout.progress.set_fanned_to(head);
 }
 
-/// Ends or wakes the connections of a shard whose heartbeat, timeout or end is
-/// due, and never returns.
+/// Checks all connections of a shard at each tick, and never returns. Sets the end
+/// reason of a connection whose timeout or lifetime has passed. Wakes the writer of
+/// a connection if its heartbeat or its end is due.
 async fn tick(shard: Arc<Shard>) {
     loop {
         let settings = shard.settings.read().clone();

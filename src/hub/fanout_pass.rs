@@ -1,4 +1,5 @@
-//! A pass: the fan-out of one batch visits each subscription that matches it.
+//! A fan-out pass: a shard pushes one batch of a log to each of its subscriptions
+//! that matches the batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,44 +14,48 @@ use super::words::SubscriptionId;
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Filter, Selection};
 
-/// The maximum cost of a pass between two yields to the runtime. The unit is a
-/// visit that only pushes, which takes about 100 ns. With 64
-/// [direct writes](super::direct_write::COST), other tasks on the same thread
-/// wait for up to half a millisecond. Under shuttle a pass yields after one or
-/// two visits.
+/// The maximum cost of the fan-out between two yields to the runtime. The unit is
+/// the cost of a push into a ring, about 100 ns. Between two yields, the fan-out
+/// does at most 64 [direct writes](super::direct_write::COST). Other tasks on the
+/// same thread then wait for up to half a millisecond. Under shuttle the fan-out
+/// yields after one or two pushes.
 pub(super) const COST_AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 256 };
 
-/// The number of events that a filter evaluates in the time of a visit.
+/// The number of events that a filter evaluates in the same time as the fan-out
+/// needs for a push into a ring. Such a push is the unit of the fan-out's cost.
 const EVENTS_A_VISIT: usize = 8;
 
-/// The fan-out of one batch to the subscriptions of one log on one shard
+/// A fan-out pass: pushes one batch of a log to the subscriptions of one shard
 /// (`docs/delivery.md#push`).
 pub(super) struct FanoutPass<'a> {
     shard: &'a Shard,
     fanout: &'a LogFanout,
     pub(super) batch: &'a Arc<Batch>,
-    /// The end of the batch before this one.
+    /// The end offset of the previous batch. The events up to it were pushed before.
     pub(super) fanned_to: Offset,
-    /// Whether a visit may write to the socket. It may not if more batches
-    /// wait: the writer then writes several batches at once, which costs less.
+    /// Whether the pass may write to sockets directly. It may not if the log has
+    /// newer batches: the writer of the connection then writes several batches at
+    /// once, which costs less.
     pub(super) is_direct: bool,
     pub(super) slice_cache: SliceCache,
     pub(super) counts: DeliveryCounts,
     wakers: Vec<Waker>,
-    /// The subscriptions of the current chunk. Kept for its memory.
+    /// The subscriptions that get the batch next. The field keeps the allocation for
+    /// the next chunk of subscriptions.
     chunk: Vec<Match>,
     cost: usize,
 }
 
-/// A subscription that matches the batch and has to be visited.
+/// A subscription that matches the batch, with the matching events.
 struct Match {
     subscriber: Arc<Subscriber>,
     subscription: SubscriptionId,
     selection: Selection,
 }
 
-/// Fans out a batch, unless this is done already. `cost` is the cost since the
-/// last yield to the runtime, of this pass and of the passes before.
+/// Pushes a batch to all subscriptions that match it. Does nothing if the batch was
+/// already fanned out. `cost` is the cost of the fan-out since its last yield to the
+/// runtime. The function adds its own cost.
 pub(super) async fn fan_out_batch(
     shard: &Shard,
     fanout: &LogFanout,
@@ -111,20 +116,22 @@ impl FanoutPass<'_> {
         }
     }
 
-    /// Visits the live subscriptions of one list, in chunks of at most
-    /// [`COST_AT_ONCE`] subscriptions. The index is locked while a chunk is
-    /// collected, and is not locked during the visits.
+    /// Pushes the batch to the live subscriptions of one list of the index. Handles
+    /// the list in chunks of at most [`COST_AT_ONCE`] subscriptions. Locks the index
+    /// to collect a chunk, and unlocks it before the pushes.
     ///
-    /// Subscriptions join and leave between two chunks. There is still no gap
-    /// and no repeat (`docs/delivery.md#proof-no-gap-and-no-repeat`):
-    /// - An entry that stays keeps its slot, so the pass visits it once.
-    /// - An entry that joins takes any free slot, or a slot of a new list. It
-    ///   entered the index after `tail` was set to the end of the batch
+    /// Subscriptions join and leave between two chunks. There is still no gap and no
+    /// repeat (`docs/delivery.md#proof-no-gap-and-no-repeat`):
+    /// - An entry of the index that stays keeps its slot, so the pass finds it
+    ///   exactly once.
+    /// - A new entry takes any free slot, or a slot of a new list. It entered the
+    ///   index after `tail` was set to the end of the batch
     ///   ([`FanoutProgress::set_tail`](super::fanout_progress::FanoutProgress::set_tail)).
-    ///   Its subscription reads the batch from the log before it goes live. A
-    ///   visit then finds no event after `pushed_to`.
-    /// - An entry that leaves wants no more events. A list is removed with its
-    ///   last entry, and the pass over this list ends.
+    ///   Its subscription reads the batch from the log before it goes live. If the
+    ///   pass finds this entry too, the batch has no event after `pushed_to`, and
+    ///   nothing is pushed.
+    /// - The subscription of a removed entry wants no more events. A list is removed
+    ///   with its last entry, and the pass over this list then ends.
     async fn visit_all<L, S>(&mut self, list: L, cache: &mut SelectionCache<S>)
     where
         L: Fn(&Index) -> Option<&Slots<Entry>>,
@@ -140,8 +147,9 @@ impl FanoutPass<'_> {
         self.chunk = chunk;
     }
 
-    /// Collects the next chunk of a list from `cursor` on. Returns whether the list
-    /// has ended.
+    /// Adds the next matching subscriptions of a list to `chunk`, from the slot
+    /// `cursor` on. Stops at the maximum cost. Returns whether the end of the list
+    /// is reached.
     fn collect<L, S>(
         &mut self,
         list: L,
@@ -189,28 +197,32 @@ impl FanoutPass<'_> {
         }
     }
 
-    /// Wakes the writers and records the deliveries since the last call.
+    /// Wakes the writers of the connections that got events since the last call.
+    /// Records the direct writes since the last call in the metrics.
     fn flush(&mut self) {
         self.wakers.drain(..).for_each(Waker::wake);
         self.counts.record(self.shard.metrics(), self.batch.committed());
     }
 }
 
-/// The selections of the filters of one list. Most subscriptions share one
-/// filter, and the other filters come in runs of equal ones.
+/// A cache of the events that each filter selects from the batch. Most subscriptions
+/// of a list share one filter. Subscriptions with another common filter are often
+/// adjacent in the list.
 struct SelectionCache<S> {
     select: S,
-    /// The cost of one filter evaluation, in visits.
+    /// The cost of one evaluation of a filter over the batch. The unit is the cost
+    /// of a push into a ring.
     evaluation: usize,
     known: Vec<(Arc<Filter>, Option<Selection>)>,
-    /// The cost of the evaluations since the last chunk, in visits. The index is
-    /// locked during an evaluation.
+    /// The cost of the filter evaluations since the last chunk of subscriptions was
+    /// collected. The unit is the cost of a push into a ring. This cost is limited,
+    /// because the index is locked during the evaluations.
     cost: usize,
 }
 
 impl<S: Fn(&Filter) -> Option<Selection>> SelectionCache<S> {
-    /// The number of filters in the cache. A search among more filters costs as
-    /// much as an evaluation.
+    /// The maximum number of filters in the cache. With more filters, a search in
+    /// the cache would cost as much as an evaluation.
     const LENGTH: usize = 8;
 
     fn new(evaluation: usize, select: S) -> SelectionCache<S> {

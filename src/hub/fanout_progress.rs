@@ -7,14 +7,14 @@ use crate::event::Offset;
 use crate::log::Log;
 use crate::sync::AtomicU64;
 
-/// The progress of the fan-out of one log on one shard. Each subscription to the
-/// log on this shard has a reference to it.
+/// The progress of the fan-out of one log on one shard. Each subscription to the log
+/// on this shard has a reference to it.
 ///
-/// The fan-out sets `tail` to the end of a batch before the first visit with
-/// this batch, and sets `fanned_to` after the last visit. A subscription enters
-/// the index first and then reads `tail` under the lock of its connection. So
-/// the subscription knows whether a batch that it has not read will still visit
-/// it ([`Follower`](crate::log::Follower)).
+/// The fan-out sets `tail` to the end of a batch before it pushes the batch to the
+/// first subscription. It sets `fanned_to` to this offset after the last push. A
+/// subscription enters the index first and then reads `tail` under the lock of its
+/// connection. So the subscription knows whether the fan-out may already have
+/// skipped it for a batch that it has not read ([`Follower`](crate::log::Follower)).
 pub(super) struct FanoutProgress {
     pub(super) log: Arc<Log>,
     tail: AtomicU64,
@@ -37,7 +37,8 @@ impl FanoutProgress {
         Offset(self.fanned_to.load(Ordering::SeqCst))
     }
 
-    /// Returns whether the log has events beyond `fanned_to`.
+    /// Returns whether the log has events after `fanned_to`, which are not fanned
+    /// out yet.
     pub(super) fn is_behind(&self) -> bool {
         self.fanned_to() < self.log.head()
     }
@@ -51,12 +52,12 @@ impl FanoutProgress {
     }
 }
 
-/// The lag of the subscriptions of a shard.
+/// Statistics about the subscriptions of a shard that are behind their log.
 #[derive(Default)]
 pub(super) struct LagStats {
     /// The number of subscriptions that are catching up. Each
     /// [`Subscription`](super::subscription::Subscription) counts itself.
     pub(super) catching_up: AtomicU64,
-    /// The largest lag at the last tick, in offsets.
+    /// The largest lag of a subscription at the last tick of the shard, in offsets.
     pub(super) lag: AtomicU64,
 }

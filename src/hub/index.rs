@@ -1,5 +1,6 @@
-//! The index of the subscriptions to one log on one shard, by scope. Adding or
-//! removing a subscription takes constant time.
+//! The index of the subscriptions to one log on one shard. The index separates
+//! subscriptions to the whole log from subscriptions to a single resource. To add or
+//! to remove a subscription takes constant time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,18 +10,20 @@ use super::words::{Scope, SlotIndex, SubscriptionId};
 use crate::event::ResourceId;
 use crate::wire::Filter;
 
-/// An entry of the index: a subscription, and its filter for the fan-out.
+/// An entry of the index: a subscription, and the filter that the fan-out applies
+/// for it.
 pub(super) struct Entry {
     pub(super) subscriber: Arc<Subscriber>,
     pub(super) subscription: SubscriptionId,
     pub(super) filter: Arc<Filter>,
 }
 
-/// A list of values with stable slots. Free slots are reused. The memory is freed
-/// when all slots are free.
+/// A list of values. A value keeps its slot (its index in the list) until it is
+/// removed. Free slots are reused. The memory is freed when all slots are free.
 pub(super) struct Slots<T> {
     list: Vec<Slot<T>>,
-    /// The slot that was freed last, or [`END`] if no slot is free.
+    /// The head of the list of free slots: the slot that was freed last, or [`END`]
+    /// if no slot is free.
     next: u32,
     /// The number of used slots.
     used: u32,
@@ -28,11 +31,11 @@ pub(super) struct Slots<T> {
 
 enum Slot<T> {
     Used(T),
-    /// The slot that was freed before this one, or [`END`].
+    /// A free slot. Contains the slot that was freed before this one, or [`END`].
     Free(u32),
 }
 
-/// No further slot is free.
+/// The end of the list of free slots.
 const END: u32 = u32::MAX;
 
 impl<T> Default for Slots<T> {
@@ -76,8 +79,8 @@ impl<T> Slots<T> {
             return slot;
         }
         if self.list.is_empty() {
-            // Most resources have one subscriber. A `Vec` would allocate four
-            // entries, which would be most of the memory of the index.
+            // Most resources have one subscriber. A new `Vec` would allocate memory
+            // for four entries. This would be most of the memory of the index.
             self.list.reserve_exact(1);
         }
         self.list.push(Slot::Used(value));
@@ -102,23 +105,27 @@ impl<T> Slots<T> {
     }
 }
 
-/// The subscriptions to one resource.
+/// The subscriptions to the events of one resource.
 struct Group {
     resource: ResourceId,
     entries: Slots<Entry>,
 }
 
-/// The subscriptions to a log.
+/// The subscriptions of one shard to one log.
 #[derive(Default)]
 pub(super) struct Index {
     whole: Slots<Entry>,
     groups: Slots<Group>,
-    /// The slot of the group of each resource.
+    /// For each resource that has a subscription: the slot of its group in `groups`.
     by_subject: HashMap<ResourceId, u32>,
+    /// Whether the fan-out of the log has ended on this shard. After the end, no
+    /// subscription may be added to this index.
+    pub(super) has_ended: bool,
 }
 
-/// The position of a walk over all entries. List 0 has the subscriptions to the
-/// whole log. Each other list is a group.
+/// The position of [`Index::walk`], which visits all entries list by list. List 0
+/// has the subscriptions to the whole log. Each other list has the subscriptions to
+/// one resource.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cursor {
     list: usize,
@@ -142,8 +149,9 @@ impl Index {
         SlotIndex::Subject { group, slot }
     }
 
-    /// Removes an entry. Removes the group with its last entry. Visits no other
-    /// entry, because all clients of one resource may leave at once.
+    /// Removes and returns an entry. If it is the last entry of a resource, also
+    /// removes the group of this resource. Does not search the other entries: all
+    /// clients of one resource may leave at once.
     pub(super) fn remove(&mut self, slot: SlotIndex) -> Option<Entry> {
         let (group, slot) = match slot {
             SlotIndex::Whole(slot) => return self.whole.remove(slot),
@@ -177,14 +185,14 @@ impl Index {
         !self.groups.is_empty()
     }
 
-    /// Returns the subscriptions to one resource, if there are any.
+    /// Returns the subscriptions to the events of one resource, if there are any.
     pub(super) fn subject(&self, resource: &ResourceId) -> Option<&Slots<Entry>> {
         let group = *self.by_subject.get(resource)?;
         self.groups.get(group as usize).map(|group| &group.entries)
     }
 
-    /// Continues a walk over all entries, by at most `steps` slots. Returns `false`
-    /// at the end.
+    /// Calls `visit` for the entries in the next `steps` slots after `cursor`, and
+    /// moves `cursor`. Returns `false` if no slot is left.
     pub(super) fn walk(
         &self,
         cursor: &mut Cursor,

@@ -1,5 +1,5 @@
 //! The fan-out of one log on one shard, and the queue of the fan-outs whose logs
-//! have moved.
+//! have new events.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -36,24 +36,25 @@ impl LogFanout {
             is_queued: AtomicBool::new(false),
         });
         log.observe(&fanout);
-        // The log may have moved before it had this observer.
+        // Another thread may have committed to the log before the log had this
+        // observer.
         if fanout.progress.is_behind() {
             fanout.enqueue();
         }
         fanout
     }
 
-    /// Adds the fan-out to the queue of its shard, unless the queue contains it.
-    /// Call this after the new head of the log is published.
+    /// Adds the fan-out to the queue of its shard, if it is not in the queue yet.
+    /// The caller must publish the new head of the log before this call.
     fn enqueue(self: &Arc<Self>) {
         if !self.is_queued.swap(true, Ordering::SeqCst) {
             self.queue.push(Arc::downgrade(self));
         }
     }
 
-    /// Records that the fan-out task has taken the fan-out from the queue. Call
-    /// this before the tail of the log is read: a commit that is not in the
-    /// tail yet then adds the fan-out to the queue again.
+    /// Records that the fan-out task has removed this fan-out from the queue. The
+    /// task must call this before it reads the tail of the log. A commit that comes
+    /// too late for this read then adds the fan-out to the queue again.
     pub(super) fn dequeued(&self) {
         self.is_queued.store(false, Ordering::SeqCst);
     }
@@ -65,16 +66,17 @@ impl LogObserver for LogFanout {
     }
 }
 
-/// The fan-outs of one shard whose logs have moved since the fan-out task last
-/// took the fan-outs from the queue. [`LogFanout`] adds itself at most once, so
-/// the number of subscribed logs limits the length of the queue.
+/// The queue of one shard: the fan-outs whose logs have new events. The fan-out task
+/// takes all entries at once. A [`LogFanout`] is in the queue at most once. So the
+/// length of the queue is at most the number of subscribed logs, plus the number of
+/// fan-outs that ended since the task last took the entries.
 ///
 /// The references are weak, so that the queue does not keep a fan-out whose last
 /// subscription has ended.
 #[derive(Default)]
 pub(super) struct ProgressQueue {
     moved: Mutex<Vec<Weak<LogFanout>>>,
-    /// Wakes the fan-out task. Has a permit if the queue may have entries that
+    /// Wakes the fan-out task. It stores a permit if the queue may have entries that
     /// the task has not taken.
     pub(super) wakeup: Notify,
     /// The number of times that the fan-out task was notified.
@@ -86,8 +88,8 @@ pub(super) struct ProgressQueue {
 }
 
 impl ProgressQueue {
-    /// Adds a fan-out. Notifies the task only if the queue was empty: the task
-    /// takes all entries at once.
+    /// Adds a fan-out to the queue. Notifies the fan-out task only if the queue was
+    /// empty, because the task takes all entries at once.
     pub(super) fn push(&self, fanout: Weak<LogFanout>) {
         let was_empty = {
             let mut moved = self.moved.lock();
@@ -101,11 +103,10 @@ impl ProgressQueue {
         }
     }
 
-    /// Waits until the queue has entries and moves all of them into `taken`,
-    /// which must be empty. The queue continues with the memory of `taken`.
+    /// Waits until the queue has entries, and moves all of them into `taken`, which
+    /// must be empty. The queue reuses the allocation of `taken`.
     ///
-    /// # Cancel safety
-    /// Safe: no entry is moved before the last wait.
+    /// # Cancel safety Safe: entries are moved only after the last wait.
     pub(super) async fn take(&self, taken: &mut Vec<Weak<LogFanout>>) {
         loop {
             std::mem::swap(&mut *self.moved.lock(), taken);

@@ -1,12 +1,11 @@
-//! Fan-out: moves committed batches into the rings of the subscribers.
+//! Fan-out: pushes committed batches into the rings of the subscribers.
 //!
-//! Each shard serves a part of the connections, and there is one shard for each
-//! core. The committer adds a log that has moved to the queue of each shard that
-//! has a subscription to the log. The shard reads the new batches from the tail
-//! of the log in memory. It visits each subscription that matches a batch once,
-//! and pushes the matching events into the ring of the connection. A push never
-//! waits: if the events do not fit, the overflow policy decides
-//! (`docs/delivery.md`).
+//! Each shard serves a part of the connections. There is one shard for each core.
+//! After a commit, the committer adds the log to the queue of each shard that has a
+//! subscription to this log. The shard reads the new batches from the tail of the
+//! log in memory. For each batch, the shard pushes the matching events into the ring
+//! of each connection that has subscribed to them. A push never waits: if the events
+//! do not fit into the ring, the overflow policy decides (`docs/delivery.md`).
 
 mod index;
 mod direct_write;
@@ -45,7 +44,8 @@ use crate::metrics::{Metrics, Protocol};
 use crate::supervisor::Supervisor;
 use shard::{Counts, Shard};
 
-/// All shards.
+/// The fan-out of the gateway, as a set of shards. Each shard serves a part of the
+/// connections.
 pub struct Hub {
     shards: Box<[Arc<Shard>]>,
     next_connection: AtomicU64,
@@ -54,8 +54,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts `shards` fan-out tasks on the current tokio runtime, and as many
-    /// tick tasks. `supervisor` owns these tasks.
+    /// Starts `shards` shards on the current tokio runtime. Each shard has a fan-out
+    /// task and a tick task. `supervisor` owns these tasks.
     pub fn start(
         settings: &Settings,
         metrics: &Arc<Metrics>,
@@ -73,8 +73,9 @@ impl Hub {
         Hub { shards, next_connection: AtomicU64::new(0), open, memory_pressure }
     }
 
-    /// Replaces the settings from the next tick on. The limits of a ring and the
-    /// lifetime of a stream stay as they were when the connection joined.
+    /// Replaces the settings. Each shard uses the new settings from its next tick
+    /// on. A connection keeps the ring limits and the stream lifetime that were set
+    /// when it joined.
     pub fn reconfigure(&self, settings: &Settings) {
         let settings = Arc::new(settings.clone());
         for shard in &self.shards {
@@ -82,15 +83,16 @@ impl Hub {
         }
     }
 
-    /// Sets whether the process is short of memory. If it is, a ring accepts one
-    /// event, and the overflow policy decides about further events.
+    /// Sets whether the process is short of memory. While memory is short, a ring
+    /// accepts only one event, and the overflow policy decides about further events.
     pub fn set_memory_pressure(&self, memory_pressure: bool) {
         self.memory_pressure.store(memory_pressure, Ordering::Relaxed);
     }
 
-    /// Adds a connection without subscriptions to the next shard in turn. Its
-    /// ring and its lifetime are those of `settings`. Returns `None` if
-    /// `max_open` connections of this protocol are open; 0 means no limit.
+    /// Adds a connection without subscriptions. The shards get new connections in
+    /// turn. The ring limits and the lifetime of the connection come from
+    /// `settings`. Returns `None` if `max_open` connections of this protocol are
+    /// open already. A `max_open` of 0 means no limit.
     pub fn join(
         &self,
         protocol: Protocol,
@@ -105,19 +107,19 @@ impl Hub {
         Some(shard.join(id, protocol, settings))
     }
 
-    /// Ends each stream at a random time within `spread` from now. A stream that
-    /// starts later also ends at such a time, or at once if this time has
-    /// passed. If a command is not answered yet, the end waits for the answer,
-    /// for at most `answers` from now.
+    /// Ends all streams. Each stream ends at a random time between now and `spread`
+    /// from now. A stream that starts later gets such a time too, and ends at once
+    /// if the time has passed. A stream with an unanswered command ends after the
+    /// answer, but does not wait for it longer than `answers` from now.
     pub fn drain(&self, spread: Duration, answers: Duration) {
         for shard in &self.shards {
             shard.drain(spread, answers);
         }
     }
 
-    /// Returns the number of subscriptions that are catching up, and the largest
-    /// lag of a subscription in offsets. The lag is that of the last tick of
-    /// each shard. Takes no lock.
+    /// Returns the number of subscriptions that are catching up, and the largest lag
+    /// of a subscription, in offsets. Each shard computes the lag at its ticks, so
+    /// the lag is that of the last tick. Takes no lock.
     pub fn lag_stats(&self) -> (u64, u64) {
         let shards = self.shards.iter().map(|shard| shard.lag_stats());
         shards.fold((0, 0), |(catching_up, lag), one| (catching_up + one.0, lag.max(one.1)))

@@ -1,4 +1,4 @@
-//! The overflow policies: the reaction to an event that does not fit into a ring
+//! The overflow policies: the rules for events that do not fit into a ring
 //! (`docs/delivery.md#push`, `docs/protocol.md#streams`).
 
 #[cfg(test)]
@@ -14,13 +14,15 @@ use super::words::{Bounds, EndReason, Overflow, SubscriptionId};
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Selection};
 
-/// The maximum number of runs in the ring of a blocked socket with the policy
-/// `log`. With more runs, the subscription catches up. A run costs about 80 bytes,
-/// so a stalled client of many small batches costs less than 8 KiB.
+/// The maximum number of runs in a ring whose socket accepts no bytes, with the
+/// policy `log`. A run is the matching events of one batch for one subscription.
+/// With more runs, the subscription catches up. A run costs about 80 bytes, so a
+/// stalled client of many small batches costs less than 8 KiB.
 pub(super) const BLOCKED_RUNS_MAX: usize = 64;
 
 impl State {
-    /// Applies the overflow policy of a subscription to a run that does not fit.
+    /// Applies the overflow policy of a subscription to `run`, which does not fit
+    /// into the ring. `bounds` are the limits of the ring.
     pub(super) fn overflow(&mut self, id: SubscriptionId, run: Run, bounds: Bounds) {
         let Some(subscription) = self.subscription(id) else { return };
         let (waiting, end) = (subscription.waiting, run.batch.end());
@@ -43,8 +45,9 @@ impl State {
         }
     }
 
-    /// Makes a subscription catch up from the log. Its events and drop markers leave
-    /// the ring, because the subscription reads all these events from the log.
+    /// Makes a subscription catch up from the log. Removes its events and drop
+    /// markers from the ring, because the subscription reads all these events from
+    /// the log.
     pub(super) fn start_catching_up(&mut self, id: SubscriptionId) {
         if let Some(subscription) = self.subscription(id) {
             subscription.fall_behind();
@@ -54,9 +57,10 @@ impl State {
 }
 
 impl Subscription {
-    /// Returns the reaction to the eviction of the subscription's oldest batch from
-    /// the tail of the log. The subscription catches up, or drops the events if its
-    /// policy is to drop.
+    /// Handles the eviction of a batch from the memory of the log, if the ring still
+    /// has events of this batch for the subscription. With a policy that drops,
+    /// returns that the ring must drop these events. With any other policy, makes
+    /// the subscription catch up.
     pub(super) fn evict(&mut self) -> OnEviction {
         match self.spec.overflow {
             Overflow::DropOldest | Overflow::DropNewest => {
@@ -71,12 +75,13 @@ impl Subscription {
 }
 
 /// The overflow policies that change a ring. Each of these methods returns the
-/// change of the number of the subscription's events and drop markers.
+/// change of the number of the subscription's events and drop markers in the ring.
 impl Ring {
-    /// Pushes `run`, and drops the oldest events of the subscription until the ring
-    /// is within its bounds. Events whose slices the writer may have stay. The newest
-    /// event also stays, even if the ring then has up to twice its maximum bytes:
-    /// events of other subscriptions must not suppress the newest state.
+    /// Pushes `run`, and then drops the oldest events of the subscription until the
+    /// ring is within `bounds`. Does not drop events whose slices the writer may
+    /// have. Also keeps the newest event, even if the ring then has up to twice its
+    /// maximum bytes: events of other subscriptions must not suppress the newest
+    /// state.
     fn push_over_oldest(&mut self, run: Run, bounds: Bounds) -> i64 {
         let mut marker = DropMarker::new(run.subscription);
         let mut change = run.events().cast_signed();
@@ -95,7 +100,8 @@ impl Ring {
         change + self.insert_marker(first, marker)
     }
 
-    /// Pushes the first events of `run` that fit, and drops the others.
+    /// Pushes as many of the first events of `run` as fit into the ring, and drops
+    /// the others.
     fn push_what_fits(&mut self, mut run: Run, bounds: Bounds) -> i64 {
         let mut marker = DropMarker::new(run.subscription);
         marker.add(run.batch.end(), run.events());
@@ -114,9 +120,10 @@ impl Ring {
         kept.cast_signed() + self.append_marker(marker)
     }
 
-    /// Pushes `run`, and keeps only the newest event of each resource. Returns `None`
-    /// if this does not free enough, or frees less than a quarter of the events:
-    /// the next push would then conflate again.
+    /// Pushes `run`, and then keeps only the newest event of each resource in the
+    /// ring. Returns `None` if the ring is still over `bounds`, or if fewer than a
+    /// quarter of the events were removed. In the second case, the next push would
+    /// need to conflate again.
     fn conflate(&mut self, run: Run, bounds: Bounds) -> Option<i64> {
         let (id, end) = (run.subscription, run.batch.end());
         let had = self.count_of(id);
@@ -132,8 +139,10 @@ impl Ring {
         (!self.is_over(bounds)).then(|| self.count_of(id) - had)
     }
 
-    /// Returns the newest event of each resource in each run of a subscription,
-    /// oldest run first, and a drop marker for the other events.
+    /// Selects the newest event of each resource among all events of a subscription
+    /// in the ring. Returns one selection for each run, oldest run first, and a drop
+    /// marker for the events that are not selected. Omits the runs whose slices the
+    /// writer may have.
     fn newest_of(&self, id: SubscriptionId) -> (Vec<Selection>, DropMarker) {
         let mut seen = HashSet::new();
         let mut marker = DropMarker::new(id);
@@ -149,9 +158,9 @@ impl Ring {
 }
 
 /// Selects the newest event of each resource in `selection`, and ignores the events
-/// after `limit`. Returns the selection, the number of omitted older events, and
-/// the offset of the last of them. Events without a resource count as events of
-/// one resource.
+/// after `limit`. Returns the new selection, the number of omitted older events, and
+/// the offset of the last omitted event. All events without a resource count as
+/// events of one resource.
 pub fn newest_of_each(
     batch: &Batch,
     selection: &Selection,

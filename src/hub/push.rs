@@ -1,4 +1,5 @@
-//! The calls of a shard to a connection: the visits of the fan-out, and the tick.
+//! The methods of a connection that the tasks of its shard call. The fan-out task
+//! pushes events to the connection. The tick task checks its timeouts.
 
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -13,14 +14,15 @@ use super::subscription::{Mode, Subscription};
 use super::words::{EndReason, Overflow, Settings, SubscriptionId};
 use crate::wire::Selection;
 
-/// The cost of a visit that overflows a ring, in visits that only push. To
-/// conflate a ring of a thousand events takes about 50 µs.
+/// The cost of a push that overflows a ring. The unit is the cost of a push that
+/// fits. To conflate a ring of a thousand events takes about 50 µs.
 const OVERFLOW_COST: usize = 64;
 
-/// The number of subscriptions whose lag is computed in the time of a visit.
+/// The number of subscriptions whose lag the tick computes in the same time as a
+/// push into a ring takes. Such a push is the unit of the cost of a tick.
 const SUBSCRIPTIONS_A_VISIT: usize = 8;
 
-/// The result of a tick for one connection.
+/// The result of a tick for one connection: its lag, and the cost of the tick.
 pub(super) struct Ticked {
     /// The largest lag of the connection's subscriptions, in offsets.
     pub(super) lag: u64,
@@ -34,9 +36,11 @@ impl Default for Ticked {
     }
 }
 
-/// The result of a visit.
+/// The result of a visit. A visit is the processing of one batch for one matching
+/// subscription.
 pub(super) struct Visit {
-    /// The waker of the writer. The caller wakes it after the lock is released.
+    /// The waker of the connection's writer, if the writer has to be woken. The
+    /// caller wakes it after the lock of the connection is released.
     pub(super) waker: Option<Waker>,
     /// The cost, in visits that only push.
     pub(super) cost: usize,
@@ -49,8 +53,8 @@ impl Default for Visit {
 }
 
 impl Subscriber {
-    /// Pushes the selected events of a batch to a subscription, if it is live
-    /// (`docs/delivery.md#push`).
+    /// Pushes the selected events of the pass's batch to a subscription, if the
+    /// subscription is live (`docs/delivery.md#push`).
     pub(super) fn push(
         &self,
         id: SubscriptionId,
@@ -60,8 +64,9 @@ impl Subscriber {
         self.visit(id, pass, selection).unwrap_or_default()
     }
 
-    /// Returns whether a visit may find a live subscription. Call this after
-    /// `tail` of the fan-out is set.
+    /// Returns whether a subscription of the connection may be live. If none is, the
+    /// fan-out need not push a batch to the connection. The fan-out must set its
+    /// `tail` to the end of the batch before this call.
     pub(super) fn is_live(&self) -> bool {
         self.live.load(Ordering::SeqCst)
     }
@@ -91,7 +96,8 @@ impl Subscriber {
             && !exceeds_credit
             && self.write_directly(&mut state, id, pass, &selection)
         {
-            // The writer continues to sleep, unless it has to write the rest.
+            // Do not wake the writer, unless the socket has accepted only a part of
+            // the bytes. The writer must then write the rest.
             let waker = if state.partial_write.is_some() { state.waker.take() } else { None };
             return Some(Visit { waker, cost: direct_write::COST });
         }
@@ -112,9 +118,9 @@ impl Subscriber {
             subscription.pushed(batch.end());
         } else {
             self.shard.metrics().ring_overflows.increment(1);
-            // The client keeps up, but the commit is larger than the ring. The
-            // overflow policy is for clients that fall behind. This client
-            // reads the commit from the log.
+            // The ring is empty, so the client is fast enough, but the commit is
+            // larger than the ring. The overflow policy is for clients that fall
+            // behind. This client reads the commit from the log.
             if ring.is_empty() {
                 state.start_catching_up(id);
             } else {
@@ -123,16 +129,18 @@ impl Subscriber {
             }
             self.update_live(&state);
         }
-        // If the socket is blocked or the writer is paced, the socket or the
-        // timer of the pace wakes the writer. It could not write before.
+        // Do not wake the writer if the socket accepts no bytes or pacing does not
+        // permit events: the writer could not write. The socket or the timer of the
+        // pacing wakes it later.
         if state.blocked_since.is_none() && state.writer != Writer::Paced {
             visit.waker = state.waker.take();
         }
         Some(visit)
     }
 
-    /// Makes a live subscription catch up, because the tail of the log no longer
-    /// contains the next batch of the fan-out.
+    /// Makes a subscription catch up if it is live, because the tail of the log in
+    /// memory no longer contains the next batch of the fan-out. Returns the waker of
+    /// the writer.
     pub(super) fn fall_behind(&self, id: SubscriptionId) -> Option<Waker> {
         let mut state = self.state.lock();
         let subscription = state.subscription(id)?;
@@ -147,8 +155,9 @@ impl Subscriber {
         state.waker.take()
     }
 
-    /// Checks the timeouts, the heartbeat and the end of the connection. Returns
-    /// `None` if the connection is closed.
+    /// Handles a tick of the shard: checks the timeouts, the heartbeat and the
+    /// scheduled end of the connection. `now` is the shard's time. Returns `None` if
+    /// the connection is closed.
     pub(super) fn tick(&self, now: u64, settings: &Settings) -> Option<Ticked> {
         let mut state = self.state.lock();
         if state.has_left {
@@ -161,7 +170,8 @@ impl Subscriber {
         let since = |moment: u64| now.saturating_sub(moment);
         let stall = settings.stall_timeout.as_millis() as u64;
         if state.blocked_since.is_some_and(|blocked| since(blocked) >= stall) {
-            // The socket does not accept the message of an earlier reason.
+            // Replace an earlier end reason. The writer would wait for the socket to
+            // send that reason, and the socket accepts no bytes.
             state.end_reason = Some(EndReason::Stalled);
         }
         if let Some((at, end_reason)) = state.scheduled_end
@@ -206,8 +216,8 @@ impl Subscriber {
         self.state.lock().has_left
     }
 
-    /// Ends the connection at the shard's time `at`, unless an earlier end is
-    /// due.
+    /// Sets the connection to end with `end_reason` at `at`, in milliseconds since
+    /// the start of the shard. Does nothing if an earlier end is scheduled.
     pub(super) fn end_at(&self, at: u64, end_reason: EndReason) {
         let mut state = self.state.lock();
         if state.scheduled_end.is_none_or(|(due, _)| at < due) {

@@ -1,4 +1,5 @@
-//! The ring of a connection: runs of shared batches, and drop markers.
+//! The ring of a connection: a queue of runs and drop markers. A run is the matching
+//! events of one shared batch for one subscription.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -22,25 +23,29 @@ impl Item {
     }
 }
 
-/// The reaction of a subscription to the eviction of its oldest batch from the
-/// tail of the log.
+/// The change of a ring after the log has evicted from memory the batch of a
+/// subscription's oldest run in this ring.
 #[derive(Debug)]
 pub(super) enum OnEviction {
-    /// Remove all items of the subscription: it catches up from the log.
+    /// Remove all runs and drop markers of the subscription. It catches up from the
+    /// log.
     CatchUp,
-    /// Drop the runs of evicted batches, and put a drop marker in their place.
+    /// Drop the subscription's runs of evicted batches. Put a drop marker in their
+    /// place.
     Drop(DropProgress),
 }
 
-/// The progress of dropping the runs of one subscription.
+/// The progress of [`Ring::evict`] for one subscription whose policy is to drop.
 #[derive(Debug)]
 pub(super) struct DropProgress {
     marker: DropMarker,
-    /// The change of the number of the subscription's events and markers.
+    /// The change of the number of the subscription's events and drop markers in the
+    /// ring.
     pub(super) change: i64,
-    /// Whether the place of the marker is found.
+    /// Whether an item has been dropped already. The drop marker takes the place of
+    /// the first dropped item.
     is_begun: bool,
-    /// Whether a run was found whose batch is not evicted.
+    /// Whether a run was found whose batch is still in memory. The later items stay.
     is_done: bool,
 }
 
@@ -49,9 +54,11 @@ impl DropProgress {
         DropProgress { marker: DropMarker::new(id), change: 0, is_begun: false, is_done: false }
     }
 
-    /// Handles the next item of the subscription and returns the item that replaces
-    /// it. An empty marker replaces the first dropped item. A marker between runs
-    /// is merged.
+    /// Handles the next item of the subscription. Returns the item that replaces it,
+    /// or `None` if the item is dropped without a replacement. `is_held` returns
+    /// whether a batch is still in memory. An empty marker replaces the first
+    /// dropped item. A drop marker before the first run that stays is merged into
+    /// the new marker.
     fn take(
         &mut self,
         item: Item,
@@ -82,18 +89,18 @@ impl DropProgress {
     }
 }
 
-/// The ring of one connection: a queue of events that wait for the writer. The
-/// owner calls [`Ring::fits`] before a push, and so limits the ring. The tick
-/// frees the memory of an empty ring.
+/// The ring of one connection: a queue of events that wait for the connection's
+/// writer. The caller of [`Ring::push`] calls [`Ring::fits`] before, and so limits
+/// the ring. The tick of the shard frees the memory of an empty ring.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     items: VecDeque<Item>,
     events: u64,
     bytes: u64,
-    /// The number of items at the front whose slices the writer may have. They are
-    /// not dropped.
+    /// The number of items at the front of the ring from which [`Ring::peek`] has
+    /// given slices to the writer. These items are not dropped.
     peeked: usize,
-    /// The number of items that were visited.
+    /// The number of items that the methods have examined.
     #[cfg(test)]
     pub(super) visits: std::cell::Cell<u64>,
 }
@@ -116,13 +123,13 @@ impl Ring {
         self.bytes
     }
 
-    /// Returns the number of runs and drop markers.
+    /// Returns the number of runs and drop markers in the ring.
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }
 
     /// Returns whether `run` fits into the ring. An empty ring accepts one event of
-    /// any size. Otherwise an event that is larger than the ring would never fit.
+    /// any size, because an event that is larger than the ring would never fit.
     pub(super) fn fits(&self, run: &Run, bounds: Bounds) -> bool {
         (self.is_empty() && run.events() == 1)
             || (self.events + run.events() <= bounds.events
@@ -143,7 +150,9 @@ impl Ring {
         self.items.push_back(item);
     }
 
-    /// Replaces each item by the result of `change`, which also gets the index.
+    /// Replaces each item of the ring by the result of `change`, and removes the
+    /// item if the result is `None`. `change` gets the index of the item and the
+    /// item.
     fn rebuild(&mut self, mut change: impl FnMut(usize, Item) -> Option<Item>) {
         #[cfg(test)]
         self.count_visits(self.items.len() as u64);
@@ -159,8 +168,8 @@ impl Ring {
         }
     }
 
-    /// Removes the runs and drop markers of `subscription`. If the subscription
-    /// catches up, it reads the dropped events from the log.
+    /// Removes the runs and drop markers of `subscription` from the ring. If the
+    /// subscription catches up, it reads these events from the log.
     pub(super) fn remove(&mut self, subscription: SubscriptionId) {
         let (before, mut peeked) = (self.peeked, 0);
         self.rebuild(|index, item| {
@@ -171,8 +180,8 @@ impl Ring {
         self.peeked = peeked;
     }
 
-    /// Changes the wire format of the events that wait, for a WebSocket that
-    /// switches to the format `bare`.
+    /// Changes the wire format of the events in the ring. This is for a WebSocket
+    /// that switches to the format `bare`.
     pub(super) fn change_format(&mut self, format: WireFormat) {
         self.rebuild(|_, item| match item {
             Item::Marker(_) => Some(item),
@@ -183,8 +192,9 @@ impl Ring {
         });
     }
 
-    /// Adds slices of the next events to `out`, up to the first drop marker. The
-    /// events stay in the ring until they are written.
+    /// Adds slices of the next events in the ring to `out`, up to the first drop
+    /// marker or until `budget` is used up. The events stay in the ring until they
+    /// are written.
     pub(super) fn peek(&mut self, out: &mut Vec<Slice>, budget: &mut WriteBudget) {
         let mut peeked = 0;
         for item in self.items() {
@@ -198,21 +208,21 @@ impl Ring {
         self.peeked = peeked;
     }
 
-    /// Records that the writer no longer has slices of the ring.
+    /// Records that the writer no longer has slices of events in the ring.
     pub(super) fn end_peek(&mut self) {
         self.peeked = 0;
     }
 
-    /// Removes and returns a drop marker at the front.
+    /// Removes and returns the first item of the ring if it is a drop marker.
     pub(super) fn take_marker(&mut self) -> Option<DropMarker> {
         let Some(&Item::Marker(marker)) = self.items.front() else { return None };
         self.items.pop_front();
         Some(marker)
     }
 
-    /// Removes the events of `subscription` up to `through`, which are written, from
-    /// the front. Returns their number. Events that were removed meanwhile do not
-    /// count.
+    /// Removes the events of `subscription` up to `through` from the front of the
+    /// ring, because they are written. Returns the number of removed events. Events
+    /// that left the ring before do not count.
     pub(super) fn remove_written(&mut self, subscription: SubscriptionId, through: Offset) -> u64 {
         let before = self.events;
         while let Some(Item::Run(first)) = self.items.front_mut() {
@@ -231,8 +241,9 @@ impl Ring {
         before - self.events
     }
 
-    /// Frees the memory of an empty ring. The tick calls this, and not each write:
-    /// otherwise each push to an empty ring would allocate.
+    /// Frees the memory of the ring if it is empty. The tick of the shard calls
+    /// this. A write does not, because each push to an empty ring would then
+    /// allocate.
     pub(super) fn shrink(&mut self) {
         if self.items.is_empty() {
             self.items = VecDeque::new();
@@ -248,7 +259,7 @@ impl Ring {
 
     // === changes by the overflow policies ===
 
-    /// Returns the number of events and drop markers of a subscription.
+    /// Returns the number of events and drop markers of a subscription in the ring.
     pub(super) fn count_of(&self, id: SubscriptionId) -> i64 {
         let count = |item: &Item| match item {
             Item::Run(run) => run.events().cast_signed(),
@@ -257,7 +268,8 @@ impl Ring {
         self.items().filter(|item| item.subscription() == id).map(count).sum()
     }
 
-    /// Returns the runs of a subscription whose slices the writer does not have.
+    /// Returns the runs of a subscription that may be dropped. The writer has no
+    /// slices of them.
     pub(super) fn droppable_runs(&self, id: SubscriptionId) -> Vec<&Run> {
         let droppable = self.items().skip(self.peeked).filter_map(|item| match item {
             Item::Run(run) if run.subscription == id => Some(run),
@@ -266,19 +278,20 @@ impl Ring {
         droppable.collect()
     }
 
-    /// Returns the index of the first item of a subscription from index `from` on.
-    /// Without `from`, the search starts behind the items whose slices the writer
-    /// may have.
+    /// Returns the index in the ring of the first item of a subscription, from index
+    /// `from` on. Without `from`, the search starts after the items whose slices the
+    /// writer may have.
     pub(super) fn first_item_of(&self, id: SubscriptionId, from: Option<usize>) -> Option<usize> {
         let from = from.unwrap_or(self.peeked);
         let found = self.items().skip(from).position(|item| item.subscription() == id);
         found.map(|index| index + from)
     }
 
-    /// Drops events of the run at `index` until the ring is within `bounds`. Keeps
-    /// at least one event in the ring. With `keep_last`, keeps the last event of
-    /// the run. If there is a drop marker at `index`, removes the marker. Adds the
-    /// drops to `marker`. Returns the number of dropped events and markers.
+    /// Drops the first events of the run at `index` until the ring is within
+    /// `bounds`. Keeps at least one event in the ring. If `keep_last` is set, keeps
+    /// the last event of the run. If the item at `index` is a drop marker, removes
+    /// the marker. Adds the dropped events to `marker`. Returns the number of
+    /// dropped events and markers.
     pub(super) fn drop_excess(
         &mut self,
         index: usize,
@@ -321,9 +334,10 @@ impl Ring {
     }
 
     /// Returns the subscriptions whose oldest run is of a batch that the log has
-    /// evicted. `is_held` tells this by the end of the batch. Only the oldest run of
-    /// each of the `count` subscriptions is checked, because the runs are in the
-    /// order of the log. Runs whose slices the writer may have are skipped.
+    /// evicted from memory. `is_held` returns whether the batch with this end is
+    /// still in memory. `count` is the number of subscriptions. Only the oldest run
+    /// of each subscription is checked, because the runs are in the order of the
+    /// log. Runs whose slices the writer may have are skipped.
     pub(super) fn evicted(
         &self,
         count: usize,
@@ -344,8 +358,10 @@ impl Ring {
         evicted
     }
 
-    /// Handles the evictions of many subscriptions in one pass over the ring. A
-    /// connection may have a thousand subscriptions with runs of the same batch.
+    /// Removes the events of evicted batches from the ring, as `evicted` says for
+    /// each subscription. Handles all subscriptions in one loop over the ring,
+    /// because a connection may have a thousand subscriptions with runs of the same
+    /// batch. `is_held` returns whether the batch with this end is still in memory.
     pub(super) fn evict(
         &mut self,
         evicted: &mut HashMap<SubscriptionId, OnEviction>,
@@ -373,8 +389,10 @@ impl Ring {
         }
     }
 
-    /// Replaces the selections of a subscription's runs by `kept`, and merges its
-    /// drop markers into `marker`. Returns the index of the first of these items.
+    /// Replaces the selections of a subscription's runs by `kept`, one selection for
+    /// each run. Merges its drop markers into `marker` and removes them. Skips the
+    /// items whose slices the writer may have. Returns the index of the
+    /// subscription's first replaced item.
     pub(super) fn replace(
         &mut self,
         id: SubscriptionId,
@@ -398,16 +416,18 @@ impl Ring {
         first
     }
 
-    /// Inserts a drop marker at `index`. Returns the number of inserted markers.
+    /// Inserts a drop marker at `index` of the ring, if `index` is given and the
+    /// marker counts at least one event. Returns the number of inserted markers.
     pub(super) fn insert_marker(&mut self, index: Option<usize>, marker: DropMarker) -> i64 {
         let Some(index) = index.filter(|_| marker.count > 0) else { return 0 };
         self.items.insert(index, Item::Marker(marker));
         1
     }
 
-    /// Appends a drop marker. If the last item of the subscription is a marker, the
-    /// two are merged, so that markers do not accumulate. Items of other
-    /// subscriptions in between do not matter. Returns the number of added markers.
+    /// Appends a drop marker to the ring. If the last item of the subscription is a
+    /// drop marker, merges the two, so that markers do not accumulate. Items of
+    /// other subscriptions may follow that item. Returns the number of added
+    /// markers.
     pub(super) fn append_marker(&mut self, marker: DropMarker) -> i64 {
         if marker.count == 0 {
             return 0;

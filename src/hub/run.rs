@@ -1,4 +1,5 @@
-//! Runs and slices: events of one batch for one subscription.
+//! Runs and slices. A run is the matching events of one batch for one subscription,
+//! in a ring. A slice is a part of these events in encoded form, for the writer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,18 +10,19 @@ use super::words::{Bounds, SubscriptionId, WriteBudget};
 use crate::event::Offset;
 use crate::wire::{Batch, Selection, WireFormat};
 
-/// Events of one batch that wait for one subscription.
+/// The events of one batch that wait in a ring for one subscription.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) subscription: SubscriptionId,
     pub(super) batch: Arc<Batch>,
     selection: Selection,
     format: WireFormat,
-    /// The index in the selection of the first event that waits.
+    /// The first event that still waits, as an index into `selection`.
     next: u32,
-    /// The index in the selection behind the last event that waits.
+    /// The end of the events that still wait, as an exclusive index into
+    /// `selection`.
     end: u32,
-    /// The encoded size of the events that wait.
+    /// The encoded size of the events that still wait, in bytes.
     bytes: u64,
 }
 
@@ -40,24 +42,26 @@ impl Run {
         u64::from(self.end - self.next)
     }
 
-    /// Returns the positions in the batch of the events that wait.
+    /// Returns the positions in the batch of the events that still wait.
     pub(super) fn positions(&self) -> impl DoubleEndedIterator<Item = u32> {
         (self.next..self.end).map(|n| self.selection.position(n))
     }
 
-    /// Adds slices of the next events to `out` until `budget` is used up.
+    /// Adds slices of the run's events to `out` until `budget` is used up. The
+    /// events stay in the run.
     pub(super) fn peek(&self, out: &mut Vec<Slice>, budget: &mut WriteBudget) {
         let Run { subscription, batch, selection, format, next, end, .. } = self;
         slices(out, budget, *subscription, batch, selection, *format, *next..*end);
     }
 
-    /// Changes the wire format.
+    /// Changes the wire format of the run's events, and computes their encoded size
+    /// again.
     pub(super) fn change_format(&mut self, format: WireFormat) {
         self.format = format;
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
-    /// Returns a run of the same batch with another selection.
+    /// Returns a run of the same batch with the selection `kept`.
     pub(super) fn with_selection(self, kept: Selection) -> Run {
         Run::new(self.subscription, self.batch, kept, self.format)
     }
@@ -66,7 +70,8 @@ impl Run {
         self.bytes
     }
 
-    /// Returns the encoded size of a range of the selection.
+    /// Returns the encoded size of a part of the run's events, in bytes. `places` is
+    /// a range of indexes into the selection.
     fn bytes_at(&self, places: Range<u32>) -> u64 {
         let encoded = self.batch.encoded(self.format);
         match &self.selection {
@@ -80,8 +85,9 @@ impl Run {
         }
     }
 
-    /// Returns the smallest number of first events that have at least `bytes`
-    /// bytes. Returns the number of all events if these have fewer bytes.
+    /// Returns how many of the first events of the run together have at least
+    /// `bytes` bytes. Returns the number of all events if the whole run has fewer
+    /// bytes.
     fn events_with_bytes(&self, bytes: u64) -> u32 {
         if bytes >= self.bytes {
             return self.end - self.next;
@@ -95,9 +101,10 @@ impl Run {
         most
     }
 
-    /// Drops the first events until the run has `excess` fewer events and bytes,
-    /// but at most `most` events. Returns the offset of the last dropped event,
-    /// and the number of dropped events.
+    /// Drops the first events of the run. Drops as many as are needed to remove at
+    /// least the events and the bytes of `excess`, but at most `most` events.
+    /// Returns the offset of the last dropped event, and the number of dropped
+    /// events.
     pub(super) fn drop_first(&mut self, excess: Bounds, most: u64) -> (Offset, u64) {
         let at_most = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let count = at_most(excess.events).max(self.events_with_bytes(excess.bytes));
@@ -111,8 +118,8 @@ impl Run {
         (self.batch.events()[last as usize].offset, u64::from(count))
     }
 
-    /// Drops the last events that do not fit into `free`. Keeps at least the first
-    /// `least` events.
+    /// Drops the last events of the run until the rest fits into `free`. Keeps at
+    /// least the first `least` events.
     pub(super) fn truncate(&mut self, free: Bounds, least: u32) {
         let events = u32::try_from(free.events).unwrap_or(u32::MAX).min(self.end - self.next);
         let held = self.events_with_bytes(free.bytes);
@@ -122,7 +129,8 @@ impl Run {
         self.bytes = self.bytes_at(self.next..self.end);
     }
 
-    /// Removes the events up to `through`, which are written.
+    /// Removes the events up to the offset `through` from the run, because they are
+    /// written.
     pub(super) fn remove_written(&mut self, through: Offset) {
         let encoded = self.batch.encoded(self.format);
         match &self.selection {
@@ -146,8 +154,9 @@ impl Run {
     }
 }
 
-/// A drop marker: takes the place in the ring of events that the overflow policy
-/// has dropped. The client does not know of the drop yet.
+/// A drop marker: an item of the ring that replaces events which the overflow policy
+/// has dropped. The client gets a `gap` message when the marker reaches the front of
+/// the ring.
 #[derive(Clone, Copy, Debug)]
 pub struct DropMarker {
     pub(super) subscription: SubscriptionId,
@@ -155,7 +164,8 @@ pub struct DropMarker {
     pub to: Offset,
     /// The number of dropped events.
     pub count: u64,
-    /// The events up to this offset were conflated.
+    /// The end of the last batch that was conflated. Up to this offset, the ring has
+    /// only the newest event of each resource.
     pub(super) scanned_to: Offset,
 }
 
@@ -169,30 +179,32 @@ impl DropMarker {
         self.count += count;
     }
 
-    /// Adds the drops of another marker.
+    /// Adds the dropped events of another marker to this marker.
     pub(super) fn merge(&mut self, other: DropMarker) {
         self.add(other.to, other.count);
         self.scanned_to = self.scanned_to.max(other.scanned_to);
     }
 }
 
-/// Encoded events of one subscription for the writer. The bytes are shared.
+/// Encoded events of one subscription for the writer of the connection. The bytes
+/// are shared with other connections.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    /// Whole frames, as they are written to the socket.
+    /// Complete frames, as they are written to the socket.
     pub bytes: Bytes,
-    /// The subscription.
+    /// The subscription that the events belong to.
     pub subscription: SubscriptionId,
     /// The offset of the last event in the slice.
     pub through: Offset,
     /// The number of events in the slice.
     pub events: u32,
-    /// The time of the commit. `None` if the batch was read from disk.
+    /// The time when the events were committed. `None` if the batch was read from
+    /// disk.
     pub committed: Option<std::time::Instant>,
 }
 
-/// Adds slices of the events `range` of a selection to `out`, until
-/// `budget` is used up.
+/// Adds slices of a batch's events to `out`, until `budget` is used up. `range`
+/// selects the events, as indexes into `selection`.
 pub fn slices(
     out: &mut Vec<Slice>,
     budget: &mut WriteBudget,

@@ -199,6 +199,32 @@ struct Model {
     /// get now is lost.
     idle: Flag,
     waiting: Cell<Vec<Waker>>,
+    end: End,
+}
+
+/// Wakes the thread that polls the fan-out task, without a permit of the queue. A
+/// permit would hide that the queue did not notify the task.
+#[derive(Default)]
+struct End(Cell<Option<Waker>>);
+
+impl End {
+    /// Polls the fan-out task of `shard` until `is_done`. `is_done` is checked after
+    /// each poll and after each [`End::wake`].
+    fn run(&self, shard: &Arc<Shard>, is_done: impl Fn() -> bool) {
+        let mut task = pin!(fan_out(shard.clone()));
+        shuttle::future::block_on(std::future::poll_fn(|cx| {
+            *self.0.lock().unwrap() = Some(cx.waker().clone());
+            assert!(task.as_mut().poll(cx).is_pending());
+            if is_done() { Poll::Ready(()) } else { Poll::Pending }
+        }));
+    }
+
+    fn wake(&self) {
+        let waker = self.0.lock().unwrap().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 impl Model {
@@ -224,6 +250,7 @@ impl Model {
             committed: Flag::default(),
             idle: Flag::default(),
             waiting: Cell::default(),
+            end: End::default(),
         })
     }
 
@@ -241,17 +268,13 @@ impl Model {
             self.log.notify_observers();
         }
         self.committed.store(true, Ordering::SeqCst);
-        self.shard.queue.wakeup.notify_one();
+        self.end.wake();
     }
 
     /// Runs the fan-out task until all batches are fanned out.
     fn fan_out(&self) {
-        let mut task = pin!(fan_out(self.shard.clone()));
-        shuttle::future::block_on(std::future::poll_fn(|cx| {
-            assert!(task.as_mut().poll(cx).is_pending());
-            let ends = self.committed.load(Ordering::SeqCst) && !self.shard.is_behind();
-            if ends { Poll::Ready(()) } else { Poll::Pending }
-        }));
+        let is_done = || self.committed.load(Ordering::SeqCst) && !self.shard.is_behind();
+        self.end.run(&self.shard, is_done);
         self.idle.store(true, Ordering::SeqCst);
         self.waiting.lock().unwrap().drain(..).for_each(Waker::wake);
     }

@@ -1,4 +1,5 @@
-//! A shard: a part of the connections, and the fan-outs of their logs.
+//! A shard: serves a part of the connections, and has a fan-out for each log that
+//! these connections subscribe to.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,18 +19,19 @@ use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
 use crate::sync::Mutex;
 
-/// The largest part of the heartbeat interval by which a heartbeat is early.
-/// After a broadcast, ten thousand connections are silent since the same time,
-/// and a tick sends all heartbeats that are due at once. With 25 % of the
-/// default of 15 s, the heartbeats are spread over 15 ticks.
+/// The maximum random reduction of a connection's heartbeat interval, as a part of
+/// the interval. Without it, after a broadcast, ten thousand connections would be
+/// silent since the same time, and one tick would send the heartbeats of all of
+/// them. With 25 % of the default interval of 15 s, the heartbeats are spread over
+/// 15 ticks. The lifetime of a stream is reduced in the same way.
 const JITTER: f64 = 0.25;
 
-/// The state that the fan-out task and the tick task of a shard share.
+/// The state of a shard, which its fan-out task and its tick task share.
 pub(super) struct Shard {
     pub(super) settings: RwLock<Arc<Settings>>,
-    /// Whether memory is short: a ring then accepts one event.
+    /// Whether the process is short of memory. A ring then accepts only one event.
     memory_pressure: Arc<AtomicBool>,
-    /// The open connections of all shards.
+    /// The number of open connections of all shards, by protocol.
     open: Arc<Counts>,
     metrics: Arc<Metrics>,
     /// The fan-out of each log that has a subscription on this shard.
@@ -38,8 +40,8 @@ pub(super) struct Shard {
     pub(super) members: Mutex<Members>,
     pub(super) queue: Arc<ProgressQueue>,
     pub(super) started: Instant,
-    /// The time of the last tick, in milliseconds since `started`. The hot path
-    /// reads this value and not the clock.
+    /// The time of the last tick, in milliseconds since `started`. Code that runs
+    /// often reads this value, because a read of the clock costs more.
     pub(super) now: AtomicU64,
     /// The time until which a drain waits for the answers to commands, in
     /// milliseconds since `started`. `u64::MAX` if there is no drain.
@@ -53,10 +55,10 @@ pub(super) struct Members {
     drain: Option<Drain>,
 }
 
-/// The period in which the streams of a shard end, in milliseconds.
+/// The period in which a drain ends the streams of a shard.
 #[derive(Clone, Copy)]
 struct Drain {
-    /// The shard's time at which the period begins.
+    /// The start of the period, in milliseconds since the start of the shard.
     from: u64,
     spread: u64,
 }
@@ -72,7 +74,7 @@ impl Drain {
     }
 }
 
-/// The number of open connections of each protocol, on all shards.
+/// The number of open connections of each protocol, on all shards together.
 #[derive(Default)]
 pub(super) struct Counts([AtomicUsize; Protocol::ALL.len()]);
 
@@ -83,7 +85,8 @@ impl Counts {
 }
 
 impl Shard {
-    /// Returns a shard without connections. The caller starts the tasks.
+    /// Returns a shard without connections. The caller starts the tasks of the
+    /// shard.
     pub(super) fn new(
         settings: Arc<Settings>,
         memory_pressure: Arc<AtomicBool>,
@@ -117,13 +120,15 @@ impl Shard {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Returns the current limits of a ring whose own limits are `own`.
+    /// Returns the current limits of a ring. `own` are the limits that the
+    /// connection got when it joined. They apply while the process is not short of
+    /// memory.
     pub(super) fn bounds(&self, own: Bounds) -> Bounds {
         let one_event = Bounds { events: 1, bytes: 0 };
         if self.memory_pressure.load(Ordering::Relaxed) { one_event } else { own }
     }
 
-    /// Adds a connection that [`Counts`] already counts.
+    /// Adds a connection to the shard. The caller has counted it in [`Counts`].
     pub(super) fn join(
         self: &Arc<Self>,
         id: u64,
@@ -148,35 +153,63 @@ impl Shard {
         subscriber
     }
 
-    /// Counts a connection as closed.
+    /// Subtracts a closed connection from the number of open connections.
     pub(super) fn count_closed(&self, protocol: Protocol) {
         self.open.of(protocol).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Adds a subscription to the index of `log`. The first one starts the
-    /// log's fan-out on this shard.
+    /// Adds a subscription to this shard's index of `log`. The first subscription to
+    /// a log starts the fan-out of this log on this shard.
     pub(super) fn add_entry(
         &self,
         log: &Arc<Log>,
         scope: &Scope,
         entry: Entry,
     ) -> (Arc<FanoutProgress>, SlotIndex) {
-        let mut fanouts = self.fanouts.lock();
-        let start = || LogFanout::start(log, self.stats.clone(), self.queue.clone());
-        let fanout = fanouts.entry(log.id()).or_insert_with(start);
-        let slot = fanout.index.lock().insert(scope, entry);
-        (fanout.progress.clone(), slot)
+        loop {
+            // The fan-out evaluates filters while it holds the lock of the index.
+            // The lock of `fanouts` is released before the index is locked. So the
+            // fan-out of one log does not delay subscriptions to other logs.
+            let fanout = self.fanout(log);
+            let mut index = fanout.index.lock();
+            if !index.has_ended {
+                let slot = index.insert(scope, entry);
+                return (fanout.progress.clone(), slot);
+            }
+        }
     }
 
-    /// Removes a subscription from the index of `log`. The last one ends the
-    /// log's fan-out on this shard: commits to the log no longer wake the shard.
-    pub(super) fn remove_entry(&self, log: &Log, slot: SlotIndex) {
+    /// Returns the fan-out of `log` on this shard. Starts the fan-out if there is
+    /// none.
+    fn fanout(&self, log: &Arc<Log>) -> Arc<LogFanout> {
         let mut fanouts = self.fanouts.lock();
-        let Some(fanout) = fanouts.get(&log.id()) else { return };
+        let start = || LogFanout::start(log, self.stats.clone(), self.queue.clone());
+        fanouts.entry(log.id()).or_insert_with(start).clone()
+    }
+
+    /// Removes a subscription from this shard's index of `log`. If it is the last
+    /// one, ends the fan-out of the log on this shard. Commits to the log then no
+    /// longer wake the shard.
+    pub(super) fn remove_entry(&self, log: &Log, slot: SlotIndex) {
+        let Some(fanout) = self.fanouts.lock().get(&log.id()).cloned() else { return };
+        let is_empty = {
+            let mut index = fanout.index.lock();
+            index.remove(slot);
+            index.is_empty()
+        };
+        if is_empty {
+            self.end_fanout(log, &fanout);
+        }
+    }
+
+    /// Ends the fan-out of a log on this shard, if the log still has no
+    /// subscription. A concurrent [`Shard::add_entry`] either adds its subscription
+    /// before, or finds the index ended and starts a new fan-out.
+    fn end_fanout(&self, log: &Log, fanout: &Arc<LogFanout>) {
+        let mut fanouts = self.fanouts.lock();
         let mut index = fanout.index.lock();
-        index.remove(slot);
-        if index.is_empty() {
-            drop(index);
+        if index.is_empty() && !index.has_ended {
+            index.has_ended = true;
             fanouts.remove(&log.id());
         }
     }
@@ -205,8 +238,8 @@ impl Shard {
         }
     }
 
-    /// Returns the number of subscriptions that are catching up, and the largest
-    /// lag at the last tick, in offsets.
+    /// Returns the number of subscriptions of the shard that are catching up, and
+    /// the largest lag of a subscription at the last tick, in offsets.
     pub(super) fn lag_stats(&self) -> (u64, u64) {
         let LagStats { catching_up, lag } = &*self.stats;
         (catching_up.load(Ordering::Relaxed), lag.load(Ordering::Relaxed))

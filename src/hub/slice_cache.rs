@@ -1,4 +1,5 @@
-//! The slice that most visits of a pass write, and the counts of a pass.
+//! The cache of the encoded slice that a fan-out pass writes to most sockets, and
+//! the counters of the events and bytes that the pass has written.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -10,22 +11,22 @@ use crate::event::Offset;
 use crate::metrics::{Metrics, Protocol};
 use crate::wire::{Batch, Selection, WireFormat};
 
-/// The last slice of the batch that was encoded. Most visits of a pass write the
-/// same slice.
+/// A cache with one entry: the slice of the batch that was encoded last. A fan-out
+/// pass writes the same slice to most connections.
 #[derive(Default)]
 pub(super) struct SliceCache(Option<(WireFormat, Range<u32>, Option<WholeSlice>)>);
 
-/// A range of events of a batch in one slice.
+/// An encoded range of events of a batch, in one slice of at most [`SLICE_BYTES`].
 #[derive(Clone)]
 pub(super) struct WholeSlice {
     pub(super) bytes: Bytes,
-    /// The offset of the last event.
+    /// The offset of the last event in the slice.
     pub(super) through: Offset,
 }
 
 impl SliceCache {
-    /// Returns the selected events as one slice. Returns `None` if the events are
-    /// not adjacent or have more than [`SLICE_BYTES`].
+    /// Returns the selected events of `batch` as one slice. Returns `None` if the
+    /// events are not adjacent or have more than [`SLICE_BYTES`] bytes.
     pub(super) fn get(
         &mut self,
         batch: &Batch,
@@ -48,7 +49,7 @@ impl SliceCache {
 impl WholeSlice {
     fn of(batch: &Batch, run: &Range<u32>, format: WireFormat) -> Option<WholeSlice> {
         let events = &batch.events()[run.start as usize..run.end as usize];
-        // The data alone may be too long. Then nothing is encoded.
+        // If the data alone is longer than a slice, return before the encoding.
         let least: usize = events.iter().map(|event| event.data.len()).sum();
         if least > SLICE_BYTES {
             return None;
@@ -60,7 +61,8 @@ impl WholeSlice {
     }
 }
 
-/// The events and bytes that a pass has written since the metrics were updated.
+/// The number of events and bytes that the fan-out has written directly to sockets
+/// since the metrics were updated, by protocol.
 #[derive(Default)]
 pub(super) struct DeliveryCounts([Sent; Protocol::ALL.len()]);
 
@@ -77,8 +79,9 @@ impl DeliveryCounts {
         sent.bytes += bytes;
     }
 
-    /// Adds the counts to the metrics and resets them. Reads the clock once for
-    /// each protocol.
+    /// Adds the counts to the metrics and resets the counts. Also records the time
+    /// since `committed` as the delivery latency. Reads the clock once for each
+    /// protocol.
     pub(super) fn record(&mut self, metrics: &Metrics, committed: Option<Instant>) {
         for protocol in Protocol::ALL {
             let Sent { events, bytes } = std::mem::take(&mut self.0[protocol as usize]);

@@ -1,5 +1,5 @@
-//! The state of a connection, which one lock protects, and the decisions that
-//! need this lock.
+//! The state of a connection, and the decisions that need this state. The lock of
+//! the connection protects the state.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,89 +13,100 @@ use super::subscription::{Mode, ReadRequest, Subscription};
 use super::words::{DirectWriter, EndReason, Overflow, SubscriptionId, WriteBudget};
 use crate::event::EventId;
 
-/// The next action of a connection's writer.
+/// The next action of a connection's writer: the task that writes to the socket.
 pub enum WriterAction {
-    /// Write the slices that [`Subscriber::next`](super::Subscriber::next) has added.
+    /// Write the slices that [`Subscriber::next`](super::Subscriber::next) has added
+    /// to its argument `slices`.
     Write,
-    /// Write the rest of a direct write of the fan-out, before anything else.
+    /// Write these bytes before anything else. The socket has not accepted them in a
+    /// direct write of the fan-out.
     PartialWrite(Bytes),
     /// Read a page of the log for a subscription.
     Read(ReadRequest),
     /// Read resources for the snapshot of a subscription.
     Snapshot(ReadRequest),
-    /// Tell the client that the overflow policy has dropped events of a
+    /// Send a `gap` to the client: the overflow policy has dropped events of a
     /// subscription.
     Dropped(ReadRequest, DropMarker),
-    /// Send a heartbeat. Contains the position of the connection's only
-    /// subscription, if the connection has one subscription.
+    /// Send a heartbeat. Contains the position of the subscription if the connection
+    /// has exactly one.
     Heartbeat(Option<EventId>),
-    /// Send the reason to the client and end the connection. Contains the
-    /// position of the connection's only subscription.
+    /// Send the end reason to the client and close the connection. Contains the
+    /// position of the subscription if the connection has exactly one.
     End(EndReason, Option<EventId>),
-    /// Wait until the hub wakes the writer.
+    /// Wait until the hub wakes the task of the writer.
     Wait,
 }
 
-/// The source that the writer asks for first. The ring and the log take turns, so
-/// that on a connection with many subscriptions no source starves the other.
+/// The source from which [`Subscriber::next`](super::Subscriber::next) takes events
+/// first. The writer alternates between the ring and the log. So on a connection
+/// with many subscriptions, neither source starves the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollMode {
-    /// The ring first, then the log.
+    /// Take events from the ring. If the ring is empty, read the log.
     Ring,
-    /// The log first, then the ring.
+    /// Read the log if a subscription is catching up. Otherwise take events from the
+    /// ring.
     Log,
-    /// The ring only, because a read of the log is in progress.
+    /// Take events only from the ring, because a read of the log is in progress.
     RingOnly,
-    /// No source, because pacing does not permit events yet.
+    /// Take no events, because pacing does not permit events yet.
     Paced,
 }
 
-/// The activity of a connection's writer.
+/// Whether a connection's writer works, sleeps, or waits because of pacing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
-    /// The writer may have slices or a partial write.
+    /// The writer may have slices of the ring, or the rest of a partial direct
+    /// write.
     Busy,
-    /// The writer waits for events and has no partial write.
+    /// The writer waits for events. It has no slices, and no bytes of a direct write
+    /// are left.
     Asleep,
-    /// The writer waits until pacing permits events. A timer wakes it.
+    /// The writer waits until pacing permits events. A timer wakes the writer.
     Paced,
 }
 
-/// The ring, the subscriptions and the times of a connection.
+/// The state of a connection: its ring, its subscriptions and its times.
 pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) subscriptions: Vec<Option<Subscription>>,
     pub(super) waker: Option<Waker>,
     pub(super) end_reason: Option<EndReason>,
-    /// The socket, if the fan-out may write to it.
+    /// The socket of the connection, if the fan-out is allowed to write to it.
     pub(super) direct_writer: Option<Arc<dyn DirectWriter>>,
-    /// The rest of a direct write that the socket did not accept. Boxed, because
-    /// it is rare and a connection must stay small.
+    /// The bytes that the socket has not accepted in a direct write. The field is
+    /// boxed, because partial writes are rare and a connection must stay small.
     pub(super) partial_write: Option<Box<Bytes>>,
-    /// Whether the writer has its own deadline. Each tick then wakes the writer.
+    /// Whether each tick of the shard wakes the writer. This is set while the writer
+    /// has a deadline of its own.
     pub(super) needs_tick: bool,
-    /// Whether the connection is closed. The next tick removes it from the shard.
+    /// Whether the connection is closed. The next tick of the shard removes the
+    /// connection from the shard.
     pub(super) has_left: bool,
     pub(super) heartbeat_due: bool,
     pub(super) writer: Writer,
-    /// The shard's time of the last write, in milliseconds.
+    /// The time of the last write, in milliseconds since the start of the shard.
     pub(super) last_sent: u64,
-    /// The shard's time since which the socket accepts no byte.
+    /// The time since which the socket accepts no bytes, in milliseconds since the
+    /// start of the shard. `None` if the socket accepts bytes.
     pub(super) blocked_since: Option<u64>,
-    /// The part of the heartbeat interval after which this connection sends a
-    /// heartbeat.
+    /// The fraction of the configured heartbeat interval that this connection uses
+    /// as its interval.
     pub(super) heartbeat_fraction: f32,
-    /// The shard's time of the last event or of the client's last command.
+    /// The time of the last written event or of the client's last command, in
+    /// milliseconds since the start of the shard.
     pub(super) last_active: u64,
-    /// The shard's time at which a drain or the maximum lifetime ends this
-    /// connection.
+    /// The time at which a drain or the maximum lifetime ends this connection, in
+    /// milliseconds since the start of the shard, and the reason.
     pub(super) scheduled_end: Option<(u64, EndReason)>,
-    /// The slot of the subscription that reads next.
+    /// The slot in `subscriptions` from which the search for the next read starts.
     pub(super) next_slot: usize,
 }
 
 impl State {
-    /// Returns the state of a connection that joins at the shard's time `now`.
+    /// Returns the state of a new connection. `now` is the time in milliseconds
+    /// since the start of the shard.
     pub(super) fn new(now: u64, heartbeat_fraction: f32) -> State {
         State {
             ring: Ring::default(),
@@ -117,20 +128,22 @@ impl State {
         }
     }
 
-    /// Returns whether the writer sleeps, the ring is empty and the connection does
-    /// not end.
+    /// Returns whether the fan-out may write to the socket: the writer sleeps, the
+    /// ring is empty, and the connection does not end.
     pub(super) fn accepts_direct_write(&self) -> bool {
         self.writer == Writer::Asleep && self.ring.is_empty() && self.end_reason.is_none()
     }
 
-    /// Keeps the rest of a direct write for the writer.
+    /// Stores the bytes that the socket has not accepted in a direct write. The
+    /// writer writes them next.
     pub(super) fn keep_partial_write(&mut self, rest: Bytes) {
         self.writer = Writer::Busy;
         self.partial_write = Some(Box::new(rest));
     }
 
-    /// Makes each subscription live that has nothing left to read. Returns the
-    /// read of the next subscription that has to read; they take turns.
+    /// Makes each subscription live that has read its log to the end. Returns the
+    /// read for one of the subscriptions that still have to read, or `None` if there
+    /// is none. These subscriptions take turns.
     pub(super) fn read_next(&mut self) -> Option<WriterAction> {
         let mut found = None;
         let count = self.subscriptions.len();
@@ -165,8 +178,10 @@ impl State {
         self.subscriptions.iter().flatten().all(|subscription| subscription.mode() == Mode::Live)
     }
 
-    /// Returns the next action for the ring: events, which are added to `slices`
-    /// and stay in the ring, or a drop marker, which is removed from the ring.
+    /// Returns the action for the first items of the ring, or `None` if the ring is
+    /// empty. If the first item is a drop marker, removes it from the ring.
+    /// Otherwise adds slices of the first events to `slices`; these events stay in
+    /// the ring.
     pub(super) fn peek(
         &mut self,
         slices: &mut Vec<Slice>,
@@ -177,8 +192,9 @@ impl State {
             let request = subscription.read_request();
             subscription.waiting -= 1;
             match subscription.spec.overflow {
-                // In a conflated ring, a kept event may stand before a dropped
-                // one. So the position moves only if nothing else waits. If the
+                // In a conflated ring, an event that was kept may come before an
+                // event that was dropped. So the position of the subscription moves
+                // only if the ring has no other event of the subscription. If the
                 // subscription catches up, the events up to `conflated` stay
                 // conflated.
                 Overflow::Conflate => {
@@ -187,8 +203,9 @@ impl State {
                         subscription.advance(marker.to);
                     }
                 }
-                // All waiting events come after the dropped ones, and the writer
-                // writes the gap before the next call.
+                // All events of the subscription in the ring come after the dropped
+                // events. The writer sends the gap before it calls this method
+                // again.
                 _ => subscription.advance(marker.to),
             }
             return Some(WriterAction::Dropped(request, marker));
@@ -200,11 +217,11 @@ impl State {
     /// Removes the events from the ring whose batches the log has evicted from
     /// memory. Returns whether there were such events.
     ///
-    /// A ring counts the bytes of its events, but keeps the whole batches in
-    /// memory. This is free while the tail of the log has the same batches.
-    /// After the eviction, a ring with a narrow filter could keep a thousand
-    /// large batches. So the subscription catches up from the log, or drops the
-    /// events if its policy is to drop.
+    /// A ring counts only the bytes of its events, but it keeps whole batches in
+    /// memory. This costs nothing while the tail of the log keeps the same batches
+    /// in memory. After the eviction, a ring with a narrow filter could keep a
+    /// thousand large batches. So the subscription catches up from the log. If its
+    /// policy is to drop, it drops the events.
     pub(super) fn release_evicted(&mut self) -> bool {
         let evicted = self.ring.evicted(self.subscriptions.len(), |id, end| {
             let slot = self.subscriptions.get(id.slot as usize).and_then(Option::as_ref);
@@ -239,9 +256,9 @@ impl State {
         true
     }
 
-    /// Returns the position of the connection's only subscription. Returns `None`
-    /// if there are several, or if the snapshot is not complete, because a resume
-    /// from the position would skip the snapshot.
+    /// Returns the id from which the client can resume, if the connection has
+    /// exactly one subscription. Returns `None` before the end of a snapshot,
+    /// because a resume from the id would skip the rest of the snapshot.
     pub(super) fn resume_id(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
             [Some(only)] if only.mode() != Mode::Snapshot => {
@@ -251,7 +268,8 @@ impl State {
         }
     }
 
-    /// Stores the waker of the writer's task.
+    /// Stores the waker of the writer's task, if the stored one would not wake this
+    /// task.
     pub(super) fn store_waker(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());

@@ -1,5 +1,6 @@
-//! A connection in the hub: its subscriptions, its ring and the calls of its
-//! writer. `docs/delivery.md` has the proof that no event is lost or repeated.
+//! A connection in the hub: its subscriptions, its ring, and the methods that its
+//! writer calls. The writer is the task that writes to the socket.
+//! `docs/delivery.md` has the proof that no event is lost or repeated.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,20 +19,20 @@ use crate::metrics::Protocol;
 use crate::sync::{AtomicBool, Mutex};
 use crate::wire::WireFormat;
 
-/// A client connection: its subscriptions, and the events that wait to be
-/// written.
+/// A client connection in the hub, with its subscriptions and with the events that
+/// wait to be written.
 pub struct Subscriber {
     id: u64,
     protocol: Protocol,
-    /// The ring limits of the settings at the time of the join. A reload does not
-    /// change them.
+    /// The limits of the ring. They come from the settings at the time when the
+    /// connection joined. A reload of the configuration does not change them.
     pub(super) bounds: Bounds,
     pub(super) shard: Arc<Shard>,
     pub(super) state: Mutex<State>,
     /// Whether a subscription of the connection is live. If none is, the fan-out
-    /// skips the connection without its lock. Otherwise two thousand stalled
-    /// clients would cost as much as two thousand live ones. Written only under
-    /// the lock.
+    /// skips the connection and does not take its lock. Without this flag, two
+    /// thousand stalled clients would cost as much as two thousand live ones. The
+    /// flag is written only under the lock of the connection.
     pub(super) live: AtomicBool,
 }
 
@@ -47,13 +48,13 @@ impl Subscriber {
         Subscriber { id, protocol, bounds, shard, state, live }
     }
 
-    /// Returns the number of the connection in this process.
+    /// Returns the number that identifies the connection in this process.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Returns the shard's time: the time of the last tick in milliseconds since
-    /// the shard started.
+    /// Returns the time of the shard's last tick, in milliseconds since the shard
+    /// started.
     pub fn now(&self) -> u64 {
         self.shard.now()
     }
@@ -63,10 +64,10 @@ impl Subscriber {
         self.protocol
     }
 
-    /// Adds a subscription to `log` that starts after the offset `start`, or at
-    /// the head of the log if `start` is `None`. The subscription enters the
-    /// index before its start is fixed, so it misses no later commit. Returns the
-    /// id and the start.
+    /// Adds a subscription to `log` that starts after the offset `start`, or at the
+    /// head of the log if `start` is `None`. The subscription is added to the index
+    /// of the fan-out before its start is fixed. So it misses no later commit.
+    /// Returns the id and the start of the subscription.
     pub fn subscribe(
         self: &Arc<Self>,
         log: &Arc<Log>,
@@ -89,8 +90,8 @@ impl Subscriber {
 
     fn reserve_slot(&self) -> SubscriptionId {
         let mut state = self.state.lock();
-        // Only the connection's task subscribes, so no other task takes the free
-        // slot.
+        // Only the task of this connection adds subscriptions. So no other task can
+        // use the free slot meanwhile.
         let slot = state.subscriptions.iter().position(Option::is_none).unwrap_or_else(|| {
             state.subscriptions.reserve_exact(1);
             state.subscriptions.push(None);
@@ -99,8 +100,8 @@ impl Subscriber {
         SubscriptionId::new(slot)
     }
 
-    /// Ends a subscription and removes its events from the ring. Returns whether
-    /// the subscription existed.
+    /// Ends a subscription and removes its events from the ring. Returns whether the
+    /// subscription existed.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut state = self.state.lock();
@@ -108,8 +109,8 @@ impl Subscriber {
             state.ring.remove(id);
             removed
         };
-        // The lock of the connection is released: the lock order is index, then
-        // connection.
+        // The lock of the connection is released here, because the lock order is:
+        // first the index, then the connection.
         match removed {
             Some(removed) => {
                 self.shard.remove_entry(&removed.progress.log, removed.slot);
@@ -119,8 +120,9 @@ impl Subscriber {
         }
     }
 
-    /// Adds `n` events to the credit of a subscription. Returns whether the
-    /// subscription exists and has a credit.
+    /// Adds `n` to the credit of a subscription, which is the number of events that
+    /// the client still accepts. Returns `false` if the subscription does not exist
+    /// or has no credit limit.
     pub fn request(&self, id: SubscriptionId, n: u64) -> bool {
         let mut state = self.state.lock();
         let Some(subscription) = state.subscription(id) else { return false };
@@ -141,8 +143,8 @@ impl Subscriber {
         state.ring.change_format(format);
     }
 
-    /// Closes the connection in the hub: removes its subscriptions from the index
-    /// and frees the ring.
+    /// Closes the connection in the hub. Removes its subscriptions from the index of
+    /// the fan-out and frees the ring.
     pub fn leave(&self) {
         // The direct writer may be the last owner of the socket. It is dropped
         // after the lock is released, because the drop closes the socket.
@@ -160,7 +162,8 @@ impl Subscriber {
         }
     }
 
-    /// Tells the writer to end the connection. The first reason is kept.
+    /// Makes the writer end the connection with `end_reason`. If there is an earlier
+    /// reason, keeps the earlier one.
     pub fn end(&self, end_reason: EndReason) {
         let mut state = self.state.lock();
         state.end_reason.get_or_insert(end_reason);
@@ -171,9 +174,10 @@ impl Subscriber {
 
     // === calls of the writer ===
 
-    /// Returns the next action of the writer. For [`WriterAction::Write`], the
-    /// slices of the next events are added to `slices`, and the events stay in
-    /// the ring. If there is nothing to do, the task of `cx` is woken later.
+    /// Returns the next action of the writer. For [`WriterAction::Write`], adds
+    /// slices of the next events to `slices`; the events stay in the ring. For
+    /// [`WriterAction::Wait`], the hub wakes the task of `cx` when there is a new
+    /// action.
     pub fn next(
         &self,
         cx: &Context<'_>,
@@ -201,7 +205,8 @@ impl Subscriber {
         if std::mem::take(&mut state.heartbeat_due) {
             return WriterAction::Heartbeat(state.resume_id());
         }
-        // During a read, the writer writes without a call of this method first.
+        // While a read of the log is in progress, the writer may write the result
+        // without a call of this method. So the fan-out must not write then.
         if matches!(mode, PollMode::Ring | PollMode::Log) {
             state.writer = Writer::Asleep;
         }
@@ -209,13 +214,15 @@ impl Subscriber {
         WriterAction::Wait
     }
 
-    /// Returns the next read, and makes subscriptions live that have nothing left
-    /// to read: step 4 of [`log::Follower`](crate::log::Follower).
+    /// Returns the next read of the log or of the resources. Makes each subscription
+    /// live that has nothing left to read: step 4 of
+    /// [`log::Follower`](crate::log::Follower).
     ///
-    /// The fan-out sets `tail` and then reads `live`. This method sets `live` and
-    /// then reads `tail`. All four accesses have one order (`SeqCst`). So if the
-    /// fan-out skips the connection because `live` is not set, this method
-    /// compares the new `tail`, and the subscription does not go live.
+    /// The fan-out first sets its `tail` and then reads `live`. This method first
+    /// sets `live` and then reads `tail`. All four accesses are `SeqCst`, so they
+    /// have a single total order. So if the fan-out skips the connection because
+    /// `live` is not set, this method reads the new `tail`, and the subscription
+    /// does not go live.
     fn read_next(&self, state: &mut State) -> Option<WriterAction> {
         if state.is_all_live() {
             return None;
@@ -226,17 +233,18 @@ impl Subscriber {
         next
     }
 
-    /// Updates `live`. Call this under the lock after a change that may have made
-    /// a subscription catch up.
+    /// Sets `live` to whether a subscription of `state` is live. The caller holds
+    /// the lock of the connection. It calls this after a change that may have made a
+    /// subscription catch up.
     pub(super) fn update_live(&self, state: &State) {
         self.live.store(state.is_live(), Ordering::SeqCst);
     }
 
-    /// Returns the reason if the connection has to end at once, even in the
-    /// middle of a frame. Otherwise the task of `cx` is woken by the next change.
-    /// The writer calls this while it waits for the socket, for a read or for the
-    /// answer to a command. With `is_answering`, a command waits for its answer,
-    /// and the connection is not idle.
+    /// Returns the end reason if the connection has to end at once, even in the
+    /// middle of a frame. Otherwise returns `None`, and the next change wakes the
+    /// task of `cx`. The writer calls this while it waits for the socket, for a
+    /// read, or for the answer to a command. `is_answering` is whether a command
+    /// waits for its answer; the connection is then not idle.
     pub fn watch(&self, cx: &Context<'_>, is_answering: bool) -> Option<EndReason> {
         let mut state = self.state.lock();
         let is_urgent = |end_reason: &EndReason| match end_reason {
@@ -250,8 +258,8 @@ impl Subscriber {
         None
     }
 
-    /// Records that the writer has started to write these slices. It writes their
-    /// last byte before anything else.
+    /// Records that the writer has started to write these slices. The writer must
+    /// write their last byte before it writes any other bytes.
     pub fn note_written(&self, slices: &[Slice]) {
         let now = self.shard.now();
         let mut state = self.state.lock();
@@ -285,9 +293,9 @@ impl Subscriber {
         state.blocked_since = None;
     }
 
-    /// Records that the socket accepts no bytes. The writer has given up the slices
-    /// of [`Subscriber::next`] that it has not written; their events are still in
-    /// the ring.
+    /// Records that the socket accepts no bytes. The writer has discarded the slices
+    /// from [`Subscriber::next`] that it has not started to write. Their events are
+    /// still in the ring.
     pub fn blocked(&self) {
         let now = self.shard.now();
         let mut state = self.state.lock();
@@ -300,8 +308,8 @@ impl Subscriber {
         self.state.lock().blocked_since = None;
     }
 
-    /// Records that the client has sent a command. Returns `false` if the
-    /// connection is about to end; the command must then not be executed.
+    /// Records that the client has sent a command. Returns `false` if the connection
+    /// is about to end. The caller must then not execute the command.
     pub fn note_received(&self) -> bool {
         let now = self.shard.now();
         let mut state = self.state.lock();
@@ -309,21 +317,24 @@ impl Subscriber {
         state.end_reason.is_none()
     }
 
-    /// Returns the shard's time until which the end of the connection, decided at
-    /// `since`, waits for the answer to a command. During a drain this is the
-    /// drain's deadline for answers. Otherwise it is `since` plus the stall
-    /// timeout.
+    /// Returns the latest time at which the connection ends, although a command is
+    /// not answered yet. `since` is the time at which the end of the connection was
+    /// decided. During a drain, the result is the drain's deadline for answers.
+    /// Otherwise it is `since` plus the stall timeout. All times are in milliseconds
+    /// since the start of the shard.
     pub fn answer_due(&self, since: u64) -> u64 {
         self.shard.answer_due(since)
     }
 
-    /// Sets whether each tick wakes the writer. A writer with its own deadline
-    /// needs this, because no event and no heartbeat may wake it in time.
+    /// Sets whether each tick of the shard wakes the writer. A writer that has a
+    /// deadline of its own needs this. Without it, the writer would sleep until the
+    /// next event or heartbeat, which may come after the deadline.
     pub fn set_needs_tick(&self, needs_tick: bool) {
         self.state.lock().needs_tick = needs_tick;
     }
 
-    /// Records that the client knows of the conflated events up to `to`.
+    /// Records that a `gap` has reported the conflated events of a subscription up
+    /// to `to` to the client.
     pub fn note_conflated(&self, id: SubscriptionId, to: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
@@ -331,8 +342,8 @@ impl Subscriber {
         }
     }
 
-    /// Records that a subscription that is catching up has read the log up to
-    /// `to`.
+    /// Records that a subscription that is catching up has processed the events of
+    /// the log up to `to`.
     pub fn note_read(&self, id: SubscriptionId, to: Offset) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
@@ -340,8 +351,9 @@ impl Subscriber {
         }
     }
 
-    /// Restarts a subscription after the offset `start`, because of a gap. With
-    /// `snapshot`, it first sends the resources.
+    /// Makes a subscription read the log after the offset `start`, because events
+    /// are missing (a gap). With `snapshot`, the subscription first sends a snapshot
+    /// of the resources.
     pub fn restart(&self, id: SubscriptionId, start: Offset, snapshot: bool) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
@@ -349,8 +361,8 @@ impl Subscriber {
         }
     }
 
-    /// Records that the snapshot of a subscription is written up to and including
-    /// `resource`.
+    /// Records that the resources of a subscription's snapshot up to and including
+    /// `resource` are written.
     pub fn note_snapshot_to(&self, id: SubscriptionId, resource: ResourceId) {
         let mut state = self.state.lock();
         if let Some(subscription) = state.subscription(id) {
@@ -358,14 +370,14 @@ impl Subscriber {
         }
     }
 
-    /// Returns the spec and the position of a subscription. Returns `None` if the
-    /// subscription has ended.
+    /// Returns the data that a read for a subscription needs: its spec and its
+    /// position. Returns `None` if the subscription has ended.
     pub fn read_request(&self, id: SubscriptionId) -> Option<ReadRequest> {
         self.state.lock().subscription(id).map(|subscription| subscription.read_request())
     }
 }
 
-/// Wakes a task, if there is a waker.
+/// Wakes the task of `waker`, if there is a waker.
 pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

@@ -1,4 +1,4 @@
-//! A subscription of a connection: its spec and its position in the log.
+//! A subscription of a connection to a log: its spec and its position in the log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,49 +9,54 @@ use crate::event::{Offset, ResourceId};
 use crate::log::{Follower, Log};
 use crate::wire::{Filter, WireFormat};
 
-/// The source of a subscription's events.
+/// The source from which a subscription gets its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// The fan-out pushes the events.
+    /// The fan-out pushes the events into the ring of the connection.
     Live,
-    /// The writer reads the log.
+    /// The writer of the connection reads the events from the log.
     CatchingUp,
-    /// The writer reads the resources, and then the log.
+    /// The writer of the connection reads the resources, and then reads the events
+    /// from the log.
     Snapshot,
 }
 
-/// A subscription of a connection. While the subscription is not live, the
-/// [`LagStats`](super::fanout_progress::LagStats) of the shard count it.
+/// A subscription of a connection to a log. While the subscription is not live, the
+/// [`LagStats`](super::fanout_progress::LagStats) of the shard count it as catching
+/// up.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     pub(super) progress: Arc<FanoutProgress>,
     pub(super) slot: SlotIndex,
     pub(super) spec: SubscriptionSpec,
-    /// The position in the log. Only [`Subscription::update_follower`] changes
-    /// it, because the count in the lag statistics changes with it.
+    /// The position of the subscription in the log. Only
+    /// [`Subscription::update_follower`] changes whether the follower is live,
+    /// because the lag statistics must change at the same time.
     follower: Follower,
     /// The number of the subscription's events and drop markers in the ring.
     pub(super) waiting: u64,
-    /// Whether the subscription catches up because its ring was full and its
-    /// policy is `conflate`. Such a subscription writes only the newest event of
-    /// each resource on a page.
+    /// Whether the subscription catches up because its ring was full and its policy
+    /// is `conflate`. The writer then writes only the newest event of each resource
+    /// on a page of the log.
     pub(super) conflating: bool,
-    /// The client knows of the conflated events up to this offset.
+    /// The end of the conflated events that a `gap` message has reported to the
+    /// client.
     pub(super) conflated: Offset,
-    /// The last resource of the snapshot that was written.
+    /// The last written resource of the snapshot. `None` if none is written yet.
     pub(super) snapshot_after: Option<ResourceId>,
 }
 
-/// A read of the log, or of the resources, that a subscription needs.
+/// A read of the log or of the resources that the writer has to do for a
+/// subscription.
 #[derive(Clone)]
 pub struct ReadRequest {
-    /// The subscription.
+    /// The subscription that needs the read.
     pub subscription: SubscriptionId,
-    /// The log.
+    /// The log of the subscription.
     pub log: Arc<Log>,
-    /// The part of the log.
+    /// The part of the log that the subscription covers.
     pub scope: Scope,
-    /// The filter of the events.
+    /// The filter that selects the events.
     pub filter: Arc<Filter>,
     /// The wire format of the events.
     pub format: WireFormat,
@@ -59,20 +64,22 @@ pub struct ReadRequest {
     pub after: Offset,
     /// The maximum number of events to write. `None` means no limit.
     pub credit: Option<u64>,
-    /// The reaction to events that the log no longer keeps.
+    /// The reaction to a gap: the log no longer keeps events that the client asked
+    /// for.
     pub on_gap: OnGap,
-    /// The last resource of the snapshot that was written.
+    /// The last written resource of the snapshot. `None` if none is written yet.
     pub snapshot_after: Option<ResourceId>,
-    /// The overflow policy.
+    /// The overflow policy of the subscription.
     pub overflow: Overflow,
-    /// `Some` if only the newest event of each resource on the page is written. The
-    /// client knows of the conflated events up to this offset.
+    /// `Some` if the writer writes only the newest event of each resource on a page
+    /// of the log. The offset is the end of the conflated events that a `gap`
+    /// message has reported to the client.
     pub conflate: Option<Offset>,
 }
 
 impl Subscription {
-    /// Returns a subscription that reads the log after `written_to`. If the spec
-    /// has a snapshot, it reads the resources first.
+    /// Returns a subscription that reads the log after the offset `written_to`. If
+    /// the spec asks for a snapshot, the subscription reads the resources first.
     pub(super) fn new(
         id: SubscriptionId,
         progress: Arc<FanoutProgress>,
@@ -108,7 +115,8 @@ impl Subscription {
         &self.follower
     }
 
-    /// Changes the follower, and updates the lag statistics.
+    /// Calls `change` with the follower. Updates the lag statistics if this call
+    /// changes whether the follower is live.
     fn update_follower<T>(&mut self, change: impl FnOnce(&mut Follower) -> T) -> T {
         let was_live = self.follower.is_live();
         let changed = change(&mut self.follower);
@@ -121,20 +129,22 @@ impl Subscription {
         changed
     }
 
-    /// Records that events up to `to` are written or not wanted
-    /// ([`Follower::advance`]).
+    /// Records that the events up to `to` are written or that the filter excludes
+    /// them ([`Follower::advance`]).
     pub(super) fn advance(&mut self, to: Offset) {
         self.follower.advance(to);
     }
 
-    /// Records that the batch that ends at `end` was pushed ([`Follower::push`]).
+    /// Records that the fan-out has pushed the batch with the end offset `end`
+    /// ([`Follower::push`]).
     pub(super) fn pushed(&mut self, end: Offset) {
         self.follower.push(end);
     }
 
-    /// Goes live if nothing is left to read ([`Follower::join`]). Returns whether
-    /// it did. A subscription in the middle of a conflated page does not go live,
-    /// because the fan-out would push events that were conflated.
+    /// Makes the subscription live if it has read the log to the end
+    /// ([`Follower::join`]). Returns whether the subscription became live. A
+    /// subscription in the middle of a conflated page does not go live, because the
+    /// fan-out would push events that were conflated.
     pub(super) fn join(&mut self) -> bool {
         let joins = !self.spec.snapshot && self.is_past_conflated() && {
             let tail = self.progress.tail();
@@ -144,32 +154,37 @@ impl Subscription {
         joins
     }
 
-    /// Starts to catch up from the log ([`Follower::fall_behind`]). The caller
-    /// removes the subscription's items from the ring.
+    /// Makes the subscription read from the log again ([`Follower::fall_behind`]).
+    /// The caller must remove the subscription's events and drop markers from the
+    /// ring.
     pub(super) fn fall_behind(&mut self) {
         self.update_follower(Follower::fall_behind);
         self.waiting = 0;
         self.conflating = self.spec.overflow == Overflow::Conflate;
     }
 
-    /// Reads the log after `start`. With `snapshot`, reads the resources first.
+    /// Makes the subscription read the log after `start`. With `snapshot`, it reads
+    /// the resources first.
     pub(super) fn restart(&mut self, start: Offset, snapshot: bool) {
         self.update_follower(|follower| follower.restart(start));
         self.spec.snapshot = snapshot;
         self.snapshot_after = None;
     }
 
-    /// Returns the number of offsets that the client is behind the log's head.
+    /// Returns the lag of the client: the number of offsets from its position to the
+    /// head of the log.
     pub(super) fn lag(&self) -> u64 {
         self.progress.log.head().0.saturating_sub(self.position().0)
     }
 
-    /// Returns the offset up to which the client has all events that it asked for.
+    /// Returns the offset up to which the client has all events that match its
+    /// filter.
     pub(super) fn position(&self) -> Offset {
         self.follower.position(self.waiting == 0, self.progress.fanned_to())
     }
 
-    /// Returns whether the events up to `conflated` are written.
+    /// Returns whether all events up to the offset `conflated` are written, or the
+    /// subscription is not conflating.
     pub(super) fn is_past_conflated(&self) -> bool {
         !self.conflating || self.conflated <= self.follower.written_to()
     }

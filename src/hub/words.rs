@@ -11,23 +11,23 @@ use bytes::Bytes;
 use crate::event::ResourceId;
 use crate::wire::{Filter, WireFormat};
 
-/// The settings of streams and of their rings.
+/// The settings that apply to each stream and its ring.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The time without a write after which a heartbeat is sent
-    /// (`streams.heartbeat`).
+    /// The heartbeat interval: the time without a write after which the gateway
+    /// sends a heartbeat (`streams.heartbeat`).
     pub heartbeat: Duration,
     /// The maximum number of events in a ring (`streams.ring_events`).
     pub ring_events: usize,
     /// The maximum number of bytes in a ring (`streams.ring_bytes`). An empty
     /// ring accepts one event of any size.
     pub ring_bytes: usize,
-    /// The time after which a write without progress ends the connection
-    /// (`limits.stall_timeout`).
+    /// The stall timeout: the gateway ends a connection whose socket accepts no byte
+    /// for this time (`limits.stall_timeout`).
     pub stall_timeout: Duration,
-    /// The time after which an idle stream ends (`limits.stream_idle_timeout`).
-    /// A stream is idle if no event was written and, on a WebSocket, if the
-    /// client has sent no command. Zero means no limit.
+    /// The time after which the gateway ends an idle stream
+    /// (`limits.stream_idle_timeout`). A stream is idle while no event is written
+    /// and, on a WebSocket, while the client sends no command. Zero means no limit.
     pub stream_idle_timeout: Duration,
     /// The maximum lifetime of a stream (`limits.stream_lifetime`). Each stream
     /// ends after 75 to 100 % of this time, so that clients which connected
@@ -57,14 +57,14 @@ impl Settings {
 pub enum EndReason {
     /// The process shuts down. The client can reconnect to another gateway.
     Drained,
-    /// The socket has accepted no byte within the stall timeout.
+    /// The socket accepted no byte during the stall timeout.
     Stalled,
-    /// The client has sent no pong, or the stream was idle for too long.
+    /// The client sent no pong, or the stream was idle for too long.
     Idle,
     /// The stream has reached its maximum lifetime. The client can reconnect.
     Lifetime,
-    /// The ring was full, and the overflow policy is `disconnect`. The client
-    /// can reconnect with its position, and reads on from the log.
+    /// The ring was full, and the overflow policy is `disconnect`. The client can
+    /// reconnect with its position. It then reads the following events from the log.
     Overflow,
 }
 
@@ -79,7 +79,7 @@ impl EndReason {
     }
 }
 
-/// The identifier of a subscription in this process. It is never reused.
+/// The identifier of a subscription. It is unique in this process and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SubscriptionId {
     serial: u64,
@@ -89,32 +89,35 @@ pub struct SubscriptionId {
 /// The log events that a client subscribes to, and how it receives them.
 #[derive(Clone, Debug)]
 pub struct SubscriptionSpec {
-    /// The part of the log.
+    /// The part of the log that the subscription covers.
     pub scope: Scope,
-    /// The filter of the events. Subscriptions with equal filters share one.
+    /// The filter that selects the events. Subscriptions with equal filters share
+    /// one object.
     pub filter: Arc<Filter>,
     /// The wire format of the events.
     pub format: WireFormat,
     /// The number of events that the client still accepts. `None` means no
     /// limit.
     pub credit: Option<u64>,
-    /// Whether a snapshot of the resources is sent before the events. Cleared
-    /// when the snapshot is sent.
+    /// Whether the gateway sends a snapshot of the resources before the events. Set
+    /// to `false` when the snapshot is sent.
     pub snapshot: bool,
-    /// The reaction to events that the log no longer keeps.
+    /// The reaction to a gap: the log no longer keeps events that the client asked
+    /// for.
     pub on_gap: OnGap,
     /// The overflow policy: the reaction to a full ring.
     pub overflow: Overflow,
 }
 
-/// The reaction to a gap: events that a client asked for and that the log no
-/// longer keeps (`docs/protocol.md#streams`).
+/// The reaction to a gap. A gap means that the log no longer keeps events that a
+/// client asked for (`docs/protocol.md#streams`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnGap {
-    /// Send a `gap`, and continue at the oldest event that the log keeps.
+    /// Send a `gap` message, and continue with the oldest event that the log keeps.
     #[default]
     Event,
-    /// Send a snapshot of the resources, and continue with later events.
+    /// Send a snapshot of the resources, and continue with the events after the
+    /// snapshot.
     Snapshot,
     /// End the stream.
     Error,
@@ -123,7 +126,8 @@ pub enum OnGap {
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl SubscriptionId {
-    /// The id of no subscription, for slices that contain no events.
+    /// A value that identifies no subscription. Slices that contain no events have
+    /// it.
     pub const NONE: SubscriptionId = SubscriptionId { serial: u64::MAX, slot: u32::MAX };
 
     pub(super) fn new(slot: usize) -> SubscriptionId {
@@ -140,32 +144,32 @@ pub enum Scope {
     Subject(ResourceId),
 }
 
-/// The slot of an entry in the index of a log. An entry keeps its slot until it
-/// is removed.
+/// The slot of a subscription in the index of a log. A subscription keeps its slot
+/// until it is removed from the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SlotIndex {
     Whole(u32),
     Subject { group: u32, slot: u32 },
 }
 
-/// The reaction to an event that does not fit into a ring.
+/// The overflow policy: the reaction to an event that does not fit into a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
     /// Remove the subscription's events from the ring and let the subscription
     /// catch up from the log. No event is lost.
     Log,
-    /// Keep the newest event of each resource in the ring.
+    /// Keep only the newest event of each resource in the ring.
     Conflate,
-    /// Drop the oldest events in the ring.
+    /// Drop the oldest events of the subscription in the ring.
     DropOldest,
-    /// Drop the new events.
+    /// Drop the new events, which do not fit into the ring.
     DropNewest,
     /// End the connection.
     Disconnect,
 }
 
 impl Overflow {
-    /// All policies.
+    /// All overflow policies.
     pub const ALL: [Overflow; 5] = [
         Overflow::Log,
         Overflow::Conflate,
@@ -174,7 +178,8 @@ impl Overflow {
         Overflow::Disconnect,
     ];
 
-    /// Returns the name in the configuration, in `?overflow=` and in metrics.
+    /// Returns the name of the policy in the configuration, in `?overflow=` and in
+    /// metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Overflow::Log => "log",
@@ -185,48 +190,49 @@ impl Overflow {
         }
     }
 
-    /// Returns the policy with this name.
+    /// Returns the overflow policy with this name, or `None` if there is none.
     pub fn named(name: &str) -> Option<Overflow> {
         Overflow::ALL.into_iter().find(|overflow| overflow.as_str() == name)
     }
 }
 
-/// The limits of a ring.
+/// The maximum number of events and of bytes in a ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) events: u64,
     pub(super) bytes: u64,
 }
 
-/// A socket that the fan-out can write to while the connection's writer sleeps.
+/// A socket that the fan-out can write to while the writer of the connection sleeps.
 pub trait DirectWriter: Send + Sync {
-    /// Writes the bytes that the socket accepts at once, and never waits.
-    /// Returns the number of these bytes.
+    /// Writes as many of the bytes as the socket accepts without waiting. Returns
+    /// the number of written bytes.
     ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if the socket accepts no byte. Any other
-    /// error means that the socket is broken; the writer gets this error too.
+    /// # Errors [`io::ErrorKind::WouldBlock`] if the socket accepts no byte. Any other error means that the socket is broken. The writer of the connection then gets an error too.
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// The maximum size of one write.
+/// The remaining size of one write to a socket. Each slice that is added to the
+/// write reduces it.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteBudget {
-    /// The number of slices in one vectored write.
+    /// The number of slices that the write may still get. All slices are written
+    /// with one vectored write.
     pub slices: u32,
-    /// The number of events, for `batchSize` and credit.
+    /// The number of events that the write may still get. `batchSize` and the credit
+    /// of the subscription limit it.
     pub events: u32,
-    /// The number of bytes.
+    /// The number of bytes that the write may still get.
     pub bytes: usize,
 }
 
-/// The maximum size of a slice of an encoded block, in bytes. A client that does
-/// not read keeps at most the rest of one slice in memory.
+/// The maximum size of a slice of encoded events, in bytes. A client that does not
+/// read keeps at most the rest of one slice in memory.
 pub const SLICE_BYTES: usize = 16 * 1024;
 
 impl WriteBudget {
-    /// Returns the budget of one write: 64 KiB, `events` events, and 64 slices.
-    /// `writev(2)` accepts 1,024 slices.
+    /// Returns the budget of one write to a socket: at most 64 KiB, `events` events,
+    /// and 64 slices. `writev(2)` would accept 1,024 slices.
     pub fn for_write(events: u32) -> WriteBudget {
         WriteBudget { slices: 64, events, bytes: 64 * 1024 }
     }

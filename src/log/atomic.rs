@@ -7,7 +7,7 @@ use super::{AppendRejection, Error, Log, StorageKind, Write};
 use crate::event::{EventId, Offset};
 use crate::store::{Cursor, CursorName};
 
-/// The bytes that a change of a cursor takes in memory, approximately.
+/// The memory that a cursor change takes in the queue, approximately, in bytes.
 const CURSOR_BYTES: usize = 256;
 
 /// Writes to several logs that are committed together or not at all.
@@ -15,7 +15,7 @@ const CURSOR_BYTES: usize = 256;
 pub struct AtomicBatch {
     /// The logs, each with its writes. A log may occur more than once.
     pub appends: Vec<(Arc<Log>, Vec<Write>)>,
-    /// The changes of cursors. Of two changes of one cursor, the later one
+    /// The changes of cursors. If a cursor is changed twice, the later change
     /// applies.
     pub cursors: Vec<CursorUpdate>,
 }
@@ -62,13 +62,13 @@ impl CursorPosition {
 }
 
 impl AtomicBatch {
-    /// The number of writes and of changes of cursors.
+    /// Returns the number of writes and cursor changes in the batch.
     pub(in crate::log) fn writes(&self) -> usize {
         let writes: usize = self.appends.iter().map(|(_, writes)| writes.len()).sum();
         writes + self.cursors.len()
     }
 
-    /// Returns a log of the batch that is in memory, if there is one.
+    /// Returns a log of the batch that is kept only in memory, if there is one.
     pub(in crate::log) fn memory_log(&self) -> Option<&Arc<Log>> {
         fn of_cursor(update: &CursorUpdate) -> Option<&Arc<Log>> {
             match update {
@@ -81,7 +81,8 @@ impl AtomicBatch {
         logs.find(|log| log.medium() == StorageKind::Memory)
     }
 
-    /// The bytes that the writes take in memory, approximately.
+    /// Returns the memory that the writes and cursor changes take, approximately, in
+    /// bytes.
     pub(in crate::log) fn bytes(&self) -> usize {
         let writes = self.appends.iter().flat_map(|(_, writes)| writes);
         writes.map(Write::bytes).sum::<usize>() + self.cursors.len() * CURSOR_BYTES
@@ -93,8 +94,10 @@ impl AtomicBatch {
 pub enum AtomicError {
     /// One write was rejected. No write of the batch was committed.
     Rejected {
-        /// The index in [`AtomicBatch::appends`].
+        /// The index of the rejecting log in [`AtomicBatch::appends`].
         append: usize,
+        /// The name of the log that rejected the write.
+        log: String,
         /// The index of the rejected write among the writes to that log.
         write: usize,
         /// The reason for the rejection.
@@ -116,10 +119,10 @@ pub enum AtomicError {
 impl fmt::Display for AtomicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AtomicError::Rejected { append, write, rejection } => write!(
+            AtomicError::Rejected { log, write, rejection, .. } => write!(
                 f,
-                "no write was committed: write {write} to log {append} of the batch was rejected \
-                 ({rejection})"
+                "write {} to {log} was rejected ({rejection}); no write of the batch was committed",
+                write + 1
             ),
             AtomicError::MemoryTopic(name) => write!(
                 f,

@@ -1,10 +1,10 @@
-//! The cursor of a reader on a log. It reads pages until it has caught up, and then
-//! takes live batches.
+//! The position of a reader in a log. The reader reads pages until it has caught up,
+//! and then takes live batches.
 //!
-//! [`Follower`] only decides. It has no I/O and no lock. Each subscription of the
-//! hub has a follower, and calls it under the lock of the connection. [`Follow`] is
-//! the loop of a consumer that asks for each part of the log. It has no ring and no
-//! fan-out.
+//! [`Follower`] only decides what to read next. It has no I/O and no lock. Each
+//! subscription of the hub has a follower, and calls it under the lock of the
+//! connection. [`Follow`] is the loop of a consumer that asks for each part of the
+//! log. It has no ring and no fan-out.
 //!
 //! # No gap and no repeat
 //!
@@ -30,7 +30,8 @@
 //! **Invariant: the client has each event after the start up to `written_to` exactly
 //! once. If the follower is live, each event after `written_to` up to the larger one of
 //! `pushed_to` and `fanned_to` was pushed exactly once, and no later event was
-//! pushed.**
+//! pushed.** An event that an overflow policy drops or conflates is the exception: a
+//! `gap` reports it to the client.
 //!
 //! Each call keeps the invariant:
 //!
@@ -39,9 +40,10 @@
 //! 2. [`Follower::read_after`]. A follower that is not live reads the log after
 //!    `written_to`. The log is its only source: [`Follower::accept`] rejects each
 //!    batch, because `pushed_to` is beyond every offset.
-//! 3. [`Follower::advance`]. The owner has written the events up to an offset. All
-//!    of them came from one source and in order. So no event between the old and the
-//!    new `written_to` is missing.
+//! 3. [`Follower::advance`]. The owner has written the events up to an offset, has
+//!    reported them as dropped, or has found that the filter excludes the rest of
+//!    them. All of them came from one source and in order. So no event between the
+//!    old and the new `written_to` is missing.
 //! 4. [`Follower::join`]. The last page ended at `written_to`. If `tail` is not
 //!    beyond `written_to`, the visits of all later batches have not started. They
 //!    find a live follower, so there is no gap. The visit of the batch at `tail` may
@@ -54,10 +56,11 @@
 //!    new. No event before them is missing, because the batches come in order: if
 //!    `fanned_to` is beyond `pushed_to`, the fan-out skipped the batches between.
 //! 6. [`Follower::push`]. The batch was pushed, and `pushed_to` becomes its end.
-//! 7. [`Follower::fall_behind`]. The ring overflowed, or the tail in memory no longer
-//!    has the next batch of the fan-out. The owner drops the events that were pushed
-//!    and not written. The follower is no longer live and reads them from the log
-//!    (step 2).
+//! 7. [`Follower::fall_behind`]. The ring overflowed, a batch has more events than
+//!    the credit of the subscription, or a batch in the ring or the next batch of the
+//!    fan-out was evicted from memory. The owner drops the events that were pushed and
+//!    not written. The follower is no longer live and reads them from the log (step
+//!    2).
 //!
 //! `src/hub/schedules.rs` runs these steps with the code of the fan-out under
 //! shuttle, in random orders.
@@ -70,17 +73,20 @@ use super::{Error, Log};
 use crate::event::Offset;
 use crate::wire::Batch;
 
-/// A cursor on a log. It reads pages until it can take live batches.
+/// The position of a reader in a log. The reader reads pages until it can take live
+/// batches.
 #[derive(Clone, Debug)]
 pub struct Follower {
     /// The client has the events up to this offset.
     written_to: Offset,
-    /// The end of the last pushed batch, or [`READS`] if the follower is not live.
-    /// One field for both makes a subscription 8 bytes smaller.
+    /// The end of the last batch that was put into the ring or written to the
+    /// socket, or [`READS`] if the follower is not live. One field for both makes a
+    /// subscription 8 bytes smaller.
     pushed_to: Offset,
 }
 
-/// An offset beyond every other offset. No batch has events after it.
+/// The value of `pushed_to` for a follower that reads pages. No offset is larger, so
+/// no batch has events after it.
 const READS: Offset = Offset(u64::MAX);
 
 impl Follower {
@@ -89,12 +95,13 @@ impl Follower {
         Follower { written_to: start, pushed_to: READS }
     }
 
-    /// Returns whether the follower takes live batches. Otherwise it reads the log.
+    /// Returns whether the follower takes live batches. Otherwise it reads pages of
+    /// the log.
     pub fn is_live(&self) -> bool {
         self.pushed_to != READS
     }
 
-    /// Returns the offset up to which the client has the events.
+    /// Returns the offset up to which the client has received the events.
     pub fn written_to(&self) -> Offset {
         self.written_to
     }
@@ -105,16 +112,16 @@ impl Follower {
         (!self.is_live()).then_some(self.written_to)
     }
 
-    /// Moves `written_to` forward to `to`. The events up to `to` were written, or the
-    /// filter excludes them.
+    /// Moves `written_to` forward to `to`. The events up to `to` were written to the
+    /// client, or the filter excludes them.
     pub fn advance(&mut self, to: Offset) {
         self.written_to = self.written_to.max(to);
     }
 
-    /// Makes the follower live if no visit has started for a batch beyond
-    /// `written_to`. `tail` is the end of the last batch whose visits have started.
-    /// The caller must read `tail` while it excludes other calls on this follower.
-    /// Returns whether the follower became live.
+    /// Makes the follower live if it has all events that the fan-out has started to
+    /// push. `tail` is the end of the last batch that the fan-out has started to
+    /// push. The caller must read `tail` while no other call on this follower can
+    /// run. Returns whether the follower became live.
     pub fn join(&mut self, tail: Offset) -> bool {
         let joins = !self.is_live() && tail <= self.written_to;
         if joins {
@@ -123,28 +130,29 @@ impl Follower {
         joins
     }
 
-    /// Returns the offset after which the events of a batch are new, or `None` if no
-    /// event is new. `end` is the end of the batch, and `fanned_to` the end of the
-    /// batch before it.
+    /// Returns the offset after which the events of a batch are new for this
+    /// follower, or `None` if no event is new. `end` is the end of the batch, and
+    /// `fanned_to` the end of the batch before it.
     pub fn accept(&self, end: Offset, fanned_to: Offset) -> Option<Offset> {
         let after = self.pushed_to.max(fanned_to);
         (after < end).then_some(after)
     }
 
-    /// Records that the new events of the batch with the end `end` were pushed.
+    /// Records that the new events of the batch that ends at `end` are in the ring
+    /// of the connection or were written to its socket.
     pub fn push(&mut self, end: Offset) {
         debug_assert!(self.is_live(), "a follower that is not live accepts no batch");
         self.pushed_to = end;
     }
 
-    /// Makes the follower read the log after `written_to`. The owner drops the events
-    /// that were pushed and not written.
+    /// Makes the follower read the log after `written_to`. Its owner must drop the
+    /// events that are in the ring and are not written to the client.
     pub fn fall_behind(&mut self) {
         self.pushed_to = READS;
     }
 
-    /// Makes the follower read the log after `start`, for example behind a gap or
-    /// after a snapshot.
+    /// Makes the follower read the log after the offset `start`, for example after a
+    /// gap or after a snapshot.
     pub fn restart(&mut self, start: Offset) {
         *self = Follower::new(start);
     }
@@ -168,12 +176,12 @@ pub enum Followed {
     Events {
         /// A page of the log, or a live batch.
         batch: Arc<Batch>,
-        /// The end of the part before.
+        /// The end of the previous part.
         after: Offset,
     },
     /// The log no longer has all events after `from` up to `to`.
     Gap {
-        /// The end of the part before.
+        /// The end of the previous part.
         from: Offset,
         /// The next part starts after this offset.
         to: Offset,
@@ -183,13 +191,14 @@ pub enum Followed {
 /// The loop of a consumer that asks for each part of a log. A slow consumer needs no
 /// ring, because the log keeps the events.
 ///
-/// The loop is its own fan-out. Its `tail` is the head of the log: it joins at the
-/// head and takes each later batch from memory. Its `fanned_to` is `written_to`,
-/// because a returned part counts as written.
+/// The loop has no separate fan-out. It reads pages up to the head of the log, and
+/// then takes each later batch from memory. The follower gets the head as `tail`. It
+/// gets its own `written_to` as `fanned_to`, because a returned part counts as
+/// written.
 pub struct Follow {
     log: Arc<Log>,
     follower: Follower,
-    /// The engine notifies this after each commit.
+    /// The log notifies this object after each commit.
     committed: Arc<Notify>,
 }
 
@@ -212,7 +221,7 @@ impl Follow {
     /// [`Error::Store`] if the disk cannot be read. The next call reads again.
     ///
     /// # Cancel safety
-    /// Safe. The cursor moves after the last wait.
+    /// Safe. The position moves only after the last `await`.
     pub async fn next(&mut self) -> Result<Followed, Error> {
         loop {
             let part = match self.follower.read_after() {
@@ -225,8 +234,9 @@ impl Follow {
         }
     }
 
-    /// Reads the page after `after`. If the consumer has read all pages, joins and
-    /// returns `None`.
+    /// Reads the page after the offset `after`. If the consumer has read all pages,
+    /// makes the follower live and returns `None`. The caller then takes live
+    /// batches from memory.
     async fn page(&mut self, after: Offset) -> Result<Option<Followed>, Error> {
         if self.follower.join(self.log.head()) {
             return Ok(None);
@@ -240,8 +250,10 @@ impl Follow {
         Ok(Some(Followed::Events { batch: page.batch, after }))
     }
 
-    /// Takes the next batch from the tail. Returns `None` after a wait for a commit,
-    /// and if the tail no longer has the batch.
+    /// Returns the next batch from the tail, the newest batches of the log in
+    /// memory. If there is no next batch yet, waits for a commit and returns `None`.
+    /// If the tail no longer has the next batch, makes the follower read pages and
+    /// returns `None`.
     async fn live_batch(&mut self) -> Option<Followed> {
         let written_to = self.follower.written_to();
         let Some(batches) = self.log.tail_from(written_to, 1) else {

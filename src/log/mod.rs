@@ -4,9 +4,9 @@
 //! [`Engine::append`] turns writes into events and answers when the events are
 //! durable. Readers and the hub get only committed events
 //! (`docs/architecture.md#laws`, law 1). Events are read from the [`Store`]. The
-//! newest batches of a log are also in memory, in its tail: all readers share
-//! them, and they are encoded at most once. A topic can be kept in the tail only
-//! ([`StorageKind::Memory`]).
+//! newest batches of a log are also in memory, in the tail of the log. All readers
+//! share these batches, and a batch is encoded at most once. A topic can be kept in
+//! its tail only ([`StorageKind::Memory`]).
 
 mod atomic;
 #[cfg(test)]
@@ -75,7 +75,7 @@ impl Engine {
 
     /// Returns the log of the collection or topic `name`. After
     /// [`Engine::reconfigure`] there can be a collection and a topic with this name.
-    /// The log of the newer configuration is returned then.
+    /// Then this function returns the log of the newer configuration.
     pub fn log(&self, name: &str) -> Option<Arc<Log>> {
         match self {
             Engine::Embedded(engine) => engine.log(name),
@@ -104,7 +104,7 @@ impl Engine {
     /// [`Error`] if a log could not be created. Then nothing has changed.
     ///
     /// # Cancel safety
-    /// A queued change takes place, also if the future is dropped.
+    /// A queued change is applied, also if the future is dropped.
     pub async fn reconfigure(
         &self,
         configs: &[LogConfig],
@@ -141,15 +141,15 @@ impl Engine {
     }
 
     /// Waits for space in the queue and queues `writes`. Writes that are queued
-    /// after this call returns are committed after `writes`. The result waits for
-    /// the commit.
+    /// after this call returns are committed after `writes`. The returned
+    /// [`PendingAppend`] waits for the commit.
     ///
     /// # Errors
     /// [`Error`] if the log rejects all writes.
     ///
     /// # Cancel safety
-    /// If the future is dropped, some of the first writes may be queued. They are
-    /// committed.
+    /// If the future is dropped, the queue may already have some of the first
+    /// writes. These writes are committed.
     pub async fn queue(&self, log: &Log, writes: Vec<Write>) -> Result<PendingAppend, Error> {
         match self {
             Engine::Embedded(engine) => engine.queue(log, writes).await,
@@ -225,8 +225,8 @@ impl Engine {
         Ok(cursor.map(|cursor| CursorPosition::of(cursor, log)))
     }
 
-    /// Records the duration of each commit, with its sync, in `histogram`. A second
-    /// call has no effect.
+    /// Starts to record the duration of each commit, including its sync, in
+    /// `histogram`. A second call has no effect.
     pub fn time_commits(&self, histogram: Histogram) {
         match self {
             Engine::Embedded(engine) => engine.time_commits(histogram),
@@ -241,8 +241,9 @@ impl Engine {
         }
     }
 
-    /// Returns a future that resolves if the thread of the engine panics, or returns
-    /// before the engine is closed. The future does not keep the engine open.
+    /// Returns a future that resolves if the thread of the committer panics, or
+    /// returns before the engine is closed. The future does not keep the engine
+    /// open.
     pub fn failed(&self) -> impl Future<Output = Cause> + Send + use<> {
         match self {
             Engine::Embedded(engine) => engine.failed(),

@@ -8,8 +8,8 @@ use crate::sync::Mutex;
 
 /// An object that a log notifies when the log's head has moved.
 pub trait LogObserver: Send + Sync {
-    /// Runs on the committer's thread after each commit to the log, once the
-    /// new events can be read. It must not wait.
+    /// Runs on the committer's thread after each commit to the log, once the new
+    /// events can be read. The implementation must not block.
     fn head_moved(self: Arc<Self>);
 }
 
@@ -24,8 +24,8 @@ impl LogObserver for Notify {
 pub(in crate::log) struct Observers(Mutex<Vec<Weak<dyn LogObserver>>>);
 
 impl Observers {
-    /// Adds an observer. Removes the observers that were dropped before the
-    /// list grows, because a log without commits never notifies them.
+    /// Adds an observer. Before the list grows, removes the observers that were
+    /// dropped, because a log without commits never removes them otherwise.
     pub(in crate::log) fn add(&self, observer: Weak<dyn LogObserver>) {
         let mut observers = self.0.lock();
         if observers.len() == observers.capacity() {
@@ -34,7 +34,7 @@ impl Observers {
         observers.push(observer);
     }
 
-    /// Notifies all observers, and removes those that were dropped.
+    /// Notifies all observers, and removes the observers that were dropped.
     pub(in crate::log) fn notify(&self) {
         self.0.lock().retain(|observer| {
             let observer = observer.upgrade();

@@ -10,8 +10,8 @@ use crate::store::{LogMetadata, Store};
 use crate::wire::{Batch, LogIdentity};
 
 impl Log {
-    /// Creates a log whose head is the head of `metadata`. `store` may have later
-    /// events already.
+    /// Creates a log whose head is the head in `metadata`. `store` may already have
+    /// events after this head.
     pub(crate) fn scheduled(
         metadata: &LogMetadata,
         identity: Arc<LogIdentity>,
@@ -27,7 +27,7 @@ impl Log {
     }
 
     /// Evicts the oldest batch from the tail, as the committer does if the tails
-    /// take too much memory. The newest batch stays.
+    /// take too much memory. The newest batch is not evicted.
     pub(crate) fn evict_oldest(&self) {
         if let Some((_, count)) = self.oldest(std::time::Duration::MAX) {
             self.evict(count);

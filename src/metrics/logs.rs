@@ -1,36 +1,37 @@
-//! The series of the logs. Each of the most active logs has its own series. One
-//! more series has the sum of the other logs. The series are written at each
-//! scrape and are not stored in the exporter: the exporter would show the last
-//! value of a log that no longer has a series.
+//! The metric series of the logs. Each of the most active logs has its own series.
+//! One more series has the sum of the other logs. The series are written at each
+//! scrape and are not stored in the exporter. Otherwise the exporter would continue
+//! to show the last value of a log that no longer has its own series.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// The number of logs that have their own series.
+/// The maximum number of logs that have their own series.
 const LOGS_MAX: usize = 1000;
 
-/// The value of the label `log` for the sum of the other logs. If there are more
-/// than `LOGS_MAX` logs, a log of this name is part of the sum.
+/// The value of the label `log` in the series with the sum of the other logs. If
+/// there are more than `LOGS_MAX` logs, a log with this name is part of the sum.
 const OTHER: &str = "other";
 
-/// The values of one log at a scrape.
+/// The values of one log at the time of a scrape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogValues<'a> {
-    /// The configured name.
+    /// The configured name of the log.
     pub name: &'a str,
-    /// Events appended since the process started.
+    /// The number of events appended since the process started.
     pub appended: u64,
-    /// Backward steps of the log's time since the process started.
+    /// The number of times since the process started that an event got an earlier
+    /// time than the event before it.
     pub clock_steps: u64,
     /// The number of events that the log keeps.
     pub events: u64,
-    /// The size of these events in the store, in bytes.
+    /// The size of the events that the log keeps, in bytes.
     pub bytes: u64,
-    /// The number of resources, if the log is that of a collection.
+    /// The number of resources, if the log belongs to a collection.
     pub resources: u64,
-    /// The last trimmed offset.
+    /// The offset of the newest event that retention has deleted.
     pub earliest: u64,
-    /// The newest offset.
+    /// The offset of the newest event.
     pub head: u64,
 }
 
@@ -40,7 +41,8 @@ struct Metric {
     kind: &'static str,
     help: &'static str,
     value: fn(&LogValues<'_>) -> u64,
-    /// Whether the sum over several logs is a meaningful value.
+    /// Whether a sum over several logs is meaningful. If not, the series with the
+    /// sum of the other logs is omitted.
     is_sum: bool,
 }
 
@@ -96,16 +98,17 @@ const METRICS: [Metric; 7] = [
     },
 ];
 
-/// Appends the series of `logs` to the exposition text. If two logs have the
-/// same name, the gauges show the first log and the counters show the sum.
+/// Appends the series of `logs` to `text`, in the Prometheus text format. If two
+/// logs have the same name, the gauges show the values of the first log, and the
+/// counters show the sum.
 pub(super) fn write(text: &mut String, logs: &[LogValues<'_>]) {
     let (shown, other) = divide(merge(logs));
     for Metric { name, kind, help, value, is_sum } in &METRICS {
         if shown.is_empty() {
             break;
         }
-        // A write to a `String` cannot fail. The name of a log contains only
-        // characters that a label value need not escape.
+        // A write to a `String` cannot fail, so the result is ignored. The name of a
+        // log contains no character that must be escaped in a label value.
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         let other = other.as_ref().filter(|_| *is_sum);
         for log in shown.iter().chain(other) {
@@ -115,7 +118,8 @@ pub(super) fn write(text: &mut String, logs: &[LogValues<'_>]) {
     }
 }
 
-/// Merges the logs that have the same name.
+/// Merges the logs that have the same name into one. Adds their counters. Keeps the
+/// gauges of the first of them.
 fn merge<'a>(logs: &[LogValues<'a>]) -> Vec<LogValues<'a>> {
     let mut merged: Vec<LogValues<'a>> = Vec::with_capacity(logs.len());
     let mut indexes = HashMap::new();
@@ -132,14 +136,15 @@ fn merge<'a>(logs: &[LogValues<'a>]) -> Vec<LogValues<'a>> {
     merged
 }
 
-/// Returns the logs with the most appended events since the process started,
-/// and the sum of the other logs. The sum is `None` if there are no other logs.
+/// Divides the logs. Returns the `LOGS_MAX` logs with the most appended events since
+/// the process started, and the sum of the other logs. The sum is `None` if there
+/// are no other logs.
 ///
-/// The logs are ranked by the counter itself, so the other logs have the lowest
-/// counts. Counts only grow, and then the sum of the lowest counts never falls.
-/// The counter of the other logs therefore never falls, although logs join and
-/// leave this group. With a ranking by rate the counter would fall, and
-/// `rate()` in Prometheus would treat the fall as a restart.
+/// The other logs are the ones with the lowest counters of appended events. The
+/// counter of each log only grows. So the sum of the lowest counters never falls,
+/// although logs join and leave this group. If the logs were ranked by rate, the sum
+/// could fall, and `rate()` in Prometheus would treat the fall as a restart of the
+/// process.
 fn divide(mut logs: Vec<LogValues<'_>>) -> (Vec<LogValues<'_>>, Option<LogValues<'_>>) {
     if logs.len() <= LOGS_MAX {
         return (logs, None);

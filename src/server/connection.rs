@@ -1,6 +1,6 @@
-//! The connection path of both listeners. The first bytes of a client connection decide
-//! between HTTP/1.1 and HTTP/2. A stream or a session takes the connection over after
-//! the response head is sent.
+//! Serves the connections of both listeners. The first bytes of a client connection
+//! decide between HTTP/1.1 and HTTP/2. After the response head is sent, a stream or
+//! a WebSocket session can take the connection over from hyper.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -32,37 +32,44 @@ use crate::api::body::{Body, BodyAborted};
 use crate::api::{self, ConnectionContext, Peer};
 use crate::deliver::{H2SendTracker, Stream, Takeover, TakeoverSlot, TcpTransport, Transport};
 
-/// The largest request head: request line and fields (`docs/protocol.md#errors`,
-/// 431).
+/// The largest size of a request head (request line and header fields), in bytes. A
+/// larger head is answered with 431 (`docs/protocol.md#errors`).
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The first bytes of an HTTP/2 connection's preface (RFC 9113 §3.4). No method
-/// of HTTP/1 begins with these bytes.
+/// The first bytes of the HTTP/2 connection preface (RFC 9113 §3.4). No HTTP/1
+/// method begins with these bytes.
 const PREFACE: &[u8; 3] = b"PRI";
 
-/// The length of the preface: 24 fixed bytes and the head of the first SETTINGS.
+/// The length of the HTTP/2 connection preface that the gateway waits for: 24 fixed
+/// bytes, and the 9-byte header of the first SETTINGS frame.
 const PREFACE_BYTES: usize = 24 + 9;
 
-/// The first pause between two checks of an incomplete preface. Each further
-/// pause is twice as long. The next bytes of a slow client arrive in milliseconds. A
-/// thousand clients that send no further bytes must not cost two hundred thousand
-/// wake-ups per second.
+/// The first pause between two checks whether the HTTP/2 connection preface is
+/// complete. Each further pause is twice as long, up to [`PREFACE_PAUSE_MAX`]. The
+/// next bytes of a slow client arrive within milliseconds. But a thousand clients
+/// that send no further bytes must not cost two hundred thousand wake-ups per
+/// second.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
-/// The number of idle checks in the idle timeout of an HTTP/1 connection.
+/// The number of checks within one idle timeout that find out whether an HTTP/1
+/// connection is idle.
 const IDLE_CHECKS: u32 = 4;
 
-/// The time between two checks whether a connection has a request in progress.
+/// The interval at which a drain checks whether an HTTP/2 connection has a request
+/// in progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The longest pause between two checks of an incomplete preface.
+/// The longest pause between two checks whether the HTTP/2 connection preface is
+/// complete.
 const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// The largest number of bytes that hyper buffers for one HTTP/2 stream whose client
-/// does not read. The overflow policy applies to later events.
+/// The largest number of unsent bytes that hyper buffers for one HTTP/2 stream whose
+/// client does not read. Later events stay in the ring of the connection, where the
+/// overflow policy applies.
 const H2_SEND_BYTES: usize = 64 * 1024;
 
-/// Serves a connection of either listener to its end.
+/// Serves one connection, of the client listener or the admin listener, until the
+/// connection ends or a stream takes it over.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
@@ -82,7 +89,7 @@ pub(super) async fn serve(
         drop(open);
         return Box::pin(refusal::refuse(listener, socket, full)).await;
     }
-    // Scrapers and probes need only HTTP/1.
+    // The clients of the admin listener, scrapers and probes, need only HTTP/1.
     let version = if listener.is_admin() {
         Version::Http1
     } else {
@@ -110,8 +117,9 @@ pub(super) enum Version {
     Http2,
 }
 
-/// Detects the HTTP version and leaves all bytes in the socket. The detection of
-/// hyper-util has no deadline, and its connection has no `into_parts`.
+/// Detects the HTTP version of a connection, but does not remove any bytes from the
+/// socket. The detection in hyper-util cannot be used: it has no deadline, and its
+/// connection type has no `into_parts`.
 pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
     let mut start = [0; PREFACE_BYTES];
     let mut pause = PREFACE_PAUSE;
@@ -127,13 +135,15 @@ pub(super) async fn sniff(socket: &TcpTransport) -> io::Result<Version> {
         if seen == PREFACE_BYTES {
             return Ok(Version::Http2);
         }
-        // Peeked bytes keep the socket readable, so a wait for readiness would spin.
+        // Peeked bytes stay in the socket and keep it readable. So a wait for
+        // readability would return at once, and the loop would spin.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PREFACE_PAUSE_MAX);
     }
 }
 
-/// Serves an HTTP/1 connection. The head of the first request is due at `head_due`.
+/// Serves an HTTP/1 connection. `head_due` is the deadline of the first request
+/// head.
 async fn serve_http1(
     open: &Arc<ConnectionGuard>,
     socket: TcpTransport,
@@ -173,7 +183,8 @@ async fn serve_http1(
             has_shut_down = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        // After its first poll, the future wakes this task by itself.
+        // Poll `closed` once, so that it registers its waker. After that it wakes
+        // this task itself.
         if (closing || !std::mem::replace(&mut watched, true))
             && closed.as_mut().poll(cx).is_ready()
         {
@@ -201,9 +212,9 @@ async fn serve_http1(
     Ok(())
 }
 
-/// Starts the task that writes to `transport` after a takeover. `early` has the bytes
-/// that the client sent after its request. A stream drops these bytes: its response
-/// never ends, so the gateway cannot answer a second request.
+/// Starts a taken-over stream or WebSocket session on `transport`. `early` contains
+/// the bytes that the client has sent after its request. A stream drops these bytes:
+/// its response does not end, so the gateway cannot answer a second request.
 fn execute<G: Send + Sync + 'static>(
     takeover: Takeover,
     transport: Transport,
@@ -219,7 +230,8 @@ fn execute<G: Send + Sync + 'static>(
     }
 }
 
-/// A response body that ends its request when hyper drops the body.
+/// A response body with the guard of its request. When hyper drops the body, the
+/// request is counted as ended.
 struct CountedBody {
     body: Body,
     _guard: RequestGuard,
@@ -251,8 +263,8 @@ impl HttpBody for CountedBody {
     }
 }
 
-/// Serves an HTTP/2 connection. The head of the first request is due at `head_due`.
-/// After the first request only the idle timeout applies.
+/// Serves an HTTP/2 connection. `head_due` is the deadline of the first request
+/// head. After the first request, only the idle timeout applies.
 async fn serve_http2(
     open: &Arc<ConnectionGuard>,
     socket: TcpTransport,
@@ -269,12 +281,14 @@ async fn serve_http2(
             let executor = executor.clone();
             let (shared, guard) = (listener.shared.clone(), Arc::new(requests.begin()));
             let routes = listener.routes.clone();
-            // hyper returns the stream of an extended CONNECT as an upgrade.
+            // For an extended CONNECT, hyper returns the HTTP/2 stream as an
+            // upgrade.
             let connect = (*request.method() == Method::CONNECT)
                 .then(|| (TakeoverSlot::new(), hyper::upgrade::on(&mut request), open.clone()));
             let takeover = connect.as_ref().map(|(slot, ..)| slot.clone());
-            // Tracks the bytes of the response that are not written yet. A batch also
-            // notes that its client is alive while the client sends.
+            // The tracker counts the bytes of the response that are not written yet.
+            // The handler of a batch also reports to the tracker that the client is
+            // alive while the client sends.
             let tracker = Arc::new(H2SendTracker::default());
             let via = ConnectionContext { peer, takeover, flow: Some(tracker.clone()) };
             async move {
@@ -283,7 +297,8 @@ async fn serve_http2(
                 if let Some((slot, upgrading, open)) = connect
                     && let Some(takeover) = slot.take_planned()
                 {
-                    // A session outlives its response, so the session keeps the guards.
+                    // A WebSocket session runs longer than its response, so the
+                    // session keeps the guards of the connection and the request.
                     let (session, session_end) = oneshot::channel::<()>();
                     let guards = Arc::new((open, guard.clone(), session));
                     let session = execute_h2(shared.clone(), takeover, upgrading, guards);
@@ -311,7 +326,8 @@ async fn serve_http2(
     );
     tokio::select! {
         served = connection.as_mut() => return served,
-        // The gateway sends GOAWAY: the client must use a new connection for a new stream.
+        // If the drain has begun, or the connection is idle, the gateway then sends
+        // GOAWAY. The client must open a new connection for a new stream.
         () = drained(shared, &requests) => {}
         () = requests.idle(settings.idle_timeout, 1) => {}
         () = executor.aborted() => return Ok(()),
@@ -321,7 +337,7 @@ async fn serve_http2(
         }
     }
     connection.as_mut().graceful_shutdown();
-    // Open streams continue to their end, with the same deadlines.
+    // Streams that are open continue to their end, with the same deadlines.
     tokio::select! {
         served = connection.as_mut() => served,
         () = requests.idle(settings.idle_timeout, 1) => Ok(()),
@@ -330,8 +346,8 @@ async fn serve_http2(
     }
 }
 
-/// Executes a takeover on the stream of an extended CONNECT when hyper returns the
-/// stream.
+/// Waits until hyper returns the HTTP/2 stream of an extended CONNECT, and starts
+/// the WebSocket session of `takeover` on this stream.
 async fn execute_h2<G: Send + Sync + 'static>(
     shared: Arc<Shared>,
     takeover: Takeover,
@@ -343,9 +359,10 @@ async fn execute_h2<G: Send + Sync + 'static>(
     }
 }
 
-/// Resolves when the drain has begun and no request is in progress. The streams must end
-/// before the GOAWAY, because some clients ignore all frames after a GOAWAY. When the
-/// drain closes connections, the future resolves at once.
+/// Resolves when the drain has begun and the connection has no request in progress.
+/// The streams must end before the gateway sends GOAWAY, because some clients ignore
+/// all frames after a GOAWAY. When the drain begins to close connections, the future
+/// resolves at once.
 async fn drained(shared: &Shared, requests: &RequestCounter) {
     shared.draining.cancelled().await;
     tokio::select! {
@@ -354,21 +371,24 @@ async fn drained(shared: &Shared, requests: &RequestCounter) {
     }
 }
 
-/// Resolves when the drain closes a connection without a request. A new connection has
-/// a grace time, because its request can be on its way.
+/// Resolves when the drain must close a connection that has had no request yet. This
+/// happens [`FIRST_REQUEST_GRACE`] after the drain begins to close connections,
+/// because the first request can be on its way.
 async fn drained_before_request(shared: &Shared) {
     shared.closing.cancelled().await;
     sleep(FIRST_REQUEST_GRACE).await;
 }
 
-/// Resolves when the drain closes connections and no request is in progress. The wait
-/// leaves time for a first request that is on its way.
+/// Resolves when the drain closes connections and this connection has no request in
+/// progress. The function also waits for a short time, because a first request can
+/// be on its way.
 async fn closed(shared: &Shared, requests: &RequestCounter) {
     shared.closing.cancelled().await;
     requests.idle(FIRST_REQUEST_GRACE / 2, 1).await;
 }
 
-/// Resolves at `due` if no request of the connection has begun before `due`.
+/// Resolves at `due` if the connection has had no request by then. Otherwise never
+/// resolves.
 async fn none_by(due: Instant, requests: &RequestCounter) {
     sleep_until(due).await;
     if requests.has_begun() {

@@ -1,5 +1,6 @@
-//! File descriptors: the number of connections that they allow, and an accept loop that
-//! works when the process has no free descriptor.
+//! File descriptors: the number of connections that the limit of the process
+//! permits, and an accept loop that still works when the process has no free
+//! descriptor.
 
 use std::fs::File;
 use std::io;
@@ -11,22 +12,25 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::metrics::Metrics;
 
-/// The number of descriptors that are reserved for the store, the admin listener and
-/// refused clients. With a low limit of descriptors, half of them are reserved.
+/// The number of file descriptors that are reserved for the store, the admin
+/// listener and refused clients. If the limit of the process is low, half of its
+/// descriptors are reserved.
 const RESERVED_DESCRIPTORS: usize = 512;
 
-/// The pause after a failed accept. Each further failure doubles the pause up to
-/// `PAUSE_MAX`. Without a pause the accept loop would spin, because the listener stays
-/// readable while the process has no free descriptor.
+/// The pause after the first failed accept. Each further failure doubles the pause,
+/// up to `PAUSE_MAX`. The listener stays readable while the process has no free file
+/// descriptor, so without a pause the accept loop would spin.
 const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The number of spare descriptors of the admin listener: the number of scrapes and
-/// probes that are served at the same time if the process has no free descriptor.
+/// The number of spare file descriptors of the admin listener. It is the number of
+/// scrapes and probes that the gateway can serve at the same time while the process
+/// has no free descriptor.
 const SPARE: usize = 4;
 
-/// Raises the soft limit of descriptors of this process to the hard limit. Returns the
-/// number of connections that the limit allows, at most `configured`.
+/// Raises the soft limit of file descriptors of this process to the hard limit.
+/// Returns the number of client connections that the limit permits, but at most
+/// `configured`.
 pub(super) fn connections_max(configured: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -48,20 +52,22 @@ fn fitting(limit: usize) -> usize {
     (limit - RESERVED_DESCRIPTORS.min(limit / 2)).max(1)
 }
 
-/// A listening socket. While accept fails, the acceptor pauses between two attempts and
-/// logs only the first failure.
+/// A listening socket with an accept loop. While accept fails, the acceptor pauses
+/// between two attempts and logs only the first failure.
 pub(super) struct Acceptor {
     listener: TcpListener,
-    /// Descriptors that are closed, one by one, when the process has no free descriptor.
+    /// Spare open file descriptors. When the process has no free descriptor, the
+    /// acceptor closes one of them to accept one connection.
     spare: Vec<File>,
-    /// The largest number of spare descriptors.
+    /// The number of spare file descriptors that [`refill`](Self::refill) opens.
     spare_count: usize,
     pause: Duration,
 }
 
 impl Acceptor {
-    /// Wraps a listening socket. An acceptor with spare descriptors accepts
-    /// connections even if the process has no free descriptor.
+    /// Wraps a listening socket. With `has_spare`, the acceptor opens spare file
+    /// descriptors, with which it accepts connections even if the process has no
+    /// free descriptor.
     pub(super) fn new(listener: TcpListener, has_spare: bool) -> Acceptor {
         let spare_count = if has_spare { SPARE } else { 0 };
         let mut acceptor =
@@ -70,8 +76,8 @@ impl Acceptor {
         acceptor
     }
 
-    /// Opens spare descriptors again until there are `spare_count`, or until the process
-    /// has no free descriptor.
+    /// Opens spare file descriptors until there are `spare_count`, or until the
+    /// process has no free descriptor.
     pub(super) fn refill(&mut self) {
         while self.spare.len() < self.spare_count {
             let Ok(file) = File::open("/dev/null") else { return };
@@ -82,7 +88,8 @@ impl Acceptor {
     /// Accepts the next connection.
     ///
     /// # Cancel safety
-    /// Safe: a connection that was not accepted stays in the queue of the kernel.
+    /// Safe: a connection that was not accepted stays in the accept queue of the
+    /// kernel.
     pub(super) async fn accept(&mut self, metrics: &Metrics) -> (TcpStream, SocketAddr) {
         loop {
             self.refill();
@@ -96,7 +103,8 @@ impl Acceptor {
                 Err(error) => error,
             };
             if is_exhausted(&error) && self.spare.pop().is_some() {
-                // The free descriptor is for this connection, so accept comes before refill.
+                // The closed spare descriptor is for this connection, so accept
+                // comes before refill.
                 if let Ok(accepted) = self.listener.accept().await {
                     return accepted;
                 }
@@ -111,7 +119,8 @@ impl Acceptor {
     }
 }
 
-/// Returns whether the process or the system has no free descriptor.
+/// Returns whether `error` means that the process or the system has no free file
+/// descriptor.
 fn is_exhausted(error: &io::Error) -> bool {
     let exhausted = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
     error.raw_os_error().is_some_and(|code| exhausted.iter().any(|it| it.raw_os_error() == code))

@@ -1,4 +1,5 @@
-//! The I/O of one connection, with the deadlines that hyper lacks.
+//! The I/O of one connection below hyper, with the deadlines that hyper does not
+//! have.
 
 use std::future::Future;
 use std::io;
@@ -17,28 +18,32 @@ use crate::deliver::{CONTROL_SAVED, TakeoverSlot, TokenBucket, Transport, with_s
 use crate::metrics::Metrics;
 use crate::wire::http2::ControlFrameCounter;
 
-/// The I/O of a connection. The I/O fails in three cases that hyper does not detect:
-/// - The client neither reads its response nor sends for the stall timeout.
-/// - A request head is incomplete at its deadline.
-/// - An HTTP/2 client exceeds the rate of control frames.
+/// The transport of a connection, which hyper reads from and writes to. It returns
+/// an I/O error in three cases that hyper does not detect:
+/// - The client neither reads its response nor sends bytes for the stall timeout.
+/// - A request head is still incomplete at its deadline.
+/// - An HTTP/2 client sends more control frames than the rate permits.
 pub(super) struct ConnectionIo {
     inner: TokioIo<Transport>,
     requests: Arc<RequestCounter>,
-    /// The slot in which a handler can leave a takeover.
+    /// The slot in which a request handler can store a takeover (the switch of the
+    /// connection from hyper to a stream or a WebSocket session).
     takeover: Option<Arc<TakeoverSlot>>,
     stall_timeout: Duration,
     head_timeout: Option<Duration>,
-    /// The deadline of the first head; `None` after the head is complete.
+    /// The deadline of the first request head. It is `None` after this head is
+    /// complete.
     first_head_due: Option<Instant>,
-    /// The stall deadline. It exists only while the transport accepts no byte.
+    /// The timer of the stall timeout. It exists only while a write waits because
+    /// the transport accepts no bytes.
     stall: Option<Pin<Box<Sleep>>>,
     head: Option<Head>,
-    /// Whether the transport is configured for a bulk response.
+    /// Whether the kernel's limit of unsent bytes is set for a bulk response.
     bulk: bool,
     control: Option<Box<Control>>,
 }
 
-/// The control frames of an HTTP/2 client.
+/// Limits the control frames that an HTTP/2 client sends.
 struct Control {
     frames: ControlFrameCounter,
     bucket: TokenBucket,
@@ -46,17 +51,18 @@ struct Control {
     metrics: Arc<Metrics>,
 }
 
-/// A request head that is partly read.
+/// A request head that is only partly received.
 struct Head {
-    /// The number of requests before this one.
+    /// The number of requests of the connection before this one.
     begun: usize,
-    /// The deadline of the head. It is created when the client pauses within the head,
-    /// because most heads arrive complete and need no timer.
+    /// The timer of the head's deadline. It is created when the client pauses within
+    /// the head. Most heads arrive complete and need no timer.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ConnectionIo {
-    /// Wraps a new transport. The heads have no deadline yet.
+    /// Wraps the transport of a new connection. Request heads have no deadline until
+    /// [`head_timeout`](Self::head_timeout()) is called.
     pub(super) fn new(
         transport: Transport,
         requests: Arc<RequestCounter>,
@@ -76,22 +82,23 @@ impl ConnectionIo {
         }
     }
 
-    /// Sets the deadlines of HTTP/1 heads: the first is due at `first_due`, each
-    /// later one `timeout` after its first byte.
+    /// Sets the deadlines of HTTP/1 request heads. The first head is due at
+    /// `first_due`. Each later head is due `timeout` after its first byte.
     pub(super) fn head_timeout(mut self, first_due: Instant, timeout: Duration) -> ConnectionIo {
         (self.first_head_due, self.head_timeout) = (Some(first_due), Some(timeout));
         self
     }
 
-    /// Reports writes and flushes to `slot`.
+    /// Reports the writes and flushes of hyper to `slot`.
     pub(super) fn takeover(mut self, slot: Arc<TakeoverSlot>) -> ConnectionIo {
         self.takeover = Some(slot);
         self
     }
 
-    /// Limits the control frames of an HTTP/2 client to `rate` a second; zero
-    /// is no limit. The input must begin with the preface. If a client exceeds
-    /// the limit, its connection fails and the refusal is counted in `metrics`.
+    /// Limits the control frames of an HTTP/2 client to `rate` per second; zero
+    /// means no limit. The first bytes that the client sends must be the HTTP/2
+    /// connection preface. If a client exceeds the limit, its connection fails, and
+    /// the refusal is counted in `metrics`.
     pub(super) fn control_rate(mut self, rate: u32, metrics: &Arc<Metrics>) -> ConnectionIo {
         let (frames, bucket, metrics) =
             (ControlFrameCounter::default(), TokenBucket::new(rate.into()), metrics.clone());
@@ -100,10 +107,11 @@ impl ConnectionIo {
         self
     }
 
-    /// Enforces the deadline of a head. Bytes that arrive while no request is in
-    /// progress belong to a head, until hyper calls the service. This function does not
-    /// see bytes of a head that arrived together with the previous request; the idle
-    /// timeout limits such a head.
+    /// Returns an error if a request head is incomplete at its deadline; otherwise
+    /// returns `read`, the result of a read. If no request is in progress, received
+    /// bytes belong to a request head until hyper calls the service. This function
+    /// does not see the bytes of a head that arrived together with the previous
+    /// request. The idle timeout limits such a head.
     fn watch_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -137,7 +145,8 @@ impl ConnectionIo {
         read
     }
 
-    /// Reads bytes and counts their control frames.
+    /// Reads bytes into `buffer`, and counts the HTTP/2 control frames in these
+    /// bytes.
     fn poll_read_counted(
         &mut self,
         cx: &mut Context<'_>,
@@ -146,7 +155,8 @@ impl ConnectionIo {
         let Some(control) = &mut self.control else {
             return Pin::new(&mut self.inner).poll_read(cx, buffer);
         };
-        // The buffer of hyper is write-only, so the bytes are counted in a scratch buffer.
+        // The buffer of hyper is write-only. So the bytes are first read into a
+        // scratch buffer, where their control frames can be counted.
         with_scratch(|scratch| {
             let length = scratch.len().min(buffer.remaining());
             let mut read = ReadBuf::new(&mut scratch[..length]);
@@ -162,7 +172,8 @@ impl ConnectionIo {
         })
     }
 
-    /// Enforces the stall timeout.
+    /// Returns an error if the transport has accepted no bytes for the stall
+    /// timeout; otherwise returns `wrote`, the result of a write.
     fn watch_write<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -180,7 +191,8 @@ impl ConnectionIo {
         stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Configures the transport for a bulk response or for events.
+    /// Sets the kernel's limit of unsent bytes for the current response: a bulk
+    /// response, or other responses.
     fn set_bulk(&mut self) {
         let bulk = self.requests.is_bulk();
         if bulk != self.bulk {
@@ -189,7 +201,7 @@ impl ConnectionIo {
         }
     }
 
-    /// Returns the transport.
+    /// Returns the wrapped transport.
     pub(super) fn into_inner(self) -> Transport {
         self.inner.into_inner()
     }
@@ -203,7 +215,8 @@ impl Read for ConnectionIo {
     ) -> Poll<io::Result<()>> {
         let read = self.poll_read_counted(cx, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
-            // A client that sends has not stalled: it may send a whole batch before it reads.
+            // A client that sends bytes has not stalled: it may send a whole batch
+            // before it reads the responses.
             self.stall = None;
         }
         self.watch_head(cx, read)

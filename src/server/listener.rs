@@ -1,4 +1,5 @@
-//! Listeners and the connections that they accept.
+//! The two listeners of the gateway, for clients and for administration, and the
+//! limits of their connections.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,17 +19,20 @@ use super::{Reloadable, Settings, Shared, connection, refusal};
 use crate::api::{self, CapacityError, Routes, Services};
 use crate::deliver::TcpTransport;
 
-/// The largest number of connections that wait for `accept` in the kernel. If
-/// thousands of clients reconnect at once, a full queue costs them SYN retries of a
-/// second and more. The kernel limits the value to `net.core.somaxconn`.
+/// The largest number of connections that wait in the kernel until the gateway
+/// accepts them. If thousands of clients reconnect at once and this queue is full,
+/// clients must repeat their SYN after a second or more. The kernel limits the value
+/// to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The largest number of admin connections. A few scrapers and probes use one or two
-/// connections each. The number is far below the reserve of descriptors.
+/// The largest number of open connections of the admin listener. A few scrapers and
+/// probes use one or two connections each. The number is far below the number of
+/// reserved file descriptors.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 
-/// Returns a listening socket with `SO_REUSEADDR`, so that a restart does not wait
-/// for the end of `TIME_WAIT` of old connections.
+/// Returns a listening socket with `SO_REUSEADDR`. With this option, a restarted
+/// gateway can bind its address while old connections are still in the state
+/// `TIME_WAIT`.
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -38,21 +42,21 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// A listener: its routes, and the limits of its connections.
+/// A listener with its routes and the numbers of its connections.
 pub(super) struct Listener {
     pub(super) shared: Arc<Shared>,
     pub(super) routes: Routes,
     /// The number of open connections.
     connections: AtomicUsize,
-    /// The number of open connections of each address. Connections are counted
-    /// without a limit too, because a reload can set a limit.
+    /// The number of open connections from each IP address. Connections are counted
+    /// even if there is no limit, because a reload of the configuration can set one.
     by_address: Mutex<HashMap<IpAddr, usize>>,
-    /// The number of connections that are being refused.
+    /// The number of connections above a limit that are being refused.
     pub(super) refusals: AtomicUsize,
 }
 
 impl Listener {
-    /// Creates a listener without connections.
+    /// Creates a listener that has no connections yet.
     pub(super) fn new(shared: Arc<Shared>, routes: Routes) -> Arc<Listener> {
         Arc::new(Listener {
             shared,
@@ -63,13 +67,15 @@ impl Listener {
         })
     }
 
-    /// Returns whether this is the admin listener. Admin connections count for no limit
-    /// of client connections, have no PROXY header, and stay open during a drain.
+    /// Returns whether this is the admin listener. Its connections do not count
+    /// towards the limits of client connections, have no PROXY header, and stay open
+    /// during a drain.
     pub(super) fn is_admin(&self) -> bool {
         matches!(self.routes, Routes::Admin(_))
     }
 
-    /// Returns the time after which a connection without a request is closed.
+    /// Returns the time after which a connection of this listener is closed if it
+    /// has no request in progress.
     pub(super) fn idle_timeout(&self, settings: &Settings) -> Duration {
         if self.is_admin() { settings.head_timeout } else { settings.idle_timeout }
     }
@@ -78,9 +84,10 @@ impl Listener {
         if self.is_admin() { ADMIN_CONNECTIONS_MAX } else { self.shared.settings().connections_max }
     }
 
-    /// Accepts connections for ever. The tasks of client connections are in
-    /// `Services::tasks`, and the drain waits for these tasks. Admin connections end
-    /// with this function, so that `/metrics` and `/readyz` work during the drain.
+    /// Accepts connections and spawns a task for each; never returns. The tasks of
+    /// client connections are in `Services::tasks`, and the drain waits for them.
+    /// The tasks of admin connections end when this future is dropped, so `/metrics`
+    /// and `/readyz` work during the drain.
     pub(super) async fn accept(self: Arc<Listener>, socket: TcpListener) {
         let Services { metrics, tasks, .. } = &*self.shared.services;
         let mut acceptor = Acceptor::new(socket, self.is_admin());
@@ -88,7 +95,8 @@ impl Listener {
         loop {
             let (socket, address) = tokio::select! {
                 accepted = acceptor.accept(metrics) => accepted,
-                // Before the client listener takes the free descriptor.
+                // An admin connection has ended. Reserve its file descriptor before
+                // the client listener uses it.
                 Some(_) = admin.join_next() => {
                     acceptor.refill();
                     continue;
@@ -113,16 +121,17 @@ impl Listener {
     }
 }
 
-/// Counts a connection as open until the guard is dropped.
+/// Counts one connection of a listener as open until the guard is dropped.
 pub(super) struct ConnectionGuard {
     listener: Arc<Listener>,
-    /// The address that the connection counts for.
+    /// The IP address for which the connection is counted; empty until
+    /// [`ConnectionGuard::count`] is called.
     address: OnceLock<IpAddr>,
 }
 
 impl ConnectionGuard {
-    /// Counts one more connection of `listener`. Returns `None` if the listener has
-    /// reached its limit of connections.
+    /// Counts one more open connection of `listener`. Returns `None` if the listener
+    /// has reached its limit of connections.
     fn new(listener: &Arc<Listener>) -> Option<ConnectionGuard> {
         if listener.connections.load(Ordering::Relaxed) >= listener.connections_max() {
             return None;
@@ -134,11 +143,13 @@ impl ConnectionGuard {
         Some(ConnectionGuard { listener: listener.clone(), address: OnceLock::new() })
     }
 
-    /// Counts the connection for `address`, once. Connections of a trusted proxy
-    /// and admin connections count for no address.
+    /// Counts the connection for the IP address `address`, at most once. Connections
+    /// of a trusted proxy and connections of the admin listener are not counted for
+    /// an address.
     ///
     /// # Errors
-    /// [`CapacityError::Address`] if the address has reached its limit.
+    /// [`CapacityError::Address`] if the address has reached its limit of
+    /// connections.
     pub(super) fn count(&self, address: IpAddr) -> Result<(), CapacityError> {
         let Reloadable { settings, api } = &**self.listener.shared.reloadable.load();
         if self.listener.is_admin() || api.settings.proxies.contain(address) {

@@ -1,5 +1,6 @@
-//! The limit of the resident memory of the process. Near the limit the gateway refuses
-//! new streams, before it shrinks the rings of open streams.
+//! Enforces the limit of the resident memory of the process. Near the limit the
+//! gateway first refuses new streams. Only at the limit does it shrink the rings of
+//! open streams.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,18 +9,22 @@ use std::time::Duration;
 
 use super::Shared;
 
-/// The time between two checks. In this time a thousand connections per second use some
-/// megabytes, a small part of the memory between the two thresholds.
+/// The time between two checks of the resident memory. If a thousand clients connect
+/// per second, they use some megabytes in this time. That is a small part of the
+/// memory between the two thresholds: nine tenths of the limit, and the limit.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The threshold, in tenths of the limit, above which new streams are refused.
+/// The threshold of resident memory above which the gateway refuses new streams, in
+/// tenths of the memory limit.
 const REFUSE_TENTHS: u64 = 9;
 
-/// The default limit, in quarters of the memory of the machine or of its control group.
-/// The rest is for the page cache, because reads of the log use the page cache.
+/// The default memory limit of the process, in quarters of the memory of the machine
+/// or of the process's control group. The rest of the memory is for the page cache
+/// of the kernel, because reads of the log use the page cache.
 const DEFAULT_QUARTERS: u64 = 3;
 
-/// Compares the resident memory of the process with its limit for ever.
+/// Compares the resident memory of the process with its limit at each check, and
+/// sets the memory pressure of the API and the hub. Never returns.
 pub(super) async fn watch(shared: Arc<Shared>) {
     let machine = machine_bytes();
     let mut crowded = false;
@@ -48,8 +53,8 @@ fn resident_bytes() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// Returns the memory of the machine, or the limit of the control group of the process
-/// if the limit is lower.
+/// Returns the size of the machine's memory in bytes. If a control group of this
+/// process has a lower memory limit, returns that limit.
 fn machine_bytes() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -59,10 +64,11 @@ fn machine_bytes() -> Option<u64> {
     Some(limits.fold(total, u64::min))
 }
 
-/// Returns the lowest limit of a control group and of the groups above it. `line` is a
-/// line of `/proc/self/cgroup` (`cgroups(7)`): `0::/path` in version 2,
-/// `n:memory:/path` in version 1. In a container, the path is often the path on the
-/// host, and the limit is in the top folder.
+/// Returns the lowest memory limit of a control group and of its parent groups.
+/// `top` is the root folder of the control groups. `line` is a line of
+/// `/proc/self/cgroup` (`cgroups(7)`): `0::/path` in version 2, `n:memory:/path` in
+/// version 1. In a container, the path is often the path on the host, and then the
+/// limit is in the folder `top`.
 fn group_limit(top: &Path, line: &str) -> Option<u64> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (controllers, path) = (fields.next()?, fields.next()?);

@@ -1,4 +1,5 @@
-//! The gateway: its listeners, its connections, and the drain.
+//! The running gateway: its two listeners, their connections, and the drain (the
+//! graceful shutdown).
 
 mod connection;
 mod descriptors;
@@ -33,45 +34,46 @@ use listener::Listener;
 /// The settings of listeners and connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The address of the client listener (`server.listen`).
+    /// The address of the listener for clients (`server.listen`).
     pub listen: SocketAddr,
-    /// The address of the admin listener, for metrics and health
+    /// The address of the admin listener, which serves metrics and health checks
     /// (`server.admin_listen`).
     pub admin_listen: SocketAddr,
-    /// The longest time of a drain (`server.drain`).
+    /// The longest duration of a drain, the graceful shutdown (`server.drain`).
     pub drain: Duration,
     /// Whether client connections begin with a PROXY header
     /// (`server.proxy_protocol`).
     pub proxy_protocol: ProxyProtocol,
-    /// The largest number of client connections (`limits.max_connections`).
+    /// The largest number of open client connections (`limits.max_connections`).
     pub connections_max: usize,
-    /// The largest number of connections of one address; zero is no limit
-    /// (`limits.max_connections_per_address`).
+    /// The largest number of open client connections from one IP address; zero means
+    /// no limit (`limits.max_connections_per_address`).
     pub connections_per_address_max: usize,
-    /// The longest time for a request head. For the first head of a connection, the
-    /// time starts when the connection is accepted and includes the PROXY header. For
-    /// a later HTTP/1 head, the time starts with the first byte of the head
-    /// (`limits.head_timeout`).
+    /// The time in which a client must send a complete request head. For the first
+    /// head of a connection, the time starts when the connection is accepted, and
+    /// includes the PROXY header. For a later HTTP/1 head, the time starts with the
+    /// first byte of the head (`limits.head_timeout`).
     pub head_timeout: Duration,
-    /// The time after which a connection without a request is closed
+    /// The time after which a connection is closed if it has no request in progress
     /// (`limits.idle_timeout`).
     pub idle_timeout: Duration,
-    /// The time after which a write without progress ends its connection
-    /// (`limits.stall_timeout`).
+    /// The time after which a connection is closed if the client accepts no bytes of
+    /// a pending write (`limits.stall_timeout`).
     pub stall_timeout: Duration,
-    /// The largest number of streams of one HTTP/2 connection
+    /// The largest number of concurrent streams of one HTTP/2 connection
     /// (`limits.http2_streams`).
     pub http2_streams_max: u32,
-    /// The limit of the resident memory of the process, in bytes; zero is three
+    /// The limit of the resident memory of the process, in bytes. Zero means three
     /// quarters of the available memory (`limits.memory`).
     pub memory_bytes_max: u64,
-    /// The largest number of control frames per second of one HTTP/2 connection;
-    /// zero is no limit (`limits.control_rate`).
+    /// The largest number of control frames per second that the client of an HTTP/2
+    /// connection may send; zero means no limit (`limits.control_rate`).
     pub control_rate: u32,
 }
 
-/// Whether client connections begin with a PROXY header. The gateway never detects
-/// the header by its bytes, because every client could then send one.
+/// Whether client connections begin with a PROXY header, in which a proxy sends the
+/// address of its client. The gateway does not detect the header by its first bytes,
+/// because then every client could send a PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyProtocol {
     /// Client connections have no PROXY header.
@@ -89,14 +91,15 @@ pub struct GatewayConfig {
     pub server: Settings,
     /// The settings of the log engine.
     pub log: log::Settings,
-    /// The logs: one for each collection, then one for each topic that is not a
-    /// view. They have the order of the file.
+    /// The logs to open: one for each collection, and then one for each topic that
+    /// is not a view. They have the order in which the configuration file lists
+    /// them.
     pub logs: Vec<log::LogConfig>,
-    /// The settings of the fan-out.
+    /// The settings of the fan-out to subscribers.
     pub hub: hub::Settings,
-    /// The settings of streams.
+    /// The settings of SSE, NDJSON and WebSocket streams.
     pub deliver: deliver::Settings,
-    /// The settings of requests, and the collections and topics.
+    /// The settings of the HTTP API, and the collections and topics.
     pub api: api::Settings,
 }
 
@@ -105,30 +108,31 @@ pub struct Gateway {
     shared: Arc<Shared>,
     address: SocketAddr,
     admin_address: SocketAddr,
-    /// Owns the tasks that live as long as the gateway. A drop aborts the tasks.
+    /// Owns the tasks that run as long as the gateway. A drop of the supervisor
+    /// aborts these tasks.
     supervisor: Supervisor,
 }
 
-/// The state that all connections share.
+/// The state that all connections of the gateway share.
 struct Shared {
     services: Arc<Services>,
     reloadable: ArcSwap<Reloadable>,
-    /// The settings with which the log was opened. A reload compares them with the
-    /// new settings.
+    /// The settings with which the log engine was opened. A reload of the
+    /// configuration compares them with the new settings.
     log: log::Settings,
-    /// The supervised tasks that have failed.
+    /// The tasks of the supervisor that have failed.
     failures: Arc<Failures>,
-    /// Is cancelled when the drain begins.
+    /// The token that is cancelled when the drain begins.
     draining: CancellationToken,
-    /// Is cancelled when the drain closes the connections without a request in
-    /// progress.
+    /// The token that is cancelled when the drain begins to close the connections
+    /// that have no request in progress.
     closing: CancellationToken,
-    /// Set before `closing` is cancelled. A check of the token takes a lock that all
-    /// connections share.
+    /// Set to true before `closing` is cancelled. Connections check this flag first,
+    /// because a check of the token takes a lock that all connections share.
     is_closing: AtomicBool,
 }
 
-/// The settings that a reload replaces, all at once.
+/// The state that a reload of the configuration replaces in one step.
 struct Reloadable {
     settings: Arc<Settings>,
     api: Arc<Api>,
@@ -146,10 +150,11 @@ impl Shared {
     }
 }
 
-/// The reason why a gateway does not start, or does not end in order.
+/// The reason why a gateway does not start, does not reload its configuration, or
+/// does not shut down gracefully.
 #[derive(Debug)]
 pub enum Error {
-    /// The store cannot be used.
+    /// The store on disk cannot be opened.
     Store(store::Error),
     /// The gateway cannot listen on the address.
     Listen(SocketAddr, std::io::Error),
@@ -157,7 +162,7 @@ pub enum Error {
     Catalog(api::NoLog),
     /// The log engine cannot create a log.
     Log(log::Error),
-    /// A task that lives as long as the gateway has failed.
+    /// A task that must run as long as the gateway has failed.
     Task(Failure),
     /// The drain reached its deadline before all requests were answered.
     Unanswered,
@@ -189,25 +194,26 @@ impl std::error::Error for Error {
     }
 }
 
-/// The time between two updates of the exporter. Until an update, the exporter keeps
-/// every sample.
+/// The time between two updates of the metrics exporter. Between two updates, the
+/// exporter keeps every recorded sample in memory.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// The part of the drain time over which the ends of the streams are spread. The rest
-/// is for the slowest streams and for writes in flight.
+/// The fraction of the drain time over which the gateway distributes the ends of the
+/// streams. The rest of the drain time is for the slowest streams and for writes in
+/// progress.
 const DRAIN_SPREAD: f64 = 2.0 / 3.0;
 
-/// The part of the drain time in which the close of a WebSocket waits for the response
-/// to a command. The rest is for the close.
+/// The fraction of the drain time in which the close of a WebSocket waits for the
+/// answer to a command. The rest of the drain time is for the close itself.
 const DRAIN_ANSWERS: f64 = 5.0 / 6.0;
 
 impl Gateway {
-    /// Opens the store, binds both addresses and starts to serve, on the current tokio
-    /// runtime.
+    /// Opens the store, binds the addresses of both listeners, and starts to serve
+    /// requests on the current tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Listen`] or [`Error::Catalog`]. After an error
-    /// nothing runs.
+    /// Returns [`Error::Store`], [`Error::Listen`] or [`Error::Catalog`]. After an
+    /// error, no task of the gateway runs.
     ///
     /// # Cancel safety
     /// Safe: the gateway serves no request before the future is ready.
@@ -258,7 +264,8 @@ impl Gateway {
         Ok(Gateway { shared, address, admin_address, supervisor })
     }
 
-    /// Returns the address of the client listener, with the port that was bound.
+    /// Returns the address of the listener for clients, with the port that was
+    /// bound.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -268,8 +275,8 @@ impl Gateway {
         self.admin_address
     }
 
-    /// Resolves when a task that lives as long as the gateway has failed. The caller
-    /// must then drain the gateway and end the process.
+    /// Resolves when a task that must run as long as the gateway has failed. The
+    /// caller must then drain the gateway and end the process.
     ///
     /// # Cancel safety
     /// Safe.
@@ -277,8 +284,9 @@ impl Gateway {
         self.shared.failures.first().await
     }
 
-    /// Drains the gateway: `/readyz` answers 503, streams end one after the other,
-    /// requests in flight are answered, and the log is synced and closed.
+    /// Drains the gateway: shuts it down gracefully. `/readyz` answers 503, the
+    /// streams end one after the other, the requests in progress are answered, and
+    /// the log is synced to disk and closed.
     ///
     /// # Errors
     /// [`Error::Task`] if a supervised task has failed. Otherwise
@@ -286,8 +294,8 @@ impl Gateway {
     /// were answered.
     ///
     /// # Cancel safety
-    /// A drop of the future ends the gateway at once. Writes that were answered are
-    /// durable.
+    /// Dropping the future stops the gateway at once. Writes that were already
+    /// answered with success stay durable.
     pub async fn drain(self) -> Result<(), Error> {
         let shared = self.shared.clone();
         let (drain, services) = (shared.settings().drain, &shared.services);
@@ -302,7 +310,7 @@ impl Gateway {
             }
         };
         let _ = tokio::time::timeout_at(deadline, streams_gone).await;
-        // New requests are answered as long as a request is in flight.
+        // While a request is in progress, the gateway also answers new requests.
         let answered = async {
             while services.requests_open() > 0 {
                 tokio::time::sleep(spread.min(Duration::from_millis(50))).await;
@@ -326,8 +334,8 @@ impl Gateway {
     }
 }
 
-/// The time that a connection without a request still has for its first request when
-/// the drain closes connections. The request of a new connection can be on its way.
+/// When the drain closes connections, a connection that has had no request yet stays
+/// open for this time. The first request of a new connection can be on its way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// Returns the routes of the admin listener.

@@ -1,5 +1,5 @@
-//! The client's address of a new connection: the peer address of the socket, or the
-//! address in a PROXY header (`server.proxy_protocol`).
+//! Determines the client address of a new connection: the peer address of the
+//! socket, or the address in a PROXY header (`server.proxy_protocol`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,12 +13,14 @@ use crate::api::Peer;
 use crate::deliver::TcpTransport;
 use crate::wire::proxy::{self, ParseOutcome};
 
-/// Returns the peer of a connection. If client connections must begin with a PROXY
-/// header, reads the header and no byte more. Returns `None` if the connection must be
-/// closed. This function counts the refusal.
+/// Returns the client address of a new connection, and whether its forwarding fields
+/// are trusted. If client connections must begin with a PROXY header, the function
+/// reads this header and no byte after it. Returns `None` if the gateway must close
+/// the connection. In this case the function has already counted the refusal in the
+/// metrics.
 ///
 /// # Cancel safety
-/// Not safe: a part of the header may have been read.
+/// Not safe: a part of the header may already be read from the socket.
 pub(super) async fn identify(
     listener: &Listener,
     socket: &mut TcpTransport,
@@ -46,8 +48,9 @@ pub(super) async fn identify(
             let address = source.ip().to_canonical();
             Some(Peer { address, believed: proxies.contain(address) })
         }
-        // The header names no client, so the connection counts for the proxy's
-        // address. Its forwarding fields come from the client and are ignored.
+        // The header contains no client address, so the connection counts for the
+        // address of the proxy. The forwarding fields of its requests come from the
+        // client and are ignored.
         Ok(None) => Some(Peer { address, believed: false }),
         Err(error) => {
             tracing::debug!(%address, %error, "the connection is closed: it has no valid PROXY header");
@@ -57,10 +60,12 @@ pub(super) async fn identify(
     }
 }
 
-/// Reads a PROXY header and no byte more. If the header is incomplete, all received bytes
-/// belong to the header. They are read at once, so that the next wait is for new bytes.
+/// Reads a PROXY header and no byte after it. Returns the client address in the
+/// header, if there is one. While the header is incomplete, all received bytes
+/// belong to the header. The function removes them from the socket at once, so that
+/// the next wait is for new bytes.
 async fn header(socket: &mut TcpTransport) -> io::Result<Option<SocketAddr>> {
-    // The buffer is allocated only when the connection has sent bytes.
+    // Allocate the buffer only after the connection has sent bytes.
     socket.readable().await?;
     let mut start = vec![0; proxy::HEADER_BYTES_MAX];
     let mut read = 0;

@@ -1,4 +1,5 @@
-//! The readiness of the gateway and the state of each component.
+//! Determines the readiness of the gateway and the state of each of its components,
+//! for `/readyz`.
 
 use super::Shared;
 use crate::api::admin::Readiness;
@@ -8,7 +9,7 @@ use crate::supervisor::Task;
 const RUNNING: &str = "running";
 const FAILED: &str = "failed";
 
-/// Returns the current readiness.
+/// Returns the current readiness of the gateway.
 pub(super) fn current(shared: &Shared) -> Readiness {
     let failed = |tasks: &[Task]| tasks.iter().any(|task| shared.failures.has(*task));
     let state = |tasks: &[Task]| if failed(tasks) { FAILED } else { RUNNING };

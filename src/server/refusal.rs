@@ -1,7 +1,8 @@
-//! The refusal of connections above a limit. The gateway reads one request of such a
-//! connection and refuses the request in its own protocol. An `EventSource` never
-//! reconnects after a close without a response or after an error status. No client
-//! can tell a close without a response from a crash.
+//! Refuses connections above a limit. The gateway reads one request of such a
+//! connection and sends a response to this request, because a close without a
+//! response has two disadvantages. An `EventSource` never reconnects after a close
+//! without a response or after an error status. And no client can distinguish a
+//! close without a response from a crash of the gateway.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,15 +24,16 @@ use super::peer;
 use crate::api::CapacityError;
 use crate::deliver::TcpTransport;
 
-/// The largest number of connections that wait for their refusal. Further connections
-/// are closed at once.
+/// The largest number of connections that are being refused at the same time.
+/// Further connections are closed at once, without a response.
 const REFUSALS_MAX: usize = 256;
 
-/// The longest time for the request and the response of a refused connection.
+/// The time in which a refused connection must send its request and receive the
+/// response.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Refuses a connection of which no byte was read. The connection may begin with a PROXY
-/// header.
+/// Refuses a connection above the limit of connections. No byte of this connection
+/// was read, so it may begin with a PROXY header.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
@@ -46,7 +48,8 @@ pub(super) async fn refuse_new(
     }
 }
 
-/// Refuses a connection whose next byte belongs to a request.
+/// Refuses a connection with the reason `full`. The next byte of this connection
+/// must belong to a request: a PROXY header is already read.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection at once.
@@ -70,8 +73,9 @@ async fn respond(listener: &Listener, socket: TcpTransport, full: CapacityError)
                 .serve_connection(TokioIo::new(socket), service);
             served.await.map_err(io::Error::other)
         }
-        // Without a graceful shutdown: its GOAWAY may come before the response,
-        // and some clients ignore all frames behind a GOAWAY.
+        // Do not shut this connection down gracefully. The GOAWAY of a graceful
+        // shutdown may come before the response, and some clients ignore all frames
+        // after a GOAWAY.
         Version::Http2 => {
             let served = http2::Builder::new(TokioExecutor::new())
                 .max_header_list_size(HEAD_BYTES_MAX as u32)
@@ -81,15 +85,15 @@ async fn respond(listener: &Listener, socket: TcpTransport, full: CapacityError)
     }
 }
 
-/// Counts a connection that is being refused until the slot is dropped.
+/// Counts one connection as being refused until the slot is dropped.
 struct RefusalSlot {
     listener: Arc<Listener>,
     due: Instant,
 }
 
 impl RefusalSlot {
-    /// Counts a refusal. Returns `None` if the largest number of connections wait for
-    /// their refusal.
+    /// Counts a refusal in the metrics, and reserves a slot for the connection.
+    /// Returns `None` if [`REFUSALS_MAX`] connections are already being refused.
     fn new(listener: Arc<Listener>, full: CapacityError) -> Option<RefusalSlot> {
         listener.shared.services.metrics.refused(full.reason());
         let before = listener.refusals.fetch_add(1, Ordering::Relaxed);
@@ -98,7 +102,7 @@ impl RefusalSlot {
     }
 
     async fn refuse(self, socket: TcpTransport, full: CapacityError) {
-        // The client may have gone; ignore the error.
+        // The client may have disconnected; ignore the error.
         let _ = timeout_at(self.due, respond(&self.listener, socket, full)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The reload of the configuration of a running gateway.
+//! Reloads the configuration of a running gateway.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,18 +7,21 @@ use super::{Error, Gateway, GatewayConfig, Reloadable, descriptors};
 use crate::log;
 
 impl Gateway {
-    /// Replaces the configuration by `config`. After an error, no setting has
-    /// changed. Connections stay open. An open stream keeps the limits of its ring, its
-    /// pace, its overflow policy and its lifetime; heartbeats and timeouts change for
-    /// all streams. Returns the keys whose change needs a restart: the addresses, the
-    /// store, and the kind of a log.
+    /// Replaces the configuration of the gateway by `config`. If the function
+    /// returns an error, no setting has changed. Connections stay open. An open
+    /// stream keeps the limits of its ring, its pace, its overflow policy and its
+    /// lifetime. Heartbeats and timeouts change for all streams. Returns the
+    /// configuration keys whose change needs a restart: the addresses, the store,
+    /// and the kind of a log.
     ///
     /// # Errors
-    /// [`Error::Log`] if the log engine cannot create the log of a new collection or
-    /// topic. [`Error::Catalog`] if the log engine lacks a log that `config` names.
+    /// Returns [`Error::Log`] if the log engine cannot create the log of a new
+    /// collection or topic. Returns [`Error::Catalog`] if the log engine does not
+    /// have a log that `config` names.
     ///
     /// # Cancel safety
-    /// Not safe: the log engine can keep new logs that no collection or topic uses.
+    /// Not safe: if the future is dropped, the log engine can keep new logs that no
+    /// collection or topic uses.
     pub async fn reload(&self, config: GatewayConfig) -> Result<Vec<String>, Error> {
         let GatewayConfig { mut server, log, logs, hub, deliver, api } = config;
         let shared = &self.shared;
@@ -44,13 +47,15 @@ impl Gateway {
         Ok(pending)
     }
 
-    /// Counts a reload that failed because of errors in the configuration.
+    /// Counts in the metrics a reload that failed because the new configuration has
+    /// errors.
     pub fn count_failed_reload(&self) {
         self.shared.services.metrics.reloaded("faulty");
     }
 }
 
-/// Returns the keys of the store whose values differ.
+/// Returns the configuration keys that only a restart can change and whose values
+/// differ between `before` and `after`.
 fn unchangeable(before: &log::Settings, after: &log::Settings) -> Vec<String> {
     let differs = [
         ("storage.path", before.path != after.path),

@@ -1,4 +1,4 @@
-//! The number of requests of one connection that have begun and that have ended.
+//! Counts the requests of one connection that have begun and that have ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,46 +7,48 @@ use std::time::Duration;
 /// Counts the requests of one connection.
 #[derive(Default)]
 pub(super) struct RequestCounter {
-    /// The number of requests whose head is complete.
+    /// The number of requests whose head was received completely.
     begun: AtomicUsize,
-    /// The number of requests whose response has ended.
+    /// The number of requests whose response was sent or aborted.
     ended: AtomicUsize,
-    /// Whether the current response is bulk.
+    /// Whether the current response is bulk: a large response that a delay does not
+    /// make outdated.
     bulk: AtomicBool,
 }
 
 impl RequestCounter {
-    /// Counts a request whose head is complete. The request is in progress as
-    /// long as the returned guard lives.
+    /// Counts a request whose head was received completely. The request is in
+    /// progress until the returned guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> RequestGuard {
         self.begun.fetch_add(1, Ordering::AcqRel);
         RequestGuard(self.clone())
     }
 
-    /// Returns the number of requests that have begun and of those that have
+    /// Returns two numbers: the requests that have begun, and the requests that have
     /// ended.
     pub(super) fn counts(&self) -> (usize, usize) {
         let ended = self.ended.load(Ordering::Acquire);
         (self.begun.load(Ordering::Acquire), ended)
     }
 
-    /// Returns whether a request has begun.
+    /// Returns whether at least one request of the connection has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.counts().0 > 0
     }
 
-    /// Returns whether the current response is bulk.
+    /// Returns whether the current response is bulk, as set by
+    /// [`RequestGuard::set_bulk`].
     pub(super) fn is_bulk(&self) -> bool {
         self.bulk.load(Ordering::Relaxed)
     }
 
-    /// Resolves when no request has been in progress for `idle_timeout`. The counter is
-    /// checked `checks` times in this time, so the future can resolve `idle_timeout` /
-    /// `checks` late. A timer that is reset for each request would cost each request a
-    /// tenth of its time.
+    /// Resolves when the connection has had no request in progress for
+    /// `idle_timeout`. The function checks the counter `checks` times within
+    /// `idle_timeout`, so it can resolve late by `idle_timeout` / `checks`. A timer
+    /// that is reset for each request would make each request a tenth slower.
     ///
     /// # Cancel safety
-    /// Safe: the next call starts again.
+    /// Safe: the next call starts a new idle time.
     pub(super) async fn idle(&self, idle_timeout: Duration, checks: u32) {
         let mut before = self.counts();
         let mut idle_checks = 0;

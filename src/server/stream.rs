@@ -1,5 +1,5 @@
-//! One HTTP/2 stream: the body of its response, and its task with the stall deadline
-//! that hyper lacks.
+//! One HTTP/2 stream: its response body, and its task. The task enforces the stall
+//! timeout, which hyper does not have.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -20,42 +20,45 @@ use crate::api::body::{Body, BodyAborted};
 use crate::deliver::{H2SendTracker, StallDetector, TrackedBytes};
 
 thread_local! {
-    /// The values that the polled task of a stream has registered. It is `None` while
-    /// this thread polls no task of a stream, so a task never gets the values of
-    /// another task.
+    /// The values that the task of an HTTP/2 stream has registered during its
+    /// current poll. It is `None` while this thread polls no such task. So a task
+    /// never gets the values of another task.
     static REGISTERED: Cell<Option<Registered>> = const { Cell::new(None) };
 }
 
-/// The values that a poll of a stream's task has registered.
+/// The values that the task of an HTTP/2 stream registers during one poll.
 #[derive(Default)]
 struct Registered {
-    /// The send tracker of the response.
+    /// The tracker that counts the unsent bytes of the stream's response.
     tracker: Option<Arc<H2SendTracker>>,
-    /// The end of the session whose writer hyper is about to start. The session has
-    /// ended when the sender is dropped.
+    /// The signal for the end of the WebSocket session whose writer task hyper is
+    /// about to start. The session has ended when the sender of this channel is
+    /// dropped.
     session_end: Option<oneshot::Receiver<()>>,
 }
 
-/// Runs the tasks that hyper creates for the streams of one connection.
+/// Runs the tasks that hyper creates for the HTTP/2 streams of one connection.
 ///
-/// The executor relies on three facts that are not in hyper's documentation.
-/// `tests/it/hyper_internals.rs` has a test for each.
-/// 1. hyper calls the service of a stream, and reads the body of its response, within a
-///    task that hyper gives to this executor.
-/// 2. The future of this task lives as long as bytes of the body wait for window.
-/// 3. hyper starts the writer of a session within the poll that answers the CONNECT.
+/// The executor relies on three facts about hyper that its documentation does not
+/// state. `tests/it/hyper_internals.rs` has a test for each fact.
+/// 1. hyper gives this executor one task for each stream. Within this task, hyper
+///    calls the service and polls the response body.
+/// 2. The future of this task lives as long as bytes of the response body wait for
+///    the flow-control window.
+/// 3. hyper starts the writer task of a WebSocket session within the poll that
+///    returns the response to the CONNECT.
 ///
-/// If a version of hyper behaves differently, a stalled stream still ends, but the whole
-/// connection ends with it.
+/// If a version of hyper behaves differently, a stalled stream is still closed, but
+/// its whole connection is closed with it.
 #[derive(Clone)]
 pub(super) struct H2Executor(Arc<State>);
 
 struct State {
-    /// The tasks that a drain waits for.
+    /// The tasks that the gateway waits for when it shuts down gracefully.
     tasks: TaskTracker,
     stall_timeout: Duration,
-    /// Is cancelled when the connection must end, because a stalled stream cannot end
-    /// alone.
+    /// The token that is cancelled when the whole connection must be closed, because
+    /// a stalled stream cannot be closed alone.
     abort: CancellationToken,
 }
 
@@ -64,8 +67,9 @@ impl H2Executor {
         H2Executor(Arc::new(State { tasks, stall_timeout, abort: CancellationToken::new() }))
     }
 
-    /// Registers the send tracker of a response with the task of the stream. The future of
-    /// the service must call this function first.
+    /// Registers, for the task of the current stream, the tracker that counts the
+    /// unsent bytes of the response. The service future must call this function
+    /// before it does anything else.
     pub(super) fn watch(&self, tracker: &Arc<H2SendTracker>) {
         if tracker.is_watched() {
             return;
@@ -80,9 +84,10 @@ impl H2Executor {
         }
     }
 
-    /// Registers the end of a session before the future of the service returns the
-    /// response to a CONNECT. After this response hyper starts the writer of the session.
-    /// The session has ended when the sender of `session_end` is dropped.
+    /// Registers the signal for the end of a WebSocket session. The service future
+    /// must call this function before it returns the response to the CONNECT,
+    /// because after this response hyper starts the writer task of the session. The
+    /// session has ended when the sender of `session_end` is dropped.
     pub(super) fn watch_session(&self, session_end: oneshot::Receiver<()>) {
         match REGISTERED.take() {
             Some(registered) => {
@@ -93,15 +98,18 @@ impl H2Executor {
         }
     }
 
-    /// Resolves when the connection must end because of a stalled stream.
+    /// Resolves when the whole connection must be closed because of a stalled
+    /// stream.
     pub(super) async fn aborted(&self) {
         self.0.abort.cancelled().await;
     }
 
-    /// Ends the connection if the stream stalls. The task of the stream is unknown, so the
-    /// stream cannot end alone.
+    /// Closes the whole connection if the stream of `tracker` stalls. The executor
+    /// does not know the task of this stream, so it cannot close the stream alone.
     fn watch_without_task(&self, tracker: &Arc<H2SendTracker>) {
-        tracing::warn!("the task of an HTTP/2 stream was not found; if the stream stalls, its whole connection is closed");
+        tracing::warn!(
+            "the task of an HTTP/2 stream was not found; if the stream stalls, its whole connection is closed"
+        );
         let (state, tracker) = (self.0.clone(), Arc::downgrade(tracker));
         self.0.tasks.spawn(async move {
             if H2SendTracker::stalls(tracker, state.stall_timeout).await {
@@ -110,10 +118,13 @@ impl H2Executor {
         });
     }
 
-    /// Ends the connection after a session. The task of the session's writer is unknown,
-    /// so it is unknown whether the writer ends.
+    /// Closes the whole connection one stall timeout after the end of a WebSocket
+    /// session. The executor does not know the writer task of the session, so it
+    /// cannot end this task alone.
     fn abort_after(&self, session_end: oneshot::Receiver<()>) {
-        tracing::warn!("the task that writes for a session was not found; the whole connection is closed when the session ends");
+        tracing::warn!(
+            "the task that writes for a session was not found; the whole connection is closed when the session ends"
+        );
         let state = self.0.clone();
         self.0.tasks.spawn(async move {
             writer_deadline(session_end, state.stall_timeout).await;
@@ -138,9 +149,9 @@ where
     }
 }
 
-/// Polls the task of a stream until the task ends, or until the client accepts no byte of
-/// the response for the stall timeout. After a stall the task is dropped, and h2 resets
-/// the stream with CANCEL.
+/// Polls the task of a stream until the task ends, or until the client has accepted
+/// no byte of the response for the stall timeout. After such a stall the function
+/// drops the task, and h2 resets the stream with the error code CANCEL.
 async fn run_stream(task: impl Future<Output = ()>, executor: H2Executor) {
     let mut task = pin!(task);
     let mut stall = StallDetector::new(executor.0.stall_timeout);
@@ -163,14 +174,16 @@ async fn run_stream(task: impl Future<Output = ()>, executor: H2Executor) {
     })
     .await;
     if let Some(tracker) = tracker {
-        // If another task sends the rest of the response, that task watches the tracker.
+        // If another task sends the rest of the response, that task now checks the
+        // tracker for a stall.
         tracker.set_watched(false);
     }
 }
 
-/// Runs the writer of a session, and drops the writer a stall timeout after the session.
-/// hyper's writer waits for window and does not check whether the session has ended, so
-/// the writer could hold the stream for ever.
+/// Runs the writer task of a WebSocket session. If the task still runs one stall
+/// timeout after the session has ended, drops it. The writer of hyper waits for the
+/// flow-control window and does not check whether the session has ended. So it could
+/// keep the stream open for ever.
 async fn run_writer(
     task: impl Future<Output = ()>,
     session_end: oneshot::Receiver<()>,
@@ -182,18 +195,20 @@ async fn run_writer(
     }
 }
 
-/// Resolves a stall timeout after the end of a session.
+/// Resolves one stall timeout after the end of a WebSocket session.
 async fn writer_deadline(session_end: oneshot::Receiver<()>, stall_timeout: Duration) {
     let _ = session_end.await;
     tokio::time::sleep(stall_timeout).await;
 }
 
-/// A response body whose unsent bytes are counted by a send tracker.
+/// A response body that wraps each of its frames, so that a tracker counts the
+/// unsent bytes.
 pub(super) struct TrackedBody {
     body: Body,
     tracker: Arc<H2SendTracker>,
     executor: H2Executor,
-    /// The last byte of a body with a known end.
+    /// The last byte of a body whose end is known in advance. It is sent as a
+    /// separate frame.
     last: Option<Bytes>,
     _guard: Arc<RequestGuard>,
 }
@@ -209,12 +224,14 @@ impl TrackedBody {
     }
 }
 
-/// The body must not end for hyper while bytes of the body wait for window: after its
-/// end the stream cannot be reset, and h2 would keep the bytes until the connection
-/// ends. hyper gives a frame to h2 when there is window for the first byte of the frame.
-/// So the last byte of a body with a known end is a separate frame, which hyper gives to
-/// h2 when there is window for all bytes before it. A body whose end is not known in
-/// advance ends when all its bytes are written.
+/// hyper must not see the end of the body while bytes of the body wait for the
+/// flow-control window. After the end of the body, hyper can no longer reset the
+/// stream, and h2 would keep the waiting bytes until the connection ends.
+///
+/// hyper gives a frame to h2 when the window has room for the first byte of this
+/// frame. So the last byte of a body whose end is known in advance is a separate
+/// frame: hyper gives it to h2 when the window has room for all bytes before it. A
+/// body whose end is not known in advance ends when all its bytes are written.
 impl HttpBody for TrackedBody {
     type Data = TrackedBytes;
     type Error = BodyAborted;
@@ -230,7 +247,7 @@ impl HttpBody for TrackedBody {
         }
         match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                // Responses have no trailers.
+                // The responses of the gateway have no trailers.
                 let mut bytes = frame.into_data().unwrap_or_default();
                 if this.body.is_end_stream() && bytes.len() > 1 {
                     this.last = Some(bytes.split_off(bytes.len() - 1));

@@ -139,9 +139,9 @@ impl From<fjall::Error> for Error {
             fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
                 Error::Io(error)
             }
-            fjall::Error::Poisoned => Error::Io(io::Error::other(
-                "an earlier write failed; restart the gateway",
-            )),
+            fjall::Error::Poisoned => {
+                Error::Io(io::Error::other("an earlier write failed; restart the gateway"))
+            }
             other => Error::Damaged(format!("{other:?}; {ADVICE}")),
         }
     }

@@ -12,8 +12,7 @@
 //! - commit: `number u64`
 //!
 //! Events, resources, responses and commits have version 1. The metadata of a log
-//! has version 1 if the time of the log never stepped back, so that older builds
-//! can open the store. Otherwise the metadata has version 2. A change to the
+//! has version 1 if the time of the log never stepped back, and version 2 otherwise. A change to the
 //! fields of a kind raises the version of the kind and `format::FORMAT`. The
 //! older versions stay readable.
 

@@ -1,6 +1,6 @@
 //! Reads the whole store and reports all damage.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::ops::Bound;
@@ -374,6 +374,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
     fn cursors(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
         let range = key::CURSORS;
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
+        let metas: HashMap<LogId, &LogMetadata> =
+            metas.iter().map(|meta| (meta.id, meta)).collect();
         for guard in self.view.range(KeyspaceName::State, range) {
             let (key, value) = guard.into_inner()?;
             let what = format!("the cursor {}", key::cursor_name_of(&key));
@@ -381,7 +383,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
                 self.damage(format!("{what} fails its checksum"));
                 continue;
             };
-            let Some(meta) = metas.iter().find(|meta| meta.id == cursor.log) else {
+            let Some(meta) = metas.get(&cursor.log) else {
                 let log = cursor.log.0;
                 self.damage(format!("{what} names the log number {log}, which does not exist"));
                 continue;

@@ -10,10 +10,10 @@ use super::encode::{self, WireFormat};
 use super::identity::LogIdentity;
 use crate::event::{Event, Offset};
 
-/// The size in bytes from which on an encoded block is complete. A stalled
-/// subscriber in the middle of a block keeps the whole block in memory
-/// (`docs/architecture.md#delivery`), so blocks stay small. A single event can
-/// make a block larger than this size.
+/// The size in bytes at which an encoded block is complete. After that, the next
+/// event starts a new block. A subscriber that stalls in the middle of a block keeps
+/// the whole block in memory (`docs/delivery.md#socket-writes`), so blocks stay
+/// small. A single event can make a block larger than this size.
 const BLOCK_BYTES: usize = 64 * 1024;
 
 /// Consecutive events of one log that were committed together or read as one
@@ -26,13 +26,14 @@ pub struct Batch {
     encoded: [OnceLock<Encoded>; WireFormat::COUNT],
 }
 
-/// The events of a batch that match a subscription, as positions in the batch.
+/// The events of a batch that match a subscription. They are stored as positions in
+/// the batch, counted from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// Consecutive positions.
     Run(Range<u32>),
-    /// Single positions in ascending order. All subscribers with the same filter
-    /// share the list.
+    /// A list of single positions in ascending order. All subscribers with the same
+    /// filter share the list.
     Sparse(Arc<[u32]>),
 }
 
@@ -40,22 +41,21 @@ pub enum Selection {
 #[derive(Debug)]
 pub struct Encoded {
     blocks: Box<[Block]>,
-    /// The end of each event, as a number of bytes from the start of the first
-    /// block.
+    /// The position after the last byte of each event, in bytes from the start of
+    /// the first block.
     ends: Box<[u64]>,
 }
 
 #[derive(Debug)]
 struct Block {
-    /// The start of the block, as a number of bytes from the start of the first
-    /// block.
+    /// The position of the block, in bytes from the start of the first block.
     start: u64,
     bytes: Bytes,
 }
 
 impl Batch {
-    /// Returns a batch of `events`, which all belong to the log `identity` and
-    /// have ascending offsets. `committed` is the time at which they became
+    /// Returns a batch of `events`, which all belong to the log `identity` and have
+    /// ascending offsets. `committed` is the time at which the events became
     /// durable, if known.
     pub fn new(
         identity: Arc<LogIdentity>,
@@ -85,21 +85,21 @@ impl Batch {
         self.events.last().map_or(Offset::ZERO, |event| event.offset)
     }
 
-    /// Returns the time at which the events became durable. A page that was
-    /// read from the store has `None`.
+    /// Returns the time at which the events became durable. Returns `None` for a
+    /// page that was read from the store.
     pub fn committed(&self) -> Option<Instant> {
         self.committed
     }
 
-    /// Returns the position of the first event after `offset`. If there is no
-    /// such event, returns the number of events.
+    /// Returns the position in the batch of the first event whose offset is greater
+    /// than `offset`. If there is no such event, returns the number of events.
     pub fn position_after(&self, offset: Offset) -> u32 {
         self.events.partition_point(|event| event.offset <= offset) as u32
     }
 
     /// Returns the batch in the wire format `format`. The first call for a wire
-    /// format encodes the batch. A call on another thread waits until this is
-    /// done.
+    /// format encodes the batch. A call on another thread waits until the encoding
+    /// is complete.
     pub fn encoded(&self, format: WireFormat) -> &Encoded {
         self.encoded[format as usize].get_or_init(|| {
             self.identity.encoded(format, self.events.len() as u64);
@@ -145,13 +145,13 @@ impl Encoded {
         at(positions.start)..at(positions.end)
     }
 
-    /// Returns the size of the events at `positions`, in bytes.
+    /// Returns the encoded size of the events at `positions`, in bytes.
     pub fn bytes_of(&self, positions: &Range<u32>) -> u64 {
         let range = self.range(positions);
         range.end - range.start
     }
 
-    /// Returns the size of the selected events, in bytes.
+    /// Returns the encoded size of the selected events, in bytes.
     pub fn selected_bytes(&self, selection: &Selection) -> u64 {
         match selection {
             Selection::Run(run) => self.bytes_of(run),
@@ -160,9 +160,9 @@ impl Encoded {
     }
 
     /// Returns a slice that starts with the event at `positions.start`, and the
-    /// number of events in it. The slice has as many complete events of
-    /// `positions` as fit into one block and into `bytes_max`, and at least one
-    /// event. The bytes are not copied.
+    /// number of events in it. The slice has as many complete events of `positions`
+    /// as fit into one block and into `bytes_max` bytes. It has at least one event,
+    /// even if this event is longer than `bytes_max`. The bytes are not copied.
     ///
     /// # Panics
     /// If `positions` is empty or exceeds the batch.
@@ -212,8 +212,9 @@ impl Selection {
         }
     }
 
-    /// Returns the consecutive positions from the `n`-th selected event on,
-    /// counted from 0. The range ends before the first gap.
+    /// Returns the range of consecutive positions that begins with the `n`-th
+    /// selected event, counted from 0. The range ends before the first position that
+    /// is not selected.
     pub fn run_from(&self, n: u32) -> Range<u32> {
         match self {
             Selection::Run(run) => run.start + n..run.end,

@@ -20,7 +20,7 @@ pub enum CloseCode {
     /// The gateway has a defect.
     Internal,
     /// The process is about to stop. The code is not 1001, because some clients
-    /// take 1001 to mean that the stream is complete.
+    /// interpret 1001 as the end of a complete stream.
     Draining,
     /// The gateway has too much load.
     Overloaded,
@@ -68,14 +68,15 @@ impl CloseCode {
         self.row().1
     }
 
-    /// Returns whether the client should connect again without a change, after
-    /// a pause and with the last id that it received. If false, such a
-    /// connection would be closed for the same reason.
+    /// Returns whether the client should connect again with the same request. The
+    /// client must wait before that, and should resume from the last event id that
+    /// it received. If false, the gateway would close the new connection for the
+    /// same reason.
     pub fn reconnect(self) -> bool {
         self.row().2
     }
 
-    /// Returns the code, the reason, and whether to reconnect.
+    /// Returns the code, the reason, and the result of [`CloseCode::reconnect`].
     fn row(self) -> (u16, &'static str, bool) {
         match self {
             CloseCode::Done => (1000, "done", false),

@@ -1,8 +1,8 @@
 //! The encoding of one event in each wire format.
 //!
-//! Encoding is concatenation. The constructors of names, ids and times accept
-//! no character that JSON or SSE must escape, and the data is compact JSON on
-//! one line.
+//! The encoders only join texts and escape nothing. This is safe: the constructors
+//! of names, ids and times accept no character that JSON or SSE must escape, and the
+//! data is compact JSON on one line.
 
 use std::io::Write as _;
 
@@ -10,9 +10,10 @@ use super::identity::{LogIdentity, LogKind};
 use super::websocket::{Opcode, frame_header};
 use crate::event::Event;
 
-/// A wire format: an event format with its framing. For HTTP/1.1 the framing is
-/// an HTTP chunk. One encoding can therefore be written unchanged to every
-/// socket.
+/// A wire format: the format of an event, together with the framing of the protocol.
+/// For HTTP/1.1, the framing is one HTTP chunk for each event. The encoded bytes
+/// include the framing, so the same bytes can be written to the socket of every
+/// subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WireFormat {
     /// A block of Server-Sent Events with `id`, `event` and `data`.
@@ -27,7 +28,8 @@ pub enum WireFormat {
     CloudEvents,
     /// The line of [`WireFormat::CloudEvents`] as one HTTP/1.1 chunk.
     CloudEventsChunked,
-    /// A WebSocket text frame with the standard envelope.
+    /// A WebSocket text frame with the envelope of the protocol:
+    /// `{"id","type","timestamp","data"}`.
     Envelope,
     /// A WebSocket text frame `{"type":"update","data":…}`.
     Bare,
@@ -61,7 +63,8 @@ impl WireFormat {
         }
     }
 
-    /// Returns the value of the label in metrics.
+    /// Returns the name of the wire format in the labels of metrics. Both framings
+    /// of a format have the same name.
     pub fn label(self) -> &'static str {
         match self {
             WireFormat::Sse | WireFormat::SseChunked => "sse",
@@ -73,7 +76,8 @@ impl WireFormat {
     }
 }
 
-/// Appends `event` in the wire format `format`.
+/// Appends `event`, which is an event of the log `identity`, in the wire format
+/// `format`.
 pub(super) fn event(out: &mut Vec<u8>, format: WireFormat, identity: &LogIdentity, event: &Event) {
     match format {
         WireFormat::Sse => sse(out, identity, event),
@@ -91,9 +95,10 @@ pub(super) fn event(out: &mut Vec<u8>, format: WireFormat, identity: &LogIdentit
     }
 }
 
-/// The number of hexadecimal digits of a chunk size. A larger payload gets more
-/// digits. With a fixed width the payload is written in place, before its size
-/// is known. RFC 9112 §7.1 allows leading zeros.
+/// The usual number of hexadecimal digits of a chunk size. A payload of more than
+/// 65,535 bytes gets more digits. [`chunk`] reserves space for this number of
+/// digits, so it can write the payload before the size is known. RFC 9112 §7.1
+/// allows leading zeros.
 const CHUNK_DIGITS: usize = 4;
 
 /// Appends the bytes that `payload` appends, as one HTTP/1.1 chunk
@@ -162,7 +167,8 @@ fn cloud_event(out: &mut Vec<u8>, identity: &LogIdentity, event: &Event) {
     );
     subject(out, event);
     put(out, format_args!(r#","time":"{}","datacontenttype":"application/json""#, event.time));
-    // The flag `merge` is an extension attribute of CloudEvents.
+    // In CloudEvents, the flag `merge` that data() can write is an extension
+    // attribute.
     data(out, event);
     out.extend_from_slice(b"}\n");
 }
@@ -211,7 +217,7 @@ pub(super) fn text_frame(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) 
     out.extend_from_slice(&body);
 }
 
-/// Appends formatted text.
+/// Appends formatted text to `out`.
 pub(super) fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a write to a Vec never fails");
 }

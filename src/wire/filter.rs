@@ -1,4 +1,4 @@
-//! The filter of a subscription: it selects events of a log.
+//! The filter of a subscription, which selects events of a log.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,8 +15,9 @@ pub struct Filter {
     fields: Box<[FieldEquals]>,
 }
 
-/// A condition on a top-level member of the data. A string is compared by its
-/// content, and any other scalar by its JSON text.
+/// A condition on a top-level member of the data of an event. The value of a string
+/// member is compared by its content. The value of any other scalar is compared by
+/// its JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldEquals {
     /// The name of the member.
@@ -26,8 +27,8 @@ pub struct FieldEquals {
 }
 
 impl FieldEquals {
-    /// Returns whether the member of `object` has the required value. A member
-    /// that is an object or an array never matches.
+    /// Returns whether the member `name` of `object` has the required value. A
+    /// member that is an object or an array never matches.
     pub fn matches(&self, object: &[u8]) -> bool {
         json::member(object, &self.name)
             .and_then(json::scalar_text)
@@ -36,14 +37,15 @@ impl FieldEquals {
 }
 
 impl Filter {
-    /// Returns a filter by types and fields. An empty list matches everything.
+    /// Returns a filter by types and fields. An empty list of types matches every
+    /// type. An empty list of fields matches all data.
     pub fn new(types: Vec<EventType>, fields: Vec<FieldEquals>) -> Filter {
         Filter { types: types.into(), fields: fields.into() }
     }
 
-    /// Returns a filter by types and fields in an [`Arc`]. All filters that
-    /// match every event are the same [`Arc`]: it is evaluated once for each
-    /// batch and is in memory once.
+    /// Returns a filter by types and fields in an [`Arc`]. If both lists are empty,
+    /// every call returns the same [`Arc`]. The filter that matches every event is
+    /// therefore in memory only once, and is evaluated only once for each batch.
     pub fn shared(types: Vec<EventType>, fields: Vec<FieldEquals>) -> Arc<Filter> {
         static OPEN: LazyLock<Arc<Filter>> = LazyLock::new(Arc::default);
         let filter = Filter::new(types, fields);
@@ -70,8 +72,8 @@ impl Filter {
             && self.fields.iter().all(|field| field.matches(&event.data))
     }
 
-    /// Returns the matching events of `batch` after the offset `after`, or `None`
-    /// if there are none.
+    /// Returns the events of `batch` that match the filter and have an offset
+    /// greater than `after`. Returns `None` if there are no such events.
     pub fn select(&self, batch: &Batch, after: Offset) -> Option<Selection> {
         let first = batch.position_after(after);
         let end = batch.events().len() as u32;
@@ -81,8 +83,8 @@ impl Filter {
         self.narrow(batch, &Selection::Run(first..end), after)
     }
 
-    /// Returns the matching events of `selection` after the offset `after`, or
-    /// `None` if there are none.
+    /// Returns the events of `selection` that match the filter and have an offset
+    /// greater than `after`. Returns `None` if there are no such events.
     pub fn narrow(&self, batch: &Batch, selection: &Selection, after: Offset) -> Option<Selection> {
         let first = batch.position_after(after);
         if self.is_open() && first <= selection.position(0) {

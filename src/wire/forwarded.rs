@@ -1,12 +1,13 @@
 //! The client address of a request, from the header fields `X-Forwarded-For`
 //! and `Forwarded` (RFC 7239).
 //!
-//! Each proxy appends the address from which it received the request to the end
-//! of the list. A client can send such a field too, so the list is read from its
-//! end. The element that a trusted proxy appended is the address that this proxy
-//! saw. The first address that does not belong to a trusted proxy is the client.
-//! Elements to the left of it are ignored. No text of a client can change where
-//! the element of the next proxy begins.
+//! Each of these fields contains a list. A proxy appends to the end of this list the
+//! address from which it received the request. A client can send such a field too,
+//! so the list is read from its end. The element that a trusted proxy appended is
+//! the address that this proxy saw. The first address, from the end, that does not
+//! belong to a trusted proxy is the client. Elements to the left of this address are
+//! ignored. A client controls only the text to the left of the elements that the
+//! proxies append. This text cannot change where these elements begin.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -20,13 +21,13 @@ use crate::event::network_contains;
 pub enum ForwardedHeader {
     /// `X-Forwarded-For`: a list of addresses.
     XForwardedFor,
-    /// `Forwarded` (RFC 7239): a list of elements with pairs. The pair `for` has
-    /// the address.
+    /// `Forwarded` (RFC 7239): a list of elements. Each element has pairs of a name
+    /// and a value. The pair `for` has the address.
     Forwarded,
 }
 
 impl ForwardedHeader {
-    /// Returns the name of the field in lower case.
+    /// Returns the name of the header field in lower case.
     pub fn name(self) -> &'static str {
         match self {
             ForwardedHeader::XForwardedFor => "x-forwarded-for",
@@ -36,14 +37,16 @@ impl ForwardedHeader {
 }
 
 /// Returns the client address of a request. `lines` are the lines of the header
-/// field in their order. The search starts at `peer`, the other end of the
-/// connection, and continues from the last hop to the first. It returns the
-/// first address that is not in `proxies`. If all addresses are in `proxies`, it
-/// returns the first hop of the list.
+/// field in their order. The search starts at `peer`, the address of the other end
+/// of the connection. It continues in the list of the header field, from the last
+/// element to the first. It returns the first address that is not in `proxies`. If
+/// all addresses are in `proxies`, it returns the address in the first element of
+/// the list.
 ///
-/// If a trusted proxy names no valid address (`unknown`, `_hidden`, an invalid
-/// text or no element), the function returns the address of this proxy. The size
-/// of the request head limits the cost.
+/// If the element of a trusted proxy is missing or has no valid address (for example
+/// `unknown`, `_hidden` or an invalid text), the function returns the address of
+/// this proxy. The limit on the size of the request head also limits the cost of
+/// this search.
 pub fn client<'a>(
     field: ForwardedHeader,
     lines: impl DoubleEndedIterator<Item = &'a [u8]>,
@@ -61,8 +64,9 @@ pub fn client<'a>(
     address
 }
 
-/// An iterator over the hops of one line, from the last to the first. An item is
-/// `None` if the hop has no valid address.
+/// An iterator over the elements of one header line, from the last to the first. An
+/// item is the address in the element, or `None` if the element has no valid
+/// address.
 struct Hops<'a> {
     field: ForwardedHeader,
     rest: Option<&'a [u8]>,
@@ -86,9 +90,9 @@ impl Iterator for Hops<'_> {
     }
 }
 
-/// Returns the position of the last comma outside of quoted strings. The scan
-/// goes from right to left. A quote outside of a string is the end of a string.
-/// The next quote to the left that is not escaped is the start of this string.
+/// Returns the position of the last comma outside of quoted strings. The scan goes
+/// from right to left, so the first quote that it finds is the end of a string. The
+/// next quote to the left that is not escaped is the start of this string.
 fn last_comma(line: &[u8]) -> Option<usize> {
     let mut quoted = false;
     for (at, &byte) in line.iter().enumerate().rev() {
@@ -130,9 +134,9 @@ fn for_address(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Returns the value at the start of `text`, and the rest of `text`. RFC 7239
-/// requires quotes around some addresses; such an address is accepted without
-/// quotes too.
+/// Returns the value of a pair, which is at the start of `text`, and the rest of
+/// `text`. RFC 7239 requires quotes around an address with brackets or a port. This
+/// function also accepts such an address without quotes.
 fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         let plain = |byte: &u8| is_token(*byte) || b"[]:".contains(byte);
@@ -160,8 +164,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Returns the address in `text`. A port can follow the address. An IPv6 address
-/// can have brackets, and needs them before a port.
+/// Returns the address in `text`. A port can follow the address. An IPv6 address can
+/// be in brackets. If a port follows an IPv6 address, the brackets are required.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?;
     if let Ok(address) = text.parse() {

@@ -1,5 +1,6 @@
-//! A counter of HTTP/2 control frames (RFC 9113 §4.1). Control frames cost CPU
-//! time, although they request nothing. The gateway limits their rate.
+//! A counter of HTTP/2 control frames (RFC 9113 §4.1). Control frames cost CPU time,
+//! but no limit on requests counts them. The gateway therefore limits the rate of
+//! control frames.
 //!
 //! The counter reads only the nine bytes of each frame header. If a header
 //! arrives in parts, the counter stores it until it is complete. The HTTP
@@ -17,14 +18,15 @@ const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const WINDOW_UPDATE: u8 = 0x8;
 
-/// The flag of DATA and HEADERS that ends the request.
+/// The flag `END_STREAM` of DATA and HEADERS frames. It marks the end of the
+/// request.
 const END_STREAM: u8 = 0x1;
 
-/// Counts the control frames that a client sends on one connection. The counter
-/// must receive every byte from the first one on.
+/// A counter of the control frames that a client sends on one connection. The
+/// counter must receive every byte from the first one on.
 #[derive(Clone, Debug)]
 pub struct ControlFrameCounter {
-    /// The number of bytes before the next frame header.
+    /// The number of bytes to skip before the next frame header.
     skip: u32,
     header: [u8; HEADER_BYTES],
     header_len: u8,
@@ -48,8 +50,8 @@ impl Default for ControlFrameCounter {
 impl ControlFrameCounter {
     /// Reads the next bytes from the client. Returns the number of control frames
     /// whose header ends in `input`. HEADERS, `WINDOW_UPDATE`, DATA with a payload,
-    /// and the empty DATA at the end of a body do not count. All other frames count,
-    /// also frames of an unknown type.
+    /// and the empty DATA frame at the end of a body do not count. All other frames
+    /// count, including frames of an unknown type.
     pub fn feed(&mut self, mut input: &[u8]) -> u32 {
         let mut control = 0;
         loop {
@@ -71,8 +73,8 @@ impl ControlFrameCounter {
         }
     }
 
-    /// Starts the frame of the complete header, and returns whether it is a
-    /// control frame.
+    /// Reads the complete frame header in `header`, and returns whether the frame is
+    /// a control frame.
     fn begin_frame(&mut self) -> bool {
         let [high, middle, low, frame_type, flags, ..] = self.header;
         self.skip = u32::from_be_bytes([0, high, middle, low]);

@@ -6,22 +6,24 @@ use std::sync::{Arc, OnceLock};
 use super::WireFormat;
 use crate::event::{Epoch, EventId, EventType, Offset};
 
-/// The identity of a log. The wire formats of its events contain it.
+/// The identity of a log: its name, its epoch and its kind. The encoders write these
+/// values into the events of the log.
 #[derive(Debug)]
 pub struct LogIdentity {
-    /// The name of the collection or topic. The configuration has checked it.
+    /// The name of the collection or topic. The configuration has checked that the
+    /// name is valid.
     pub name: Arc<str>,
-    /// The epoch of the log. Each event id of the log begins with it.
+    /// The epoch of the log. Each event id of the log begins with this epoch.
     pub epoch: Epoch,
     /// Whether the log belongs to a collection or a topic.
     pub kind: LogKind,
-    /// The number of encoded events for each wire format. A metric shows that the
-    /// number does not depend on the number of subscribers. A log without an
-    /// encoded batch has no counters.
+    /// The number of encoded events for each wire format. A metric reports these
+    /// numbers. It shows that they do not depend on the number of subscribers. The
+    /// counters are allocated when the first batch of the log is encoded.
     encodings: OnceLock<Box<[AtomicU64; WireFormat::COUNT]>>,
 }
 
-/// Compares name, epoch and kind. The counters of encodings are ignored.
+/// Compares name, epoch and kind. The counters of encoded events are ignored.
 impl PartialEq for LogIdentity {
     fn eq(&self, other: &LogIdentity) -> bool {
         (&self.name, self.epoch, &self.kind) == (&other.name, other.epoch, &other.kind)
@@ -33,19 +35,19 @@ impl Eq for LogIdentity {}
 /// The kind of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogKind {
-    /// The log of a collection of resources. The names are behind a pointer:
-    /// otherwise the kind of a topic would take 120 bytes too.
+    /// The log of a collection of resources. The names are behind a pointer. Without
+    /// the pointer, [`LogKind::Topic`] would also take the 120 bytes of the names.
     Collection(Arc<CollectionNames>),
     /// The log of a topic.
     Topic,
 }
 
-/// The names in the events of a collection. All of them contain the resource
-/// name, for example `order`.
+/// The names that the gateway uses in the events of a collection. Each name is
+/// formed from the resource name, for example `order`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CollectionNames {
-    /// The member in the data of each event that holds the resource id, for
-    /// example `orderId`.
+    /// The name of the member that has the resource id in the data of each event,
+    /// for example `orderId`.
     pub key: String,
     /// The event type of a creation, for example `order-created`.
     pub created: EventType,
@@ -56,8 +58,8 @@ pub struct CollectionNames {
 }
 
 impl LogKind {
-    /// Returns the kind of a collection whose resource name is `resource`, for
-    /// example `order`.
+    /// Returns the [`LogKind`] of a collection whose resource name is `resource`,
+    /// for example `order`.
     ///
     /// # Errors
     /// If an event type made from `resource` is invalid: too long, reserved, or
@@ -74,7 +76,7 @@ impl LogKind {
 }
 
 impl LogIdentity {
-    /// Returns the identity of the log `name`. Its counters of encodings are 0.
+    /// Returns the identity of the log `name`. The counters of encoded events are 0.
     pub fn new(name: impl Into<Arc<str>>, epoch: Epoch, kind: LogKind) -> LogIdentity {
         LogIdentity { name: name.into(), epoch, kind, encodings: OnceLock::new() }
     }
@@ -86,8 +88,8 @@ impl LogIdentity {
         counters.map_or(0, |counters| counters[format as usize].load(Ordering::Relaxed))
     }
 
-    /// Counts `events` events of this log as encoded in `format`. A batch calls
-    /// this once for each wire format.
+    /// Adds `events` to the number of events of this log that were encoded in
+    /// `format`. A batch calls this function at most once for each wire format.
     pub(super) fn encoded(&self, format: WireFormat, events: u64) {
         let counters = self.encodings.get_or_init(Box::default);
         counters[format as usize].fetch_add(events, Ordering::Relaxed);

@@ -2,11 +2,12 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Splits chunks of bytes into lines. Stores at most one incomplete line between
-/// chunks.
+/// A splitter of a stream of bytes into lines. The caller adds the bytes in chunks.
+/// Between two chunks, the splitter stores at most one incomplete line.
 pub struct Lines {
     buffer: BytesMut,
-    /// The number of bytes at the start of the buffer in which no line end was found.
+    /// The number of bytes at the start of the buffer that were searched and have no
+    /// line end.
     scanned: usize,
     /// Whether the current line is too long.
     skipping: bool,
@@ -17,9 +18,10 @@ pub struct Lines {
 /// A line that is not blank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The number of the line, from 1. Blank lines count.
+    /// The number of the line, from 1. Blank lines are counted too.
     pub number: u64,
-    /// The bytes of the line without the line end. `None` if the line is too long.
+    /// The bytes of the line without the line end. The value is `None` if the line
+    /// is too long.
     pub bytes: Option<Bytes>,
 }
 
@@ -29,8 +31,8 @@ impl Lines {
         Lines { buffer: BytesMut::new(), scanned: 0, skipping: false, number: 0, bytes_max }
     }
 
-    /// Adds a chunk. Before this call, the caller must call [`Lines::next_line`] until it
-    /// returns `None`.
+    /// Adds a chunk of bytes. Before this call, the caller must call
+    /// [`Lines::next_line`] until it returns `None`.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -58,7 +60,8 @@ impl Lines {
         }
     }
 
-    /// Returns the last line if the input does not end with a line end.
+    /// Returns the last line of the input if no line end follows this line. Returns
+    /// `None` if there is no such line or the line is blank.
     pub fn finish(&mut self) -> Option<Line> {
         let rest = self.buffer.split().freeze();
         self.scanned = 0;
@@ -70,7 +73,7 @@ impl Lines {
         self.skipping
     }
 
-    /// Returns the number of the current line.
+    /// Returns the number of the current, incomplete line, from 1.
     pub fn current(&self) -> u64 {
         self.number + 1
     }

@@ -12,22 +12,24 @@ use crate::event::{EventId, ResourceId, Timestamp};
 /// A message on a stream that is not an event of a log.
 #[derive(Clone, Debug)]
 pub struct ControlMessage<'a> {
-    /// The type: `stream-open`, `heartbeat`, `gap`, …
+    /// The type of the message: `stream-open`, `heartbeat`, `gap`, …
     pub kind: &'static str,
     /// The position from which the client can resume the stream.
     pub id: Option<EventId>,
     /// The time that an `EventSource` waits before it connects again.
     pub retry: Option<Duration>,
-    /// The collection of a `snapshot`, on a WebSocket with several collections.
+    /// The collection of a `snapshot` message, on a WebSocket with several
+    /// collections.
     pub collection: Option<&'a str>,
-    /// The resource of a `snapshot`.
+    /// The id of the resource in a `snapshot` message.
     pub subject: Option<&'a ResourceId>,
     /// The data: compact JSON.
     pub data: &'a [u8],
     /// The time at which the message is sent.
     pub time: Timestamp,
-    /// The number of the connection and the number of the message on it. They
-    /// are the message id in the wire formats that require an id.
+    /// The number of the connection, and the number of the message on this
+    /// connection. In the wire formats that require a message id, the id consists of
+    /// these two numbers.
     pub message: (u64, u64),
 }
 
@@ -83,8 +85,10 @@ impl ControlMessage<'_> {
         out.push(b'}');
     }
 
-    /// Appends the message in the CloudEvents format. CloudEvents requires that
-    /// every id is unique, so the position is in the extension attribute `cursor`.
+    /// Appends the message in the CloudEvents format. The position `id` is written
+    /// as the extension attribute `cursor`. It cannot be the CloudEvents `id`,
+    /// because an event can have the same position and CloudEvents requires unique
+    /// ids.
     fn cloud_event(&self, out: &mut Vec<u8>) {
         let (connection, number) = self.message;
         put(

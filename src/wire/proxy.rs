@@ -1,5 +1,5 @@
-//! The PROXY protocol: a header in which a proxy names the client address, ahead
-//! of the other bytes of a connection. Section numbers refer to HAProxy's
+//! The PROXY protocol: a header with the client address that a proxy sends before
+//! all other bytes of a connection. Section numbers refer to HAProxy's
 //! specification, "The PROXY protocol, versions 1 & 2".
 //!
 //! ```text
@@ -16,9 +16,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The largest length of an accepted header, in bytes. A longer header is
-/// invalid. Senders keep to a segment of 536 bytes (§2), but some send
-/// certificate names in TLVs and exceed it. The format allows 64 KiB.
+/// The largest length of an accepted header, in bytes. A longer header is invalid.
+/// §2 asks senders to keep the header within one TCP segment of 536 bytes, but some
+/// senders exceed this size with certificate names in TLVs. The format allows 64
+/// KiB.
 pub const HEADER_BYTES_MAX: usize = 4096;
 
 /// The largest length of a version 1 header, with its CR LF (§2.1).
@@ -38,7 +39,7 @@ const HEAD_BYTES: usize = SIGNATURE.len() + 4;
 /// The result of parsing the first bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseOutcome {
-    /// The bytes are the start of a header. The rest has not arrived.
+    /// The bytes are the start of a header. The rest of the header has not arrived.
     Incomplete,
     /// The bytes start with a complete header. Other bytes can follow it.
     Header {
@@ -49,7 +50,7 @@ pub enum ParseOutcome {
         /// Unix socket).
         source: Option<SocketAddr>,
     },
-    /// The bytes are not a header. The value is the reason. More bytes do not
+    /// The bytes are not a valid header. The value is the reason. More bytes do not
     /// change this result.
     Invalid(&'static str),
 }
@@ -89,8 +90,8 @@ fn line(start: &[u8]) -> ParseOutcome {
     }
 }
 
-/// Parses the fields of a version 1 header, which follow `PROXY`. `length` is
-/// the length of the whole header.
+/// Parses the fields after `PROXY` in a version 1 header. `length` is the length of
+/// the whole header.
 fn fields(text: &[u8], length: usize) -> ParseOutcome {
     // A receiver must ignore the rest of the line after UNKNOWN (§2.1).
     if text == b"UNKNOWN" || text.starts_with(b"UNKNOWN ") {
@@ -144,9 +145,10 @@ fn binary(start: &[u8]) -> ParseOutcome {
         return Invalid("the version 2 header is longer than 4096 bytes");
     }
     // The length of all addresses and ports, and the length of one address. The
-    // second one is 0 if the address is not used.
+    // second length is 0 if the gateway does not use the address.
     let (endpoints, address) = match (command, family >> 4, family & 0xf) {
-        // LOCAL with any other content, and an address unknown to the proxy.
+        // The command LOCAL with any family, and the command PROXY with an unknown
+        // family or transport (UNSPEC).
         (0x20, ..) | (0x21, 0..=3, 0) | (0x21, 0, 1..=2) => (0, 0),
         // The transport can be a stream or datagrams (QUIC).
         (0x21, 1, 1..=2) => (12, 4),

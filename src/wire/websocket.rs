@@ -1,11 +1,12 @@
-//! WebSocket frames (RFC 6455), without a buffer for each connection.
+//! The decoder for WebSocket frames of clients, and the frames of the server (RFC
+//! 6455). No connection needs a read buffer of its own.
 //!
 //! The gateway reads the bytes of a client into a buffer that many connections
 //! share, and gives them to the [`Decoder`] of the connection. The decoder holds
-//! bytes of its own only while a frame or a fragmented message is incomplete.
-//! It rejects a message at the first invalid byte, so the result does not depend
-//! on how the network splits the bytes. It allocates no memory for bytes that a
-//! length field announces and that have not arrived.
+//! bytes of its own only while a frame or a fragmented message is incomplete. It
+//! rejects a message at the first invalid byte, so the result does not depend on how
+//! the network splits the bytes. It allocates memory only for bytes that have
+//! arrived, and not for the length that a frame header announces.
 //!
 //! A frame of the server is unmasked and never fragmented, so the same bytes can
 //! be sent on every WebSocket.
@@ -25,13 +26,13 @@ const CONTROL_BYTES_MAX: usize = 125;
 /// The limits for the messages of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest number of bytes in a message, in all its fragments together.
-    /// The connection is closed with 1009 when a header announces more.
+    /// The largest number of bytes in a message, in all its fragments together. If a
+    /// frame header announces more, the gateway closes the connection with 1009.
     pub message_bytes_max: usize,
-    /// The largest number of fragments in a message. The connection is closed
-    /// with 1008 when there are more. Without this limit, a message of four
-    /// million empty fragments costs a third of a second of CPU time, and has no
-    /// bytes that the limit above could count.
+    /// The largest number of fragments in a message. If there are more, the gateway
+    /// closes the connection with 1008. `message_bytes_max` does not limit empty
+    /// fragments: a message of four million empty fragments costs a third of a
+    /// second of CPU time.
     pub message_fragments_max: u32,
 }
 
@@ -66,21 +67,22 @@ pub enum Message {
 /// A protocol error of a client, and the close code for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolError {
-    /// The close code.
+    /// The close code that the gateway sends.
     pub close: CloseCode,
-    /// The error, for the reason of the close frame and for the log.
+    /// The description of the error. It is written in the close frame and in the log
+    /// lines of the gateway.
     pub detail: &'static str,
 }
 
-/// A decoder for the frames of one client. A new decoder has no heap memory, and
-/// neither has a decoder between two messages.
+/// A decoder for the frames of one client. A decoder has heap memory only while a
+/// frame or a message is incomplete.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The first bytes of an incomplete header.
     header: [u8; HEADER_BYTES_MAX],
     header_len: u8,
-    /// Whether the client sent a close frame or a protocol error. All later
-    /// input is dropped.
+    /// Whether the client sent a close frame or broke the protocol. All later input
+    /// is dropped.
     ended: bool,
     /// The frame whose payload is incomplete.
     frame: Option<Frame>,
@@ -114,7 +116,8 @@ enum FrameKind {
 struct PartialMessage {
     text: bool,
     bytes: Vec<u8>,
-    /// The number of bytes at the start of `bytes` that are checked to be UTF-8.
+    /// The number of bytes at the start of `bytes` that were checked and are valid
+    /// UTF-8.
     checked: usize,
     fragments: u32,
 }
@@ -138,13 +141,13 @@ impl fmt::Display for ProtocolError {
 impl std::error::Error for ProtocolError {}
 
 impl Decoder {
-    /// Decodes all of `input`. Calls `out` for each message and control frame
-    /// that `input` completes, in their order.
+    /// Decodes all of `input`. Calls `out` for each message and control frame that
+    /// `input` completes, in the order of their arrival.
     ///
     /// # Errors
-    /// The protocol error of the client. `out` has been called for everything
-    /// that was complete before the error. All later input is dropped, as after
-    /// [`Message::Close`].
+    /// The protocol error of the client. Before that, `out` is called for each
+    /// message and control frame that was complete. All later input is dropped, as
+    /// after [`Message::Close`].
     pub fn feed(
         &mut self,
         mut input: &[u8],
@@ -157,9 +160,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// Returns the next message or control frame that `input` completes, for
-    /// callers that handle them one by one. Removes the decoded bytes from the
-    /// start of `input`. Returns `None` when all of `input` is decoded.
+    /// Returns the next message or control frame that `input` completes. Removes the
+    /// decoded bytes from the start of `input`. The caller can handle each message
+    /// before the next one is decoded. Returns `None` when all of `input` is
+    /// decoded.
     ///
     /// # Errors
     /// See [`feed`](Decoder::feed).
@@ -180,8 +184,8 @@ impl Decoder {
         result
     }
 
-    /// Returns whether the decoder has no state. The caller can drop such a
-    /// decoder and continue with a new one.
+    /// Returns whether the decoder is in its initial state. The caller can drop such
+    /// a decoder, and create a new one for the next bytes.
     pub fn is_at_rest(&self) -> bool {
         !self.unfinished() && !self.ended
     }
@@ -192,14 +196,15 @@ impl Decoder {
         self.header_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 
-    /// Returns the number of control frames and empty message fragments that
-    /// began since the last call. They cost time, and no limit on bytes counts
-    /// them.
+    /// Returns the number of control frames and empty message fragments that began
+    /// since the last call. Such frames cost CPU time, but they do not count towards
+    /// the limit on the bytes of a message.
     pub fn take_control_frames(&mut self) -> u32 {
         std::mem::take(&mut self.control_frames)
     }
 
-    /// Returns the memory that holds incomplete frames and messages, in bytes.
+    /// Returns the number of bytes of memory that hold incomplete frames and
+    /// messages.
     pub fn buffered_bytes(&self) -> usize {
         self.control.capacity() + self.message.as_ref().map_or(0, |m| m.bytes.capacity())
     }
@@ -233,7 +238,8 @@ impl Decoder {
         }
     }
 
-    /// Returns the next frame header, once it is complete.
+    /// Returns the next frame header, or `None` if `input` ends before the header is
+    /// complete.
     fn header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, ProtocolError> {
         let start = usize::from(self.header_len);
         let copied = input.len().min(HEADER_BYTES_MAX - start);
@@ -254,7 +260,8 @@ impl Decoder {
         Ok(Some(header))
     }
 
-    /// Starts the frame of a header, if the header is valid.
+    /// Returns the frame that `header` describes. Returns an error if RFC 6455 or a
+    /// limit forbids the frame.
     fn begin_frame(&mut self, header: &Header, limits: Limits) -> Result<Frame, ProtocolError> {
         let length = header.length;
         if header.reserved_bits {
@@ -285,8 +292,8 @@ impl Decoder {
         Ok(Frame { kind, left: length as usize, mask })
     }
 
-    /// Adds a data frame to the counts of its message. The frame starts a new
-    /// message or continues the incomplete one.
+    /// Checks a data frame against the limits, and counts it as a fragment of its
+    /// message. The frame starts a new message or continues the incomplete message.
     fn fragment(&mut self, data: Data, length: u64, limits: Limits) -> Result<(), ProtocolError> {
         match (data, &self.message) {
             (Data::Continuation, None) => {
@@ -354,9 +361,9 @@ impl Decoder {
 }
 
 impl PartialMessage {
-    /// Rejects text that is invalid UTF-8 with any following bytes. Each byte is
-    /// checked once. The bytes of an incomplete character are checked at most
-    /// three more times.
+    /// Returns an error if the text that has arrived cannot be the start of valid
+    /// UTF-8. Each byte is checked once. Only the bytes of an incomplete character
+    /// at the end are checked again, at most three more times.
     fn check(&mut self) -> Result<(), ProtocolError> {
         if !self.text {
             return Ok(());
@@ -370,10 +377,10 @@ impl PartialMessage {
     }
 }
 
-/// Appends the next bytes of a frame's payload to `to` and removes their mask
-/// (RFC 6455 §5.3). Memory is reserved for the bytes that have arrived, and not
-/// for the length that a header announces. The first reservation is exact,
-/// because the first bytes are usually the whole payload.
+/// Appends `part`, the next bytes of the payload of `frame`, to `to`, and removes
+/// the mask of these bytes (RFC 6455 §5.3). Memory is reserved for the bytes that
+/// have arrived, and not for the length that a header announces. The first
+/// reservation is exact, because the first bytes are usually the whole payload.
 fn unmask(to: &mut Vec<u8>, part: &[u8], frame: &mut Frame) {
     if to.is_empty() {
         to.reserve_exact(part.len());
@@ -412,7 +419,8 @@ fn parse_close(payload: &[u8]) -> Result<Message, ProtocolError> {
     Ok(Message::Close { code: Some(code), reason: reason.to_owned() })
 }
 
-/// The opcode of a server's frame, with the bit for the final fragment.
+/// The first byte of a frame that the server sends: the opcode and the FIN bit,
+/// which marks the final fragment.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Opcode {
     Text = 0x81,
@@ -421,7 +429,8 @@ pub(super) enum Opcode {
     Pong = 0x8a,
 }
 
-/// Appends a server's frame header for `length` payload bytes (RFC 6455 §5.2).
+/// Appends the header of an unmasked frame with `length` payload bytes (RFC 6455
+/// §5.2).
 pub(super) fn frame_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
     out.push(opcode as u8);
     match length {
@@ -452,8 +461,9 @@ pub fn pong(payload: &[u8]) -> Bytes {
     frame(Opcode::Pong, &payload[..payload.len().min(CONTROL_BYTES_MAX)])
 }
 
-/// Returns a close frame with the code and its reason. If `detail` is not empty,
-/// it follows the reason, and is truncated to the size of a control frame.
+/// Returns a close frame with the code and its reason. If `detail` is not empty, it
+/// follows the reason. `detail` is truncated if the payload would be longer than 125
+/// bytes, the limit for control frames.
 pub fn close(close: CloseCode, detail: &str) -> Bytes {
     let mut payload = close.code().to_be_bytes().to_vec();
     payload.extend_from_slice(close.reason().as_bytes());

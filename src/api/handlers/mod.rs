@@ -1,5 +1,5 @@
-//! The handlers: one file for each kind of route. A handler reads the request, calls the layers
-//! below, and returns the response.
+//! The HTTP handlers, one file for each kind of route. A handler reads the request,
+//! uses the log or the hub, and returns the response.
 
 pub mod admin;
 pub mod batch;

@@ -1,4 +1,4 @@
-//! The client of a request by its address
+//! Finds the IP address of the client that sent a request, also behind a proxy
 //! (`docs/operations.md#client-addresses`).
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,13 +9,13 @@ use ipnet::IpNet;
 use crate::event::network_contains;
 use crate::wire::forwarded::{self, ForwardedHeader};
 
-/// The trusted proxies.
+/// The proxies that the gateway trusts to name the client of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
-    /// The networks of the proxies (`server.proxies`).
+    /// The networks of the trusted proxies (`server.proxies`).
     pub networks: Vec<IpNet>,
-    /// The header in which the proxies name the client (`server.forwarded`). `None` if the
-    /// proxies send no such header.
+    /// The header in which the proxies send the address of the client
+    /// (`server.forwarded`). `None` if the proxies send no such header.
     pub field: Option<ForwardedHeader>,
 }
 
@@ -33,8 +33,9 @@ pub struct Peer {
 pub struct Client {
     /// The address of the client.
     pub address: IpAddr,
-    /// Whether the request came through a proxy. The connection of a proxy carries requests of
-    /// several clients, so the gateway counts streams per client and not per connection.
+    /// Whether the request came through a trusted proxy. The connection of a proxy
+    /// carries requests of several clients, so the gateway then counts streams per
+    /// client and not per connection.
     pub via_proxy: bool,
 }
 
@@ -44,8 +45,8 @@ impl Proxies {
         self.networks.iter().any(|network| network_contains(network, address))
     }
 
-    /// Returns the client of a request. `fields` are its headers; `peer` is the other end of its
-    /// connection.
+    /// Returns the client of a request. `fields` are the headers of the request.
+    /// `peer` is the other end of the connection.
     pub(in crate::api) fn client(&self, fields: &HeaderMap, peer: Peer) -> Client {
         let Some(field) = self.field.filter(|_| peer.believed) else {
             return Client { address: peer.address.to_canonical(), via_proxy: peer.believed };
@@ -56,8 +57,9 @@ impl Proxies {
     }
 }
 
-/// Returns the part of an address that identifies a client: the /64 of an IPv6 address,
-/// because a provider gives each customer a /64.
+/// Returns the part of an IP address that identifies a client. For IPv6, this is the
+/// /64 network, because a provider gives each customer a /64. For IPv4, it is the
+/// whole address.
 pub fn client_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {

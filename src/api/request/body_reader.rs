@@ -1,4 +1,4 @@
-//! Reads the body of a request within its limits.
+//! Reads the body of a request within the limits of size and time.
 
 use std::time::Duration;
 
@@ -12,30 +12,35 @@ use crate::api::settings::Settings;
 use crate::metrics::Metrics;
 use crate::wire::problem::Problem;
 
-/// Reads a body with two deadlines: one for the next byte, and one for the average rate.
-/// Without the second deadline, a client could keep a request open forever with a few bytes.
+/// Reads a request body with two deadlines: one for the next byte, and one for the
+/// average rate. Without the second deadline, a client could keep a request open
+/// forever by sending a few bytes from time to time.
 pub struct BodyReader {
     body: Incoming,
     arrival: ArrivalRate,
     received: metrics::Counter,
-    /// The start of the current wait for bytes. `None` if the reader does not wait.
+    /// The time at which the current wait for bytes began. `None` if the reader does
+    /// not wait for bytes.
     waits_since: Option<Instant>,
 }
 
 impl BodyReader {
-    /// Reads `body` under the limits of `settings`.
+    /// Creates a reader of `body` with the limits of `settings`.
     pub fn new(settings: &Settings, metrics: &Metrics, body: Incoming) -> BodyReader {
         let arrival = ArrivalRate::new(settings.body_timeout, settings.body_rate);
         BodyReader { body, arrival, received: metrics.received_bytes.clone(), waits_since: None }
     }
 
-    /// Returns the next bytes, and counts them. Returns `None` at the end.
+    /// Returns the next bytes of the body, and counts them in the metrics. Returns
+    /// `None` at the end of the body.
     ///
     /// # Errors
-    /// 408 if the bytes do not arrive in time, 400 if the body breaks off.
+    /// 408 if the bytes do not arrive in time, 400 if the connection ends before the
+    /// end of the body.
     ///
     /// # Cancel safety
-    /// Safe: no bytes are lost. The deadline continues until [`hold`](Self::hold).
+    /// Safe: no bytes are lost. The time for the next byte continues to run until
+    /// [`hold`](Self::hold) is called.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         let since = *self.waits_since.get_or_insert_with(Instant::now);
         let due = since + self.arrival.left();
@@ -49,7 +54,8 @@ impl BodyReader {
                     )));
                 }
                 Ok(Some(Ok(frame))) => {
-                    // Trailers have no meaning here, and empty data is no progress.
+                    // Ignore trailers. A frame without data does not restart the
+                    // deadline.
                     let bytes = frame.into_data().unwrap_or_default();
                     if !bytes.is_empty() {
                         self.hold();
@@ -62,27 +68,31 @@ impl BodyReader {
         }
     }
 
-    /// Stops the deadlines until [`next`](Self::next) is called again. The client is not
-    /// responsible for the time in between.
+    /// Stops the deadlines until [`next`](Self::next) is called again. In the
+    /// meantime the gateway does not read, and this time must not count against the
+    /// client.
     pub fn hold(&mut self) {
         if let Some(since) = self.waits_since.take() {
             self.arrival.record_wait(since.elapsed());
         }
     }
 
-    /// Starts a new line, to which the last `bytes` bytes belong. The average rate counts from
-    /// this call on. With zero bytes, no line has begun, and the rate does not apply.
+    /// Restarts the measurement of the average rate for a new line of an NDJSON
+    /// batch. The last `bytes` bytes that were read belong to this line. If `bytes`
+    /// is zero, the line has not begun, and the rate does not apply yet.
     pub fn begin_line(&mut self, bytes: usize) {
         self.arrival.begin_line(bytes);
     }
 
-    /// Reads the whole body. Rejects a `Content-Length` above `bytes_max` before the read.
+    /// Reads the whole body. Rejects a `Content-Length` above `bytes_max` before it
+    /// reads the body.
     ///
     /// # Errors
     /// 413 for more than `bytes_max` bytes, and the errors of [`next`](Self::next).
     ///
     /// # Cancel safety
-    /// Not safe: the bytes that were read are lost.
+    /// Not safe: if the future is dropped, the bytes that were already read are
+    /// lost.
     pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Problem> {
         let too_large = || problem::too_large("the body", bytes_max);
         if self.body.size_hint().lower() > bytes_max as u64 {
@@ -99,8 +109,8 @@ impl BodyReader {
             } else {
                 rest.extend_from_slice(&bytes);
             }
-            // With a Content-Length the end is known here. One more call for it would
-            // cost a pass through hyper's connection.
+            // With a Content-Length, the end of the body is known here. Another call
+            // of `next` would only poll hyper's connection once more.
             if self.body.is_end_stream() {
                 break;
             }
@@ -115,16 +125,17 @@ impl BodyReader {
     }
 }
 
-/// The time and the bytes of a body, or of one line of a batch, so far.
+/// Measures how fast a request body, or one line of an NDJSON batch, arrives.
 #[derive(Debug)]
 struct ArrivalRate {
-    /// The longest wait for the next byte. The rate does not apply before this time.
+    /// The longest wait for the next byte. The lowest rate applies only after this
+    /// time.
     timeout: Duration,
-    /// The lowest rate in bytes per second. Zero disables the rate.
+    /// The lowest average rate in bytes per second. Zero disables this limit.
     rate: u64,
-    /// The time waited since the last byte.
+    /// The time for which the reader has waited since the last byte arrived.
     since_last: Duration,
-    /// The time waited since the first byte.
+    /// The time for which the reader has waited since the first byte arrived.
     since_first: Duration,
     bytes: u64,
 }
@@ -140,7 +151,7 @@ impl ArrivalRate {
         }
     }
 
-    /// Returns the time left for the next byte.
+    /// Returns the time that is left until the next byte must arrive.
     fn left(&self) -> Duration {
         let next = self.timeout.saturating_sub(self.since_last);
         if self.bytes == 0 {

@@ -1,4 +1,4 @@
-//! `If-Match` and `If-None-Match` (RFC 9110 §13.1).
+//! Evaluates `If-Match` and `If-None-Match` (RFC 9110 §13.1).
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -8,7 +8,7 @@ use crate::event::{Epoch, EventId, Offset};
 use crate::log::Precondition;
 use crate::wire::problem::Problem;
 
-/// The entity tags of a condition header.
+/// The entity tags of an `If-Match` or `If-None-Match` header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Tags {
     Any,
@@ -21,8 +21,10 @@ struct Tag {
     text: String,
 }
 
-/// Returns the precondition of a write, in revisions of `epoch`. A weak tag, and a tag of
-/// another log, match no revision.
+/// Returns the precondition that the headers `If-Match` and `If-None-Match` set for
+/// a write. An entity tag is the event id of a revision of the resource. A tag whose
+/// epoch is not `epoch` belongs to another log and matches no revision. In
+/// `If-Match`, a weak tag matches no revision.
 ///
 /// # Errors
 /// 400 if a header is malformed, or if both headers are given.
@@ -48,18 +50,19 @@ pub fn precondition(headers: &HeaderMap, epoch: Epoch) -> Result<Precondition, P
     }
 }
 
-/// The result of the conditions of a read.
+/// The result of `If-Match` and `If-None-Match` in a read request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionResult {
-    /// Send the resource.
+    /// The conditions are true: respond with the resource.
     Send,
-    /// The client has this revision: 304.
+    /// The client already has this revision of the resource: respond with 304.
     Unchanged,
-    /// `If-Match` is false: 412.
+    /// `If-Match` is false: respond with 412.
     Failed,
 }
 
-/// Evaluates the conditions of a read for a resource at `revision`.
+/// Evaluates `If-Match` and `If-None-Match` in a read request for a resource at
+/// `revision`.
 ///
 /// # Errors
 /// 400 if a header is malformed.
@@ -88,7 +91,8 @@ pub fn read(
     })
 }
 
-/// Returns the tags of all fields of a header.
+/// Returns the entity tags in all lines of the header `name`. Returns `None` if the
+/// request has no such header.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
     let mut any = false;
     let mut list = Vec::new();
@@ -114,8 +118,9 @@ fn malformed(name: &HeaderName) -> Problem {
     problem::header(format!("{name} must be * or a list of entity tags in double quotes"))
 }
 
-/// Parses a list such as `"a", W/"b"`. Returns `None` for malformed text. A tag can contain
-/// a comma, so the list cannot be split at commas.
+/// Parses a list of entity tags such as `"a", W/"b"`, and appends the tags to
+/// `list`. Returns `None` for malformed text. A tag can contain a comma, so the text
+/// cannot be split at commas.
 fn parse_list(text: &str, list: &mut Vec<Tag>) -> Option<()> {
     let mut rest = text.trim();
     while !rest.is_empty() {

@@ -8,17 +8,19 @@ use hyper::{Request, Version};
 use crate::api::answer::problem;
 use crate::wire::problem::Problem;
 
-/// The largest path and query in bytes. It is four times the length that browsers and proxies
-/// support, and far below the limit of the head.
+/// The largest request target (path and query) in bytes. This is four times the
+/// length that browsers and proxies support, and far below the size limit of the
+/// request head.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 
-/// The largest number of header fields. On HTTP/1, hyper already rejects more fields.
+/// The largest number of header fields of a request. On HTTP/1, hyper itself rejects
+/// a request with more fields.
 const FIELDS_MAX: usize = 100;
 
 /// Checks the head of a request.
 ///
 /// # Errors
-/// 400, 414, 417 or 431.
+/// 400, 414, 417 or 431, with the reason in the problem.
 pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
     if request.headers().len() > FIELDS_MAX {
         return Err(problem::too_many_fields(FIELDS_MAX));
@@ -37,9 +39,9 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
 }
 
 /// Checks the host of a request. HTTP/1.1 requires `Host` (RFC 9112 §3.2). HTTP/2
-/// requires `:authority`, or `Host` from an intermediary that translates HTTP/1
-/// (RFC 9113 §8.3.1). Both must name one host: otherwise an intermediary could route by
-/// one name, and the gateway by the other.
+/// requires `:authority`, or `Host` from an intermediary that translates HTTP/1 (RFC
+/// 9113 §8.3.1). If both are present, they must name the same host: otherwise an
+/// intermediary could route by one name, and the gateway by the other.
 fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -68,10 +70,12 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     }
 }
 
-/// Returns whether both name one host. A missing port matches every port: it is the
-/// default port of the scheme, and the scheme differs if TLS ends before the gateway.
+/// Returns whether `host` and `authority` name the same host. A missing port matches
+/// every port. It stands for the default port of the scheme, and the gateway does
+/// not know the scheme of the client if a proxy terminates TLS.
 fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
-    /// Returns the text after the colon. It is not checked to be a port.
+    /// Returns the text after the colon, or an empty text. Does not check that the
+    /// text is a port number.
     fn port(authority: &Authority) -> &str {
         let text = authority.as_str();
         text.strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')).unwrap_or("")
@@ -84,8 +88,8 @@ fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
 }
 
 fn is_host(value: &[u8]) -> bool {
-    // Most hosts are a name or an IPv4 address, with or without a port. This check is faster
-    // than the parser.
+    // Most `Host` values are a name or an IPv4 address, with or without a port. For
+    // these values, this check is faster than the parser.
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     let port = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let name = match value.split_at(value.len() - port) {

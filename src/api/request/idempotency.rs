@@ -1,4 +1,5 @@
-//! `Idempotency-Key`: a request that is repeated with the same key writes only once.
+//! `Idempotency-Key`: if a client repeats a request with the same key, the gateway
+//! commits the write only once.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,24 +12,25 @@ use crate::api::answer::problem;
 use crate::log::IdempotencyKey;
 use crate::wire::problem::Problem;
 
-/// The largest key in bytes, without its quotes.
+/// The largest idempotency key in bytes, without its quotes.
 const KEY_BYTES_MAX: usize = 255;
 
-/// The keys of requests in progress.
+/// The idempotency keys of the requests in progress.
 #[derive(Clone, Default)]
 pub struct InProgress(Arc<Mutex<HashSet<[u8; 32]>>>);
 
-/// Marks a key as in progress until the guard is dropped.
+/// Marks an idempotency key as in progress until the guard is dropped.
 pub struct KeyGuard {
     all: InProgress,
     key: [u8; 32],
 }
 
 impl InProgress {
-    /// Marks `key` as in progress.
+    /// Marks the idempotency key `key` as in progress until the returned guard is
+    /// dropped.
     ///
     /// # Errors
-    /// 409 if a request with this key is in progress.
+    /// 409 if another request with this key is in progress.
     pub fn hold(&self, key: &IdempotencyKey) -> Result<KeyGuard, Problem> {
         if self.0.lock().insert(key.key) {
             Ok(KeyGuard { all: self.clone(), key: key.key })
@@ -48,7 +50,8 @@ impl Drop for KeyGuard {
 /// as the IETF draft of the header requires.
 ///
 /// # Errors
-/// 400 for anything except one key of 1 to 255 visible ASCII characters.
+/// 400 if the header occurs twice, or if the key is not 1 to 255 visible ASCII
+/// characters.
 pub fn header(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -67,13 +70,15 @@ pub fn header(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     Ok(Some(key))
 }
 
-/// Returns the digest under which the response of a write is stored. `scope` contains the
-/// principal, the method and the path: equal keys in different scopes differ. `meaning` is
-/// the part of the query that determines the write.
+/// Returns the digest of the idempotency key, under which the response of a write is
+/// stored, and the digest of the request. `scope` contains the principal, the method
+/// and the path: the same key in another scope has another digest. `meaning` is the
+/// part of the query that changes the effect of the write.
 pub fn digest(scope: [&str; 3], key: &str, meaning: &str, body: &[u8]) -> IdempotencyKey {
     let mut hash = Sha256::new();
     for part in scope.iter().chain([&key]) {
-        // The length makes two different lists of parts hash differently.
+        // Without the lengths, two different lists of parts could have the same
+        // hash.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }

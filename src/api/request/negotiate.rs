@@ -6,19 +6,21 @@ use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use crate::api::answer::{media_type::MediaType, problem};
 use crate::wire::problem::Problem;
 
-/// The media types of a collection. `*/*` selects the first.
+/// The media types in which a client can read a collection. `Accept: */*` selects
+/// the first one.
 pub const COLLECTION: [MediaType; 3] = [MediaType::Json, MediaType::Ndjson, MediaType::Sse];
-/// The media types of `/{c}/stream`.
+/// The media types in which a client can read `/{c}/stream`.
 pub const SNAPSHOT: [MediaType; 2] = [MediaType::Ndjson, MediaType::Sse];
-/// The media types of events.
+/// The media types in which a client can read events.
 pub const EVENTS: [MediaType; 4] =
     [MediaType::Sse, MediaType::Ndjson, MediaType::Json, MediaType::CloudEvents];
-/// The media types of one resource.
+/// The media types in which a client can read one resource.
 pub const RESOURCE: [MediaType; 1] = [MediaType::Json];
 
 /// Returns the media type of `offered` that the `Accept` headers prefer (RFC 9110
-/// §12.5.1). Among equal weights the more specific range wins: a client that sends
-/// `application/json, */*` wants JSON. Then the order of `offered` decides.
+/// §12.5.1). If two media types have equal weights, the one with the more specific
+/// media range wins: a client that sends `application/json, */*` wants JSON. If the
+/// ranges are equally specific, the first media type in `offered` wins.
 ///
 /// # Errors
 /// 406 with the list of the offered media types.
@@ -55,7 +57,8 @@ pub fn accept(headers: &HeaderMap, offered: &[MediaType]) -> Result<MediaType, P
     })
 }
 
-/// Returns whether the `Accept` headers list `media_type` itself, and not only a wildcard.
+/// Returns whether the `Accept` headers list `media_type` by its name. A wildcard
+/// does not count.
 pub fn names(headers: &HeaderMap, media_type: MediaType) -> bool {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = lines.flat_map(|line| line.split(',')).filter_map(Range::parse);
@@ -65,12 +68,13 @@ pub fn names(headers: &HeaderMap, media_type: MediaType) -> bool {
 struct Range {
     main_type: String,
     subtype: String,
-    /// The weight in thousandths.
+    /// The weight (`q`) in thousandths.
     weight: u16,
 }
 
 impl Range {
-    /// Returns `None` for text that is not a media range. Such text is ignored.
+    /// Parses one media range of an `Accept` header. Returns `None` for any other
+    /// text, which the caller ignores.
     fn parse(text: &str) -> Option<Range> {
         let mut parts = text.split(';');
         let (main_type, subtype) = parts.next()?.trim().split_once('/')?;
@@ -86,8 +90,9 @@ impl Range {
         (main_type != "*" || subtype == "*").then_some(Range { main_type, subtype, weight })
     }
 
-    /// Returns 2 for the exact type, 1 for `type/*`, 0 for `*/*`, and `None` if the range
-    /// does not contain the media type.
+    /// Returns how exactly the media range names `media_type`: 2 for the exact type,
+    /// 1 for `type/*`, 0 for `*/*`. Returns `None` if the range does not contain the
+    /// media type.
     fn exactness(&self, media_type: MediaType) -> Option<u8> {
         let (main_type, subtype) =
             media_type.media_type().split_once('/').expect("every media type here has a slash");
@@ -100,7 +105,8 @@ impl Range {
     }
 }
 
-/// Parses a weight, `0` to `1` with up to three decimals, into thousandths.
+/// Parses the weight (`q`) of a media range, which is `0` to `1` with up to three
+/// decimals. Returns the weight in thousandths.
 fn parse_weight(text: &str) -> Option<u16> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
     if decimals.len() > 3 || !decimals.bytes().all(|b| b.is_ascii_digit()) {
@@ -114,12 +120,13 @@ fn parse_weight(text: &str) -> Option<u16> {
     }
 }
 
-/// Returns the media type of the body of a request. It is one of `accepted`.
+/// Returns the media type of a request body. The media type is one of `accepted`.
 ///
 /// # Errors
-/// 415 for another media type, and for a missing `Content-Type`. Without this rule, a web page
-/// of another site could send a body without a CORS preflight. 400 for two `Content-Type`
-/// headers.
+/// 415 for another media type, for a missing `Content-Type`, and for a body with a
+/// `Content-Encoding`. If the gateway accepted a body without `Content-Type`, a web
+/// page of another site could send a body without a CORS preflight. 400 for two
+/// `Content-Type` headers.
 pub fn content_type(
     headers: &HeaderMap,
     accepted: &[&'static str],

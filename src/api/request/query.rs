@@ -9,8 +9,10 @@ use crate::api::answer::problem;
 use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
-/// All parameters of all paths. A parameter that does not apply to a path is rejected and not
-/// used as a filter. As a filter, a misplaced `size` would match no event of a stream.
+/// The names of the query parameters of all paths. If a parameter does not apply to
+/// the path of a request, the gateway rejects the request and does not use the
+/// parameter as a filter. Otherwise, a misplaced `size` would become a filter that
+/// matches no event of a stream.
 const PARAMETERS: [&str; 14] = [
     "page",
     "size",
@@ -32,17 +34,19 @@ const PARAMETERS: [&str; 14] = [
 /// characters (RFC 3986 §2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The prefix that makes a filter of a name that is also a parameter, as in `field.size=3`.
+/// The prefix of a filter whose member has the same name as a parameter, as in
+/// `field.size=3`.
 const ESCAPE: &str = "field.";
 
-/// The parameters of a query that the handler has not taken yet, in their order.
+/// The query parameters that the handler has not read yet, in the order of the
+/// request.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pairs: Vec<(String, String)>,
 }
 
 impl Query {
-    /// Parses a query.
+    /// Parses the query of a request.
     ///
     /// # Errors
     /// 400 for a parameter that is given twice, has no name or no `=`, or is
@@ -77,13 +81,14 @@ impl Query {
         Ok(Query { pairs })
     }
 
-    /// Takes a parameter out of the query.
+    /// Removes the parameter `name` from the query, and returns its value.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let at = self.pairs.iter().position(|(other, _)| other == name)?;
         Some(self.pairs.remove(at).1)
     }
 
-    /// Takes a `true` or `false` parameter out of the query.
+    /// Removes the parameter `name`, which must be `true` or `false`, from the
+    /// query, and returns its value.
     ///
     /// # Errors
     /// 400 for any other value.
@@ -96,10 +101,11 @@ impl Query {
         }
     }
 
-    /// Takes a number out of the query.
+    /// Removes the parameter `name`, which must be a number, from the query, and
+    /// returns its value.
     ///
     /// # Errors
-    /// 400 for anything except decimal digits of a number in `least..=most`.
+    /// 400 if the value is not a decimal number in `least..=most`.
     pub fn take_number(
         &mut self,
         name: &str,
@@ -117,7 +123,7 @@ impl Query {
     /// Checks that the query has none of the parameters `names`.
     ///
     /// # Errors
-    /// 400 with the first parameter of `names` that the query has.
+    /// 400 that names the first parameter of `names` that the query has.
     pub fn refuse(&self, names: &[&str]) -> Result<(), Problem> {
         let is_present = |name: &&&str| self.pairs.iter().any(|(other, _)| other == **name);
         names.iter().find(is_present).map_or(Ok(()), |name| Err(not_applicable(name)))
@@ -126,8 +132,8 @@ impl Query {
     /// Returns the remaining parameters as equality filters.
     ///
     /// # Errors
-    /// 400 for a parameter that does not apply to the response, and for two filters on one
-    /// member.
+    /// 400 for a parameter that does not apply to the path, and for two filters on
+    /// one member.
     pub fn into_fields(self) -> Result<Vec<FieldEquals>, Problem> {
         let mut fields: Vec<FieldEquals> = Vec::with_capacity(self.pairs.len());
         for (name, value) in self.pairs {
@@ -147,10 +153,10 @@ impl Query {
         Ok(fields)
     }
 
-    /// Checks that no parameter remains.
+    /// Checks that the handler has read all parameters of the query.
     ///
     /// # Errors
-    /// 400 with the first remaining parameter.
+    /// 400 that names the first parameter that the handler has not read.
     pub fn finish(&self) -> Result<(), Problem> {
         match self.pairs.first() {
             None => Ok(()),
@@ -171,8 +177,8 @@ fn not_applicable(name: &str) -> Problem {
     )
 }
 
-/// Appends `&name=value` for each field. Escapes the names and values so that
-/// [`Query::into_fields`] returns the same fields.
+/// Appends `&name=value` to `out` for each filter in `fields`. Escapes the names and
+/// values so that [`Query::into_fields`] returns the same filters.
 pub fn append_fields(fields: &[FieldEquals], out: &mut String) {
     for FieldEquals { name, value } in fields {
         out.push('&');
@@ -185,7 +191,7 @@ pub fn append_fields(fields: &[FieldEquals], out: &mut String) {
     }
 }
 
-/// The reason why text cannot be decoded.
+/// The reason why percent-encoded text cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undecodable {
     /// A `%` without two hexadecimal digits.
@@ -203,7 +209,8 @@ impl fmt::Display for Undecodable {
     }
 }
 
-/// Decodes percent-encoding once, and `+` as a space if `plus` is true.
+/// Decodes percent-encoded text once: `%2525` becomes `%25`. If `plus` is true, also
+/// decodes `+` as a space.
 ///
 /// # Errors
 /// [`Undecodable`] for text that is not percent-encoded UTF-8.
@@ -213,7 +220,7 @@ pub fn decode(text: &str, plus: bool) -> Result<Cow<'_, str>, Undecodable> {
     if !bytes.iter().any(is_decoded) {
         return Ok(Cow::Borrowed(text));
     }
-    // The library does not report a `%` without two digits.
+    // The percent_encoding library does not report a `%` without two digits.
     let mut escapes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%');
     let is_whole = |at: usize| {
         bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

@@ -1,4 +1,4 @@
-//! The parameters of a stream: its start and its delivery.
+//! The query parameters of a stream: its start position and its delivery.
 
 use std::num::NonZeroU32;
 
@@ -10,8 +10,9 @@ use crate::event::{EventId, EventType, Timestamp};
 use crate::hub::{OnGap, Overflow};
 use crate::wire::problem::Problem;
 
-/// The start of a stream. An event id of another log, or of an event that retention removed, is
-/// not an error: the stream reports a gap.
+/// The position in the log at which a stream starts, as the client chose it. An
+/// event id of another log, or of an event that retention removed, is not an error:
+/// the stream reports a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartPosition {
     /// At the earliest retained event.
@@ -20,31 +21,33 @@ pub enum StartPosition {
     Now,
     /// After this event.
     After(EventId),
-    /// At the first event at or after this time. If the clock stepped back, only the events
-    /// after the last step are searched.
+    /// At the first event at or after this time. If the clock of the gateway stepped
+    /// back, only the events after the last such step are searched.
     At(Timestamp),
 }
 
-/// The valid parameters of a stream.
+/// The parameters of a stream, after the checks of their values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamParams {
-    /// The start, if the client named one: the `Last-Event-ID` header, else
-    /// `?lastEventId=`, else `?after=` of a page, else `?from=`.
+    /// The start position, if the client chose one: from the `Last-Event-ID` header,
+    /// else from `?lastEventId=`, else from `?after=` of a page, else from `?from=`.
     pub from: Option<StartPosition>,
-    /// Whether the start is an id from an earlier stream: the client resumes.
+    /// Whether the client resumes an earlier stream: the start position is the event
+    /// id at which that stream ended for the client.
     pub resumed: bool,
-    /// The action at a gap.
+    /// The action of the stream at a gap, which means that events are missing.
     pub on_gap: OnGap,
-    /// The largest number of records per data frame, not above the configured limit.
+    /// The largest number of records per data frame (`?batchSize=`). It is not above
+    /// the configured limit.
     pub batch_size: Option<NonZeroU32>,
 }
 
 impl StreamParams {
-    /// Takes the parameters of a stream out of the query and the headers.
-    /// `batch_size_max` is the upper limit of `?batchSize=`.
+    /// Reads the parameters of a stream from the query and the headers, and removes
+    /// them from the query. `batch_size_max` is the upper limit of `?batchSize=`.
     ///
     /// # Errors
-    /// 400 with the name of the malformed parameter or header.
+    /// 400 that names the malformed parameter or header.
     pub fn take(
         headers: &HeaderMap,
         query: &mut Query,
@@ -86,7 +89,8 @@ pub fn parse_from(text: &str) -> Result<StartPosition, Problem> {
     if let Ok(id) = text.parse() {
         return Ok(StartPosition::After(id));
     }
-    // A `+` in the offset of a time arrives as a space if the client did not encode it.
+    // A `+` in the UTC offset of a time arrives as a space if the client did not
+    // encode the `+`.
     text.replace(' ', "+").parse().map(StartPosition::At).map_err(|_| {
         problem::parameter("from", "it must be earliest, now, an event id or an RFC 3339 time")
     })
@@ -112,7 +116,7 @@ fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<E
     if values.next().is_some() {
         return Err(problem::header("Last-Event-ID: the header is given twice; send it once"));
     }
-    // A client without an id may send an empty header.
+    // A client that has received no event id yet may send an empty header.
     if value.is_empty() {
         return Ok(parameter);
     }
@@ -122,11 +126,12 @@ fn take_last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<E
     parse(text, "Last-Event-ID").map(Some)
 }
 
-/// Takes the overflow policy out of the query. Returns `default` if the query names none.
-/// Any other policy must be in `choices`.
+/// Returns the overflow policy in the query, and removes the parameter from the
+/// query. Returns `default` if the query names no policy. Any policy except
+/// `default` must be in `choices`.
 ///
 /// # Errors
-/// 400 for an unknown policy, and for a policy that clients must not choose.
+/// 400 for an unknown policy, and for a policy that is not allowed.
 pub fn take_overflow(
     query: &mut Query,
     default: Overflow,
@@ -139,10 +144,12 @@ pub fn take_overflow(
     })
 }
 
-/// Returns the policy `name`, if it is `default` or in `choices`.
+/// Returns the overflow policy with the name `name`, if this policy is `default` or
+/// is in `choices`.
 ///
 /// # Errors
-/// The names of the allowed policies.
+/// A text with the names of the allowed policies, if the policy `name` is not
+/// allowed.
 pub fn chosen_overflow(
     name: &str,
     default: Overflow,
@@ -156,8 +163,9 @@ pub fn chosen_overflow(
     })
 }
 
-/// Takes the event types of `?types=` out of the query. Returns no types if the query has
-/// no such parameter. `view_types` are the types of a view; empty for all types.
+/// Returns the event types in `?types=`, and removes the parameter from the query.
+/// Returns an empty list if the query has no such parameter. `view_types` are the
+/// event types that the view shows. An empty `view_types` means all types.
 ///
 /// # Errors
 /// 400 for an invalid event type, and for a type that the view does not show.

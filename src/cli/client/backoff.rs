@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// Exponential backoff with full jitter: the wait is a uniform random time between zero and a
-/// bound that doubles with each failure. A restart of the gateway disconnects all clients at
-/// once; the jitter spreads their retries.
+/// Exponential backoff with full jitter: the wait is a uniform random time between
+/// zero and a bound that doubles with each failure. A restart of the gateway
+/// disconnects all clients at the same time. The jitter spreads the retries of these
+/// clients over time.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Backoff {
     first: Duration,
@@ -14,20 +15,20 @@ pub(in crate::cli) struct Backoff {
 }
 
 impl Backoff {
-    /// Creates a backoff with bounds from 500 ms to 30 s. It allows `failures_max` failures in
-    /// a row.
+    /// Creates a backoff whose bound grows from 500 ms to 30 s. It allows at most
+    /// `failures_max` failures in a row.
     pub(in crate::cli) fn new(failures_max: u32) -> Backoff {
         let (first, cap) = (Duration::from_millis(500), Duration::from_secs(30));
         Backoff { first, cap, failures: 0, failures_max }
     }
 
-    /// Records a success.
+    /// Records a successful attempt. The bound starts again at 500 ms.
     pub(in crate::cli) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Records a failure, and returns the wait before the next retry. Returns `None` after too
-    /// many failures in a row.
+    /// Records a failed attempt, and returns the time to wait before the next retry.
+    /// Returns `None` after too many failures in a row.
     pub(in crate::cli) fn next(&mut self) -> Option<Duration> {
         if self.failures >= self.failures_max {
             return None;

@@ -18,7 +18,7 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Adds a chunk.
+    /// Adds a chunk of the response body.
     pub(in crate::cli) fn push(&mut self, chunk: &[u8]) {
         self.0.feed(chunk);
     }

@@ -31,13 +31,15 @@ pub(super) use silence::Silence;
 
 use super::exit::{Exit, Failure};
 
-/// The timeout of a connection attempt, and of the body of an error response.
+/// The timeout for a connection attempt, and for the read of the body of an error
+/// response.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest problem that is read, in bytes.
+/// The largest error body (a problem object of RFC 9457) that the client reads, in
+/// bytes.
 const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 
-/// The longest wait that `Retry-After` can cause.
+/// The longest wait that the header `Retry-After` of a response can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
 /// The bytes that are percent-encoded in a path or a query.
@@ -61,7 +63,7 @@ impl Connection {
     /// Returns the URL of the gateway.
     ///
     /// # Errors
-    /// Code 2 for an invalid URL.
+    /// If the URL is invalid: a failure with the exit code 2.
     pub(super) fn target(&self) -> Result<GatewayUrl, Failure> {
         GatewayUrl::parse(&self.url)
     }
@@ -72,9 +74,10 @@ impl Connection {
 pub(super) struct GatewayUrl {
     host: String,
     port: u16,
-    /// The value of `Host`.
+    /// The value of the header `Host`.
     authority: String,
-    /// The path of the URL, without a slash at the end. It precedes the path of a request.
+    /// The path of the URL, without a slash at the end. The path of every request
+    /// begins with this text.
     prefix: String,
 }
 
@@ -82,7 +85,8 @@ impl GatewayUrl {
     /// Parses an `http://` URL.
     ///
     /// # Errors
-    /// Code 2 for another URL, and for a URL with a user name or a query.
+    /// If `url` is not an `http://` URL, or has a user name or a query: a failure
+    /// with the exit code 2.
     pub(super) fn parse(url: &str) -> Result<GatewayUrl, Failure> {
         let invalid = |why: &str| Failure::new(Exit::Usage, format!("{url}: {why}"));
         let uri: Uri = url.parse().map_err(|_| invalid("not a URL; write http://HOST:PORT"))?;
@@ -112,7 +116,8 @@ impl GatewayUrl {
         })
     }
 
-    /// Returns the builder of a request. `path` begins with a slash.
+    /// Returns a builder for a request with this `method` and `path`. `path` must
+    /// begin with a slash.
     pub(super) fn request(&self, method: &str, path: &str) -> hyper::http::request::Builder {
         let agent = concat!("streamgate/", env!("CARGO_PKG_VERSION"));
         Request::builder()
@@ -122,14 +127,17 @@ impl GatewayUrl {
             .header(header::USER_AGENT, agent)
     }
 
-    /// Connects and sends the request. Returns the answer as soon as its head has arrived. The
-    /// body of the request may still be in transit then.
+    /// Connects and sends the request. Returns the answer as soon as the head of the
+    /// response has arrived. At this time, the client may still be sending the body
+    /// of the request.
     ///
     /// # Errors
-    /// [`Error::Connect`] and [`Error::Http`].
+    /// [`Error::Connect`] if the client cannot connect, and [`Error::Http`] if the
+    /// connection is lost.
     ///
     /// # Cancel safety
-    /// Safe: a drop of the future, or of the answer, ends the connection.
+    /// Safe: a drop of the future ends the connection. A drop of the answer also
+    /// ends the connection.
     pub(super) async fn send<B>(&self, request: Request<B>) -> Result<Answer, Error>
     where
         B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
@@ -149,7 +157,7 @@ impl GatewayUrl {
         Ok(Answer { response, _task: task })
     }
 
-    /// Sends `GET` of `path`, and returns the status.
+    /// Sends a `GET` request for `path`, and returns the status of the response.
     ///
     /// # Errors
     /// The errors of [`GatewayUrl::send`].
@@ -162,7 +170,7 @@ impl GatewayUrl {
     }
 }
 
-/// The task of a connection. A drop ends the task.
+/// The task that drives a connection. A drop of this value aborts the task.
 struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -171,14 +179,15 @@ impl Drop for Task {
     }
 }
 
-/// An answer of the gateway whose body is not read yet.
+/// A response of the gateway. The head of the response has arrived, and the body can
+/// be read in chunks.
 pub(super) struct Answer {
     response: Response<Incoming>,
     _task: Task,
 }
 
 impl Answer {
-    /// Returns the status.
+    /// Returns the status of the response.
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
     }
@@ -200,7 +209,8 @@ impl Answer {
         }
     }
 
-    /// Returns the error of an answer with an unexpected status. Reads the problem in the body.
+    /// Reads the problem from the body of a response with an unexpected status.
+    /// Returns the error [`Error::Rejected`] with this problem.
     ///
     /// # Cancel safety
     /// Not safe: the bytes that were read are lost.
@@ -222,7 +232,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-/// The members of a problem (RFC 9457) that are shown to the user.
+/// The members of a problem object (RFC 9457) that the command shows to the user.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Problem {
@@ -233,7 +243,8 @@ pub(super) struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = if self.detail.is_empty() { &self.title } else { &self.detail };
-        // Control characters of a server could move the cursor of the terminal.
+        // Control characters are removed, because a server could move the cursor of
+        // the terminal with them.
         text.chars().filter(|c| !c.is_control()).try_for_each(|c| write!(f, "{c}"))
     }
 }
@@ -241,29 +252,29 @@ impl fmt::Display for Problem {
 /// The error of a request.
 #[derive(Debug)]
 pub(super) enum Error {
-    /// No connection to this host and port.
+    /// The client cannot connect to this host and port.
     Connect(String, std::io::Error),
-    /// The arguments do not make a valid request.
+    /// The arguments of the command do not form a valid HTTP request.
     Request(hyper::http::Error),
     /// The connection was lost, or the gateway sent invalid HTTP.
     Http(hyper::Error),
-    /// The answer ended before it was complete.
+    /// The response ended before it was complete.
     Ended,
     /// No complete line arrived for this time.
     Silence(Duration),
     /// The gateway rejected the request.
     Rejected {
-        /// The status.
+        /// The status of the response.
         status: StatusCode,
-        /// The problem.
+        /// The problem in the body of the response.
         problem: Problem,
-        /// The value of `Retry-After`.
+        /// The value of the header `Retry-After`, if the response has one.
         retry_after: Option<Duration>,
     },
 }
 
 impl Error {
-    /// Returns whether a retry can succeed.
+    /// Returns whether a retry can succeed after this error.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Error::Connect(..) | Error::Http(_) | Error::Ended | Error::Silence(_) => true,
@@ -272,7 +283,7 @@ impl Error {
         }
     }
 
-    /// Returns the wait that the gateway asks for in `Retry-After`.
+    /// Returns the time to wait that the gateway requested with `Retry-After`.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Rejected { retry_after, .. } => *retry_after,
@@ -281,7 +292,7 @@ impl Error {
     }
 }
 
-/// Returns whether a retry can succeed after a status.
+/// Returns whether a retry can succeed after a response with this `status`.
 pub(super) fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502..=504)
 }
@@ -310,13 +321,15 @@ impl fmt::Display for Error {
     }
 }
 
-/// Appends `text` to a path or a query. Percent-encodes the bytes that are reserved there.
+/// Appends `text` to a path or a query. Percent-encodes the bytes that have a
+/// meaning in a path or a query.
 pub(super) fn escape(text: &str, out: &mut String) {
     out.extend(utf8_percent_encode(text, ESCAPED));
 }
 
-/// Runs `client` on a runtime with one thread, and returns its result. Does not wait for tasks
-/// that still block then, for example a read of standard input.
+/// Runs `client` on a runtime with one thread, and returns its result. Does not wait
+/// for a blocking operation that is still in progress, for example a read of
+/// standard input.
 pub(super) fn block_on(client: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

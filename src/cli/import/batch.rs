@@ -20,12 +20,14 @@ use tokio::time::Instant;
 use super::input::{Input, Line};
 use crate::cli::client::{self, Answer, Error, GatewayUrl, Lines, Problem};
 
-/// The largest number of bytes of sent lines without an answer. More bytes would only wait in
-/// the buffers of the gateway and the kernel, and would be sent again after a lost connection.
+/// The largest total size, in bytes, of the lines that were sent and have no answer.
+/// More lines would only wait in the buffers of the gateway and the kernel. After a
+/// lost connection, they would be sent again.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
-/// The longest wait for the answer to the oldest line without an answer. Only that answer
-/// extends the deadline. Bytes of an incomplete answer, and further lines of the input, do not.
+/// The longest wait for the answer to the oldest line without an answer. Only that
+/// answer extends the deadline. Bytes of an incomplete answer and further lines of
+/// the input do not extend the deadline.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The longest wait for the end of the response after the answer to the last line.
@@ -37,15 +39,16 @@ const PROBLEMS_MAX: usize = 5;
 /// The largest number of chunks that are queued for the connection.
 const CHUNKS_QUEUED: usize = 2;
 
-/// The numbers of answered lines by result.
+/// The number of answered lines for each result.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) created: u64,
-    /// The number of lines that were sent on an earlier connection and whose resource existed
-    /// when they were sent again.
+    /// The number of lines that were sent again after a lost connection and whose
+    /// resource already existed.
     pub(super) already_there: u64,
     pub(super) failed: u64,
-    /// The first failed lines: the number of the line and the reason.
+    /// The first failed lines. An item is the number of the line and the reason of
+    /// the failure.
     pub(super) problems: Vec<(u64, String)>,
 }
 
@@ -78,18 +81,21 @@ struct LineAnswer {
     problem: Option<Problem>,
 }
 
-/// The state of an import. It outlives the connections.
+/// The state of an import. If a connection is lost, the next connection continues
+/// with this state.
 pub(super) struct Batch<'a> {
     input: Input,
-    /// Whether the input has ended.
+    /// Whether the end of the input was read.
     ended: bool,
-    /// The lines without an answer, in the order of the answers.
+    /// The lines that were read and have no answer yet, in the order in which the
+    /// gateway answers them.
     pending: VecDeque<Line>,
     /// The number of bytes of the pending lines.
     pending_bytes: usize,
-    /// The lines that failed with a transient error. They are sent again.
+    /// The lines that failed with a transient error on this connection. They are
+    /// sent again on the next connection.
     deferred: Vec<Line>,
-    /// The error of the last deferred line.
+    /// The error of the last line in `deferred`.
     deferral: Option<Error>,
     answer_timeout: Duration,
     counts: Counts,
@@ -117,7 +123,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Waits until there is a line to send. Returns false if the import is complete.
+    /// Waits until there is a line to send, and returns true. Returns false if the
+    /// import is complete.
     ///
     /// # Errors
     /// The error of the input.
@@ -142,16 +149,17 @@ impl<'a> Batch<'a> {
         self.pending.is_empty()
     }
 
-    /// Returns the counts.
+    /// Returns the number of answered lines for each result.
     pub(super) fn into_counts(self) -> Counts {
         self.counts
     }
 
-    /// Sends the pending lines and then the lines of the input over one connection. Returns at
-    /// the end of the input or of the connection.
+    /// Sends the lines in `pending`, and then the further lines of the input, over
+    /// one connection. Returns when all lines are answered or when the connection
+    /// ends.
     ///
     /// # Errors
-    /// The reason why lines are left.
+    /// The reason why the connection ended before all lines were answered.
     ///
     /// # Cancel safety
     /// Not safe: the lines that were sent are not marked as sent.
@@ -198,8 +206,8 @@ impl<'a> Batch<'a> {
                 permit = reserve(sender.clone()), if outbox.is_some() && sender.is_some() => {
                     match (permit, outbox.take()) {
                         (Ok(permit), Some(chunk)) => drop(permit.send(chunk)),
-                        // The connection does not read the body further. The response has
-                        // the reason.
+                        // The connection does not read the request body any more.
+                        // The response has the reason.
                         _ => sender = None,
                     }
                 }
@@ -228,9 +236,10 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Returns the wait for the answer to the oldest pending line. If `last` is true and no
-    /// line is pending, returns the wait for the end of the response. Keeps the deadline of
-    /// `before` if `before` waits for the same.
+    /// Returns the wait for the answer to the oldest line in `pending`. If `last` is
+    /// true and `pending` is empty, returns the wait for the end of the response. If
+    /// `before` is a wait for the same answer, returns `before`, so the deadline
+    /// does not move.
     fn wait_for(&self, last: bool, before: Option<Wait>) -> Option<Wait> {
         let (line, timeout) = match self.pending.front() {
             Some(line) => (Some(line.number), self.answer_timeout),
@@ -270,7 +279,8 @@ impl<'a> Batch<'a> {
         match answer.status {
             200..=299 => self.counts.created += 1,
             409 if line.sent_before => self.counts.already_there += 1,
-            // The line was not written, so it cannot be written twice.
+            // The gateway did not write this line. The next attempt is therefore not
+            // a repeated write.
             _ if client::is_transient(status) => {
                 line.sent_before = false;
                 self.deferred.push(line);
@@ -290,7 +300,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Returns the lines from index `first` on as one chunk. Returns `None` if there are none.
+/// Returns the lines from the index `first` on as one chunk. Returns `None` if there
+/// are no such lines.
 fn joined(lines: &VecDeque<Line>, first: usize) -> Option<Bytes> {
     if first == lines.len() {
         return None;
@@ -317,16 +328,19 @@ enum Received {
     End,
 }
 
-/// A wait for the answer to one line. Bytes of an incomplete answer do not extend it.
+/// A wait for the answer to one line or for the end of the response, with a
+/// deadline. Bytes of an incomplete answer do not extend the deadline.
 #[derive(Clone, Copy)]
 struct Wait {
-    /// The number of the line. `None` for the end of the response.
+    /// The number of the line. It is `None` if this is the wait for the end of the
+    /// response.
     line: Option<u64>,
     timeout: Duration,
     due: Instant,
 }
 
-/// Returns the head of the response, the next chunk, or the end.
+/// Waits for the next part of the response: its head, a chunk of its body, or its
+/// end.
 ///
 /// # Errors
 /// [`Error::Silence`] after the deadline of `wait`, and the errors of the connection.
@@ -356,7 +370,7 @@ async fn receive(
     }
 }
 
-/// The body of the request: the chunks of a channel.
+/// A request body that consists of the chunks from a channel.
 struct ChannelBody(mpsc::Receiver<Bytes>);
 
 impl Body for ChannelBody {

@@ -8,28 +8,31 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::sync::mpsc;
 
-/// The longest line that is sent, in bytes. It is far above any `limits.body_bytes`. It stops
-/// the read of a file without line ends.
+/// The longest line that is sent, in bytes. This is far above every useful value of
+/// `limits.body_bytes`. Because of this limit, a file without line ends does not
+/// fill the memory.
 const LINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// The number of bytes of lines after which a chunk is sent to the batch.
+/// The size in bytes at which a chunk of lines is complete. Then the reading task
+/// sends the chunk to the import.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// The largest number of chunks that are read ahead.
+/// The largest number of chunks that the reading task has sent and the import has
+/// not yet received.
 const CHUNKS_AHEAD: usize = 2;
 
-/// A line that is not blank.
+/// A line of the input that is not blank.
 #[derive(Debug)]
 pub(super) struct Line {
     /// The number of the line in the file, from 1.
     pub(super) number: u64,
-    /// The text with a line feed at its end.
+    /// The text of the line, with a line feed at its end.
     pub(super) text: Bytes,
     /// Whether the line was sent on an earlier connection that was lost.
     pub(super) sent_before: bool,
 }
 
-/// The lines of a file.
+/// The lines of a file or of standard input.
 pub(super) struct Input {
     chunks: mpsc::Receiver<io::Result<Vec<Line>>>,
     bytes: Option<u64>,
@@ -55,7 +58,8 @@ impl Input {
         Ok(Input::new(file, about.is_file().then_some(about.len())))
     }
 
-    /// Starts to read from `reader`. `bytes` is the number of bytes, if known.
+    /// Starts to read from `reader`. `bytes` is the size of the input in bytes, if
+    /// known.
     pub(super) fn new(reader: impl AsyncRead + Send + Unpin + 'static, bytes: Option<u64>) -> Self {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         tokio::spawn(read(reader, sender));
@@ -67,7 +71,7 @@ impl Input {
         self.bytes
     }
 
-    /// Returns the next lines, or `None` at the end.
+    /// Returns the next lines, or `None` at the end of the input.
     ///
     /// # Errors
     /// The file cannot be read, or a line is too long.
@@ -103,7 +107,8 @@ async fn read(reader: impl AsyncRead + Unpin, sender: mpsc::Sender<io::Result<Ve
             bytes += text.len();
             lines.push(Line { number, text: text.into(), sent_before: false });
         }
-        // A line of a slow pipe is sent at once, without a wait for a full chunk.
+        // If no more bytes are ready, as with a slow pipe, the lines are sent at
+        // once. They do not wait until the chunk is full.
         let full = bytes >= CHUNK_BYTES || reader.buffer().is_empty();
         if !lines.is_empty() && (full || !matches!(ended, Ok(false))) {
             bytes = 0;

@@ -1,7 +1,8 @@
 //! The queue of a shard, in every order of threads that shuttle finds.
 //!
 //! A committer commits to several logs while their fan-outs start. If the queue
-//! misses a log, the fan-out task waits forever, and shuttle reports a deadlock.
+//! misses a log, or does not notify the fan-out task, then the task waits forever,
+//! and shuttle reports a deadlock.
 
 use super::*;
 use crate::hub::log_fanout::LogFanout;
@@ -16,6 +17,7 @@ struct QueueModel {
     fanouts: Cell<Vec<Arc<LogFanout>>>,
     /// The number of threads that still commit or start fan-outs.
     running: Counter,
+    end: End,
 }
 
 impl QueueModel {
@@ -27,8 +29,8 @@ impl QueueModel {
             Log::scheduled(&meta, fixture.origin.clone(), fixture.store.clone())
         };
         let logs = (1..=LOGS).map(log).collect();
-        let (fanouts, running) = (Cell::default(), Counter::new(2));
-        QueueModel { fixture, shard: Arc::new(shard), logs, fanouts, running }
+        let (fanouts, running, end) = (Cell::default(), Counter::new(2), End::default());
+        QueueModel { fixture, shard: Arc::new(shard), logs, fanouts, running, end }
     }
 
     /// Commits to all logs at once, and then notifies their observers.
@@ -53,24 +55,19 @@ impl QueueModel {
         self.end();
     }
 
-    /// Ends a thread. Wakes the fan-out task, which ends after the last thread.
+    /// Ends a thread. The thread of the fan-out task ends after the last one.
     fn end(&self) {
         self.running.fetch_sub(1, Ordering::SeqCst);
-        self.shard.queue.wakeup.notify_one();
+        self.end.wake();
     }
 
     /// Runs the fan-out task until all commits are fanned out.
     fn fan_out(&self) {
-        let mut task = pin!(fan_out(self.shard.clone()));
-        let is_done = || {
+        self.end.run(&self.shard, || {
             let fanouts = self.fanouts.lock().unwrap().clone();
             self.running.load(Ordering::SeqCst) == 0
                 && !fanouts.iter().any(|fanout| fanout.progress.is_behind())
-        };
-        shuttle::future::block_on(std::future::poll_fn(|cx| {
-            assert!(task.as_mut().poll(cx).is_pending());
-            if is_done() { Poll::Ready(()) } else { Poll::Pending }
-        }));
+        });
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) async fn a_rejected_write_leaves_nothing_of_its_batch(open: Open) {
     let results = futures_all((0..5).map(|_| refused())).await;
     before.answered().await.unwrap().pop().unwrap().unwrap();
     for result in results {
-        let Err(AtomicError::Rejected { append: 2, write: 1, rejection }) = result else {
+        let Err(AtomicError::Rejected { append: 2, write: 1, rejection, .. }) = result else {
             panic!("{result:?}");
         };
         assert!(matches!(rejection, AppendRejection::Precondition(Some(_))));
@@ -152,7 +152,12 @@ pub(super) async fn idempotency_keys_hold_within_an_atomic_batch(open: Open) {
     let refused = engine.append_all(refused).await;
     assert!(matches!(
         refused,
-        Err(AtomicError::Rejected { append: 1, write: 0, rejection: AppendRejection::NotFound })
+        Err(AtomicError::Rejected {
+            append: 1,
+            write: 0,
+            rejection: AppendRejection::NotFound,
+            ..
+        })
     ));
     let outcome = one(&engine, &orders, first()).await.unwrap();
     assert!(!outcome.replayed, "a rejected batch stores no response");
@@ -167,7 +172,7 @@ pub(super) async fn idempotency_keys_hold_within_an_atomic_batch(open: Open) {
     let conflict = publish("2").with_idempotency_key(other);
     let conflict =
         batch(vec![(&orders, vec![create(&orders, "c", "{}")]), (&news, vec![conflict])]);
-    let Err(AtomicError::Rejected { append: 1, write: 0, rejection }) =
+    let Err(AtomicError::Rejected { append: 1, write: 0, rejection, .. }) =
         engine.append_all(conflict).await
     else {
         panic!("the write was accepted");

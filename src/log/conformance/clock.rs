@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::{Fixture, Open, create, one, publish, read, until};
-use crate::event::{Offset, Timestamp};
+use crate::event::{Offset, ResourceId, Timestamp};
 use crate::log::embedded::{TestClock, earlier, later};
 use crate::log::{
-    AppendOutcome, AppendRejection, Engine, IdempotencyKey, Log, LogConfig, StorageKind,
+    AppendOutcome, AppendRejection, AtomicBatch, AtomicError, Engine, IdempotencyKey, Log,
+    LogConfig, StorageKind, Write,
 };
 use crate::store::{self, Retention};
 
@@ -37,6 +38,30 @@ async fn a_tick(clock: &TestClock) {
 
 async fn write(engine: &Engine, log: &Log) -> AppendOutcome {
     one(engine, log, publish("1")).await.unwrap()
+}
+
+/// A rejected batch takes back the step that one of its writes would have made.
+pub(super) async fn a_rejected_batch_makes_no_clock_step(open: Open) {
+    let clock = clock();
+    let fixture = Fixture::new(open).at(&clock);
+    let engine = fixture.open();
+    let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
+    let ahead = later(NOW, YEAR);
+    clock.set_wall(ahead);
+    write(&engine, &news).await;
+    clock.set_wall(NOW);
+    assert_eq!(write(&engine, &news).await.time, ahead);
+    clock.advance(NEARLY + SECOND);
+    let appends = vec![
+        (news.clone(), vec![publish("2")]),
+        (orders.clone(), vec![Write::delete(ResourceId::new("missing").unwrap())]),
+    ];
+    let batch = AtomicBatch { appends, ..AtomicBatch::default() };
+    let rejected = engine.append_all(batch).await;
+    assert!(matches!(rejected, Err(AtomicError::Rejected { append: 1, .. })), "{rejected:?}");
+    assert_eq!(news.clock_steps(), 0);
+    let next = write(&engine, &news).await;
+    assert_eq!((next.time, news.clock_steps()), (clock.wall(), 1));
 }
 
 /// The time of the log stands still for ten minutes and steps back once. A start by

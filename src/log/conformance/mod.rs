@@ -189,6 +189,7 @@ macro_rules! conformance {
     ($open:expr) => {
         conformance!($open;
             atomic::an_atomic_batch_is_committed_to_every_log
+            clock::a_rejected_batch_makes_no_clock_step
             atomic::a_rejected_write_leaves_nothing_of_its_batch
             atomic::rejected_batches_leave_no_trace_in_a_commit
             atomic::idempotency_keys_hold_within_an_atomic_batch

@@ -1,10 +1,12 @@
 //! Removal of expired responses to idempotent writes.
 //!
-//! A response expires a day after the time of the wall clock at its write. It is
-//! removed once [`ClockReading::expiry`](super::clock::ClockReading::expiry) is
-//! later. A response is never removed early, because a repeat would then write
-//! twice. If the clock was ahead at the write, the response is kept longer, by the
-//! time that the clock was ahead.
+//! A response is stored so that a repeat of the write gets the same response. The
+//! expiry of a response is one day after the wall-clock time of the write. The
+//! response is removed when
+//! [`ClockReading::expiry`](super::clock::ClockReading::expiry) is later than its
+//! expiry. A response is never removed early, because a repeat would then write a
+//! second event. If the wall clock was ahead at the write, the response is kept
+//! longer by the same difference.
 
 use std::time::Duration;
 
@@ -13,23 +15,23 @@ use super::commit_batch::CommitBatch;
 use crate::event::Timestamp;
 use crate::store::{self, Store};
 
-/// The number of responses that a commit removes, in addition to twice the number
-/// that it adds.
+/// One commit removes at most this number of expired responses, plus twice the
+/// number of responses that it adds.
 pub(in crate::log) const FORGOTTEN_ANSWERS: usize = 1024;
 
 /// The progress of the removal of expired responses.
 #[derive(Default)]
 pub(in crate::log) struct Expiries {
-    /// Every response with an earlier expiry has been removed.
+    /// Every response whose expiry is before this time has been removed.
     done: Timestamp,
-    /// The monotonic time before which no response is removed. `None` until the
-    /// store has been read.
+    /// Before this monotonic time, no response is removed. `None` until the first
+    /// call of [`Expiries::expire`], which reads the newest expiry from the store.
     waits_until: Option<Duration>,
 }
 
 impl Expiries {
-    /// Removes at most `count` expired responses. If all responses have expired at
-    /// the start, the clock may be wrong, and all responses are kept for
+    /// Removes at most `count` expired responses. If all responses are expired when
+    /// the engine starts, the clock may be wrong. Then no response is removed for
     /// [`START_WAIT`].
     ///
     /// # Errors

@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 
 use crate::event::{Offset, Timestamp};
 
-/// The largest difference by which the newest event of a log may stay ahead of the
-/// wall clock. Clocks that NTP keeps correct differ by far less.
+/// The newest event of a log may have a time that is up to this much later than the
+/// wall clock. A larger difference makes the log's time step back after
+/// [`STEP_AFTER`]. Clocks that NTP keeps correct differ by far less.
 pub(in crate::log) const LEAD_MAX: Duration = Duration::from_secs(10);
-/// The time that the newest event must be more than [`LEAD_MAX`] ahead before the
-/// log's time steps back. A clock that is wrong for a moment makes no step.
+/// The time for which the newest event must be more than [`LEAD_MAX`] ahead of the
+/// wall clock before the log's time steps back. The next event then has an earlier
+/// time than the newest event. A clock that is wrong for a moment causes no step.
 const STEP_AFTER: Duration = Duration::from_mins(10);
-/// The time for which a log trims nothing by age if every event is too old when
-/// the engine starts. An operator can correct a clock that is ahead meanwhile.
+/// The time for which a log trims nothing by age if every event is too old when the
+/// engine starts. The clock may be ahead then, and an operator can correct it during
+/// this time.
 pub(in crate::log) const START_WAIT: Duration = Duration::from_mins(10);
 
-/// The clocks of one run of the engine.
+/// The wall clock and the monotonic clock of one run of the engine.
 #[derive(Clone)]
 pub(in crate::log) struct Clock {
     source: Source,
@@ -42,9 +45,9 @@ pub(in crate::log) struct ClockReading {
     pub(in crate::log) wall: Timestamp,
     /// The monotonic time since the start of the run.
     pub(in crate::log) elapsed: Duration,
-    /// The clock for the expiry of events and answers: the wall clock, but at most
-    /// its time at the start of the run plus `elapsed`. A wall clock that jumps
-    /// forward therefore expires nothing.
+    /// The time that decides whether events and stored responses are expired. It is
+    /// the wall clock, but at most the wall-clock time at the start of the run plus
+    /// `elapsed`. A wall clock that jumps forward therefore expires nothing.
     pub(in crate::log) expiry: Timestamp,
 }
 
@@ -73,18 +76,20 @@ impl Clock {
 /// ahead of the wall clock. After a restart the time starts at zero again.
 #[derive(Clone, Copy, Default)]
 pub(in crate::log) struct Lead {
-    /// The monotonic time of the first comparison at which it was ahead.
+    /// The monotonic time of the first comparison that found the newest event ahead.
+    /// `None` if the event was not ahead at the last comparison.
     since: Option<Duration>,
 }
 
-/// A step back of a log's time.
+/// A step back of a log's time: an event that has an earlier time than the event
+/// before it.
 #[derive(Clone)]
 pub(in crate::log) struct Step {
     /// The offset of the newest event before the step.
     pub(in crate::log) after: Offset,
-    /// The time of that event.
+    /// The time of the event at `after`.
     pub(in crate::log) from: Timestamp,
-    /// The time of the next event.
+    /// The time of the first event after the step. It is earlier than `from`.
     pub(in crate::log) to: Timestamp,
 }
 
@@ -94,9 +99,10 @@ impl Lead {
         self.since.is_some()
     }
 
-    /// Compares the time of the newest event with the clocks. Returns whether the
-    /// next event gets the time of the wall clock although the newest event has a
-    /// later time. The committer calls this at least once a second.
+    /// Compares `newest`, the time of the newest event, with the clocks. Returns
+    /// whether the log's time steps back: the next event then gets the time of the
+    /// wall clock, although the newest event has a later time. The committer calls
+    /// this at least once a second.
     pub(in crate::log) fn observe(&mut self, newest: Timestamp, now: ClockReading) -> bool {
         if !is_ahead(newest, now) {
             self.since = None;
@@ -127,7 +133,8 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A wall clock and a monotonic clock that stand still until a test sets them.
+/// A wall clock and a monotonic clock for tests. They stand still until a test sets
+/// them.
 #[cfg(test)]
 #[derive(Clone)]
 pub(in crate::log) struct TestClock(std::sync::Arc<TestClocks>);

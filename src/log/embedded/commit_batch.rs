@@ -1,4 +1,4 @@
-//! The current commit of all logs.
+//! The changes of the commit that the committer prepares, for all logs.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,37 +11,42 @@ use crate::store::{self, Cursor, CursorName, IdempotentResponse, Resource, Store
 /// The time for which the response to an idempotent write is stored.
 const ANSWER_KEPT: Duration = Duration::from_hours(24);
 
-/// A resource of a log.
+/// The key of a resource: its log and its id.
 type ResourceKey = (LogId, ResourceId);
 
-/// The entry of a resource before a change.
+/// The entry of a resource in the commit before a write of an atomic batch changed
+/// it.
 enum Previous {
-    /// No write of the commit had changed the resource.
+    /// No earlier write of the commit had changed the resource.
     Unchanged,
-    /// Earlier writes of the commit had left this, or had removed the resource.
+    /// An earlier write of the commit had set this state, or had removed the
+    /// resource if this is `None`.
     Changed(Option<Resource>),
 }
 
-/// The previous values of changed entries.
+/// The previous values of the entries that an atomic batch has changed. They are
+/// restored if a write of the batch is rejected.
 #[derive(Default)]
 struct Undo {
-    /// In the order of the changes.
+    /// The changed resources with their previous entries, in the order of the
+    /// changes.
     states: Vec<(ResourceKey, Previous)>,
-    /// The keys of the added responses.
+    /// The keys of the responses to idempotent writes that the batch has added.
     answers: Vec<[u8; 32]>,
 }
 
-/// The current commit of all logs.
+/// The changes of the commit that the committer prepares, for all logs.
 pub(in crate::log) struct CommitBatch {
     pub(in crate::log) changes: Transaction,
     now: ClockReading,
-    /// The resources that the writes of this commit have changed.
+    /// The resources that the writes of this commit have changed. `None` stands for
+    /// a removed resource.
     states: HashMap<ResourceKey, Option<Resource>>,
     answers: HashMap<[u8; 32], IdempotentResponse>,
     /// The cursors to set, or to remove if `None`.
     pub(in crate::log) cursors: HashMap<CursorName, Option<Cursor>>,
-    /// The changes since [`CommitBatch::begin_atomic`], while an atomic batch is
-    /// decided.
+    /// The previous values of the entries that have changed since
+    /// [`CommitBatch::begin_atomic`]. `None` if no atomic batch is being decided.
     undo: Option<Undo>,
 }
 
@@ -57,7 +62,7 @@ impl CommitBatch {
         }
     }
 
-    /// Returns the resource as the writes of this commit leave it: `Some(None)`
+    /// Returns the state of a resource after the writes of this commit: `Some(None)`
     /// if they removed the resource, `None` if they did not change it.
     pub(in crate::log) fn state(&self, key: &ResourceKey) -> Option<&Option<Resource>> {
         self.states.get(key)
@@ -75,8 +80,8 @@ impl CommitBatch {
         }
     }
 
-    /// Adds the response to an idempotent write. The commit has no response for
-    /// this key yet.
+    /// Adds the response to an idempotent write. The commit must not have a response
+    /// for this key yet.
     pub(in crate::log) fn put_answer(&mut self, key: [u8; 32], answer: IdempotentResponse) {
         self.answers.insert(key, answer);
         if let Some(undo) = &mut self.undo {
@@ -84,12 +89,14 @@ impl CommitBatch {
         }
     }
 
-    /// Records the previous value of each later change.
+    /// Starts an atomic batch. The previous value of each later change is recorded,
+    /// so that [`CommitBatch::end_atomic`] can undo the change.
     pub(in crate::log) fn begin_atomic(&mut self) {
         self.undo = Some(Undo::default());
     }
 
-    /// Keeps the changes since [`CommitBatch::begin_atomic`], or undoes them.
+    /// Ends an atomic batch. Keeps the changes since [`CommitBatch::begin_atomic`]
+    /// if `keep` is true, and undoes them otherwise.
     pub(in crate::log) fn end_atomic(&mut self, keep: bool) {
         let Some(undo) = self.undo.take().filter(|_| !keep) else { return };
         for (key, previous) in undo.states.into_iter().rev() {
@@ -107,7 +114,7 @@ impl CommitBatch {
         self.now
     }
 
-    /// Returns the number of responses that the commit adds.
+    /// Returns the number of responses to idempotent writes that the commit adds.
     pub(in crate::log) fn answers(&self) -> usize {
         self.answers.len()
     }
@@ -148,7 +155,8 @@ impl CommitBatch {
     }
 }
 
-/// Returns the expiry of a response that is stored now.
+/// Returns the expiry of a response to an idempotent write that is stored at the
+/// time `now`.
 fn expiry(now: ClockReading) -> Timestamp {
     later(now.wall, ANSWER_KEPT)
 }

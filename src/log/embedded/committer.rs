@@ -1,11 +1,12 @@
 //! The committer: the thread that decides every write and makes it durable.
 //!
-//! The committer takes the queued requests for all logs and decides each write
-//! against the newest state, which includes the undurable writes of the same
-//! commit. It then commits one transaction with one sync, publishes the events
-//! and answers the requests. During the sync, further requests queue up, so the
-//! commits grow with the load. The requests for logs in memory are done first
-//! and need no disk.
+//! The committer takes the queued requests for all logs. It decides whether each
+//! write is accepted, from the newest state of the log. This state includes the
+//! earlier writes of the same commit, which are not durable yet. The committer then
+//! commits one transaction with one sync, publishes the events and answers the
+//! requests. During the sync, further requests queue up, so the commits grow with
+//! the load. The committer commits the requests for logs in memory first. They need
+//! no disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,16 +28,19 @@ use crate::log::{Error, FsyncPolicy, LogConfig, Settings, StorageKind};
 use crate::store::{self, Durability, Writer};
 use crate::supervisor::{Task, fault_point};
 
-/// The interval at which retention by age, expiries and the commit watermark are
-/// maintained.
+/// The interval at which the committer trims events by age, removes expired
+/// responses and syncs the commit watermark (the file that has the number of the
+/// last durable commit).
 const TICK: Duration = Duration::from_secs(1);
-/// The number of offsets that are reserved together if commits are not synced.
+/// The number of offsets that one synced commit reserves if the other commits are
+/// not synced. After an unclean stop, a log issues no reserved offset again, because
+/// lost events may have had these offsets.
 const RESERVED_OFFSETS: u64 = 65_536;
-/// The free disk space below which writes are refused. fjall accepts no more
-/// commits after a write that found no space, and its background threads need space
-/// too.
+/// The minimum free disk space in bytes, called the reserve. The committer refuses
+/// writes if the disk has less. fjall accepts no more commits after a write for
+/// which there was no space, and its background threads need space too.
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
-/// The reserve of a small disk is the size of the disk divided by this number.
+/// On a small disk, the reserve is the size of the disk divided by this number.
 const RESERVE_PART: u64 = 8;
 
 pub(in crate::log) struct Committer {
@@ -131,8 +135,8 @@ impl Committer {
         }
     }
 
-    /// Returns whether retention has more events to trim than the last commit
-    /// could.
+    /// Returns whether a log still has events that exceed its retention. One commit
+    /// trims only a limited number of events.
     fn is_trim_pending(&self) -> bool {
         self.writers.is_trim_pending(StorageKind::Memory)
             || self.writers.is_trim_pending(StorageKind::Disk) && !self.is_poisoned()
@@ -142,8 +146,8 @@ impl Committer {
         self.shared.poisoned.load(Ordering::Acquire)
     }
 
-    /// Commits the requests. The requests for logs in memory come first: they need
-    /// no sync, and no disk that works and has space.
+    /// Commits the requests. Requests for logs in memory are committed first. They
+    /// need no sync, and they succeed also if the disk has failed or is full.
     fn commit(&mut self, requests: Vec<Request>) {
         let in_memory = |request: &Request| request.storage == StorageKind::Memory;
         let (memory, disk): (Vec<_>, Vec<_>) = requests.into_iter().partition(in_memory);
@@ -167,7 +171,8 @@ impl Committer {
         let mut work = CommitBatch::new(self.writer.begin(), self.clock.read());
         let mut replies = Vec::with_capacity(requests.len());
         for Request { work: writes, permit, .. } in requests {
-            // The permit returns the bytes of the queue once the reply is sent.
+            // The permit is dropped after the reply. Its bytes are then free in the
+            // queue.
             replies.push((self.decide(&mut work, writes), permit));
         }
         let written = match storage {
@@ -186,8 +191,9 @@ impl Committer {
             }
             Err(error) => {
                 self.poison(&error);
-                // Not `Full`, even if the disk is full: some of the writes may be
-                // on disk, and a repeat would append them twice.
+                // Do not answer with `Full`, even if the disk is full. Some of the
+                // writes may be on disk, and a client that repeats them would append
+                // them twice.
                 for (reply, _permit) in replies {
                     reply.refuse(Error::Poisoned);
                 }
@@ -195,13 +201,13 @@ impl Committer {
         }
     }
 
-    /// Decides the writes of a request, and returns the reply to send once the
-    /// commit is durable.
+    /// Decides in order which writes of a request are accepted. Returns the reply,
+    /// which the caller sends after the commit is durable.
     fn decide(&mut self, work: &mut CommitBatch, request: Work) -> Reply {
         let bytes_max = self.resource_bytes_max;
         match request {
             Work::Append { log, identity, writes, answer } => {
-                let decided = self.writers.decide(work, log, &writes, bytes_max);
+                let decided = self.writers.decide(work, log, &identity, &writes, bytes_max);
                 let decided = decided.unwrap_or_else(|| Err(unknown_log(&identity.name)));
                 Reply::Append(answer, decided.map_err(Error::Store))
             }
@@ -212,8 +218,8 @@ impl Committer {
         }
     }
 
-    /// Commits the changes, then publishes the events. The same commit trims the
-    /// events that exceed the retention.
+    /// Commits the changes in `work` to the store, then publishes the new events to
+    /// readers. The same commit trims the events that exceed the retention.
     fn write(&mut self, mut work: CommitBatch) -> Result<(), store::Error> {
         let mut durability = match self.sync {
             FsyncPolicy::Always => Durability::Synced,
@@ -239,8 +245,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Publishes the events of logs in memory. These logs have no other copy of
-    /// their events.
+    /// Publishes the new events of the logs in memory to readers. The store has no
+    /// copy of these events.
     fn commit_memory(&mut self, mut work: CommitBatch) -> Result<(), store::Error> {
         let committed = Instant::now();
         let staged = self.writers.stage(StorageKind::Memory, &mut work, |_| ())?;
@@ -254,7 +260,8 @@ impl Committer {
         if elapsed {
             self.ticked = Instant::now();
             fault_point(Task::Committer);
-            // Also without requests: `/readyz` reports the state of the disk.
+            // Check the free space also without requests, because `/readyz` reports
+            // it.
             self.has_room();
             self.writers.wake_tails();
             self.writers.evict(self.tail_bytes_max, TICK);
@@ -300,9 +307,10 @@ impl Committer {
         Ok(())
     }
 
-    /// Opens a log for each of `configs` and changes the retention of the others.
-    /// The steps that can fail come first, so that an error changes nothing.
-    /// Returns the names of the logs that need a restart.
+    /// Opens the logs in `configs` that are not open yet, and changes the retention
+    /// of the others. The steps that can fail come first, so that an error changes
+    /// nothing. Returns the names of the logs whose new configuration needs a
+    /// restart.
     fn reconfigure(
         &mut self,
         configs: &[LogConfig],
@@ -331,7 +339,7 @@ impl Committer {
         Ok(others)
     }
 
-    /// Writes the new logs to the store.
+    /// Writes the metadata of the new logs in `opened` to the store.
     fn make(&mut self, opened: &Opened) -> Result<(), Error> {
         if self.is_poisoned() {
             return Err(Error::Poisoned);
@@ -345,7 +353,8 @@ impl Committer {
         })
     }
 
-    /// Publishes the list of all logs. The logs in `configs` come first.
+    /// Updates the list of all logs that the callers of the engine see. The logs in
+    /// `configs` come first in the list.
     fn list(&self, configs: &[LogConfig]) {
         let named: HashMap<_, _> = configs
             .iter()
@@ -362,7 +371,8 @@ impl Committer {
         *self.shared.logs.write() = directory;
     }
 
-    /// Refuses all later writes.
+    /// Makes the logs on disk refuse all writes until a restart. Logs `error` if it
+    /// is the first failure.
     fn poison(&self, error: &store::Error) {
         let first = !self.shared.poisoned.swap(true, Ordering::AcqRel);
         if first {
@@ -374,9 +384,9 @@ impl Committer {
         }
     }
 
-    /// Returns whether the free space of the disk is at least the reserve. Stores
-    /// the result for [`WriteState`](crate::log::WriteState), and logs a change of
-    /// the result.
+    /// Returns whether the disk has at least the minimum of free space, the reserve.
+    /// Stores the result for [`WriteState`](crate::log::WriteState), and writes a
+    /// log message if the result has changed.
     fn has_room(&self) -> bool {
         let Ok(disk) = rustix::fs::statvfs(self.writer.store().path()) else { return true };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -401,7 +411,8 @@ impl Committer {
         !full
     }
 
-    /// Stops cleanly: syncs all commits and releases all reserved offsets.
+    /// Stops cleanly: syncs all commits, and ends the reservation of the offsets
+    /// that were not issued.
     fn finish(mut self) {
         if self.is_poisoned() {
             return;
@@ -423,7 +434,7 @@ impl Committer {
     }
 }
 
-/// Returns the queued requests for one commit.
+/// Returns `first` and the next queued requests, as many as one commit takes.
 fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
     let (mut writes, mut bytes) = (first.writes(), first.bytes);
     let mut gathered = vec![first];

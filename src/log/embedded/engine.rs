@@ -1,4 +1,5 @@
-//! The interface of the embedded engine.
+//! The embedded engine as its callers see it. It opens the store, starts the
+//! committer, and queues writes for the committer.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -102,7 +103,8 @@ impl Embedded {
         Ok(answered)
     }
 
-    /// Waits until the queue has room for `bytes`.
+    /// Waits until the queue of the committer has room for writes of `bytes` bytes.
+    /// The returned permit reserves this room.
     ///
     /// # Errors
     /// [`Error`] if the engine accepts no writes to this kind of storage.
@@ -190,8 +192,8 @@ impl Drop for Embedded {
     }
 }
 
-/// Divides writes into portions that each fit into one commit. Returns the portions
-/// with their bytes.
+/// Divides writes into portions that each fit into one commit. Returns each portion
+/// with its size in bytes.
 fn portions(writes: Vec<Write>) -> Vec<(Vec<Write>, usize)> {
     let bytes = writes.iter().map(Write::bytes).sum();
     if !writes.is_empty() && writes.len() <= COMMIT_WRITES && bytes <= COMMIT_BYTES {

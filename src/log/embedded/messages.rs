@@ -15,10 +15,10 @@ use crate::log::{
 };
 use crate::wire::LogIdentity;
 
-/// The number of writes after which a commit takes no more requests. A larger commit
-/// would delay the next one.
+/// A commit that has this number of writes takes no more requests from the queue. A
+/// larger commit would delay the next one.
 pub(in crate::log) const COMMIT_WRITES: usize = 4096;
-/// The number of bytes after which a commit takes no more requests.
+/// A commit that has this number of bytes takes no more requests from the queue.
 pub(in crate::log) const COMMIT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The answer to an append to one log.
@@ -27,12 +27,13 @@ pub(in crate::log) type Answer = Result<Vec<Result<AppendOutcome, AppendRejectio
 /// The answer to an [`AtomicBatch`].
 pub(in crate::log) type AtomicAnswer = Result<Vec<Vec<AppendOutcome>>, AtomicError>;
 
-/// Writes in the queue of the committer.
+/// A request in the queue of the committer: one or more writes.
 pub(in crate::log) struct Request {
     pub(in crate::log) work: Work,
     pub(in crate::log) storage: StorageKind,
     pub(in crate::log) bytes: usize,
-    /// Returns the bytes to the queue once the request is answered.
+    /// The permit for `bytes` bytes of the queue. It is dropped after the answer,
+    /// and the bytes are then free again.
     pub(in crate::log) permit: OwnedSemaphorePermit,
 }
 
@@ -41,7 +42,7 @@ pub(in crate::log) enum Work {
     /// Writes to one log. Each write is accepted or rejected by itself.
     Append {
         log: LogId,
-        /// The identity of the log. An error names the log.
+        /// The identity of the log, with the name of the log for an error text.
         identity: Arc<LogIdentity>,
         writes: Vec<Write>,
         answer: oneshot::Sender<Answer>,
@@ -51,7 +52,7 @@ pub(in crate::log) enum Work {
 }
 
 impl Request {
-    /// The number of writes.
+    /// Returns the number of writes in the request.
     pub(in crate::log) fn writes(&self) -> usize {
         match &self.work {
             Work::Append { writes, .. } => writes.len(),
@@ -59,7 +60,7 @@ impl Request {
         }
     }
 
-    /// Answers with `error`.
+    /// Answers the request with `error`.
     pub(in crate::log) fn refuse(self, error: Error) {
         // The caller may have gone; ignore the error.
         match self.work {
@@ -69,14 +70,15 @@ impl Request {
     }
 }
 
-/// An answer that waits for the commit.
+/// The answer to a request, with its channel. It is sent after the commit is
+/// durable.
 pub(in crate::log) enum Reply {
     Append(oneshot::Sender<Answer>, Answer),
     Atomic(oneshot::Sender<AtomicAnswer>, AtomicAnswer),
 }
 
 impl Reply {
-    /// Sends the answer.
+    /// Sends the answer to the caller of the engine.
     pub(in crate::log) fn send(self) {
         // The caller may have gone; ignore the error.
         match self {
@@ -107,7 +109,8 @@ pub(in crate::log) struct Shared {
     pub(in crate::log) logs: RwLock<Directory>,
     pub(in crate::log) closing: CancellationToken,
     pub(in crate::log) poisoned: AtomicBool,
-    /// The disk has less free space than the reserve: writes are refused.
+    /// Whether the disk has less free space than the committer's reserve. Writes to
+    /// logs on disk are then refused.
     pub(in crate::log) full: AtomicBool,
     pub(in crate::log) commits: OnceLock<Histogram>,
     /// The number of times that the committer visited a writer.
@@ -115,7 +118,7 @@ pub(in crate::log) struct Shared {
     pub(in crate::log) visits: Arc<std::sync::atomic::AtomicU64>,
 }
 
-/// All logs. A log can be found by its name.
+/// The list of all logs, with an index by name.
 #[derive(Default)]
 pub(in crate::log) struct Directory {
     pub(in crate::log) logs: Arc<[Arc<Log>]>,
@@ -142,15 +145,15 @@ impl Directory {
 }
 
 impl Shared {
-    /// Returns the error for a committer that does not answer. A committer that
-    /// ends although the engine is open has panicked.
+    /// Returns the error for a request that gets no answer because the committer has
+    /// ended. If the engine was not closed before, the committer has panicked.
     pub(in crate::log) fn ended(&self) -> Error {
         if self.closing.is_cancelled() { Error::Closed } else { Error::Poisoned }
     }
 }
 
-/// Writes in the queue of the committer. Their order is fixed, and they are not
-/// durable yet.
+/// Queued writes that the committer has not answered yet. Their order is fixed, and
+/// they are not durable yet.
 #[must_use = "call `answered()`: without the answer, it is unknown which writes were accepted"]
 pub struct PendingAppend {
     pub(in crate::log) answers: Vec<oneshot::Receiver<Answer>>,

@@ -1,4 +1,4 @@
-//! The logs that exist: the logs of the store, and the logs in memory.
+//! The registry of all logs: the logs in the store, and the logs in memory.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -10,19 +10,20 @@ use crate::log::{Log, LogConfig, StorageKind};
 use crate::store::{self, Durability, LogMetadata, Store, Writer};
 use crate::wire::LogIdentity;
 
-/// The ids of the logs in memory are above this number. The ids of the logs in
-/// the store start at 1 and do not reach it.
+/// The ids of the logs in memory are larger than this number. The ids of the logs in
+/// the store start at 1 and stay below this number.
 const IN_MEMORY: u32 = 1 << 31;
 /// A commit creates at most this number of logs, so that its changes take little
 /// memory.
 const COMMIT_LOGS: usize = 1024;
 
-/// Opens existing logs and creates new ones.
+/// The registry of all logs. It opens existing logs and creates new ones.
 pub(in crate::log) struct LogRegistry {
     store: Store,
     pages: Arc<PageCache>,
-    /// The logs of the store that are not open, in ascending order of [`key`]. A
-    /// map of 100,000 logs would need 19 MB more while the store opens.
+    /// The metadata of the logs in the store that are not open, in ascending order
+    /// of [`key`]. A map instead of this list would need 19 MB more for 100,000 logs
+    /// while the store opens.
     closed: Vec<LogMetadata>,
     /// The highest id of a log in the store.
     last: u32,
@@ -44,7 +45,7 @@ impl LogRegistry {
     }
 
     /// Opens a log for each of `configs`, and creates the logs that do not exist.
-    /// The caller must write the result to the store before it shows the logs.
+    /// The caller must call [`Opened::write`] before readers can see the logs.
     pub(in crate::log) fn open<'a>(
         &mut self,
         configs: impl Iterator<Item = &'a LogConfig>,
@@ -82,14 +83,14 @@ impl LogRegistry {
         opened
     }
 
-    /// Returns the index of the closed log that `config` names.
+    /// Returns the index in `closed` of the log that `config` names.
     fn find(&self, config: &LogConfig) -> Option<usize> {
         let wanted = (&*config.name, config.is_topic());
         self.closed.binary_search_by(|metadata| key(metadata).cmp(&wanted)).ok()
     }
 
-    /// Undoes [`LogRegistry::open`]. The store does not have the new logs of
-    /// `opened`.
+    /// Undoes [`LogRegistry::open`] after an error. The logs that are new in
+    /// `opened` are not in the store.
     pub(in crate::log) fn close(&mut self, opened: Opened) {
         let Opened { writers, created } = opened;
         for (index, writer) in writers.into_iter().enumerate() {
@@ -102,25 +103,27 @@ impl LogRegistry {
     }
 }
 
-/// Logs that no reader and no caller can see yet.
+/// Newly opened logs that no reader and no caller of the engine can see yet.
 pub(in crate::log) struct Opened {
     pub(in crate::log) writers: Vec<LogWriter>,
-    /// The indexes of the logs that the store does not have yet, in ascending
-    /// order.
+    /// The indexes in `writers` of the logs that the store does not have yet, in
+    /// ascending order.
     created: Vec<usize>,
 }
 
 impl Opened {
-    /// Returns whether the store lacks some of the logs.
+    /// Returns whether some of the logs are not in the store yet.
     pub(in crate::log) fn has_new(&self) -> bool {
         !self.created.is_empty()
     }
 
-    /// Writes the metadata of the new logs and syncs it. A crash may leave some
-    /// of them in the store. They have no events, and the next start opens them.
+    /// Writes the metadata of the new logs to the store and syncs the store. After a
+    /// crash during this call, the store may have only some of the new logs. They
+    /// have no events, and the next start opens them.
     ///
     /// # Errors
-    /// [`store::Error`]. Every later commit fails then too.
+    /// [`store::Error`] if the store cannot be written. Every later commit then
+    /// fails too.
     pub(in crate::log) fn write(&self, writer: &mut Writer) -> Result<(), store::Error> {
         for created in self.created.chunks(COMMIT_LOGS) {
             let mut changes = writer.begin();
@@ -134,8 +137,8 @@ impl Opened {
     }
 }
 
-/// Returns the name of a log and whether the log belongs to a topic. A collection
-/// and a topic with the same name have separate logs.
+/// Returns the sort key of a log: its name, and whether it belongs to a topic. A
+/// collection and a topic with the same name have separate logs.
 fn key(metadata: &LogMetadata) -> (&str, bool) {
     (&metadata.name, metadata.topic)
 }
@@ -145,7 +148,8 @@ fn new_metadata(id: LogId, config: &LogConfig) -> LogMetadata {
     LogMetadata::new(id, config.name.as_str(), config.is_topic(), new_epoch())
 }
 
-/// Returns a random epoch. The keys of the hasher and the UUID are both new.
+/// Returns a random epoch, the identity of a new log. It is the hash of a new UUID,
+/// with a hasher that has new random keys.
 fn new_epoch() -> Epoch {
     Epoch::from_bits(RandomState::new().hash_one(uuid::Uuid::now_v7()))
 }

@@ -28,21 +28,24 @@ pub(in crate::log) struct LogWriter {
     retention: Retention,
     /// The offset of the next event.
     next: Offset,
-    /// The state of a log with events. A store can have 100,000 logs without
-    /// events, and this keeps their writers small.
+    /// The part of the state that a log needs from its first event on. It has its
+    /// own allocation, because a store can have 100,000 logs without events, and
+    /// their writers must be small.
     active: Option<Box<Active>>,
 }
 
-/// The part of a [`LogWriter`] that exists from the first event on.
+/// The part of a [`LogWriter`] that is created at the first write or age check of
+/// this process.
 #[derive(Default)]
 pub(in crate::log) struct Active {
     /// The events of the current commit.
     pending: VecDeque<EncodedEvent>,
     /// Whether the current commit changes the metadata.
     is_dirty: bool,
-    /// Whether retention must trim more events than one commit may.
+    /// Whether more events exceed the retention than one commit may trim.
     is_trim_pending: bool,
-    /// The age at which the current commit trims events.
+    /// The limits by which the current commit trims events by age. `None` if it
+    /// trims no event by age.
     cutoff: Option<Cutoff>,
     /// The offset and time of the oldest event, if they are known.
     oldest: Option<(Offset, Timestamp)>,
@@ -50,28 +53,31 @@ pub(in crate::log) struct Active {
     waits_until: Option<Duration>,
     /// How long the newest event has been ahead of the wall clock.
     lead: Lead,
-    /// The step back of the log's time in the current commit.
+    /// The step back of the log's time in the current commit: an event with an
+    /// earlier time than the event before it. `None` if there is no step.
     step: Option<Step>,
-    /// The memory that the tail takes, in bytes.
+    /// The memory of the tail, which is the newest batches of the log, in bytes.
     tail_bytes: usize,
-    /// No event is too old before this time.
+    /// The time of the next age check. Before this time, no event is too old.
     age_check: Timestamp,
-    /// The keys under which the writer is filed.
+    /// The keys of this writer in the sets of `Writers`.
     filed: Filed,
 }
 
 /// The keys of a writer in the sets of [`Writers`](super::writers::Writers).
 #[derive(Clone, Copy, Default, PartialEq)]
 pub(in crate::log) struct Filed {
-    /// The part of the writer in the bytes of all tails.
+    /// The bytes of this log's tail that are counted in the total of all tails.
     pub(in crate::log) bytes: usize,
-    /// The key in the order of eviction. `None` if the tail is empty.
+    /// The sort key of the log in the order of eviction, see [`LogWriter::weight`].
+    /// `None` if the tail is empty.
     pub(in crate::log) weight: Option<(bool, usize)>,
     /// The time of the next age check. `None` if no event is trimmed by age.
     pub(in crate::log) age: Option<Timestamp>,
 }
 
-/// Returns the active part in `slot`. Creates the part if `slot` is empty.
+/// Returns the [`Active`] part of a writer, which is in `slot`. Creates the part if
+/// `slot` is empty.
 fn activate(slot: &mut Option<Box<Active>>) -> &mut Active {
     slot.get_or_insert_with(|| Box::new(Active { age_check: NOW, ..Active::default() }))
 }
@@ -106,7 +112,8 @@ impl LogWriter {
         self.metadata
     }
 
-    /// Returns whether the writer has the part that a log without events lacks.
+    /// Returns whether the writer has an [`Active`] part. A log without events has
+    /// none.
     #[cfg(test)]
     pub(in crate::log) fn is_active(&self) -> bool {
         self.active.is_some()
@@ -122,20 +129,21 @@ impl LogWriter {
         self.active.as_ref().map_or(0, |active| active.tail_bytes)
     }
 
-    /// Returns the keys under which the writer is filed.
+    /// Returns the keys of this writer in the sets of `Writers`.
     pub(in crate::log) fn filed(&self) -> Filed {
         self.active.as_ref().map_or_else(Filed::default, |active| active.filed)
     }
 
-    /// Records the keys under which the writer is filed.
+    /// Records the keys of this writer in the sets of `Writers`.
     pub(in crate::log) fn set_filed(&mut self, filed: Filed) {
         if filed != self.filed() {
             activate(&mut self.active).filed = filed;
         }
     }
 
-    /// Compares the time of the newest event with the clocks. Returns whether
-    /// that event is too far ahead of the wall clock.
+    /// Compares the time of the newest event with the clocks. Returns whether this
+    /// event is too far ahead of the wall clock: more than
+    /// [`LEAD_MAX`](super::clock::LEAD_MAX).
     pub(in crate::log) fn observe(&mut self, now: ClockReading) -> bool {
         let newest = self.metadata.time;
         if self.active.is_some() || is_ahead(newest, now) {
@@ -150,8 +158,8 @@ impl LogWriter {
         self.active.as_ref().is_some_and(|active| active.lead.is_ahead())
     }
 
-    /// Returns whether the log is as `config` asks, apart from the retention. The
-    /// retention of an open log can change.
+    /// Returns whether the log has the storage kind and the event types of `config`.
+    /// Only the retention of an open log can change.
     pub(in crate::log) fn is_compatible(&self, config: &LogConfig) -> bool {
         self.log.medium() == config.medium() && self.log.origin().kind == config.kind
     }
@@ -174,7 +182,8 @@ impl LogWriter {
         self.active.as_ref().is_some_and(|active| active.is_trim_pending)
     }
 
-    /// Decides one write. The state of the resource includes the earlier writes
+    /// Decides whether one write is accepted, and adds an accepted write to the
+    /// commit. The decision uses the state of the resource after the earlier writes
     /// of the same commit.
     pub(in crate::log) fn decide(
         &mut self,
@@ -217,8 +226,10 @@ impl LogWriter {
         Ok(Ok(outcome))
     }
 
-    /// Returns the time of the next event: the time of the wall clock, but never
-    /// before the newest event. A step back of the log's time is the exception.
+    /// Returns the time of the next event: the time of the wall clock, or the time
+    /// of the newest event if that is later. If the newest event has been too far
+    /// ahead of the wall clock for ten minutes, the log's time steps back: the next
+    /// event gets the time of the wall clock.
     fn date(&mut self, now: ClockReading) -> Timestamp {
         let newest = self.metadata.time;
         let active = activate(&mut self.active);
@@ -291,9 +302,9 @@ impl LogWriter {
         commit.put_state(resource, state);
     }
 
-    /// Reserves the offsets up to `count` after the head if the head is beyond
-    /// the reserved offsets. Returns whether it did. The commit must then be
-    /// synced.
+    /// Reserves `count` offsets after the head if the head is beyond the last
+    /// reserved offset. Returns whether it has reserved offsets. The caller must
+    /// then sync the commit.
     pub(in crate::log) fn reserve(&mut self, count: u64) -> bool {
         let head = self.metadata.position.head;
         let is_needed = self.metadata.reserved < head;
@@ -303,8 +314,9 @@ impl LogWriter {
         is_needed
     }
 
-    /// Ends the reservation of the offsets that were not issued. An earlier run
-    /// may have issued some of them before an unclean stop: those stay reserved.
+    /// Ends the reservation of the offsets that were not issued. If an earlier run
+    /// stopped uncleanly, it may have issued any offset that it had reserved. These
+    /// offsets stay reserved.
     pub(in crate::log) fn release(&mut self, changes: &mut Transaction) {
         let issued = Offset(self.next.0 - 1);
         if self.metadata.reserved > issued {
@@ -313,8 +325,8 @@ impl LogWriter {
         }
     }
 
-    /// Adds the log's changes to the commit: the new events that retention
-    /// keeps, the trims, and the metadata. Returns the new events, for
+    /// Adds the log's changes to the commit: the new events that retention keeps,
+    /// the removal of trimmed events, and the metadata. Returns all new events, for
     /// [`LogWriter::publish`]. A log in memory adds nothing to the commit.
     ///
     /// # Errors
@@ -338,15 +350,16 @@ impl LogWriter {
         }
         active.is_dirty = false;
         active.cutoff = None;
-        // The floor rises before the commit: a reader that misses trimmed events
-        // must find a floor above them. If the commit also trims events of its
-        // own, the floor stops at the head and rises again in `publish`.
+        // Raise the floor, the offset of the newest trimmed event, before the
+        // commit. A reader that misses trimmed events must find a floor that is not
+        // below them. If the commit also trims some of its own events, the floor
+        // rises only to the head here. `publish` raises it again.
         self.log.raise_floor(self.metadata.position.floor.min(self.log.head()));
         Ok(events)
     }
 
-    /// Shows the committed events to readers, and then raises the floor, which is
-    /// never above the head.
+    /// Makes the committed events visible to readers and then raises the floor. In
+    /// this order, the floor is never above the head.
     pub(in crate::log) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
         let active = activate(&mut self.active);
         if !events.is_empty() {
@@ -372,16 +385,18 @@ impl LogWriter {
         self.log.set_bounds(self.metadata.position);
     }
 
-    /// Returns the key for the order of eviction: a tail whose oldest batch is
-    /// trimmed is evicted first, then the largest tail.
+    /// Returns the sort key of the log for the order of eviction. The log with the
+    /// highest key loses a batch first: a log whose oldest batch in the tail is
+    /// trimmed already, then the log with the largest tail.
     pub(in crate::log) fn weight(&self) -> (bool, usize) {
         let is_trimmed = self.log.medium() == StorageKind::Memory && self.log.is_oldest_trimmed();
         (is_trimmed, self.tail_bytes())
     }
 
-    /// Evicts the oldest batch of the tail from memory, or a part of it. Returns
-    /// whether it could. The events of a log in memory are lost, so the floor
-    /// rises. The newest batch stays for `shown` after its commit.
+    /// Evicts the oldest batch of the tail, or a part of this batch, from memory.
+    /// Returns whether it has evicted events. The evicted events of a log in memory
+    /// are lost, so the floor rises to the last of them. The newest batch is not
+    /// evicted for the duration `shown` after its commit.
     pub(in crate::log) fn evict(&mut self, shown: Duration) -> bool {
         let Some((batch, count)) = self.log.oldest(shown) else { return false };
         if self.log.medium() == StorageKind::Memory {
@@ -395,7 +410,7 @@ impl LogWriter {
             let active = activate(&mut self.active);
             active.oldest = None;
             active.age_check = NOW;
-            // As in `stage`, the floor rises before the events go.
+            // As in `stage`, the floor rises before the events are removed.
             self.publish_bounds();
         }
         activate(&mut self.active).tail_bytes -= self.log.evict(count);

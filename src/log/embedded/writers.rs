@@ -1,13 +1,15 @@
-//! The writers of all logs, with sets of the writers that have work.
+//! The committer's writers, one for each log, and sets of the writers to visit next.
 //!
-//! A store may have 100,000 logs. A commit visits the writers that it changes,
-//! a tick visits the writers that have something due, and eviction visits the
-//! largest tails. Each of these sets is kept up to date by `Writers::file`,
-//! which runs after each change of a writer.
+//! A store may have 100,000 logs, so the committer must not visit all of them. A
+//! commit visits only the writers that it changes. A tick, once a second, visits
+//! only the writers that have events to check or to trim. Eviction from memory
+//! visits the logs whose newest batches take the most memory. `Writers::file`
+//! updates these sets after each change of a writer.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem::take;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::clock::{ClockReading, LEAD_MAX, later};
@@ -19,60 +21,69 @@ use crate::log::{
     StorageKind, Write,
 };
 use crate::store::{self, Cursor};
+use crate::wire::LogIdentity;
 
-/// The index of a writer. It never changes.
+/// The index of a log's writer in [`Writers`]. The index of a log never changes.
 pub(in crate::log) type Place = usize;
 
-/// The writers of all logs.
+/// The committer's writers, one for each log.
 #[derive(Default)]
 pub(in crate::log) struct Writers {
     all: Vec<LogWriter>,
-    /// The place of each log. A `u32` needs half the memory of a [`Place`].
+    /// The index of each log's writer in `all`. A `u32` needs half the memory of a
+    /// [`Place`].
     by_id: HashMap<LogId, u32>,
     disk: Due,
     memory: Due,
-    /// The logs whose newest event is more than [`LEAD_MAX`] ahead of the wall
-    /// clock.
+    /// The logs whose newest event has a time that is more than [`LEAD_MAX`] later
+    /// than the wall clock.
     ahead: Vec<Place>,
-    /// No event of a log outside `ahead` has a later time.
+    /// An upper bound for the times of the events in all logs that are not in
+    /// `ahead`.
     newest: Timestamp,
-    /// The clock of the last tick by which events expire.
+    /// The time of [`ClockReading::expiry`] at the last tick. Events are trimmed by
+    /// age with that clock.
     expiry: Timestamp,
-    /// The bytes of all tails.
+    /// The memory of all tails together, in bytes. The tail of a log is its newest
+    /// batches, in memory.
     tail_bytes: usize,
-    /// The tails that may have a batch to evict. The last tail is evicted from
-    /// first.
+    /// The logs whose tail may have a batch to evict, in the order of eviction. An
+    /// element is the result of [`LogWriter::weight`] with the index of the writer.
+    /// The last log of the set is the first to lose a batch.
     order: BTreeSet<(bool, usize, Reverse<Place>)>,
-    /// The tails that had no batch to evict. They return to `order` at the next
+    /// The logs whose tail had no batch to evict. They return to `order` at the next
     /// tick.
     resting: Vec<Place>,
-    /// The logs whose head has moved and whose observers are not notified yet.
+    /// The logs that have new events and whose observers are not notified yet.
     moved: Vec<Place>,
-    /// The number of times that a writer was visited.
+    /// The number of calls of `Writers::at`.
     #[cfg(test)]
     pub(in crate::log) visits: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
-/// The work of the logs of one storage kind.
+/// The logs of one storage kind (disk or memory) that have changes to commit, events
+/// to trim, or an age check that is due.
 #[derive(Default)]
 struct Due {
-    /// The writers that the current commit has changed.
+    /// The logs that have changes for the current commit.
     dirty: Vec<Place>,
-    /// The writers that have more events to trim than one commit may trim.
+    /// The logs that have more events to trim than one commit may trim.
     trims: BTreeSet<Place>,
-    /// The times at which the logs must be checked for events that are too old.
+    /// The time of the next age check of each log. An age check looks for events
+    /// that are older than the retention allows.
     ages: BTreeSet<(Timestamp, Place)>,
-    /// The logs that trim nothing by age before a monotonic time, in the order
-    /// of these times.
+    /// The logs that wait after the start. Before this monotonic time, a log trims
+    /// no event by age. The entries are in the order of these times.
     waiting: VecDeque<(Duration, Place)>,
 }
 
 impl Writers {
-    /// Adds writers that have seen no clock yet.
+    /// Adds the writers of newly opened logs, and compares their newest events with
+    /// the clock reading `now`.
     pub(in crate::log) fn add(&mut self, writers: Vec<LogWriter>, now: ClockReading) {
         let first = self.all.len();
         if first == 0 {
-            // Without a copy: there may be many.
+            // The first call may add 100,000 writers. They are not copied.
             self.all = writers;
         } else {
             self.all.extend(writers);
@@ -103,8 +114,8 @@ impl Writers {
         self.all.iter_mut()
     }
 
-    /// Returns the place of the log of each of `configs`, or `None` if the log is
-    /// not open.
+    /// Returns the index of the writer for each of `configs`, or `None` if that log
+    /// is not open.
     pub(in crate::log) fn find(&self, configs: &[LogConfig]) -> Vec<Option<Place>> {
         let writers = self.all.iter().enumerate();
         let places: HashMap<_, _> = writers
@@ -114,15 +125,25 @@ impl Writers {
         configs.iter().map(find).collect()
     }
 
-    /// Returns the writer at `place`. Call [`Writers::file`] after a change.
+    /// Returns the index of the writer of `log`, or `None` if the log belongs to
+    /// another engine. A log of another engine can have the same id, but not the
+    /// same `identity` object.
+    fn place(&self, log: LogId, identity: &Arc<LogIdentity>) -> Option<Place> {
+        let place = *self.by_id.get(&log)? as Place;
+        Arc::ptr_eq(self.all[place].log().origin(), identity).then_some(place)
+    }
+
+    /// Returns the writer at `place`. The caller must call [`Writers::file`] after
+    /// it has changed the writer.
     fn at(&mut self, place: Place) -> &mut LogWriter {
         #[cfg(test)]
         self.visits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         &mut self.all[place]
     }
 
-    /// Changes the retention of the log at `place` if the log is as `config`
-    /// asks apart from the retention. Returns whether it is.
+    /// Gives the log at `place` the retention of `config` and returns `true`.
+    /// Returns `false` and changes nothing if `config` has another storage kind or
+    /// other event types than the log.
     pub(in crate::log) fn set_retention(&mut self, place: Place, config: &LogConfig) -> bool {
         let writer = self.at(place);
         let is_compatible = writer.is_compatible(config);
@@ -133,16 +154,18 @@ impl Writers {
         is_compatible
     }
 
-    /// Decides `writes` to `log`, in order. Returns `None` if no writer has the
-    /// log.
+    /// Decides in order which of `writes` are accepted, and adds the accepted writes
+    /// to the commit `work`. Returns the result of each write, or `None` if the log
+    /// belongs to another engine.
     pub(in crate::log) fn decide(
         &mut self,
         work: &mut CommitBatch,
         log: LogId,
+        identity: &Arc<LogIdentity>,
         writes: &[Write],
         bytes_max: usize,
     ) -> Option<Result<Vec<Result<AppendOutcome, AppendRejection>>, store::Error>> {
-        let place = *self.by_id.get(&log)? as Place;
+        let place = self.place(log, identity)?;
         // An event has the time of this clock or of the event before it.
         self.newest = self.newest.max(work.now().wall);
         Some(self.changing(place, |writer| {
@@ -150,13 +173,14 @@ impl Writers {
         }))
     }
 
-    /// Decides all writes of `batch`, in order. If one write is rejected, no
-    /// write of the batch is in the commit, and no offset was used.
+    /// Decides in order whether the writes of `batch` are accepted, and adds them to
+    /// the commit `work`. If one write is rejected, no write of the batch is in the
+    /// commit, and no offset is used.
     ///
     /// # Errors
-    /// [`AtomicError`] for the first write that was rejected or whose state
-    /// could not be read, for a cursor beyond the head of its log, and for a log
-    /// that belongs to another engine.
+    /// [`AtomicError`] if a write was rejected (the error is for the first one), if
+    /// the store could not be read, if a cursor is beyond the head of its log, or if
+    /// a log belongs to another engine.
     pub(in crate::log) fn decide_all(
         &mut self,
         work: &mut CommitBatch,
@@ -170,8 +194,7 @@ impl Writers {
         let appends = batch.appends.iter().enumerate();
         let mut decided = appends
             .map(|(index, (log, writes))| {
-                let Some(&place) = self.by_id.get(&log.id()) else { return Err(unknown(log)) };
-                let place = place as Place;
+                let place = self.place(log.id(), log.origin()).ok_or_else(|| unknown(log))?;
                 savepoints.push((place, self.at(place).savepoint()));
                 self.changing(place, |writer| decide_each(writer, work, index, writes, bytes_max))
             })
@@ -183,7 +206,8 @@ impl Writers {
         }
         work.end_atomic(decided.is_ok());
         if decided.is_err() {
-            // The newest savepoint first: a log may occur twice in the batch.
+            // Restore the newest savepoint first, because a log may occur twice in
+            // the batch.
             for (place, savepoint) in savepoints.into_iter().rev() {
                 self.at(place).restore(savepoint);
             }
@@ -192,10 +216,12 @@ impl Writers {
         decided
     }
 
-    /// Puts the changes of cursors into the commit, all or none.
+    /// Adds the cursor changes `updates` to the commit. After an error, none of them
+    /// is in the commit.
     ///
     /// # Errors
-    /// [`AtomicError`] if an offset is beyond the head of its log.
+    /// [`AtomicError`] if an offset is beyond the head of its log, or if a log
+    /// belongs to another engine.
     fn set_cursors(
         &self,
         work: &mut CommitBatch,
@@ -204,8 +230,8 @@ impl Writers {
         let cursor = |update: &CursorUpdate| match update {
             CursorUpdate::Remove { name } => Ok((name.clone(), None)),
             CursorUpdate::Set { name, log, offset } => {
-                let place = self.by_id.get(&log.id()).ok_or_else(|| unknown(log))?;
-                let meta = self.all[*place as Place].metadata();
+                let place = self.place(log.id(), log.origin()).ok_or_else(|| unknown(log))?;
+                let meta = self.all[place].metadata();
                 if *offset > meta.position.head {
                     return Err(AtomicError::CursorAhead(name.clone()));
                 }
@@ -218,8 +244,8 @@ impl Writers {
         Ok(())
     }
 
-    /// Runs `change`, and adds the writer to the dirty ones if `change` made it
-    /// dirty.
+    /// Runs `change` on the writer at `place`. If the writer had no changes for the
+    /// current commit before and has some now, adds it to `dirty`.
     fn changing<T>(&mut self, place: Place, change: impl FnOnce(&mut LogWriter) -> T) -> T {
         let writer = self.at(place);
         let was_dirty = writer.is_dirty();
@@ -231,8 +257,9 @@ impl Writers {
         result
     }
 
-    /// Puts the changes of all dirty writers of `storage` into the commit, each
-    /// after `prepare`. Returns the events of each.
+    /// Adds the changes of all dirty writers of the storage kind `storage` to the
+    /// commit. A writer is dirty if it has changes for the current commit. Calls
+    /// `prepare` on each writer first. Returns the new events of each log.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
@@ -244,16 +271,25 @@ impl Writers {
     ) -> Result<Vec<(Place, Vec<Event>)>, store::Error> {
         let mut dirty = take(&mut self.due(storage).dirty);
         let mut staged = Vec::with_capacity(dirty.len());
-        for place in dirty.drain(..) {
+        for &place in &dirty {
             let writer = self.at(place);
             prepare(writer);
-            staged.push((place, writer.stage(work)?));
+            match writer.stage(work) {
+                Ok(events) => staged.push((place, events)),
+                Err(error) => {
+                    // A writer stays dirty until it is staged.
+                    self.due(storage).dirty = dirty;
+                    return Err(error);
+                }
+            }
         }
+        dirty.clear();
         self.due(storage).dirty = dirty;
         Ok(staged)
     }
 
-    /// Publishes the events that [`Writers::stage`] returned, after their commit.
+    /// Makes the events that [`Writers::stage`] returned visible to readers. The
+    /// caller calls this after the commit, at the time `committed`.
     pub(in crate::log) fn publish(&mut self, staged: Vec<(Place, Vec<Event>)>, committed: Instant) {
         for (place, events) in staged {
             if !events.is_empty() {
@@ -264,16 +300,15 @@ impl Writers {
         }
     }
 
-    /// Notifies the observers of each log whose head has moved since the last
-    /// call.
+    /// Notifies the observers of each log that has new events since the last call.
     pub(in crate::log) fn notify_observers(&mut self) {
         for place in self.moved.drain(..) {
             self.all[place].log().notify_observers();
         }
     }
 
-    /// Returns whether retention has more events to trim than the last commit
-    /// could.
+    /// Returns whether a log of the storage kind `storage` still has events that
+    /// exceed its retention. One commit trims only a limited number of events.
     pub(in crate::log) fn is_trim_pending(&self, storage: StorageKind) -> bool {
         let due = match storage {
             StorageKind::Disk => &self.disk,
@@ -282,7 +317,8 @@ impl Writers {
         !due.trims.is_empty()
     }
 
-    /// Makes the writers dirty that have events to trim by now.
+    /// Finds the logs that have events to trim at the time `now`, and marks their
+    /// writers as changed. The next [`Writers::stage`] trims the events.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
@@ -311,9 +347,9 @@ impl Writers {
         Ok(())
     }
 
-    /// Compares the clocks with those of the last tick, and with the times of
-    /// the logs that are ahead of the wall clock. All logs are visited only if
-    /// a clock has moved back.
+    /// Detects clocks that moved back since the last tick, and updates `ahead`, the
+    /// set of logs whose newest event is ahead of the wall clock. Visits all logs
+    /// only if a clock has moved back.
     fn watch(&mut self, now: ClockReading) {
         let bound = later(now.wall, LEAD_MAX);
         if bound < self.newest {
@@ -332,8 +368,8 @@ impl Writers {
         });
         self.ahead = ahead;
         if now.expiry < self.expiry {
-            // An event that was not ahead of the clock may be ahead now, and is
-            // then as old as an event behind it.
+            // An event that was not ahead of the clock may be ahead now. It then
+            // counts as old as the next event that is not ahead.
             for place in 0..self.all.len() {
                 self.at(place).forget_age();
                 self.file(place);
@@ -342,16 +378,18 @@ impl Writers {
         self.expiry = now.expiry;
     }
 
-    /// Returns the tails that had no batch to evict to the eviction order.
+    /// Adds the logs in `resting` to the order of eviction again. Their tails had no
+    /// batch to evict since the last tick.
     pub(in crate::log) fn wake_tails(&mut self) {
         for place in take(&mut self.resting) {
             self.file(place);
         }
     }
 
-    /// Evicts batches until all tails together take at most `bytes_max`: each
-    /// time the oldest batch of the tail that takes most. The newest batch of a
-    /// tail stays for `shown` after its commit.
+    /// Evicts batches until all tails together take at most `bytes_max` bytes. Each
+    /// step evicts the oldest batch of one tail: first of the tails whose oldest
+    /// batch is trimmed already, then of the largest tail. The newest batch of a
+    /// tail is not evicted for the duration `shown` after its commit.
     pub(in crate::log) fn evict(&mut self, bytes_max: usize, shown: Duration) {
         while self.tail_bytes > bytes_max {
             let Some((.., Reverse(place))) = self.order.last().copied() else { return };
@@ -366,7 +404,8 @@ impl Writers {
         }
     }
 
-    /// Updates the sets with the state of the writer at `place`.
+    /// Updates the sets of [`Writers`] with the current state of the writer at
+    /// `place`.
     fn file(&mut self, place: Place) {
         let writer = self.at(place);
         let storage = writer.log().medium();
@@ -380,7 +419,8 @@ impl Writers {
         let is_trim_pending = writer.is_trim_pending();
         self.tail_bytes = self.tail_bytes - was.bytes + is.bytes;
         if was.weight != is.weight {
-            // The insertion comes first: a set that empties frees its memory.
+            // Insert before the removal, because a set that becomes empty frees its
+            // memory.
             if let Some((trimmed, bytes)) = is.weight {
                 self.order.insert((trimmed, bytes, Reverse(place)));
             }
@@ -412,8 +452,8 @@ impl Writers {
     }
 }
 
-/// Decides the writes of one append of an atomic batch. `index` is the index of
-/// the append in the batch.
+/// Decides in order whether the writes `appended` to one log of an atomic batch are
+/// accepted. `index` is the index of these writes in [`AtomicBatch::appends`].
 ///
 /// # Errors
 /// [`AtomicError`] for the first write that was rejected.
@@ -426,7 +466,10 @@ fn decide_each(
 ) -> Result<Vec<AppendOutcome>, AtomicError> {
     let decide = |(write, each): (usize, &Write)| {
         let decided = writer.decide(work, each, bytes_max).map_err(Error::Store)?;
-        decided.map_err(|rejection| AtomicError::Rejected { append: index, write, rejection })
+        decided.map_err(|rejection| {
+            let log = writer.log().origin().name.to_string();
+            AtomicError::Rejected { append: index, log, write, rejection }
+        })
     };
     appended.iter().enumerate().map(decide).collect()
 }

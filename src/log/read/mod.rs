@@ -1,4 +1,5 @@
-//! The reads of a log: its tail in memory, and pages of older events.
+//! Reads of a log: from its tail (the newest batches, in memory), and from pages of
+//! older events.
 
 mod page;
 mod page_cache;

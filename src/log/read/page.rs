@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::event::{Event, Offset};
 use crate::wire::Batch;
 
-/// The number of offsets of a page.
+/// The number of consecutive offsets that one page covers.
 pub(in crate::log) const PAGE_OFFSETS: u64 = 256;
 
 /// Consecutive events that were read back from a log, in ascending order.
@@ -15,8 +15,8 @@ pub struct Page {
     /// start at or before the offset that a reader asked for.
     pub batch: Arc<Batch>,
     /// The offset up to which the log was read, also if no event matched. It is
-    /// never below the offset that the reader asked for, and at the end of the
-    /// log it is the head.
+    /// never below the offset that the reader asked for. If the page reaches the end
+    /// of the log, it is the head.
     pub scanned_to: Offset,
     /// The offset up to which the log was trimmed when the page was read. If it
     /// is above the offset that the reader asked for, events between the two may
@@ -24,7 +24,8 @@ pub struct Page {
     pub floor: Offset,
 }
 
-/// The range of offsets of a page. The boundaries do not depend on the reader.
+/// The range of offsets that a page covers. The boundaries do not depend on the
+/// reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::log) struct PageRange {
     start: u64,
@@ -32,7 +33,7 @@ pub(in crate::log) struct PageRange {
 }
 
 impl PageRange {
-    /// Returns the range that has the first offset after `after`.
+    /// Returns the range of the page that contains the first offset after `after`.
     pub(in crate::log) fn around(after: Offset) -> PageRange {
         PageRange { start: after.0 - after.0 % PAGE_OFFSETS, length: PAGE_OFFSETS }
     }
@@ -42,22 +43,22 @@ impl PageRange {
         PageRange { length: self.length.min(end.0 - self.start), ..self }
     }
 
-    /// Returns the start. It is exclusive.
+    /// Returns the offset before the first offset of the range.
     pub(in crate::log) fn start(self) -> Offset {
         Offset(self.start)
     }
 
-    /// Returns the end. It is inclusive.
+    /// Returns the last offset of the range.
     pub(in crate::log) fn end(self) -> Offset {
         Offset(self.start + self.length)
     }
 
-    /// Returns the number of offsets.
+    /// Returns the number of offsets in the range.
     pub(in crate::log) fn length(self) -> u64 {
         self.length
     }
 
-    /// Returns the half that has the first offset after `after`.
+    /// Returns the half of the range that contains the first offset after `after`.
     pub(in crate::log) fn half(self, after: Offset) -> PageRange {
         let lower = self.length / 2;
         let middle = self.start + lower;
@@ -70,10 +71,11 @@ impl PageRange {
 }
 
 impl Page {
-    /// Returns the page with a floor of at least `floor`, the floor of the log
-    /// before the read. The floor that the read found may be above `head`,
-    /// because a commit trims the store before it moves the head. Such a floor is
-    /// lowered to `head`.
+    /// Returns the page with a corrected floor (the offset of the newest trimmed
+    /// event). `floor` is the floor of the log before the read, and the page gets at
+    /// least this floor. The read may have found a floor above `head`, because a
+    /// commit trims the store before it moves the head. Such a floor is lowered to
+    /// `head`.
     pub(in crate::log) fn trimmed(self, floor: Offset, head: Offset) -> Page {
         Page { floor: self.floor.min(head).max(floor), ..self }
     }

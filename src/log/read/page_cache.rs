@@ -1,8 +1,10 @@
-//! The cache of pages. All readers of a log share it.
+//! The cache of pages, which contain older events of a log. All readers share the
+//! cache.
 //!
-//! Ten thousand clients that resume after a restart read mostly the same events.
-//! Pages therefore have fixed boundaries, one reader reads a page while the
-//! others wait for it, and the cache keeps pages with their encodings.
+//! After a restart, ten thousand clients may resume, and most of them read the same
+//! events. Pages therefore have fixed boundaries. One reader loads a page while the
+//! others wait for it. The cache keeps the encodings of a page together with the
+//! page.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use crate::log::Error;
 use crate::store::{self, ReadSnapshot, Store};
 use crate::sync::unblock;
 
-/// The bytes of an entry of the cache without its events.
+/// The memory of a cache entry without its events, in bytes.
 const SLOT_BYTES: usize = 256;
 
 /// The cache of pages, and the permits for reads on blocking threads.
@@ -31,9 +33,9 @@ pub(in crate::log) type Key = (LogId, PageRange);
 #[derive(Default)]
 struct Cache {
     slots: HashMap<Key, Slot>,
-    /// Keys in the order of their last use.
+    /// The keys of the entries in the order of their last use.
     order: BTreeMap<u64, Key>,
-    /// The number of uses so far.
+    /// The number of times that an entry was used.
     uses: u64,
     bytes: usize,
 }
@@ -49,8 +51,8 @@ struct Slot {
 pub(in crate::log) enum Entry {
     /// The page of the range.
     Page(Page),
-    /// The range has more bytes than a page may have. The halves of the range
-    /// have entries of their own.
+    /// The range has more bytes than a page may have. Each half of the range has an
+    /// entry of its own.
     Split,
 }
 
@@ -63,7 +65,7 @@ impl PageCache {
         }
     }
 
-    /// Returns the entry for `key`. If the cache lacks it, one caller runs `load`
+    /// Returns the cache entry for `key`. If there is none, one caller runs `load`
     /// while the others wait.
     pub(in crate::log) async fn entry(
         &self,
@@ -93,8 +95,9 @@ impl PageCache {
         slot.cell.clone()
     }
 
-    /// Adds the size of a loaded entry, and removes the entries that were not used
-    /// for the longest time until the cache is small enough.
+    /// Adds the size of the loaded `entry` to the size of the cache. Then removes
+    /// the least recently used entries until the cache has at most `bytes_max`
+    /// bytes.
     fn account(&self, key: Key, entry: &Entry) {
         let Entry::Page(page) = entry else { return };
         let added = footprint(page.batch.events());
@@ -109,8 +112,8 @@ impl PageCache {
         }
     }
 
-    /// Runs `read` on a blocking thread with a snapshot of the store, see
-    /// [`PageCache::on_thread`].
+    /// Runs `read` with a snapshot of the store on a blocking thread. Waits for a
+    /// permit first, see [`PageCache::on_thread`].
     pub(in crate::log) async fn read<T: Send + 'static>(
         &self,
         store: &Store,
@@ -120,9 +123,9 @@ impl PageCache {
         Ok(self.on_thread(move || read(store.view())).await??)
     }
 
-    /// Waits for a permit and runs `read` on a blocking thread. The thread keeps
-    /// the permit until `read` has ended, also if the caller drops the future. So
-    /// there are never more reads than permits.
+    /// Waits for a permit and runs `read` on a blocking thread. The thread keeps the
+    /// permit until `read` has ended, also if the caller drops the future. So the
+    /// number of concurrent reads is never larger than the number of permits.
     ///
     /// # Errors
     /// [`Error::Store`] if `read` panicked.

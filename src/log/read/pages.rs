@@ -1,4 +1,4 @@
-//! The reads of pages: from the cache, from the tail in memory or from disk.
+//! Reads of pages, which come from the cache, from the tail in memory or from disk.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::wire::{Batch, LogIdentity};
 const PAGE_BYTES: usize = 1024 * 1024;
 /// The largest number of resources of one read.
 const RESOURCES_MAX: usize = 1024;
-/// The largest size of the resources of one read, except for a single larger
-/// resource. Readers of snapshots do not share reads, so each slow reader holds
-/// this much memory. It is enough for four writes to a socket, which makes up for
-/// the cost of a blocking thread.
+/// The largest size of the resources of one read, in bytes. Only a single larger
+/// resource may exceed it. Readers of snapshots do not share reads, so each slow
+/// reader holds this much memory. The size is enough for four writes to a socket,
+/// which makes the cost of a blocking thread small in comparison.
 const RESOURCES_BYTES_MAX: usize = 256 * 1024;
-/// The memory of a resource in a read, without its document.
+/// The memory of a resource in a read without its document, in bytes.
 const RESOURCE_BYTES: usize = 128;
 
 impl Log {
-    /// Returns the page with the events after `after`. The log has issued all
-    /// offsets of the page, so the cache keeps it.
+    /// Returns the page with the events after `after`. The log must have issued all
+    /// offsets of the page. The page no longer changes then, so the cache keeps it.
     pub(in crate::log) async fn sealed_page(
         &self,
         after: Offset,
@@ -33,7 +33,7 @@ impl Log {
         self.page_in(PageRange::around(after), after, head).await
     }
 
-    /// Returns the page with the events after `after` in `range`. The log has
+    /// Returns the page with the events after `after` in `range`. The log must have
     /// issued all offsets of `range`.
     pub(in crate::log) async fn page_in(
         &self,
@@ -49,8 +49,8 @@ impl Log {
         }
     }
 
-    /// Returns the events after `after` in the last page of the log. The cache
-    /// does not keep that page, because it still grows.
+    /// Returns the events after `after` in the last page of the log. The cache does
+    /// not keep that page, because the page still gets new events.
     pub(in crate::log) async fn growing_page(
         &self,
         after: Offset,
@@ -74,7 +74,8 @@ impl Log {
             .await
     }
 
-    /// Returns events of one resource after `after`, from the index in the store.
+    /// Returns a page of events of one resource after `after`. The index of the
+    /// store finds the events.
     pub(in crate::log) async fn indexed_page(
         &self,
         subject: ResourceId,
@@ -99,8 +100,9 @@ impl Log {
         self.pages.read(self.store(), move |view| view.resource(id, &subject)).await
     }
 
-    /// Reads resources after `after` from the store: at least one, and at most
-    /// [`RESOURCES_MAX`] or [`RESOURCES_BYTES_MAX`].
+    /// Reads the next resources after the id `after` from the store: at most
+    /// [`RESOURCES_MAX`] resources and [`RESOURCES_BYTES_MAX`] bytes, but at least
+    /// one resource if there is one.
     pub(in crate::log) async fn stored_resources(
         &self,
         after: Option<ResourceId>,
@@ -123,8 +125,8 @@ impl Log {
             .await
     }
 
-    /// Returns the entry of the cache for `range`, and loads it if the cache lacks
-    /// it.
+    /// Returns the cache entry for `range`. Loads the entry if it is not in the
+    /// cache.
     async fn entry(&self, range: PageRange, head: Offset) -> Result<Entry, Error> {
         let load = async {
             let identity = self.origin().clone();
@@ -147,8 +149,9 @@ fn is_beyond(event: &Result<Event, store::Error>, end: Offset) -> bool {
     event.as_ref().is_ok_and(|event| event.offset > end)
 }
 
-/// Returns the entry for `range`. `events` starts with the first event of the range
-/// that is above the floor, and may continue after the range.
+/// Returns the cache entry for `range`, made from `events`. `events` starts with the
+/// first event of the range that is above the floor, and may continue after the
+/// range.
 fn assemble(
     identity: Arc<LogIdentity>,
     range: PageRange,

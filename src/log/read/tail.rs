@@ -1,5 +1,5 @@
-//! A log as the layers above read it: its bounds, its newest batches in memory,
-//! and pages of its older events.
+//! The type [`Log`], from which other modules read the bounds of a log, its newest
+//! batches in memory, and pages of its older events.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -14,13 +14,14 @@ use crate::store::{LogBounds, LogMetadata, Resource, Store};
 use crate::sync::{AtomicU64, Mutex};
 use crate::wire::{Batch, LogIdentity};
 
-/// A batch of the tail with at least this number of events is returned as a page,
-/// because it is often encoded already. Smaller batches are joined to pages.
-/// Otherwise a reader of single writes would get one event in each page.
+/// A batch in the tail that has at least this number of events is returned as a page
+/// of its own, because it is often encoded already. Smaller batches are joined to
+/// one page. Otherwise a reader of a log with one event in each batch would get one
+/// event in each page.
 const BATCH_EVENTS_MIN: usize = 64;
 
 /// A log: its identity, its bounds and its tail. Readers and the committer share
-/// it.
+/// this object.
 pub struct Log {
     id: LogId,
     identity: Arc<LogIdentity>,
@@ -44,14 +45,15 @@ pub(in crate::log) struct Tail {
     pub(in crate::log) batches: VecDeque<TailBatch>,
     /// The bounds of the log after the last published commit.
     pub(in crate::log) bounds: LogBounds,
-    /// The newest event before the last step back of the log's time, if the step
-    /// was in this process. A search by time in a log in memory starts there.
+    /// The offset of the last event before the newest step back of the log's time,
+    /// or 0 if the time has not stepped back in this process. A search by time in a
+    /// log in memory starts after this event.
     pub(in crate::log) step: Offset,
 }
 
 pub(in crate::log) struct TailBatch {
     pub(in crate::log) batch: Arc<Batch>,
-    /// The memory that the batch takes.
+    /// The memory that the batch takes, in bytes.
     pub(in crate::log) bytes: usize,
 }
 
@@ -93,7 +95,7 @@ impl Log {
         &self.identity
     }
 
-    /// Returns where the log is kept.
+    /// Returns where the log is stored: on disk or only in memory.
     pub fn medium(&self) -> StorageKind {
         self.storage
     }
@@ -104,9 +106,10 @@ impl Log {
     }
 
     /// Returns the floor: the offset of the newest trimmed event. The log has all
-    /// events after the floor. The floor rises before events are trimmed, so a
-    /// reader that compares it after a read finds each gap. A head that is read
-    /// after the floor is never below the floor.
+    /// events after the floor. The floor rises before events are trimmed. So a
+    /// reader that gets the floor after a read detects each gap in the events that
+    /// it has read. If the head is read after the floor, it is never below the
+    /// floor.
     pub fn floor(&self) -> Offset {
         Offset(self.floor.load(Ordering::Acquire))
     }
@@ -116,26 +119,30 @@ impl Log {
         self.appended.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of steps back of the log's time since the process
-    /// started. A step follows a clock that was ahead.
+    /// Returns how often the log's time has stepped back since the process started:
+    /// an event then has an earlier time than the event before it. This happens if
+    /// the wall clock was ahead before.
     pub fn clock_steps(&self) -> u64 {
         self.clock_steps.load(Ordering::Relaxed)
     }
 
-    /// Notifies `observer` after each commit to this log, until `observer` is
-    /// dropped. The log does not keep it. Read the head after this call: a commit
-    /// before the call notifies nobody.
+    /// Registers `observer`, which the log then notifies after each commit. The log
+    /// has only a weak reference and does not keep `observer` alive. The caller must
+    /// read the head after this call, because a commit before the call notifies
+    /// nobody.
     pub fn observe<O: LogObserver + 'static>(&self, observer: &Arc<O>) {
         let observer: Weak<O> = Arc::downgrade(observer);
         self.observers.add(observer);
     }
 
-    /// Notifies the observers, once the head is published.
+    /// Notifies the observers of the log. The caller calls this after the head has
+    /// moved.
     pub(crate) fn notify_observers(&self) {
         self.observers.notify();
     }
 
-    /// Returns whether the tail has the batch that ends at `end`.
+    /// Returns whether the tail, the newest batches in memory, has the batch that
+    /// ends at `end`.
     pub fn holds(&self, end: Offset) -> bool {
         self.tail.lock().from < end
     }
@@ -157,10 +164,11 @@ impl Log {
         Some(tail.batches.range(first..).take(count).map(|entry| entry.batch.clone()).collect())
     }
 
-    /// Returns the page with the events after `after`. It comes from the tail,
-    /// from the cache of pages, or, for a log on disk, from the disk on a blocking
-    /// thread with a permit. If `after` is below the floor, the page starts at the
-    /// floor. The caller finds the gap in [`Page::floor`].
+    /// Returns the page with the events after `after`. The page comes from the tail,
+    /// from the cache of pages, or, for a log on disk, from the disk. A disk read
+    /// waits for a permit and runs on a blocking thread. If `after` is below the
+    /// floor, the page starts at the floor. The caller detects the gap by
+    /// [`Page::floor`].
     ///
     /// # Errors
     /// [`Error::Store`] if the disk cannot be read.
@@ -168,8 +176,9 @@ impl Log {
     /// # Cancel safety
     /// Safe. A read that has started ends, and its page may be cached.
     pub async fn page(&self, after: Offset) -> Result<Page, Error> {
-        // The floor is read before the head, so it is not above the head. The head
-        // is read before the events, so `scanned_to` is not beyond them.
+        // The floor is read before the head, so the floor is not above the head. The
+        // head is read before the events, so `scanned_to` is not beyond the last
+        // event.
         let floor = self.floor();
         let head = self.head();
         let from = after.max(floor);
@@ -181,8 +190,9 @@ impl Log {
             Some(batch) if batch.events().len() >= BATCH_EVENTS_MIN => whole(batch),
             _ if PageRange::around(from).end() <= head => self.sealed_page(from, head).await?,
             Some(batch) => whole(batch),
-            // The last page of the log when it was opened. Many clients resume
-            // there after a restart, so it is cached up to that head.
+            // This was the last page when the log was opened. Many clients resume in
+            // this page after a restart, so the cache keeps it up to the head at
+            // that time.
             None if from < self.opened_at => {
                 let range = PageRange::around(from).until(self.opened_at);
                 self.page_in(range, from, head).await?
@@ -192,10 +202,10 @@ impl Log {
         Ok(page.trimmed(floor, head))
     }
 
-    /// Returns a page of events of the resource `subject` after `after`. The index
-    /// of the store finds them, so the cost does not depend on the length of the
-    /// log. A log in memory has no index: each page searches a few thousand events
-    /// of the tail.
+    /// Returns a page of events of the resource `subject` after `after`. The events
+    /// are found with the index of the store, so the cost does not depend on the
+    /// length of the log. A log in memory has no index: each page searches a few
+    /// thousand events of the tail.
     ///
     /// # Errors
     /// [`Error::Store`] if the disk cannot be read.
@@ -220,8 +230,8 @@ impl Log {
         Page { batch, scanned_to, floor }
     }
 
-    /// Returns the current state of a resource of the collection. The read takes
-    /// place on a blocking thread with a permit.
+    /// Returns the current state of a resource of the collection. The read waits for
+    /// a permit and runs on a blocking thread.
     ///
     /// # Errors
     /// [`Error::Store`] if the disk cannot be read.
@@ -236,8 +246,8 @@ impl Log {
     }
 
     /// Returns the current state of the next resources of the collection, in the
-    /// order of their ids. `after` is the id of the last resource of the call
-    /// before. The result has at most 1,024 resources and 256 KiB, or one larger
+    /// order of their ids. `after` is the id of the last resource of the previous
+    /// call. The result has at most 1,024 resources and 256 KiB, or one larger
     /// resource. It is empty if there are no more resources.
     ///
     /// # Errors
@@ -255,11 +265,11 @@ impl Log {
         }
     }
 
-    /// Returns the offset before the first event at or after `time`, and whether
-    /// the log still has every event at or after `time`. If the log's time stepped
-    /// back, only the events after the last step count, because earlier events may
-    /// have the time of a clock that was ahead. The call blocks on the disk if the
-    /// log is on disk.
+    /// Returns the offset before the first event at or after `time`, and whether the
+    /// log still has every event at or after `time`. If the log's time stepped back
+    /// (an event got an earlier time than the event before it), only the events
+    /// after the last step are searched. The earlier events may have the time of a
+    /// clock that was ahead. The call blocks on the disk if the log is on disk.
     ///
     /// # Errors
     /// [`Error::Store`] if the disk cannot be read.
@@ -270,7 +280,7 @@ impl Log {
         Ok(self.store.view().before(self.id, time)?)
     }
 
-    /// Runs [`Log::before`] on a blocking thread with a permit.
+    /// Waits for a permit and runs [`Log::before`] on a blocking thread.
     ///
     /// # Errors
     /// [`Error::Store`] if the disk cannot be read.
@@ -298,8 +308,8 @@ impl Log {
         &self.store
     }
 
-    /// Moves the floor. The caller does so before events are trimmed, and never
-    /// moves the floor above the head.
+    /// Sets the floor, the offset of the newest trimmed event. The caller does so
+    /// before it trims the events, and never sets a floor above the head.
     pub(in crate::log) fn raise_floor(&self, floor: Offset) {
         self.floor.store(floor.0, Ordering::Release);
     }
@@ -310,13 +320,13 @@ impl Log {
     }
 
     /// Adds a committed batch to the tail and moves the head to the end of the
-    /// batch. `step` is where the log's time last stepped back. Returns the
-    /// memory that the batch takes, in bytes.
+    /// batch. `step` is the offset of the last event before the newest step back of
+    /// the log's time. Returns the memory that the batch takes, in bytes.
     ///
-    /// The head moves under the lock of the tail: a reader that finds the batch
+    /// The head moves under the lock of the tail. So a reader that finds the batch
     /// in the tail can read the log up to the end of the batch. Otherwise a
-    /// subscription that the fan-out is ahead of would ask for empty pages in a
-    /// loop until the head has moved.
+    /// subscription that is behind the fan-out would request empty pages in a loop
+    /// until the head has moved.
     pub(in crate::log) fn publish(&self, batch: Arc<Batch>, step: Offset) -> usize {
         let (bytes, end) = (footprint(batch.events()), batch.end());
         self.appended.fetch_add(batch.events().len() as u64, Ordering::Relaxed);

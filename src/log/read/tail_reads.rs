@@ -1,5 +1,6 @@
-//! The reads from the tail of a log. A log in memory consists of its tail: an
-//! evicted event is lost, and the floor rises to its offset.
+//! Reads from the tail of a log: the newest batches, in memory. A log in memory has
+//! only its tail. An event that is evicted from the tail is lost then, and the floor
+//! rises to its offset.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +14,16 @@ use crate::wire::Batch;
 
 /// The largest number of events in a page of one resource.
 const PAGE_EVENTS: usize = 256;
-/// The largest number of events that a page of one resource searches. Memory has
-/// no index, and the search keeps the thread of the reader busy. The comparison of
-/// this number of short texts takes no longer than the encoding of one page.
+/// The largest number of events that are searched for one page of one resource. A
+/// log in memory has no index, and the search blocks the thread of the reader. The
+/// comparison of this number of resource ids takes no longer than the encoding of
+/// one page.
 const SEARCHED_EVENTS: u64 = 8192;
 
 impl Log {
     /// Returns the offset up to which events were evicted from the tail, and the
-    /// batches after `after`. The batches stop once they have `events_max` events
-    /// after `after`.
+    /// batches with events after the offset `after`. The list of batches ends as
+    /// soon as it has `events_max` events after `after`.
     pub(in crate::log) fn read_tail(
         &self,
         after: Offset,
@@ -40,9 +42,10 @@ impl Log {
         (tail.from, batches.map(|entry| entry.batch.clone()).collect())
     }
 
-    /// Returns the floor of `range` in the tail, the events of `range`, and the
-    /// first event behind it. No event above that floor is missing. Returns `None`
-    /// if the log is on disk and the tail lacks some of the events.
+    /// Returns the events of `range` from the tail, followed by the first event
+    /// after the range if there is one, and a floor. No event of the range above
+    /// this floor is missing. Returns `None` if the log is on disk and the tail no
+    /// longer has some of the events.
     pub(in crate::log) fn recent(&self, range: PageRange) -> Option<(Offset, Vec<Event>)> {
         let (from, batches) = self.read_tail(range.start(), range.length() + 1);
         let is_whole = from <= range.start();
@@ -63,8 +66,9 @@ impl Log {
         Some((if is_whole { Offset::ZERO } else { from }, events))
     }
 
-    /// Returns a page of events of one resource after `after`, from a log in
-    /// memory. The caller read `floor` and `head` before.
+    /// Returns a page of events of one resource after the offset `after`, from a log
+    /// in memory. `floor` and `head` are the bounds of the log that the caller has
+    /// read before.
     pub(in crate::log) fn read_tail_of(
         &self,
         subject: &ResourceId,
@@ -107,23 +111,24 @@ impl Log {
         (before.max(bounds.floor), is_whole)
     }
 
-    /// Sets the bounds of the log after a published commit.
+    /// Sets the bounds of the log to their values after a published commit.
     pub(in crate::log) fn set_bounds(&self, bounds: LogBounds) {
         self.tail.lock().bounds = bounds;
     }
 
-    /// Returns whether all events of the oldest batch are trimmed. Only live
-    /// subscribers that are a little late still need such a batch.
+    /// Returns whether retention has trimmed all events of the oldest batch in the
+    /// tail. Only live subscribers that are a little late still need such a batch.
     pub(in crate::log) fn is_oldest_trimmed(&self) -> bool {
         let floor = self.floor();
         self.tail.lock().batches.front().is_some_and(|entry| entry.batch.end() <= floor)
     }
 
-    /// Returns the oldest batch and how many of its events may be evicted next, or
-    /// `None` if no event may. The newest batch stays for `shown` after its commit,
-    /// also if it is large, because all live subscribers read it from the tail. A
-    /// log in memory keeps its newest event forever, so at most half of its last
-    /// batch is evicted at a time.
+    /// Returns the oldest batch of the tail and the number of its events to evict
+    /// next, or `None` if no event may be evicted. The newest batch is not evicted
+    /// for the duration `shown` after its commit, also if it is large, because all
+    /// live subscribers read it from the tail. A log in memory always keeps its
+    /// newest event. If only one batch is left, at most half of it is evicted at a
+    /// time, or the part that is trimmed already.
     pub(in crate::log) fn oldest(&self, shown: Duration) -> Option<(Arc<Batch>, usize)> {
         let floor = self.floor();
         let tail = self.tail.lock();

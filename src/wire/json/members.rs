@@ -1,9 +1,11 @@
-//! The members of JSON objects as slices, without a tree.
+//! The members of JSON objects as slices of the JSON text. No tree of values is
+//! built.
 
 use super::text;
 
-/// A position in a compact text. On bytes that are not compact JSON the cursor
-/// stops early. Every step except the last one moves the cursor forward.
+/// A reading position in compact JSON text. In other text, the cursor can stop too
+/// early. [`Cursor::key`] moves the cursor forward each time that it returns a key,
+/// so a loop over the members always ends.
 pub(super) struct Cursor<'a> {
     text: &'a [u8],
     at: usize,
@@ -19,12 +21,13 @@ impl<'a> Cursor<'a> {
         self.text.get(self.at).copied()
     }
 
-    /// Returns the position in the text.
+    /// Returns the position of the cursor in the text, in bytes.
     pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// Returns the text from an earlier position to the cursor.
+    /// Returns the text from `position`, an earlier position of the cursor, to the
+    /// cursor.
     pub(super) fn since(&self, position: usize) -> &'a [u8] {
         &self.text[position..self.at]
     }
@@ -39,13 +42,14 @@ impl<'a> Cursor<'a> {
         self.peek() == Some(b'n')
     }
 
-    /// Moves the cursor into the object at the cursor.
+    /// Moves the cursor past the opening brace of the object at the cursor.
     pub(super) fn enter(&mut self) {
         self.step();
     }
 
-    /// Moves to the value of the next member, and returns its key. At the end of
-    /// the object, moves past the object and returns `None`.
+    /// Moves the cursor to the value of the next member, and returns the key of this
+    /// member with its quotes. At the end of the object, moves the cursor past the
+    /// object and returns `None`.
     pub(super) fn key(&mut self) -> Option<&'a [u8]> {
         if self.peek() == Some(b',') {
             self.step();
@@ -62,7 +66,7 @@ impl<'a> Cursor<'a> {
         Some(key)
     }
 
-    /// Moves past the value at the cursor, and returns this value.
+    /// Moves the cursor past the value at the cursor, and returns this value.
     pub(super) fn skip(&mut self) -> &'a [u8] {
         let start = self.at;
         match self.peek() {
@@ -114,8 +118,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Returns the members of a compact object in their order: the key with its
-/// quotes, and the value. Any other value has no members.
+/// Returns the members of a compact object in their order. An item is the key with
+/// its quotes, and the value. If `object` is not an object, the iterator is empty.
 pub fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut cursor = Some(Cursor::new(object)).filter(Cursor::at_object);
     if let Some(cursor) = &mut cursor {
@@ -128,8 +132,8 @@ pub fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Returns the value of the member `name` of a compact object. Any other value
-/// has no members.
+/// Returns the value of the member `name` of a compact object. Returns `None` if
+/// there is no such member, or if `object` is not an object.
 pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let plain = text::plain(name.as_bytes()).length == name.len();
     let mut quoted = Vec::new();
@@ -146,10 +150,11 @@ fn content(key: &[u8]) -> &[u8] {
     key.get(1..key.len() - 1).unwrap_or_default()
 }
 
-/// Appends the compact object with `name: value` as its first member. The members
-/// in `drop` and any other member `name` are left out. A value that is not an
-/// object is treated as an empty object. Each key is compared with all of `drop`,
-/// so `drop` should have only a few names.
+/// Appends a copy of the compact object `object` to `out`. The first member of the
+/// copy is `name` with the value `value`. The copy omits the members in `drop` and
+/// any other member `name`. If `object` is not an object, it is treated as an empty
+/// object. Each key is compared with all names in `drop`, so `drop` should have only
+/// a few names.
 pub fn with_first(object: &[u8], name: &str, value: &[u8], drop: &[&str], out: &mut Vec<u8>) {
     let quoted = |name: &str| {
         let mut quoted = Vec::with_capacity(name.len() + 2);
@@ -171,8 +176,8 @@ pub fn with_first(object: &[u8], name: &str, value: &[u8], drop: &[&str], out: &
     out.push(b'}');
 }
 
-/// Appends a quoted key and a colon. A comma precedes every key except the first
-/// of an object. The first key is recognized by the `{` before it, because no
+/// Appends a quoted key and a colon to `out`. Appends a comma before every key
+/// except the first key of an object. Before the first key, `out` ends with `{`. No
 /// value ends with `{`.
 pub(super) fn put_key(key: &[u8], out: &mut Vec<u8>) {
     if out.last() != Some(&b'{') {

@@ -6,9 +6,9 @@ use std::ops::Range;
 use super::members::{Cursor, put_key};
 use super::{COMPARED_MAX, DEPTH_MAX};
 
-/// Appends the result of the merge patch `patch` (RFC 7396) on `target`. Both must
-/// be compact. The members keep the order of the target. New members follow in
-/// the order of the patch.
+/// Applies the merge patch `patch` (RFC 7396) to `target`, and appends the result to
+/// `out`. Both texts must be compact JSON. The result has the members of the target
+/// in their order. The new members follow in the order of the patch.
 pub fn merge_patch(target: &[u8], patch: &[u8], out: &mut Vec<u8>) {
     let mut changes = Vec::new();
     read(&mut Cursor::new(patch), DEPTH_MAX, &mut changes);
@@ -16,22 +16,22 @@ pub fn merge_patch(target: &[u8], patch: &[u8], out: &mut Vec<u8>) {
     Merge { changes, out }.value(&mut Cursor::new(target), patch, all, DEPTH_MAX);
 }
 
-/// A member of the patch, or of an object at any level in the patch. All members
-/// are in one list in the order of the text. The text of a deep patch is therefore
-/// read once, and not once for each level.
+/// A member of an object in the patch, at any level of nesting. The members of all
+/// levels are in one list, in the order of the text. The text of a deep patch is
+/// therefore read once, and not once for each level.
 struct Change<'a> {
     key: &'a [u8],
     value: &'a [u8],
-    /// The end of the members inside `value`, as an index into the list. They
-    /// begin at the index after this member.
+    /// The index, in the list of all members, after the last member inside `value`.
+    /// The members inside `value` begin at the index after this member.
     end: usize,
-    /// Whether the target has the member.
+    /// Whether the target has a member with this key.
     in_target: bool,
 }
 
-/// Appends the members of the value at the cursor `patch` to `list`, and moves the
-/// cursor past the value. `levels` limits the recursion on text that was not
-/// validated.
+/// Appends the members of the value at the cursor `patch` to `list`. Moves the
+/// cursor past the value, and returns the value. `levels` limits the recursion on
+/// text that was not validated.
 fn read<'a>(patch: &mut Cursor<'a>, levels: usize, list: &mut Vec<Change<'a>>) -> &'a [u8] {
     if levels == 0 || !patch.at_object() {
         return patch.skip();
@@ -53,8 +53,8 @@ struct Merge<'a, 'o> {
 }
 
 impl<'a> Merge<'a, '_> {
-    /// Merges `patch` into the value at the cursor `target`. The members of
-    /// `patch` are in the list at `range`.
+    /// Merges `patch` into the value at the cursor `target`, and appends the result
+    /// to `out`. `range` has the indexes of the members of `patch` in `changes`.
     fn value(
         &mut self,
         target: &mut Cursor<'_>,
@@ -105,7 +105,8 @@ impl<'a> Merge<'a, '_> {
         }
     }
 
-    /// Returns the members at `range`, without the members inside their values.
+    /// Returns the indexes of the members in `range`. Leaves out the members that
+    /// are nested inside the values of these members.
     fn members(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
         let mut at = range.start;
         std::iter::from_fn(move || {
@@ -116,9 +117,9 @@ impl<'a> Merge<'a, '_> {
     }
 }
 
-/// Appends the value at the cursor `patch` for a target that is not an object. The
-/// members with the value null are left out. Values inside arrays are unchanged
-/// (RFC 7396 §2).
+/// Appends the value at the cursor `patch` without its members that are null. This
+/// is the result of a patch whose target is not an object. Values inside arrays are
+/// unchanged (RFC 7396 §2).
 fn without_nulls(patch: &mut Cursor<'_>, levels: usize, out: &mut Vec<u8>) {
     if levels == 0 || !patch.at_object() {
         return out.extend_from_slice(patch.skip());

@@ -1,9 +1,9 @@
 //! Validation and compaction of JSON in one pass.
 //!
-//! The scanner follows the grammar of RFC 8259. It has an explicit stack, so
-//! nesting does not use the call stack. It copies the input in the longest
-//! possible pieces: white space or a rewritten key ends a piece, and compact input
-//! is copied in one piece.
+//! The scanner follows the grammar of RFC 8259. It has an explicit stack, so nested
+//! input does not use the call stack. It copies the input to the output in the
+//! longest possible pieces. A piece ends only at white space or at a key that is
+//! rewritten. Input that is already compact is copied in one piece.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -23,8 +23,8 @@ pub(super) fn compact(input: &[u8]) -> Result<Vec<u8>, ParseError> {
     loop {
         if scan.value()? && !scan.next_value()? {
             scan.flush();
-            // The capacity includes the removed white space. An event holds its
-            // text as long as the ring does, so the excess is freed.
+            // The capacity includes the removed white space. A ring can keep the
+            // text of an event in memory for long, so the unused capacity is freed.
             scan.out.shrink_to_fit();
             return Ok(scan.out);
         }
@@ -39,8 +39,8 @@ struct Scan<'a> {
     copied: usize,
     out: Vec<u8>,
     open: Vec<Container<'a>>,
-    /// The keys of the open objects that have no set. The keys of the innermost
-    /// object are last.
+    /// The keys of the objects in `open` whose `set` is `None`. The keys of the
+    /// innermost object are last.
     keys: Vec<Key<'a>>,
 }
 
@@ -52,7 +52,7 @@ enum Container<'a> {
     Object {
         /// The index of the object's first key in `Scan::keys`.
         first: usize,
-        /// The marks of the object's keys.
+        /// The bits that [`mark`] returned for the object's keys.
         marks: u64,
         /// The object's keys, if there are more than `COMPARED_MAX`.
         set: Option<HashSet<Key<'a>>>,
@@ -60,8 +60,9 @@ enum Container<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// Reads a scalar, an empty container, or the start of any other container up
-    /// to its first value. Returns whether a complete value was read.
+    /// Reads a scalar, an empty object or an empty array. If the value is any other
+    /// object or array, reads only its start, up to the first value inside. Returns
+    /// whether a complete value was read.
     fn value(&mut self) -> Result<bool, ParseError> {
         match self.token() {
             Some(b'"') => self.string().map(|_| true),
@@ -89,8 +90,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Closes the containers that end after a value, and moves to the next value.
-    /// Returns whether there is a next value.
+    /// Reads the closing braces and brackets after a value, and moves to the next
+    /// value. Returns whether there is a next value.
     fn next_value(&mut self) -> Result<bool, ParseError> {
         loop {
             let token = self.token();
@@ -284,10 +285,10 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Returns a word with one bit set, which the end of the key and its length
-/// select. Keys with different bits are different without a comparison. If an
-/// attacker chooses keys with the same bit, each key costs at most `COMPARED_MAX`
-/// comparisons.
+/// Returns a word with one set bit. The last eight bytes and the length of the key
+/// select the bit. Two keys with different bits are different, so they need no
+/// comparison. If an attacker chooses keys with the same bit, each key costs at most
+/// `COMPARED_MAX` comparisons.
 fn mark(key: &[u8]) -> u64 {
     let end = match key.last_chunk::<8>() {
         Some(end) => u64::from_le_bytes(*end),

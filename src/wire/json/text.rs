@@ -11,8 +11,8 @@ pub(super) struct Plain {
     pub(super) ascii: bool,
 }
 
-/// Returns the plain sequence at the start of `bytes`. The scan reads eight bytes
-/// in each step.
+/// Returns the longest sequence at the start of `bytes` that needs no escape. The
+/// scan reads eight bytes in each step.
 pub(super) fn plain(bytes: &[u8]) -> Plain {
     let mut length = 0;
     let mut all_bits = 0;
@@ -44,9 +44,10 @@ const fn every(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])
 }
 
-/// Returns a word whose lowest set bit marks the lowest byte of `word` that is a
-/// quote, a backslash or below 0x20. The mark is the high bit of this byte. Marks
-/// of higher bytes can be wrong, because a subtraction borrows from them.
+/// Finds the lowest byte of `word` that is a quote, a backslash or below 0x20. In
+/// the result, the lowest set bit is the high bit of this byte. The result is 0 if
+/// there is no such byte. Higher set bits can be wrong, because the subtraction for
+/// a byte can borrow from the next higher byte.
 fn stops(word: u64) -> u64 {
     let below = |word: u64, bound: u8| word.wrapping_sub(every(bound)) & !word;
     let control = below(word, 0x20);
@@ -85,14 +86,15 @@ fn unicode_escape(bytes: &[u8]) -> Result<(char, usize), &'static str> {
     Err(LONE)
 }
 
-/// Returns the number of the `\uXXXX` escape at the start of `bytes`.
+/// Returns the UTF-16 code unit of the `\uXXXX` escape at the start of `bytes`.
 fn code_unit(bytes: &[u8]) -> Option<u32> {
     let digits = bytes.strip_prefix(br"\u")?.first_chunk::<4>()?;
     digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
 }
 
-/// Returns the text of a compact scalar: the content of a string, or the JSON
-/// text of a number, a boolean or null. Returns `None` for an object or array.
+/// Returns the text of a JSON scalar: the content of a string without its escapes,
+/// or the JSON text of a number, a boolean or null. Returns `None` for an object or
+/// array.
 pub fn scalar_text(value: &[u8]) -> Option<Cow<'_, str>> {
     match value.first()? {
         b'{' | b'[' => None,
@@ -101,7 +103,8 @@ pub fn scalar_text(value: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Returns the content of a compact string, or `None` for any other value.
+/// Returns the content of a JSON string without its escapes. Returns `None` for any
+/// other value.
 pub fn string(value: &[u8]) -> Option<Cow<'_, str>> {
     let content = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     let content = str::from_utf8(content).ok()?;
@@ -120,8 +123,8 @@ pub fn string(value: &[u8]) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(decoded))
 }
 
-/// Appends `text` as a JSON string. A text has only one spelling: a character is
-/// escaped only if JSON requires it, with the shortest escape.
+/// Appends `text` as a JSON string. A character is escaped only if JSON requires it,
+/// and then with the shortest escape. Each text therefore has exactly one spelling.
 pub fn quote(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = text.as_bytes();

@@ -1,7 +1,7 @@
 //! The table of problem codes (`docs/protocol.md#problem-codes`).
 
-/// Defines [`Code`], [`ALL`] and [`ROWS`] from one row per code. A row without
-/// a column does not compile.
+/// Defines [`Code`], [`ALL`] and [`ROWS`] from one row per code. A row that lacks a
+/// column does not compile.
 macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident: $status:literal, $retryable:ident, $committed:ident,
         $slug:literal, $title:literal;)*) => {
@@ -27,7 +27,7 @@ macro_rules! codes {
     (@bool no) => { false };
 }
 
-/// The properties of one code.
+/// The properties of one problem code.
 struct Row {
     status: u16,
     retryable: bool,
@@ -42,15 +42,17 @@ codes! {
     MalformedRequest: 400, no, no, "malformed-request", "Malformed request";
     /// The body or message is not JSON, or is JSON that the gateway does not accept.
     MalformedJson: 400, no, no, "malformed-json", "Malformed JSON";
-    /// The text is not an event id of this gateway.
+    /// The request has a text that is not an event id in a place where an event id
+    /// is required.
     MalformedId: 400, no, no, "malformed-id", "Malformed event id";
     /// A query parameter or a header has an invalid value.
     BadParameter: 400, no, no, "bad-parameter", "Invalid parameter";
     /// A resource id or an event type breaks the rules for names.
     BadName: 400, no, no, "bad-name", "Invalid name";
-    /// The body is JSON, but the path does not accept its members or its type.
+    /// The body is valid JSON, but it has members or a JSON type that the path does
+    /// not accept.
     BadBody: 400, no, no, "bad-body", "Invalid body";
-    /// There is no valid credential.
+    /// The request has no valid credential.
     Unauthorized: 401, no, no, "unauthorized", "Credential missing or not valid";
     /// The credential does not allow the request.
     Forbidden: 403, no, no, "forbidden", "Not allowed";
@@ -68,7 +70,8 @@ codes! {
     Exists: 409, no, no, "exists", "Exists already";
     /// The first request with this idempotency key is still in progress.
     InProgress: 409, yes, no, "in-progress", "First request still in progress";
-    /// The events after the position are no longer kept, or the position belongs to another log.
+    /// The log no longer keeps the events after the requested position, or the
+    /// position belongs to another log.
     HistoryGone: 410, no, no, "history-gone", "History no longer available";
     /// The condition in `If-Match` or `If-None-Match` is false.
     PreconditionFailed: 412, no, no, "precondition-failed", "Precondition failed";
@@ -78,23 +81,25 @@ codes! {
     UriTooLong: 414, no, no, "uri-too-long", "URI too long";
     /// The path does not accept the media type of the body.
     UnsupportedMediaType: 415, no, no, "unsupported-media-type", "Unsupported media type";
-    /// `Expect` has a value other than `100-continue`.
+    /// The header `Expect` has a value other than `100-continue`.
     ExpectationFailed: 417, no, no, "expectation-failed", "Expectation failed";
     /// The idempotency key was used with another request.
     KeyReused: 422, no, no, "key-reused", "Idempotency key used for another request";
-    /// The write must name the version that it replaces.
+    /// The write needs a condition, for example `If-Match`, that names the version
+    /// to replace.
     PreconditionRequired: 428, no, no, "precondition-required", "Precondition required";
-    /// The path is a WebSocket, and the request is not a WebSocket handshake.
+    /// The path accepts only WebSocket handshakes, and the request is not a
+    /// WebSocket handshake.
     UpgradeRequired: 426, no, no, "upgrade-required", "Upgrade required";
-    /// The client is above a rate or a cap.
+    /// The client exceeds a rate limit or another limit for one client.
     TooManyRequests: 429, yes, no, "too-many-requests", "Too many requests";
-    /// The head is larger than the limit or has too many fields.
+    /// The request head is larger than the limit or has too many header fields.
     HeadTooLarge: 431, no, no, "head-too-large", "Head too large";
-    /// A defect of the gateway.
+    /// The request failed because of a defect of the gateway.
     Internal: 500, yes, yes, "internal", "Internal error";
-    /// A feature of HTTP that the gateway does not have.
+    /// The request uses a feature of HTTP that the gateway does not support.
     NotImplemented: 501, no, no, "not-implemented", "Not implemented";
-    /// A limit for all clients together is reached.
+    /// A limit on the load of all clients together is reached.
     Overloaded: 503, yes, no, "overloaded", "Overloaded";
     /// The gateway drains before it stops. It accepts no new requests.
     Draining: 503, yes, no, "draining", "Draining";
@@ -121,7 +126,8 @@ impl Code {
         self.row().status
     }
 
-    /// Returns the last segment of the member `type`. Clients compare this text.
+    /// Returns the name of the code, which is the last segment of the member `type`.
+    /// Clients compare this text.
     pub fn slug(self) -> &'static str {
         self.row().slug
     }
@@ -132,15 +138,15 @@ impl Code {
         self.row().title
     }
 
-    /// Returns whether a client can repeat the request unchanged, because the cause
-    /// is temporary or the operator can remove it.
+    /// Returns whether a client can repeat the same request later. This is true if
+    /// the cause is temporary or the operator can remove the cause.
     pub fn retryable(self) -> bool {
         self.row().retryable
     }
 
-    /// Returns whether the rejected write may have been committed in spite of
-    /// the error. If so, only an idempotency key or a precondition makes a
-    /// repeated write safe.
+    /// Returns whether the rejected write may have been committed in spite of the
+    /// error. If so, only an idempotency key or a precondition makes it safe to
+    /// repeat the write.
     pub fn may_have_committed(self) -> bool {
         self.row().may_have_committed
     }

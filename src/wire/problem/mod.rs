@@ -15,8 +15,8 @@ mod code;
 
 pub use code::{ALL, Code};
 
-/// The names of the standard members. An additional member cannot have one of
-/// these names.
+/// The names of the standard members of a problem object (RFC 9457). An additional
+/// member cannot have one of these names.
 const STANDARD: [&str; 5] = ["type", "title", "status", "detail", "instance"];
 
 /// One error that the gateway reports to a client (RFC 9457).
@@ -33,13 +33,17 @@ impl Problem {
         Problem { code, detail: detail.into(), members: Vec::new() }
     }
 
-    /// Adds the additional member `name`, or replaces its value.
+    /// Adds the member `name`, which RFC 9457 does not define. If the problem
+    /// already has this member, replaces the value.
     ///
     /// # Panics
     /// In debug builds, if `name` is one of the standard members.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Problem {
-        debug_assert!(!STANDARD.contains(&name), "{name} is a standard member of a problem and cannot be added");
+        debug_assert!(
+            !STANDARD.contains(&name),
+            "{name} is a standard member of a problem and cannot be added"
+        );
         self.members.retain(|(other, _)| *other != name);
         self.members.push((name, value.into()));
         self
@@ -65,9 +69,9 @@ impl Problem {
         &self.detail
     }
 
-    /// Returns the object as compact JSON: `type`, `title`, `status`, `detail`,
-    /// then `instance` if there is one, then the additional members. `instance`
-    /// is the path of the request.
+    /// Returns the problem object as compact JSON: `type`, `title`, `status`,
+    /// `detail`, then `instance` if there is one, then the additional members.
+    /// `instance` is the path of the request.
     pub fn to_json(&self, instance: Option<&str>) -> Bytes {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(br#"{"type":"/problems/"#);

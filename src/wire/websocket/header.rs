@@ -1,24 +1,24 @@
 //! The header of a WebSocket frame (RFC 6455 §5.2).
 
-/// The largest header of a client's frame, in bytes: two bytes, eight bytes of
-/// length and four bytes of mask.
+/// The largest header of a client's frame, in bytes: the first two bytes, eight
+/// bytes of extended length and four bytes of mask.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
 
 /// The fields of a frame header. The decoder checks which combinations of fields
 /// are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Whether the frame ends its message.
+    /// Whether the frame is the last one of its message (the FIN bit).
     pub(super) is_final: bool,
     /// Whether one of the three reserved bits is set.
     pub(super) reserved_bits: bool,
     /// The type of the frame, from its opcode.
     pub(super) frame_type: FrameType,
-    /// The mask of the payload, if it is masked.
+    /// The mask of the payload. It is `None` if the payload is not masked.
     pub(super) mask: Option<[u8; 4]>,
     /// The length of the payload in bytes.
     pub(super) length: u64,
-    /// The position of the payload, which is the length of the header in bytes.
+    /// The length of the header in bytes. The payload starts at this position.
     pub(super) payload_at: usize,
 }
 
@@ -29,7 +29,7 @@ pub(super) enum FrameType {
     Reserved,
 }
 
-/// Frames that carry a message.
+/// The types of data frames, which carry messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Data {
     Continuation,
@@ -37,7 +37,8 @@ pub(super) enum Data {
     Binary,
 }
 
-/// Frames that can arrive between the fragments of a message.
+/// The types of control frames. A control frame can arrive between the fragments of
+/// a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Control {
     Close,

@@ -1,4 +1,4 @@
-//! The commands of a session (`docs/protocol.md#websocket`).
+//! The commands of a WebSocket session (`docs/protocol.md#websocket`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +21,10 @@ use crate::wire::json::{self, Json};
 use crate::wire::problem::{Code, Problem};
 use crate::wire::{Filter, LogKind, WireFormat};
 
-/// The largest number of subscriptions of one socket.
+/// The largest number of subscriptions of one WebSocket.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 
-/// The action of a command.
+/// The kinds of commands that a client can send over a WebSocket.
 #[derive(Clone, Copy)]
 enum Verb {
     Status,
@@ -35,10 +35,11 @@ enum Verb {
     Ping,
 }
 
-/// The fields that name the target of a command.
+/// The names of the fields that select the target of a command: a topic, a
+/// collection or a resource.
 const TARGET: &[&str] = &["topic", "collection", "resource"];
 
-/// All commands: the name, the action, and the allowed fields.
+/// All commands: the name of each command, its kind, and its allowed fields.
 const COMMANDS: [(&str, Verb, [&[&str]; 2]); 6] = [
     ("get-status", Verb::Status, [TARGET, &[]]),
     (
@@ -52,29 +53,32 @@ const COMMANDS: [(&str, Verb, [&[&str]; 2]); 6] = [
     ("ping", Verb::Ping, [&[], &[]]),
 ];
 
-/// Executes the commands of a session.
+/// Executes the commands that a client sends over a WebSocket.
 #[derive(Clone)]
 pub struct CommandDispatcher(Arc<State>);
 
 struct State {
     api: Arc<Api>,
     subscriber: Arc<Subscriber>,
-    /// The caller of the handshake.
+    /// The caller that sent the WebSocket handshake.
     caller: Caller,
-    /// The target of the path; none on `/ws`.
+    /// The topic, collection or resource in the path of the handshake. `None` for
+    /// the path `/ws`, which names none.
     path: Option<StreamTarget>,
     subscriptions: Mutex<Vec<ActiveSubscription>>,
     bare: AtomicBool,
-    /// Whether a command has arrived. The first command decides between the envelope and
-    /// the bare format.
+    /// Whether the client has sent a command. The first command decides the message
+    /// format of the session: with an envelope, or bare (without one).
     has_format: AtomicBool,
 }
 
-/// The result of a command. The result includes the permit, so that a command without
-/// authorization does not compile.
+/// The replies to a command, and the permit that authorization returned for the
+/// command. Because of the permit, the code of a command without authorization does
+/// not compile.
 struct Done(Permit, Vec<CommandReply>);
 
-/// A subscription of the session, with its target.
+/// A subscription of the session, and the log, topic and resource to which the
+/// client subscribed.
 #[derive(Clone)]
 struct ActiveSubscription {
     log: LogId,
@@ -84,7 +88,8 @@ struct ActiveSubscription {
 }
 
 impl ActiveSubscription {
-    /// Returns whether one event could match both.
+    /// Returns whether one event could match both this subscription and a new
+    /// subscription to `target`.
     fn overlaps(&self, target: &StreamTarget) -> bool {
         self.log == target.log.id()
             && (self.scope.is_none() || target.scope.is_none() || self.scope == target.scope)
@@ -120,11 +125,13 @@ impl CommandDispatcher {
         }))
     }
 
-    /// Adds a subscription of the session.
+    /// Adds the subscription `id` to `target` to the list of the session's
+    /// subscriptions.
     pub(super) fn add(&self, target: &StreamTarget, id: SubscriptionId) {
         let mut subscriptions = self.0.subscriptions.lock();
         if subscriptions.is_empty() {
-            // Most sessions have one subscription; a Vec starts with four.
+            // Most sessions have one subscription. Without this call, the Vec would
+            // allocate space for four.
             subscriptions.reserve_exact(1);
         }
         subscriptions.push(ActiveSubscription {
@@ -161,12 +168,15 @@ impl CommandDispatcher {
             return Err(Problem::new(Code::UnknownCommand, detail).with("command", other.as_str()));
         };
         message.only(&fields.concat())?;
+        // Each command reads the settings once. A reload of the configuration during
+        // the command does not change them.
+        let api = &self.0.api.newest();
         match verb {
-            Verb::Status => self.status(message).await,
-            Verb::Subscribe => self.subscribe(message).await,
-            Verb::Unsubscribe => self.unsubscribe(message),
-            Verb::Request => self.request(message),
-            Verb::Publish => self.publish(message).await,
+            Verb::Status => self.status(api, message).await,
+            Verb::Subscribe => self.subscribe(api, message).await,
+            Verb::Unsubscribe => self.unsubscribe(api, message),
+            Verb::Request => self.request(api, message),
+            Verb::Publish => self.publish(api, message).await,
             Verb::Ping => {
                 let permit = authorize(&self.0.caller, Action::Session, Target::Gateway)?;
                 Ok(Done(permit, vec![respond(message, br#"{"command":"ping"}"#.to_vec())]))
@@ -174,24 +184,27 @@ impl CommandDispatcher {
         }
     }
 
-    /// Resolves the target of a command, and authorizes `action` on it.
+    /// Finds the target that a command names, and authorizes `action` on this
+    /// target.
     fn authorized(
         &self,
+        api: &Api,
         message: &Message,
         action: Action,
     ) -> Result<(StreamTarget, Permit), Problem> {
-        let found = self.target(message)?;
+        let found = self.target(api, message)?;
         let StreamTarget { log, topic, scope, .. } = &found;
         let target = Target::Log { log, topic: topic.as_deref(), resource: scope.as_ref() };
         let permit = authorize(&self.0.caller, action, target)?;
         Ok((found, permit))
     }
 
-    /// Returns the target that a command names: a topic, a collection, or a resource of the
-    /// named collection or of the collection in the path. Without these fields, the target
-    /// of the path.
-    fn target(&self, message: &Message) -> Result<StreamTarget, Problem> {
-        let api = self.0.api.newest();
+    /// Returns the target that a command names: a topic, a collection, or a resource
+    /// of a collection. If only the field `resource` is present, the resource
+    /// belongs to the collection in the path. If none of the fields is present,
+    /// returns the target of the path. The filter and the overflow policy of this
+    /// target do not change after the handshake.
+    fn target(&self, api: &Api, message: &Message) -> Result<StreamTarget, Problem> {
         let catalog = &api.catalog;
         let topic = message.text("topic")?;
         let collection = message.text("collection")?;
@@ -227,8 +240,8 @@ impl CommandDispatcher {
         Ok(StreamTarget { log, topic, scope, filter, overflow, params: StreamParams::default() })
     }
 
-    async fn status(&self, message: &Message) -> Result<Done, Problem> {
-        let (target, permit) = self.authorized(message, Action::Read)?;
+    async fn status(&self, api: &Api, message: &Message) -> Result<Done, Problem> {
+        let (target, permit) = self.authorized(api, message, Action::Read)?;
         let LogKind::Collection(names) = &target.log.origin().kind else {
             return Err(wrong("topic", "omitted: a topic has no resources"));
         };
@@ -250,8 +263,8 @@ impl CommandDispatcher {
         Ok(Done(permit, vec![respond(message, data)]))
     }
 
-    async fn subscribe(&self, message: &Message) -> Result<Done, Problem> {
-        let (mut target, permit) = self.authorized(message, Action::Read)?;
+    async fn subscribe(&self, api: &Api, message: &Message) -> Result<Done, Problem> {
+        let (mut target, permit) = self.authorized(api, message, Action::Read)?;
         let mut types = Vec::new();
         for name in message.list("types")? {
             types.push(
@@ -267,7 +280,7 @@ impl CommandDispatcher {
         let from = message.text("from")?.map(|text| parse_from(&text)).transpose()?;
         let on_gap = on_gap(message)?;
         if let Some(name) = message.text("overflow")? {
-            let choices = &self.0.api.newest().settings.overflow_choices;
+            let choices = &api.settings.overflow_choices;
             let chosen = chosen_overflow(&name, target.overflow, choices);
             target.overflow = chosen.map_err(|all| wrong("overflow", &all))?;
         }
@@ -314,9 +327,9 @@ impl CommandDispatcher {
         Ok(Done(permit, replies))
     }
 
-    /// Returns the subscription that a command names.
-    fn find(&self, message: &Message) -> Result<(ActiveSubscription, Permit), Problem> {
-        let (target, permit) = self.authorized(message, Action::Session)?;
+    /// Returns the session's subscription to the target that a command names.
+    fn find(&self, api: &Api, message: &Message) -> Result<(ActiveSubscription, Permit), Problem> {
+        let (target, permit) = self.authorized(api, message, Action::Session)?;
         let subscriptions = self.0.subscriptions.lock();
         let found = subscriptions.iter().find(|subscription| subscription.is(&target)).cloned();
         let found = found.ok_or_else(|| {
@@ -325,17 +338,17 @@ impl CommandDispatcher {
         Ok((found?, permit))
     }
 
-    fn unsubscribe(&self, message: &Message) -> Result<Done, Problem> {
-        let (found, permit) = self.find(message)?;
+    fn unsubscribe(&self, api: &Api, message: &Message) -> Result<Done, Problem> {
+        let (found, permit) = self.find(api, message)?;
         self.0.subscriptions.lock().retain(|other| other.id != found.id);
         self.0.subscriber.unsubscribe(found.id);
         Ok(Done(permit, vec![respond(message, br#"{"command":"unsubscribe"}"#.to_vec())]))
     }
 
-    fn request(&self, message: &Message) -> Result<Done, Problem> {
+    fn request(&self, api: &Api, message: &Message) -> Result<Done, Problem> {
         let n =
             message.count("n")?.ok_or_else(|| missing("n", "give the number of further events"))?;
-        let (found, permit) = self.find(message)?;
+        let (found, permit) = self.find(api, message)?;
         if !self.0.subscriber.request(found.id, n) {
             return Err(wrong("n", "omitted: the subscription has no window"));
         }
@@ -345,8 +358,8 @@ impl CommandDispatcher {
         ))
     }
 
-    async fn publish(&self, message: &Message) -> Result<Done, Problem> {
-        let (target, permit) = self.authorized(message, Action::Publish)?;
+    async fn publish(&self, api: &Arc<Api>, message: &Message) -> Result<Done, Problem> {
+        let (target, permit) = self.authorized(api, message, Action::Publish)?;
         let event_type =
             message.text("type")?.ok_or_else(|| missing("type", "name the type of the event"))?;
         let event_type = EventType::new(&event_type)
@@ -359,9 +372,8 @@ impl CommandDispatcher {
             return Err(wrong("merge", "omitted: a topic has no resources"));
         }
         let write = write(&target, event_type, data, merge.unwrap_or(true))?;
-        let _in_flight = InFlightGuard::new(&self.0.api);
-        let api = self.0.api.newest();
-        let written = append(&api, &self.0.caller, &permit, &target.log, write).await?;
+        let _in_flight = InFlightGuard::new(api);
+        let written = append(api, &self.0.caller, &permit, &target.log, write).await?;
         let origin = target.log.origin();
         let id = origin.id(written.offset);
         Ok(Done(
@@ -371,7 +383,7 @@ impl CommandDispatcher {
     }
 }
 
-/// Returns the field `onGap` of a `subscribe`.
+/// Returns the value of the field `onGap` of a `subscribe` command.
 fn on_gap(message: &Message) -> Result<OnGap, Problem> {
     match message.text("onGap")?.as_deref() {
         None | Some("event") => Ok(OnGap::Event),
@@ -381,7 +393,7 @@ fn on_gap(message: &Message) -> Result<OnGap, Problem> {
     }
 }
 
-/// Returns the write of a `publish`.
+/// Returns the write that a `publish` command requests.
 fn write(
     target: &StreamTarget,
     event_type: EventType,

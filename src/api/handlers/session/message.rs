@@ -1,25 +1,26 @@
-//! Parses the messages of a client.
+//! Parses the WebSocket messages that a client sends.
 
 use bytes::Bytes;
 
 use crate::wire::json::{self, Json};
 use crate::wire::problem::{Code, Problem};
 
-/// A command with its fields, which are not parsed yet.
+/// A command of a client. Its fields are still JSON text.
 pub struct Message {
-    /// The id of the command as JSON text. The response repeats it.
+    /// The id of the command as JSON text. The response repeats the id.
     pub id: Option<Bytes>,
-    /// Whether the message is bare: it has no envelope.
+    /// Whether the client sent the command in the bare format, without an envelope.
     pub bare: bool,
     /// The name of the command.
     pub command: String,
     fields: Json,
 }
 
-/// The problem of a malformed message, and the id of the message if it has one.
+/// The error for a malformed message: the id of the message, if it has one, and the
+/// problem.
 pub type MalformedMessage = (Option<Bytes>, Problem);
 
-/// The largest id that a response repeats, in bytes of JSON text.
+/// The largest message id that a response repeats, in bytes of JSON text.
 const ID_BYTES_MAX: usize = 256;
 
 impl Message {
@@ -58,11 +59,12 @@ impl Message {
         }
     }
 
-    /// Checks that the command has only the fields `known`. An ignored field could be a
-    /// misspelled position, and the client would miss events.
+    /// Checks that the command has no fields except `known`. If the gateway ignored
+    /// unknown fields, a misspelled start position would have no effect, and the
+    /// client would miss events.
     ///
     /// # Errors
-    /// The problem with the name of the first unknown field.
+    /// The problem that names the first unknown field.
     pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
         const ENVELOPE: [&str; 3] = ["id", "type", "timestamp"];
         for (name, _) in json::members(self.fields.as_bytes()) {
@@ -78,15 +80,16 @@ impl Message {
         Ok(())
     }
 
-    /// Returns a field as compact JSON.
+    /// Returns the value of the field `name` as compact JSON text. Returns `None` if
+    /// the field is missing.
     pub fn raw(&self, name: &str) -> Option<&[u8]> {
         json::member(self.fields.as_bytes(), name)
     }
 
-    /// Returns a field that must be a string.
+    /// Returns the value of the field `name`, which must be a string.
     ///
     /// # Errors
-    /// The problem for another type.
+    /// The problem for any other value.
     pub fn text(&self, name: &str) -> Result<Option<String>, Problem> {
         self.raw(name)
             .map(|raw| {
@@ -97,10 +100,10 @@ impl Message {
             .transpose()
     }
 
-    /// Returns a field that must be true or false.
+    /// Returns the value of the field `name`, which must be `true` or `false`.
     ///
     /// # Errors
-    /// The problem for another type.
+    /// The problem for any other value.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
         match self.raw(name) {
             None => Ok(None),
@@ -110,10 +113,11 @@ impl Message {
         }
     }
 
-    /// Returns a field that must be a whole number above zero.
+    /// Returns the value of the field `name`, which must be a whole number above
+    /// zero.
     ///
     /// # Errors
-    /// The problem for another type.
+    /// The problem for any other value.
     pub fn count(&self, name: &str) -> Result<Option<u64>, Problem> {
         self.raw(name)
             .map(|raw| {
@@ -123,11 +127,11 @@ impl Message {
             .transpose()
     }
 
-    /// Returns a field that must be an array of strings. Returns no strings for a missing
-    /// field.
+    /// Returns the value of the field `name`, which must be an array of strings.
+    /// Returns an empty list if the field is missing.
     ///
     /// # Errors
-    /// The problem for another type.
+    /// The problem for any other value.
     pub fn list(&self, name: &str) -> Result<Vec<String>, Problem> {
         let Some(raw) = self.raw(name) else { return Ok(Vec::new()) };
         serde_json::from_slice(raw).map_err(|_| wrong(name, "an array of strings"))
@@ -141,13 +145,15 @@ fn command(fields: &Json) -> Result<String, Problem> {
         .ok_or_else(|| missing("command", "name the command"))
 }
 
-/// Returns the problem for a missing field.
+/// Returns the problem for a command without the required field `field`. `why` tells
+/// the client what to send.
 pub fn missing(field: &str, why: &str) -> Problem {
     Problem::new(Code::MissingField, format!("the field {field:?} is missing: {why}"))
         .with("field", field)
 }
 
-/// Returns the problem for a wrong field.
+/// Returns the problem for a field with a wrong value. `must` names the allowed
+/// values.
 pub fn wrong(field: &str, must: &str) -> Problem {
     Problem::new(Code::BadBody, format!("the field {field:?} must be {must}")).with("field", field)
 }

@@ -22,18 +22,21 @@ use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
 use commands::CommandDispatcher;
 
-/// The subprotocol that a browser may name beside its token.
+/// The WebSocket subprotocol that the gateway selects if the client offers it. A
+/// browser that sends a token as a subprotocol can offer this one beside the token.
 const SUBPROTOCOL: &str = "streamgate.v1";
 
-/// Returns the response to a WebSocket handshake. After the response, a session takes the
-/// connection over. `target` is the target of the path; `None` on `/ws`.
+/// Returns the response to a WebSocket handshake. After the response, a session uses
+/// the connection. `target` is the topic, collection or resource in the path; `None`
+/// for `/ws`.
 ///
 /// # Errors
-/// 426 for a request that is not a WebSocket handshake (RFC 6455 §4.2), 403 for a page of
-/// another origin, and the errors of [`StreamTarget::resolve_start`].
+/// 426 for a request that is not a WebSocket handshake (RFC 6455 §4.2), 403 for a
+/// request from a browser page of another origin, and the errors of
+/// [`StreamTarget::resolve_start`].
 ///
 /// # Cancel safety
-/// Safe until the response is returned.
+/// Safe: if the future is dropped, no session starts.
 pub async fn upgrade(
     api: &Arc<Api>,
     context: RequestContext,
@@ -73,7 +76,8 @@ pub async fn upgrade(
     Ok(response)
 }
 
-/// Returns the response to a handshake: 101 on HTTP/1.1, 200 on HTTP/2 (RFC 8441 §5).
+/// Returns the response to a WebSocket handshake: 101 on HTTP/1.1, 200 on HTTP/2
+/// (RFC 8441 §5).
 fn accept(request: &Request<()>) -> Result<Response<Body>, Problem> {
     let reject = |why: &str| {
         Err(Problem::new(Code::UpgradeRequired, format!("this path is a WebSocket: {why}")))
@@ -95,9 +99,10 @@ fn accept(request: &Request<()>) -> Result<Response<Body>, Problem> {
     }
 }
 
-/// Checks that a page of a browser has the origin of the gateway. A page of another site
-/// must not control a gateway that trusts its network. Browsers send the `Origin` of the
-/// page; a request without `Origin` is not from a browser.
+/// Checks that a handshake from a browser page comes from a page of the gateway's
+/// own origin. Otherwise, a page of another site could control a gateway that trusts
+/// all clients in its network. Browsers send the `Origin` of the page. A request
+/// without `Origin` is not from a browser.
 fn check_origin(request: &Request<()>) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
     let authority = request.uri().authority().cloned().or_else(|| {
@@ -124,9 +129,10 @@ fn offers_subprotocol(request: &Request<()>) -> bool {
         .any(|name| name.trim() == SUBPROTOCOL)
 }
 
-/// Makes a session, subscribed to the target of the path. A client that chose a start
-/// receives an open message. Otherwise the first message is an event or the response to a
-/// command (`docs/protocol.md#websocket`).
+/// Creates a session, and subscribes the session to the target of the path, if there
+/// is one. If the client chose a start position, the first message to the client is
+/// an open message. Otherwise it is an event or the response to a command
+/// (`docs/protocol.md#websocket`).
 fn begin(
     api: &Arc<Api>,
     admitted: Admitted,

@@ -8,16 +8,17 @@ use crate::log::StorageKind;
 use crate::log::embedded::clock::{ClockReading, START_WAIT, earlier, later};
 use crate::store::{self, EncodedEvent, Transaction};
 
-/// The time of an age check that is due at the next tick.
+/// The value of `age_check` that makes an age check due at the next tick.
 pub(super) const NOW: Timestamp = Timestamp(i64::MIN);
-/// A commit trims at most this number of events, and two more for each event
-/// that it adds.
+/// One commit trims at most this number of events of a log, plus two for each event
+/// that it adds to the log.
 const TRIMMED_EVENTS: usize = 1024;
 
-/// The age at which events are trimmed.
+/// The limits by which events are trimmed by age.
 #[derive(Clone, Copy)]
 pub(super) struct Cutoff {
-    /// The clock. An event with a later time is ahead of it.
+    /// The time of the expiry clock. An event with a later time is ahead of this
+    /// clock.
     now: Timestamp,
     /// Events with an earlier time are trimmed.
     before: Timestamp,
@@ -26,17 +27,17 @@ pub(super) struct Cutoff {
 /// A run of consecutive events that are ahead of the clock.
 #[derive(Clone, Copy)]
 struct Run {
-    /// The offset up to which the run reaches.
+    /// The run ends at this offset, inclusive.
     end: Offset,
-    /// The time of the first event behind the run that is not ahead of the
-    /// clock. `None` if there is no such event.
+    /// The time of the first event after the run that is not ahead of the clock.
+    /// `None` if there is no such event.
     behind: Option<Timestamp>,
 }
 
 impl LogWriter {
-    /// Compares the log with the clocks for the first time. If every event is too
-    /// old, the clock may be ahead. The log then trims nothing by age for
-    /// [`START_WAIT`].
+    /// Compares the newest event of a newly opened log with the clocks. If every
+    /// event is too old, the clock may be ahead. The log then trims nothing by age
+    /// for [`START_WAIT`].
     pub(in crate::log) fn begin(&mut self, now: ClockReading) {
         self.observe(now);
         let age = self.retention.age;
@@ -55,28 +56,30 @@ impl LogWriter {
         );
     }
 
-    /// Returns the monotonic time before which nothing is trimmed by age, if
-    /// [`LogWriter::begin`] has set one.
+    /// Returns the monotonic time until which the log trims nothing by age. `None`
+    /// if [`LogWriter::begin`] has set no such wait.
     pub(in crate::log) fn waits_until(&self) -> Option<Duration> {
         self.active.as_ref()?.waits_until
     }
 
-    /// Ends the wait that [`LogWriter::begin`] has set.
+    /// Ends the wait that [`LogWriter::begin`] has set. The log then trims events by
+    /// age.
     pub(in crate::log) fn end_wait(&mut self) {
         if let Some(active) = &mut self.active {
             active.waits_until = None;
         }
     }
 
-    /// Makes the writer dirty if the last commit could not trim everything.
+    /// Lets the next commit trim more events of the log if the last commit did not
+    /// trim all events that exceed the retention.
     pub(in crate::log) fn trim_more(&mut self) {
         if let Some(active) = &mut self.active {
             active.is_dirty |= active.is_trim_pending;
         }
     }
 
-    /// Returns the clock after which [`LogWriter::age`] may find events that are
-    /// too old. `None` if no event is trimmed by age.
+    /// Returns the time of the next age check, or `None` if no event is trimmed by
+    /// age. Before this time, [`LogWriter::age`] finds no event that is too old.
     pub(in crate::log) fn age_due(&self) -> Option<Timestamp> {
         if self.retention.age.is_zero() || self.metadata.position.events == 0 {
             return None;
@@ -87,15 +90,15 @@ impl LogWriter {
         }
     }
 
-    /// Lets the next tick look for events that are too old.
+    /// Makes an age check of the log due at the next tick.
     pub(in crate::log) fn forget_age(&mut self) {
         if let Some(active) = &mut self.active {
             active.age_check = NOW;
         }
     }
 
-    /// Looks for events that are too old. Makes the writer dirty if there are
-    /// some.
+    /// Checks whether the log has events that are too old. If it has, the next
+    /// commit trims them.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
@@ -124,10 +127,10 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Returns whether the event at `offset` with this time is too old. An event
-    /// that is ahead of the clock is as old as the next event that is not ahead,
-    /// and not too old if there is no such event. `run` caches the last run that
-    /// was found.
+    /// Returns whether the event at `offset`, which has the time `time`, is too old.
+    /// An event that is ahead of the clock counts as old as the next event that is
+    /// not ahead. If there is no such event, it is not too old. `run` caches the
+    /// last run of events ahead of the clock that was found.
     fn is_old(
         &self,
         offset: Offset,
@@ -145,9 +148,10 @@ impl LogWriter {
         Ok(run.behind.is_some_and(|time| time < cutoff.before))
     }
 
-    /// Returns the run of the event at `offset`, which is ahead of `now`. Time
-    /// decreases only at a step, so the run reaches to the next step. The first
-    /// event behind the run that is not ahead follows that step or a later one.
+    /// Returns the run of events ahead of the clock that contains the event at
+    /// `offset`. `now` is the time of the clock. Time decreases only at a step of
+    /// the log's time, so the run ends at the next step. The first event after the
+    /// run that is not ahead directly follows this step or a later one.
     fn run(&self, offset: Offset, now: Timestamp) -> Result<Run, store::Error> {
         let steps = self.metadata.steps.iter().copied().filter(|&step| step >= offset);
         let end = steps.clone().next().unwrap_or(Offset(u64::MAX));
@@ -160,8 +164,9 @@ impl LogWriter {
         Ok(Run { end, behind: None })
     }
 
-    /// Returns the kept events after `after`, oldest first, with the bytes of
-    /// each. A log in memory may return only the first `most` events.
+    /// Returns the events of the log after the offset `after`, oldest first, each
+    /// with its size in bytes. A log in memory may return only the first `most`
+    /// events.
     fn kept(
         &self,
         after: Offset,
@@ -176,8 +181,8 @@ impl LogWriter {
         Box::new(events.map(|event| Ok((EncodedEvent::bytes_of(&event), event))))
     }
 
-    /// Trims the events that retention does not keep. If there are more than one
-    /// commit may trim, the writer is left with a pending trim.
+    /// Trims the events that exceed the retention. If there are more of them than
+    /// one commit may trim, sets `is_trim_pending`.
     pub(super) fn trim(&mut self, changes: &mut Transaction) -> Result<(), store::Error> {
         let Some(mut active) = self.active.take() else { return Ok(()) };
         let result = self.trim_with(&mut active, changes);
@@ -237,8 +242,9 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Returns how many events must be read to trim at most `most`. If only the
-    /// count bounds the log, no more events are read than are to be trimmed.
+    /// Returns how many events must be read to trim at most `most` events. If the
+    /// retention limits only the number of events, exactly the events to trim are
+    /// read.
     fn trimmed_max(&self, cutoff: Option<Cutoff>, most: u64) -> u64 {
         if self.retention.events == 0 || self.retention.bytes > 0 || cutoff.is_some() {
             return most;
@@ -253,8 +259,8 @@ impl LogWriter {
         ))
     }
 
-    /// Returns whether the log has too many events or bytes. The newest event is
-    /// always kept, also if it is too large.
+    /// Returns whether the log has more events or bytes than its retention allows.
+    /// The newest event is always kept, also if it alone is too large.
     pub(super) fn is_too_much(&self) -> bool {
         let (bounds, at) = (&self.retention, &self.metadata.position);
         let events = bounds.events > 0 && at.events > bounds.events;

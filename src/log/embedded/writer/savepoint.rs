@@ -1,11 +1,11 @@
-//! Undoing the uncommitted writes of one log.
+//! Savepoints of one log, to undo the writes of an atomic batch that is rejected.
 
 use super::{LogWriter, activate};
 use crate::event::Offset;
 use crate::log::embedded::clock::{Lead, Step};
 use crate::store::LogMetadata;
 
-/// The state of a writer before an atomic batch.
+/// The state of a log's writer before an atomic batch.
 pub(in crate::log) struct Savepoint {
     metadata: LogMetadata,
     next: Offset,
