@@ -75,26 +75,26 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The request metrics of one route.
 #[derive(Default)]
 struct Requests {
-    /// `streamgate_requests_total` for each class of status codes. The counter of a
-    /// class is registered at the first response of this class.
+    /// The metric `streamgate_requests_total`, with one counter for each class of
+    /// status codes. A counter is registered at the first response of its class.
     total: [OnceLock<Counter>; CLASSES.len()],
-    /// `streamgate_request_duration_seconds`
+    /// The metric `streamgate_request_duration_seconds`.
     took: Latency,
 }
 
 /// The stream metrics of one protocol.
 pub struct Streams {
-    /// `streamgate_connections_open`
+    /// The metric `streamgate_connections_open`.
     pub open: Gauge,
-    /// `streamgate_connections_opened_total`
+    /// The metric `streamgate_connections_opened_total`.
     pub opened: Counter,
-    /// `streamgate_events_delivered_total`
+    /// The metric `streamgate_events_delivered_total`.
     pub delivered: Counter,
-    /// `streamgate_events_replayed_total`
+    /// The metric `streamgate_events_replayed_total`.
     pub replayed: Counter,
-    /// `streamgate_sent_bytes_total`
+    /// The metric `streamgate_sent_bytes_total`.
     pub sent_bytes: Counter,
-    /// `streamgate_delivery_latency_seconds`
+    /// The metric `streamgate_delivery_latency_seconds`.
     pub latency: Latency,
 }
 
@@ -104,19 +104,19 @@ pub struct Metrics {
     handle: PrometheusHandle,
     streams: [Streams; Protocol::ALL.len()],
     requests: [Requests; ROUTES.len()],
-    /// `streamgate_ring_overflows_total`
+    /// The metric `streamgate_ring_overflows_total`.
     pub ring_overflows: Counter,
-    /// `streamgate_subscribers_catching_up`
+    /// The metric `streamgate_subscribers_catching_up`.
     pub catching_up: Gauge,
-    /// `streamgate_subscriber_lag_events`
+    /// The metric `streamgate_subscriber_lag_events`.
     pub lag: Gauge,
-    /// `streamgate_received_bytes_total`
+    /// The metric `streamgate_received_bytes_total`.
     pub received_bytes: Counter,
-    /// `streamgate_tcp_connections_open`
+    /// The metric `streamgate_tcp_connections_open`.
     pub sockets: Gauge,
-    /// `streamgate_commit_duration_seconds`
+    /// The metric `streamgate_commit_duration_seconds`.
     pub commit: Histogram,
-    /// `streamgate_log_writable`
+    /// The metric `streamgate_log_writable`.
     pub log_writable: Gauge,
 }
 

@@ -1,9 +1,9 @@
 //! The owner of every task and thread that lives as long as the gateway.
 //!
-//! A supervised task never returns. If it returns or panics, its function stops for
-//! ever, although connections, heartbeats and `/livez` continue. The [`Supervisor`]
-//! logs and counts the failure, and resolves [`Failures::first`]. The process then
-//! drains and exits, and a service manager starts it again.
+//! A supervised task never returns. If a task returns or panics, its function stops
+//! for ever, although connections, heartbeats and `/livez` continue. The
+//! [`Supervisor`] logs and counts the failure, and resolves [`Failures::first`]. The
+//! process then drains and exits, and a service manager restarts the process.
 
 use std::any::Any;
 use std::fmt;
@@ -171,10 +171,11 @@ impl Supervisor {
         &self.failures
     }
 
-    /// Aborts the supervised tasks and waits until they have ended. Does not count
-    /// this as a failure.
+    /// Aborts the supervised tasks and waits until they have ended. The abort does
+    /// not count as a failure.
     ///
-    /// # Cancel safety Safe: the tasks are aborted even if this future is dropped.
+    /// # Cancel safety
+    /// Safe: the tasks are aborted even if this future is dropped.
     pub async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
@@ -182,12 +183,14 @@ impl Supervisor {
 }
 
 impl Failures {
-    /// Waits for the first failure of a supervised task and returns it. If there was
-    /// one already, returns it at once.
+    /// Waits for the first failure of a supervised task and returns it. If a task
+    /// has failed already, returns the first failure at once.
     ///
-    /// # Panics Never: the sender lives as long as `self`.
+    /// # Panics
+    /// Never: the sender lives as long as `self`.
     ///
-    /// # Cancel safety Safe.
+    /// # Cancel safety
+    /// Safe.
     pub async fn first(&self) -> Failure {
         let mut first = self.first.subscribe();
         let failure = first.wait_for(Option::is_some).await.expect("the sender is not dropped");
@@ -228,7 +231,8 @@ pub struct Thread {
 impl Thread {
     /// Starts a thread named `name` that runs `main`.
     ///
-    /// # Errors If the operating system cannot create another thread.
+    /// # Errors
+    /// If the operating system cannot create another thread.
     pub fn spawn(name: &str, main: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
         let (sender, end) = watch::channel(None);
         let handle = Builder::new().name(name.to_owned()).spawn(move || {
@@ -241,10 +245,11 @@ impl Thread {
         Ok(Thread { handle: Mutex::new(Some(handle)), end })
     }
 
-    /// Returns a future that resolves when the thread has ended. Its output is the
-    /// reason.
+    /// Returns a future that resolves when the thread has ended. The output of the
+    /// future is the reason for the end.
     ///
-    /// # Panics Never: the thread sends the reason before it ends.
+    /// # Panics
+    /// Never: the thread sends the reason before it ends.
     pub fn ended(&self) -> impl Future<Output = Cause> + Send + use<> {
         let mut end = self.end.clone();
         async move {
@@ -261,8 +266,8 @@ impl Thread {
     /// Blocks until the thread has ended.
     pub fn join(&self) {
         if let Some(handle) = self.handle.lock().take() {
-            // Ignore the error of `join`: it reports a panic, and the thread has
-            // caught and reported the panic itself.
+            // Ignore the error of `join`. The error reports a panic, and the thread
+            // has already caught the panic and sent it as the cause.
             let _ = handle.join();
         }
     }
@@ -271,7 +276,9 @@ impl Thread {
 /// Panics if a test has requested a panic of `task`. In builds without debug
 /// assertions, does nothing.
 ///
-/// # Panics If the folder in the environment variable `STREAMGATE_FAULT_FOLDER` contains a file whose name is the label of the task.
+/// # Panics
+/// If the folder in the environment variable `STREAMGATE_FAULT_FOLDER` contains a
+/// file whose name is the label of the task.
 pub fn fault_point(task: Task) {
     #[cfg(debug_assertions)]
     {

@@ -1,5 +1,5 @@
-//! Admission: whether a request, a stream or a connection is served, and how a
-//! client is refused.
+//! Admission: decides whether a request, a stream or a connection is served, and
+//! creates the response to a client that is refused.
 
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -23,14 +23,15 @@ use crate::metrics::Protocol;
 use crate::wire::WireFormat;
 use crate::wire::problem::{Code, Problem};
 
-/// A stream that was admitted.
+/// A stream that the gateway has admitted.
 pub(super) struct Admitted {
     pub(super) subscriber: Arc<Subscriber>,
-    /// Counts the stream for a client behind a proxy; `None` for a direct client.
+    /// The guard that counts the stream for a client behind a proxy. `None` for a
+    /// client without a proxy.
     pub(super) share: Option<Box<dyn Send + Sync>>,
 }
 
-/// Counts a stream for its client until the guard is dropped.
+/// Counts one stream of a client behind a proxy until the guard is dropped.
 struct ClientStreamGuard {
     services: Arc<Services>,
     address: IpAddr,
@@ -52,14 +53,15 @@ impl Drop for ClientStreamGuard {
 /// `limits.max_connections_per_address`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CapacityError {
-    /// The gateway has the largest allowed number of connections.
+    /// The gateway already has the largest allowed number of connections.
     Connections,
-    /// The address has the largest allowed number of connections.
+    /// The IP address already has the largest allowed number of connections.
     Address,
 }
 
 impl CapacityError {
-    /// Returns the label `reason` in metrics.
+    /// Returns the value of the metrics label `reason` for a connection that is
+    /// refused.
     pub fn reason(self) -> &'static str {
         match self {
             CapacityError::Connections => "connections",
@@ -82,12 +84,12 @@ impl CapacityError {
 }
 
 impl Api {
-    /// Admits a stream of a protocol for a client.
+    /// Admits one more stream of `client` with the protocol `protocol`.
     ///
     /// # Errors
-    /// 503 while the gateway drains, while memory is near its limit, and at the limit of
-    /// streams of the protocol. 429 at the limit of streams of the client. Each refusal
-    /// is counted.
+    /// 503 while the gateway drains, while the memory is near its limit, and if the
+    /// protocol has its largest number of streams. 429 if the client has its largest
+    /// number of streams. Each refusal is counted in the metrics.
     pub(super) fn admit(&self, protocol: Protocol, client: Client) -> Result<Admitted, Problem> {
         if self.is_draining() {
             self.metrics.refused("draining");
@@ -111,7 +113,8 @@ impl Api {
         Ok(Admitted { subscriber, share })
     }
 
-    /// Counts one more stream of a client behind a proxy.
+    /// Counts one more stream of the client at `address`, which is behind a proxy.
+    /// Returns the guard that counts the stream.
     fn count_stream(&self, address: IpAddr) -> Result<Box<dyn Send + Sync>, Problem> {
         let most = self.settings.streams_per_client_max;
         let address = client_key(address);
@@ -125,7 +128,8 @@ impl Api {
         Ok(Box::new(ClientStreamGuard { services: self.services.clone(), address }))
     }
 
-    /// Returns the response to the only request of a refused connection.
+    /// Returns the response to a request on a connection that is refused. The
+    /// gateway answers one request on such a connection.
     pub fn refuse<B>(
         self: &Arc<Self>,
         request: &Request<B>,
@@ -148,10 +152,11 @@ impl Api {
         self.refuse_with(request, limited.problem())
     }
 
-    /// Takes the token for one published event of a client.
+    /// Takes one token from the bucket for published events of `client`.
     ///
     /// # Errors
-    /// 429 if the client exceeds its publish rate. The refusal is counted.
+    /// 429 if the client exceeds its publish rate. The refusal is counted in the
+    /// metrics.
     pub(super) fn may_publish(&self, client: Client) -> Result<(), Problem> {
         let Some(buckets) = &self.publishing else { return Ok(()) };
         buckets.take(client.address).map_err(|limited| {
@@ -160,12 +165,12 @@ impl Api {
         })
     }
 
-    /// Waits until a client may publish more events, and returns how many of `count`
-    /// events the client may publish now: at least one. A batch is slowed down and not
-    /// refused.
+    /// Waits until the publish rate of `client` allows at least one event. Returns
+    /// the number of events that the client may publish now, which is at most
+    /// `count`. A batch is slowed down and not refused.
     ///
     /// # Cancel safety
-    /// Safe: tokens that were taken are lost.
+    /// Safe: the function takes tokens only when it returns.
     pub(super) async fn publish_in_time(&self, client: Client, count: u32) -> u32 {
         let Some(buckets) = &self.publishing else { return count };
         loop {
@@ -176,7 +181,8 @@ impl Api {
         }
     }
 
-    /// Returns the response for a problem in a format that the client understands.
+    /// Returns the response that contains `problem`: an SSE response for an
+    /// `EventSource`, and a problem response for all other clients.
     fn refuse_with<B>(self: &Arc<Self>, request: &Request<B>, problem: Problem) -> Response<Body> {
         let path = request.uri().path();
         let (method, headers) = (request.method(), request.headers());
@@ -188,8 +194,8 @@ impl Api {
     /// an event. After another status, an `EventSource` never reconnects.
     ///
     /// # Errors
-    /// The problem itself, for all other clients, and if `streams.sse_overload` is
-    /// `status`.
+    /// `problem` itself, for a client that is not an `EventSource`, and if
+    /// `streams.sse_overload` is `status`.
     pub(super) fn reject_stream(
         &self,
         method: &Method,
@@ -222,8 +228,9 @@ impl Api {
     }
 }
 
-/// Returns whether the client is an `EventSource`. An `EventSource` names the media type
-/// `text/event-stream`; a client that accepts it through a wildcard can read a status.
+/// Returns whether the client is an `EventSource`. An `EventSource` lists the media
+/// type `text/event-stream` in `Accept`. A client that accepts this media type only
+/// through a wildcard can read a status.
 fn is_event_source(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::GET
         && !headers.contains_key(UPGRADE)

@@ -37,7 +37,7 @@ pub enum Target<'a> {
     Gateway,
     /// A log, or one resource of the log.
     Log {
-        /// The log.
+        /// The log that the action reads or writes.
         log: &'a Log,
         /// The name of the topic or view. `None` if the caller named a collection.
         topic: Option<&'a str>,

@@ -1,4 +1,4 @@
-//! The catalog: collections, topics and views by name.
+//! The catalog: finds a collection, a topic or a view by its name.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Keys;
@@ -14,7 +14,8 @@ use crate::log::{Engine, Log, LogConfig, StorageKind};
 use crate::wire::problem::Problem;
 use crate::wire::{Filter, LogKind};
 
-/// The largest number of names that are compared for a suggestion.
+/// The largest number of configured names that the gateway compares with an unknown
+/// name to suggest a similar one. With more names, there is no suggestion.
 const SUGGESTED_FROM_MAX: usize = 1000;
 
 /// A collection.
@@ -22,27 +23,28 @@ const SUGGESTED_FROM_MAX: usize = 1000;
 pub struct Collection {
     /// The log of the collection.
     pub log: Arc<Log>,
-    /// The policy for a client that does not keep up.
+    /// The default overflow policy, which applies to a client that does not keep up.
     pub overflow: Overflow,
 }
 
 /// A topic or a view.
 #[derive(Clone)]
 pub struct Topic {
-    /// The name of the topic. The log of a view has another name.
+    /// The name of the topic or view. A view has no log of its own, and the log of
+    /// its collection has another name.
     pub name: String,
-    /// The log of the topic, or of the collection of a view.
+    /// The log of the topic. For a view, the log of its collection.
     pub log: Arc<Log>,
-    /// The event types that a view shows; empty for all types.
+    /// The event types that a view shows. An empty list means all types.
     pub types: Arc<[EventType]>,
     /// Whether the topic is a view. A view does not accept events.
     pub view: bool,
-    /// The policy for a client that does not keep up.
+    /// The default overflow policy, which applies to a client that does not keep up.
     pub overflow: Overflow,
 }
 
 impl Topic {
-    /// Returns the topic as the target of an action.
+    /// Returns the topic as the target of an action, for authorization.
     pub fn target(&self) -> Target<'_> {
         Target::Log { log: &self.log, topic: Some(&self.name), resource: None }
     }
@@ -59,8 +61,9 @@ pub struct Catalog {
     topics: HashMap<String, Topic>,
 }
 
-/// The engine has no log for a configured name. It was opened with other log
-/// configurations than [`Settings::specs`] returns.
+/// The error if the engine has no log for a configured name. The cause is that the
+/// engine was opened with log configurations other than those of
+/// [`Settings::specs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoLog(
     /// The configured name.
@@ -80,11 +83,12 @@ impl fmt::Display for NoLog {
 impl std::error::Error for NoLog {}
 
 impl Settings {
-    /// Returns the configurations of the logs: one for each collection, and one for
+    /// Returns the configurations of all logs: one for each collection, and one for
     /// each topic that is not a view.
     ///
     /// # Errors
-    /// [`InvalidName`] if the resource name of a collection makes no valid event type.
+    /// [`InvalidName`] if no valid event type can be formed from the resource name
+    /// of a collection.
     pub fn specs(&self) -> Result<Vec<LogConfig>, InvalidName> {
         let mut configs = Vec::new();
         for collection in &self.collections {
@@ -144,7 +148,8 @@ impl Catalog {
     /// Returns the collection `name`.
     ///
     /// # Errors
-    /// 404, with the nearest name of a collection if one is similar.
+    /// 404 if there is no such collection. The problem suggests the collection with
+    /// the most similar name, if a name is similar.
     pub fn collection(&self, name: &str) -> Result<Collection, Problem> {
         let found = self.collections.get(name).cloned();
         found.ok_or_else(|| unknown("collection", name, self.collections.keys()))
@@ -153,7 +158,8 @@ impl Catalog {
     /// Returns the topic or view `name`.
     ///
     /// # Errors
-    /// 404, with the nearest name of a topic if one is similar.
+    /// 404 if there is no such topic. The problem suggests the topic with the most
+    /// similar name, if a name is similar.
     pub fn topic(&self, name: &str) -> Result<Topic, Problem> {
         let found = self.topics.get(name).cloned();
         found.ok_or_else(|| unknown("topic", name, self.topics.keys()))
@@ -171,10 +177,10 @@ fn unknown<V>(kind: &str, name: &str, known: Keys<'_, String, V>) -> Problem {
 /// Returns the name in `known` that is nearest to `name`, if at most a third
 /// of the characters of `name` differ.
 ///
-/// Every request for an unknown name runs this search. Two limits keep the
-/// search cheaper than the rest of the request: a name longer than any valid
-/// name has no suggestion, and neither has a catalog with more than
-/// [`SUGGESTED_FROM_MAX`] names.
+/// Every request for an unknown name runs this search. Two limits keep the search
+/// cheaper than the rest of the request. There is no suggestion for a name that is
+/// longer than any valid name. There is no suggestion if more than
+/// [`SUGGESTED_FROM_MAX`] names are configured.
 fn nearest<'a>(name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > NAME_BYTES_MAX || known.len() > SUGGESTED_FROM_MAX {
         return None;

@@ -1,4 +1,4 @@
-//! The context of a request.
+//! The context of a request: its connection, its caller and its head.
 
 use std::sync::Arc;
 
@@ -15,11 +15,12 @@ use crate::deliver::{H2SendTracker, TakeoverSlot};
 pub struct ConnectionContext {
     /// The client or proxy at the other end of the connection.
     pub peer: Peer,
-    /// The slot in which a handler leaves a stream or a session that takes over the
-    /// connection, or the stream of an HTTP/2 CONNECT. `None` if no takeover is
-    /// possible.
+    /// The slot for a takeover of the connection. A handler puts a stream or a
+    /// WebSocket session into the slot. After the response head, the stream or
+    /// session uses the connection, or the HTTP/2 stream of a CONNECT request.
+    /// `None` if no takeover is possible.
     pub takeover: Option<Arc<TakeoverSlot>>,
-    /// The send tracker of the HTTP/2 stream; `None` for HTTP/1.
+    /// Tracks the unsent bytes of the HTTP/2 stream. `None` on HTTP/1.
     pub flow: Option<Arc<H2SendTracker>>,
 }
 
@@ -31,7 +32,8 @@ pub enum Principal {
 }
 
 impl Principal {
-    /// Returns the part of the scope of an idempotency key that identifies the caller.
+    /// Returns the text that identifies the caller in the scope of an idempotency
+    /// key.
     pub fn scope(self) -> &'static str {
         match self {
             Principal::Anonymous => "",
@@ -39,14 +41,15 @@ impl Principal {
     }
 }
 
-/// The caller of a request, or of the commands of a session. A session keeps the caller
-/// of its handshake. The session drops the rest of the request, so that an idle session
-/// uses little memory.
+/// The caller of a request, or of the commands of a WebSocket session. A session
+/// keeps the caller that sent the handshake. The session drops the rest of the
+/// handshake request, so that an idle session uses little memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     /// The identity of the caller.
     pub principal: Principal,
-    /// The client with its address. Rates and streams are limited per client.
+    /// The client, identified by its IP address. Rates and streams are limited per
+    /// client.
     pub client: Client,
 }
 
@@ -57,23 +60,23 @@ impl Caller {
     }
 }
 
-/// A request without its body. The router creates the context once and passes it to the
-/// handler.
+/// A request without its body. The router creates the context once and passes it to
+/// the handler of the request.
 pub struct RequestContext {
-    /// The caller.
+    /// The caller that sent the request.
     pub caller: Caller,
-    /// The connection.
+    /// The connection on which the request arrived.
     pub connection: ConnectionContext,
     /// The head of the request.
     pub head: Parts,
-    /// The prefix of the path: `/v1` or nothing.
+    /// The version prefix of the path: `/v1`, or empty.
     pub prefix: &'static str,
     /// The query parameters that the handler has not read yet.
     pub query: Query,
 }
 
 impl RequestContext {
-    /// Returns whether the method is `HEAD`.
+    /// Returns whether the method of the request is `HEAD`.
     pub fn is_head(&self) -> bool {
         self.head.method == Method::HEAD
     }

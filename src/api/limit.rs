@@ -10,11 +10,11 @@ use crate::api::request::address::client_key;
 use crate::deliver::TokenBucket;
 use crate::wire::problem::{Code, Problem};
 
-/// The largest number of clients with a bucket.
+/// The largest number of clients for which the gateway stores a token bucket.
 const BUCKETS_MAX: usize = 65_536;
 
-/// The buckets of all clients. A full bucket is equal to a new one, so the bucket of an
-/// idle client is soon dropped.
+/// The token buckets of all clients. A full bucket is equal to a new one, so the
+/// bucket of an idle client is soon dropped.
 pub struct Buckets {
     policy: Policy,
     rate: u32,
@@ -24,7 +24,7 @@ pub struct Buckets {
     by_client: Mutex<Generations>,
 }
 
-/// The rate that a bucket limits.
+/// The rate that a token bucket limits: requests or published events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// Requests (`limits.request_rate`).
@@ -35,7 +35,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// Returns the name in `RateLimit` and `RateLimit-Policy`.
+    /// Returns the name of this policy in the headers `RateLimit` and
+    /// `RateLimit-Policy`.
     pub fn name(self) -> &'static str {
         match self {
             Policy::Requests => "client",
@@ -43,7 +44,8 @@ impl Policy {
         }
     }
 
-    /// Returns the label `reason` in metrics.
+    /// Returns the value of the metrics label `reason` for requests or events that
+    /// this policy refuses.
     pub fn reason(self) -> &'static str {
         match self {
             Policy::Requests => "rate",
@@ -52,11 +54,13 @@ impl Policy {
     }
 }
 
-/// The buckets of the most recent clients, in two generations of up to
-/// [`BUCKETS_MAX`] / 2. When the young generation is full, the old one is dropped at
-/// once. A client whose bucket was dropped has sent no request since some thirty
-/// thousand other clients did, and starts with a full bucket. No client is refused for
-/// lack of space: otherwise one client with many addresses could lock out all others.
+/// The token buckets of the most recent clients, in two generations of up to
+/// [`BUCKETS_MAX`] / 2. When the young generation is full, it becomes the old
+/// generation, and all buckets of the previous old generation are dropped. If the
+/// bucket of a client was dropped, some thirty thousand other clients have sent
+/// requests since the last request of this client. Its next request starts with a
+/// full bucket. No client is refused because there is no space for its bucket:
+/// otherwise one client with many addresses could lock out all others.
 #[derive(Default)]
 struct Generations {
     young: HashMap<IpAddr, TokenBucket>,
@@ -74,23 +78,23 @@ impl Generations {
     }
 }
 
-/// The reason for a 429: the bucket is empty.
+/// The error if the token bucket of a client is empty. The response is 429.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimited {
     /// The time until a token is available.
     pub retry: Duration,
-    /// The tokens per second.
+    /// The rate at which the bucket refills, in tokens per second.
     pub rate: u32,
-    /// The tokens of a full bucket.
+    /// The number of tokens of a full bucket.
     pub burst: u32,
-    /// The rate that the bucket limits.
+    /// The rate that the bucket limits: requests or published events.
     pub policy: Policy,
 }
 
 impl RateLimited {
-    /// Returns the 429 problem for an empty token bucket. Its members tell the client
-    /// the rate and the time to wait. They are also the values of the response's
-    /// `RateLimit` fields.
+    /// Returns the 429 problem for an empty token bucket. The members of the problem
+    /// contain the rate and the time to wait. The `RateLimit` headers of the
+    /// response have the same values.
     pub fn problem(self) -> Problem {
         let RateLimited { retry, rate, burst, policy } = self;
         let unit = match policy {
@@ -111,14 +115,14 @@ impl RateLimited {
 }
 
 impl Buckets {
-    /// Creates buckets of `burst` tokens that refill at `rate` tokens per second. Returns
-    /// `None` for the rate zero, which is no limit.
+    /// Creates token buckets with up to `burst` tokens, which refill at `rate`
+    /// tokens per second. Returns `None` if `rate` is zero, which means no limit.
     pub fn new(policy: Policy, rate: u32, burst: u32) -> Option<Buckets> {
         let (begun, by_client) = (Instant::now(), Mutex::default());
         (rate > 0).then(|| Buckets { policy, rate, burst: burst.max(1), begun, by_client })
     }
 
-    /// Takes a token of `address`.
+    /// Takes one token from the bucket of the client at `address`.
     ///
     /// # Errors
     /// [`RateLimited`] if the bucket is empty.
@@ -126,7 +130,8 @@ impl Buckets {
         self.take_at(address, 1, self.begun.elapsed()).map(|_| ())
     }
 
-    /// Takes up to `count` tokens of `address`, and returns their number.
+    /// Takes up to `count` tokens from the bucket of the client at `address`, and
+    /// returns their number.
     ///
     /// # Errors
     /// [`RateLimited`] if the bucket is empty.

@@ -78,7 +78,7 @@ impl Route {
         }
     }
 
-    /// Returns the route as the value of the label `route` in metrics.
+    /// Returns the value of the metrics label `route` for this route.
     pub fn label(&self) -> &'static str {
         match self {
             Route::Collection(_) => "/{c}",

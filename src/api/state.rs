@@ -1,4 +1,4 @@
-//! The services that all requests share, and the settings of a request.
+//! The services that all requests share, and the settings that one request uses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,30 +24,34 @@ use crate::metrics::Metrics;
 /// scan its whole collection, so more concurrent pages would only slow each other down.
 const SCANS_MAX: usize = 8;
 
-/// Returns the API with the newest settings, or `None` after the end of the gateway.
+/// A function that returns the API with the newest settings, or `None` after the
+/// gateway has ended.
 type Newest = Box<dyn Fn() -> Option<Arc<Api>> + Send + Sync>;
 
-/// The services that all requests share. A reload does not change them.
+/// The services that all requests share. A reload of the configuration does not
+/// replace them.
 pub struct Services {
-    /// The engine that writes go to and reads come from.
+    /// The log engine, which commits writes and reads events and resources.
     pub engine: Arc<Engine>,
-    /// The hub that streams subscribe to.
+    /// The hub, which pushes new events to the subscribers of streams.
     pub hub: Hub,
-    /// The metrics.
+    /// The metrics of the gateway.
     pub metrics: Arc<Metrics>,
-    /// The tasks of connections, streams and sessions. A drain waits for these tasks.
+    /// The tasks of connections, streams and WebSocket sessions. The graceful
+    /// shutdown (drain) waits for these tasks.
     pub tasks: TaskTracker,
-    /// The idempotency keys of requests in progress.
+    /// The idempotency keys of the requests in progress.
     pub(super) keys: idempotency::InProgress,
     pub(super) scans: Arc<Semaphore>,
-    /// The scheduler for reads of whole collections.
+    /// The scheduler for response bodies that are read from the store step by step.
     pub(super) steps: Arc<streamed_body::ReadScheduler>,
-    /// Decides where reads of single resources run.
+    /// Decides whether a read runs on the calling task or on a blocking thread.
     pub(super) inline: Arc<inline_reads::InlineReads>,
-    /// The number of streams of each client behind a proxy.
+    /// The number of open streams of each client behind a proxy, by the address of
+    /// the client.
     pub(super) streams: Mutex<HashMap<IpAddr, usize>>,
     draining: AtomicBool,
-    /// Whether memory is near its limit.
+    /// Whether the memory of the process is near its limit.
     crowded: AtomicBool,
     in_flight: AtomicUsize,
     newest: OnceLock<Newest>,
@@ -75,13 +79,15 @@ impl Services {
         }
     }
 
-    /// Sets the function that [`Api::newest`] calls. Without the function, a session
-    /// keeps the settings with which it began. Only the first call has an effect.
+    /// Sets the function that [`Api::newest`] calls. Without this function, a
+    /// WebSocket session keeps the settings with which it began. Only the first call
+    /// of `set_newest` has an effect.
     pub fn set_newest(&self, newest: impl Fn() -> Option<Arc<Api>> + Send + Sync + 'static) {
         self.newest.get_or_init(|| Box::new(newest));
     }
 
-    /// Refuses all new streams from now on.
+    /// Starts the drain (the graceful shutdown): refuses all new streams from now
+    /// on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -91,42 +97,46 @@ impl Services {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Sets whether memory is near its limit. New streams are refused while it is.
+    /// Sets whether the memory of the process is near its limit. While `crowded` is
+    /// true, new streams are refused.
     pub fn set_memory_pressure(&self, crowded: bool) {
         self.crowded.store(crowded, Ordering::Relaxed);
     }
 
-    /// Returns whether new streams are refused because memory is near its limit.
+    /// Returns whether new streams are refused because the memory of the process is
+    /// near its limit.
     pub fn is_crowded(&self) -> bool {
         self.crowded.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of requests whose response has no head yet, and of batches whose
-    /// response the client has not read to the end.
+    /// Returns the number of requests in progress: requests whose response has no
+    /// head yet, and batches whose response the client has not read to the end.
     pub fn requests_open(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 }
 
-/// The API for one request: the settings, and the services. A request keeps the settings
-/// with which it began.
+/// The API for one request: the settings, and the shared services. A request keeps
+/// the settings with which it began, also after a reload of the configuration.
 pub struct Api {
-    /// The settings of requests.
+    /// The settings that apply to requests.
     pub settings: Settings,
     /// The collections and topics by name.
     pub catalog: Catalog,
-    /// The settings of streams.
+    /// The settings that apply to the delivery of streams.
     pub deliver: Arc<deliver::Settings>,
-    /// The limits of a stream's ring.
+    /// The limits of the ring of a stream (its buffer of new events).
     pub(super) rings: hub::Settings,
-    /// The buckets for requests; `None` without a limit.
+    /// The token buckets that limit the request rate of each client. `None` if there
+    /// is no limit.
     pub(super) buckets: Option<Arc<limit::Buckets>>,
-    /// The buckets for published events; `None` without a limit.
+    /// The token buckets that limit the publish rate of each client. `None` if there
+    /// is no limit.
     pub(super) publishing: Option<Arc<limit::Buckets>>,
     pub(super) services: Arc<Services>,
 }
 
-/// Handlers use the settings and the services in the same way.
+/// Makes the services available as fields of [`Api`], like the settings.
 impl Deref for Api {
     type Target = Services;
 
@@ -136,11 +146,11 @@ impl Deref for Api {
 }
 
 impl Api {
-    /// Creates the API for the collections and topics of `settings`. The engine must have
-    /// been opened with [`Settings::specs`].
+    /// Creates the API for the collections and topics of `settings`. The engine must
+    /// have been opened with the log configurations of [`Settings::specs`].
     ///
     /// # Errors
-    /// [`NoLog`] if the engine has no log for a name.
+    /// [`NoLog`] if the engine has no log for a configured name.
     pub fn new(
         settings: Settings,
         deliver: deliver::Settings,
@@ -160,10 +170,10 @@ impl Api {
         })
     }
 
-    /// Creates the API with other settings for the same services.
+    /// Creates the API with the settings of a reload. The services stay the same.
     ///
     /// # Errors
-    /// [`NoLog`] if the engine has no log for a name.
+    /// [`NoLog`] if the engine has no log for a configured name.
     pub fn reloaded(
         &self,
         settings: Settings,
@@ -183,7 +193,8 @@ impl Api {
         Ok(next)
     }
 
-    /// Returns the API with the newest settings, for a session that outlives reloads.
+    /// Returns the API with the newest settings. A WebSocket session needs this
+    /// because it can last longer than its first settings.
     pub fn newest(self: &Arc<Self>) -> Arc<Api> {
         self.services.newest.get().and_then(|newest| newest()).unwrap_or_else(|| self.clone())
     }
@@ -193,7 +204,7 @@ impl Api {
 pub struct InFlightGuard(Arc<Services>);
 
 impl InFlightGuard {
-    /// Counts a request of `api`.
+    /// Counts one more request of `api` as in flight.
     pub(super) fn new(api: &Api) -> InFlightGuard {
         api.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlightGuard(api.services.clone())

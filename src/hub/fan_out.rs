@@ -48,8 +48,9 @@ pub(super) async fn fan_out(shard: Arc<Shard>) {
     }
 }
 
-/// Pushes the batches of one log that come after `fanned_to` to the subscribers.
-/// `cost` is the cost of all pushes since the task last yielded to the runtime.
+/// Pushes the new batches of one log to its subscribers: the batches after the
+/// fan-out's offset `fanned_to`. `cost` is the cost of all pushes since the task
+/// last yielded to the runtime.
 async fn advance(shard: &Shard, fanout: &LogFanout, cost: &mut usize) {
     match fanout.progress.log.tail(fanout.progress.fanned_to()) {
         Some(batches) => {
@@ -93,8 +94,9 @@ async fn fall_behind_all(fanout: &LogFanout) {
 }
 
 /// Checks all connections of a shard at each tick, and never returns. Sets the end
-/// reason of a connection whose timeout or lifetime has passed. Wakes the writer of
-/// a connection if its heartbeat or its end is due.
+/// reason of a connection that has timed out, or whose scheduled end (from a drain
+/// or the maximum lifetime) has come. Wakes the writer of a connection if a
+/// heartbeat or the end is due.
 async fn tick(shard: Arc<Shard>) {
     loop {
         let settings = shard.settings.read().clone();

@@ -21,8 +21,8 @@ use crate::wire::{Batch, Filter, Selection};
 /// yields after one or two pushes.
 pub(super) const COST_AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 256 };
 
-/// The number of events that a filter evaluates in the same time as the fan-out
-/// needs for a push into a ring. Such a push is the unit of the fan-out's cost.
+/// The number of events that a filter evaluates in the time of one push into a ring,
+/// about 100 ns. The cost of the fan-out is measured in such pushes.
 const EVENTS_A_VISIT: usize = 8;
 
 /// A fan-out pass: pushes one batch of a log to the subscriptions of one shard
@@ -40,8 +40,8 @@ pub(super) struct FanoutPass<'a> {
     pub(super) slice_cache: SliceCache,
     pub(super) counts: DeliveryCounts,
     wakers: Vec<Waker>,
-    /// The subscriptions that get the batch next. The field keeps the allocation for
-    /// the next chunk of subscriptions.
+    /// A buffer for the next subscriptions that get the batch. It is reused for each
+    /// chunk of subscriptions.
     chunk: Vec<Match>,
     cost: usize,
 }

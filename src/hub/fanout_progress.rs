@@ -13,8 +13,9 @@ use crate::sync::AtomicU64;
 /// The fan-out sets `tail` to the end of a batch before it pushes the batch to the
 /// first subscription. It sets `fanned_to` to this offset after the last push. A
 /// subscription enters the index first and then reads `tail` under the lock of its
-/// connection. So the subscription knows whether the fan-out may already have
-/// skipped it for a batch that it has not read ([`Follower`](crate::log::Follower)).
+/// connection. If `tail` is beyond the last event that the subscription has read,
+/// the fan-out may already have skipped the subscription. The subscription then
+/// reads the log further before it goes live ([`Follower`](crate::log::Follower)).
 pub(super) struct FanoutProgress {
     pub(super) log: Arc<Log>,
     tail: AtomicU64,

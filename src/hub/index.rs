@@ -123,7 +123,7 @@ pub(super) struct Index {
     pub(super) has_ended: bool,
 }
 
-/// The position of [`Index::walk`], which visits all entries list by list. List 0
+/// The position of a walk over all entries ([`Index::walk`]), list by list. List 0
 /// has the subscriptions to the whole log. Each other list has the subscriptions to
 /// one resource.
 #[derive(Clone, Copy, Debug, Default)]
@@ -191,7 +191,7 @@ impl Index {
         self.groups.get(group as usize).map(|group| &group.entries)
     }
 
-    /// Calls `visit` for the entries in the next `steps` slots after `cursor`, and
+    /// Calls `visit` for the entries in the next `steps` slots from `cursor` on, and
     /// moves `cursor`. Returns `false` if no slot is left.
     pub(super) fn walk(
         &self,

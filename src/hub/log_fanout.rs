@@ -82,7 +82,7 @@ pub(super) struct ProgressQueue {
     /// The number of times that the fan-out task was notified.
     #[cfg(test)]
     pub(super) wakeups: std::sync::atomic::AtomicU64,
-    /// The number of fan-outs that the task has taken.
+    /// The number of fan-outs that the fan-out task has taken from the queue.
     #[cfg(test)]
     pub(super) visits: std::sync::atomic::AtomicU64,
 }
@@ -106,7 +106,8 @@ impl ProgressQueue {
     /// Waits until the queue has entries, and moves all of them into `taken`, which
     /// must be empty. The queue reuses the allocation of `taken`.
     ///
-    /// # Cancel safety Safe: entries are moved only after the last wait.
+    /// # Cancel safety
+    /// Safe: entries are moved only after the last wait.
     pub(super) async fn take(&self, taken: &mut Vec<Weak<LogFanout>>) {
         loop {
             std::mem::swap(&mut *self.moved.lock(), taken);

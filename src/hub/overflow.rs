@@ -14,10 +14,11 @@ use super::words::{Bounds, EndReason, Overflow, SubscriptionId};
 use crate::event::{Offset, ResourceId};
 use crate::wire::{Batch, Selection};
 
-/// The maximum number of runs in a ring whose socket accepts no bytes, with the
-/// policy `log`. A run is the matching events of one batch for one subscription.
-/// With more runs, the subscription catches up. A run costs about 80 bytes, so a
-/// stalled client of many small batches costs less than 8 KiB.
+/// The maximum number of runs in the ring of a blocked socket, with the policy
+/// `log`. A blocked socket accepts no bytes. A run is the matching events of one
+/// batch for one subscription. With more runs, the subscription catches up. A run
+/// costs about 80 bytes, so a stalled client of many small batches costs less than 8
+/// KiB.
 pub(super) const BLOCKED_RUNS_MAX: usize = 64;
 
 impl State {
@@ -58,9 +59,9 @@ impl State {
 
 impl Subscription {
     /// Handles the eviction of a batch from the memory of the log, if the ring still
-    /// has events of this batch for the subscription. With a policy that drops,
-    /// returns that the ring must drop these events. With any other policy, makes
-    /// the subscription catch up.
+    /// has events of this batch for the subscription. If the overflow policy is to
+    /// drop, returns [`OnEviction::Drop`]. With any other policy, makes the
+    /// subscription catch up and returns [`OnEviction::CatchUp`].
     pub(super) fn evict(&mut self) -> OnEviction {
         match self.spec.overflow {
             Overflow::DropOldest | Overflow::DropNewest => {

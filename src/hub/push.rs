@@ -18,15 +18,15 @@ use crate::wire::Selection;
 /// fits. To conflate a ring of a thousand events takes about 50 µs.
 const OVERFLOW_COST: usize = 64;
 
-/// The number of subscriptions whose lag the tick computes in the same time as a
-/// push into a ring takes. Such a push is the unit of the cost of a tick.
+/// The number of subscriptions whose lag a tick computes in the time of one push
+/// into a ring, about 100 ns. The cost of a tick is measured in such pushes.
 const SUBSCRIPTIONS_A_VISIT: usize = 8;
 
 /// The result of a tick for one connection: its lag, and the cost of the tick.
 pub(super) struct Ticked {
     /// The largest lag of the connection's subscriptions, in offsets.
     pub(super) lag: u64,
-    /// The cost, in visits that only push.
+    /// The cost of the processing. The unit is the cost of a push into a ring.
     pub(super) cost: usize,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Visit {
     /// The waker of the connection's writer, if the writer has to be woken. The
     /// caller wakes it after the lock of the connection is released.
     pub(super) waker: Option<Waker>,
-    /// The cost, in visits that only push.
+    /// The cost of the processing. The unit is the cost of a push into a ring.
     pub(super) cost: usize,
 }
 
@@ -53,8 +53,9 @@ impl Default for Visit {
 }
 
 impl Subscriber {
-    /// Pushes the selected events of the pass's batch to a subscription, if the
-    /// subscription is live (`docs/delivery.md#push`).
+    /// Pushes the selected events of the pass's batch into the ring of the
+    /// connection, or writes them to its socket. Does nothing if the subscription is
+    /// not live (`docs/delivery.md#push`).
     pub(super) fn push(
         &self,
         id: SubscriptionId,

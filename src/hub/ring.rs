@@ -23,8 +23,8 @@ impl Item {
     }
 }
 
-/// The change of a ring after the log has evicted from memory the batch of a
-/// subscription's oldest run in this ring.
+/// How a ring handles the items of one subscription after the log has evicted the
+/// batch of the oldest item from memory.
 #[derive(Debug)]
 pub(super) enum OnEviction {
     /// Remove all runs and drop markers of the subscription. It catches up from the
@@ -268,8 +268,8 @@ impl Ring {
         self.items().filter(|item| item.subscription() == id).map(count).sum()
     }
 
-    /// Returns the runs of a subscription that may be dropped. The writer has no
-    /// slices of them.
+    /// Returns the runs of a subscription that may be dropped. These are the runs of
+    /// which the writer has no slices.
     pub(super) fn droppable_runs(&self, id: SubscriptionId) -> Vec<&Run> {
         let droppable = self.items().skip(self.peeked).filter_map(|item| match item {
             Item::Run(run) if run.subscription == id => Some(run),
@@ -358,10 +358,11 @@ impl Ring {
         evicted
     }
 
-    /// Removes the events of evicted batches from the ring, as `evicted` says for
-    /// each subscription. Handles all subscriptions in one loop over the ring,
-    /// because a connection may have a thousand subscriptions with runs of the same
-    /// batch. `is_held` returns whether the batch with this end is still in memory.
+    /// Removes the events of evicted batches from the ring. `evicted` has the
+    /// affected subscriptions, and how to handle each one. `is_held` returns whether
+    /// the batch with this end is still in memory. The method handles all
+    /// subscriptions in one loop over the ring, because a connection may have a
+    /// thousand subscriptions with runs of the same batch.
     pub(super) fn evict(
         &mut self,
         evicted: &mut HashMap<SubscriptionId, OnEviction>,
@@ -390,9 +391,9 @@ impl Ring {
     }
 
     /// Replaces the selections of a subscription's runs by `kept`, one selection for
-    /// each run. Merges its drop markers into `marker` and removes them. Skips the
-    /// items whose slices the writer may have. Returns the index of the
-    /// subscription's first replaced item.
+    /// each run. Merges the subscription's drop markers into `marker` and removes
+    /// them from the ring. Skips the items whose slices the writer may have. Returns
+    /// the index of the subscription's first item that is not skipped.
     pub(super) fn replace(
         &mut self,
         id: SubscriptionId,

@@ -165,7 +165,7 @@ pub struct DropMarker {
     /// The number of dropped events.
     pub count: u64,
     /// The end of the last batch that was conflated. Up to this offset, the ring has
-    /// only the newest event of each resource.
+    /// only the newest event of each resource for this subscription.
     pub(super) scanned_to: Offset,
 }
 

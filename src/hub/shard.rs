@@ -1,4 +1,4 @@
-//! A shard: serves a part of the connections, and has a fan-out for each log that
+//! A shard serves a part of the connections. It has a fan-out for each log that
 //! these connections subscribe to.
 
 use std::collections::HashMap;

@@ -141,9 +141,9 @@ impl State {
         self.partial_write = Some(Box::new(rest));
     }
 
-    /// Makes each subscription live that has read its log to the end. Returns the
-    /// read for one of the subscriptions that still have to read, or `None` if there
-    /// is none. These subscriptions take turns.
+    /// Makes each subscription live if it has read its log to the end. Returns a
+    /// read for one of the other subscriptions, or `None` if none has to read. The
+    /// subscriptions that have to read take turns.
     pub(super) fn read_next(&mut self) -> Option<WriterAction> {
         let mut found = None;
         let count = self.subscriptions.len();
@@ -214,8 +214,9 @@ impl State {
         (!slices.is_empty()).then_some(WriterAction::Write)
     }
 
-    /// Removes the events from the ring whose batches the log has evicted from
-    /// memory. Returns whether there were such events.
+    /// Removes the events of evicted batches from the ring. These are the batches
+    /// that the log has evicted from its tail in memory. Returns whether there were
+    /// such events.
     ///
     /// A ring counts only the bytes of its events, but it keeps whole batches in
     /// memory. This costs nothing while the tail of the log keeps the same batches
@@ -268,8 +269,8 @@ impl State {
         }
     }
 
-    /// Stores the waker of the writer's task, if the stored one would not wake this
-    /// task.
+    /// Stores the waker of the writer's task, unless the stored waker wakes this
+    /// task already.
     pub(super) fn store_waker(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());

@@ -233,9 +233,9 @@ impl Subscriber {
         next
     }
 
-    /// Sets `live` to whether a subscription of `state` is live. The caller holds
-    /// the lock of the connection. It calls this after a change that may have made a
-    /// subscription catch up.
+    /// Sets `live` to `true` if a subscription in `state` is live, else to `false`.
+    /// The caller holds the lock of the connection. It calls this after a change
+    /// that may have made a subscription catch up.
     pub(super) fn update_live(&self, state: &State) {
         self.live.store(state.is_live(), Ordering::SeqCst);
     }
@@ -243,8 +243,8 @@ impl Subscriber {
     /// Returns the end reason if the connection has to end at once, even in the
     /// middle of a frame. Otherwise returns `None`, and the next change wakes the
     /// task of `cx`. The writer calls this while it waits for the socket, for a
-    /// read, or for the answer to a command. `is_answering` is whether a command
-    /// waits for its answer; the connection is then not idle.
+    /// read, or for the answer to a command. If `is_answering` is set, a command
+    /// waits for its answer, and the connection does not count as idle.
     pub fn watch(&self, cx: &Context<'_>, is_answering: bool) -> Option<EndReason> {
         let mut state = self.state.lock();
         let is_urgent = |end_reason: &EndReason| match end_reason {
@@ -317,11 +317,11 @@ impl Subscriber {
         state.end_reason.is_none()
     }
 
-    /// Returns the latest time at which the connection ends, although a command is
-    /// not answered yet. `since` is the time at which the end of the connection was
-    /// decided. During a drain, the result is the drain's deadline for answers.
-    /// Otherwise it is `since` plus the stall timeout. All times are in milliseconds
-    /// since the start of the shard.
+    /// Returns the time until which the end of the connection waits for the answer
+    /// to a command. `since` is the time at which the end was decided. During a
+    /// drain, the result is the drain's deadline for answers. Otherwise it is
+    /// `since` plus the stall timeout. All times are in milliseconds since the start
+    /// of the shard.
     pub fn answer_due(&self, since: u64) -> u64 {
         self.shard.answer_due(since)
     }

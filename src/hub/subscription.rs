@@ -39,7 +39,7 @@ pub(super) struct Subscription {
     /// is `conflate`. The writer then writes only the newest event of each resource
     /// on a page of the log.
     pub(super) conflating: bool,
-    /// The end of the conflated events that a `gap` message has reported to the
+    /// The offset up to which a `gap` message has reported conflated events to the
     /// client.
     pub(super) conflated: Offset,
     /// The last written resource of the snapshot. `None` if none is written yet.
@@ -60,7 +60,7 @@ pub struct ReadRequest {
     pub filter: Arc<Filter>,
     /// The wire format of the events.
     pub format: WireFormat,
-    /// The read starts after this offset.
+    /// The offset after which the read starts.
     pub after: Offset,
     /// The maximum number of events to write. `None` means no limit.
     pub credit: Option<u64>,
@@ -72,8 +72,8 @@ pub struct ReadRequest {
     /// The overflow policy of the subscription.
     pub overflow: Overflow,
     /// `Some` if the writer writes only the newest event of each resource on a page
-    /// of the log. The offset is the end of the conflated events that a `gap`
-    /// message has reported to the client.
+    /// of the log. The value is the offset up to which a `gap` message has reported
+    /// conflated events to the client.
     pub conflate: Option<Offset>,
 }
 

@@ -26,8 +26,9 @@ pub struct Settings {
     /// for this time (`limits.stall_timeout`).
     pub stall_timeout: Duration,
     /// The time after which the gateway ends an idle stream
-    /// (`limits.stream_idle_timeout`). A stream is idle while no event is written
-    /// and, on a WebSocket, while the client sends no command. Zero means no limit.
+    /// (`limits.stream_idle_timeout`). A stream is idle while no event is written. A
+    /// WebSocket is idle only if the client also sends no command. Zero means no
+    /// limit.
     pub stream_idle_timeout: Duration,
     /// The maximum lifetime of a stream (`limits.stream_lifetime`). Each stream
     /// ends after 75 to 100 % of this time, so that clients which connected
@@ -99,8 +100,8 @@ pub struct SubscriptionSpec {
     /// The number of events that the client still accepts. `None` means no
     /// limit.
     pub credit: Option<u64>,
-    /// Whether the gateway sends a snapshot of the resources before the events. Set
-    /// to `false` when the snapshot is sent.
+    /// Whether the gateway sends a snapshot of the resources before the events. The
+    /// field becomes `false` when the snapshot is sent.
     pub snapshot: bool,
     /// The reaction to a gap: the log no longer keeps events that the client asked
     /// for.
@@ -208,21 +209,24 @@ pub trait DirectWriter: Send + Sync {
     /// Writes as many of the bytes as the socket accepts without waiting. Returns
     /// the number of written bytes.
     ///
-    /// # Errors [`io::ErrorKind::WouldBlock`] if the socket accepts no byte. Any other error means that the socket is broken. The writer of the connection then gets an error too.
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if the socket accepts no byte. Any other error
+    /// means that the socket is broken. The writer of the connection gets this error
+    /// too.
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// The remaining size of one write to a socket. Each slice that is added to the
+/// The size that is left for one write to a socket. Each slice that is added to the
 /// write reduces it.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteBudget {
-    /// The number of slices that the write may still get. All slices are written
-    /// with one vectored write.
+    /// The number of slices that can still be added to the write. All slices are
+    /// written with one vectored write.
     pub slices: u32,
-    /// The number of events that the write may still get. `batchSize` and the credit
-    /// of the subscription limit it.
+    /// The number of events that can still be added to the write. `batchSize` and
+    /// the credit of the subscription limit it.
     pub events: u32,
-    /// The number of bytes that the write may still get.
+    /// The number of bytes that can still be added to the write.
     pub bytes: usize,
 }
 

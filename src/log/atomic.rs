@@ -39,7 +39,8 @@ pub enum CursorUpdate {
     },
 }
 
-/// The position of a durable cursor, compared with a log.
+/// The result of a comparison of a durable cursor with a log: whether the cursor
+/// belongs to the log, and its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CursorPosition {
     /// The cursor belongs to the log and has this offset. Retention may have

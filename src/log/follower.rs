@@ -113,7 +113,7 @@ impl Follower {
     }
 
     /// Moves `written_to` forward to `to`. The events up to `to` were written to the
-    /// client, or the filter excludes them.
+    /// client or reported to it as dropped, or the filter excludes them.
     pub fn advance(&mut self, to: Offset) {
         self.written_to = self.written_to.max(to);
     }
@@ -215,7 +215,8 @@ impl Follow {
         self.follower.written_to()
     }
 
-    /// Returns the next part of the log. Waits for a commit if there is none.
+    /// Returns the next part of the log. If there is no new part, waits for a
+    /// commit.
     ///
     /// # Errors
     /// [`Error::Store`] if the disk cannot be read. The next call reads again.

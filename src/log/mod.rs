@@ -141,8 +141,8 @@ impl Engine {
     }
 
     /// Waits for space in the queue and queues `writes`. Writes that are queued
-    /// after this call returns are committed after `writes`. The returned
-    /// [`PendingAppend`] waits for the commit.
+    /// after this call returns are committed after `writes`. The caller waits for
+    /// the commit with the returned [`PendingAppend`].
     ///
     /// # Errors
     /// [`Error`] if the log rejects all writes.
@@ -164,13 +164,14 @@ impl Engine {
     /// stop the other writes.
     ///
     /// # Errors
-    /// [`AtomicError::Rejected`] for the first write that is rejected: then no
-    /// write of the batch is in any log, and no offset was used.
+    /// [`AtomicError::Rejected`] for the first write that is rejected: then no write
+    /// of the batch is in any log, and no offset was used.
     /// [`AtomicError::CursorAhead`] for a cursor beyond the head of its log.
-    /// [`AtomicError::MemoryTopic`] and [`AtomicError::TooLarge`] before the
-    /// batch is queued. [`AtomicError::Engine`] if the engine accepts no writes.
-    /// After [`Error::Poisoned`] the batch may be on disk, and then all of it
-    /// is.
+    /// [`AtomicError::MemoryTopic`] if a log of the batch is in memory, and
+    /// [`AtomicError::TooLarge`] if the batch does not fit into one commit. Such a
+    /// batch is not queued. [`AtomicError::Engine`] if the engine accepts no writes.
+    /// After [`Error::Poisoned`], either the whole batch is on disk or nothing of
+    /// it.
     ///
     /// # Cancel safety
     /// Dropping the future does not cancel a batch that is in the queue: the
@@ -233,8 +234,8 @@ impl Engine {
         }
     }
 
-    /// Returns whether the logs on disk accept writes. The free space of the disk
-    /// is checked once a second and before each commit.
+    /// Returns whether the logs on disk accept writes. The committer checks the free
+    /// space of the disk once a second and before each commit.
     pub fn write_state(&self) -> WriteState {
         match self {
             Engine::Embedded(engine) => engine.write_state(),

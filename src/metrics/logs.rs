@@ -29,7 +29,8 @@ pub struct LogValues<'a> {
     pub bytes: u64,
     /// The number of resources, if the log belongs to a collection.
     pub resources: u64,
-    /// The offset of the newest event that retention has deleted.
+    /// The last trimmed offset: the position before the oldest event that the log
+    /// still keeps.
     pub earliest: u64,
     /// The offset of the newest event.
     pub head: u64,

@@ -1,8 +1,8 @@
 //! Encoding and decoding of records, each with a checksum.
 //!
-//! The checksum covers the key too, so a record under the wrong key is damaged.
-//! The checksums of fjall do not suffice: fjall cuts off the damaged end of a
-//! journal without an error.
+//! The checksum covers the key too, so a record that is stored under a wrong key
+//! counts as damaged. The checksums of fjall do not suffice: fjall cuts off the
+//! damaged end of a journal without an error.
 //!
 //! Each kind of record has a version. A record of version 1 begins with its
 //! checksum. A record of a later version begins with the complement of its
@@ -25,12 +25,12 @@ pub(super) enum Unreadable {
     Newer(u8),
 }
 
-/// Encodes a record of version 1. `body` appends about `capacity` bytes.
+/// Encodes a record of version 1. `body` appends the fields, about `capacity` bytes.
 pub(super) fn seal(key: &[u8], capacity: usize, body: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     seal_version(key, UNMARKED, capacity, body)
 }
 
-/// Encodes a record of `version`. `body` appends about `capacity` bytes.
+/// Encodes a record of `version`. `body` appends the fields, about `capacity` bytes.
 pub(super) fn seal_version(
     key: &[u8],
     version: u8,
@@ -51,8 +51,8 @@ pub(super) fn seal_version(
     record.into()
 }
 
-/// Decodes a record of a kind whose newest version is `newest`. `fields` decodes
-/// the fields of the given version.
+/// Decodes a record. `newest` is the newest version of this kind of record. `fields`
+/// gets the version of the record and decodes its fields.
 ///
 /// # Errors
 /// [`Unreadable::Damaged`] if the checksum is wrong or `fields` returns `None`,
@@ -86,7 +86,8 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The rest of a record. Each method returns `None` if the rest is too short.
+/// The part of a record that is not decoded yet. Each method returns `None` if this
+/// part is too short.
 pub(super) struct Fields(Bytes);
 
 impl Fields {

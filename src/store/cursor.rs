@@ -1,6 +1,7 @@
 //! Cursors: durable positions in logs, each under a name.
 //!
-//! A record has version 1: `log u32, epoch [8], offset u64`.
+//! The record of a cursor has version 1 and these fields: `log u32, epoch [8],
+//! offset u64`.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use super::codec::{Unreadable, read, seal};
 use crate::event::{Epoch, LogId, Offset};
 
-/// The newest version of the record that this build reads.
+/// The newest version of a cursor's record that this build reads.
 const VERSION: u8 = 1;
 const NAME_BYTES_MAX: usize = 128;
 
@@ -21,8 +22,8 @@ pub struct CursorName(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidCursorName;
 
-/// A durable position in a log. Its reader continues with the event after the
-/// offset.
+/// A durable position in a log. The reader of the cursor continues with the event
+/// after the offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The number of the log.
@@ -34,11 +35,11 @@ pub struct Cursor {
 }
 
 impl CursorName {
-    /// Returns the name.
+    /// Checks `name` and returns it as the name of a cursor.
     ///
     /// # Errors
-    /// [`InvalidCursorName`] if `name` is empty, longer than 128 bytes, or has
-    /// another character.
+    /// [`InvalidCursorName`] if `name` is empty, is longer than 128 bytes, or has a
+    /// character that is not allowed.
     pub fn new(name: &str) -> Result<CursorName, InvalidCursorName> {
         let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._~:/-".contains(&byte);
         if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_valid) {

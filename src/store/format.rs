@@ -1,10 +1,10 @@
 //! The header of the store, which contains the number of the store's format.
 //!
-//! The file `format` holds the number of the format and the version of
-//! streamgate that wrote the file. A store without the file has format 1:
-//! streamgate 0.1.0 wrote no header. A store of an older format opens, and the file
-//! is raised before the first record of the newer format is written. A store
-//! of a newer format is refused before any other file is opened.
+//! The file `format` contains the number of the format and the version of streamgate
+//! that wrote the file. A store without the file has format 1: streamgate 0.1.0
+//! wrote no header. A store of an older format can be opened. Before the first
+//! record of the newer format is written, the file gets the new number. A store of a
+//! newer format is refused before any other file is opened.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -13,9 +13,10 @@ use std::path::Path;
 use super::Error;
 use super::codec::{Fields, Unreadable, read, seal};
 
-/// The format that this build writes, and the newest format that it reads. Raise
-/// this number if you add or change a key, or raise the version of a record kind
-/// (`record`, `cursor`). Then add a fixture of the last format to `tests/fixtures`.
+/// The number of the format that this build writes, and the newest format that it
+/// reads. Raise this number if you add or change a key, or raise the version of a
+/// record kind (`record`, `cursor`). Then add a fixture of the last format to
+/// `tests/fixtures`.
 pub(super) const FORMAT: u32 = 3;
 
 /// The format of a store without a header.
@@ -30,7 +31,7 @@ struct Header {
     program: String,
 }
 
-/// Returns the format of the store in the folder `path`.
+/// Returns the number of the format of the store in the folder `path`.
 ///
 /// # Errors
 /// [`Error::Newer`] if only a later version of streamgate can read the store,

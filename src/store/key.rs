@@ -1,11 +1,12 @@
-//! The keys of the store. Numbers are big-endian, so that keys are in the order of
-//! their numbers.
+//! The keys of the store. Numbers are big-endian, so that the order of the keys is
+//! the order of the numbers.
 //!
-//! The keyspace `log` has only events, under `log u32, offset u64`. Its tables
-//! therefore never overlap within a log.
+//! The keyspace `log` has only events. The key of an event is `log u32, offset u64`.
+//! The offsets of a log only grow, so the tables (fjall's sorted files) of one log
+//! never overlap.
 //!
-//! The keyspace `state` has all other records. The first byte of a key is the
-//! kind:
+//! The keyspace `state` has all other records. The first byte of a key is the kind
+//! of the record, as listed here. `key hash` is the hash of an idempotency key.
 //! - 0: the number of the last commit
 //! - 1: `log u32`: the metadata of a log
 //! - 2: `log u32, resource id`: a resource
@@ -56,7 +57,8 @@ pub(super) fn log_prefix(tag: u8, log: LogId) -> [u8; 5] {
     key
 }
 
-/// Returns the range of all keys of one log and one kind.
+/// Returns the range of all keys of one log and one kind of record, whose first byte
+/// is `tag`.
 pub(super) fn log_range(tag: u8, log: LogId) -> Range<[u8; 5]> {
     log_prefix(tag, log)..log_prefix(tag, LogId(log.0 + 1))
 }

@@ -1,18 +1,17 @@
 //! The store on disk, built on fjall: events, resources, indexes and cursors.
 //!
-//! The folder of a store contains fjall's files in `db/`, the file `mark` and
-//! the header `format`. fjall has two keyspaces: `log` contains the events, and
-//! `state` contains everything else. The modules `key`, `record` and `cursor`
-//! define the keys and the values. One [`Writer`] changes the store in numbered,
-//! atomic [`Transaction`]s. Any thread can read, through a [`Store`], or through
-//! a [`ReadSnapshot`] if several reads must agree.
+//! The folder of a store contains fjall's files in `db/`, the file `mark` and the
+//! header `format`. fjall has two keyspaces: `log` contains the events, and `state`
+//! contains everything else. The modules `key`, `record` and `cursor` define the
+//! keys and the values. One [`Writer`] changes the store in numbered, atomic
+//! [`Transaction`]s. Any thread can read, through a [`Store`], or through a
+//! [`ReadSnapshot`] if several reads must see the same state.
 //!
-//! fjall drops a damaged end of its journal without an error, so the store
-//! checks fjall's data. Each record has a checksum. The events of a log have
-//! consecutive numbers. The metadata of a log counts its events. The file
-//! `mark` contains the number of commits that must exist. Opening a store
-//! compares the ends of all logs with these numbers, and [`verify`] compares
-//! every record.
+//! fjall drops a damaged end of its journal without an error, so the store checks
+//! fjall's data. Each record has a checksum. The events of a log have consecutive
+//! numbers. The metadata of a log counts its events. The file `mark` contains the
+//! number of commits that must exist. Opening a store compares the newest event of
+//! each log with these numbers, and [`verify`] compares every record.
 
 mod codec;
 mod cursor;
@@ -42,12 +41,13 @@ pub use verify::{LogReport, Report, verify};
 pub use view::{ReadSnapshot, ResourceEntry, Store};
 pub use writer::{Durability, EncodedEvent, Transaction, Writer};
 
-/// The limits of a log. Older events are trimmed. Zero means no limit.
+/// The limits for the events that a log keeps. Events that exceed a limit are
+/// trimmed, oldest first. Zero means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The number of events to keep.
+    /// The maximum number of events.
     pub events: u64,
-    /// The number of stored bytes of events to keep.
+    /// The maximum number of stored bytes of all events together.
     pub bytes: u64,
     /// The age at which an event is trimmed.
     pub age: Duration,
@@ -63,7 +63,7 @@ pub struct Resource {
     pub document: Bytes,
 }
 
-/// The ends and the sizes of a log at one moment.
+/// The bounds (head and floor) and the sizes of a log at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogBounds {
     /// The offset of the newest event.

@@ -16,43 +16,46 @@ use super::watermark::CommitWatermark;
 use super::writer::Writer;
 use super::{ADVICE, Error};
 
-/// The maximum size of the journals. fjall keeps a journal until all its records
-/// are in tables. Opening a store spends most of its time on reading the journals,
-/// so this is the smallest size that fjall accepts.
+/// The maximum size of the journals in bytes. fjall, the storage engine, keeps a
+/// journal until all its records are in tables. Opening a store spends most of its
+/// time on reading the journals, so this is the smallest size that fjall accepts.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
-/// The size of a memtable of the keyspace `log`. Measured: a store opens in a tenth
-/// of the time that it takes with fjall's default of 64 MiB, and commits at the
-/// same rate. The events of a log arrive in order, so their tables are not merged.
+/// The size of a memtable of the keyspace `log` in bytes. Measured: a store opens in
+/// a tenth of the time that it takes with fjall's default of 64 MiB, and commits at
+/// the same rate. The events of a log arrive in order, so fjall does not merge their
+/// tables.
 const LOG_MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
-/// The size of a memtable of the keyspace `state`. Resources arrive in any order.
-/// fjall merges four tables with most of the existing ones, so twice the size
-/// needs half the merging. Measured with half a million new resources: 114,000 a
-/// second, against 89,000 with 8 MiB, and the same with 24 MiB. An existing store
-/// keeps the size that it was created with.
+/// The size of a memtable of the keyspace `state` in bytes. Resources arrive in any
+/// order, so fjall merges each four new tables with most of the existing tables.
+/// Twice the memtable size halves this work. Measured with half a million new
+/// resources: 114,000 resources a second with 16 MiB and with 24 MiB, and 89,000
+/// with 8 MiB. An existing store keeps the size that it was created with.
 const STATE_MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
-/// The size of a block of the keyspace `state`. A scan looks up, reads and checks
-/// each block, so fewer blocks are cheaper than with fjall's default of 4 KiB.
-/// 32 KiB are not faster.
+/// The size of a block of the keyspace `state` in bytes. A scan looks up, reads and
+/// checks each block, so fewer blocks are cheaper than with fjall's default of 4
+/// KiB. Blocks of 32 KiB are not faster.
 const STATE_BLOCK_BYTES: u32 = 16 * 1024;
-/// The number of fjall's worker threads. fjall reserves one worker for flushing.
-/// This worker returns every merge that it takes from the queue. With two workers,
-/// while the other one merges, the first worker only takes and returns merges:
-/// that was a fifth of all processor time under load. With one worker, a long
-/// merge would delay the flushing and then the writes.
+/// The number of fjall's worker threads. fjall reserves the first worker for
+/// flushing memtables. The first worker also takes merges from the queue, but puts
+/// each of them back. With two workers, the first worker only takes and puts back
+/// merges while the other one merges: that was a fifth of all processor time under
+/// load. With one worker, a long merge would delay the flushing, and then the
+/// writes.
 const WORKERS: usize = 3;
 /// The nice value of fjall's worker threads. The workers can wait for a processor,
 /// but a commit that waits delays every client. Measured with 256 connections and
 /// one event per request, over eight rounds: 48,300 requests a second, against
-/// 45,800 with 0; `loadtest run ingest-collection` is 1.05 times as fast. With a
-/// higher value, a process that uses every processor would stop the workers, and
-/// later the writes, which wait for the merges. The journals are read at the same
-/// nice value, because a thread without privileges cannot lower the value again.
+/// 45,800 with the nice value 0; `loadtest run ingest-collection` is 1.05 times as
+/// fast. With a higher nice value, another process that uses every processor would
+/// stop the workers. The writes would stop later, because they wait for the merges.
+/// Opening a store also reads the journals at this nice value, because a thread
+/// without privileges cannot lower its nice value again.
 const NICE: i32 = 10;
-/// The size of fjall's cache of blocks, which include the indexes and the filters
-/// of tables. Pages have a cache of their own. The first scan of a collection fills
-/// this cache, so a new process grows by this size. With 8 MiB, the indexes and
-/// filters of a million events do not fit and are read again for each lookup:
-/// `verify` then takes 114 s instead of 4.9 s.
+/// The size of fjall's block cache in bytes. The blocks include the indexes and the
+/// filters of tables. The pages of events have a separate cache. The first scan of a
+/// collection fills the block cache, so a new process grows by this size. With 8
+/// MiB, the indexes and filters of a million events do not fit and are read again
+/// for each lookup: `verify` then takes 114 s instead of 4.9 s.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// An open store.
@@ -83,16 +86,17 @@ impl Store {
         let metas = view.metas()?;
         for meta in &metas {
             check_end(&view, meta)?;
-            // The watermark detects a cut in the last journal. A cut in an
-            // earlier journal leaves a hole among the events that are not in
-            // a table yet. A log without events cannot have a hole.
+            // The watermark detects that the end of the last journal is missing. If
+            // the end of an earlier journal is missing, there is a hole among the
+            // events that are not in a table yet. A log without events cannot have a
+            // hole.
             if journals.len() > 1 && meta.position.events > 0 {
                 check_newest(&view, meta, journals.iter().sum())?;
             }
         }
-        // A killed process may have left commits that are only in the page
-        // cache. fjall reads these commits without a sync. From here on they
-        // are visible and count as synced.
+        // A killed process may have left commits that are only in the page cache of
+        // the operating system. fjall reads these commits without a sync. From here
+        // on they are visible and count as synced.
         store.files().database.persist(PersistMode::SyncData)?;
         if is_new || format < FORMAT {
             format::write(path)?;
@@ -102,7 +106,7 @@ impl Store {
     }
 }
 
-/// Returns the sizes of fjall's journals.
+/// Returns the sizes of fjall's journals in bytes.
 fn journals(folder: &Path) -> io::Result<Vec<u64>> {
     let mut sizes = Vec::new();
     let entries = match std::fs::read_dir(folder) {
@@ -145,7 +149,7 @@ pub(super) fn open_files(path: &Path) -> Result<Store, Error> {
         let opener = thread::Builder::new().name("opener".to_owned());
         Ok::<_, io::Error>(opener.spawn_scoped(scope, nicely)?.join())
     })?;
-    // fjall panics if its files are not as it expects.
+    // fjall panics if the content of its files is invalid.
     let opened = opened.map_err(|_| damaged_files(path, "the database panicked"))?;
     match opened {
         Ok(files) => Ok(Store::new(files)),
@@ -165,8 +169,8 @@ fn options(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
 }
 
-/// Creates the folder, and syncs its entry in the folder above before a file is
-/// written.
+/// Creates the directory `folder` in `path`. Syncs the new directory entries before
+/// the first file is written.
 fn make(path: &Path, folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -236,9 +240,9 @@ fn check_end(view: &ReadSnapshot, meta: &LogMetadata) -> Result<(), Error> {
     )))
 }
 
-/// Checks the newest events of a log, up to the total size of the journals,
-/// `bytes`. The events must have consecutive numbers, and the resources must agree
-/// with their newest events.
+/// Checks the newest events of a log, up to a total size of `bytes`, which is the
+/// size of all journals. The events must have consecutive numbers, and the resources
+/// must agree with their newest events.
 pub(super) fn check_newest(
     view: &ReadSnapshot,
     meta: &LogMetadata,

@@ -7,14 +7,16 @@
 //!   events, bytes, resources u64, floor time i64, number u64, time i64,
 //!   reserved u64`, then the name; version 2: the same up to `reserved`, then
 //!   `count u8`, `count` times a step `u64`, then the name
-//! - response to an idempotent write: `body [32], offset u64, time i64, flags u8, length of subject u8,
-//!   subject, document`
+//! - response to an idempotent write: `body [32], offset u64, time i64, flags u8,
+//!   length of subject u8, subject, document`
 //! - commit: `number u64`
 //!
 //! Events, resources, responses and commits have version 1. The metadata of a log
-//! has version 1 if the time of the log never stepped back, and version 2 otherwise. A change to the
-//! fields of a kind raises the version of the kind and `format::FORMAT`. The
-//! older versions stay readable.
+//! has version 1 if the time of the log never stepped back, which means that no
+//! event has an earlier time than the event before it. Older builds can then open
+//! the store. Otherwise the metadata has version 2. A change to the fields of a
+//! record kind raises the version of the kind and `format::FORMAT`. The older
+//! versions stay readable.
 
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ const RESOURCE_VERSION: u8 = 1;
 const ANSWER_VERSION: u8 = 1;
 const COMMIT_VERSION: u8 = 1;
 const META_VERSION: u8 = 2;
-/// The version of metadata without steps.
+/// The version of a log's metadata if the log's time never stepped back.
 const META_WITHOUT_STEPS: u8 = 1;
 
 const MERGE: u8 = 1;
@@ -38,11 +40,11 @@ const SUBJECT: u8 = 2;
 const CREATED: u8 = 4;
 const DOCUMENT: u8 = 8;
 
-/// The maximum number of steps in the metadata of a log. Each commit to the log
-/// writes all steps.
+/// The maximum number of steps back of the log's time in the metadata of a log. Each
+/// commit to the log writes all of these steps.
 const STEPS_MAX: usize = 32;
 
-/// An event with its number.
+/// An event with its number. The events of a log have consecutive numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Numbered {
     pub(super) number: u64,
@@ -64,14 +66,15 @@ pub(super) fn encode_event(key: &[u8], number: u64, event: &Event) -> Bytes {
     })
 }
 
-/// Returns the length of the record of an event.
+/// Returns the length of the record of an event in bytes.
 pub(super) fn event_bytes(event: &Event) -> usize {
     let subject = event.subject.as_ref().map_or(0, |subject| subject.as_bytes().len());
     CHECKSUM_BYTES + 19 + event.event_type.as_bytes().len() + subject + event.data.len()
 }
 
-/// Returns `event` with fields that are slices of `record`. The caller has just
-/// encoded `record` from `event`, so the content is not checked again.
+/// Returns `event` with fields that are slices of `record`, the encoded event. The
+/// caller has just encoded `record` from `event`, so the content is not checked
+/// again.
 ///
 /// # Panics
 /// If `record` is the record of another event.
@@ -134,7 +137,7 @@ pub struct LogMetadata {
     pub topic: bool,
     /// The epoch of the log.
     pub epoch: Epoch,
-    /// The ends and the sizes of the log.
+    /// The bounds (head and floor) and the sizes of the log.
     pub position: LogBounds,
     /// The number of the newest event. The first event has number 1, and the
     /// numbers are consecutive.
@@ -143,12 +146,13 @@ pub struct LogMetadata {
     pub time: Timestamp,
     /// The last reserved offset. After an unclean stop, offsets up to this one may
     /// have been issued for events that were lost because they were not synced.
-    /// The value is at most `head` after a clean stop, and if every commit is
-    /// synced.
+    /// After a clean stop, and if every commit is synced, the value is at most
+    /// `head`.
     pub reserved: Offset,
-    /// The steps back of the log's time, oldest first. A step is given by the
-    /// offset of the last event before the step. The times of the events between
-    /// two steps never decrease.
+    /// The steps back of the log's time, oldest first. At a step, an event has an
+    /// earlier time than the event before it. Each step is the offset of the last
+    /// event before the step. The times of the events between two steps never
+    /// decrease.
     pub steps: Vec<Offset>,
 }
 
@@ -167,7 +171,8 @@ impl LogMetadata {
         self.steps.last().copied().unwrap_or_default()
     }
 
-    /// Records that the next event has an earlier time than the newest event.
+    /// Records a step back of the log's time: the next event has an earlier time
+    /// than the newest event.
     pub fn step(&mut self) {
         if self.steps.len() == STEPS_MAX {
             self.steps.remove(0);
@@ -175,15 +180,16 @@ impl LogMetadata {
         self.steps.push(self.position.head);
     }
 
-    /// Raises the floor to a trimmed event, and removes the steps below it.
+    /// Raises the floor to a trimmed event, which has this offset and time. Removes
+    /// the steps back of the log's time before this event.
     pub fn raise_floor(&mut self, offset: Offset, time: Timestamp) {
         (self.position.floor, self.position.floor_time) = (offset, time);
         self.steps.retain(|&step| step >= offset);
     }
 
-    /// Returns whether the event at the offset `after` may have an earlier time
-    /// than the previous event, at the offset `before`. If there were more than
-    /// [`STEPS_MAX`] steps, the oldest steps are unknown.
+    /// Returns whether the log's time may step back between two consecutive events,
+    /// at the offsets `before` and `after`. If there were more than [`STEPS_MAX`]
+    /// steps, the oldest steps are unknown.
     pub(super) fn may_step(&self, before: Offset, after: Offset) -> bool {
         let unknown = self.steps.len() == STEPS_MAX && after <= self.steps[0];
         unknown || self.steps.iter().any(|&step| before <= step && step < after)

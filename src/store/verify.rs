@@ -1,4 +1,4 @@
-//! Reads the whole store and reports all damage.
+//! The check of a whole store: reads every record and reports all damage.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -14,9 +14,10 @@ use super::view::{KeyspaceName, ReadSnapshot};
 use super::{Error, LogBounds, format, key, meta_text, unreadable};
 use crate::event::{Epoch, Event, LogId, Offset, ResourceId, Timestamp};
 
-/// The maximum number of damages in a report. A broken table would fill the screen.
+/// The maximum number of damages in a report. Without a limit, a broken table would
+/// fill the screen.
 const DAMAGES_MAX: usize = 1000;
-/// The number of records between two calls of `progress`.
+/// The number of records that are read between two calls of `progress`.
 const STEP: u64 = 1024;
 
 /// The result of [`verify`].
@@ -39,7 +40,7 @@ pub struct LogReport {
     pub id: LogId,
     /// The epoch of the log.
     pub epoch: Epoch,
-    /// The bounds of the log, counted from its events.
+    /// The bounds and sizes of the log, counted from its stored events.
     pub position: LogBounds,
 }
 
@@ -86,7 +87,7 @@ struct Check<F> {
     progress: F,
 }
 
-/// The sums over the events of a log.
+/// The sums over the stored events of a log, to compare with its metadata.
 #[derive(Default)]
 struct EventTotals {
     position: LogBounds,
@@ -140,7 +141,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(metas)
     }
 
-    /// Looks for events of logs that do not exist.
+    /// Reports events that belong to no existing log.
     fn orphan_events(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
         let ends = metas.iter().map(|meta| meta.id.0).chain([u32::MAX]);
         let starts = [0].into_iter().chain(metas.iter().map(|meta| meta.id.0 + 1));
@@ -262,7 +263,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(())
     }
 
-    /// Counts the index entries, and compares each resource with its newest event.
+    /// Counts the index entries of a log, and compares each resource with its newest
+    /// event.
     fn index(&mut self, meta: &LogMetadata) -> Result<u64, Error> {
         let range = key::log_range(key::INDEX, meta.id);
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));
@@ -307,7 +309,7 @@ impl<F: FnMut(u64, u64)> Check<F> {
             Ok(None) => self.damage(format!(
                 "{name}: the index of {subject} has offset {offset}, but no event has this offset"
             )),
-            // Already reported with the events.
+            // The damage of this event is already in the report.
             Err(_) => {}
         }
     }
@@ -369,8 +371,8 @@ impl<F: FnMut(u64, u64)> Check<F> {
         Ok(())
     }
 
-    /// Reads each cursor, and checks that its log exists and has reached its
-    /// offset.
+    /// Reads each cursor. Checks that the log of the cursor exists, and that the
+    /// offset of the cursor is not beyond the head of this log.
     fn cursors(&mut self, metas: &[LogMetadata]) -> Result<(), Error> {
         let range = key::CURSORS;
         let range = (Bound::Included(range.start), Bound::Excluded(range.end));

@@ -24,8 +24,9 @@ pub(super) struct Files {
     pub(super) state: Keyspace,
 }
 
-/// A snapshot of the store, for reads that must agree. Hold a snapshot only
-/// briefly: retention cannot free the records that the snapshot can read.
+/// A snapshot of the store, for several reads that must see the same state. Hold a
+/// snapshot only briefly: retention cannot free the records that the snapshot can
+/// read.
 pub struct ReadSnapshot {
     files: Arc<Files>,
     snapshot: Snapshot,
@@ -109,8 +110,8 @@ impl Store {
         self.0.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// Returns the stored response to the idempotent write with this key hash, or
-    /// `None` if there is none.
+    /// Returns the stored response to an idempotent write, or `None` if there is
+    /// none. `hash` is the hash of its idempotency key.
     ///
     /// # Errors
     /// [`Error`] if the disk cannot be read or the record is damaged.
@@ -135,8 +136,8 @@ impl Store {
             .map_err(|why| unreadable(why, format_args!("the cursor {}", name.as_str())))
     }
 
-    /// Returns the latest expiry of all stored responses, or `None` if there is no
-    /// response.
+    /// Returns the latest expiry of all stored responses to idempotent writes, or
+    /// `None` if there is no response.
     ///
     /// # Errors
     /// [`Error`] if the disk cannot be read.
@@ -146,8 +147,9 @@ impl Store {
         Ok(key::expiry_of(&guard.key()?).map(|(expiry, _)| expiry))
     }
 
-    /// Returns the expiry and the key hash of at most `count` responses whose
-    /// expiry is at least `from` and before `now`, in the order of the expiries.
+    /// Returns the expiry and the key hash of at most `count` responses to
+    /// idempotent writes. Their expiry is at least `from` and before `now`. They are
+    /// in the order of their expiries.
     ///
     /// # Errors
     /// [`Error`] if the disk cannot be read.
@@ -215,8 +217,8 @@ impl ReadSnapshot {
         self.files.decode_state(log, id, &key, value).map(Some)
     }
 
-    /// Returns the id of a resource that a scan has found. A scan itself does not
-    /// decode the ids, because that checks every character and few callers need
+    /// Returns the id of a resource that a scan has found. The scan itself does not
+    /// decode the ids, because decoding checks every character and few callers need
     /// all ids.
     ///
     /// # Errors
@@ -301,17 +303,18 @@ impl ReadSnapshot {
         })
     }
 
-    /// Returns the offset before the first event whose time is `time` or later,
-    /// and whether the log still has every such event. If the time of the log
-    /// stepped back, the events up to the last step are ignored.
+    /// Returns the offset before the first event whose time is `time` or later, and
+    /// whether the log still has every such event. If the time of the log stepped
+    /// back (an event has an earlier time than the event before it), the events up
+    /// to the last step are ignored.
     ///
     /// # Errors
     /// [`Error`] if the disk cannot be read or a record is damaged.
     pub fn before(&self, log: LogId, time: Timestamp) -> Result<(Offset, bool), Error> {
         let meta = self.meta(log)?;
         let (position, step) = (&meta.position, meta.last_step());
-        // Of the events after the step, all up to `low` are earlier; the first
-        // one after `high`, if there is any, is not.
+        // For the events after the step: all events up to `low` are earlier than
+        // `time`. The first event after `high`, if there is one, is not earlier.
         let (mut low, mut high) = (position.floor.max(step), position.head);
         while low < high {
             let middle = Offset(low.0 + (high.0 - low.0) / 2);
@@ -341,8 +344,8 @@ impl ReadSnapshot {
         Ok(self.snapshot.contains_key(&self.files.state, key::index(log, subject, offset))?)
     }
 
-    /// Returns whether the state of the resource agrees with `event`, which is the
-    /// newest event of the resource.
+    /// Returns whether the stored resource agrees with `event`, the newest event of
+    /// this resource.
     pub(super) fn matches_latest(&self, meta: &LogMetadata, event: &Event) -> Result<bool, Error> {
         let Some(subject) = event.subject.as_ref().filter(|_| !meta.topic) else {
             return Ok(true);
@@ -368,7 +371,7 @@ impl ReadSnapshot {
     }
 }
 
-/// A keyspace of the store.
+/// The name of a keyspace of the store.
 #[derive(Clone, Copy)]
 pub(super) enum KeyspaceName {
     Log,

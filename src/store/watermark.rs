@@ -1,12 +1,12 @@
 //! The commit watermark: the number of the last durable commit, in a file of its
 //! own.
 //!
-//! fjall cuts its journal at the first frame that it cannot read. A damaged block
-//! in the middle therefore removes all later commits without an error. The
-//! watermark detects this loss. The watermark is written after each durable
-//! commit and synced once a second. A sync for each commit would halve the rate
-//! of commits. After a power cut, the watermark may be one second old, and the
-//! check does not detect the loss of commits from that second.
+//! fjall cuts its journal at the first frame that it cannot read. A damaged block in
+//! the middle of a journal therefore removes all later commits without an error. The
+//! watermark detects this loss. The watermark is written after each durable commit
+//! and synced once a second. A sync for each commit would halve the rate of commits.
+//! After a power cut, the watermark may be one second old. Then it does not detect
+//! the loss of commits from that second.
 
 use std::fs::File;
 use std::io;
@@ -15,25 +15,26 @@ use std::path::Path;
 
 use super::codec::{read, seal};
 
-/// The size of a slot. The two slots are written in turn. Each slot has its own
-/// sector, so a torn write damages only one slot.
+/// The size of a slot of the file in bytes. The file has two slots, which are
+/// written in turn. Each slot has its own sector, so a torn write damages only one
+/// slot.
 const SLOT_BYTES: u64 = 512;
 const RECORD_BYTES: usize = 12;
 const KEY: &[u8] = b"streamgate mark 1";
 /// The newest version of a slot that this build reads. A slot of a later version
-/// counts as unreadable. This does not occur: the header of the store is checked
-/// first.
+/// counts as damaged. This does not occur, because the header of the store is
+/// checked first.
 const VERSION: u8 = 1;
 
-/// The open file `mark`.
+/// The open file `mark`, which contains the commit watermark.
 pub(super) struct CommitWatermark {
     file: File,
     dirty: bool,
 }
 
 impl CommitWatermark {
-    /// Opens or creates the file. Returns the number of the last durable commit,
-    /// or `None` for a new file.
+    /// Opens or creates the file `mark`. Returns the number of the last durable
+    /// commit, or `None` for a new file.
     ///
     /// # Errors
     /// `InvalidData` if both slots are damaged, or the error of the file system.
@@ -41,7 +42,7 @@ impl CommitWatermark {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let value = if file.metadata()?.len() == 0 {
-            // The entry of the folder must be durable too.
+            // The directory entry of the new file must be durable too.
             if let Some(folder) = path.parent() {
                 File::open(folder)?.sync_all()?;
             }

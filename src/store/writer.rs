@@ -81,7 +81,7 @@ impl Writer {
         Transaction { batch: self.store.files().database.batch(), store: self.store.clone() }
     }
 
-    /// Commits the changes.
+    /// Commits the changes of one transaction.
     ///
     /// # Errors
     /// [`Error::Io`]. The changes may be on disk or not, and every later commit
@@ -107,7 +107,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Syncs every commit to the disk. The file `mark` is not synced.
+    /// Syncs every commit to the disk. Does not sync the file `mark`, the commit
+    /// watermark.
     ///
     /// # Errors
     /// [`Error::Io`]. Every later commit then fails.
@@ -131,7 +132,7 @@ impl Writer {
         Ok(self.store.files().database.persist(PersistMode::Buffer)?)
     }
 
-    /// Syncs the file `mark` to the disk.
+    /// Syncs the file `mark`, the commit watermark, to the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -146,7 +147,7 @@ impl Transaction {
         self.batch.is_empty()
     }
 
-    /// Adds an event of `log` and its index entry.
+    /// Adds an event of `log`, and its entry in the index of events by resource.
     pub fn put_event(&mut self, log: LogId, stored: EncodedEvent) {
         let files = self.store.files();
         if let Some(subject) = &stored.event.subject {
@@ -156,9 +157,9 @@ impl Transaction {
         self.batch.insert(&files.log, stored.key, stored.record);
     }
 
-    /// Removes an event and its index entry. Each key is written only once, so a
-    /// weak removal suffices: the first compaction removes the entry together
-    /// with its tombstone.
+    /// Removes an event and its index entry. Each key is written only once, so
+    /// fjall's weak removal suffices: the first compaction removes the entry
+    /// together with its tombstone.
     pub fn trim_event(&mut self, log: LogId, offset: Offset, subject: Option<&ResourceId>) {
         let files = self.store.files();
         if let Some(subject) = subject {
@@ -205,7 +206,8 @@ impl Transaction {
         self.batch.insert(state, key::expiry(expiry, hash), Bytes::new());
     }
 
-    /// Removes the response to an idempotent write, whose expiry is `expiry`.
+    /// Removes the response to an idempotent write. `expiry` is the expiry that it
+    /// was stored with.
     pub fn remove_answer(&mut self, hash: &[u8; 32], expiry: Timestamp) {
         let state = &self.store.files().state;
         self.batch.remove(state, key::answer(hash));

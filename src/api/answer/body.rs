@@ -16,25 +16,27 @@ pub enum Body {
     Empty,
     /// A complete body in memory.
     Full(Bytes),
-    /// A body that is read from the store as fast as the client reads it.
+    /// A body that the gateway reads from the store as fast as the client reads the
+    /// response.
     Pull(StreamedBody),
     /// A body that a source produces step by step.
     Steps(Box<dyn StepSource>),
-    /// A live stream.
+    /// A live stream that hyper sends to the client.
     Live(Box<StreamBody>),
-    /// A live stream that takes the socket over after the head.
+    /// A live stream that writes to the socket itself after the response head.
     Taken(TakeoverBody),
 }
 
 impl Body {
-    /// Returns whether the body is large and not a live stream. The socket buffer of the kernel
-    /// may be large for such a body, because the delay in the buffer does no harm.
+    /// Returns whether the body is large and not a live stream. For such a body, the
+    /// socket buffer of the kernel may be large, because the delay in this buffer
+    /// does no harm.
     pub fn is_bulk(&self) -> bool {
         matches!(self, Body::Pull(_))
     }
 
-    /// Reports to a live stream that the client read nothing for too long. The caller drops the
-    /// body after this call.
+    /// Tells a live stream that the client has read nothing for too long. The caller
+    /// drops the body after this call.
     pub fn stalled(&mut self) {
         if let Body::Live(stream) = self {
             stream.stalled();

@@ -1,40 +1,46 @@
-//! Reads of one resource on the calling task.
+//! Reads of the store on the calling task.
 //!
-//! A read on a blocking thread wakes a thread twice. This costs nearly twice as much as a whole
-//! request without the thread. A read from memory or from the page cache of the system takes
-//! microseconds. Only a read that waits for the disk should run on a blocking thread. This is
-//! not known in advance, so the duration of the recent reads decides.
+//! A read on a blocking thread wakes a thread twice. This costs nearly twice as much
+//! as a whole request that reads on the calling task. A read from memory or from the
+//! page cache of the system takes microseconds. Only a read that waits for the disk
+//! should run on a blocking thread. The gateway cannot know in advance whether a
+//! read will wait, so it decides by the duration of the recent reads.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// The duration above which a read counts as slow: it waited for the disk. The preemption of a
-/// thread has the same effect; [`BURST`] absorbs such cases.
+/// The duration above which a read counts as slow. A slow read usually waited for
+/// the disk. A read is also slow if the system preempted its thread; [`BURST`]
+/// absorbs such cases.
 const SLOW: Duration = Duration::from_micros(500);
 
-/// The share of one processor that slow reads may take from the runtime in the long run:
-/// 1/SHARE.
+/// The share of one processor's time that slow reads may take from the runtime in
+/// the long run, as 1/SHARE.
 const SHARE: u64 = 4;
 
-/// The time that slow reads may take in a burst.
+/// The total time that slow reads may take in a short period, before [`SHARE`]
+/// limits them.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Decides whether a read runs on the calling task. Limits the time that the threads of the
-/// runtime lose to a slow disk to [`BURST`], and then to 1/[`SHARE`] of one thread.
+/// Decides whether a read runs on the calling task. Limits the time for which slow
+/// reads block the threads of the runtime: to [`BURST`] in a short period, and to
+/// 1/[`SHARE`] of one thread in the long run.
 ///
-/// A slow read is known only when it ends. Therefore one of several threads never reads. If the
-/// disk hangs, that thread still serves other requests. If the runtime has only one thread, this
-/// thread reads too: this allows nearly three times as many requests, but if the disk hangs, the
-/// gateway hangs.
+/// Only the end of a read shows that the read was slow. Therefore, if the runtime
+/// has several threads, reads never run on all of them at the same time. If the disk
+/// hangs, the free thread still serves other requests. If the runtime has only one
+/// thread, this thread reads too. This allows nearly three times as many requests,
+/// but if the disk hangs, the gateway hangs.
 pub struct InlineReads {
     begun: Instant,
-    /// The number of running reads.
+    /// The number of reads that run on calling tasks now.
     running: AtomicUsize,
     running_max: usize,
-    /// The time until which the slow reads so far have used their share, in microseconds since
-    /// `begun`.
+    /// A time in microseconds since `begun`. Each slow read moves this time forward
+    /// by [`SHARE`] times the duration of the read. While this time is more than
+    /// [`SHARE`] × [`BURST`] ahead of now, no read runs on a calling task.
     spent_until: AtomicU64,
 }
 
@@ -49,7 +55,7 @@ impl fmt::Display for Panicked {
 }
 
 impl InlineReads {
-    /// Creates the state without slow reads.
+    /// Creates the state for this machine, without any slow reads.
     pub fn new() -> InlineReads {
         InlineReads::of(std::thread::available_parallelism().map_or(1, usize::from))
     }
@@ -76,14 +82,15 @@ impl InlineReads {
             return None;
         }
         let _reading = self.begin()?;
-        // The read shares only the store with other tasks, as on a thread.
+        // The read shares only the store with other tasks, so a panic leaves no
+        // other data in a broken state.
         let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| Panicked);
         self.record(before, self.begun.elapsed());
         Some(result)
     }
 
-    /// Counts a running read until the returned guard is dropped. Returns `None` at the
-    /// limit.
+    /// Counts one more running read until the returned guard is dropped. Returns
+    /// `None` if the largest allowed number of reads is running.
     fn begin(&self) -> Option<impl Drop> {
         struct Reading<'a>(&'a AtomicUsize);
         impl Drop for Reading<'_> {

@@ -3,13 +3,13 @@
 /// A media type of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
-    /// JSON: a resource or a page.
+    /// JSON, for one resource or a page.
     Json,
-    /// NDJSON: one record per line.
+    /// NDJSON, with one record per line.
     Ndjson,
     /// Server-Sent Events.
     Sse,
-    /// `CloudEvents` 1.0: one event per line.
+    /// `CloudEvents` 1.0 in JSON, with one event per line.
     CloudEvents,
 }
 

@@ -1,4 +1,4 @@
-//! The problems of requests.
+//! Constructors of the problems (RFC 9457) with which the gateway answers requests.
 
 use std::fmt::Display;
 
@@ -7,8 +7,8 @@ use crate::log::{self, AppendRejection, BadWrite};
 use crate::wire::LogIdentity;
 use crate::wire::problem::{Code, Problem};
 
-/// Returns the 400 problem for a malformed request. `detail` names the error and the part of the
-/// request.
+/// Returns the 400 problem for a malformed request. `detail` names the malformed
+/// part of the request and the error.
 pub fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(Code::MalformedRequest, detail)
 }
@@ -19,13 +19,14 @@ pub fn no_such_protocol() -> Problem {
     Problem::new(Code::NotImplemented, "the :protocol of a CONNECT must be websocket")
 }
 
-/// Returns the 400 problem for the query parameter `name`.
+/// Returns the 400 problem for a query parameter `name` that is not valid. `why` is
+/// the reason.
 pub fn parameter(name: &str, why: &str) -> Problem {
     Problem::new(Code::BadParameter, format!("parameter {name:?}: {why}")).with("parameter", name)
 }
 
-/// Returns the 400 problem for a header. `detail` must begin with the name of the
-/// header.
+/// Returns the 400 problem for a header that is not valid. `detail` must begin with
+/// the name of the header.
 pub fn header(detail: impl Into<String>) -> Problem {
     Problem::new(Code::BadParameter, detail)
 }
@@ -36,7 +37,8 @@ pub fn malformed_id(name: &str, why: MalformedId) -> Problem {
     Problem::new(Code::MalformedId, format!("{name}: {why}")).with("parameter", name)
 }
 
-/// Returns the 400 problem for an invalid resource id or event type.
+/// Returns the 400 problem for an invalid resource id or event type. `what` names
+/// the part of the request that contains it.
 pub fn bad_name(what: &str, why: InvalidName) -> Problem {
     Problem::new(Code::BadName, format!("{what}: {why}"))
 }
@@ -51,17 +53,18 @@ pub fn bad_write(bad: &BadWrite) -> Problem {
     bad_body(bad.to_string())
 }
 
-/// Returns the 404 problem for a path or a resource.
+/// Returns the 404 problem for a path or a resource that does not exist.
 pub fn not_found(detail: impl Into<String>) -> Problem {
     Problem::new(Code::NotFound, detail)
 }
 
-/// Returns the 404 problem for a collection or a topic.
+/// Returns the 404 problem for a collection or a topic that does not exist.
 pub fn unknown(detail: impl Into<String>) -> Problem {
     Problem::new(Code::UnknownCollection, detail)
 }
 
-/// Returns the 406 problem. It lists the media types that are available.
+/// Returns the 406 problem for an `Accept` header that allows no available media
+/// type. The problem lists the available media types.
 pub fn not_acceptable(available: Vec<&str>) -> Problem {
     let detail = format!(
         "the Accept header allows no available media type; accept one of {}",
@@ -91,8 +94,9 @@ pub fn key_in_progress() -> Problem {
     )
 }
 
-/// Returns the 410 problem for a position whose next events are gone. The member
-/// `earliest` is `floor`, the earliest position from which the log is complete.
+/// Returns the 410 problem for a start position after which events are missing in
+/// the log. The member `earliest` is `floor` as an event id: the earliest position
+/// from which the log is complete.
 pub fn gone(identity: &LogIdentity, reason: &'static str, floor: Offset) -> Problem {
     let earliest = identity.id(floor).to_string();
     let detail =
@@ -100,8 +104,8 @@ pub fn gone(identity: &LogIdentity, reason: &'static str, floor: Offset) -> Prob
     Problem::new(Code::HistoryGone, detail).with("earliest", earliest).with("reason", reason)
 }
 
-/// Returns the 412 problem. `present` is the version of the resource, if the
-/// resource exists.
+/// Returns the 412 problem for a precondition that is false. `present` is the
+/// current revision of the resource. `None` if the resource does not exist.
 pub fn precondition_failed(present: Option<EventId>) -> Problem {
     let problem = Problem::new(
         Code::PreconditionFailed,
@@ -113,25 +117,29 @@ pub fn precondition_failed(present: Option<EventId>) -> Problem {
     }
 }
 
-/// Returns the 413 problem for a `what` that is larger than `bytes_max`.
+/// Returns the 413 problem for a body or a line that is larger than `bytes_max`
+/// bytes. `what` names the body or the line.
 pub fn too_large(what: &str, bytes_max: usize) -> Problem {
     Problem::new(Code::BodyTooLarge, format!("{what} is larger than {bytes_max} bytes; send less"))
         .with("limit", bytes_max)
 }
 
-/// Returns the 414 problem for a request target that is longer than `bytes_max`.
+/// Returns the 414 problem for a request target that is longer than `bytes_max`
+/// bytes.
 pub fn uri_too_long(bytes_max: usize) -> Problem {
     let detail = format!("the request target must not be longer than {bytes_max} bytes");
     Problem::new(Code::UriTooLong, detail).with("limit", bytes_max)
 }
 
-/// Returns the 415 problem. It lists the media types that the path accepts.
+/// Returns the 415 problem for a request body that the path does not accept. The
+/// problem lists the media types that the path accepts.
 pub fn unsupported(why: &str, accepted: &[&str]) -> Problem {
     let detail = format!("{why}; send {}", accepted.join(" or "));
     Problem::new(Code::UnsupportedMediaType, detail).with("available", accepted.to_vec())
 }
 
-/// Returns the 417 problem.
+/// Returns the 417 problem for an `Expect` header with a value other than
+/// `100-continue`.
 pub fn expectation() -> Problem {
     Problem::new(Code::ExpectationFailed, "the value of Expect must be 100-continue")
 }
@@ -141,12 +149,12 @@ pub fn busy() -> Problem {
     Problem::new(Code::Overloaded, "too many concurrent reads; repeat the request later")
 }
 
-/// Returns the 500 problem for a defect. The caller logs the details.
+/// Returns the 500 problem for a defect of the gateway. The caller logs the details.
 pub fn internal() -> Problem {
     Problem::new(Code::Internal, "internal error; the log of the gateway has the details")
 }
 
-/// Returns the problem for a rejected write.
+/// Returns the problem for a write that the log rejected.
 pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity) -> Problem {
     match rejection {
         AppendRejection::Exists => {
@@ -188,7 +196,8 @@ pub fn store(error: crate::store::Error) -> Problem {
     unavailable(&log::Error::Store(error))
 }
 
-/// Returns the result of a read that ran on a thread or on the calling task.
+/// Returns the result of a read that ran on a blocking thread or on the calling
+/// task.
 ///
 /// # Errors
 /// 500 if the read panicked.

@@ -1,4 +1,4 @@
-//! Constructors of HTTP responses, and their headers.
+//! Constructors of HTTP responses and of their headers.
 
 use std::num::NonZeroU32;
 
@@ -12,17 +12,18 @@ use crate::api::answer::{body::Body, media_type::MediaType};
 use crate::event::EventId;
 use crate::wire::problem::{Code, Problem};
 
-/// The header that marks the stored response of an earlier request (`docs/protocol.md#paths`).
+/// The header of a response that repeats the stored response to an earlier request
+/// with the same idempotency key (`docs/protocol.md#paths`).
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// The longest path in bytes that a problem repeats as its `instance`. Without the limit, a 414
-/// response would repeat the long request target.
+/// The longest path in bytes that a problem contains as its member `instance`.
+/// Without the limit, a 414 response would repeat the long request target.
 const INSTANCE_BYTES_MAX: usize = 1024;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The header with the number of records of a data frame.
+/// The header with the largest number of records per data frame.
 const BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
 
 /// The header that makes nginx forward each event at once.
@@ -36,7 +37,7 @@ pub fn empty(status: u16) -> Response<Body> {
     response
 }
 
-/// Returns a JSON response.
+/// Returns a response with a JSON body.
 pub fn json(status: u16, body: Body) -> Response<Body> {
     new(status, MediaType::Json, body)
 }
@@ -50,24 +51,25 @@ pub fn new(status: u16, media_type: MediaType, body: Body) -> Response<Body> {
     response
 }
 
-/// Adds `ETag`: the id of the newest event of the resource.
+/// Adds the header `ETag`. `id` is the id of the newest event of the resource.
 pub fn set_etag(response: &mut Response<Body>, id: EventId) {
     let value = HeaderValue::try_from(id.quoted()).expect("an event id is ASCII");
     response.headers_mut().insert(ETAG, value);
 }
 
-/// Adds `Location`. `path` must consist of valid names, which are ASCII.
+/// Adds the header `Location`. `path` must consist of valid names and ids, which are
+/// ASCII.
 pub fn set_location(response: &mut Response<Body>, path: &str) {
     let value = HeaderValue::from_str(path).expect("names and ids are ASCII");
     response.headers_mut().insert(LOCATION, value);
 }
 
-/// Adds `Idempotency-Replayed: true`.
+/// Adds the header `Idempotency-Replayed: true`.
 pub fn set_replayed(response: &mut Response<Body>) {
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
 }
 
-/// Adds `Vary: Accept`.
+/// Adds the header `Vary: Accept`.
 pub fn set_vary(response: &mut Response<Body>) {
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
 }
@@ -89,14 +91,15 @@ pub fn set_unbuffered(response: &mut Response<Body>) {
     headers.insert(BUFFERING, HeaderValue::from_static("no"));
 }
 
-/// Adds `X-Batch-Size` if the client chose a batch size.
+/// Adds the header `X-Batch-Size` if the client chose a batch size.
 pub fn set_batch_size(response: &mut Response<Body>, batch_size: Option<NonZeroU32>) {
     if let Some(size) = batch_size {
         response.headers_mut().insert(BATCH_SIZE, size.get().into());
     }
 }
 
-/// Returns the response for a problem. `path` is the path of the request.
+/// Returns the response that contains `problem` as its body. `path` is the path of
+/// the request.
 pub fn problem(problem: &Problem, path: &str) -> Response<Body> {
     // A plain CONNECT request has no path.
     let instance = (1..=INSTANCE_BYTES_MAX).contains(&path.len()).then_some(path);
@@ -119,9 +122,9 @@ pub fn problem(problem: &Problem, path: &str) -> Response<Body> {
     response
 }
 
-/// Adds the headers of a rate limit, if the problem is an empty token bucket:
-/// `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and
-/// `RateLimit-Policy` from the draft of the IETF working group HTTPAPI.
+/// Adds the headers of a rate limit, if the cause of the problem is an empty token
+/// bucket: `Retry-After` (RFC 9110 §10.2.3), and `RateLimit` and `RateLimit-Policy`
+/// from the draft of the IETF working group HTTPAPI.
 fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
     let text = |name| problem.member(name)?.as_str();
     let number = |name| problem.member(name)?.as_u64();
@@ -138,7 +141,7 @@ fn set_rate(headers: &mut HeaderMap, problem: &Problem) {
     }
 }
 
-/// Returns the 405 response with the allowed methods.
+/// Returns the 405 response. `allow` lists the methods that the path allows.
 pub fn method_not_allowed(allow: &'static str, path: &str) -> Response<Body> {
     let detail = format!("the path does not support this method; use one of {allow}");
     let mut response = problem(&Problem::new(Code::MethodNotAllowed, detail), path);

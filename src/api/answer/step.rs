@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-/// The error of a body that cannot be completed. The connection then ends without the end of the
-/// body, so that the client does not mistake the body for complete.
+/// The error of a response body that cannot be completed. The gateway then ends the
+/// response without a regular end of the body, so that the client does not mistake
+/// the body for complete.
 #[derive(Clone, Debug)]
 pub struct BodyAborted(
-    /// The reason, for the log.
+    /// The reason, as text for the log of the gateway.
     pub String,
 );
 
@@ -21,8 +22,8 @@ impl fmt::Display for BodyAborted {
 
 impl std::error::Error for BodyAborted {}
 
-/// Produces a response body, one data frame per step. A step has up to 64 KiB, so the cost of
-/// the dynamic call does not matter.
+/// A source that produces a response body, one data frame per step. A frame has up
+/// to 64 KiB, so the cost of the dynamic dispatch does not matter.
 pub trait StepSource: Send {
     /// Returns the next data frame, or `None` at the end of the body.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>>;

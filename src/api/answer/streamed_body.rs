@@ -13,31 +13,36 @@ use tokio::task::JoinHandle;
 
 use crate::api::answer::{inline_reads::InlineReads, step::BodyAborted};
 
-/// The size of a step in bytes: about 200 resources, whose read from memory takes a tenth of a
-/// millisecond. The bytes are still in the cache of the processor when they are written to the
-/// socket.
+/// The size in bytes of one step of a body: about 200 resources. Reading a step from
+/// memory takes a tenth of a millisecond. The bytes of a step of this size are still
+/// in the processor's cache when they are written to the socket.
 pub const STEP_BYTES: usize = 64 * 1024;
 
-/// A function that returns the next data frames of a body, with about [`STEP_BYTES`] bytes in
-/// all. The list can be empty. Returns `None` at the end of the body. Can read from the disk.
+/// A function that returns the next data frames of a response body, with about
+/// [`STEP_BYTES`] bytes in total. The list can be empty. Returns `None` at the end
+/// of the body. The function can read from the disk.
 pub type Source = Box<dyn FnMut() -> Result<Option<Vec<Bytes>>, BodyAborted> + Send>;
 
 type Step = (Source, Result<Option<Vec<Bytes>>, BodyAborted>);
 
-/// Decides whether a step is read on the calling task or on a thread, and limits the number of
-/// concurrent reads.
+/// Schedules the reads for response bodies that are read step by step. Decides
+/// whether a step is read on the task that writes the response or on a blocking
+/// thread, and limits the number of concurrent reads.
 pub struct ReadScheduler {
     inline: Arc<InlineReads>,
-    /// The permits of bodies whose steps are read on the task that writes them. A few such bodies
-    /// need no second thread. A thousand would fill the queues of the runtime ahead of all other
-    /// tasks. A body keeps its permit until it ends or stalls. A permit per step would not
-    /// limit the number of bodies, because the threads already limit the steps that run at once.
-    /// While a slow client holds a permit, other bodies are read on threads: this takes longer, but
-    /// they are not blocked.
+    /// The permits of bodies whose steps are read on the task that writes the
+    /// response. A few such bodies need no second thread each. A thousand such
+    /// bodies would fill the queues of the runtime, and all other tasks would have
+    /// to wait. A body keeps its permit until it ends or stalls. A permit per step
+    /// would not limit the number of bodies, because the number of runtime threads
+    /// already limits the steps that run at once. While a slow client holds a
+    /// permit, the steps of other bodies are read on blocking threads. This takes
+    /// longer, but does not block these bodies.
     inline_bodies: Arc<Semaphore>,
-    /// The permits for concurrent reads on threads, for the steps of all other bodies. A thousand
-    /// clients that read a collection must not start a thousand threads, which would compete with
-    /// all other tasks for the processors.
+    /// The permits for concurrent reads on blocking threads, for the steps of all
+    /// other bodies. A thousand clients that read a collection must not start a
+    /// thousand threads, which would compete with all other tasks for the
+    /// processors.
     threads: Arc<Semaphore>,
 }
 
@@ -49,14 +54,16 @@ impl ReadScheduler {
     }
 }
 
-/// A body that reads at most one step ahead of its client. It holds at most two steps in memory.
+/// A response body that is read from the store at most one step before the client
+/// reads it. The body holds at most two steps in memory.
 pub struct StreamedBody {
     steps: Arc<ReadScheduler>,
     ready: VecDeque<Bytes>,
     next: Next,
-    /// The permit to read steps on the task that writes them. The body keeps it to its end.
+    /// The permit to read steps on the task that writes the response. The body keeps
+    /// this permit until the body is dropped.
     inline_permit: Option<OwnedSemaphorePermit>,
-    /// Whether a step was read since the task last yielded.
+    /// Whether the task has read a step since it last yielded to the runtime.
     has_read: bool,
 }
 
@@ -67,14 +74,15 @@ enum Next {
 }
 
 impl StreamedBody {
-    /// Creates a body of the frames `first` and the frames of `source`. The steps are read on
-    /// threads.
+    /// Creates a body that contains the frames `first` and then the frames of
+    /// `source`. The steps of `source` are read on blocking threads.
     pub fn new(first: Vec<Bytes>, source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
         StreamedBody::begun(first, source, steps, None)
     }
 
-    /// Creates a body of the frames of `source`, whose steps must all be short. If a permit is
-    /// free, the steps are read on the task that writes them.
+    /// Creates a body that contains the frames of `source`, whose steps must all be
+    /// short. If a permit is free, the steps are read on the task that writes the
+    /// response.
     pub fn inline(source: Source, steps: Arc<ReadScheduler>) -> StreamedBody {
         let permit = steps.inline_bodies.clone().try_acquire_owned().ok();
         StreamedBody::begun(Vec::new(), source, steps, permit)
@@ -100,7 +108,7 @@ impl StreamedBody {
         };
     }
 
-    /// Returns the next data frame.
+    /// Returns the next data frame of the body, or `None` at its end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
@@ -131,8 +139,8 @@ impl StreamedBody {
         }
     }
 
-    /// Reads a step on this task. If the disk is slow, starts the step on a thread and returns
-    /// `None`.
+    /// Reads the next step on this task. If the disk is slow, starts the read on a
+    /// blocking thread and returns `None`.
     fn step(&mut self) -> Option<Step> {
         let Next::Begin(mut source) = std::mem::replace(&mut self.next, Next::Ended) else {
             return None;
@@ -150,7 +158,7 @@ impl StreamedBody {
 }
 
 impl Drop for StreamedBody {
-    /// Cancels a step that has not begun.
+    /// Cancels the read of a step if this read has not begun.
     fn drop(&mut self) {
         if let Next::Reading(reading) = &self.next {
             reading.abort();
@@ -162,7 +170,7 @@ fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
     tokio::spawn(async move {
         let permit = threads.acquire_owned().await;
         let read = tokio::task::spawn_blocking(move || {
-            // The read keeps the permit, also if the body is dropped.
+            // The read holds the permit to its end, even if the body is dropped.
             let _permit = permit;
             let frames = source();
             (source, frames)
@@ -171,7 +179,8 @@ fn queue(mut source: Source, threads: Arc<Semaphore>) -> JoinHandle<Step> {
     })
 }
 
-/// Returns the step after a panic, with an empty source.
+/// Returns the result of a step that panicked: the error, and a source without
+/// further frames.
 fn broken(why: &dyn Display) -> Step {
     (Box::new(|| Ok(None)), Err(BodyAborted(why.to_string())))
 }

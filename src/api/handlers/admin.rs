@@ -20,16 +20,16 @@ use crate::wire::WireFormat;
 const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// The longest time from a scrape to its response, including the wait for earlier
-/// scrapes. Prometheus waits 10 s.
+/// The longest time from a request for the metrics (a scrape) to its response,
+/// including the wait for earlier scrapes. Prometheus waits 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The state of the admin listener.
+/// The functions that answer requests on the admin listener.
 pub struct Admin {
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
     readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
-    /// Allows one scrape at a time, because a scrape occupies a blocking thread and visits
-    /// every log.
+    /// Allows one scrape at a time, because a scrape (a request for the metrics)
+    /// occupies a blocking thread and visits every log.
     permit: Arc<Semaphore>,
 }
 
@@ -37,27 +37,29 @@ pub struct Admin {
 /// (`docs/operations.md#readiness`).
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Readiness {
-    /// Whether a load balancer should send clients here. The status is 200 if so, else 503.
+    /// Whether a load balancer should send clients to this gateway. The status of
+    /// the response is 200 if true, and 503 if false.
     pub ready: bool,
-    /// Whether the drain has begun.
+    /// Whether the drain (the graceful shutdown) has begun.
     pub draining: bool,
     /// Whether the logs on disk accept writes.
     pub log: &'static str,
-    /// Whether the thread of the log runs.
+    /// Whether the thread that commits writes to the log runs.
     pub engine: &'static str,
-    /// Whether connections are accepted.
+    /// Whether the gateway accepts connections.
     pub listener: &'static str,
-    /// Whether events are pushed to subscribers.
+    /// Whether the hub pushes events to subscribers.
     pub hub: &'static str,
     /// Whether the memory of the process is near its limit.
     pub memory: &'static str,
-    /// Whether metrics are folded.
+    /// Whether the task that aggregates the samples of the metrics runs.
     pub metrics: &'static str,
 }
 
 impl Admin {
-    /// `metrics` renders the metrics in Prometheus' text format and may block.
-    /// `readiness` returns the state of each component.
+    /// Creates the handler state of the admin listener. `metrics` renders the
+    /// metrics in the text format of Prometheus and may block. `readiness` returns
+    /// the state of each component.
     pub fn new(
         metrics: impl Fn() -> String + Send + Sync + 'static,
         readiness: impl Fn() -> Readiness + Send + Sync + 'static,
@@ -66,15 +68,15 @@ impl Admin {
         Admin { metrics: Arc::new(metrics), readiness: Box::new(readiness), permit }
     }
 
-    /// Renders the metrics on a blocking thread, after the scrapes before this one.
+    /// Waits for earlier scrapes, and then renders the metrics on a blocking thread.
     async fn scrape(&self) -> Response<Body> {
         let rendered = async {
             let permit = self.permit.clone().acquire_owned().await;
             let metrics = self.metrics.clone();
             let render = move || {
-                // The thread holds the permit: if the scraper disconnects, no second
-                // rendering starts beside this one. The semaphore is never closed, so
-                // `permit` is never an error.
+                // The thread holds the permit. If the scraper disconnects, no second
+                // rendering can start while this one still runs. The semaphore is
+                // never closed, so `permit` is never an error.
                 let _permit = permit;
                 metrics()
             };
@@ -93,12 +95,13 @@ impl Admin {
 }
 
 impl Services {
-    /// Returns the current metrics in the text format of Prometheus. Takes no lock of a
-    /// connection, and does not read the store. Blocks on reads of `/proc`.
+    /// Returns the current metrics in the text format of Prometheus. Takes no lock
+    /// of a connection, and does not read the store. Blocks while it reads `/proc`.
     pub fn render_metrics(&self) -> String {
         let logs = self.engine.logs();
         for format in WireFormat::ALL {
-            // A format with and without chunks has one label.
+            // The variants of a format with and without HTTP/1.1 chunks have the
+            // same label.
             let same_label =
                 WireFormat::ALL.into_iter().filter(|other| other.label() == format.label());
             let counts =
@@ -111,7 +114,7 @@ impl Services {
         self.metrics.lag.set(lag as f64);
         let writable = self.engine.write_state() == WriteState::Writable;
         self.metrics.log_writable.set(f64::from(u8::from(writable)));
-        // Of two logs with one name, the served log comes first.
+        // If two logs have the same name, the log that clients can read comes first.
         let values = logs.iter().map(|log| {
             let position = log.position();
             LogValues {
@@ -129,10 +132,11 @@ impl Services {
     }
 }
 
-/// Handles `/metrics`, `/livez` and `/readyz`.
+/// Handles a request for `/metrics`, `/livez` or `/readyz` on the admin listener.
 ///
 /// # Cancel safety
-/// Safe: a rendering that has begun is finished, and its result is dropped.
+/// Safe: a rendering of the metrics that has begun continues to its end, and its
+/// result is dropped.
 pub async fn handle<B>(admin: &Admin, peer: Peer, request: Request<B>) -> Response<Body> {
     const ALLOWED: &str = "GET, HEAD, OPTIONS";
     let (head, _) = request.into_parts();
@@ -169,6 +173,8 @@ async fn respond(admin: &Admin, _permit: Permit, path: &str) -> Response<Body> {
     }
 }
 
+/// Returns the response to `/readyz`.
+///
 /// # Panics
 /// Never: a [`Readiness`] is an object of strings and booleans.
 fn ready(readiness: &Readiness) -> Response<Body> {

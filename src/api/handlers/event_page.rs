@@ -1,4 +1,4 @@
-//! A page of past events.
+//! The handler of a page of past events.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,27 +13,32 @@ use crate::event::EventId;
 use crate::hub::OnGap;
 use crate::wire::problem::Problem;
 
-/// The number of events of a page without `?limit=` (`docs/protocol.md#paths`).
+/// The largest number of events of a page if the request has no `?limit=`
+/// (`docs/protocol.md#paths`).
 const LIMIT_DEFAULT: u32 = 100;
-/// The largest number of events of a page (`docs/protocol.md#paths`).
+/// The largest allowed value of `?limit=`, the number of events of a page
+/// (`docs/protocol.md#paths`).
 const LIMIT_MAX: u32 = 1000;
-/// The size in bytes at which a page ends early. The client continues at `next`.
+/// The size limit of a page of events in bytes. A page that reaches this size ends,
+/// even if it has fewer than `limit` events. The client requests the next page with
+/// the event id in `next`.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The longest search for events that match the filter. After it, the page has the events
-/// found so far, and the client continues at `next`.
+/// The longest time for which the gateway searches the log for events that match the
+/// filter of a page. After this time, the page contains the events that were found
+/// so far. The client requests the next page with the event id in `next`.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The start and the size of a page.
+/// The start and the size of a page of events.
 pub struct PageParams {
     after: Option<EventId>,
     limit: u32,
 }
 
 impl PageParams {
-    /// Takes `after` and `limit` out of the query.
+    /// Reads the parameters `after` and `limit`, and removes them from the query.
     ///
     /// # Errors
-    /// 400 with the name of the malformed parameter.
+    /// 400 with a problem that names the malformed parameter.
     pub fn take(query: &mut Query) -> Result<PageParams, Problem> {
         let after = query
             .take("after")
@@ -43,12 +48,14 @@ impl PageParams {
     }
 }
 
-/// Returns the events of `target` from its start, oldest first:
-/// `{"data":[…],"meta":{"next","earliest","head"}}`. `next` is the end of the searched
-/// range, and the next page starts after it. If `next` equals `head`, no events are left.
+/// Returns a page of the events of `target` from its start position, oldest first:
+/// `{"data":[…],"meta":{"next","earliest","head"}}`. `next` is the event id up to
+/// which the log was searched. The next page starts after this event id. If `next`
+/// equals `head`, no further events exist yet.
 ///
 /// # Errors
-/// 400 if the start is given twice, 410 if events after the start are gone, 500.
+/// 400 if the query has two parameters for the start, 410 if retention removed
+/// events after the start, 500 if the log cannot be read.
 ///
 /// # Cancel safety
 /// Safe.
@@ -68,7 +75,7 @@ pub async fn page(
             ));
         }
     }
-    // A page cannot contain a gap event.
+    // A page cannot contain a gap event, so a gap is an error.
     target.params.on_gap = OnGap::Error;
     let log = Arc::clone(&target.log);
     let head = log.head();

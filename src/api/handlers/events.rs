@@ -26,13 +26,15 @@ use crate::log::{AppendOutcome, Log, Write};
 use crate::wire::Filter;
 use crate::wire::problem::Problem;
 
-/// Handles `POST /{c}/{id}/events`.
+/// Handles `POST /{c}/{id}/events`: publishes one event about a resource.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
+/// The error statuses in `docs/protocol.md#paths`. After a 4xx status, nothing was
+/// written.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub async fn post_to_resource(
     request: WriteRequest<'_>,
     collection: &Collection,
@@ -58,10 +60,12 @@ pub async fn post_to_resource(
 /// Handles `POST /events/{topic}`: publishes one event, or a batch of events.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
+/// The error statuses in `docs/protocol.md#paths`. After a 4xx status, nothing was
+/// written.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub async fn post_to_topic(
     request: WriteRequest<'_>,
     topic: &Topic,
@@ -87,15 +91,15 @@ fn respond(log: &Log, written: &AppendOutcome) -> Response<Body> {
     response
 }
 
-/// The events of a path.
+/// The events that the path of a request selects.
 pub struct Events<'a> {
-    /// The log.
+    /// The log that contains the events.
     pub log: &'a Arc<Log>,
-    /// The topic. `None` on the paths of a collection.
+    /// The topic or view in the path. `None` for a path of a collection.
     pub topic: Option<&'a Topic>,
-    /// The resource. `None` for the events of all resources.
+    /// The resource in the path. `None` for the events of all resources.
     pub scope: Option<ResourceId>,
-    /// The default policy if the client does not keep up.
+    /// The default overflow policy, which applies to a client that does not keep up.
     pub overflow: Overflow,
 }
 
@@ -105,16 +109,17 @@ impl<'a> Events<'a> {
         Events { log: &collection.log, topic: None, scope, overflow: collection.overflow }
     }
 
-    /// Returns the events of a topic.
+    /// Returns the events of a topic or a view.
     pub fn of_topic(topic: &'a Topic) -> Events<'a> {
         Events { log: &topic.log, topic: Some(topic), scope: None, overflow: topic.overflow }
     }
 
-    /// Returns the stream with the event types and field filters of the query. Takes all
-    /// parameters out of the query.
+    /// Returns the stream that the request asks for: these events, limited by the
+    /// event types and field filters in the query. Removes all parameters from the
+    /// query.
     ///
     /// # Errors
-    /// 400 with the name of the wrong parameter.
+    /// 400 with a problem that names the wrong parameter.
     pub fn target(self, api: &Api, context: &mut RequestContext) -> Result<StreamTarget, Problem> {
         let max = api.settings.batch_size_max;
         let params = StreamParams::take(&context.head.headers, &mut context.query, max)?;
@@ -137,7 +142,7 @@ impl<'a> Events<'a> {
     }
 }
 
-/// Handles `GET` of events, as a stream or as a page.
+/// Handles a `GET` request for events, and returns a stream or a page.
 ///
 /// # Errors
 /// 400 for a wrong parameter, 406, and the errors of the stream or page.

@@ -25,28 +25,34 @@ use crate::store::{self, ReadSnapshot};
 use crate::wire::FieldEquals;
 use crate::wire::problem::Problem;
 
-/// The number of resources of a page without `?size=` (`docs/protocol.md#paths`).
+/// The number of resources of a page if the request has no `?size=`
+/// (`docs/protocol.md#paths`).
 const SIZE_DEFAULT: u32 = 20;
-/// The largest number of resources of a page (`docs/protocol.md#paths`).
+/// The largest allowed value of `?size=`, the number of resources of a page
+/// (`docs/protocol.md#paths`).
 const SIZE_MAX: u32 = 1000;
-/// The largest page in bytes that is read before the response: 1,000 resources of 4 KiB. Such
-/// a page has a `Content-Length`. The rest of a larger page is read as fast as the client
-/// reads it.
+/// The largest number of bytes of a page that the gateway reads before it sends the
+/// response: 1,000 resources of 4 KiB. A page of up to this size has a
+/// `Content-Length`. The gateway reads the rest of a larger page as fast as the
+/// client reads the response.
 const WHOLE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The longest wait for a permit while other pages are read.
+/// The longest time that a request for a page waits while the gateway reads the
+/// largest allowed number of other pages.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The header with the event id of the log's head at the time of the read.
+/// The name of the header with the event id of the log's head at the time of the
+/// read.
 pub const CURSOR: HeaderName = HeaderName::from_static("streamgate-cursor");
 
-/// Handles `GET /{c}` as JSON.
+/// Handles `GET /{c}` with a JSON response: returns one page of the collection.
 ///
 /// # Errors
 /// 400 for a wrong parameter, 503 if too many pages are being read, 500 if the store
 /// cannot be read.
 ///
 /// # Cancel safety
-/// Safe: a read that has begun is finished, and its result is dropped.
+/// Safe: a read of the store that has begun continues to its end, and its result is
+/// dropped.
 pub async fn page(
     api: &Arc<Api>,
     context: &mut RequestContext,
@@ -95,7 +101,7 @@ pub async fn page(
     Ok(response)
 }
 
-/// The number of a page, from 0, and its size.
+/// The number of a page, counted from 0, and the number of resources per page.
 #[derive(Clone, Copy, Debug)]
 struct Pagination {
     page: u32,
@@ -107,7 +113,8 @@ impl Pagination {
         u64::from(self.page) * u64::from(self.size)
     }
 
-    /// Returns the links to other pages (RFC 8288) with the same filters.
+    /// Returns the value of the `Link` header (RFC 8288): the links to other pages
+    /// with the same filters.
     fn links(self, path: &str, fields: &[FieldEquals], total: u64) -> String {
         let last = total.div_ceil(u64::from(self.size)).saturating_sub(1);
         let page = u64::from(self.page);
@@ -134,13 +141,13 @@ impl Pagination {
 
 type Documents = Box<dyn Iterator<Item = Result<Bytes, store::Error>> + Send>;
 
-/// Reads a page from one snapshot of the store, and encodes it.
+/// Reads a page from one snapshot of the store, and encodes the page as JSON.
 struct Reader {
     documents: Documents,
     total: u64,
     pagination: Pagination,
     started: bool,
-    /// Whether a resource was encoded.
+    /// Whether at least one resource of the page is encoded already.
     has_resources: bool,
     ended: bool,
 }
@@ -158,8 +165,9 @@ impl Reader {
             let all = snapshot.resources(log, None).map(|entry| Ok(entry?.state.document));
             (resources, Box::new(all.skip(pagination.skip() as usize).take(size)))
         } else {
-            // The count visits every resource. It records the resource before the page, so
-            // that the read of the page does not visit them again.
+            // To count the matches, this loop reads every resource. It records the
+            // last resource before the page, so that the page can be read without a
+            // second read of these resources.
             let mut total = 0;
             let mut before: Option<ResourceId> = None;
             let mut previous: Option<store::ResourceEntry> = None;
@@ -192,7 +200,8 @@ impl Reader {
         })
     }
 
-    /// Returns the next bytes: at least one resource, or the end of the page.
+    /// Returns the next bytes of the page: at least one resource, or the end of the
+    /// page.
     fn step(&mut self, bytes_max: usize) -> Result<Vec<u8>, store::Error> {
         let mut out = Vec::new();
         if !self.started {

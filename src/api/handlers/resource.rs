@@ -26,10 +26,12 @@ use crate::wire::problem::Problem;
 /// The media type of a merge patch (RFC 7396).
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
-/// Handles `GET /{c}/{id}`. `begun` is the time at which the request began.
+/// Handles `GET /{c}/{id}`: returns one resource. `begun` is the time at which the
+/// request began.
 ///
 /// # Errors
-/// 404 if the resource does not exist, 412 by `If-Match`, 406, 500.
+/// 404 if the resource does not exist, 412 if `If-Match` is false, 406 if the client
+/// does not accept JSON, 500 if the store cannot be read.
 ///
 /// # Cancel safety
 /// Safe.
@@ -67,10 +69,12 @@ pub async fn get(
 /// Handles `POST /{c}`: creates one resource, or a batch of resources.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
+/// The error statuses in `docs/protocol.md#paths`. After a 4xx status, nothing was
+/// written.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub async fn create(
     request: WriteRequest<'_>,
     collection: &Collection,
@@ -88,13 +92,15 @@ pub async fn create(
     Ok(response)
 }
 
-/// Handles `PUT /{c}/{id}`.
+/// Handles `PUT /{c}/{id}`: creates or replaces a resource.
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
+/// The error statuses in `docs/protocol.md#paths`. After a 4xx status, nothing was
+/// written.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub async fn put(
     request: WriteRequest<'_>,
     collection: &Collection,
@@ -116,13 +122,15 @@ pub async fn put(
     Ok(response)
 }
 
-/// Handles `PATCH /{c}/{id}` (RFC 7396).
+/// Handles `PATCH /{c}/{id}`: changes a resource with a JSON merge patch (RFC 7396).
 ///
 /// # Errors
-/// The statuses of `docs/protocol.md#paths`. After a 4xx status, nothing was written.
+/// The error statuses in `docs/protocol.md#paths`. After a 4xx status, nothing was
+/// written.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub async fn patch(
     request: WriteRequest<'_>,
     collection: &Collection,
@@ -137,13 +145,15 @@ pub async fn patch(
     Ok(respond(log, 200, &written.await?))
 }
 
-/// Handles `DELETE /{c}/{id}`.
+/// Handles `DELETE /{c}/{id}`: deletes a resource.
 ///
 /// # Errors
-/// 404, 412, and the errors of the log.
+/// 404 if the resource does not exist, 412 if a precondition is false, and the
+/// problem for a log that cannot be written.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub async fn delete(
     request: WriteRequest<'_>,
     collection: &Collection,

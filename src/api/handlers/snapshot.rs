@@ -1,4 +1,5 @@
-//! The handler of a snapshot: a whole collection as a stream, in constant memory.
+//! The handler of a snapshot. It sends all resources of a collection as a stream,
+//! and uses constant memory.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -28,17 +29,23 @@ use crate::store::Store;
 use crate::wire::problem::Problem;
 use crate::wire::{FieldEquals, Filter};
 
-/// The extra capacity of the buffer for the last resource of a step, in bytes. Without it, the
-/// buffer would grow, which copies all bytes. Most resources are smaller.
+/// The extra capacity, in bytes, of the buffer for one step of a snapshot. The last
+/// resource of a step can exceed [`STEP_BYTES`]. Without the extra capacity, the
+/// buffer would then grow, which copies all its bytes. Most resources are smaller
+/// than this capacity.
 const SLACK_BYTES: usize = 4 * 1024;
-/// The largest number of resources that one step reads. Their read from memory takes a third of
-/// a millisecond. Without the limit, a filter without matches would keep a snapshot of the store
-/// for the whole collection, and would delay other tasks.
+/// The largest number of resources that one step of a snapshot reads. Reading this
+/// number of resources from memory takes a third of a millisecond. Without the
+/// limit, a filter that matches nothing would make one step read the whole
+/// collection. This step would keep a snapshot of the store open for a long time,
+/// and would delay other tasks.
 const SCANNED_MAX: usize = 512;
-/// The largest number of bytes that one step reads, for large resources.
+/// The largest number of bytes that one step of a snapshot reads. This limit takes
+/// effect if the resources are large.
 const SCANNED_BYTES_MAX: usize = 4 * STEP_BYTES;
 
-/// Handles `GET /{c}/stream`, and `GET /{c}` in a media type other than JSON.
+/// Handles `GET /{c}/stream`, and `GET /{c}` if the client prefers a media type
+/// other than JSON.
 ///
 /// # Errors
 /// 400 for a wrong parameter, and the errors of [`stream::open`].
@@ -71,8 +78,9 @@ pub async fn snapshot(
             "a snapshot has no gap; add follow=true, or omit onGap",
         ));
     }
-    // An EventSource reconnects after each end of a stream until it receives 204. The only
-    // id in a snapshot is at its end, so a client with an id has the whole snapshot.
+    // An EventSource reconnects after each end of a stream until it receives 204. A
+    // snapshot has an event id only at its end, so a client that sends an event id
+    // has received the whole snapshot.
     if media_type == MediaType::Sse && params.resumed {
         return Ok(response::empty(204));
     }
@@ -137,9 +145,10 @@ async fn followed(
     stream::open(api, context, permit, &target, format, &start)
 }
 
-/// Reads the collection in the order of ids, with one snapshot of the store per step. If a
-/// resource changes during the read, the client may receive its later state. The events after
-/// the cursor then repeat the change.
+/// Reads the collection in the order of resource ids, with a new snapshot of the
+/// store for each step. If a resource changes during the read, the client may
+/// receive the later state of the resource. The events after the cursor then repeat
+/// this change.
 struct Reader {
     store: Store,
     log: LogId,
@@ -190,7 +199,8 @@ impl Reader {
     }
 }
 
-/// Collects data frames.
+/// Encodes the resources of one step as data frames of up to `records_max`
+/// resources.
 struct Frames {
     records_max: Option<NonZeroU32>,
     done: Vec<Bytes>,

@@ -1,4 +1,4 @@
-//! Live streams: from a request to a subscription.
+//! Live streams: turns a request into a subscription.
 
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ pub enum StreamFormat {
 }
 
 impl StreamFormat {
-    /// Returns the stream format of a media type. Returns `None` for JSON, which has no
-    /// stream format.
+    /// Returns the stream format of a media type. Returns `None` for JSON, which is
+    /// not a format of streams.
     pub fn of(media_type: MediaType) -> Option<StreamFormat> {
         match media_type {
             MediaType::Json => None,
@@ -43,7 +43,7 @@ impl StreamFormat {
         }
     }
 
-    /// Returns the media type of the format.
+    /// Returns the media type of a stream in this format.
     pub fn media_type(self) -> MediaType {
         match self {
             StreamFormat::Sse => MediaType::Sse,
@@ -71,25 +71,26 @@ impl StreamFormat {
 /// The events that a client asks for, and how the gateway delivers them.
 #[derive(Clone)]
 pub struct StreamTarget {
-    /// The log.
+    /// The log that contains the events.
     pub log: Arc<Log>,
     /// The name of the topic or view. `None` on the paths of a collection.
     pub topic: Option<String>,
     /// The resource whose events are delivered. `None` for the events of the whole log.
     pub scope: Option<ResourceId>,
-    /// The filter: event types of the view or of `?types=`, and field filters.
+    /// The filter on event types (of the view or of `?types=`) and on fields of the
+    /// events.
     pub filter: Arc<Filter>,
-    /// The policy if the client does not keep up.
+    /// The overflow policy, which applies if the client does not keep up.
     pub overflow: Overflow,
     /// The other parameters of the stream.
     pub params: StreamParams,
 }
 
-/// The start of a stream after all checks.
+/// The start of a stream, after all checks of the start position.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ResolvedStart {
-    /// The offset after which the stream starts. `None` for the head of the log at the
-    /// time of the subscription.
+    /// The offset after which the stream starts. `None` if the stream starts at the
+    /// head of the log (after the newest event) at the time of the subscription.
     pub position: Option<Offset>,
     /// The gap that the stream reports before its first event.
     pub gap: Option<Gap>,
@@ -100,17 +101,18 @@ pub struct ResolvedStart {
 }
 
 impl ResolvedStart {
-    /// Returns a start after `position` without a gap.
+    /// Returns the start of a stream after the offset `position`, without a gap.
     fn at(position: Offset) -> ResolvedStart {
         ResolvedStart { position: Some(position), ..ResolvedStart::default() }
     }
 }
 
 impl StreamTarget {
-    /// Subscribes to the events from `start` on. `credit` is the number of events that
-    /// the client accepts; `None` for no limit. Returns the subscription and the cursor
-    /// of its start. A stream with a snapshot has no cursor yet: a client that resumes
-    /// after a cursor would skip the snapshot.
+    /// Subscribes `subscriber` to the events of this target from `start` on.
+    /// `credit` is the number of events that the client accepts; `None` for no
+    /// limit. Returns the id of the subscription, and the cursor: the event id after
+    /// which the events start. For a stream that starts with a snapshot, the cursor
+    /// is `None`: a client that resumed after a cursor would skip the snapshot.
     pub fn subscribe(
         &self,
         subscriber: &Arc<Subscriber>,
@@ -132,8 +134,9 @@ impl StreamTarget {
         (id, (!start.snapshot).then_some(cursor))
     }
 
-    /// Returns the start of the stream (`docs/protocol.md#streams`, Start and Gap). With
-    /// `snapshot`, a stream that does not resume after an event id starts with a snapshot.
+    /// Returns the start of the stream (`docs/protocol.md#streams`, Start and Gap).
+    /// If `snapshot` is true, the stream starts with a snapshot, except if the
+    /// client resumes after an event id.
     ///
     /// # Errors
     /// 410 if events are missing and the client chose `onGap=error`; 400 for
@@ -183,7 +186,8 @@ impl StreamTarget {
     }
 
     /// Returns whether the target is one resource whose newest event is at or before
-    /// `offset`. Retention then removed no event that the client misses.
+    /// `offset`. If so, the client misses no event, although retention removed
+    /// events after `offset`.
     async fn is_unchanged_since(&self, offset: Offset) -> Result<bool, Problem> {
         let Some(id) = &self.scope else { return Ok(false) };
         let resource = self.log.resource(id).await.map_err(|error| problem::unavailable(&error))?;
@@ -195,9 +199,10 @@ impl StreamTarget {
         let earliest = identity.id(floor);
         let gap = Some(Gap { from, to: earliest, earliest, reason, count: None });
         match self.params.on_gap {
-            // The open message must repeat the client's id. With an id after the gap, a
-            // client that disconnects between the open message and the gap event would
-            // resume after the gap and never learn of it.
+            // The open message must contain the event id that the client sent. If it
+            // contained an event id after the gap, a client that disconnects between
+            // the open message and the gap event would resume after the gap and
+            // would never learn of the gap.
             OnGap::Event => {
                 Ok(ResolvedStart { gap, resumed_from: Some(from), ..ResolvedStart::at(floor) })
             }
@@ -209,10 +214,10 @@ impl StreamTarget {
     }
 }
 
-/// Returns the response with the stream of `target` from `start` on.
+/// Returns the response whose body is the stream of `target` from `start` on.
 ///
 /// # Errors
-/// 429 and 503 if the gateway accepts no further stream of the client.
+/// 429 or 503 if the gateway accepts no further stream from the client.
 pub fn open(
     api: &Arc<Api>,
     context: &RequestContext,
@@ -233,7 +238,8 @@ pub fn open(
     };
     let Admitted { subscriber, share } = admitted;
     let takeover = context.connection.takeover.as_ref();
-    // HTTP/1.0 has no chunked transfer coding: the body ends with the connection.
+    // HTTP/1.0 has no chunked transfer coding: the body ends when the connection
+    // closes.
     let chunked = takeover.is_some() && head.version == Version::HTTP_11;
     let format_on_wire =
         if chunked { format.wire_format().chunked() } else { format.wire_format() };
@@ -271,8 +277,8 @@ fn respond(
         .get_all(CONNECTION)
         .iter()
         .any(|value| value.as_bytes().to_ascii_lowercase().windows(5).any(|w| w == b"close"));
-    // RFC 9113 §8.2.2 forbids `Connection` on HTTP/2. On HTTP/1.0 the body ends with the
-    // connection.
+    // RFC 9113 §8.2.2 forbids `Connection` on HTTP/2. On HTTP/1.0, the body ends
+    // when the connection closes.
     match head.version {
         Version::HTTP_11 if !wants_close => {
             headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));

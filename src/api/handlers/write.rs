@@ -1,4 +1,5 @@
-//! The write handlers' common part: the write in the body of a request, and the append.
+//! The common part of the handlers that write: parses the write in a request body,
+//! and appends the write to the log.
 
 use std::sync::Arc;
 
@@ -17,44 +18,47 @@ use crate::wire::LogIdentity;
 use crate::wire::json::{self, Json};
 use crate::wire::problem::Problem;
 
-/// The media type of a document.
+/// The media type of a JSON document.
 pub const JSON: &str = "application/json";
 /// The media type of a batch.
 pub const NDJSON: &str = "application/x-ndjson";
 
-/// The request of a write.
+/// A request that writes to a log.
 pub struct WriteRequest<'a> {
-    /// The gateway.
+    /// The API with the settings and the services for this request.
     pub api: &'a Arc<Api>,
     /// The request without its body.
     pub context: &'a mut RequestContext,
-    /// The permit of the action.
+    /// The permit that authorization returned for this write.
     pub permit: Permit,
-    /// The body.
+    /// The body of the request.
     pub body: Incoming,
 }
 
 impl WriteRequest<'_> {
-    /// Checks that no query parameter remains. Returns the media type of the body, which
-    /// is one of `accepted`.
+    /// Checks that the handler has read all query parameters. Returns the media type
+    /// of the request body, which is one of `accepted`.
     ///
     /// # Errors
-    /// 400 with the first remaining parameter, 415 for another media type.
+    /// 400 with a problem that names the first parameter that was not read, 415 for
+    /// another media type.
     pub fn media_type(&self, accepted: &[&'static str]) -> Result<&'static str, Problem> {
         self.context.query.finish()?;
         negotiate::content_type(&self.context.head.headers, accepted)
     }
 
-    /// Appends the write of a `POST` or `PATCH` with its precondition and its
-    /// `Idempotency-Key`. `path` is the path of the request without its prefix. `meaning`
-    /// is the part of the query that determines the write. `write` makes the write from the
-    /// body.
+    /// Appends the write of a `POST` or `PATCH` request to `log`, with its
+    /// precondition and its `Idempotency-Key`. `path` is the path of the request
+    /// without the prefix `/v1`. `meaning` is the part of the query that changes the
+    /// effect of the write. `write` creates the write from the body.
     ///
     /// # Errors
-    /// 400, 408, 413, 409 for a key in progress, and the errors of [`append`].
+    /// 400, 408, 413, 409 if a request with the same key is in progress, and the
+    /// errors of [`append`].
     ///
     /// # Cancel safety
-    /// Not safe: a queued write is committed, and the client gets no response.
+    /// Not safe: if the future is dropped, a write that is already queued is still
+    /// committed, and the client gets no response.
     pub async fn append(
         self,
         log: &Arc<Log>,
@@ -81,13 +85,15 @@ impl WriteRequest<'_> {
     }
 }
 
-/// Appends one write.
+/// Appends one write to `log`, and returns its outcome after the commit.
 ///
 /// # Errors
-/// 429, the rejection of the write, or the error of the log.
+/// 429 if the client exceeds its publish rate, the problem for a rejected write, or
+/// the problem for a log that cannot be written.
 ///
 /// # Cancel safety
-/// Not safe: a queued write is committed, and the client gets no response.
+/// Not safe: if the future is dropped, a write that is already queued is still
+/// committed, and the client gets no response.
 pub async fn append(
     api: &Arc<Api>,
     caller: &Caller,
@@ -103,13 +109,13 @@ pub async fn append(
         .map_err(|rejection| problem::rejected(&rejection, log.origin()))
 }
 
-/// Reads a whole body.
+/// Reads the whole body of a request.
 ///
 /// # Errors
-/// 408, 413, and 400 for a body that breaks off.
+/// 408, 413, and 400 if the connection ends before the end of the body.
 ///
 /// # Cancel safety
-/// Not safe: the bytes that were read are lost.
+/// Not safe: if the future is dropped, the bytes that were already read are lost.
 pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
     BodyReader::new(&api.settings, &api.metrics, body).whole(api.settings.body_bytes_max).await
 }
@@ -134,7 +140,7 @@ pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem>
     Write::create(origin, subject, document).map_err(|bad| problem::bad_write(&bad))
 }
 
-/// Returns the write that publishes a posted event.
+/// Returns the write that publishes the event in a request body.
 ///
 /// # Errors
 /// 400 for a body that is not an event.
@@ -143,18 +149,18 @@ pub fn publication(body: &Json) -> Result<Write, Problem> {
     Ok(Write::publish(subject, event_type, data))
 }
 
-/// A posted event.
+/// An event in the body of a `POST` request.
 pub struct Posted {
-    /// The event type.
+    /// The type of the event.
     pub event_type: EventType,
-    /// The data.
+    /// The data of the event.
     pub data: Json,
     /// The resource that the event is about.
     pub subject: Option<ResourceId>,
 }
 
 impl Posted {
-    /// Reads a posted event.
+    /// Parses the event in the body of a `POST` request.
     ///
     /// # Errors
     /// 400 for a body that is not an event.

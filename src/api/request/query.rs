@@ -123,7 +123,8 @@ impl Query {
     /// Checks that the query has none of the parameters `names`.
     ///
     /// # Errors
-    /// 400 that names the first parameter of `names` that the query has.
+    /// 400 with a problem that names the first parameter of `names` that the query
+    /// has.
     pub fn refuse(&self, names: &[&str]) -> Result<(), Problem> {
         let is_present = |name: &&&str| self.pairs.iter().any(|(other, _)| other == **name);
         names.iter().find(is_present).map_or(Ok(()), |name| Err(not_applicable(name)))
@@ -156,7 +157,8 @@ impl Query {
     /// Checks that the handler has read all parameters of the query.
     ///
     /// # Errors
-    /// 400 that names the first parameter that the handler has not read.
+    /// 400 with a problem that names the first parameter that the handler has not
+    /// read.
     pub fn finish(&self) -> Result<(), Problem> {
         match self.pairs.first() {
             None => Ok(()),

@@ -32,8 +32,8 @@ pub struct StreamParams {
     /// The start position, if the client chose one: from the `Last-Event-ID` header,
     /// else from `?lastEventId=`, else from `?after=` of a page, else from `?from=`.
     pub from: Option<StartPosition>,
-    /// Whether the client resumes an earlier stream: the start position is the event
-    /// id at which that stream ended for the client.
+    /// Whether the client resumes an earlier stream: the start position is an event
+    /// id that the client received on that stream.
     pub resumed: bool,
     /// The action of the stream at a gap, which means that events are missing.
     pub on_gap: OnGap,
@@ -47,7 +47,7 @@ impl StreamParams {
     /// them from the query. `batch_size_max` is the upper limit of `?batchSize=`.
     ///
     /// # Errors
-    /// 400 that names the malformed parameter or header.
+    /// 400 with a problem that names the malformed parameter or header.
     pub fn take(
         headers: &HeaderMap,
         query: &mut Query,

@@ -1,4 +1,4 @@
-//! The effect of a write on a resource: a pure function, which every engine uses.
+//! The effect of a write on a resource: a pure function that every engine uses.
 
 use bytes::Bytes;
 
@@ -7,14 +7,15 @@ use crate::event::{EventType, Offset, ResourceId};
 use crate::store::Resource;
 use crate::wire::{LogIdentity, LogKind, json};
 
-/// The event that a write becomes, and the change of the resource.
+/// The effect of an accepted write: its event, and the change of its resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::log) struct Effect {
     /// The type of the event.
     pub(in crate::log) kind: EventType,
     /// The data of the event.
     pub(in crate::log) data: Bytes,
-    /// Whether a follower merges the data into the resource.
+    /// Whether a client that rebuilds the resource from its events merges the data
+    /// into it.
     pub(in crate::log) merge: bool,
     /// The change of the resource.
     pub(in crate::log) next: ResourceChange,
@@ -33,8 +34,9 @@ pub(in crate::log) enum ResourceChange {
     Remove,
 }
 
-/// Decides `write` against the newest state of its resource. A merge may grow the
-/// resource to `bytes_max`.
+/// Decides whether `write` is accepted, from the newest state of its resource, and
+/// returns its effect. `bytes_max` is the maximum size of the resource after a
+/// merge.
 ///
 /// # Errors
 /// [`AppendRejection`]. A missing resource is reported before any precondition is

@@ -1,4 +1,4 @@
-//! The errors of an engine, and the state of its writes.
+//! The errors of an engine, and the type that says whether it accepts writes.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The contract of all engines: writes, outcomes, errors and settings.
+//! The interface that all engines have in common: writes, outcomes, errors and
+//! settings.
 
 mod apply;
 mod error;

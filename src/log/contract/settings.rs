@@ -11,22 +11,23 @@ use crate::wire::LogKind;
 pub struct Settings {
     /// The directory of the store. The engine creates it if it does not exist.
     pub path: PathBuf,
-    /// When a commit reaches the disk.
+    /// The rule for when a commit reaches the disk.
     pub sync: FsyncPolicy,
-    /// The memory for the tails of all logs together, in bytes.
+    /// The maximum memory for the tails (the newest batches) of all logs together,
+    /// in bytes.
     pub tail_bytes: usize,
-    /// The memory for the cache of pages, in bytes.
+    /// The maximum memory for the cache of pages, in bytes.
     pub page_cache_bytes: usize,
     /// The largest number of concurrent reads on blocking threads.
     pub catchup_concurrency: usize,
-    /// The largest size of a resource after a merge, in bytes.
+    /// The maximum size of a resource after a merge, in bytes.
     pub resource_bytes_max: usize,
 }
 
 #[cfg(test)]
 impl Settings {
-    /// Returns settings for a test with a store in `folder`. No test fills their
-    /// memory.
+    /// Returns settings for a test with a store in `folder`. Their memory limits are
+    /// larger than a test needs.
     pub(crate) fn within(folder: &std::path::Path) -> Settings {
         Settings {
             path: folder.join("data"),
@@ -39,30 +40,31 @@ impl Settings {
     }
 }
 
-/// When a commit reaches the disk. This is the configuration key `storage.sync`.
+/// The rule for when a commit reaches the disk. This is the configuration key
+/// `storage.sync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsyncPolicy {
-    /// Before writers get an answer and subscribers get the events. All writes that
-    /// wait share one sync.
+    /// A commit is synced before writers get an answer and subscribers get the
+    /// events. All writes that wait share one sync.
     Always,
-    /// At most this time after the answer.
+    /// A commit is synced at most this time after the answer.
     Interval(Duration),
-    /// When the operating system decides.
+    /// The operating system decides when a commit reaches the disk.
     Never,
 }
 
-/// The storage of a log. It decides whether the log survives the end of the process.
-/// [`Durability`](crate::store::Durability) is about a single commit: whether the
-/// commit is synced.
+/// The storage of a log: it decides whether the log survives the end of the process.
+/// In contrast, [`Durability`](crate::store::Durability) is about a single commit:
+/// whether the commit is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StorageKind {
-    /// In the store. The log survives the end of the process, and with
+    /// The log is in the store. It survives the end of the process, and with
     /// [`FsyncPolicy::Always`] also a power failure.
     #[default]
     Disk,
-    /// Only in the tail, in the memory of [`Settings::tail_bytes`]. The log is never
-    /// written to the store, writes wait for no sync, and the epoch ends with the
-    /// process.
+    /// The log is only in its tail, in the memory that [`Settings::tail_bytes`]
+    /// limits. The log is never written to the store, writes wait for no sync, and
+    /// the epoch ends with the process.
     Memory,
 }
 
@@ -73,10 +75,10 @@ pub struct LogConfig {
     pub name: String,
     /// Whether the log belongs to a collection or a topic.
     pub kind: LogKind,
-    /// How many events the log keeps.
+    /// The limits for the events that the log keeps.
     pub retention: Retention,
-    /// Where the log of a topic is kept. The log of a collection is always on disk,
-    /// because it has the resources.
+    /// The storage for the log of a topic. The log of a collection is always on
+    /// disk, because the resources are on disk.
     pub durability: StorageKind,
 }
 
@@ -92,7 +94,7 @@ impl LogConfig {
         matches!(self.kind, LogKind::Topic)
     }
 
-    /// Returns where the log is kept.
+    /// Returns where the log is stored: on disk or only in memory.
     pub(in crate::log) fn medium(&self) -> StorageKind {
         if self.is_topic() { self.durability } else { StorageKind::Disk }
     }

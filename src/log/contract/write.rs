@@ -8,13 +8,13 @@ use crate::event::{EventType, Offset, ResourceId, Timestamp};
 use crate::wire::json::{self, Json};
 use crate::wire::{LogIdentity, LogKind};
 
-/// A write to a log. Everything is checked that does not need the state of the
-/// resource.
+/// A write to a log. All checks that do not need the current state of the resource
+/// have passed.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The id of the resource. `None` for an event of a topic without a subject.
     pub subject: Option<ResourceId>,
-    /// The change.
+    /// The change that the write makes.
     pub change: Mutation,
     /// The condition for the write.
     pub precondition: Precondition,
@@ -31,14 +31,16 @@ pub enum Mutation {
     Create {
         /// The resource with its member `id`.
         document: Bytes,
-        /// The data of the event: the key, and the resource without `id`.
+        /// The data of the event: the member `<resource>Id` (for example `orderId`),
+        /// then the other members of the resource without `id`.
         data: Bytes,
     },
     /// Creates or replaces a resource.
     Put {
         /// The resource with its member `id`.
         document: Bytes,
-        /// The data of the event: the key, and the resource without `id`.
+        /// The data of the event: the member `<resource>Id` (for example `orderId`),
+        /// then the other members of the resource without `id`.
         data: Bytes,
     },
     /// Merges a patch into the resource (RFC 7396). Rejected if the resource does
@@ -54,9 +56,11 @@ pub enum Mutation {
     Event {
         /// The type of the event.
         kind: EventType,
-        /// The key and the posted data.
+        /// The data of the event: the member `<resource>Id` (for example `orderId`),
+        /// then the posted members.
         data: Bytes,
-        /// The patch to merge into the resource. `None` with `merge=false`.
+        /// The patch to merge into the resource. `None` if the request has
+        /// `merge=false`.
         patch: Option<Bytes>,
     },
     /// Adds an event to a topic.
@@ -69,8 +73,8 @@ pub enum Mutation {
 }
 
 /// The condition on a resource for a write (RFC 9110 §13.1). The revision of a
-/// resource is the offset of its newest event. An entity tag of another epoch never
-/// matches, so the parser of the header leaves it out.
+/// resource is the offset of its newest event. An entity tag from another epoch (the
+/// identity of a log) never matches, so the parser of the header omits it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Precondition {
     /// No condition.
@@ -91,9 +95,9 @@ pub enum Precondition {
 /// digest of the request body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// SHA-256 of principal, method, path and key.
+    /// SHA-256 of the principal, the method, the path and the `Idempotency-Key`.
     pub key: [u8; 32],
-    /// SHA-256 of the body.
+    /// SHA-256 of the request body.
     pub body: [u8; 32],
 }
 
@@ -128,7 +132,7 @@ pub enum AppendRejection {
     Precondition(Option<Offset>),
     /// The resource would be larger than `resource_bytes_max`.
     TooLarge,
-    /// The idempotency key was used with another body.
+    /// The idempotency key was used for an earlier write with another request body.
     KeyReused,
     /// The log is in memory, and responses are stored only for logs on disk.
     KeyNotKept,
@@ -159,8 +163,8 @@ pub enum BadWrite {
     /// The member `<resource>Id` of the body is not the id of the resource. The
     /// value is the name of the member.
     KeyDiffers(String),
-    /// The event type is reserved for the writes of the gateway. Followers rebuild
-    /// resources from events with this type, so a client must not use it.
+    /// The event type is reserved for the writes of the gateway. Clients rebuild
+    /// resources from events with this type, so no client may post such an event.
     OwnType(EventType),
 }
 
@@ -206,8 +210,8 @@ impl Write {
         Ok(Write::on(subject, Mutation::Create { document, data }))
     }
 
-    /// Returns a write that creates or replaces a resource. The document is as for
-    /// [`Write::create`].
+    /// Returns a write that creates or replaces a resource. The rules for `document`
+    /// are the same as in [`Write::create`].
     ///
     /// # Errors
     /// As for [`Write::create`].
@@ -283,7 +287,8 @@ impl Write {
     /// Returns the number of bytes that the write takes in memory until the commit,
     /// approximately.
     pub(in crate::log) fn bytes(&self) -> usize {
-        /// The size of a write, its answer and its entry in the queue.
+        /// The memory of a write, its answer and its entry in the queue, without the
+        /// data.
         const FIXED: usize = 512;
         FIXED
             + match &self.change {
@@ -315,7 +320,7 @@ impl Write {
 }
 
 /// Returns the name of the member that has the resource id in the events of a
-/// collection.
+/// collection, for example `orderId`. `None` for a topic.
 fn key(origin: &LogIdentity) -> Option<&str> {
     match &origin.kind {
         LogKind::Collection(names) => Some(&names.key),
@@ -323,7 +328,9 @@ fn key(origin: &LogIdentity) -> Option<&str> {
     }
 }
 
-/// Returns the data of an event: the key, then `fields` without the members `drop`.
+/// Returns the data of an event: the member `<resource>Id` (for example `orderId`),
+/// then the members of the JSON object `fields` except those with a name in `drop`.
+/// For a topic, returns `fields`.
 pub(in crate::log) fn keyed(
     origin: &LogIdentity,
     subject: &ResourceId,
@@ -353,9 +360,10 @@ fn resource(
     Ok((named.into(), data))
 }
 
-/// Returns the object without the key. The key is a member of events and never of a
-/// resource: a follower that rebuilds a resource from events could not know whether
-/// the resource has the member.
+/// Returns `object` without the member `<resource>Id`. `has_key` is whether `object`
+/// has this member. Events have the member, and resources never have it. If a
+/// resource could have it, a client that rebuilds the resource from events could not
+/// know whether it has it.
 fn unkeyed(origin: &LogIdentity, object: &Json, has_key: bool) -> Bytes {
     match key(origin).filter(|_| has_key) {
         Some(key) => without(object.as_bytes(), key),
@@ -363,8 +371,8 @@ fn unkeyed(origin: &LogIdentity, object: &Json, has_key: bool) -> Bytes {
     }
 }
 
-/// An object that names no other resource under the key; tells whether it has
-/// the key.
+/// Checks that `object` is a JSON object, and that its member `<resource>Id`, if
+/// there is one, is the id `subject`. Returns whether there is one.
 fn check(origin: &LogIdentity, subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
     if !object.is_object() {
         return Err(BadWrite::NotAnObject);
@@ -376,7 +384,8 @@ fn check(origin: &LogIdentity, subject: &ResourceId, object: &Json) -> Result<bo
     }
 }
 
-/// The same of the id.
+/// Checks that the member `id` of `object`, if there is one, is the id `subject`.
+/// Returns whether there is one.
 fn check_id(subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
     match json::member(object.as_bytes(), "id") {
         Some(value) if !is(value, subject) => Err(BadWrite::IdDiffers),
@@ -394,7 +403,7 @@ fn quoted(subject: &ResourceId) -> Vec<u8> {
     out
 }
 
-/// The object without the member `name`.
+/// Returns the JSON object `object` without the member `name`.
 fn without(object: &[u8], name: &str) -> Bytes {
     let mut out = vec![b'{'];
     for (key, value) in json::members(object) {

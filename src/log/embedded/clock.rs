@@ -1,8 +1,8 @@
 //! The wall clock and the monotonic clock of the committer.
 //!
 //! Events get the time of the wall clock, which an operator or NTP may move.
-//! Durations are measured with the monotonic clock. Both are read in one place,
-//! so that a test can set them.
+//! Durations are measured with the monotonic clock. Both clocks are read in one
+//! place, so that a test can set them.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ pub(in crate::log) const LEAD_MAX: Duration = Duration::from_secs(10);
 /// wall clock before the log's time steps back. The next event then has an earlier
 /// time than the newest event. A clock that is wrong for a moment causes no step.
 const STEP_AFTER: Duration = Duration::from_mins(10);
-/// The time for which a log trims nothing by age if every event is too old when the
-/// engine starts. The clock may be ahead then, and an operator can correct it during
-/// this time.
+/// The time for which a log trims nothing by age if every event is older than its
+/// retention allows when the engine starts. The clock may be ahead then, and an
+/// operator can correct it during this time.
 pub(in crate::log) const START_WAIT: Duration = Duration::from_mins(10);
 
 /// The wall clock and the monotonic clock of one run of the engine.
@@ -94,7 +94,8 @@ pub(in crate::log) struct Step {
 }
 
 impl Lead {
-    /// Returns whether the newest event was ahead at the last comparison.
+    /// Returns whether the newest event was more than [`LEAD_MAX`] ahead of the wall
+    /// clock at the last comparison.
     pub(in crate::log) fn is_ahead(&self) -> bool {
         self.since.is_some()
     }
@@ -143,7 +144,7 @@ pub(in crate::log) struct TestClock(std::sync::Arc<TestClocks>);
 struct TestClocks {
     /// The wall clock, and the monotonic time since the creation of the clocks.
     now: parking_lot::Mutex<(Timestamp, Duration)>,
-    /// The number of times that both were read.
+    /// The number of times that both clocks were read.
     reads: std::sync::atomic::AtomicU64,
 }
 

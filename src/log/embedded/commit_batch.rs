@@ -43,7 +43,7 @@ pub(in crate::log) struct CommitBatch {
     /// a removed resource.
     states: HashMap<ResourceKey, Option<Resource>>,
     answers: HashMap<[u8; 32], IdempotentResponse>,
-    /// The cursors to set, or to remove if `None`.
+    /// The cursors that the commit sets, or removes if the value is `None`.
     pub(in crate::log) cursors: HashMap<CursorName, Option<Cursor>>,
     /// The previous values of the entries that have changed since
     /// [`CommitBatch::begin_atomic`]. `None` if no atomic batch is being decided.

@@ -70,7 +70,7 @@ impl Request {
     }
 }
 
-/// The answer to a request, with its channel. It is sent after the commit is
+/// The answer to a request, with its channel. The answer is sent after the commit is
 /// durable.
 pub(in crate::log) enum Reply {
     Append(oneshot::Sender<Answer>, Answer),

@@ -28,9 +28,9 @@ pub(in crate::log) struct LogWriter {
     retention: Retention,
     /// The offset of the next event.
     next: Offset,
-    /// The part of the state that a log needs from its first event on. It has its
-    /// own allocation, because a store can have 100,000 logs without events, and
-    /// their writers must be small.
+    /// The part of the state that exists from the first write or age check of this
+    /// process on. It has its own allocation, because a store can have 100,000 logs
+    /// without events, and their writers must be small.
     active: Option<Box<Active>>,
 }
 
@@ -58,7 +58,8 @@ pub(in crate::log) struct Active {
     step: Option<Step>,
     /// The memory of the tail, which is the newest batches of the log, in bytes.
     tail_bytes: usize,
-    /// The time of the next age check. Before this time, no event is too old.
+    /// The time of the next age check. Before this time, no event is older than the
+    /// retention allows.
     age_check: Timestamp,
     /// The keys of this writer in the sets of `Writers`.
     filed: Filed,
@@ -112,8 +113,7 @@ impl LogWriter {
         self.metadata
     }
 
-    /// Returns whether the writer has an [`Active`] part. A log without events has
-    /// none.
+    /// Returns whether the writer has an [`Active`] part.
     #[cfg(test)]
     pub(in crate::log) fn is_active(&self) -> bool {
         self.active.is_some()
@@ -164,7 +164,7 @@ impl LogWriter {
         self.log.medium() == config.medium() && self.log.origin().kind == config.kind
     }
 
-    /// Changes the retention.
+    /// Changes the retention of the log.
     pub(in crate::log) fn set_retention(&mut self, retention: Retention) {
         self.retention = retention;
         self.forget_age();

@@ -16,7 +16,7 @@ pub struct Page {
     pub batch: Arc<Batch>,
     /// The offset up to which the log was read, also if no event matched. It is
     /// never below the offset that the reader asked for. If the page reaches the end
-    /// of the log, it is the head.
+    /// of the log, it is the head of the log.
     pub scanned_to: Offset,
     /// The offset up to which the log was trimmed when the page was read. If it
     /// is above the offset that the reader asked for, events between the two may

@@ -182,7 +182,7 @@ fn assemble(
 }
 
 /// Returns a page of at most [`PAGE_OFFSETS`] events and about [`PAGE_BYTES`].
-/// `end` is the offset up to which `events` reaches.
+/// `events` has the events of the log up to the offset `end`.
 fn collect(
     identity: Arc<LogIdentity>,
     events: impl Iterator<Item = Result<Event, store::Error>>,

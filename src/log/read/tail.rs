@@ -108,8 +108,8 @@ impl Log {
     /// Returns the floor: the offset of the newest trimmed event. The log has all
     /// events after the floor. The floor rises before events are trimmed. So a
     /// reader that gets the floor after a read detects each gap in the events that
-    /// it has read. If the head is read after the floor, it is never below the
-    /// floor.
+    /// it has read. A reader that gets the head after the floor never gets a head
+    /// below this floor.
     pub fn floor(&self) -> Offset {
         Offset(self.floor.load(Ordering::Acquire))
     }
@@ -297,8 +297,8 @@ impl Log {
         self.tail.lock().bounds
     }
 
-    /// Takes all permits for reads on blocking threads until the result is
-    /// dropped.
+    /// Takes all permits for reads on blocking threads, so that no such read starts
+    /// until the result is dropped.
     #[cfg(test)]
     pub(crate) fn take_permits(&self) -> tokio::sync::OwnedSemaphorePermit {
         self.pages.take_permits()

@@ -1,4 +1,4 @@
-//! The buffer between a batch and a client that may not read yet.
+//! The buffer for the answers to a batch that the client has not read yet.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -14,13 +14,14 @@ use tokio_util::task::TaskTracker;
 use crate::api::answer::step::{BodyAborted, StepSource};
 use crate::api::state::InFlightGuard;
 
-/// The size of a data frame in bytes. Bytes that left the buffer are no longer counted,
-/// so a frame is small.
+/// The largest data frame of the response in bytes. The size limit of the answer
+/// buffer does not count bytes that are already in a data frame, so the frame must
+/// be small.
 const FRAME_BYTES: usize = 64 * 1024;
 
 struct Shared {
     state: Mutex<State>,
-    /// Notified when the client has read bytes.
+    /// Notified when the client has read bytes from the answer buffer.
     space: Notify,
 }
 
@@ -32,7 +33,8 @@ struct State {
     is_closed: bool,
 }
 
-/// The reading end of the buffer. A drop ends the task of the batch.
+/// The reading end of the buffer for the answers to a batch. If this end is dropped,
+/// the task that processes the batch is aborted.
 pub struct Answers {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -41,9 +43,9 @@ pub struct Answers {
 /// The body of the response to a batch. The request counts as in flight until the client has
 /// read all answers.
 pub struct BatchBody {
-    /// The answers.
+    /// The answers to the lines of the batch.
     pub answers: Answers,
-    /// Counts the request as in flight.
+    /// Counts the request as in flight until the body is dropped.
     pub _in_flight: InFlightGuard,
 }
 
@@ -53,7 +55,8 @@ impl StepSource for BatchBody {
     }
 }
 
-/// The writing end of the buffer.
+/// The writing end of the buffer for the answers to a batch. The task that processes
+/// the batch owns this end.
 pub struct Sender {
     shared: Arc<Shared>,
     bytes_max: usize,
@@ -64,9 +67,10 @@ pub struct Sender {
 #[derive(Debug)]
 pub struct Stopped;
 
-/// Starts `write` in a task of `tasks`, and returns the reading end of its answers. The task
-/// ends when the reading end is dropped. The buffer holds up to `bytes_max` unread bytes. If the
-/// client reads nothing for `stall_timeout`, the body is aborted.
+/// Creates the buffer for the answers to a batch, and returns its reading end.
+/// Starts `write` with the writing end in a task of `tasks`. The task is aborted
+/// when the reading end is dropped. The buffer holds up to `bytes_max` unread bytes.
+/// If the client reads nothing for `stall_timeout`, the response body is aborted.
 pub fn answers<F>(
     tasks: &TaskTracker,
     bytes_max: usize,
@@ -82,10 +86,11 @@ where
 }
 
 impl Sender {
-    /// Adds bytes to the buffer as soon as there is space.
+    /// Waits until the answer buffer has space for `bytes`, and adds them to this
+    /// buffer.
     ///
     /// # Errors
-    /// [`Stopped`] if the client will not read them.
+    /// [`Stopped`] if the client has disconnected, or has read nothing for too long.
     ///
     /// # Cancel safety
     /// Safe: either all bytes are added or none.
@@ -119,8 +124,8 @@ impl Sender {
 }
 
 impl Drop for Sender {
-    /// Ends the body. If the task panics, aborts the body, so that the client does not
-    /// mistake it for complete.
+    /// Ends the response body of the batch. If the task of the batch panicked,
+    /// aborts the body, so that the client does not mistake the body for complete.
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         let end = if std::thread::panicking() {

@@ -1,8 +1,10 @@
-//! The handler of NDJSON batches: each line is a write of its own. The memory is constant.
+//! The handler of NDJSON batches. Each line of a batch is a separate write. A batch
+//! uses constant memory.
 //!
-//! Lines are collected into groups as they arrive. A few groups are in progress at once,
-//! so that the read, the commit and the answers overlap. A group costs its bytes and one
-//! allocation for its future. There is no task per line.
+//! Lines are collected into groups as they arrive. A few groups are in progress at
+//! once, so that three steps overlap: the read of the body, the commit of the lines,
+//! and the sending of the answers. A group costs its bytes and one allocation for
+//! its future. There is no task per line.
 
 mod answers;
 
@@ -29,25 +31,30 @@ use crate::wire::json::Json;
 use crate::wire::lines::{Line, Lines};
 use crate::wire::problem::Problem;
 
-/// The largest number of lines of a group. Eight groups at one sync of a millisecond each
-/// are two million lines a second, more than any disk can write.
+/// The largest number of lines of a group. A group is the lines of a batch that are
+/// appended to the log together. With eight groups in progress and one fsync of a
+/// millisecond for all, a batch writes two million lines a second, more than any
+/// disk can write.
 const GROUP_LINES: usize = 256;
-/// The largest number of bytes of a group, as posted. A larger line is a group by itself.
+/// The largest number of bytes of a group of lines, as the client sent them. A
+/// larger line forms a group by itself.
 const GROUP_BYTES: usize = 256 * 1024;
-/// The largest number of groups in progress. With the group that is being filled, a batch
-/// uses at most 9 × (256 KiB + one line) of memory.
+/// The largest number of groups of lines in progress. Together with the group that
+/// is being filled, a batch uses at most 9 × (256 KiB + one line) of memory.
 const GROUPS_MAX: usize = 8;
 
 /// The header that names an applied preference (RFC 7240).
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Handles `POST` of `application/x-ndjson` to a collection or a topic.
+/// Handles a `POST` request with an `application/x-ndjson` body to a collection or a
+/// topic.
 ///
 /// # Errors
-/// 400 for an `Idempotency-Key` or a precondition: both apply to one write.
+/// 400 for an `Idempotency-Key` or a precondition: both apply to a single write and
+/// not to a batch.
 ///
 /// # Cancel safety
-/// Safe until the response is returned.
+/// Safe: if the future is dropped, no line is written.
 pub async fn batch(request: WriteRequest<'_>, log: &Arc<Log>) -> Result<Response<Body>, Problem> {
     let WriteRequest { api, context, body, .. } = request;
     let headers = &context.head.headers;
@@ -59,8 +66,8 @@ pub async fn batch(request: WriteRequest<'_>, log: &Arc<Log>) -> Result<Response
             "If-Match and If-None-Match apply to one write; omit them for a batch",
         ));
     }
-    // A client with `Expect: 100-continue` waits for 100 before it sends; the first read
-    // makes hyper send it ahead of the response.
+    // A client with `Expect: 100-continue` sends the body only after a 100 response.
+    // The first read of the body makes hyper send the 100 before the final response.
     let mut body = BodyReader::new(&api.settings, &api.metrics, body);
     let first = if headers.contains_key(EXPECT) { body.next().await? } else { None };
     let minimal = prefers_minimal(headers);
@@ -113,7 +120,7 @@ fn prefers_minimal(headers: &hyper::HeaderMap) -> bool {
 
 type Appended = Result<Vec<Result<AppendOutcome, AppendRejection>>, log::Error>;
 
-/// Lines that are appended together.
+/// Lines of a batch that are appended to the log together.
 #[derive(Default)]
 struct Group {
     writes: Vec<Write>,
@@ -127,13 +134,15 @@ impl Group {
         self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES
     }
 
-    /// Adds the write of a line that was authorized.
+    /// Adds the write of the line with the number `line`. The permit proves that the
+    /// write was authorized.
     fn push(&mut self, _permit: Permit, line: u64, write: Write) {
         self.writes.push(write);
         self.lines.push((line, None));
     }
 
-    /// Removes and returns the first `count` writes with their lines.
+    /// Removes the first `count` writes and their lines from this group, and returns
+    /// them as a group.
     fn split(&mut self, count: usize) -> Group {
         if count >= self.writes.len() {
             return std::mem::take(self);
@@ -149,36 +158,37 @@ impl Group {
             }
         });
         let lines = self.lines.drain(..end.unwrap_or(0)).collect();
-        // This group still counts the bytes, so it is full earlier. That does no harm.
+        // This group still counts the bytes of the removed lines, so it is full
+        // earlier. That does no harm.
         Group { writes, lines, bytes: 0 }
     }
 }
 
-/// A group that is queued in the log.
+/// A group of lines whose writes are queued in the log.
 struct QueuedGroup {
     lines: Vec<(u64, Option<Problem>)>,
     appended: Pin<Box<dyn Future<Output = Appended> + Send>>,
 }
 
-/// A running batch.
+/// The state of a batch while its body is read and its lines are written.
 struct Run {
     api: Arc<Api>,
     log: Arc<Log>,
     path: String,
     body: BodyReader,
-    /// The send tracker of the HTTP/2 stream.
+    /// Tracks the unsent bytes of the HTTP/2 stream. `None` on HTTP/1.
     send_tracker: Option<Arc<H2SendTracker>>,
     lines: Lines,
     sender: Sender,
-    /// The caller of the batch.
+    /// The caller that sent the batch.
     caller: Caller,
-    /// The number of events that the client may publish now.
+    /// The number of events that the publish rate of the client allows now.
     allowance: u32,
     minimal: bool,
     ended: bool,
-    /// The group that is being filled.
+    /// The group of lines that is being filled with the next lines of the batch.
     filling: Group,
-    /// The groups that are queued in the log.
+    /// The groups of lines whose writes are queued in the log.
     in_progress: VecDeque<QueuedGroup>,
     written: u64,
     failed: u64,
@@ -200,8 +210,8 @@ impl Run {
             tokio::select! {
                 biased;
                 appended = front(&mut self.in_progress), if !self.in_progress.is_empty() => {
-                    // The answer may wait until the client reads. The rate of the body is not
-                    // measured in this time.
+                    // The answers may have to wait until the client reads. Do not
+                    // measure the rate of the request body during this time.
                     self.body.hold();
                     let group = self.in_progress.pop_front().expect("its front was awaited");
                     self.answer(group.lines, appended).await?;
@@ -227,8 +237,10 @@ impl Run {
         !self.filling.lines.is_empty() && self.in_progress.len() < GROUPS_MAX
     }
 
-    /// Returns the number of events for which the group needs an allowance. Returns zero while
-    /// some allowance is left, because a part of a group may be queued.
+    /// Returns the number of events that wait until the publish rate of the client
+    /// allows them: all events of the group that is being filled. Returns zero if
+    /// the rate already allows at least one event, because then a part of the group
+    /// can be queued.
     fn missing_allowance(&self) -> u32 {
         if self.allowance > 0 { 0 } else { self.filling.writes.len() as u32 }
     }
@@ -247,8 +259,8 @@ impl Run {
                     self.add(&line);
                 }
             }
-            // The current line may be incomplete, so it is not written. The answer has the
-            // number of this line.
+            // The current line may be incomplete, so it is not written. The answer
+            // with the problem names this line.
             Err(problem) => {
                 self.ended = true;
                 self.filling.lines.push((self.lines.current(), Some(problem)));
@@ -263,7 +275,8 @@ impl Run {
         self.lines.feed(bytes);
     }
 
-    /// Moves complete lines into the group that is being filled.
+    /// Moves complete lines of the batch into the group that is being filled, until
+    /// this group is full.
     fn fill(&mut self) {
         while !self.filling.is_full() {
             let Some(line) = self.lines.next_line() else { break };
@@ -291,7 +304,7 @@ impl Run {
         }
     }
 
-    /// Authorizes the write of one line.
+    /// Authorizes the write of one line of the batch.
     fn authorize(&self, write: &Write) -> Result<Permit, Problem> {
         let log = &*self.log;
         let (action, topic) = match log.origin().kind {
@@ -302,8 +315,9 @@ impl Run {
         authorize(&self.caller, action, target)
     }
 
-    /// Queues in the log as many lines of the group as the allowance permits. Waits until they
-    /// are queued, which keeps the order of the lines.
+    /// Queues writes of the group that is being filled in the log, as many as the
+    /// publish rate of the client allows. Waits until they are queued, which keeps
+    /// the order of the lines.
     async fn queue(&mut self) {
         let Group { writes, lines, .. } = self.filling.split(self.allowance as usize);
         self.allowance -= writes.len() as u32;
@@ -368,7 +382,8 @@ impl Run {
     }
 }
 
-/// Waits for the result of the oldest group. Waits forever if there is no group.
+/// Waits for the append result of the oldest group of lines in progress. Waits
+/// forever if no group is in progress.
 async fn front(groups: &mut VecDeque<QueuedGroup>) -> Appended {
     match groups.front_mut() {
         Some(group) => group.appended.as_mut().await,

@@ -36,8 +36,8 @@ struct Run {
 
 impl LogWriter {
     /// Compares the newest event of a newly opened log with the clocks. If every
-    /// event is too old, the clock may be ahead. The log then trims nothing by age
-    /// for [`START_WAIT`].
+    /// event is older than the retention allows, the clock may be ahead. The log
+    /// then trims nothing by age for [`START_WAIT`].
     pub(in crate::log) fn begin(&mut self, now: ClockReading) {
         self.observe(now);
         let age = self.retention.age;
@@ -79,7 +79,8 @@ impl LogWriter {
     }
 
     /// Returns the time of the next age check, or `None` if no event is trimmed by
-    /// age. Before this time, [`LogWriter::age`] finds no event that is too old.
+    /// age. Before this time, [`LogWriter::age`] finds no event that is older than
+    /// the retention allows.
     pub(in crate::log) fn age_due(&self) -> Option<Timestamp> {
         if self.retention.age.is_zero() || self.metadata.position.events == 0 {
             return None;
@@ -97,8 +98,8 @@ impl LogWriter {
         }
     }
 
-    /// Checks whether the log has events that are too old. If it has, the next
-    /// commit trims them.
+    /// Checks whether the log has events that are older than its retention allows.
+    /// If it has, the next commit trims them.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
@@ -127,10 +128,11 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Returns whether the event at `offset`, which has the time `time`, is too old.
-    /// An event that is ahead of the clock counts as old as the next event that is
-    /// not ahead. If there is no such event, it is not too old. `run` caches the
-    /// last run of events ahead of the clock that was found.
+    /// Returns whether the event at `offset`, which has the time `time`, is too old:
+    /// its time is before [`Cutoff::before`]. An event that is ahead of the clock
+    /// counts as old as the next event that is not ahead. If there is no such event,
+    /// it is not too old. `run` caches the last run of events ahead of the clock
+    /// that was found.
     fn is_old(
         &self,
         offset: Offset,
