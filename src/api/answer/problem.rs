@@ -146,8 +146,9 @@ pub fn internal() -> Problem {
     Problem::new(Code::Internal, "internal error; the log of the gateway has the details")
 }
 
-/// Returns the problem for a rejected write.
-pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity) -> Problem {
+/// Returns the problem for a rejected write. `bytes_max` is the largest size of a
+/// resource.
+pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity, bytes_max: usize) -> Problem {
     match rejection {
         AppendRejection::Exists => {
             Problem::new(Code::Exists, "a resource with this id exists; use another id, or PUT")
@@ -159,7 +160,8 @@ pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity) -> Problem 
         AppendRejection::TooLarge => Problem::new(
             Code::BodyTooLarge,
             "the resource would be larger than limits.body_bytes; split the resource",
-        ),
+        )
+        .with("limit", bytes_max),
         AppendRejection::KeyReused => Problem::new(
             Code::KeyReused,
             "this Idempotency-Key was used with another request body; use a new key",

@@ -98,9 +98,9 @@ pub async fn append(
     api.may_publish(caller.client)?;
     let results = api.engine.append(log, vec![write]).await;
     let result = results.map_err(|error| problem::unavailable(&error))?.pop();
-    result
-        .expect("an append returns one result per write")
-        .map_err(|rejection| problem::rejected(&rejection, log.origin()))
+    result.expect("an append returns one result per write").map_err(|rejection| {
+        problem::rejected(&rejection, log.origin(), api.settings.body_bytes_max)
+    })
 }
 
 /// Reads a whole body.

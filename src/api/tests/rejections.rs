@@ -292,6 +292,22 @@ async fn an_invalid_host_and_a_long_target_are_rejected() {
 }
 
 #[tokio::test]
+async fn a_resource_that_would_be_too_large_is_rejected_with_the_limit() {
+    let gateway = Gateway::start().await;
+    let limit = gateway.api.settings.body_bytes_max;
+    let text = "x".repeat(limit / 2);
+    let reply = gateway.call("PUT /orders/a", JSON, &format!(r#"{{"a":"{text}"}}"#)).await;
+    assert_eq!(reply.status, 201);
+    let patch = format!(r#"{{"b":"{text}"}}"#);
+    let event = format!(r#"{{"type":"t","data":{patch}}}"#);
+    for (line, body) in [("PATCH /orders/a", &patch), ("POST /orders/a/events", &event)] {
+        let reply = gateway.call(line, JSON, body).await;
+        assert_eq!(reply.status, 413, "{line}: {reply:?}");
+        assert_eq!(reply.json()["limit"], limit, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn bodies_that_are_too_large_or_too_slow_are_rejected() {
     let mut settings = settings();
     settings.body_timeout = Duration::from_millis(50);

@@ -333,7 +333,10 @@ impl Run {
                 (None, Ok(results)) => results
                     .next()
                     .expect("an append returns one result per write")
-                    .map_err(|rejection| problem::rejected(&rejection, self.log.origin())),
+                    .map_err(|rejection| {
+                        let bytes_max = self.api.settings.body_bytes_max;
+                        problem::rejected(&rejection, self.log.origin(), bytes_max)
+                    }),
             };
             match outcome {
                 Ok(written) => {
