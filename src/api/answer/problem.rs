@@ -19,6 +19,12 @@ pub fn no_such_protocol() -> Problem {
     Problem::new(Code::NotImplemented, "the :protocol of a CONNECT must be websocket")
 }
 
+/// Returns the 501 problem for a transfer coding other than `chunked`.
+pub fn transfer_coding() -> Problem {
+    let detail = "the only transfer coding is chunked; send the body without another coding";
+    Problem::new(Code::NotImplemented, detail)
+}
+
 /// Returns the 400 problem for the query parameter `name`.
 pub fn parameter(name: &str, why: &str) -> Problem {
     Problem::new(Code::BadParameter, format!("parameter {name:?}: {why}")).with("parameter", name)

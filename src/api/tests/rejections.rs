@@ -292,6 +292,27 @@ async fn an_invalid_host_and_a_long_target_are_rejected() {
 }
 
 #[tokio::test]
+async fn every_transfer_coding_except_chunked_is_rejected_before_the_body_is_read() {
+    let gateway = Gateway::start().await;
+    let head = format!("POST /orders HTTP/1.1\r\nhost: a\r\n{JSON}connection: close\r\n");
+    for fields in [
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked, chunked\r\n",
+        "transfer-encoding: identity, chunked\r\n",
+    ] {
+        let reply = gateway.raw(format!("{head}{fields}\r\n")).await;
+        assert_eq!(reply.status, 501, "{fields}: {reply:?}");
+        assert_eq!(reply.json()["type"], "/problems/not-implemented", "{fields}");
+    }
+    assert_eq!(gateway.head("orders"), Offset::ZERO);
+    for fields in ["transfer-encoding: chunked\r\n", "Transfer-Encoding:  CHUNKED \r\n"] {
+        let reply = gateway.raw(format!("{head}{fields}\r\n2\r\n{{}}\r\n0\r\n\r\n")).await;
+        assert_eq!(reply.status, 201, "{fields}: {reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_resource_that_would_be_too_large_is_rejected_with_the_limit() {
     let gateway = Gateway::start().await;
     let limit = gateway.api.settings.body_bytes_max;
