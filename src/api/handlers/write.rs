@@ -139,7 +139,8 @@ pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem>
 /// # Errors
 /// 400 for a body that is not an event.
 pub fn publication(body: &Json) -> Result<Write, Problem> {
-    let Posted { event_type, data, subject } = Posted::read(body)?;
+    let members = "type, data and subject";
+    let Posted { event_type, data, subject } = Posted::read(body, members)?;
     Ok(Write::publish(subject, event_type, data))
 }
 
@@ -154,11 +155,12 @@ pub struct Posted {
 }
 
 impl Posted {
-    /// Reads a posted event.
+    /// Reads a posted event. `members` lists the members that the path allows, for the
+    /// text of the error.
     ///
     /// # Errors
     /// 400 for a body that is not an event.
-    pub fn read(body: &Json) -> Result<Posted, Problem> {
+    pub fn read(body: &Json, members: &str) -> Result<Posted, Problem> {
         if !body.is_object() {
             return Err(problem::bad_body(
                 "an event must be an object with the members \"type\" and \"data\"",
@@ -173,7 +175,7 @@ impl Posted {
                 "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
                 other => {
                     return Err(problem::bad_body(format!(
-                        "an event has no member {other:?}; it has type, subject and data"
+                        "an event has no member {other:?}; it has {members}"
                     )));
                 }
             }

@@ -329,6 +329,17 @@ async fn a_resource_that_would_be_too_large_is_rejected_with_the_limit() {
 }
 
 #[tokio::test]
+async fn the_error_for_an_unknown_member_of_an_event_names_the_allowed_members() {
+    let gateway = Gateway::start().await;
+    let reply = gateway.post("/orders/a/events", r#"{"type":"t","data":{},"foo":1}"#).await;
+    let detail = reply.json()["detail"].clone();
+    assert_eq!(detail, "an event has no member \"foo\"; it has type and data");
+    let reply = gateway.post("/events/news", r#"{"type":"t","data":{},"foo":1}"#).await;
+    let detail = reply.json()["detail"].clone();
+    assert_eq!(detail, "an event has no member \"foo\"; it has type, data and subject");
+}
+
+#[tokio::test]
 async fn bodies_that_are_too_large_or_too_slow_are_rejected() {
     let mut settings = settings();
     settings.body_timeout = Duration::from_millis(50);
