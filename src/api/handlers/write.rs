@@ -10,7 +10,7 @@ use crate::api::answer::problem;
 use crate::api::authorize::Permit;
 use crate::api::context::{Caller, RequestContext};
 use crate::api::request::{body_reader::BodyReader, condition, idempotency, negotiate};
-use crate::api::state::Api;
+use crate::api::state::{Api, BodyWait};
 use crate::event::{EventType, InvalidName, ResourceId};
 use crate::log::{AppendOutcome, BadWrite, Log, Write};
 use crate::wire::LogIdentity;
@@ -111,6 +111,7 @@ pub async fn append(
 /// # Cancel safety
 /// Not safe: the bytes that were read are lost.
 pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
+    let _wait = BodyWait::new(api);
     BodyReader::new(&api.settings, &api.metrics, body).whole(api.settings.body_bytes_max).await
 }
 
