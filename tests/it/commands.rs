@@ -129,6 +129,22 @@ async fn the_error_for_an_unknown_member_of_the_message_names_the_member() {
 }
 
 #[tokio::test]
+async fn a_view_names_the_collection_of_a_command() {
+    let (_data, gateway) = start(&[]).await;
+    create(gateway.address, "order-1").await;
+    let mut socket = open(gateway.address, "/ws").await;
+    let view = json!({"command": "get-status", "topic": "order-updates", "resource": "order-1"});
+    let answer = send_command(&mut socket, "1", view).await;
+    assert_eq!(answer["data"]["orderId"], "order-1", "{answer}");
+    let types = json!({"command": "subscribe", "collection": "orders", "types": ["order-noted"]});
+    let answer = send_command(&mut socket, "2", types).await;
+    assert_eq!(answer["command"], "subscribe", "{answer}");
+    let view = json!({"command": "subscribe", "topic": "order-updates"});
+    let answer = send_command(&mut socket, "3", view).await;
+    assert_eq!(answer["type"], "/problems/overlapping-subscription", "other types: {answer}");
+}
+
+#[tokio::test]
 async fn the_path_ws_accepts_no_query_parameters() {
     let (_data, gateway) = start(&[]).await;
     for target in ["/ws?from=earliest", "/ws?types=a", "/ws?x=1"] {

@@ -292,6 +292,16 @@ async fn an_invalid_host_and_a_long_target_are_rejected() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_get_or_delete_is_ignored() {
+    let gateway = Gateway::start().await;
+    assert_eq!(gateway.call("PUT /orders/a", JSON, "{}").await.status, 201);
+    for (line, status) in [("GET /orders/a", 200), ("DELETE /orders/a", 204)] {
+        let reply = gateway.call(line, "content-type: text/plain\r\n", "no JSON").await;
+        assert_eq!(reply.status, status, "{line}: {reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn every_transfer_coding_except_chunked_is_rejected_before_the_body_is_read() {
     let gateway = Gateway::start().await;
     let head = format!("POST /orders HTTP/1.1\r\nhost: a\r\n{JSON}connection: close\r\n");
