@@ -345,6 +345,21 @@ async fn a_drain_reports_a_batch_that_is_not_answered_in_time() {
 }
 
 #[tokio::test]
+async fn a_drain_reports_a_minimal_batch_without_its_last_line() {
+    let (_data, gateway) = start(&["server.drain=300ms"]).await;
+    let media_type = "application/x-ndjson\r\nprefer: return=minimal";
+    let line = "{\"type\":\"a\",\"data\":1}\n";
+    let _socket = begin_post(gateway.address, media_type, line).await;
+    until(async || {
+        let accept = "accept: application/json\r\n";
+        let page = request(gateway.address, "GET", "/events/audit", accept, b"").await;
+        page.json()["data"].as_array().is_some_and(|events| events.len() == 1)
+    })
+    .await;
+    assert!(matches!(gateway.gateway.drain().await, Err(Error::Unanswered)));
+}
+
+#[tokio::test]
 async fn a_drain_does_not_report_a_batch_whose_lines_are_answered() {
     let (_data, gateway) = start(&["server.drain=300ms"]).await;
     let line = "{\"type\":\"a\",\"data\":1}\n{\"type\":";
