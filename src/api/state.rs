@@ -109,8 +109,9 @@ impl Services {
         self.crowded.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of requests in progress: requests whose response has no
-    /// head yet, and batches whose response the client has not read to the end.
+    /// Returns the number of requests in flight. A request is in flight from the arrival of
+    /// its whole body to the head of its response. A batch is in flight while it has lines
+    /// that are not answered, or answers that the client has not read.
     pub fn requests_open(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -197,6 +198,25 @@ impl Api {
     /// because it can last longer than its first settings.
     pub fn newest(self: &Arc<Self>) -> Arc<Api> {
         self.services.newest.get().and_then(|newest| newest()).unwrap_or_else(|| self.clone())
+    }
+}
+
+/// Excludes a request from the requests in flight until the guard is dropped. The request
+/// must have an [`InFlightGuard`]. The guard is held while the body of the request arrives:
+/// the drain must not wait for a client that does not send.
+pub struct BodyWait<'a>(&'a Services);
+
+impl BodyWait<'_> {
+    /// Excludes a request of `api`.
+    pub(super) fn new(api: &Api) -> BodyWait<'_> {
+        api.in_flight.fetch_sub(1, Ordering::Relaxed);
+        BodyWait(&api.services)
+    }
+}
+
+impl Drop for BodyWait<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 }
 

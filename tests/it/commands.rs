@@ -21,7 +21,9 @@ async fn malformed_input_is_answered_with_an_error_and_the_connection_stays_open
         ("{}", "/problems/missing-field"),
         (r#"{"type":"command"}"#, "/problems/missing-field"),
         (r#"{"type":"command","data":{}}"#, "/problems/missing-field"),
-        (r#"{"type":"command","data":{"command":7}}"#, "/problems/missing-field"),
+        (r#"{"type":"command","data":{"command":7}}"#, "/problems/bad-body"),
+        (r#"{"type":"command","data":[]}"#, "/problems/bad-body"),
+        (r#"{"command":5}"#, "/problems/bad-body"),
         (r#"{"type":"command","data":{"command":"dance"}}"#, "/problems/unknown-command"),
         (r#"{"type":"command","data":{"command":"auth"}}"#, "/problems/unknown-command"),
         (r#"{"type":"command","data":{"command":"request"}}"#, "/problems/missing-field"),
@@ -102,6 +104,44 @@ async fn the_error_for_an_unknown_command_field_names_the_field() {
     assert_eq!(message(&mut socket).await["data"]["field"], "n");
     socket.send_text(r#"{"id":"3","type":"command","timestamp":"","command":"ping"}"#).await;
     assert_eq!(message(&mut socket).await["type"], "response");
+}
+
+#[tokio::test]
+async fn the_error_for_an_unknown_member_of_the_message_names_the_member() {
+    let (_data, gateway) = start(&[]).await;
+    for (field, text) in [
+        ("foo", r#"{"id":"1","type":"command","data":{"command":"ping"},"foo":1}"#),
+        (
+            "from",
+            r#"{"id":"1","type":"command","from":"earliest","data":{"command":"subscribe","topic":"audit"}}"#,
+        ),
+        ("type", r#"{"id":"1","command":"subscribe","topic":"audit","type":"zz"}"#),
+        ("type", r#"{"id":"1","command":"subscribe","topic":"audit","type":["zz"]}"#),
+        ("data", r#"{"id":"1","command":"ping","data":{}}"#),
+    ] {
+        let mut socket = open(gateway.address, "/ws").await;
+        socket.send_text(text).await;
+        let answer = message(&mut socket).await;
+        assert_eq!(answer["type"], "error", "{text}: {answer}");
+        assert_eq!(answer["data"]["type"], "/problems/bad-body", "{text}: {answer}");
+        assert_eq!(answer["data"]["field"], field, "{text}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_names_the_collection_of_a_command() {
+    let (_data, gateway) = start(&[]).await;
+    create(gateway.address, "order-1").await;
+    let mut socket = open(gateway.address, "/ws").await;
+    let view = json!({"command": "get-status", "topic": "order-updates", "resource": "order-1"});
+    let answer = send_command(&mut socket, "1", view).await;
+    assert_eq!(answer["data"]["orderId"], "order-1", "{answer}");
+    let types = json!({"command": "subscribe", "collection": "orders", "types": ["order-noted"]});
+    let answer = send_command(&mut socket, "2", types).await;
+    assert_eq!(answer["command"], "subscribe", "{answer}");
+    let view = json!({"command": "subscribe", "topic": "order-updates"});
+    let answer = send_command(&mut socket, "3", view).await;
+    assert_eq!(answer["type"], "/problems/overlapping-subscription", "other types: {answer}");
 }
 
 #[tokio::test]

@@ -12,10 +12,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::client::PATIENCE;
+use crate::support::client::{PATIENCE, request};
 use crate::support::frame::Chunks;
 use crate::support::http2::{Connection, DATA, END_STREAM, GOAWAY};
-use crate::support::start;
+use crate::support::{Running, start, until};
 
 /// Connects with a small receive buffer. The gateway then soon notices that the
 /// client does not read.
@@ -303,15 +303,98 @@ async fn a_drain_ends_http2_streams() {
     timeout(PATIENCE, drained).await.expect("the drain ends in time").unwrap().unwrap();
 }
 
+/// Connects to `address`, and sends the head of a `POST` of `media_type` to the topic
+/// `audit`, with a part of the chunked body.
+async fn begin_post(address: SocketAddr, media_type: &str, part: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /events/audit HTTP/1.1\r\nhost: g\r\ncontent-type: {media_type}\r\n\
+         transfer-encoding: chunked\r\n\r\n{:x}\r\n{part}\r\n",
+        part.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket
+}
+
+async fn expect_text(socket: &mut TcpStream, text: &str) {
+    let mut bytes = Vec::new();
+    while !String::from_utf8_lossy(&bytes).contains(text) {
+        let count = timeout(PATIENCE, socket.read_buf(&mut bytes)).await.unwrap().unwrap();
+        assert_ne!(count, 0, "the end before {text}: {}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+/// Waits until the gateway has read `bytes` bytes of request bodies.
+async fn wait_for_received(gateway: &Running, bytes: usize) {
+    let line = format!("streamgate_received_bytes_total {bytes}");
+    until(async || {
+        let metrics = request(gateway.admin, "GET", "/metrics", "", b"").await;
+        metrics.text().lines().any(|other| other == line)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_drain_reports_a_batch_that_is_not_answered_in_time() {
-    let (_data, gateway) = start(&["server.drain=300ms"]).await;
-    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
-    let head = "POST /events/audit HTTP/1.1\r\nhost: g\r\ncontent-type: application/x-ndjson\r\n\
-                transfer-encoding: chunked\r\n\r\n";
-    socket.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = [0; 12];
-    timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200");
+    let sets = ["server.drain=300ms", "limits.publish_rate=1", "limits.publish_burst=1"];
+    let (_data, gateway) = start(&sets).await;
+    let line = "{\"type\":\"a\",\"data\":1}\n";
+    let mut socket = begin_post(gateway.address, "application/x-ndjson", &line.repeat(100)).await;
+    expect_text(&mut socket, "\"status\":201").await;
     assert!(matches!(gateway.gateway.drain().await, Err(Error::Unanswered)));
+}
+
+#[tokio::test]
+async fn a_drain_reports_a_minimal_batch_without_its_last_line() {
+    let (_data, gateway) = start(&["server.drain=300ms"]).await;
+    let media_type = "application/x-ndjson\r\nprefer: return=minimal";
+    let line = "{\"type\":\"a\",\"data\":1}\n";
+    let _socket = begin_post(gateway.address, media_type, line).await;
+    until(async || {
+        let accept = "accept: application/json\r\n";
+        let page = request(gateway.address, "GET", "/events/audit", accept, b"").await;
+        page.json()["data"].as_array().is_some_and(|events| events.len() == 1)
+    })
+    .await;
+    assert!(matches!(gateway.gateway.drain().await, Err(Error::Unanswered)));
+}
+
+#[tokio::test]
+async fn a_drain_does_not_report_a_batch_whose_lines_are_answered() {
+    let (_data, gateway) = start(&["server.drain=300ms"]).await;
+    let line = "{\"type\":\"a\",\"data\":1}\n{\"type\":";
+    let mut socket = begin_post(gateway.address, "application/x-ndjson", line).await;
+    expect_text(&mut socket, "\"status\":201").await;
+    gateway.gateway.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_does_not_report_a_request_whose_body_is_incomplete() {
+    let (_data, gateway) = start(&["server.drain=300ms"]).await;
+    let mut sockets = Vec::new();
+    for media_type in ["application/json", "application/x-ndjson"] {
+        for fields in ["", "\r\nexpect: 100-continue"] {
+            let media_type = format!("{media_type}{fields}");
+            sockets.push(begin_post(gateway.address, &media_type, "{\"type\":").await);
+        }
+    }
+    wait_for_received(&gateway, 4 * "{\"type\":".len()).await;
+    gateway.gateway.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_answers_a_request_whose_body_arrives_during_the_drain() {
+    let (_data, gateway) = start(&["server.drain=20s"]).await;
+    let mut socket = begin_post(gateway.address, "application/json", "{\"type\":").await;
+    wait_for_received(&gateway, "{\"type\":".len()).await;
+    let mut idle = TcpStream::connect(gateway.address).await.unwrap();
+    idle.write_all(b"GET /orders HTTP/1.1\r\nhost: g\r\n\r\n").await.unwrap();
+    expect_text(&mut idle, "\r\n\r\n{").await;
+    let drained = tokio::spawn(gateway.gateway.drain());
+    // The last step of the drain closes idle connections.
+    let mut rest = Vec::new();
+    timeout(PATIENCE, idle.read_to_end(&mut rest)).await.unwrap().unwrap();
+    socket.write_all(b"d\r\n\"a\",\"data\":1}\r\n0\r\n\r\n").await.unwrap();
+    expect_text(&mut socket, "HTTP/1.1 201").await;
+    timeout(PATIENCE, drained).await.unwrap().unwrap().unwrap();
 }

@@ -19,6 +19,12 @@ pub fn no_such_protocol() -> Problem {
     Problem::new(Code::NotImplemented, "the :protocol of a CONNECT must be websocket")
 }
 
+/// Returns the 501 problem for a transfer coding other than `chunked`.
+pub fn transfer_coding() -> Problem {
+    let detail = "the only transfer coding is chunked; send the body without another coding";
+    Problem::new(Code::NotImplemented, detail)
+}
+
 /// Returns the 400 problem for a query parameter `name` that is not valid. `why` is
 /// the reason.
 pub fn parameter(name: &str, why: &str) -> Problem {
@@ -154,8 +160,9 @@ pub fn internal() -> Problem {
     Problem::new(Code::Internal, "internal error; the log of the gateway has the details")
 }
 
-/// Returns the problem for a write that the log rejected.
-pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity) -> Problem {
+/// Returns the problem for a write that the log rejected. `bytes_max` is the largest
+/// size of a resource, in bytes.
+pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity, bytes_max: usize) -> Problem {
     match rejection {
         AppendRejection::Exists => {
             Problem::new(Code::Exists, "a resource with this id exists; use another id, or PUT")
@@ -167,7 +174,8 @@ pub fn rejected(rejection: &AppendRejection, identity: &LogIdentity) -> Problem 
         AppendRejection::TooLarge => Problem::new(
             Code::BodyTooLarge,
             "the resource would be larger than limits.body_bytes; split the resource",
-        ),
+        )
+        .with("limit", bytes_max),
         AppendRejection::KeyReused => Problem::new(
             Code::KeyReused,
             "this Idempotency-Key was used with another request body; use a new key",

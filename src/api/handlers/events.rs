@@ -46,7 +46,7 @@ pub async fn post_to_resource(
     let path = format!("/{}/{id}/events", log.origin().name);
     let meaning = if merge { "" } else { "merge=false" };
     let written = request.append(log, (&path, meaning), |identity, body| {
-        let Posted { event_type, data, subject } = Posted::read(body)?;
+        let Posted { event_type, data, subject } = Posted::read(body, "type and data")?;
         if subject.is_some() {
             return Err(problem::bad_body(
                 "omit the member \"subject\": the path names the resource",

@@ -11,7 +11,7 @@ use crate::api::answer::problem;
 use crate::api::authorize::Permit;
 use crate::api::context::{Caller, RequestContext};
 use crate::api::request::{body_reader::BodyReader, condition, idempotency, negotiate};
-use crate::api::state::Api;
+use crate::api::state::{Api, BodyWait};
 use crate::event::{EventType, InvalidName, ResourceId};
 use crate::log::{AppendOutcome, BadWrite, Log, Write};
 use crate::wire::LogIdentity;
@@ -104,9 +104,9 @@ pub async fn append(
     api.may_publish(caller.client)?;
     let results = api.engine.append(log, vec![write]).await;
     let result = results.map_err(|error| problem::unavailable(&error))?.pop();
-    result
-        .expect("an append returns one result per write")
-        .map_err(|rejection| problem::rejected(&rejection, log.origin()))
+    result.expect("an append returns one result per write").map_err(|rejection| {
+        problem::rejected(&rejection, log.origin(), api.settings.body_bytes_max)
+    })
 }
 
 /// Reads the whole body of a request.
@@ -117,6 +117,7 @@ pub async fn append(
 /// # Cancel safety
 /// Not safe: if the future is dropped, the bytes that were already read are lost.
 pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
+    let _wait = BodyWait::new(api);
     BodyReader::new(&api.settings, &api.metrics, body).whole(api.settings.body_bytes_max).await
 }
 
@@ -145,7 +146,8 @@ pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem>
 /// # Errors
 /// 400 for a body that is not an event.
 pub fn publication(body: &Json) -> Result<Write, Problem> {
-    let Posted { event_type, data, subject } = Posted::read(body)?;
+    let members = "type, data and subject";
+    let Posted { event_type, data, subject } = Posted::read(body, members)?;
     Ok(Write::publish(subject, event_type, data))
 }
 
@@ -160,11 +162,12 @@ pub struct Posted {
 }
 
 impl Posted {
-    /// Parses the event in the body of a `POST` request.
+    /// Parses the event in the body of a `POST` request. `members` lists the members
+    /// that the path allows, for the text of the error.
     ///
     /// # Errors
     /// 400 for a body that is not an event.
-    pub fn read(body: &Json) -> Result<Posted, Problem> {
+    pub fn read(body: &Json, members: &str) -> Result<Posted, Problem> {
         if !body.is_object() {
             return Err(problem::bad_body(
                 "an event must be an object with the members \"type\" and \"data\"",
@@ -179,7 +182,7 @@ impl Posted {
                 "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
                 other => {
                     return Err(problem::bad_body(format!(
-                        "an event has no member {other:?}; it has type, subject and data"
+                        "an event has no member {other:?}; it has {members}"
                     )));
                 }
             }

@@ -1,7 +1,7 @@
 //! The checks that every request head must pass.
 
 use hyper::body::Incoming;
-use hyper::header::{EXPECT, HOST, HeaderValue};
+use hyper::header::{EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
 use hyper::{Request, Version};
 
@@ -20,7 +20,7 @@ const FIELDS_MAX: usize = 100;
 /// Checks the head of a request.
 ///
 /// # Errors
-/// 400, 414, 417 or 431, with the reason in the problem.
+/// 400, 414, 417, 431 or 501, with the reason in the problem.
 pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
     if request.headers().len() > FIELDS_MAX {
         return Err(problem::too_many_fields(FIELDS_MAX));
@@ -30,11 +30,27 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Problem> {
         return Err(problem::uri_too_long(TARGET_BYTES_MAX));
     }
     check_host(request)?;
+    check_transfer_coding(request)?;
     let is_supported = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if request.headers().get_all(EXPECT).iter().all(is_supported) {
         Ok(())
     } else {
         Err(problem::expectation())
+    }
+}
+
+/// Checks that the body has no transfer coding except `chunked` (RFC 9112 §6.1). hyper
+/// checks only that the last coding is `chunked`, and does not decode the others. The
+/// gateway would store the coded bytes. HTTP/2 has no transfer codings.
+fn check_transfer_coding(request: &Request<Incoming>) -> Result<(), Problem> {
+    if request.version() != Version::HTTP_11 {
+        return Ok(());
+    }
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(problem::transfer_coding()),
     }
 }
 

@@ -292,6 +292,64 @@ async fn an_invalid_host_and_a_long_target_are_rejected() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_get_or_delete_is_ignored() {
+    let gateway = Gateway::start().await;
+    assert_eq!(gateway.call("PUT /orders/a", JSON, "{}").await.status, 201);
+    for (line, status) in [("GET /orders/a", 200), ("DELETE /orders/a", 204)] {
+        let reply = gateway.call(line, "content-type: text/plain\r\n", "no JSON").await;
+        assert_eq!(reply.status, status, "{line}: {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_transfer_coding_except_chunked_is_rejected_before_the_body_is_read() {
+    let gateway = Gateway::start().await;
+    let head = format!("POST /orders HTTP/1.1\r\nhost: a\r\n{JSON}connection: close\r\n");
+    for fields in [
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked, chunked\r\n",
+        "transfer-encoding: identity, chunked\r\n",
+    ] {
+        let reply = gateway.raw(format!("{head}{fields}\r\n")).await;
+        assert_eq!(reply.status, 501, "{fields}: {reply:?}");
+        assert_eq!(reply.json()["type"], "/problems/not-implemented", "{fields}");
+    }
+    assert_eq!(gateway.head("orders"), Offset::ZERO);
+    for fields in ["transfer-encoding: chunked\r\n", "Transfer-Encoding:  CHUNKED \r\n"] {
+        let reply = gateway.raw(format!("{head}{fields}\r\n2\r\n{{}}\r\n0\r\n\r\n")).await;
+        assert_eq!(reply.status, 201, "{fields}: {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_resource_that_would_be_too_large_is_rejected_with_the_limit() {
+    let gateway = Gateway::start().await;
+    let limit = gateway.api.settings.body_bytes_max;
+    let text = "x".repeat(limit / 2);
+    let reply = gateway.call("PUT /orders/a", JSON, &format!(r#"{{"a":"{text}"}}"#)).await;
+    assert_eq!(reply.status, 201);
+    let patch = format!(r#"{{"b":"{text}"}}"#);
+    let event = format!(r#"{{"type":"t","data":{patch}}}"#);
+    for (line, body) in [("PATCH /orders/a", &patch), ("POST /orders/a/events", &event)] {
+        let reply = gateway.call(line, JSON, body).await;
+        assert_eq!(reply.status, 413, "{line}: {reply:?}");
+        assert_eq!(reply.json()["limit"], limit, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_error_for_an_unknown_member_of_an_event_names_the_allowed_members() {
+    let gateway = Gateway::start().await;
+    let reply = gateway.post("/orders/a/events", r#"{"type":"t","data":{},"foo":1}"#).await;
+    let detail = reply.json()["detail"].clone();
+    assert_eq!(detail, "an event has no member \"foo\"; it has type and data");
+    let reply = gateway.post("/events/news", r#"{"type":"t","data":{},"foo":1}"#).await;
+    let detail = reply.json()["detail"].clone();
+    assert_eq!(detail, "an event has no member \"foo\"; it has type, data and subject");
+}
+
+#[tokio::test]
 async fn bodies_that_are_too_large_or_too_slow_are_rejected() {
     let mut settings = settings();
     settings.body_timeout = Duration::from_millis(50);

@@ -9,10 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
 use crate::api::answer::step::{BodyAborted, StepSource};
-use crate::api::state::InFlightGuard;
+use crate::api::state::{Api, InFlightGuard};
 
 /// The largest data frame of the response in bytes. The size limit of the answer
 /// buffer does not count bytes that are already in a data frame, so the frame must
@@ -20,6 +19,7 @@ use crate::api::state::InFlightGuard;
 const FRAME_BYTES: usize = 64 * 1024;
 
 struct Shared {
+    api: Arc<Api>,
     state: Mutex<State>,
     /// Notified when the client has read bytes from the answer buffer.
     space: Notify,
@@ -31,6 +31,8 @@ struct State {
     end: Option<Result<(), BodyAborted>>,
     reader: Option<Waker>,
     is_closed: bool,
+    /// Counts the batch as in flight while the client has not read all answers.
+    in_flight: Option<InFlightGuard>,
 }
 
 /// The reading end of the buffer for the answers to a batch. If this end is dropped,
@@ -38,21 +40,6 @@ struct State {
 pub struct Answers {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
-}
-
-/// The body of the response to a batch. The request counts as in flight until the client has
-/// read all answers.
-pub struct BatchBody {
-    /// The answers to the lines of the batch.
-    pub answers: Answers,
-    /// Counts the request as in flight until the body is dropped.
-    pub _in_flight: InFlightGuard,
-}
-
-impl StepSource for BatchBody {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>> {
-        self.answers.poll_next(cx)
-    }
 }
 
 /// The writing end of the buffer for the answers to a batch. The task that processes
@@ -68,11 +55,11 @@ pub struct Sender {
 pub struct Stopped;
 
 /// Creates the buffer for the answers to a batch, and returns its reading end.
-/// Starts `write` with the writing end in a task of `tasks`. The task is aborted
+/// Starts `write` with the writing end in a task of the gateway. The task is aborted
 /// when the reading end is dropped. The buffer holds up to `bytes_max` unread bytes.
 /// If the client reads nothing for `stall_timeout`, the response body is aborted.
 pub fn answers<F>(
-    tasks: &TaskTracker,
+    api: &Arc<Api>,
     bytes_max: usize,
     stall_timeout: Duration,
     write: impl FnOnce(Sender) -> F,
@@ -80,9 +67,10 @@ pub fn answers<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let shared = Arc::new(Shared { state: Mutex::new(State::default()), space: Notify::new() });
+    let (state, space) = (Mutex::new(State::default()), Notify::new());
+    let shared = Arc::new(Shared { api: Arc::clone(api), state, space });
     let sender = Sender { shared: Arc::clone(&shared), bytes_max, stall_timeout };
-    Answers { shared, task: tasks.spawn(write(sender)) }
+    Answers { shared, task: api.tasks.spawn(write(sender)) }
 }
 
 impl Sender {
@@ -104,6 +92,7 @@ impl Sender {
                 let unread = state.unread.len();
                 if unread == 0 || unread + bytes.len() <= self.bytes_max {
                     state.unread.extend_from_slice(bytes);
+                    state.in_flight.get_or_insert_with(|| InFlightGuard::new(&self.shared.api));
                     wake(&mut state);
                     return Ok(());
                 }
@@ -144,7 +133,7 @@ fn wake(state: &mut State) {
     }
 }
 
-impl Answers {
+impl StepSource for Answers {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyAborted>>> {
         let mut state = self.shared.state.lock();
         if !state.unread.is_empty() {
@@ -153,6 +142,8 @@ impl Answers {
             self.shared.space.notify_one();
             return Poll::Ready(Some(Ok(bytes)));
         }
+        // The connection asks for more bytes, so it has accepted all previous bytes.
+        state.in_flight = None;
         match &mut state.end {
             None => {
                 state.reader = Some(cx.waker().clone());
@@ -178,18 +169,20 @@ impl Drop for Answers {
 mod tests {
     use super::*;
 
+    use crate::api::tests::Gateway;
+
     async fn read(answers: &mut Answers) -> Option<Result<Bytes, BodyAborted>> {
         std::future::poll_fn(|cx| answers.poll_next(cx)).await
     }
 
     #[tokio::test]
     async fn answers_are_read_in_the_order_in_which_they_were_sent() {
-        let mut answers =
-            answers(&TaskTracker::new(), 4, Duration::from_secs(5), |sender| async move {
-                for text in ["abc", "def", "a long one"] {
-                    sender.send(text.as_bytes()).await.unwrap();
-                }
-            });
+        let gateway = Gateway::start().await;
+        let mut answers = answers(&gateway.api, 4, Duration::from_secs(5), |sender| async move {
+            for text in ["abc", "def", "a long one"] {
+                sender.send(text.as_bytes()).await.unwrap();
+            }
+        });
         let mut all = Vec::new();
         while let Some(bytes) = read(&mut answers).await {
             all.extend_from_slice(&bytes.unwrap());
@@ -200,8 +193,9 @@ mod tests {
     #[tokio::test]
     async fn the_body_is_aborted_if_the_client_does_not_read() {
         let (result, stopped) = tokio::sync::oneshot::channel();
+        let gateway = Gateway::start().await;
         let mut answers =
-            answers(&TaskTracker::new(), 4, Duration::from_millis(20), |sender| async move {
+            answers(&gateway.api, 4, Duration::from_millis(20), |sender| async move {
                 sender.send(b"abcd").await.unwrap();
                 result.send(sender.send(b"e").await.is_err()).unwrap();
             });

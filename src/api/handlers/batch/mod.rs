@@ -16,14 +16,14 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{EXPECT, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
-use answers::{BatchBody, Sender, Stopped, answers};
+use answers::{Sender, Stopped, answers};
 
 use crate::api::answer::{body::Body, media_type::MediaType, problem, response};
 use crate::api::authorize::{Action, Permit, Target, authorize};
 use crate::api::context::Caller;
 use crate::api::handlers::write::{WriteRequest, creation, publication};
 use crate::api::request::{body_reader::BodyReader, idempotency};
-use crate::api::state::{Api, InFlightGuard};
+use crate::api::state::{Api, BodyWait, InFlightGuard};
 use crate::deliver::H2SendTracker;
 use crate::log::{self, AppendOutcome, AppendRejection, Log, Write};
 use crate::wire::LogKind;
@@ -69,11 +69,16 @@ pub async fn batch(request: WriteRequest<'_>, log: &Arc<Log>) -> Result<Response
     // A client with `Expect: 100-continue` sends the body only after a 100 response.
     // The first read of the body makes hyper send the 100 before the final response.
     let mut body = BodyReader::new(&api.settings, &api.metrics, body);
-    let first = if headers.contains_key(EXPECT) { body.next().await? } else { None };
+    let first = if headers.contains_key(EXPECT) {
+        let _wait = BodyWait::new(api);
+        body.next().await?
+    } else {
+        None
+    };
     let minimal = prefers_minimal(headers);
     let settings = &api.settings;
     let (bytes_max, stall_timeout) = (settings.batch_answer_bytes, settings.stall_timeout);
-    let answers = answers(&api.tasks, bytes_max, stall_timeout, |sender| {
+    let answers = answers(api, bytes_max, stall_timeout, |sender| {
         let mut run = Run {
             api: Arc::clone(api),
             log: Arc::clone(log),
@@ -90,6 +95,7 @@ pub async fn batch(request: WriteRequest<'_>, log: &Arc<Log>) -> Result<Response
             in_progress: VecDeque::new(),
             written: 0,
             failed: 0,
+            in_flight: Some(InFlightGuard::new(api)),
         };
         run.feed(&first.unwrap_or_default());
         async move {
@@ -97,8 +103,7 @@ pub async fn batch(request: WriteRequest<'_>, log: &Arc<Log>) -> Result<Response
             let _ = run.run().await;
         }
     });
-    let body = BatchBody { answers, _in_flight: InFlightGuard::new(api) };
-    let mut response = response::new(200, MediaType::Ndjson, Body::Steps(Box::new(body)));
+    let mut response = response::new(200, MediaType::Ndjson, Body::Steps(Box::new(answers)));
     if minimal {
         let applied = HeaderValue::from_static("return=minimal");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -192,6 +197,9 @@ struct Run {
     in_progress: VecDeque<QueuedGroup>,
     written: u64,
     failed: u64,
+    /// Counts the batch as in flight while lines that have arrived are not answered. The
+    /// drain waits for these lines, and does not wait for a client that sends no more.
+    in_flight: Option<InFlightGuard>,
 }
 
 impl Run {
@@ -204,6 +212,10 @@ impl Run {
             }
             if self.ended && self.filling.lines.is_empty() && self.in_progress.is_empty() {
                 break;
+            }
+            if self.has_unanswered_lines() != self.in_flight.is_some() {
+                let api = &self.api;
+                self.in_flight = self.in_flight.is_none().then(|| InFlightGuard::new(api));
             }
             let reads = !self.ended && !self.filling.is_full();
             let events = if self.can_queue() { self.missing_allowance() } else { 0 };
@@ -231,6 +243,13 @@ impl Run {
             self.sender.send(count.as_bytes()).await?;
         }
         Ok(())
+    }
+
+    /// Returns whether a line that has arrived has no answer yet. With
+    /// `Prefer: return=minimal`, the last line of the answer answers all writes.
+    fn has_unanswered_lines(&self) -> bool {
+        let has_lines = !self.filling.lines.is_empty() || !self.in_progress.is_empty();
+        has_lines || (self.minimal && self.written > 0)
     }
 
     fn can_queue(&self) -> bool {
@@ -347,7 +366,10 @@ impl Run {
                 (None, Ok(results)) => results
                     .next()
                     .expect("an append returns one result per write")
-                    .map_err(|rejection| problem::rejected(&rejection, self.log.origin())),
+                    .map_err(|rejection| {
+                        let bytes_max = self.api.settings.body_bytes_max;
+                        problem::rejected(&rejection, self.log.origin(), bytes_max)
+                    }),
             };
             match outcome {
                 Ok(written) => {

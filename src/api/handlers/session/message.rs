@@ -48,8 +48,11 @@ impl Message {
                 return Err(wrong("type", "\"command\""));
             }
             let data = json::member(whole.as_bytes(), "data")
-                .filter(|data| data.first() == Some(&b'{'))
                 .ok_or_else(|| missing("data", "send an object with the command"))?;
+            if data.first() != Some(&b'{') {
+                return Err(wrong("data", "an object with the command"));
+            }
+            check_envelope(&whole)?;
             let fields = Json::from_trusted(Bytes::copy_from_slice(data));
             Ok((command(&fields)?, fields))
         };
@@ -66,10 +69,16 @@ impl Message {
     /// # Errors
     /// The problem that names the first unknown field.
     pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
-        const ENVELOPE: [&str; 3] = ["id", "type", "timestamp"];
-        for (name, _) in json::members(self.fields.as_bytes()) {
+        for (name, value) in json::members(self.fields.as_bytes()) {
             let name = json::string(name).unwrap_or_default();
-            let is_envelope = self.bare && ENVELOPE.contains(&name.as_ref());
+            // A bare message may repeat members of the envelope. A `type` with a value
+            // other than "command" is probably a misspelled `types`.
+            let is_envelope = self.bare
+                && match name.as_ref() {
+                    "id" | "timestamp" => true,
+                    "type" => json::string(value).as_deref() == Some("command"),
+                    _ => false,
+                };
             if name != "command" && !is_envelope && !known.contains(&name.as_ref()) {
                 let Message { command, .. } = self;
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -139,10 +148,30 @@ impl Message {
 }
 
 fn command(fields: &Json) -> Result<String, Problem> {
-    json::member(fields.as_bytes(), "command")
-        .and_then(json::string)
+    let command = json::member(fields.as_bytes(), "command")
+        .ok_or_else(|| missing("command", "name the command"))?;
+    json::string(command)
         .map(std::borrow::Cow::into_owned)
-        .ok_or_else(|| missing("command", "name the command"))
+        .ok_or_else(|| wrong("command", "a string that names the command"))
+}
+
+/// Checks that `message` has no members except the members of the envelope. If the
+/// gateway ignored other members, a field beside `data` would have no effect.
+///
+/// # Errors
+/// The problem that names the first unknown member.
+fn check_envelope(message: &Json) -> Result<(), Problem> {
+    for (name, _) in json::members(message.as_bytes()) {
+        let name = json::string(name).unwrap_or_default();
+        if !matches!(name.as_ref(), "id" | "type" | "timestamp" | "data") {
+            let detail = format!(
+                "a message has no member {name:?}; the members are id, type, timestamp and data, \
+                 and the fields of the command belong in data"
+            );
+            return Err(Problem::new(Code::BadBody, detail).with("field", name.as_ref()));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the problem for a command without the required field `field`. `why` tells
