@@ -7,6 +7,7 @@
 //! the clock are models. Memory is sequentially consistent in shuttle, so these
 //! tests show nothing about weaker orderings.
 
+mod end;
 mod queue;
 
 use std::io;
@@ -32,6 +33,7 @@ use crate::log::Log;
 use crate::metrics::{Metrics, Protocol};
 use crate::store::{Durability, EncodedEvent, LogMetadata, Store};
 use crate::wire::{Batch, Filter, LogIdentity, LogKind, WireFormat};
+use end::End;
 
 /// The resource of each event of each batch.
 const BATCHES: [&[&str]; 5] = [&["a"], &["b", "a"], &["a"], &["b"], &["a", "b", "a"]];
@@ -200,31 +202,6 @@ struct Model {
     idle: Flag,
     waiting: Cell<Vec<Waker>>,
     end: End,
-}
-
-/// Wakes the thread that polls the fan-out task, without a permit of the queue. A
-/// permit would hide that the queue did not notify the task.
-#[derive(Default)]
-struct End(Cell<Option<Waker>>);
-
-impl End {
-    /// Polls the fan-out task of `shard` until `is_done`. `is_done` is checked after
-    /// each poll and after each [`End::wake`].
-    fn run(&self, shard: &Arc<Shard>, is_done: impl Fn() -> bool) {
-        let mut task = pin!(fan_out(shard.clone()));
-        shuttle::future::block_on(std::future::poll_fn(|cx| {
-            *self.0.lock().unwrap() = Some(cx.waker().clone());
-            assert!(task.as_mut().poll(cx).is_pending());
-            if is_done() { Poll::Ready(()) } else { Poll::Pending }
-        }));
-    }
-
-    fn wake(&self) {
-        let waker = self.0.lock().unwrap().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
 }
 
 impl Model {
