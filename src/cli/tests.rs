@@ -44,6 +44,28 @@ fn an_invalid_command_line_is_reported_in_one_line() {
 }
 
 #[test]
+fn a_url_with_an_invalid_port_is_a_usage_error() {
+    for (url, port) in [
+        ("http://127.0.0.1:99999", Some("99999")),
+        ("http://127.0.0.1:65536/prefix", Some("65536")),
+        ("http://[::1]:0", Some("0")),
+        ("http://[::1]:65535", None),
+        ("http://localhost:", None),
+        ("http://localhost", None),
+    ] {
+        let expected = port.map(|port| {
+            format!("{url}: the port {port:?} is invalid; write a port from 1 to 65535")
+        });
+        let failure = client::GatewayUrl::parse(url).err();
+        assert_eq!(failure.map(|failure| failure.lines.concat()), expected);
+    }
+    let url = "http://127.0.0.1:99999";
+    assert_eq!(code(&["tail", "orders", "--url", url]), 2);
+    assert_eq!(code(&["import", "orders", "/no/such/file", "--url", url]), 2);
+    assert_eq!(code(&["healthcheck", "--admin-url", url]), 2);
+}
+
+#[test]
 fn an_invalid_configuration_ends_with_code_78() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("config.toml");
