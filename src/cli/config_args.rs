@@ -23,12 +23,7 @@ pub(super) struct ConfigArgs {
 impl ConfigArgs {
     /// Loads and checks the configuration.
     pub(super) fn load(&self) -> Result<GatewayConfig, Failure> {
-        // The value of a configuration key is text, so an environment variable that
-        // is not UTF-8 sets no key.
-        let env = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        Ok(config::load(self.path(), &self.set, env)?)
+        Ok(config::load(self.path(), &self.set, std::env::vars_os())?)
     }
 
     /// Returns the path of the configuration file. An empty path counts as no file,

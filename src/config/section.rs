@@ -302,7 +302,6 @@ impl Diagnostics {
     }
 
     /// Returns the paths of all known keys.
-    #[cfg(test)]
     pub(super) fn known(&self) -> &[String] {
         &self.known
     }
