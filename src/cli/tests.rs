@@ -37,7 +37,17 @@ fn an_invalid_command_line_is_reported_in_one_line() {
         usage(&["tail"]),
         "the following required arguments were not provided: <STREAM>; see --help"
     );
-    assert_eq!(code(&["import", "orders"]), 2);
+    assert_eq!(
+        usage(&["import", "--topic", "alerts"]),
+        "the following required arguments were not provided: <FILE>; see --help"
+    );
+    let one = Arguments::try_parse_from(["streamgate", "import", "orders"]).unwrap();
+    let failure = execute(one).unwrap_err();
+    assert_eq!(failure.exit, Exit::Usage);
+    assert_eq!(
+        failure.lines,
+        ["orders: COLLECTION or FILE is missing; write streamgate import COLLECTION FILE"]
+    );
     assert_eq!(code(&["import", "orders", "-", "--topic", "x"]), 2);
     assert_eq!(code(&["tail", "orders", "--url", "https://127.0.0.1"]), 2);
     assert_eq!(code(&["man", "nothing"]), 2);
