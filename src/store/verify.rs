@@ -50,8 +50,13 @@ pub struct LogReport {
 /// [`Error`] if the store cannot be opened, or if a later version of streamgate
 /// wrote the store or a record.
 pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
+    read_store(path, progress).map_err(|error| error.at(path))
+}
+
+fn read_store(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     if !path.join("db").is_dir() {
-        return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, "there is no store")));
+        let why = "no store found; check storage.path";
+        return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, why)));
     }
     let header = match format::check(path) {
         Err(Error::Damaged(what)) => Some(what),

@@ -173,8 +173,21 @@ fn a_hole_in_what_journals_held_is_refused() {
 #[test]
 fn where_there_is_no_store_none_is_made() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(verify(folder.path(), |_, _| {}), Err(Error::Io(_))));
+    let error = verify(folder.path(), |_, _| {}).unwrap_err();
+    let path = folder.path().display();
+    assert_eq!(error.to_string(), format!("the store in {path} cannot be used"));
+    let cause = std::error::Error::source(&error).unwrap();
+    assert_eq!(cause.to_string(), "no store found; check storage.path");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_error_of_the_file_system_names_the_folder_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let text = format!("the store in {} cannot be used", file.display());
+    assert_eq!(Store::open(&file).err().unwrap().to_string(), text);
 }
 
 #[test]
