@@ -191,6 +191,21 @@ fn an_error_of_the_file_system_names_the_folder_of_the_store() {
 }
 
 #[test]
+fn damage_that_prevents_opening_is_a_line_of_the_report_with_the_next_step() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(sound(folder.path()));
+    std::fs::write(folder.path().join("db/keyspaces/0/current"), "damaged").unwrap();
+    let report = verify(folder.path(), |_, _| {}).unwrap();
+    assert_eq!(report.damage.len(), 1, "{report:?}");
+    let line = &report.damage[0];
+    assert!(line.ends_with("; restore a copy of the store"), "{line}");
+    assert!(!line.contains("streamgate verify"), "{line}");
+
+    let error = Store::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("run `streamgate verify`"), "{error}");
+}
+
+#[test]
 fn a_record_of_a_later_version_is_no_damage_but_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (opened, meta) = sound(folder.path());
