@@ -186,13 +186,60 @@ impl fmt::Display for Timestamp {
     }
 }
 
-impl FromStr for Timestamp {
-    type Err = jiff::Error;
+/// The error for a text that is not an RFC 3339 time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidTimestamp;
 
-    /// Reads an RFC 3339 time. Digits after the milliseconds are ignored.
-    fn from_str(text: &str) -> Result<Timestamp, jiff::Error> {
-        Ok(Timestamp(text.parse::<jiff::Timestamp>()?.as_millisecond()))
+impl fmt::Display for InvalidTimestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an RFC 3339 time; write a time such as 2024-07-15T14:32:22.250Z")
     }
+}
+
+impl std::error::Error for InvalidTimestamp {}
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    /// Reads an RFC 3339 time. Digits after the milliseconds round the time up to the
+    /// next millisecond. So no event with the returned time or a later time is
+    /// before the time in `text`.
+    fn from_str(text: &str) -> Result<Timestamp, InvalidTimestamp> {
+        let (seconds, fraction) = rfc_3339_parts(text).ok_or(InvalidTimestamp)?;
+        let time: jiff::Timestamp = seconds.parse().map_err(|_| InvalidTimestamp)?;
+        let digit = |index| i64::from(fraction.get(index).map_or(0, |digit| digit - b'0'));
+        let millis = 100 * digit(0) + 10 * digit(1) + digit(2);
+        let rest = fraction.iter().skip(3).any(|digit| *digit != b'0');
+        Ok(Timestamp(time.as_millisecond() + millis + i64::from(rest)))
+    }
+}
+
+/// Splits a time in the form of RFC 3339, section 5.6, into the time without its
+/// fraction and the digits of the fraction. Returns `None` if `text` has another
+/// form. `jiff` alone accepts more: the basic format of ISO 8601, missing minutes, a
+/// comma, a year with a sign, a time zone in brackets, and an offset of 25 hours.
+fn rfc_3339_parts(text: &str) -> Option<(String, &[u8])> {
+    const FORM: &[u8; 19] = b"0000-00-00T00:00:00";
+    let has_form = |text: &[u8], form: &[u8]| {
+        text.len() == form.len()
+            && text.iter().zip(form).all(|(byte, form)| match form {
+                b'0' => byte.is_ascii_digit(),
+                form => byte.eq_ignore_ascii_case(form),
+            })
+    };
+    let (time, rest) = text.as_bytes().split_at_checked(FORM.len())?;
+    let digits = match rest.strip_prefix(b".") {
+        Some(digits) => digits.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+        None => 0,
+    };
+    let dot = usize::from(rest.first() == Some(&b'.'));
+    let (fraction, zone) = rest[dot..].split_at(digits);
+    let zone_is_valid = has_form(zone, b"Z")
+        || (has_form(zone, b"+00:00") || has_form(zone, b"-00:00"))
+            && &zone[1..3] <= b"23".as_slice()
+            && &zone[4..6] <= b"59".as_slice();
+    (has_form(time, FORM) && dot == digits.min(1) && zone_is_valid)
+        .then(|| (format!("{}{}", &text[..FORM.len()], &text[text.len() - zone.len()..]), fraction))
 }
 
 /// An immutable record of one fact in a log.
@@ -248,5 +295,63 @@ mod tests {
         let time: Timestamp = text.parse().unwrap();
         assert_eq!(time.to_string(), text);
         assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_timestamp_is_read_from_exactly_the_forms_of_rfc_3339() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:01Z", 1000),
+            ("1970-01-01t00:00:01z", 1000),
+            ("1970-01-01T00:00:01.5Z", 1500),
+            ("1970-01-01T00:00:01.25+00:00", 1250),
+            ("1970-01-01T23:59:00+23:59", 0),
+            ("1969-12-31T00:01:00-23:59", 0),
+            ("1970-01-01T00:00:00-00:00", 0),
+            ("1969-12-31T23:59:59.9Z", -100),
+            ("0000-01-01T00:00:00Z", -62_167_219_200_000),
+            ("9999-12-30T22:00:00Z", 253_402_207_200_000),
+        ] {
+            assert_eq!(text.parse(), Ok(Timestamp(millis)), "{text}");
+        }
+        for text in [
+            "",
+            "20260101T000000Z",
+            "2026-01-01T00Z",
+            "2026-01-01T00:00Z",
+            "2026-01-01T00:00:00",
+            "2026-01-01 00:00:00Z",
+            "2026-01-01T00:00:00,5Z",
+            "2026-01-01T00:00:00.Z",
+            "2026-01-01T00:00:00Z[UTC]",
+            "2026-01-01T00:00:00+01:00[Europe/Paris]",
+            "2026-01-01T00:00:00+25:00",
+            "2026-01-01T00:00:00+24:00",
+            "2026-01-01T00:00:00+01:60",
+            "2026-01-01T00:00:00+01",
+            "2026-01-01T00:00:00+0100",
+            "2026-01-01T00:00:00+01:00:00",
+            "2026-01-01T00:00:00Z ",
+            "+002026-01-01T00:00:00Z",
+            "-000001-01-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:00:00é",
+            "2026-01-01T00:00:0éZ",
+        ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_between_two_milliseconds_is_rounded_up() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00.505000Z", 505),
+            ("1970-01-01T00:00:00.505999Z", 506),
+            ("1970-01-01T00:00:00.5050000000000001Z", 506),
+            ("1970-01-01T00:00:00.9991Z", 1000),
+            ("1969-12-31T23:59:59.9985Z", -1),
+        ] {
+            assert_eq!(text.parse(), Ok(Timestamp(millis)), "{text}");
+        }
     }
 }

@@ -31,7 +31,7 @@ use input::Input;
     1  a line failed, or the import stopped")]
 pub(super) struct Options {
     /// The collection to which the lines are written as resources.
-    #[arg(required_unless_present = "topic", conflicts_with = "topic")]
+    #[arg(conflicts_with = "topic")]
     collection: Option<String>,
     /// The file with one JSON object per line; - for standard input.
     file: PathBuf,
@@ -49,6 +49,14 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    // With one positional argument, clap cannot know which of the two is missing.
+    if options.collection.is_none() && options.topic.is_none() {
+        let one = options.file.display();
+        let message = format!(
+            "{one}: COLLECTION or FILE is missing; write streamgate import COLLECTION FILE"
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
     let target = options.connection.target()?;
     let name = if options.file.as_os_str() == "-" {
         "standard input".to_owned()

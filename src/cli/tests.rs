@@ -37,10 +37,42 @@ fn an_invalid_command_line_is_reported_in_one_line() {
         usage(&["tail"]),
         "the following required arguments were not provided: <STREAM>; see --help"
     );
-    assert_eq!(code(&["import", "orders"]), 2);
+    assert_eq!(
+        usage(&["import", "--topic", "alerts"]),
+        "the following required arguments were not provided: <FILE>; see --help"
+    );
+    let one = Arguments::try_parse_from(["streamgate", "import", "orders"]).unwrap();
+    let failure = execute(one).unwrap_err();
+    assert_eq!(failure.exit, Exit::Usage);
+    assert_eq!(
+        failure.lines,
+        ["orders: COLLECTION or FILE is missing; write streamgate import COLLECTION FILE"]
+    );
     assert_eq!(code(&["import", "orders", "-", "--topic", "x"]), 2);
     assert_eq!(code(&["tail", "orders", "--url", "https://127.0.0.1"]), 2);
     assert_eq!(code(&["man", "nothing"]), 2);
+}
+
+#[test]
+fn a_url_with_an_invalid_port_is_a_usage_error() {
+    for (url, port) in [
+        ("http://127.0.0.1:99999", Some("99999")),
+        ("http://127.0.0.1:65536/prefix", Some("65536")),
+        ("http://[::1]:0", Some("0")),
+        ("http://[::1]:65535", None),
+        ("http://localhost:", None),
+        ("http://localhost", None),
+    ] {
+        let expected = port.map(|port| {
+            format!("{url}: the port {port:?} is invalid; write a port from 1 to 65535")
+        });
+        let failure = client::GatewayUrl::parse(url).err();
+        assert_eq!(failure.map(|failure| failure.lines.concat()), expected);
+    }
+    let url = "http://127.0.0.1:99999";
+    assert_eq!(code(&["tail", "orders", "--url", url]), 2);
+    assert_eq!(code(&["import", "orders", "/no/such/file", "--url", url]), 2);
+    assert_eq!(code(&["healthcheck", "--admin-url", url]), 2);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod units;
 mod tests;
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::path::Path;
 
 pub use error::{ConfigError, Source};
@@ -41,16 +42,17 @@ use tree::Table;
 pub fn load(
     path: Option<&Path>,
     sets: &[String],
-    env: impl Iterator<Item = (String, String)>,
+    env: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<GatewayConfig, Vec<ConfigError>> {
     let mut table = match path {
         Some(path) => tree::parse(path, &text(path).map_err(|error| vec![error])?)?,
         None => Table::new(),
     };
     let mut errors = Vec::new();
-    overlay::environment(&mut table, env, &mut errors);
+    let others = overlay::environment(&mut table, env, &mut errors);
     overlay::flags(&mut table, sets, &mut errors);
     let (config, diagnostics) = checked(&table);
+    errors.extend(overlay::misspelled(others, diagnostics.known()));
     errors.extend(diagnostics.finish());
     errors.sort_by(|a, b| (&a.source, a.line).cmp(&(&b.source, b.line)));
     if errors.is_empty() { Ok(config) } else { Err(errors) }

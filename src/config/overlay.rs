@@ -1,6 +1,8 @@
 //! The environment variables and the `--set` flags. They override the values of the
 //! configuration file.
 
+use std::ffi::OsString;
+
 use toml::de::DeValue;
 
 use super::error::{ConfigError, Source};
@@ -12,20 +14,71 @@ const PREFIX: &str = "STREAMGATE_";
 /// Sets in `table` the configuration keys that environment variables set. Such a
 /// variable has the name `STREAMGATE_SECTION__KEY`, with two underscores between the
 /// levels of the key. A variable without two consecutive underscores sets no key,
-/// for example `STREAMGATE_LOG`.
+/// for example `STREAMGATE_LOG`. Returns the names of these variables.
 pub(super) fn environment(
     table: &mut Table,
-    variables: impl Iterator<Item = (String, String)>,
+    variables: impl Iterator<Item = (OsString, OsString)>,
     errors: &mut Vec<ConfigError>,
-) {
-    let mut named: Vec<(String, String)> = variables
-        .filter(|(name, _)| name.strip_prefix(PREFIX).is_some_and(|key| key.contains("__")))
-        .collect();
+) -> Vec<String> {
+    let (mut named, others): (Vec<_>, Vec<_>) = variables
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
+        .filter(|(name, _)| name.starts_with(PREFIX))
+        .partition(|(name, _)| name[PREFIX.len()..].contains("__"));
     named.sort();
-    for (name, text) in named {
+    for (name, value) in named {
         let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-        set(table, &key, &text, Source::Variable(name), errors);
+        match value.into_string() {
+            Ok(text) => set(table, &key, &text, Source::Variable(name), errors),
+            Err(_) => errors.push(ConfigError {
+                source: Source::Variable(name),
+                line: None,
+                key,
+                message: "the value is not valid UTF-8; use UTF-8 text".to_owned(),
+            }),
+        }
     }
+    others.into_iter().map(|(name, _)| name).collect()
+}
+
+/// The largest edit distance between the name of a variable and the correct name
+/// that is reported as a misspelling.
+const MISSPELLING_MAX: usize = 2;
+
+/// Returns an error for each variable in `names` that resembles the variable of a key
+/// in `known`: `STREAMGATE_SERVER_LISTEN` or `STREAMGATE_LISTEN` instead of
+/// `STREAMGATE_SERVER__LISTEN`. Other variables are not an error, because Kubernetes
+/// sets variables such as `STREAMGATE_SERVICE_HOST` and `STREAMGATE_PORT` for a
+/// service with the name `streamgate`.
+pub(super) fn misspelled(names: Vec<String>, known: &[String]) -> Vec<ConfigError> {
+    let keys: Vec<&String> = known
+        .iter()
+        .filter(|key| key.contains('.'))
+        .filter(|key| !key.starts_with("collections.") && !key.starts_with("topics."))
+        .collect();
+    let nearest = |name: &str| {
+        let word = name[PREFIX.len()..].to_ascii_lowercase();
+        let distances = keys.iter().map(|key| {
+            let is_last = key.rsplit('.').next() == Some(&word);
+            let distance = strsim::levenshtein(&word, &key.replace('.', "_"));
+            (if is_last { 0 } else { distance }, *key)
+        });
+        distances.min().filter(|(distance, _)| *distance <= MISSPELLING_MAX)
+    };
+    let error = |name: String| {
+        let (_, key) = nearest(&name)?;
+        let right = key.replace('.', "__").to_ascii_uppercase();
+        let message = format!(
+            "unknown variable; did you mean {PREFIX}{right}, with two underscores after the \
+             section?"
+        );
+        Some(ConfigError {
+            source: Source::Variable(name),
+            line: None,
+            key: String::new(),
+            message,
+        })
+    };
+    names.into_iter().filter_map(error).collect()
 }
 
 /// Sets in `table` the configuration keys of the `--set` flags. Each flag has the

@@ -145,12 +145,14 @@ impl<'t, 'd> Section<'t, 'd> {
         })
     }
 
-    /// Reads the integer `key`, from 0 to `u32::MAX`.
+    /// Reads the integer `key`, from 0 or 1 to `u32::MAX`.
     pub(super) fn count(&mut self, key: &'static str, default: u32, zero: Zero) -> u32 {
         self.value(key, default, |node| {
             let count = match &node.value {
-                Value::Integer(number) => u32::try_from(*number)
-                    .map_err(|_| format!("must be between 0 and {}", u32::MAX))?,
+                Value::Integer(number) => u32::try_from(*number).map_err(|_| {
+                    let least = u32::from(zero == Zero::Rejected);
+                    format!("must be between {least} and {}", u32::MAX)
+                })?,
                 other => return Err(format!("must be an integer, not {}", other.described())),
             };
             check_zero(zero, count == 0)?;
@@ -302,7 +304,6 @@ impl Diagnostics {
     }
 
     /// Returns the paths of all known keys.
-    #[cfg(test)]
     pub(super) fn known(&self) -> &[String] {
         &self.known
     }

@@ -2,6 +2,8 @@
 
 mod errors;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -31,7 +33,7 @@ fn load_text(
 ) -> Result<GatewayConfig, Vec<String>> {
     let file = file(text);
     let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
-    let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+    let env = env.iter().map(|&(name, value)| (name.into(), value.into()));
     load(Some(&file.path), &sets, env).map_err(|errors| {
         let folder = format!("{}/", file.path.parent().unwrap().display());
         errors.iter().map(|error| error.to_string().replace(&folder, "")).collect()
@@ -140,6 +142,71 @@ fn an_error_in_a_variable_or_flag_names_the_variable_or_flag() {
             "--set: streams.retry: must be a list of two durations such as [\"2s\", \"5s\"], not of 1",
         ]
     );
+}
+
+#[test]
+fn a_variable_whose_value_is_not_utf_8_is_an_error() {
+    let latin = OsString::from_vec(b"caf\xe9".to_vec());
+    let mut env = vec![("STREAMGATE_SERVER__LISTEN".into(), latin.clone())];
+    env.push(("STREAMGATE_LOG".into(), latin.clone()));
+    env.push(("OTHER__THING".into(), latin));
+    let found = load(None, &[], env.into_iter()).unwrap_err();
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        ["STREAMGATE_SERVER__LISTEN: server.listen: the value is not valid UTF-8; use UTF-8 text"]
+    );
+}
+
+#[test]
+fn a_variable_that_resembles_a_key_is_an_error_without_two_underscores() {
+    let env = [
+        ("STREAMGATE_SERVER_LISTEN", "127.0.0.1:1"),
+        ("STREAMGATE_SERVER_LISTN", "127.0.0.1:1"),
+        ("STREAMGATE_LISTEN", "127.0.0.1:1"),
+        ("STREAMGATE_LIMITS_MAX_CONNECTIONS", "7"),
+    ];
+    let found = errors("", &[], &env);
+    let message = |name: &str, key: &str| {
+        format!(
+            "STREAMGATE_{name}: unknown variable; did you mean STREAMGATE_{key}, with two \
+             underscores after the section?"
+        )
+    };
+    let due = [
+        message("LIMITS_MAX_CONNECTIONS", "LIMITS__MAX_CONNECTIONS"),
+        message("LISTEN", "SERVER__LISTEN"),
+        message("SERVER_LISTEN", "SERVER__LISTEN"),
+        message("SERVER_LISTN", "SERVER__LISTEN"),
+    ];
+    assert_eq!(found, due);
+}
+
+#[test]
+fn the_variables_that_kubernetes_sets_for_a_service_are_no_error() {
+    let mut env = vec![
+        ("STREAMGATE_CONFIG".to_owned(), String::new()),
+        ("STREAMGATE_URL".to_owned(), "http://127.0.0.1:8080".to_owned()),
+        ("STREAMGATE_VERSION".to_owned(), "1.2.3".to_owned()),
+    ];
+    for service in ["", "_ADMIN", "_SERVER", "_STREAMS", "_STORAGE"] {
+        let set = |suffix: &str| (format!("STREAMGATE{service}{suffix}"), "10.0.0.1".to_owned());
+        env.extend(
+            [
+                "_SERVICE_HOST",
+                "_SERVICE_PORT",
+                "_SERVICE_PORT_HTTP",
+                "_PORT",
+                "_PORT_8080_TCP",
+                "_PORT_8080_TCP_PROTO",
+                "_PORT_8080_TCP_PORT",
+                "_PORT_8080_TCP_ADDR",
+            ]
+            .map(set),
+        );
+    }
+    let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
+    assert_eq!(load(None, &[], env).err(), None);
 }
 
 #[test]

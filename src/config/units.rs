@@ -25,13 +25,18 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 ];
 
 /// Parses a text that consists of an integer and a unit from `units`. Returns the
-/// product of the integer and the factor of the unit. Returns `None` if the text has
-/// another form, or if the product overflows.
-fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+/// product of the integer and the factor of the unit, or a larger number than
+/// `u64::MAX` if the product does not fit. Returns `None` if the text has another
+/// form.
+fn amount(text: &str, units: &[(&str, u64)]) -> Option<u128> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let &(_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-    number.parse::<u64>().ok()?.checked_mul(factor)
+    if number.is_empty() {
+        return None;
+    }
+    // A number of digits only fails to parse if it overflows.
+    Some(number.parse().unwrap_or(u128::MAX).saturating_mul(u128::from(factor)))
 }
 
 /// Parses a duration such as `15s`.
@@ -42,21 +47,23 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
              \"15s\""
         )
     })?;
-    let duration = Duration::from_millis(millis);
-    if duration > DURATION_MAX {
-        return Err(format!("{text:?} is too long; the longest duration is \"36500d\""));
-    }
-    Ok(duration)
+    u64::try_from(millis)
+        .map(Duration::from_millis)
+        .ok()
+        .filter(|duration| *duration <= DURATION_MAX)
+        .ok_or_else(|| format!("{text:?} is too large; the largest duration is \"36500d\""))
 }
 
 /// Parses a size such as `64KiB`, and returns it in bytes.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    amount(text, &SIZE_UNITS).ok_or_else(|| {
+    let bytes = amount(text, &SIZE_UNITS).ok_or_else(|| {
         format!(
             "{text:?} is not a size; write an integer and B, kB, KiB, MB, MiB, GB, GiB, TB or \
              TiB, for example \"64KiB\""
         )
-    })
+    })?;
+    u64::try_from(bytes)
+        .map_err(|_| format!("{text:?} is too large; the largest size is \"16777215TiB\""))
 }
 
 #[cfg(test)]
@@ -75,13 +82,13 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in
-            ["", "s", "15", "-1s", "+1s", "1.5s", "1 s", "1S", "1h30m", "99999999999999999999s"]
-        {
+        for text in ["", "s", "15", "-1s", "+1s", "1.5s", "1 s", "1S", "1h30m"] {
             assert!(duration(text).unwrap_err().contains("is not a duration"), "{text}");
         }
-        let error = "\"36501d\" is too long; the longest duration is \"36500d\"";
-        assert_eq!(duration("36501d"), Err(error.to_owned()));
+        for text in ["36501d", "999999999999999999d", "99999999999999999999s"] {
+            let error = format!("{text:?} is too large; the largest duration is \"36500d\"");
+            assert_eq!(duration(text), Err(error));
+        }
     }
 
     #[test]
@@ -98,8 +105,13 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
-        for text in ["", "KiB", "-1", "1KB", "1mib", "1.5MiB", "1 MiB", "99999999TiB"] {
+        for text in ["", "KiB", "-1", "1KB", "1mib", "1.5MiB", "1 MiB"] {
             assert!(bytes(text).unwrap_err().contains("is not a size"), "{text}");
         }
+        for text in ["16777216TiB", "99999999TiB", "99999999999999999999", &"9".repeat(50)] {
+            let error = format!("{text:?} is too large; the largest size is \"16777215TiB\"");
+            assert_eq!(bytes(text), Err(error));
+        }
+        assert_eq!(bytes("16777215TiB"), Ok(16_777_215 << 40));
     }
 }

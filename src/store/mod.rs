@@ -26,7 +26,7 @@ mod writer;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -94,7 +94,10 @@ impl LogBounds {
 pub enum Error {
     /// Another process has opened the store in this folder.
     Locked(PathBuf),
-    /// An operation of the file system failed.
+    /// The store in this folder cannot be opened or verified, because an operation of
+    /// the file system failed.
+    Unusable(PathBuf, std::io::Error),
+    /// An operation of the file system on an open store failed.
     Io(std::io::Error),
     /// An acknowledged commit is missing, or a record fails its checksum.
     Damaged(String),
@@ -107,6 +110,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Locked(path) => write!(f, "{} is in use by another process", path.display()),
+            Error::Unusable(path, _) => {
+                write!(f, "the store in {} cannot be used", path.display())
+            }
             Error::Io(_) => write!(f, "an operation on the files of the store failed"),
             Error::Damaged(what) => write!(f, "the store is damaged: {what}"),
             Error::Newer(what) => write!(
@@ -121,8 +127,18 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io(error) => Some(error),
+            Error::Unusable(_, error) | Error::Io(error) => Some(error),
             _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// Adds the folder of the store to an error of the file system.
+    fn at(self, path: &Path) -> Error {
+        match self {
+            Error::Io(error) => Error::Unusable(path.to_owned(), error),
+            other => other,
         }
     }
 }

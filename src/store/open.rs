@@ -75,6 +75,10 @@ impl Store {
     /// [`Error`] if the folder cannot be used, or if the store is damaged, lacks an
     /// acknowledged commit, or has a newer format.
     pub fn open(path: &Path) -> Result<Opened, Error> {
+        Store::open_checked(path).map_err(|error| error.at(path))
+    }
+
+    fn open_checked(path: &Path) -> Result<Opened, Error> {
         let format = format::check(path)?;
         let is_new = !path.join("db").is_dir();
         let journals = journals(&path.join("db"))?;

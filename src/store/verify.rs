@@ -45,25 +45,51 @@ pub struct LogReport {
 }
 
 /// Opens the store and reads every record. `progress` is called regularly with
-/// the number of records read and the expected number of all records.
+/// the number of records read and the expected number of all records. Damage that
+/// prevents opening the store is part of the report.
 ///
 /// # Errors
-/// [`Error`] if the store cannot be opened, or if a later version of streamgate
-/// wrote the store or a record.
+/// [`Error::Unusable`] if the file system fails, [`Error::Locked`] if another process
+/// has opened the store, and [`Error::Newer`] if a later version of streamgate wrote
+/// the store or a record.
 pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
+    let mut report = Report::default();
+    match read_store(path, &mut report, progress) {
+        // The database cannot read its own files.
+        Err(Error::Damaged(what)) => report.damage.push(what),
+        checked => checked.map_err(|error| error.at(path))?,
+    }
+    for damage in &mut report.damage {
+        *damage = without_verify(damage);
+    }
+    Ok(report)
+}
+
+/// Removes from a text about damage the advice to run `streamgate verify`, because
+/// the reader has run this command.
+fn without_verify(damage: &str) -> String {
+    damage
+        .replace("run `streamgate verify` to list all damage, then ", "")
+        .replace("run `streamgate verify`, and ", "")
+}
+
+fn read_store(
+    path: &Path,
+    report: &mut Report,
+    progress: impl FnMut(u64, u64),
+) -> Result<(), Error> {
     if !path.join("db").is_dir() {
-        return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, "there is no store")));
+        let why = "no store found; check storage.path";
+        return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, why)));
     }
     let header = match format::check(path) {
         Err(Error::Damaged(what)) => Some(what),
         checked => checked.map(|_| None)?,
     };
+    report.damage.extend(header);
     let store = open_files(path)?;
     let view = store.view();
-    let mut check = Check { view, report: Report::default(), done: 0, total: 0, progress };
-    if let Some(what) = header {
-        check.damage(what);
-    }
+    let mut check = Check { view, report, done: 0, total: 0, progress };
     check.commits(path);
     let metas = check.metas()?;
     check.total = metas.iter().map(|it| 2 * it.position.events + it.position.resources).sum();
@@ -76,12 +102,12 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Report, Err
     check.answers()?;
     check.cursors(&metas)?;
     (check.progress)(check.total, check.total);
-    Ok(check.report)
+    Ok(())
 }
 
-struct Check<F> {
+struct Check<'r, F> {
     view: ReadSnapshot,
-    report: Report,
+    report: &'r mut Report,
     done: u64,
     total: u64,
     progress: F,
@@ -96,7 +122,7 @@ struct EventTotals {
     subjects: u64,
 }
 
-impl<F: FnMut(u64, u64)> Check<F> {
+impl<F: FnMut(u64, u64)> Check<'_, F> {
     fn damage(&mut self, what: String) {
         match self.report.damage.len() {
             n if n < DAMAGES_MAX => self.report.damage.push(what),

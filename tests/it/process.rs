@@ -109,6 +109,21 @@ async fn a_reload_logs_the_keys_that_need_a_restart() {
 }
 
 #[tokio::test]
+async fn a_reload_logs_the_keys_of_logs_that_need_a_restart() {
+    let logs = |resource: &str, durability: &str| {
+        format!(
+            "[[collections]]\nname = \"orders\"\nresource = \"{resource}\"\n\
+             [[topics]]\nname = \"alerts\"\ndurability = \"{durability}\"\n"
+        )
+    };
+    let process = Process::start(&logs("order", "disk"));
+    process.rewrite(&logs("purchase", "memory"));
+    process.signal(Signal::HUP);
+    process.logs("collections.resource of orders, topics.durability of alerts").await;
+    assert_eq!(status(&process, "/orders").await, 200);
+}
+
+#[tokio::test]
 async fn a_drain_closes_every_stream_and_exits_with_code_0() {
     let mut process = Process::start(&with("[server]\ndrain = \"3s\""));
     let mut sse = Stream::open(process.address, "/orders/events", Protocol::Sse, "").await;

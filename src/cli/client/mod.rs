@@ -85,8 +85,8 @@ impl GatewayUrl {
     /// Parses an `http://` URL.
     ///
     /// # Errors
-    /// If `url` is not an `http://` URL, or has a user name or a query: a failure
-    /// with the exit code 2.
+    /// If `url` is not an `http://` URL, or has a user name, an invalid port or a
+    /// query: a failure with the exit code 2.
     pub(super) fn parse(url: &str) -> Result<GatewayUrl, Failure> {
         let invalid = |why: &str| Failure::new(Exit::Usage, format!("{url}: {why}"));
         let uri: Uri = url.parse().map_err(|_| invalid("not a URL; write http://HOST:PORT"))?;
@@ -108,9 +108,17 @@ impl GatewayUrl {
         if uri.query().is_some() {
             return Err(invalid("a query is not supported; remove it from the URL"));
         }
+        // RFC 3986 allows an empty port, which means the default port.
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+            "" | ":" => 80,
+            text => authority.port_u16().filter(|port| *port != 0).ok_or_else(|| {
+                let text = text.trim_start_matches(':');
+                invalid(&format!("the port {text:?} is invalid; write a port from 1 to 65535"))
+            })?,
+        };
         Ok(GatewayUrl {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port,
             authority: authority.as_str().to_owned(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })

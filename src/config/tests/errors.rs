@@ -57,7 +57,7 @@ const ERRORS_OF_KEYS: &[(&str, &[&str])] = &[
         &[
             "config.toml:2: limits.body_bytes: must not be negative",
             "config.toml:3: limits.head_timeout: must be a duration such as \"15s\", not the number 10",
-            "config.toml:4: limits.max_connections: must be between 0 and 4294967295",
+            "config.toml:4: limits.max_connections: must be between 1 and 4294967295",
         ],
     ),
     (

@@ -173,8 +173,36 @@ fn a_hole_in_what_journals_held_is_refused() {
 #[test]
 fn where_there_is_no_store_none_is_made() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(verify(folder.path(), |_, _| {}), Err(Error::Io(_))));
+    let error = verify(folder.path(), |_, _| {}).unwrap_err();
+    let path = folder.path().display();
+    assert_eq!(error.to_string(), format!("the store in {path} cannot be used"));
+    let cause = std::error::Error::source(&error).unwrap();
+    assert_eq!(cause.to_string(), "no store found; check storage.path");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_error_of_the_file_system_names_the_folder_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let text = format!("the store in {} cannot be used", file.display());
+    assert_eq!(Store::open(&file).err().unwrap().to_string(), text);
+}
+
+#[test]
+fn damage_that_prevents_opening_is_a_line_of_the_report_with_the_next_step() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(sound(folder.path()));
+    std::fs::write(folder.path().join("db/keyspaces/0/current"), "damaged").unwrap();
+    let report = verify(folder.path(), |_, _| {}).unwrap();
+    assert_eq!(report.damage.len(), 1, "{report:?}");
+    let line = &report.damage[0];
+    assert!(line.ends_with("; restore a copy of the store"), "{line}");
+    assert!(!line.contains("streamgate verify"), "{line}");
+
+    let error = Store::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("run `streamgate verify`"), "{error}");
 }
 
 #[test]
