@@ -163,7 +163,8 @@ pub(super) fn resource(
     let resource = resource.unwrap_or_else(singular);
     if let Err(why) = LogKind::collection(&resource) {
         let message = format!(
-            "{resource:?} cannot be the first part of event types such as \"order-created\": {why}"
+            "{resource:?} cannot be a resource name, because the names of event types begin with \
+             it: {why}"
         );
         s.error("resource", message);
         return None;

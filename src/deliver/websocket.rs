@@ -187,7 +187,11 @@ impl<C: CommandHandler> Session<C> {
         }
         let now = self.source.subscriber().now();
         if self.message_since.is_some_and(|since| now - since > self.message_timeout_ms) {
-            self.close(CloseCode::Policy, "a message took too long", "client-error");
+            self.close(
+                CloseCode::Policy,
+                "the client did not send its whole message in time",
+                "client-error",
+            );
         }
     }
 

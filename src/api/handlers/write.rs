@@ -182,7 +182,7 @@ impl Posted {
                 "data" => data = Some(Json::from_trusted(bytes.slice_ref(value))),
                 other => {
                     return Err(problem::bad_body(format!(
-                        "an event has no member {other:?}; it has {members}"
+                        "{other:?} is not a member of an event; an event can have the members {members}"
                     )));
                 }
             }

@@ -343,10 +343,16 @@ async fn the_error_for_an_unknown_member_of_an_event_names_the_allowed_members()
     let gateway = Gateway::start().await;
     let reply = gateway.post("/orders/a/events", r#"{"type":"t","data":{},"foo":1}"#).await;
     let detail = reply.json()["detail"].clone();
-    assert_eq!(detail, "an event has no member \"foo\"; it has type and data");
+    assert_eq!(
+        detail,
+        "\"foo\" is not a member of an event; an event can have the members type and data"
+    );
     let reply = gateway.post("/events/news", r#"{"type":"t","data":{},"foo":1}"#).await;
     let detail = reply.json()["detail"].clone();
-    assert_eq!(detail, "an event has no member \"foo\"; it has type, data and subject");
+    assert_eq!(
+        detail,
+        "\"foo\" is not a member of an event; an event can have the members type, data and subject"
+    );
 }
 
 #[tokio::test]

@@ -230,13 +230,13 @@ const ERRORS_OF_NAMES: &[(&str, &[&str])] = &[
     (
         "[[collections]]\nname = \"shots\"\nresource = \"snapshot\"\n",
         &[
-            "config.toml:3: collections.resource: \"snapshot\" cannot be the first part of event types such as \"order-created\": the name is reserved; use another name",
+            "config.toml:3: collections.resource: \"snapshot\" cannot be a resource name, because the names of event types begin with it: the name is reserved; use another name",
         ],
     ),
     (
         "[[collections]]\nname = \"shots\"\nresource = \"a shot\"\ncreate = \"async\"\n",
         &[
-            "config.toml:3: collections.resource: \"a shot\" cannot be the first part of event types such as \"order-created\": the character ' ' is not allowed; use A-Z a-z 0-9 . _ ~ : -",
+            "config.toml:3: collections.resource: \"a shot\" cannot be a resource name, because the names of event types begin with it: the character ' ' is not allowed; use A-Z a-z 0-9 . _ ~ : -",
             "config.toml:4: collections.create: unknown key; the known keys are name, overflow, resource, retention",
         ],
     ),
