@@ -50,7 +50,7 @@ fn write(engine: &Engine, n: u64) -> Write {
     let id = ResourceId::new(&format!("r{}", n * 7919 % RESOURCES)).expect("the id is valid");
     let text = format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat(260));
     let document = Json::parse(text.as_bytes()).expect("the text is JSON");
-    Write::put(log.origin(), id, &document).expect("the document is an object")
+    Write::put(log.identity(), id, &document).expect("the document is an object")
 }
 
 async fn reopening() {

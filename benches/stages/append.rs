@@ -96,5 +96,6 @@ fn resource(engine: &Engine, next: &AtomicU64) -> Write {
     let log = engine.log("orders").expect("the log is configured");
     let number = next.fetch_add(1, Ordering::Relaxed);
     let id = ResourceId::new(&format!("r{number}")).expect("the id is valid");
-    Write::create(log.origin(), id, &fixture::document(number)).expect("the document is an object")
+    Write::create(log.identity(), id, &fixture::document(number))
+        .expect("the document is an object")
 }

@@ -19,13 +19,13 @@ const EVENTS: u64 = 256;
 /// Runs the benchmarks of this file.
 pub fn encode(criterion: &mut Criterion) {
     let kind = LogKind::collection("order").expect("the name is valid");
-    let origin = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(42), kind));
+    let identity = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(42), kind));
     let events: Vec<Event> = (1..=EVENTS).map(event).collect();
     let mut group = criterion.benchmark_group("encode");
     group.throughput(Throughput::Elements(EVENTS));
     for form in WireFormat::ALL {
         group.bench_function(format!("{form:?}"), |bencher| {
-            let batch = || Batch::new(origin.clone(), events.clone(), None);
+            let batch = || Batch::new(identity.clone(), events.clone(), None);
             let encode = |batch: &mut Batch| {
                 black_box(batch.encoded(form));
             };

@@ -160,8 +160,8 @@ impl SubscribedHub {
     /// Returns the time until all subscribers have all events of that many
     /// commits.
     async fn deliver(&self, events: u64, commits: u64) -> Duration {
-        let origin = self.log.origin();
-        let before = origin.encodings(WireFormat::SseChunked);
+        let identity = self.log.identity();
+        let before = identity.encodings(WireFormat::SseChunked);
         let mut took = Duration::ZERO;
         for _ in 0..commits {
             let writes = (0..events).map(fixture::tick).collect();
@@ -179,7 +179,7 @@ impl SubscribedHub {
             }
             took += begun.elapsed();
         }
-        let encodings = origin.encodings(WireFormat::SseChunked) - before;
+        let encodings = identity.encodings(WireFormat::SseChunked) - before;
         assert_eq!(encodings, events * commits, "one encoding for each event");
         took
     }

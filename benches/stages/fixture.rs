@@ -24,8 +24,8 @@ pub fn open(path: &Path, ticks: StorageKind) -> Engine {
         LogConfig { name, kind, retention, durability }
     };
     let orders = LogKind::collection("order").expect("the name is valid");
-    let specs = [spec("orders", orders, StorageKind::Disk), spec("ticks", LogKind::Topic, ticks)];
-    Engine::open(&settings, &specs).expect("the store opens")
+    let configs = [spec("orders", orders, StorageKind::Disk), spec("ticks", LogKind::Topic, ticks)];
+    Engine::open(&settings, &configs).expect("the store opens")
 }
 
 /// Returns an event of the topic `ticks` with about 256 bytes.

@@ -37,7 +37,7 @@ async fn fill(engine: &Engine, log: &Log) {
     for start in (0..RESOURCES).step_by(BATCH as usize) {
         let create = |number| {
             let id = ResourceId::new(&format!("r{number}")).expect("the id is valid");
-            Write::create(log.origin(), id, &fixture::document(number))
+            Write::create(log.identity(), id, &fixture::document(number))
                 .expect("the document is an object")
         };
         let writes = (start..start + BATCH).map(create).collect();

@@ -53,7 +53,7 @@ impl Target<'_> {
         match self {
             Target::Gateway => "gateway".to_owned(),
             Target::Log { log, topic, resource } => {
-                let name = topic.unwrap_or(&log.origin().name);
+                let name = topic.unwrap_or(&log.identity().name);
                 resource.map_or(name.to_owned(), |id| format!("{name}/{id}"))
             }
         }

@@ -63,7 +63,7 @@ pub struct Catalog {
 
 /// The error if the engine has no log for a configured name. The cause is that the
 /// engine was opened with log configurations other than those of
-/// [`Settings::specs`].
+/// [`Settings::log_configs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoLog(
     /// The configured name.
@@ -89,7 +89,7 @@ impl Settings {
     /// # Errors
     /// [`InvalidName`] if no valid event type can be formed from the resource name
     /// of a collection.
-    pub fn specs(&self) -> Result<Vec<LogConfig>, InvalidName> {
+    pub fn log_configs(&self) -> Result<Vec<LogConfig>, InvalidName> {
         let mut configs = Vec::new();
         for collection in &self.collections {
             configs.push(LogConfig {
@@ -118,7 +118,7 @@ impl Catalog {
     /// [`NoLog`] if the engine has no log for a configured name.
     pub fn new(settings: &Settings, engine: &Engine) -> Result<Catalog, NoLog> {
         let log = |name: &str, topic: bool| {
-            let log = engine.log(name).filter(|log| log.origin().is_topic() == topic);
+            let log = engine.log(name).filter(|log| log.identity().is_topic() == topic);
             log.ok_or_else(|| NoLog(name.to_owned()))
         };
         let mut collections = HashMap::new();

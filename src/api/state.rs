@@ -148,7 +148,7 @@ impl Deref for Api {
 
 impl Api {
     /// Creates the API for the collections and topics of `settings`. The engine must
-    /// have been opened with the log configurations of [`Settings::specs`].
+    /// have been opened with the log configurations of [`Settings::log_configs`].
     ///
     /// # Errors
     /// [`NoLog`] if the engine has no log for a configured name.

@@ -41,8 +41,8 @@ pub(super) fn config(root: &mut Section<'_, '_>) -> GatewayConfig {
     let api = api_settings(&mut tables, root, &server);
     GatewayConfig {
         log: log_settings(&mut tables, &api),
-        // specs() fails only for an invalid resource name, which is reported above.
-        logs: api.specs().unwrap_or_default(),
+        // log_configs() fails only for an invalid resource name, which is reported above.
+        logs: api.log_configs().unwrap_or_default(),
         hub: hub_settings(&mut tables, &server),
         deliver: deliver_settings(&mut tables, &server, &api),
         server,

@@ -81,7 +81,7 @@ impl Connection<'_> {
     /// Queues a `gap` message for the `count` events, up to the offset `to`, that
     /// the overflow policy has dropped. Counts these events in the metrics.
     pub(super) fn note_dropped(&mut self, request: &ReadRequest, count: u64, to: Offset) {
-        let identity = request.log.origin();
+        let identity = request.log.identity();
         let gap = Gap {
             from: identity.id(request.after),
             to: identity.id(to),
@@ -97,7 +97,7 @@ impl Connection<'_> {
     /// no longer keeps. The client has chosen what follows: the subscription
     /// continues after the gap, or it restarts with a snapshot, or the stream ends.
     fn note_expired(&mut self, request: &ReadRequest, floor: Offset) {
-        let identity = request.log.origin();
+        let identity = request.log.identity();
         let gap = Gap {
             from: identity.id(request.after),
             to: identity.id(floor),
@@ -344,7 +344,7 @@ impl SnapshotChunk {
         let Some(request) = connection.subscriber.read_request(*subscription) else {
             return false;
         };
-        let collection = &request.log.origin().name;
+        let collection = &request.log.identity().name;
         let mut rest = &resources[*next..];
         rest = &rest[..rest.len().min(budget.events as usize)];
         let mut filled = 0;

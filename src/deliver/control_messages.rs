@@ -155,7 +155,7 @@ impl ControlMessages {
     /// Returns the message `snapshot-end`. It contains the position after which the
     /// events start that follow the snapshot.
     pub(super) fn snapshot_end(&mut self, request: &ReadRequest) -> Bytes {
-        let cursor = request.log.origin().id(request.after);
+        let cursor = request.log.identity().id(request.after);
         let mut data = String::from("{");
         if matches!(self.format, WireFormat::Envelope | WireFormat::Bare) {
             data.push_str(&context(request));
@@ -227,7 +227,7 @@ impl ControlMessages {
 }
 
 fn context(request: &ReadRequest) -> String {
-    let identity = request.log.origin();
+    let identity = request.log.identity();
     let kind = match identity.kind {
         LogKind::Collection { .. } => "collection",
         LogKind::Topic => "topic",

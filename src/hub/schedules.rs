@@ -46,7 +46,7 @@ struct Fixture {
     _folder: TempDir,
     store: Store,
     meta: LogMetadata,
-    origin: Arc<LogIdentity>,
+    identity: Arc<LogIdentity>,
     metrics: Arc<Metrics>,
     streams: Arc<deliver::Settings>,
 }
@@ -81,7 +81,7 @@ impl Fixture {
         Arc::new(Fixture {
             _folder: folder,
             store: opened.store,
-            origin: Arc::new(LogIdentity::new(
+            identity: Arc::new(LogIdentity::new(
                 name,
                 empty.epoch,
                 LogKind::collection("order").unwrap(),
@@ -214,7 +214,7 @@ impl Model {
         let counts = Arc::<Counts>::default();
         let metrics = fixture.metrics.clone();
         let shard = Shard::new(Arc::new(settings.clone()), Arc::default(), counts.clone(), metrics);
-        let log = Log::scheduled(&fixture.meta, fixture.origin.clone(), fixture.store.clone());
+        let log = Log::scheduled(&fixture.meta, fixture.identity.clone(), fixture.store.clone());
         Arc::new(Model {
             fixture,
             plan,
@@ -237,7 +237,7 @@ impl Model {
         let mut events = events().into_iter();
         for subjects in BATCHES.iter().take(self.plan.batches) {
             let events = events.by_ref().take(subjects.len()).collect();
-            let batch = Batch::new(self.fixture.origin.clone(), events, None);
+            let batch = Batch::new(self.fixture.identity.clone(), events, None);
             self.log.show(Arc::new(batch));
             if self.plan.evicts && one_in(2) {
                 self.log.evict_oldest();

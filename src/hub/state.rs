@@ -263,7 +263,7 @@ impl State {
     pub(super) fn resume_id(&self) -> Option<EventId> {
         match self.subscriptions.as_slice() {
             [Some(only)] if only.mode() != Mode::Snapshot => {
-                Some(only.progress.log.origin().id(only.position()))
+                Some(only.progress.log.identity().id(only.position()))
             }
             _ => None,
         }

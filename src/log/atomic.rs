@@ -54,7 +54,7 @@ pub enum CursorPosition {
 impl CursorPosition {
     pub(in crate::log) fn of(cursor: Cursor, log: &Log) -> CursorPosition {
         let Cursor { epoch, offset, .. } = cursor;
-        if epoch == log.origin().epoch {
+        if epoch == log.identity().epoch {
             CursorPosition::At(offset)
         } else {
             CursorPosition::OtherEpoch(EventId { epoch, offset })
@@ -79,7 +79,7 @@ impl AtomicBatch {
         }
         let logs = self.appends.iter().map(|(log, _)| log);
         let mut logs = logs.chain(self.cursors.iter().filter_map(of_cursor));
-        logs.find(|log| log.medium() == StorageKind::Memory)
+        logs.find(|log| log.storage() == StorageKind::Memory)
     }
 
     /// Returns the memory that the writes and cursor changes take, approximately, in

@@ -71,7 +71,7 @@ async fn filled(fixture: &Fixture) -> Engine {
 }
 
 fn refusal(fixture: &Fixture, settings: &Settings) -> String {
-    match Engine::open(settings, &fixture.specs) {
+    match Engine::open(settings, &fixture.configs) {
         Err(store::Error::Damaged(why)) => why,
         Err(error) => panic!("{error:?}"),
         Ok(engine) => panic!("opened at {}", engine.log("orders").unwrap().head()),
@@ -83,10 +83,10 @@ async fn what_was_acknowledged_survives_a_kill() {
     let fixture = Fixture::new(Engine::open_at);
     let engine = filled(&fixture).await;
     let (_folder, copied) = copy(&fixture.settings);
-    let killed = Engine::open(&copied, &fixture.specs).unwrap();
+    let killed = Engine::open(&copied, &fixture.configs).unwrap();
     let (log, was) = (killed.log("orders").unwrap(), engine.log("orders").unwrap());
     assert_eq!(read(&log, Offset::ZERO).await, read(&was, Offset::ZERO).await);
-    assert_eq!(log.origin(), was.origin());
+    assert_eq!(log.identity(), was.identity());
     drop((log, killed));
     assert_eq!(store::verify(&copied.path, |_, _| {}).unwrap().damage, Vec::<String>::new());
 }
@@ -116,7 +116,7 @@ async fn an_atomic_batch_survives_a_cut_journal_as_a_whole_or_not_at_all() {
         let path = journal(&copied).0;
         File::options().write(true).open(path).unwrap().set_len(cut).unwrap();
         std::fs::remove_file(copied.path.join("mark")).unwrap();
-        let reopened = Engine::open(&copied, &fixture.specs).unwrap();
+        let reopened = Engine::open(&copied, &fixture.configs).unwrap();
         let log = |name| reopened.log(name).unwrap();
         let heads = (log("orders").head().0, log("news").head().0);
         let resource = |name| reopened.store().resource(log("orders").id(), &id(name)).unwrap();
@@ -139,17 +139,17 @@ async fn a_log_that_was_made_while_it_ran_survives_a_kill() {
         let mut fixture = Fixture::new(Engine::open_at);
         fixture.settings.sync = sync;
         let engine = fixture.open();
-        fixture.specs.push(LogConfig::topic("alerts", StorageKind::Disk));
-        fixture.specs.push(LogConfig::topic("ticks", StorageKind::Memory));
-        assert!(engine.reconfigure(&fixture.specs, 1 << 20).await.unwrap().is_empty());
+        fixture.configs.push(LogConfig::topic("alerts", StorageKind::Disk));
+        fixture.configs.push(LogConfig::topic("ticks", StorageKind::Memory));
+        assert!(engine.reconfigure(&fixture.configs, 1 << 20).await.unwrap().is_empty());
         let (_folder, copied) = copy(&fixture.settings);
-        let killed = Engine::open(&copied, &fixture.specs).unwrap();
+        let killed = Engine::open(&copied, &fixture.configs).unwrap();
         for name in ["orders", "news", "alerts"] {
             let (log, was) = (killed.log(name).unwrap(), engine.log(name).unwrap());
-            assert_eq!((log.id(), log.origin()), (was.id(), was.origin()), "{name}");
+            assert_eq!((log.id(), log.identity()), (was.id(), was.identity()), "{name}");
         }
         let (log, was) = (killed.log("ticks").unwrap(), engine.log("ticks").unwrap());
-        assert_ne!(log.origin(), was.origin());
+        assert_ne!(log.identity(), was.identity());
     }
 }
 
@@ -172,10 +172,10 @@ async fn a_poisoned_log_leaves_memory_alone() {
         one(&engine, &news, publish("2")).await.unwrap();
     }
     assert!(news.floor() > Offset::ZERO, "and its bounds hold");
-    let mut specs = fixture.specs.clone();
-    specs[1].retention.age = Duration::from_millis(1);
-    specs.push(LogConfig::topic("ticks", StorageKind::Memory));
-    assert!(engine.reconfigure(&specs, 1 << 20).await.unwrap().is_empty());
+    let mut configs = fixture.configs.clone();
+    configs[1].retention.age = Duration::from_millis(1);
+    configs.push(LogConfig::topic("ticks", StorageKind::Memory));
+    assert!(engine.reconfigure(&configs, 1 << 20).await.unwrap().is_empty());
     let ticks = engine.log("ticks").unwrap();
     one(&engine, &ticks, publish("3")).await.unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -183,9 +183,9 @@ async fn a_poisoned_log_leaves_memory_alone() {
         assert!(tokio::time::Instant::now() < deadline, "nothing grows old any more");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    specs[2].retention.events = 1;
-    specs.push(collection("carts", "cart"));
-    let refused = engine.reconfigure(&specs, 1 << 20).await;
+    configs[2].retention.events = 1;
+    configs.push(collection("carts", "cart"));
+    let refused = engine.reconfigure(&configs, 1 << 20).await;
     assert!(matches!(refused, Err(Error::Poisoned)));
     assert!(engine.log("carts").is_none());
     one(&engine, &ticks, publish("4")).await.unwrap();
@@ -271,7 +271,7 @@ async fn a_loss_is_named_and_can_be_accepted() {
     assert!(report.damage[0].contains("was acknowledged"), "{:#?}", report.damage);
     assert!(why.contains(&format!("ends with commit {}", report.commit)), "{why}");
     std::fs::remove_file(copied.path.join("mark")).unwrap();
-    let engine = Engine::open(&copied, &fixture.specs).unwrap();
+    let engine = Engine::open(&copied, &fixture.configs).unwrap();
     let log = &engine.log("orders").unwrap();
     let left = read(log, Offset::ZERO).await;
     assert!(left.len() < 300 && left.len() as u64 == log.head().0);
@@ -281,7 +281,7 @@ async fn a_loss_is_named_and_can_be_accepted() {
 async fn a_store_is_open_once() {
     let fixture = Fixture::new(Engine::open_at);
     let _engine = fixture.open();
-    let second = Engine::open(&fixture.settings, &fixture.specs);
+    let second = Engine::open(&fixture.settings, &fixture.configs);
     assert!(matches!(second, Err(store::Error::Locked(_))));
 }
 
@@ -295,14 +295,14 @@ async fn an_unclean_stop_without_syncs_skips_what_may_have_been_issued() {
         let issued = one(&engine, &log, create(&log, "a", "{}")).await.unwrap().offset;
         let (_folder, copied) = copy(&fixture.settings);
         drop((log, engine));
-        let killed = Engine::open(&copied, &fixture.specs).unwrap();
+        let killed = Engine::open(&copied, &fixture.configs).unwrap();
         assert_eq!(killed.log("orders").unwrap().head(), issued);
         // Twice unclean, and clean without a write between: never back.
         let (_folder, again) = copy(&copied);
         killed.close();
         drop(killed);
         for settings in [copied, again] {
-            let engine = Engine::open(&settings, &fixture.specs).unwrap();
+            let engine = Engine::open(&settings, &fixture.configs).unwrap();
             let log = &engine.log("orders").unwrap();
             let next = one(&engine, log, create(log, "b", "{}")).await.unwrap().offset;
             assert!(next.0 > 65_536, "{next}");
@@ -371,7 +371,7 @@ async fn one_resources_replay_is_paged() {
     let log = &engine.log("orders").unwrap();
     let patch = |n: usize| {
         let name = if n.is_multiple_of(2) { "even" } else { "odd" };
-        Write::put(log.origin(), id(name), &json(&format!(r#"{{"n":{n}}}"#))).unwrap()
+        Write::put(log.identity(), id(name), &json(&format!(r#"{{"n":{n}}}"#))).unwrap()
     };
     engine.append(log, (0..1200).map(patch).collect()).await.unwrap();
     let first = log.page_of(&id("even"), Offset::ZERO).await.unwrap();

@@ -23,7 +23,7 @@ const IDLE_BYTES_MAX: usize = 544;
 fn many(storage: StorageKind, clock: &TestClock) -> Fixture {
     let retention = Retention { events: 100, bytes: 1 << 20, age: Duration::from_hours(1) };
     let mut fixture = Fixture::new(Engine::open_at).at(clock);
-    fixture.specs = (0..LOGS).map(|n| LogConfig::topic(&format!("topic{n}"), storage)).collect();
+    fixture.configs = (0..LOGS).map(|n| LogConfig::topic(&format!("topic{n}"), storage)).collect();
     fixture.settings.sync = FsyncPolicy::Never;
     fixture.keeping(retention)
 }
@@ -41,7 +41,7 @@ const COUNTERS_BYTES: usize = 16;
 /// Returns the bytes of a log without events: its writer, its [`Log`], its
 /// identity and name, and its entries in the directory and in [`Writers`].
 fn idle_bytes(writer: &LogWriter) -> usize {
-    let identity = writer.log().origin();
+    let identity = writer.log().identity();
     assert!(!writer.is_active(), "no event was written");
     assert!(Arc::ptr_eq(&writer.metadata().name, &identity.name), "there is one name");
     assert_eq!(writer.metadata().steps.capacity(), 0);
@@ -60,7 +60,7 @@ fn a_log_without_events_takes_little_memory() {
     let fixture = many(StorageKind::Disk, &clock);
     let store::Opened { store, metas, .. } = Store::open(&fixture.settings.path).unwrap();
     let pages = Arc::new(PageCache::new(0, 1));
-    let opened = LogRegistry::new(store, pages, metas).open(fixture.specs.iter());
+    let opened = LogRegistry::new(store, pages, metas).open(fixture.configs.iter());
     let mut writers = Writers::default();
     let now = clock.start().read();
     writers.add(opened.writers, now);

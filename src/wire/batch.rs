@@ -71,7 +71,7 @@ impl Batch {
     }
 
     /// Returns the identity of the log that the events belong to.
-    pub fn origin(&self) -> &Arc<LogIdentity> {
+    pub fn identity(&self) -> &Arc<LogIdentity> {
         &self.identity
     }
 

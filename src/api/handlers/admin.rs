@@ -105,7 +105,7 @@ impl Services {
             let same_label =
                 WireFormat::ALL.into_iter().filter(|other| other.label() == format.label());
             let counts =
-                same_label.flat_map(|it| logs.iter().map(move |log| log.origin().encodings(it)));
+                same_label.flat_map(|it| logs.iter().map(move |log| log.identity().encodings(it)));
             let label = ("form", format.label().to_owned());
             self.metrics.counted("streamgate_encodings_total", label, counts.sum());
         }
@@ -118,7 +118,7 @@ impl Services {
         let values = logs.iter().map(|log| {
             let position = log.position();
             LogValues {
-                name: &log.origin().name,
+                name: &log.identity().name,
                 appended: log.appended(),
                 clock_steps: log.clock_steps(),
                 events: position.events,

@@ -95,7 +95,7 @@ pub async fn page(
                 break;
             }
             if target.params.from != Some(StartPosition::Earliest) {
-                target.params.from = Some(StartPosition::After(log.origin().id(position)));
+                target.params.from = Some(StartPosition::After(log.identity().id(position)));
             }
             position = target.resolve_start(false).await?.position.unwrap_or(head);
             continue;
@@ -122,7 +122,7 @@ pub async fn page(
             break;
         }
     }
-    let id = |offset| log.origin().id(offset);
+    let id = |offset| log.identity().id(offset);
     let (next, earliest, head) = (id(position), id(log.floor()), id(log.head().max(position)));
     out.extend_from_slice(
         format!(r#"],"meta":{{"next":"{next}","earliest":"{earliest}","head":"{head}"}}}}"#)

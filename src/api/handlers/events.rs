@@ -43,7 +43,7 @@ pub async fn post_to_resource(
     let merge = request.context.query.take_flag("merge")?.unwrap_or(true);
     request.media_type(&[JSON])?;
     let log = &collection.log;
-    let path = format!("/{}/{id}/events", log.origin().name);
+    let path = format!("/{}/{id}/events", log.identity().name);
     let meaning = if merge { "" } else { "merge=false" };
     let written = request.append(log, (&path, meaning), |identity, body| {
         let Posted { event_type, data, subject } = Posted::read(body, "type and data")?;
@@ -77,13 +77,13 @@ pub async fn post_to_topic(
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
         return Err(problem::header("a topic has no resources; omit If-Match and If-None-Match"));
     }
-    let path = format!("/events/{}", topic.log.origin().name);
+    let path = format!("/events/{}", topic.log.identity().name);
     let written = request.append(&topic.log, (&path, ""), |_, body| publication(body)).await?;
     Ok(respond(&topic.log, &written))
 }
 
 fn respond(log: &Log, written: &AppendOutcome) -> Response<Body> {
-    let body = format!("{{\"id\":\"{}\"}}", log.origin().id(written.offset));
+    let body = format!("{{\"id\":\"{}\"}}", log.identity().id(written.offset));
     let mut response = response::json(201, Body::Full(Bytes::from(body)));
     if written.replayed {
         response::set_replayed(&mut response);

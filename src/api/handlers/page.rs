@@ -62,7 +62,7 @@ pub async fn page(
     let page = context.query.take_number("page", 0, u32::MAX)?.unwrap_or(0);
     let size = context.query.take_number("size", 1, SIZE_MAX)?.unwrap_or(SIZE_DEFAULT);
     let fields = std::mem::take(&mut context.query).into_fields()?;
-    let name = collection.log.origin().name.clone();
+    let name = collection.log.identity().name.clone();
     let pagination = Pagination { page, size };
 
     let permit = timeout(PERMIT_TIMEOUT, Arc::clone(&api.scans).acquire_owned());
@@ -81,7 +81,7 @@ pub async fn page(
         problem::joined(read.await)?.map_err(problem::store)?;
 
     let links = pagination.links(&format!("{}/{name}", context.prefix), &fields, reader.total);
-    let cursor = collection.log.origin().id(head).to_string();
+    let cursor = collection.log.identity().id(head).to_string();
     let body = if reader.ended {
         Body::Full(first.into())
     } else {

@@ -54,7 +54,7 @@ pub async fn get(
         resource.map_err(|error| problem::unavailable(&error))?
     };
     let resource = resource.ok_or_else(|| problem::not_found("the resource does not exist"))?;
-    let identity = collection.log.origin();
+    let identity = collection.log.identity();
     let mut response = match condition::read(&head.headers, identity.epoch, resource.revision)? {
         ConditionResult::Send => response::json(200, Body::Full(resource.document)),
         ConditionResult::Unchanged => response::empty(304),
@@ -83,7 +83,7 @@ pub async fn create(
     if request.media_type(&[JSON, NDJSON])? == NDJSON {
         return batch::batch(request, log).await;
     }
-    let path = format!("/{}", log.origin().name);
+    let path = format!("/{}", log.identity().name);
     let written = request.append(log, (&path, ""), creation).await?;
     let mut response = respond(log, 201, &written);
     if let Some(subject) = &written.subject {
@@ -109,10 +109,10 @@ pub async fn put(
     request.media_type(&[JSON])?;
     let WriteRequest { api, context, permit, body } = request;
     let log = &collection.log;
-    let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
+    let condition = condition::precondition(&context.head.headers, log.identity().epoch)?;
     let body = read(api, body).await?;
-    let path = format!("{}/{}/{id}", context.prefix, log.origin().name);
-    let write = Write::put(log.origin(), id, &Json::parse(&body)?);
+    let path = format!("{}/{}/{id}", context.prefix, log.identity().name);
+    let write = Write::put(log.identity(), id, &Json::parse(&body)?);
     let write = write.map_err(|bad| problem::bad_write(&bad))?.with_precondition(condition);
     let written = append(api, &context.caller, &permit, log, write).await?;
     let mut response = respond(log, if written.created { 201 } else { 200 }, &written);
@@ -138,7 +138,7 @@ pub async fn patch(
 ) -> Result<Response<Body>, Problem> {
     request.media_type(&[MERGE_PATCH, JSON])?;
     let log = &collection.log;
-    let path = format!("/{}/{id}", log.origin().name);
+    let path = format!("/{}/{id}", log.identity().name);
     let written = request.append(log, (&path, ""), |identity, body| {
         Write::patch(identity, id, body).map_err(|bad| problem::bad_write(&bad))
     });
@@ -162,7 +162,7 @@ pub async fn delete(
     let WriteRequest { api, context, permit, .. } = request;
     context.query.finish()?;
     let log = &collection.log;
-    let condition = condition::precondition(&context.head.headers, log.origin().epoch)?;
+    let condition = condition::precondition(&context.head.headers, log.identity().epoch)?;
     append(api, &context.caller, &permit, log, Write::delete(id).with_precondition(condition))
         .await?;
     Ok(response::empty(204))
@@ -171,7 +171,7 @@ pub async fn delete(
 fn respond(log: &Log, status: u16, written: &AppendOutcome) -> Response<Body> {
     let document = written.document.clone().unwrap_or_default();
     let mut response = response::json(status, Body::Full(document));
-    response::set_etag(&mut response, log.origin().id(written.offset));
+    response::set_etag(&mut response, log.identity().id(written.offset));
     if written.replayed {
         response::set_replayed(&mut response);
     }

@@ -84,7 +84,7 @@ pub async fn snapshot(
     if media_type == MediaType::Sse && params.resumed {
         return Ok(response::empty(204));
     }
-    let cursor = collection.log.origin().id(collection.log.head());
+    let cursor = collection.log.identity().id(collection.log.head());
     let mut response = response::new(200, media_type, Body::Empty);
     let value = HeaderValue::try_from(cursor.to_string()).expect("an event id is ASCII");
     response.headers_mut().insert(CURSOR, value);

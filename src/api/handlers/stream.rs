@@ -130,7 +130,7 @@ impl StreamTarget {
             overflow: self.overflow,
         };
         let (id, position) = subscriber.subscribe(&self.log, spec, start.position);
-        let cursor = start.resumed_from.unwrap_or_else(|| self.log.origin().id(position));
+        let cursor = start.resumed_from.unwrap_or_else(|| self.log.identity().id(position));
         (id, (!start.snapshot).then_some(cursor))
     }
 
@@ -149,7 +149,7 @@ impl StreamTarget {
         if snapshot && !matches!(self.params.from, Some(StartPosition::After(_))) {
             return Ok(ResolvedStart { snapshot, ..ResolvedStart::default() });
         }
-        let topic = matches!(log.origin().kind, LogKind::Topic);
+        let topic = matches!(log.identity().kind, LogKind::Topic);
         if self.params.on_gap == OnGap::Snapshot && topic {
             return Err(problem::parameter(
                 "onGap",
@@ -167,7 +167,7 @@ impl StreamTarget {
                 if is_complete {
                     return Ok(ResolvedStart::at(position));
                 }
-                self.gap(log.origin().id(Offset::ZERO), Reason::Expired)
+                self.gap(log.identity().id(Offset::ZERO), Reason::Expired)
             }
         }
     }
@@ -175,7 +175,7 @@ impl StreamTarget {
     async fn resume_after(&self, id: EventId) -> Result<ResolvedStart, Problem> {
         let log = &self.log;
         let floor = log.floor();
-        if id.epoch != log.origin().epoch || id.offset > log.head() {
+        if id.epoch != log.identity().epoch || id.offset > log.head() {
             return self.gap(id, Reason::Epoch);
         }
         if id.offset < floor && !self.is_unchanged_since(id.offset).await? {
@@ -195,7 +195,7 @@ impl StreamTarget {
     }
 
     fn gap(&self, from: EventId, reason: Reason) -> Result<ResolvedStart, Problem> {
-        let (identity, floor) = (self.log.origin(), self.log.floor());
+        let (identity, floor) = (self.log.identity(), self.log.floor());
         let earliest = identity.id(floor);
         let gap = Some(Gap { from, to: earliest, earliest, reason, count: None });
         match self.params.on_gap {

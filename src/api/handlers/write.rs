@@ -67,10 +67,10 @@ impl WriteRequest<'_> {
     ) -> Result<AppendOutcome, Problem> {
         let WriteRequest { api, context, permit, body } = self;
         let headers = &context.head.headers;
-        let condition = condition::precondition(headers, log.origin().epoch)?;
+        let condition = condition::precondition(headers, log.identity().epoch)?;
         let key = idempotency::header(headers)?;
         let body = read(api, body).await?;
-        let mut write = write(log.origin(), &Json::parse(&body)?)?.with_precondition(condition);
+        let mut write = write(log.identity(), &Json::parse(&body)?)?.with_precondition(condition);
         let _guard = match key {
             None => None,
             Some(key) => {
@@ -105,7 +105,7 @@ pub async fn append(
     let results = api.engine.append(log, vec![write]).await;
     let result = results.map_err(|error| problem::unavailable(&error))?.pop();
     result.expect("an append returns one result per write").map_err(|rejection| {
-        problem::rejected(&rejection, log.origin(), api.settings.body_bytes_max)
+        problem::rejected(&rejection, log.identity(), api.settings.body_bytes_max)
     })
 }
 
@@ -126,7 +126,7 @@ pub async fn read(api: &Api, body: Incoming) -> Result<Bytes, Problem> {
 ///
 /// # Errors
 /// 400 for a document that is not an object, and for an invalid id.
-pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem> {
+pub fn creation(identity: &LogIdentity, document: &Json) -> Result<Write, Problem> {
     if !document.is_object() {
         return Err(problem::bad_write(&BadWrite::NotAnObject));
     }
@@ -138,7 +138,7 @@ pub fn creation(origin: &LogIdentity, document: &Json) -> Result<Write, Problem>
             ResourceId::new(&text).map_err(|why| problem::bad_name("the member \"id\"", why))?
         }
     };
-    Write::create(origin, subject, document).map_err(|bad| problem::bad_write(&bad))
+    Write::create(identity, subject, document).map_err(|bad| problem::bad_write(&bad))
 }
 
 /// Returns the write that publishes the event in a request body.

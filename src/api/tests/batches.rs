@@ -3,7 +3,7 @@ use super::*;
 #[tokio::test]
 async fn an_invalid_line_fails_alone() {
     let gateway = Gateway::start().await;
-    let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
+    let epoch = gateway.api.engine.log("orders").unwrap().identity().epoch;
     let limit = gateway.api.settings.body_bytes_max;
     let long = format!("{{\"id\":\"{}\"}}", "x".repeat(limit));
     let lines = format!(

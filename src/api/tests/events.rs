@@ -15,7 +15,7 @@ fn types(page: &serde_json::Value) -> Vec<&str> {
 #[tokio::test]
 async fn a_posted_event_is_merged_unless_merge_is_false() {
     let gateway = Gateway::start().await;
-    let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
+    let epoch = gateway.api.engine.log("orders").unwrap().identity().epoch;
     gateway.post("/orders", r#"{"id":"a","n":1}"#).await;
     let body = r#"{"type":"order-shipped","data":{"carrier":"X"}}"#;
     let reply = gateway.post("/orders/a/events", body).await;
@@ -37,7 +37,7 @@ async fn a_posted_event_is_merged_unless_merge_is_false() {
 #[tokio::test]
 async fn past_events_are_paged() {
     let gateway = Gateway::start().await;
-    let epoch = gateway.api.engine.log("news").unwrap().origin().epoch;
+    let epoch = gateway.api.engine.log("news").unwrap().identity().epoch;
     let lines = lines(25, |n| format!("{{\"type\":\"t{}\",\"data\":{{\"n\":{n}}}}}", n % 5));
     let reply = gateway.call("POST /events/news", NDJSON, &lines).await;
     let first = serde_json::json!({"status": 201, "event": format!("{epoch}-1")});
@@ -91,7 +91,7 @@ async fn a_page_after_a_removed_position_is_410() {
     settings.topics[0].retention = Retention { events: 5, ..Retention::default() };
     let gateway = Gateway::with(settings).await;
     let log = &gateway.api.engine.log("news").unwrap();
-    let epoch = log.origin().epoch;
+    let epoch = log.identity().epoch;
     // Retention removes events some time after the commits. Each post gives it time.
     while log.floor() == Offset::ZERO {
         gateway.post("/events/news", r#"{"type":"t","data":1}"#).await;
@@ -117,7 +117,7 @@ async fn a_page_after_a_removed_position_is_410() {
 #[tokio::test]
 async fn two_starts_are_rejected() {
     let gateway = Gateway::start().await;
-    let epoch = gateway.api.engine.log("news").unwrap().origin().epoch;
+    let epoch = gateway.api.engine.log("news").unwrap().identity().epoch;
     for query in [format!("after={epoch}-0&from=now"), "after=1".to_owned(), "limit=0".to_owned()] {
         let reply = gateway.call(&format!("GET /events/news?{query}"), PAGE, "").await;
         assert_eq!(reply.status, 400, "{query}");

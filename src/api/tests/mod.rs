@@ -129,7 +129,7 @@ impl Gateway {
             resource_bytes_max: settings.body_bytes_max,
             ..log::Settings::within(directory.path())
         };
-        let engine = Arc::new(Engine::open(&engine, &settings.specs().unwrap()).unwrap());
+        let engine = Arc::new(Engine::open(&engine, &settings.log_configs().unwrap()).unwrap());
         let hub = hub::Settings {
             stall_timeout: settings.stall_timeout,
             ..hub::Settings::of_rings(64, 1 << 16)

@@ -14,7 +14,7 @@ async fn fill(gateway: &Gateway, count: usize, pad: usize) {
 #[tokio::test]
 async fn a_page_has_the_exact_bytes_of_the_protocol() {
     let gateway = Gateway::start().await;
-    let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
+    let epoch = gateway.api.engine.log("orders").unwrap().identity().epoch;
     let empty = gateway.get("/orders").await;
     assert_eq!(
         empty.body,

@@ -3,7 +3,7 @@ use super::*;
 #[tokio::test]
 async fn a_resource_is_created_read_changed_and_deleted() {
     let gateway = Gateway::start().await;
-    let epoch = gateway.api.engine.log("orders").unwrap().origin().epoch;
+    let epoch = gateway.api.engine.log("orders").unwrap().identity().epoch;
 
     let reply = gateway.post("/v1/orders", r#"{"id":"order-1", "total":1.50}"#).await;
     assert_eq!(reply.status, 201);

@@ -52,7 +52,7 @@ async fn a_batch_size_limits_the_records_of_a_data_frame() {
 async fn an_sse_snapshot_ends_with_its_cursor_and_204_follows() {
     let gateway = Gateway::start().await;
     fill(&gateway, 2).await;
-    let cursor = format!("{}-2", gateway.api.engine.log("orders").unwrap().origin().epoch);
+    let cursor = format!("{}-2", gateway.api.engine.log("orders").unwrap().identity().epoch);
     for path in ["/orders", "/orders/stream"] {
         let accept = "accept: text/event-stream\r\n";
         let reply = gateway.call(&format!("GET {path}"), accept, "").await;

@@ -48,8 +48,8 @@ impl Bench {
             catchup_concurrency: 1,
             ..log::Settings::within(folder.path())
         };
-        let specs = TOPICS.map(|name| LogConfig::topic(name, StorageKind::Disk));
-        let engine = Engine::open(&settings, &specs).unwrap();
+        let configs = TOPICS.map(|name| LogConfig::topic(name, StorageKind::Disk));
+        let engine = Engine::open(&settings, &configs).unwrap();
         let rings = hub::Settings::of_rings(6, 1 << 16);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());

@@ -100,7 +100,7 @@ impl Side {
 
 struct Bench {
     ring: Ring,
-    origin: Arc<LogIdentity>,
+    identity: Arc<LogIdentity>,
     sides: [Side; 2],
     slices: Vec<Slice>,
 }
@@ -108,13 +108,13 @@ struct Bench {
 impl Bench {
     fn new(policies: [Overflow; 2]) -> Bench {
         let kind = LogKind::collection("order").unwrap();
-        let origin = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind));
+        let identity = Arc::new(LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind));
         let (ring, slices) = (Ring::default(), Vec::new());
-        Bench { ring, origin, sides: policies.map(Side::new), slices }
+        Bench { ring, identity, sides: policies.map(Side::new), slices }
     }
 
     fn push(&mut self, which: usize, events: &[(u8, u16)]) {
-        let Bench { ring, origin, sides, slices } = self;
+        let Bench { ring, identity, sides, slices } = self;
         let side = &mut sides[which];
         let first = side.pushed.len() as u64 + 1;
         let events = events.iter().zip(first..).map(|(&(resource, size), offset)| {
@@ -131,7 +131,7 @@ impl Bench {
         });
         let events: Vec<Event> = events.collect();
         let selection = Selection::Run(0..events.len() as u32);
-        let batch = Arc::new(Batch::new(origin.clone(), events, None));
+        let batch = Arc::new(Batch::new(identity.clone(), events, None));
         let run = Run::new(side.id, batch, selection, WireFormat::Ndjson);
         if ring.fits(&run, BOUNDS) {
             side.waiting += run.events().cast_signed();

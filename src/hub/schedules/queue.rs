@@ -26,7 +26,7 @@ impl QueueModel {
         let shard = Shard::new(Arc::new(settings), Arc::default(), Arc::default(), metrics);
         let log = |id| {
             let meta = LogMetadata { id: LogId(id), ..fixture.meta.clone() };
-            Log::scheduled(&meta, fixture.origin.clone(), fixture.store.clone())
+            Log::scheduled(&meta, fixture.identity.clone(), fixture.store.clone())
         };
         let logs = (1..=LOGS).map(log).collect();
         let (fanouts, running, end) = (Cell::default(), Counter::new(2), End::default());
@@ -37,7 +37,7 @@ impl QueueModel {
     fn commit(&self) {
         for event in events().into_iter().take(COMMITS) {
             for log in &self.logs {
-                let batch = Batch::new(self.fixture.origin.clone(), vec![event.clone()], None);
+                let batch = Batch::new(self.fixture.identity.clone(), vec![event.clone()], None);
                 log.show(Arc::new(batch));
             }
             for log in &self.logs {

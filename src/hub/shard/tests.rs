@@ -40,9 +40,9 @@ impl Bench {
     fn with(topics: &[&str], shards: usize, ring_events: usize) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let topic = |name: &&str| LogConfig::topic(name, StorageKind::Memory);
-        let specs: Vec<_> = topics.iter().map(topic).collect();
+        let configs: Vec<_> = topics.iter().map(topic).collect();
         let log = log::Settings { tail_bytes: 1 << 20, ..log::Settings::within(folder.path()) };
-        let engine = Engine::open(&log, &specs).unwrap();
+        let engine = Engine::open(&log, &configs).unwrap();
         let settings = Settings::of_rings(ring_events, 1 << 30);
         let metrics = Arc::new(Metrics::new());
         let supervisor = Supervisor::new(metrics.clone());

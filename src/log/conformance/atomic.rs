@@ -93,7 +93,7 @@ pub(super) async fn rejected_batches_leave_no_trace_in_a_commit(open: Open) {
         random.set(random.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
         (random.get() >> 16) % bound
     };
-    let write = |log: &Log, n: u32| match (&*log.origin().name, n % 4) {
+    let write = |log: &Log, n: u32| match (&*log.identity().name, n % 4) {
         ("news", _) => publish(&n.to_string()),
         (_, 0) => Write::delete(id(&format!("r{}", n % 7))),
         (_, 1) => create(log, &format!("r{}", n % 7), &format!(r#"{{"n":{n}}}"#)),
@@ -204,7 +204,7 @@ pub(super) async fn an_atomic_batch_needs_logs_on_disk_and_room_in_a_commit(open
 
 pub(super) async fn a_log_of_another_engine_refuses_the_atomic_batch(open: Open) {
     let (fixture, mut other) = (Fixture::new(open), Fixture::new(open));
-    other.specs.push(crate::log::LogConfig::topic("alerts", StorageKind::Disk));
+    other.configs.push(crate::log::LogConfig::topic("alerts", StorageKind::Disk));
     let (engine, others) = (fixture.open(), other.open());
     let (orders, alerts) = (engine.log("orders").unwrap(), others.log("alerts").unwrap());
     let appends = vec![(&orders, vec![create(&orders, "a", "{}")]), (&alerts, vec![publish("1")])];
@@ -242,7 +242,7 @@ pub(super) async fn a_cursor_is_durable_and_belongs_to_an_epoch(open: Open) {
         }
         engine.append_all(with(create(&orders, "a", "{}"), 2)).await.unwrap();
         assert_eq!(engine.cursor(&batched, &news).unwrap(), at(2));
-        news.origin().id(Offset(1))
+        news.identity().id(Offset(1))
     };
     assert_eq!(
         store::verify(&fixture.settings.path, |_, _| {}).unwrap().damage,

@@ -67,9 +67,9 @@ pub(super) async fn a_rejected_batch_makes_no_clock_step(open: Open) {
 /// The time of the log stands still for ten minutes and steps back once. A start by
 /// time then finds the events after the step.
 pub(super) async fn a_corrected_clock_is_taken_after_ten_minutes(open: Open) {
-    for medium in MEDIA {
+    for storage in MEDIA {
         let clock = clock();
-        let fixture = Fixture::new(open).on(medium).at(&clock);
+        let fixture = Fixture::new(open).on(storage).at(&clock);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         let first = write(&engine, log).await;
@@ -80,18 +80,18 @@ pub(super) async fn a_corrected_clock_is_taken_after_ten_minutes(open: Open) {
         assert_eq!(write(&engine, log).await.time, ahead);
         clock.advance(NEARLY);
         let last = write(&engine, log).await;
-        assert_eq!((last.time, log.clock_steps()), (ahead, 0), "on {medium:?}");
+        assert_eq!((last.time, log.clock_steps()), (ahead, 0), "on {storage:?}");
         clock.advance(SECOND);
         let two = engine.append(log, vec![publish("2"), publish("3")]).await.unwrap();
         let [stepped, next] = &two[..] else { unreachable!() };
         let (stepped, next) = (stepped.clone().unwrap(), next.clone().unwrap());
-        assert_eq!((stepped.time, next.time), (clock.wall(), clock.wall()), "on {medium:?}");
+        assert_eq!((stepped.time, next.time), (clock.wall(), clock.wall()), "on {storage:?}");
         assert_eq!(log.clock_steps(), 1);
         clock.advance(SECOND);
         assert_eq!(write(&engine, log).await.time, clock.wall());
         assert_eq!(log.clock_steps(), 1, "there is one step");
         for time in [Timestamp(0), NOW, first.time, stepped.time] {
-            assert_eq!(log.before(time).unwrap(), (last.offset, true), "{time} on {medium:?}");
+            assert_eq!(log.before(time).unwrap(), (last.offset, true), "{time} on {storage:?}");
         }
         assert_eq!(log.before(later(stepped.time, SECOND)).unwrap(), (next.offset, true));
         assert_eq!(log.before(ahead).unwrap(), (log.head(), true));
@@ -101,9 +101,9 @@ pub(super) async fn a_corrected_clock_is_taken_after_ten_minutes(open: Open) {
 
 /// The ten minutes also pass without writes.
 pub(super) async fn a_log_that_nobody_writes_is_watched(open: Open) {
-    for medium in MEDIA {
+    for storage in MEDIA {
         let clock = clock();
-        let fixture = Fixture::new(open).on(medium).at(&clock);
+        let fixture = Fixture::new(open).on(storage).at(&clock);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         clock.set_wall(later(NOW, YEAR));
@@ -111,7 +111,7 @@ pub(super) async fn a_log_that_nobody_writes_is_watched(open: Open) {
         clock.set_wall(NOW);
         a_tick(&clock).await;
         clock.advance(10 * MINUTE);
-        assert_eq!(write(&engine, log).await.time, clock.wall(), "on {medium:?}");
+        assert_eq!(write(&engine, log).await.time, clock.wall(), "on {storage:?}");
         // A clock that is right in between begins the ten minutes anew.
         let ahead = later(clock.wall(), YEAR);
         clock.set_wall(ahead);
@@ -124,7 +124,7 @@ pub(super) async fn a_log_that_nobody_writes_is_watched(open: Open) {
         clock.set_wall(NOW);
         a_tick(&clock).await;
         clock.advance(9 * MINUTE);
-        assert_eq!(write(&engine, log).await.time, ahead, "on {medium:?}");
+        assert_eq!(write(&engine, log).await.time, ahead, "on {storage:?}");
     }
 }
 
@@ -182,9 +182,9 @@ pub(super) async fn a_restart_keeps_the_step_and_begins_the_ten_minutes_anew(ope
 /// Events that are ahead of the clock are trimmed together with the next event that
 /// is not ahead. They stay as long as no such event follows.
 pub(super) async fn events_ahead_of_the_clock_age_with_the_next_that_is_not(open: Open) {
-    for medium in MEDIA {
+    for storage in MEDIA {
         let clock = clock();
-        let fixture = Fixture::new(open).keeping(aged(HOUR)).on(medium).at(&clock);
+        let fixture = Fixture::new(open).keeping(aged(HOUR)).on(storage).at(&clock);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         let many = || (0..2000).map(|_| publish("1")).collect();
@@ -193,7 +193,7 @@ pub(super) async fn events_ahead_of_the_clock_age_with_the_next_that_is_not(open
         clock.set_wall(NOW);
         clock.advance(2 * HOUR);
         a_tick(&clock).await;
-        assert_eq!(log.floor(), Offset::ZERO, "nothing is behind them on {medium:?}");
+        assert_eq!(log.floor(), Offset::ZERO, "nothing is behind them on {storage:?}");
         clock.advance(10 * MINUTE);
         let stepped = write(&engine, log).await;
         assert_eq!(stepped.time, clock.wall());
@@ -210,7 +210,7 @@ pub(super) async fn events_ahead_of_the_clock_age_with_the_next_that_is_not(open
         clock.advance(2 * MINUTE);
         until(|| log.floor() == stepped.offset).await;
         a_tick(&clock).await;
-        assert_eq!(log.floor(), stepped.offset, "on {medium:?}");
+        assert_eq!(log.floor(), stepped.offset, "on {storage:?}");
         assert_eq!(log.before(NOW).unwrap(), (Offset(newest.offset.0 - 1), true));
         clock.advance(30 * MINUTE);
         // The floor moves just before the events go.
@@ -221,15 +221,15 @@ pub(super) async fn events_ahead_of_the_clock_age_with_the_next_that_is_not(open
 
 /// The age of an event is limited by the monotonic clock.
 pub(super) async fn a_wall_clock_that_jumps_forward_expires_nothing(open: Open) {
-    for medium in MEDIA {
+    for storage in MEDIA {
         let clock = clock();
-        let fixture = Fixture::new(open).keeping(aged(HOUR)).on(medium).at(&clock);
+        let fixture = Fixture::new(open).keeping(aged(HOUR)).on(storage).at(&clock);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         let written = write(&engine, log).await;
         clock.set_wall(later(NOW, YEAR));
         a_tick(&clock).await;
-        assert_eq!(log.floor(), Offset::ZERO, "on {medium:?}");
+        assert_eq!(log.floor(), Offset::ZERO, "on {storage:?}");
         clock.advance(HOUR + SECOND);
         until(|| log.floor() == written.offset).await;
     }
@@ -279,9 +279,9 @@ pub(super) async fn a_start_that_would_expire_a_whole_log_waits(open: Open) {
     until(|| log.floor().next() == young.offset).await;
     // What is set smaller while it runs holds at once.
     clock.advance(MINUTE);
-    let mut specs: Vec<LogConfig> = fixture.specs.clone();
-    specs[1].retention = aged(SECOND);
-    engine.reconfigure(&specs, 1 << 20).await.unwrap();
+    let mut configs: Vec<LogConfig> = fixture.configs.clone();
+    configs[1].retention = aged(SECOND);
+    engine.reconfigure(&configs, 1 << 20).await.unwrap();
     until(|| log.floor() == young.offset).await;
 }
 

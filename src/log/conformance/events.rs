@@ -18,9 +18,9 @@ const MEDIA: [StorageKind; 2] = [StorageKind::Disk, StorageKind::Memory];
 /// Events that are no longer in the tail are read from the store, and both agree.
 /// If the log has only a tail, its pages agree with the tail.
 pub(super) async fn tail_and_pages_agree(open: Open) {
-    for medium in MEDIA {
-        let mut fixture = Fixture::new(open).on(medium);
-        if medium == StorageKind::Disk {
+    for storage in MEDIA {
+        let mut fixture = Fixture::new(open).on(storage);
+        if storage == StorageKind::Disk {
             fixture.settings.tail_bytes = 64 << 10;
         }
         let engine = fixture.open();
@@ -30,7 +30,7 @@ pub(super) async fn tail_and_pages_agree(open: Open) {
             engine.append(log, writes).await.unwrap();
         }
         let tail = log.tail(Offset::ZERO);
-        assert_eq!(tail.is_none(), medium == StorageKind::Disk, "the tail is bounded");
+        assert_eq!(tail.is_none(), storage == StorageKind::Disk, "the tail is bounded");
         let kept: Vec<Event> = if let Some(batches) = tail {
             batches.iter().flat_map(|batch| batch.events().to_vec()).collect()
         } else {
@@ -61,10 +61,10 @@ pub(super) async fn retention_keeps_the_newest(open: Open) {
     ];
     let by_events = Retention { events: 10, ..Retention::default() };
     let by_bytes = Retention { bytes: 2_000, ..Retention::default() };
-    for (retention, (name, medium, make)) in
+    for (retention, (name, storage, make)) in
         [by_events, by_bytes].into_iter().flat_map(|it| logs.map(|log| (it, log)))
     {
-        let fixture = Fixture::new(open).keeping(retention).on(medium);
+        let fixture = Fixture::new(open).keeping(retention).on(storage);
         let engine = fixture.open();
         let log = &engine.log(name).unwrap();
         for n in 0..100 {
@@ -84,16 +84,16 @@ pub(super) async fn retention_keeps_the_newest(open: Open) {
         assert_eq!(full.resources, resources, "retention trims events, not resources");
         assert!(read_of(log, "r0", Offset::ZERO).await.iter().all(|it| it.offset > full.floor));
         let stored = engine.store().view().events(log.id(), Offset::ZERO).count() as u64;
-        assert_eq!(stored, if medium == StorageKind::Disk { full.events } else { 0 });
+        assert_eq!(stored, if storage == StorageKind::Disk { full.events } else { 0 });
     }
 }
 
 /// Old events are trimmed without further writes.
 pub(super) async fn retention_by_age_trims_in_time(open: Open) {
-    for medium in MEDIA {
+    for storage in MEDIA {
         let age = Duration::from_millis(300);
         let retention = Retention { age, ..Retention::default() };
-        let fixture = Fixture::new(open).keeping(retention).on(medium);
+        let fixture = Fixture::new(open).keeping(retention).on(storage);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         let written = one(&engine, log, publish("1")).await.unwrap();
@@ -113,9 +113,9 @@ pub(super) async fn retention_by_age_trims_in_time(open: Open) {
 
 /// A lookup by time finds the first event, with and without trimmed events.
 pub(super) async fn times_are_found(open: Open) {
-    for medium in MEDIA {
+    for storage in MEDIA {
         let retention = Retention { events: 20, ..Retention::default() };
-        let fixture = Fixture::new(open).keeping(retention).on(medium);
+        let fixture = Fixture::new(open).keeping(retention).on(storage);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         let mut all = Vec::new();
@@ -134,7 +134,7 @@ pub(super) async fn times_are_found(open: Open) {
             assert_eq!(events.iter().filter(|it| it.offset > found).count(), later);
             assert!(found >= log.floor());
             let trimmed = all[..10].iter().any(|it| it.0 >= time);
-            assert_eq!(whole, !trimmed, "on {medium:?}");
+            assert_eq!(whole, !trimmed, "on {storage:?}");
         }
     }
 }
@@ -145,8 +145,8 @@ pub(super) async fn a_follower_misses_and_repeats_nothing(open: Open) {
     const WRITERS: usize = 8;
     const WRITES: usize = 100;
     let disk = [0, 4 << 10, 16 << 20].map(|tail_bytes| (StorageKind::Disk, tail_bytes));
-    for (medium, tail_bytes) in disk.into_iter().chain([(StorageKind::Memory, 16 << 20)]) {
-        let mut fixture = Fixture::new(open).on(medium);
+    for (storage, tail_bytes) in disk.into_iter().chain([(StorageKind::Memory, 16 << 20)]) {
+        let mut fixture = Fixture::new(open).on(storage);
         fixture.settings.tail_bytes = tail_bytes;
         let engine = Arc::new(fixture.open());
         let log = engine.log("news").unwrap();
@@ -191,8 +191,8 @@ pub(super) async fn a_follower_misses_and_repeats_nothing(open: Open) {
 /// Observers are notified once a commit can be read. A closed engine rejects
 /// writes.
 pub(super) async fn observers_are_told_and_closing_refuses(open: Open) {
-    for medium in MEDIA {
-        let fixture = Fixture::new(open).on(medium);
+    for storage in MEDIA {
+        let fixture = Fixture::new(open).on(storage);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         let observer = Arc::new(Notify::new());

@@ -57,8 +57,8 @@ pub(super) async fn an_epoch_in_memory_ends_with_the_process(open: Open) {
         assert_eq!((log.head(), log.floor()), (Offset::ZERO, Offset::ZERO));
         let written = one(&engine, &log, publish("1")).await.unwrap();
         assert_eq!(written.offset, Offset(1));
-        assert!(!epochs.contains(&log.origin().epoch));
-        epochs.push(log.origin().epoch);
+        assert!(!epochs.contains(&log.identity().epoch));
+        epochs.push(log.identity().epoch);
     }
 }
 
@@ -68,19 +68,19 @@ pub(super) async fn a_topic_on_disk_waits_while_its_name_is_in_memory(open: Open
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
     publish_all(&engine, &log, 3).await;
-    let (epoch, events) = (log.origin().epoch, read(&log, Offset::ZERO).await);
+    let (epoch, events) = (log.identity().epoch, read(&log, Offset::ZERO).await);
     drop((log, engine));
     let fixture = fixture.on(StorageKind::Memory);
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
-    assert_ne!(log.origin().epoch, epoch);
+    assert_ne!(log.identity().epoch, epoch);
     publish_all(&engine, &log, 5).await;
     assert_eq!(read(&log, Offset::ZERO).await.len(), 5);
     drop((log, engine));
     let fixture = fixture.on(StorageKind::Disk);
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
-    assert_eq!(log.origin().epoch, epoch);
+    assert_eq!(log.identity().epoch, epoch);
     assert_eq!(read(&log, Offset::ZERO).await, events);
     assert_eq!(one(&engine, &log, publish("1")).await.unwrap().offset, Offset(4));
 }

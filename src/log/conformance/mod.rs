@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Fixture {
     _folder: TempDir,
     pub(super) settings: Settings,
-    pub(super) specs: Vec<LogConfig>,
+    pub(super) configs: Vec<LogConfig>,
     open: Open,
     /// `None` for the clock of the machine.
     clock: Option<TestClock>,
@@ -42,19 +42,19 @@ impl Fixture {
     pub(super) fn new(open: Open) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { sync: FsyncPolicy::Always, ..Settings::within(folder.path()) };
-        let specs =
+        let configs =
             vec![collection("orders", "order"), LogConfig::topic("news", StorageKind::Disk)];
-        Fixture { _folder: folder, settings, specs, open, clock: None }
+        Fixture { _folder: folder, settings, configs, open, clock: None }
     }
 
     /// Sets the storage of the topic.
-    pub(super) fn on(mut self, medium: StorageKind) -> Fixture {
-        self.specs[1].durability = medium;
+    pub(super) fn on(mut self, storage: StorageKind) -> Fixture {
+        self.configs[1].durability = storage;
         self
     }
 
     pub(super) fn keeping(mut self, retention: Retention) -> Fixture {
-        for spec in &mut self.specs {
+        for spec in &mut self.configs {
             spec.retention = retention;
         }
         self
@@ -68,7 +68,7 @@ impl Fixture {
 
     pub(super) fn open(&self) -> Engine {
         let clock = self.clock.as_ref().map_or_else(Clock::system, TestClock::start);
-        (self.open)(&self.settings, &self.specs, clock).unwrap()
+        (self.open)(&self.settings, &self.configs, clock).unwrap()
     }
 }
 
@@ -95,11 +95,11 @@ pub(super) fn kind(text: &str) -> EventType {
 }
 
 pub(super) fn create(log: &Log, name: &str, document: &str) -> Write {
-    Write::create(log.origin(), id(name), &json(document)).unwrap()
+    Write::create(log.identity(), id(name), &json(document)).unwrap()
 }
 
 pub(super) fn put(log: &Log, name: &str, document: &str) -> Write {
-    Write::put(log.origin(), id(name), &json(document)).unwrap()
+    Write::put(log.identity(), id(name), &json(document)).unwrap()
 }
 
 pub(super) fn publish(text: &str) -> Write {

@@ -13,12 +13,12 @@ use crate::store::Retention;
 
 const BYTES_MAX: usize = 1 << 20;
 
-async fn reconfigure(engine: &Engine, specs: &[LogConfig]) -> Vec<String> {
-    engine.reconfigure(specs, BYTES_MAX).await.unwrap()
+async fn reconfigure(engine: &Engine, configs: &[LogConfig]) -> Vec<String> {
+    engine.reconfigure(configs, BYTES_MAX).await.unwrap()
 }
 
 fn names(engine: &Engine) -> Vec<String> {
-    engine.logs().iter().map(|log| log.origin().name.to_string()).collect()
+    engine.logs().iter().map(|log| log.identity().name.to_string()).collect()
 }
 
 fn keeping(mut spec: LogConfig, events: u64) -> LogConfig {
@@ -30,10 +30,10 @@ fn keeping(mut spec: LogConfig, events: u64) -> LogConfig {
 pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
     let mut fixture = Fixture::new(open);
     let engine = fixture.open();
-    fixture.specs.insert(0, LogConfig::topic("alerts", StorageKind::Disk));
-    fixture.specs.push(collection("carts", "cart"));
-    fixture.specs.push(LogConfig::topic("ticks", StorageKind::Memory));
-    assert_eq!(reconfigure(&engine, &fixture.specs).await, Vec::<String>::new());
+    fixture.configs.insert(0, LogConfig::topic("alerts", StorageKind::Disk));
+    fixture.configs.push(collection("carts", "cart"));
+    fixture.configs.push(LogConfig::topic("ticks", StorageKind::Memory));
+    assert_eq!(reconfigure(&engine, &fixture.configs).await, Vec::<String>::new());
     assert_eq!(names(&engine), ["alerts", "orders", "news", "carts", "ticks"]);
     let logs = engine.logs();
     let mut numbers: Vec<_> = logs.iter().map(|log| log.id()).collect();
@@ -46,12 +46,12 @@ pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
         assert_eq!(one(&engine, log, publish("1")).await.unwrap().offset, Offset(1));
         assert_eq!(read(log, Offset::ZERO).await.len(), 1);
     }
-    let origins: Vec<_> = logs.iter().map(|log| log.origin().clone()).collect();
+    let identities: Vec<_> = logs.iter().map(|log| log.identity().clone()).collect();
     drop((logs, engine));
     let engine = fixture.open();
-    for (log, origin) in engine.logs().iter().zip(&origins) {
-        let (there, same) = (log.head() == Offset(1), log.origin() == origin);
-        match &*origin.name {
+    for (log, identity) in engine.logs().iter().zip(&identities) {
+        let (there, same) = (log.head() == Offset(1), log.identity() == identity);
+        match &*identity.name {
             "ticks" => assert!(!there && !same),
             "alerts" | "carts" => assert!(there && same),
             _ => assert!(!there && same),
@@ -62,21 +62,22 @@ pub(super) async fn new_logs_can_be_used_at_once_and_later(open: Open) {
 /// A lower limit trims events in the steps of the commits. A higher limit keeps
 /// further events.
 pub(super) async fn retention_changes_while_it_runs(open: Open) {
-    for medium in [StorageKind::Disk, StorageKind::Memory] {
-        let fixture = Fixture::new(open).on(medium);
+    for storage in [StorageKind::Disk, StorageKind::Memory] {
+        let fixture = Fixture::new(open).on(storage);
         let engine = fixture.open();
         let log = &engine.log("news").unwrap();
         engine.append(log, (0..5000).map(|n| publish(&n.to_string())).collect()).await.unwrap();
-        let specs = [keeping(LogConfig::topic("news", medium), 10), collection("orders", "order")];
-        assert!(reconfigure(&engine, &specs).await.is_empty());
+        let configs =
+            [keeping(LogConfig::topic("news", storage), 10), collection("orders", "order")];
+        assert!(reconfigure(&engine, &configs).await.is_empty());
         until(|| log.position().events == 10).await;
         assert_eq!(log.floor(), Offset(4990));
         assert_eq!(read(log, log.floor()).await.len(), 10);
-        reconfigure(&engine, &[keeping(LogConfig::topic("news", medium), 12)]).await;
+        reconfigure(&engine, &[keeping(LogConfig::topic("news", storage), 12)]).await;
         engine.append(log, (0..5).map(|n| publish(&n.to_string())).collect()).await.unwrap();
         assert_eq!(offsets(&read(log, log.floor()).await), (4994..=5005).collect::<Vec<_>>());
         let age = Duration::from_millis(1);
-        let mut aged = LogConfig::topic("news", medium);
+        let mut aged = LogConfig::topic("news", storage);
         aged.retention.age = age;
         reconfigure(&engine, &[aged]).await;
         until(|| log.position().events == 0).await;
@@ -98,7 +99,7 @@ pub(super) async fn who_is_not_named_stays_as_it_is(open: Open) {
     reconfigure(&engine, &[collection("news", "new")]).await;
     let other = engine.log("news").unwrap();
     assert_eq!(one(&engine, &other, put(&other, "a", "{}")).await.unwrap().offset, Offset(1));
-    reconfigure(&engine, &fixture.specs).await;
+    reconfigure(&engine, &fixture.configs).await;
     let again = engine.log("news").unwrap();
     assert!(Arc::ptr_eq(&again, &news));
     assert_eq!(one(&engine, &again, publish("2")).await.unwrap().offset, Offset(7));
@@ -110,14 +111,14 @@ pub(super) async fn a_log_from_before_is_found_again(open: Open) {
     let engine = fixture.open();
     let log = engine.log("news").unwrap();
     engine.append(&log, (0..300).map(|n| publish(&n.to_string())).collect()).await.unwrap();
-    let (origin, events) = (log.origin().clone(), read(&log, Offset::ZERO).await);
+    let (identity, events) = (log.identity().clone(), read(&log, Offset::ZERO).await);
     drop((log, engine));
-    let engine = open(&fixture.settings, &fixture.specs[..1], Clock::system()).unwrap();
+    let engine = open(&fixture.settings, &fixture.configs[..1], Clock::system()).unwrap();
     assert_eq!(names(&engine), ["orders"]);
     assert!(engine.log("news").is_none());
-    reconfigure(&engine, &fixture.specs).await;
+    reconfigure(&engine, &fixture.configs).await;
     let log = engine.log("news").unwrap();
-    assert_eq!((log.origin(), log.head()), (&origin, Offset(300)));
+    assert_eq!((log.identity(), log.head()), (&identity, Offset(300)));
     assert_eq!(read(&log, Offset::ZERO).await, events);
     assert_eq!(one(&engine, &log, publish("1")).await.unwrap().offset, Offset(301));
 }
@@ -127,20 +128,20 @@ pub(super) async fn what_needs_a_restart_is_named_and_left(open: Open) {
     let fixture = Fixture::new(open);
     let engine = fixture.open();
     let (orders, news) = (engine.log("orders").unwrap(), engine.log("news").unwrap());
-    let specs = [
+    let configs = [
         keeping(LogConfig::topic("news", StorageKind::Memory), 1),
         keeping(collection("orders", "purchase"), 1),
         LogConfig::topic("ticks", StorageKind::Memory),
     ];
-    assert_eq!(reconfigure(&engine, &specs).await, ["news", "orders"]);
+    assert_eq!(reconfigure(&engine, &configs).await, ["news", "orders"]);
     for n in 0..3 {
         one(&engine, &news, publish("1")).await.unwrap();
         one(&engine, &orders, put(&orders, "a", &format!(r#"{{"n":{n}}}"#))).await.unwrap();
     }
     assert_eq!((news.position().events, orders.position().events), (3, 3));
     assert_eq!(read(&orders, Offset::ZERO).await[0].event_type.as_str(), "order-created");
-    assert_eq!(news.medium(), StorageKind::Disk);
-    assert_eq!(engine.log("ticks").unwrap().medium(), StorageKind::Memory);
+    assert_eq!(news.storage(), StorageKind::Disk);
+    assert_eq!(engine.log("ticks").unwrap().storage(), StorageKind::Memory);
     // A collection is never in memory, so there is nothing to change here.
     let mut durable = collection("orders", "order");
     durable.durability = StorageKind::Memory;
@@ -155,12 +156,12 @@ pub(super) async fn the_largest_resource_changes(open: Open) {
     one(&engine, log, put(log, "a", "{}")).await.unwrap();
     let grow = |n: usize| {
         let patch = json(&format!(r#"{{"n{n}":"{}"}}"#, "x".repeat(1000)));
-        Write::patch(log.origin(), id("a"), &patch).unwrap()
+        Write::patch(log.identity(), id("a"), &patch).unwrap()
     };
     one(&engine, log, grow(0)).await.unwrap();
-    engine.reconfigure(&fixture.specs, 1500).await.unwrap();
+    engine.reconfigure(&fixture.configs, 1500).await.unwrap();
     assert_eq!(one(&engine, log, grow(1)).await, Err(AppendRejection::TooLarge));
-    engine.reconfigure(&fixture.specs, 3000).await.unwrap();
+    engine.reconfigure(&fixture.configs, 3000).await.unwrap();
     one(&engine, log, grow(1)).await.unwrap();
 }
 
@@ -172,13 +173,13 @@ pub(super) async fn writes_go_on_meanwhile(open: Open) {
     let fixture = Fixture::new(open);
     let engine = Arc::new(fixture.open());
     let changing = tokio::spawn({
-        let (engine, specs) = (engine.clone(), fixture.specs.clone());
+        let (engine, configs) = (engine.clone(), fixture.configs.clone());
         async move {
             for n in 0..CHANGES {
-                let mut specs = specs.clone();
-                specs.push(LogConfig::topic(&format!("t{n}"), StorageKind::Disk));
-                specs[1].retention.events = if n.is_multiple_of(2) { 100_000 } else { 0 };
-                assert!(reconfigure(&engine, &specs).await.is_empty());
+                let mut configs = configs.clone();
+                configs.push(LogConfig::topic(&format!("t{n}"), StorageKind::Disk));
+                configs[1].retention.events = if n.is_multiple_of(2) { 100_000 } else { 0 };
+                assert!(reconfigure(&engine, &configs).await.is_empty());
                 let log = engine.log(&format!("t{n}")).unwrap();
                 one(&engine, &log, publish("1")).await.unwrap();
             }
@@ -224,7 +225,7 @@ pub(super) async fn a_closed_engine_changes_nothing(open: Open) {
 pub(super) async fn a_log_of_another_engine_is_refused_by_its_name(open: Open) {
     let fixture = Fixture::new(open);
     let mut other = Fixture::new(open);
-    other.specs.push(LogConfig::topic("alerts", StorageKind::Disk));
+    other.configs.push(LogConfig::topic("alerts", StorageKind::Disk));
     let (engine, others) = (fixture.open(), other.open());
     let alerts = others.log("alerts").unwrap();
     let Err(Error::Store(error)) = engine.append(&alerts, vec![publish("1")]).await else {

@@ -14,11 +14,11 @@ pub(super) async fn writes_become_events_and_states(open: Open) {
     let written = one(&engine, log, create(log, "7", r#"{"a":1}"#)).await.unwrap();
     assert!(written.created && !written.replayed);
     assert_eq!(written.document.as_ref().map(text), Some(r#"{"id":"7","a":1}"#));
-    let patch = Write::patch(log.origin(), id("7"), &json(r#"{"b":2}"#)).unwrap();
+    let patch = Write::patch(log.identity(), id("7"), &json(r#"{"b":2}"#)).unwrap();
     let written = one(&engine, log, patch).await.unwrap();
     assert!(!written.created);
     let shipped = |data: &str, merge| {
-        Write::event(log.origin(), id("7"), kind("order-shipped"), &json(data), merge).unwrap()
+        Write::event(log.identity(), id("7"), kind("order-shipped"), &json(data), merge).unwrap()
     };
     one(&engine, log, shipped(r#"{"by":"sea"}"#, true)).await.unwrap();
     let unmerged = one(&engine, log, shipped(r#"{"c":3}"#, false)).await.unwrap();
@@ -143,7 +143,7 @@ pub(super) async fn a_restart_changes_nothing(open: Open) {
                     .collect();
                 let events: Vec<_> =
                     view.events(log.id(), Offset::ZERO).map(Result::unwrap).collect();
-                (log.origin().clone(), log.id(), log.head(), position, resources, events)
+                (log.identity().clone(), log.id(), log.head(), position, resources, events)
             })
             .collect::<Vec<_>>()
     };

@@ -42,7 +42,7 @@ pub(in crate::log) enum ResourceChange {
 /// [`AppendRejection`]. A missing resource is reported before any precondition is
 /// evaluated (RFC 9110 §13.2.1).
 pub(in crate::log) fn apply(
-    origin: &LogIdentity,
+    identity: &LogIdentity,
     current: Option<&Resource>,
     write: &Write,
     bytes_max: usize,
@@ -56,7 +56,7 @@ pub(in crate::log) fn apply(
     if let Mutation::Publish { kind, data } = &write.change {
         return Ok(outcome(kind, data.clone(), ResourceChange::Keep));
     }
-    let (LogKind::Collection(names), Some(subject)) = (&origin.kind, &write.subject) else {
+    let (LogKind::Collection(names), Some(subject)) = (&identity.kind, &write.subject) else {
         // A topic has no resources.
         return Err(AppendRejection::NotFound);
     };
@@ -70,11 +70,11 @@ pub(in crate::log) fn apply(
         }
         Mutation::Patch { patch } => {
             let document = merged(current, patch, bytes_max)?;
-            let data = keyed(origin, subject, &document, &["id"]);
+            let data = keyed(identity, subject, &document, &["id"]);
             Ok(outcome(&names.updated, data, ResourceChange::Set(document)))
         }
         Mutation::Delete => {
-            Ok(outcome(&names.deleted, key_alone(origin, subject), ResourceChange::Remove))
+            Ok(outcome(&names.deleted, key_alone(identity, subject), ResourceChange::Remove))
         }
         Mutation::Event { kind, data, patch: Some(patch) } => {
             let next = ResourceChange::Set(merged(current, patch, bytes_max)?);
@@ -91,8 +91,8 @@ fn outcome(kind: &EventType, data: Bytes, next: ResourceChange) -> Effect {
     Effect { kind: kind.clone(), data, merge: true, next, created: false }
 }
 
-fn key_alone(origin: &LogIdentity, subject: &ResourceId) -> Bytes {
-    keyed(origin, subject, b"{}", &[])
+fn key_alone(identity: &LogIdentity, subject: &ResourceId) -> Bytes {
+    keyed(identity, subject, b"{}", &[])
 }
 
 fn merged(
@@ -128,7 +128,7 @@ mod tests {
 
     const BYTES_MAX: usize = 64;
 
-    fn origin() -> LogIdentity {
+    fn identity() -> LogIdentity {
         let kind = LogKind::collection("order").unwrap();
         LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind)
     }
@@ -147,20 +147,20 @@ mod tests {
 
     fn event(text: &str, merge: bool) -> Write {
         let kind = EventType::new("order-shipped").unwrap();
-        Write::event(&origin(), id(), kind, &json(text), merge).unwrap()
+        Write::event(&identity(), id(), kind, &json(text), merge).unwrap()
     }
 
     fn decide(current: Option<&Resource>, write: &Write) -> Result<Effect, AppendRejection> {
-        apply(&origin(), current, write, BYTES_MAX)
+        apply(&identity(), current, write, BYTES_MAX)
     }
 
     #[test]
     fn each_change_makes_its_event_and_state() {
         let here = state(r#"{"id":"7","a":1,"b":2}"#);
         let document = json(r#"{"id":"7","c":3}"#);
-        let create = Write::create(&origin(), id(), &document).unwrap();
-        let put = Write::put(&origin(), id(), &document).unwrap();
-        let patch = Write::patch(&origin(), id(), &json(r#"{"a":null,"b":9}"#)).unwrap();
+        let create = Write::create(&identity(), id(), &document).unwrap();
+        let put = Write::put(&identity(), id(), &document).unwrap();
+        let patch = Write::patch(&identity(), id(), &json(r#"{"a":null,"b":9}"#)).unwrap();
         let set = |text: &'static str| ResourceChange::Set(Bytes::from_static(text.as_bytes()));
         let whole = r#"{"orderId":"7","c":3}"#;
         let both = r#"{"id":"7","a":1,"b":2,"d":4}"#;
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused() {
         let here = state(r#"{"id":"7"}"#);
-        let create = Write::create(&origin(), id(), &json("{}")).unwrap();
+        let create = Write::create(&identity(), id(), &json("{}")).unwrap();
         assert_eq!(decide(Some(&here), &create), Err(AppendRejection::Exists));
         for write in [Write::delete(id()), event("{}", true), event("{}", false)] {
             assert_eq!(decide(None, &write), Err(AppendRejection::NotFound));
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn preconditions_are_those_of_rfc_9110() {
         let here = state(r#"{"id":"7"}"#);
-        let put = Write::put(&origin(), id(), &json("{}")).unwrap();
+        let put = Write::put(&identity(), id(), &json("{}")).unwrap();
         let (mine, other) = (vec![Offset(5)], vec![Offset(4), Offset(6)]);
         let cases = [
             (Precondition::None, true, true),

@@ -95,7 +95,7 @@ impl LogConfig {
     }
 
     /// Returns where the log is stored: on disk or only in memory.
-    pub(in crate::log) fn medium(&self) -> StorageKind {
+    pub(in crate::log) fn storage(&self) -> StorageKind {
         if self.is_topic() { self.durability } else { StorageKind::Disk }
     }
 }

@@ -202,11 +202,11 @@ impl Write {
     /// [`BadWrite`] if the document is not an object, has another id, or names
     /// another resource in `<resource>Id`.
     pub fn create(
-        origin: &LogIdentity,
+        identity: &LogIdentity,
         subject: ResourceId,
         document: &Json,
     ) -> Result<Write, BadWrite> {
-        let (document, data) = resource(origin, &subject, document)?;
+        let (document, data) = resource(identity, &subject, document)?;
         Ok(Write::on(subject, Mutation::Create { document, data }))
     }
 
@@ -216,11 +216,11 @@ impl Write {
     /// # Errors
     /// As for [`Write::create`].
     pub fn put(
-        origin: &LogIdentity,
+        identity: &LogIdentity,
         subject: ResourceId,
         document: &Json,
     ) -> Result<Write, BadWrite> {
-        let (document, data) = resource(origin, &subject, document)?;
+        let (document, data) = resource(identity, &subject, document)?;
         Ok(Write::on(subject, Mutation::Put { document, data }))
     }
 
@@ -230,13 +230,13 @@ impl Write {
     /// [`BadWrite`] if the patch is not an object, would change or remove the id,
     /// or names another resource in `<resource>Id`.
     pub fn patch(
-        origin: &LogIdentity,
+        identity: &LogIdentity,
         subject: ResourceId,
         patch: &Json,
     ) -> Result<Write, BadWrite> {
-        let has_key = check(origin, &subject, patch)?;
+        let has_key = check(identity, &subject, patch)?;
         check_id(&subject, patch)?;
-        let patch = unkeyed(origin, patch, has_key);
+        let patch = unkeyed(identity, patch, has_key);
         Ok(Write::on(subject, Mutation::Patch { patch }))
     }
 
@@ -253,14 +253,14 @@ impl Write {
     /// `<resource>Id`, has a reserved type, or would change or remove the id by the
     /// merge.
     pub fn event(
-        origin: &LogIdentity,
+        identity: &LogIdentity,
         subject: ResourceId,
         kind: EventType,
         data: &Json,
         merge: bool,
     ) -> Result<Write, BadWrite> {
-        let has_key = check(origin, &subject, data)?;
-        if let LogKind::Collection(names) = &origin.kind
+        let has_key = check(identity, &subject, data)?;
+        if let LogKind::Collection(names) = &identity.kind
             && [&names.created, &names.updated, &names.deleted].contains(&&kind)
         {
             return Err(BadWrite::OwnType(kind));
@@ -268,8 +268,8 @@ impl Write {
         if merge {
             check_id(&subject, data)?;
         }
-        let patch = merge.then(|| unkeyed(origin, data, has_key));
-        let data = keyed(origin, &subject, data.as_bytes(), &[]);
+        let patch = merge.then(|| unkeyed(identity, data, has_key));
+        let data = keyed(identity, &subject, data.as_bytes(), &[]);
         Ok(Write::on(subject, Mutation::Event { kind, data, patch }))
     }
 
@@ -321,8 +321,8 @@ impl Write {
 
 /// Returns the name of the member that has the resource id in the events of a
 /// collection, for example `orderId`. `None` for a topic.
-fn key(origin: &LogIdentity) -> Option<&str> {
-    match &origin.kind {
+fn key(identity: &LogIdentity) -> Option<&str> {
+    match &identity.kind {
         LogKind::Collection(names) => Some(&names.key),
         LogKind::Topic => None,
     }
@@ -332,26 +332,26 @@ fn key(origin: &LogIdentity) -> Option<&str> {
 /// then the members of the JSON object `fields` except those with a name in `drop`.
 /// For a topic, returns `fields`.
 pub(in crate::log) fn keyed(
-    origin: &LogIdentity,
+    identity: &LogIdentity,
     subject: &ResourceId,
     fields: &[u8],
     drop: &[&str],
 ) -> Bytes {
-    let Some(key) = key(origin) else { return Bytes::copy_from_slice(fields) };
+    let Some(key) = key(identity) else { return Bytes::copy_from_slice(fields) };
     let mut out = Vec::with_capacity(fields.len() + key.len() + subject.as_bytes().len() + 6);
     json::with_first(fields, key, &quoted(subject), drop, &mut out);
     out.into()
 }
 
 fn resource(
-    origin: &LogIdentity,
+    identity: &LogIdentity,
     subject: &ResourceId,
     document: &Json,
 ) -> Result<(Bytes, Bytes), BadWrite> {
-    let has_key = check(origin, subject, document)?;
+    let has_key = check(identity, subject, document)?;
     let has_id = check_id(subject, document)?;
-    let text = unkeyed(origin, document, has_key);
-    let data = keyed(origin, subject, &text, &["id"]);
+    let text = unkeyed(identity, document, has_key);
+    let data = keyed(identity, subject, &text, &["id"]);
     if has_id {
         return Ok((text, data));
     }
@@ -364,8 +364,8 @@ fn resource(
 /// has this member. Events have the member, and resources never have it. If a
 /// resource could have it, a client that rebuilds the resource from events could not
 /// know whether it has it.
-fn unkeyed(origin: &LogIdentity, object: &Json, has_key: bool) -> Bytes {
-    match key(origin).filter(|_| has_key) {
+fn unkeyed(identity: &LogIdentity, object: &Json, has_key: bool) -> Bytes {
+    match key(identity).filter(|_| has_key) {
         Some(key) => without(object.as_bytes(), key),
         None => object.clone().into_bytes(),
     }
@@ -373,11 +373,11 @@ fn unkeyed(origin: &LogIdentity, object: &Json, has_key: bool) -> Bytes {
 
 /// Checks that `object` is a JSON object, and that its member `<resource>Id`, if
 /// there is one, is the id `subject`. Returns whether there is one.
-fn check(origin: &LogIdentity, subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
+fn check(identity: &LogIdentity, subject: &ResourceId, object: &Json) -> Result<bool, BadWrite> {
     if !object.is_object() {
         return Err(BadWrite::NotAnObject);
     }
-    let Some(key) = key(origin) else { return Ok(false) };
+    let Some(key) = key(identity) else { return Ok(false) };
     match json::member(object.as_bytes(), key) {
         Some(value) if !is(value, subject) => Err(BadWrite::KeyDiffers(key.to_owned())),
         found => Ok(found.is_some()),
@@ -426,7 +426,7 @@ mod tests {
     use super::*;
     use crate::event::Epoch;
 
-    fn origin() -> LogIdentity {
+    fn identity() -> LogIdentity {
         let kind = LogKind::collection("order").unwrap();
         LogIdentity::new("orders".to_owned(), Epoch::from_bits(1), kind)
     }
@@ -440,7 +440,7 @@ mod tests {
     }
 
     fn created(text: &str) -> Result<(String, String), BadWrite> {
-        let write = Write::create(&origin(), id("7"), &parsed(text))?;
+        let write = Write::create(&identity(), id("7"), &parsed(text))?;
         let Mutation::Create { document, data } = write.change else { unreachable!() };
         let text = |bytes: Bytes| String::from_utf8(bytes.into()).unwrap();
         Ok((text(document), text(data)))
@@ -448,7 +448,7 @@ mod tests {
 
     fn merged(text: &str, merge: bool) -> Result<(String, Option<String>), BadWrite> {
         let kind = EventType::new("order-shipped").unwrap();
-        let write = Write::event(&origin(), id("7"), kind, &parsed(text), merge)?;
+        let write = Write::event(&identity(), id("7"), kind, &parsed(text), merge)?;
         let Mutation::Event { data, patch, .. } = write.change else { unreachable!() };
         let text = |bytes: Bytes| String::from_utf8(bytes.into()).unwrap();
         Ok((text(data), patch.map(text)))
@@ -471,7 +471,7 @@ mod tests {
         assert_eq!(created("[]"), Err(BadWrite::NotAnObject));
         for other in [r#"{"id":"8"}"#, r#"{"id":7}"#, r#"{"id":null}"#] {
             assert_eq!(created(other), Err(BadWrite::IdDiffers), "{other}");
-            let patch = Write::patch(&origin(), id("7"), &parsed(other));
+            let patch = Write::patch(&identity(), id("7"), &parsed(other));
             assert_eq!(patch.err(), Some(BadWrite::IdDiffers), "{other}");
             assert_eq!(merged(other, true), Err(BadWrite::IdDiffers), "{other}");
             assert!(merged(other, false).is_ok(), "{other}");

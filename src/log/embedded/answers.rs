@@ -39,10 +39,10 @@ impl Expiries {
     pub(in crate::log) fn expire(
         &mut self,
         store: &Store,
-        work: &mut CommitBatch,
+        commit: &mut CommitBatch,
         count: usize,
     ) -> Result<(), store::Error> {
-        let now = work.now();
+        let now = commit.now();
         if self.waits_until.is_none() {
             let newest = store.newest_expiry()?;
             let all = newest.is_some_and(|newest| newest < now.expiry);
@@ -60,7 +60,7 @@ impl Expiries {
         let Some((last, _)) = expired.last() else { return Ok(()) };
         self.done = *last;
         for (expiry, hash) in &expired {
-            work.remove_answer(hash, *expiry);
+            commit.remove_answer(hash, *expiry);
         }
         Ok(())
     }

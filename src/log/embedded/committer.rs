@@ -19,7 +19,7 @@ use super::answers::{Expiries, FORGOTTEN_ANSWERS};
 use super::clock::Clock;
 use super::commit_batch::CommitBatch;
 use super::messages::{
-    COMMIT_BYTES, COMMIT_WRITES, Directory, Reconfiguration, Reply, Request, Shared, Work,
+    COMMIT_BYTES, COMMIT_WRITES, Directory, Reconfiguration, Reply, Request, RequestKind, Shared,
 };
 use super::registry::{LogRegistry, Opened};
 use super::writer::LogWriter;
@@ -170,10 +170,10 @@ impl Committer {
         let begun = Instant::now();
         let mut work = CommitBatch::new(self.writer.begin(), self.clock.read());
         let mut replies = Vec::with_capacity(requests.len());
-        for Request { work: writes, permit, .. } in requests {
+        for Request { kind, permit, .. } in requests {
             // The permit is dropped after the reply. Its bytes are then free in the
             // queue.
-            replies.push((self.decide(&mut work, writes), permit));
+            replies.push((self.decide(&mut work, kind), permit));
         }
         let written = match storage {
             StorageKind::Disk => self.write(work),
@@ -203,15 +203,15 @@ impl Committer {
 
     /// Decides in order which writes of a request are accepted. Returns the reply,
     /// which the caller sends after the commit is durable.
-    fn decide(&mut self, work: &mut CommitBatch, request: Work) -> Reply {
+    fn decide(&mut self, work: &mut CommitBatch, request: RequestKind) -> Reply {
         let bytes_max = self.resource_bytes_max;
         match request {
-            Work::Append { log, identity, writes, answer } => {
+            RequestKind::Append { log, identity, writes, answer } => {
                 let decided = self.writers.decide(work, log, &identity, &writes, bytes_max);
                 let decided = decided.unwrap_or_else(|| Err(unknown_log(&identity.name)));
                 Reply::Append(answer, decided.map_err(Error::Store))
             }
-            Work::Atomic(atomic) => {
+            RequestKind::Atomic(atomic) => {
                 let (batch, answer) = *atomic;
                 Reply::Atomic(answer, self.writers.decide_all(work, &batch, bytes_max))
             }
@@ -364,7 +364,7 @@ impl Committer {
             .collect();
         let mut writers: Vec<&LogWriter> = self.writers.iter().collect();
         writers.sort_by_key(|writer| {
-            let key = (&*writer.log().origin().name, writer.is_topic());
+            let key = (&*writer.log().identity().name, writer.is_topic());
             named.get(&key).copied().unwrap_or(configs.len())
         });
         let directory = Directory::new(writers.into_iter().map(LogWriter::log).cloned());

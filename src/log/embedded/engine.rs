@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::committer::Committer;
 use super::messages::{
     Answer, AtomicAnswer, COMMIT_BYTES, COMMIT_WRITES, Directory, PendingAppend, Reconfiguration,
-    Request, Shared, Work,
+    Request, RequestKind, Shared,
 };
 use super::registry::LogRegistry;
 use super::writer::LogWriter;
@@ -94,11 +94,11 @@ impl Embedded {
         writes: Vec<Write>,
         bytes: usize,
     ) -> Result<oneshot::Receiver<Answer>, Error> {
-        let permit = self.permit(log.medium(), bytes).await?;
+        let permit = self.permit(log.storage(), bytes).await?;
         let (answer, answered) = oneshot::channel();
-        let identity = log.origin().clone();
-        let work = Work::Append { log: log.id(), identity, writes, answer };
-        let request = Request { work, storage: log.medium(), bytes, permit };
+        let identity = log.identity().clone();
+        let kind = RequestKind::Append { log: log.id(), identity, writes, answer };
+        let request = Request { kind, storage: log.storage(), bytes, permit };
         self.queue.send(request).await.map_err(|_| self.shared.ended())?;
         Ok(answered)
     }
@@ -125,7 +125,7 @@ impl Embedded {
 
     pub(in crate::log) async fn append_all(&self, batch: AtomicBatch) -> AtomicAnswer {
         if let Some(log) = batch.memory_log() {
-            return Err(AtomicError::MemoryTopic(log.origin().name.to_string()));
+            return Err(AtomicError::MemoryTopic(log.identity().name.to_string()));
         }
         let bytes = batch.bytes();
         if batch.writes() > COMMIT_WRITES || bytes > COMMIT_BYTES {
@@ -133,8 +133,8 @@ impl Embedded {
         }
         let permit = self.permit(StorageKind::Disk, bytes).await?;
         let (answer, answered) = oneshot::channel();
-        let work = Work::Atomic(Box::new((batch, answer)));
-        let request = Request { work, storage: StorageKind::Disk, bytes, permit };
+        let kind = RequestKind::Atomic(Box::new((batch, answer)));
+        let request = Request { kind, storage: StorageKind::Disk, bytes, permit };
         self.queue.send(request).await.map_err(|_| self.shared.ended())?;
         answered.await.map_err(|_| self.shared.ended())?
     }

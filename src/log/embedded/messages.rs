@@ -29,7 +29,7 @@ pub(in crate::log) type AtomicAnswer = Result<Vec<Vec<AppendOutcome>>, AtomicErr
 
 /// A request in the queue of the committer: one or more writes.
 pub(in crate::log) struct Request {
-    pub(in crate::log) work: Work,
+    pub(in crate::log) kind: RequestKind,
     pub(in crate::log) storage: StorageKind,
     pub(in crate::log) bytes: usize,
     /// The permit for `bytes` bytes of the queue. It is dropped after the answer,
@@ -38,7 +38,7 @@ pub(in crate::log) struct Request {
 }
 
 /// The writes of a request, with the channel for the answer.
-pub(in crate::log) enum Work {
+pub(in crate::log) enum RequestKind {
     /// Writes to one log. Each write is accepted or rejected by itself.
     Append {
         log: LogId,
@@ -54,18 +54,18 @@ pub(in crate::log) enum Work {
 impl Request {
     /// Returns the number of writes in the request.
     pub(in crate::log) fn writes(&self) -> usize {
-        match &self.work {
-            Work::Append { writes, .. } => writes.len(),
-            Work::Atomic(atomic) => atomic.0.writes(),
+        match &self.kind {
+            RequestKind::Append { writes, .. } => writes.len(),
+            RequestKind::Atomic(atomic) => atomic.0.writes(),
         }
     }
 
     /// Answers the request with `error`.
     pub(in crate::log) fn refuse(self, error: Error) {
         // The caller may have gone; ignore the error.
-        match self.work {
-            Work::Append { answer, .. } => drop(answer.send(Err(error))),
-            Work::Atomic(atomic) => drop(atomic.1.send(Err(error.into()))),
+        match self.kind {
+            RequestKind::Append { answer, .. } => drop(answer.send(Err(error))),
+            RequestKind::Atomic(atomic) => drop(atomic.1.send(Err(error.into()))),
         }
     }
 }
@@ -131,16 +131,16 @@ impl Directory {
     pub(in crate::log) fn new(logs: impl Iterator<Item = Arc<Log>>) -> Directory {
         let logs: Arc<[Arc<Log>]> = logs.collect();
         let mut by_name: Vec<u32> = (0..logs.len() as u32).collect();
-        by_name.sort_by_key(|&index| &logs[index as usize].origin().name);
+        by_name.sort_by_key(|&index| &logs[index as usize].identity().name);
         Directory { logs, by_name }
     }
 
     /// Returns the first log of this name.
     pub(in crate::log) fn find(&self, name: &str) -> Option<&Arc<Log>> {
         let log = |index: u32| &self.logs[index as usize];
-        let first = self.by_name.partition_point(|&index| *log(index).origin().name < *name);
+        let first = self.by_name.partition_point(|&index| *log(index).identity().name < *name);
         let found = log(*self.by_name.get(first)?);
-        (*found.origin().name == *name).then_some(found)
+        (*found.identity().name == *name).then_some(found)
     }
 }
 

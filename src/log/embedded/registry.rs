@@ -54,7 +54,7 @@ impl LogRegistry {
             Opened { writers: Vec::with_capacity(configs.size_hint().0), created: Vec::new() };
         let mut is_open = vec![false; self.closed.len()];
         for config in configs {
-            let metadata = match (config.medium(), self.find(config)) {
+            let metadata = match (config.storage(), self.find(config)) {
                 (StorageKind::Disk, Some(index)) if !is_open[index] => {
                     is_open[index] = true;
                     self.closed[index].clone()
@@ -74,7 +74,7 @@ impl LogRegistry {
             let identity =
                 LogIdentity::new(metadata.name.clone(), metadata.epoch, config.kind.clone());
             let (store, pages) = (self.store.clone(), self.pages.clone());
-            let log = Log::new(&metadata, Arc::new(identity), config.medium(), store, pages);
+            let log = Log::new(&metadata, Arc::new(identity), config.storage(), store, pages);
             opened.writers.push(LogWriter::new(Arc::new(log), metadata, config.retention));
         }
         let mut is_open = is_open.into_iter();
@@ -94,7 +94,7 @@ impl LogRegistry {
     pub(in crate::log) fn close(&mut self, opened: Opened) {
         let Opened { writers, created } = opened;
         for (index, writer) in writers.into_iter().enumerate() {
-            let is_stored = writer.log().medium() == StorageKind::Disk;
+            let is_stored = writer.log().storage() == StorageKind::Disk;
             if is_stored && created.binary_search(&index).is_err() {
                 self.closed.push(writer.into_metadata());
             }

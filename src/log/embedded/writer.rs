@@ -161,7 +161,7 @@ impl LogWriter {
     /// Returns whether the log has the storage kind and the event types of `config`.
     /// Only the retention of an open log can change.
     pub(in crate::log) fn is_compatible(&self, config: &LogConfig) -> bool {
-        self.log.medium() == config.medium() && self.log.origin().kind == config.kind
+        self.log.storage() == config.storage() && self.log.identity().kind == config.kind
     }
 
     /// Changes the retention of the log.
@@ -193,7 +193,7 @@ impl LogWriter {
     ) -> Result<Result<AppendOutcome, AppendRejection>, store::Error> {
         let log = self.log.clone();
         if let Some(key) = &write.idempotency {
-            if log.medium() == StorageKind::Memory {
+            if log.storage() == StorageKind::Memory {
                 return Ok(Err(AppendRejection::KeyNotKept));
             }
             if let Some(response) = commit.answered(log.store(), key)? {
@@ -212,7 +212,7 @@ impl LogWriter {
             },
             None => None,
         };
-        let effect = match apply(log.origin(), current.as_ref(), write, bytes_max) {
+        let effect = match apply(log.identity(), current.as_ref(), write, bytes_max) {
             Ok(effect) => effect,
             Err(rejection) => return Ok(Err(rejection)),
         };
@@ -339,7 +339,7 @@ impl LogWriter {
         let events = pending.iter().map(|encoded| encoded.event.clone()).collect();
         self.trim(&mut commit.changes)?;
         let active = activate(&mut self.active);
-        match self.log.medium() {
+        match self.log.storage() {
             StorageKind::Disk => {
                 for encoded in active.pending.drain(..) {
                     commit.changes.put_event(self.metadata.id, encoded);
@@ -363,14 +363,14 @@ impl LogWriter {
     pub(in crate::log) fn publish(&mut self, events: Vec<Event>, committed: Instant) {
         let active = activate(&mut self.active);
         if !events.is_empty() {
-            let batch = Batch::new(self.log.origin().clone(), events, Some(committed));
+            let batch = Batch::new(self.log.identity().clone(), events, Some(committed));
             active.tail_bytes += self.log.publish(Arc::new(batch), self.metadata.last_step());
         }
         if let Some(Step { after, from, to }) = active.step.take() {
             self.log.count_clock_step();
             tracing::warn!(
                 log = &*self.metadata.name,
-                after = %self.log.origin().id(after),
+                after = %self.log.identity().id(after),
                 %from,
                 %to,
                 "for ten minutes, the time of the newest event was ahead of the clock; the next \
@@ -389,7 +389,7 @@ impl LogWriter {
     /// highest key loses a batch first: a log whose oldest batch in the tail is
     /// trimmed already, then the log with the largest tail.
     pub(in crate::log) fn weight(&self) -> (bool, usize) {
-        let is_trimmed = self.log.medium() == StorageKind::Memory && self.log.is_oldest_trimmed();
+        let is_trimmed = self.log.storage() == StorageKind::Memory && self.log.is_oldest_trimmed();
         (is_trimmed, self.tail_bytes())
     }
 
@@ -399,7 +399,7 @@ impl LogWriter {
     /// evicted for the duration `shown` after its commit.
     pub(in crate::log) fn evict(&mut self, shown: Duration) -> bool {
         let Some((batch, count)) = self.log.oldest(shown) else { return false };
-        if self.log.medium() == StorageKind::Memory {
+        if self.log.storage() == StorageKind::Memory {
             let metadata = &mut self.metadata;
             let first = (batch.position_after(metadata.position.floor) as usize).min(count);
             for event in &batch.events()[first..count] {

@@ -24,20 +24,20 @@ use crate::store::{self, Cursor};
 use crate::wire::LogIdentity;
 
 /// The index of a log's writer in [`Writers`]. The index of a log never changes.
-pub(in crate::log) type Place = usize;
+pub(in crate::log) type WriterIndex = usize;
 
 /// The committer's writers, one for each log.
 #[derive(Default)]
 pub(in crate::log) struct Writers {
     all: Vec<LogWriter>,
     /// The index of each log's writer in `all`. A `u32` needs half the memory of a
-    /// [`Place`].
+    /// [`WriterIndex`].
     by_id: HashMap<LogId, u32>,
     disk: Due,
     memory: Due,
     /// The logs whose newest event has a time that is more than [`LEAD_MAX`] later
     /// than the wall clock.
-    ahead: Vec<Place>,
+    ahead: Vec<WriterIndex>,
     /// An upper bound for the times of the events in all logs that are not in
     /// `ahead`.
     newest: Timestamp,
@@ -50,12 +50,12 @@ pub(in crate::log) struct Writers {
     /// The logs whose tail may have a batch to evict, in the order of eviction. An
     /// element is the result of [`LogWriter::weight`] with the index of the writer.
     /// The last log of the set is the first to lose a batch.
-    order: BTreeSet<(bool, usize, Reverse<Place>)>,
+    order: BTreeSet<(bool, usize, Reverse<WriterIndex>)>,
     /// The logs whose tail had no batch to evict. They return to `order` at the next
     /// tick.
-    resting: Vec<Place>,
+    resting: Vec<WriterIndex>,
     /// The logs that have new events and whose observers are not notified yet.
-    moved: Vec<Place>,
+    moved: Vec<WriterIndex>,
     /// The number of calls of `Writers::at`.
     #[cfg(test)]
     pub(in crate::log) visits: std::sync::Arc<std::sync::atomic::AtomicU64>,
@@ -66,15 +66,15 @@ pub(in crate::log) struct Writers {
 #[derive(Default)]
 struct Due {
     /// The logs that have changes for the current commit.
-    dirty: Vec<Place>,
+    dirty: Vec<WriterIndex>,
     /// The logs that have more events to trim than one commit may trim.
-    trims: BTreeSet<Place>,
+    trims: BTreeSet<WriterIndex>,
     /// The time of the next age check of each log. An age check looks for events
     /// that are older than the retention allows.
-    ages: BTreeSet<(Timestamp, Place)>,
+    ages: BTreeSet<(Timestamp, WriterIndex)>,
     /// The logs that wait after the start. Before this monotonic time, a log trims
     /// no event by age. The entries are in the order of these times.
-    waiting: VecDeque<(Duration, Place)>,
+    waiting: VecDeque<(Duration, WriterIndex)>,
 }
 
 impl Writers {
@@ -89,20 +89,20 @@ impl Writers {
             self.all.extend(writers);
         }
         self.by_id.reserve(self.all.len() - first);
-        for place in first..self.all.len() {
-            let writer = &mut self.all[place];
+        for index in first..self.all.len() {
+            let writer = &mut self.all[index];
             writer.begin(now);
             if writer.is_ahead() {
-                self.ahead.push(place);
+                self.ahead.push(index);
             } else {
                 self.newest = self.newest.max(writer.newest());
             }
-            self.by_id.insert(writer.log().id(), place as u32);
-            let (waits_until, storage) = (writer.waits_until(), writer.log().medium());
+            self.by_id.insert(writer.log().id(), index as u32);
+            let (waits_until, storage) = (writer.waits_until(), writer.log().storage());
             if let Some(until) = waits_until {
-                self.due(storage).waiting.push_back((until, place));
+                self.due(storage).waiting.push_back((until, index));
             }
-            self.file(place);
+            self.file(index);
         }
     }
 
@@ -116,40 +116,40 @@ impl Writers {
 
     /// Returns the index of the writer for each of `configs`, or `None` if that log
     /// is not open.
-    pub(in crate::log) fn find(&self, configs: &[LogConfig]) -> Vec<Option<Place>> {
+    pub(in crate::log) fn find(&self, configs: &[LogConfig]) -> Vec<Option<WriterIndex>> {
         let writers = self.all.iter().enumerate();
-        let places: HashMap<_, _> = writers
-            .map(|(place, writer)| ((&*writer.log().origin().name, writer.is_topic()), place))
+        let indexes: HashMap<_, _> = writers
+            .map(|(index, writer)| ((&*writer.log().identity().name, writer.is_topic()), index))
             .collect();
-        let find = |config: &LogConfig| places.get(&(&*config.name, config.is_topic())).copied();
+        let find = |config: &LogConfig| indexes.get(&(&*config.name, config.is_topic())).copied();
         configs.iter().map(find).collect()
     }
 
     /// Returns the index of the writer of `log`, or `None` if the log belongs to
     /// another engine. A log of another engine can have the same id, but not the
     /// same `identity` object.
-    fn place(&self, log: LogId, identity: &Arc<LogIdentity>) -> Option<Place> {
-        let place = *self.by_id.get(&log)? as Place;
-        Arc::ptr_eq(self.all[place].log().origin(), identity).then_some(place)
+    fn index(&self, log: LogId, identity: &Arc<LogIdentity>) -> Option<WriterIndex> {
+        let index = *self.by_id.get(&log)? as WriterIndex;
+        Arc::ptr_eq(self.all[index].log().identity(), identity).then_some(index)
     }
 
-    /// Returns the writer at `place`. The caller must call [`Writers::file`] after
+    /// Returns the writer at `index`. The caller must call [`Writers::file`] after
     /// it has changed the writer.
-    fn at(&mut self, place: Place) -> &mut LogWriter {
+    fn at(&mut self, index: WriterIndex) -> &mut LogWriter {
         #[cfg(test)]
         self.visits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        &mut self.all[place]
+        &mut self.all[index]
     }
 
-    /// Gives the log at `place` the retention of `config` and returns `true`.
+    /// Gives the log at `index` the retention of `config` and returns `true`.
     /// Returns `false` and changes nothing if `config` has another storage kind or
     /// other event types than the log.
-    pub(in crate::log) fn set_retention(&mut self, place: Place, config: &LogConfig) -> bool {
-        let writer = self.at(place);
+    pub(in crate::log) fn set_retention(&mut self, index: WriterIndex, config: &LogConfig) -> bool {
+        let writer = self.at(index);
         let is_compatible = writer.is_compatible(config);
         if is_compatible {
             writer.set_retention(config.retention);
-            self.file(place);
+            self.file(index);
         }
         is_compatible
     }
@@ -159,17 +159,17 @@ impl Writers {
     /// belongs to another engine.
     pub(in crate::log) fn decide(
         &mut self,
-        work: &mut CommitBatch,
+        commit: &mut CommitBatch,
         log: LogId,
         identity: &Arc<LogIdentity>,
         writes: &[Write],
         bytes_max: usize,
     ) -> Option<Result<Vec<Result<AppendOutcome, AppendRejection>>, store::Error>> {
-        let place = self.place(log, identity)?;
+        let index = self.index(log, identity)?;
         // An event has the time of this clock or of the event before it.
-        self.newest = self.newest.max(work.now().wall);
-        Some(self.changing(place, |writer| {
-            writes.iter().map(|write| writer.decide(work, write, bytes_max)).collect()
+        self.newest = self.newest.max(commit.now().wall);
+        Some(self.changing(index, |writer| {
+            writes.iter().map(|write| writer.decide(commit, write, bytes_max)).collect()
         }))
     }
 
@@ -183,33 +183,35 @@ impl Writers {
     /// a log belongs to another engine.
     pub(in crate::log) fn decide_all(
         &mut self,
-        work: &mut CommitBatch,
+        commit: &mut CommitBatch,
         batch: &AtomicBatch,
         bytes_max: usize,
     ) -> Result<Vec<Vec<AppendOutcome>>, AtomicError> {
         let was_dirty = self.disk.dirty.len();
         let mut savepoints = Vec::with_capacity(batch.appends.len());
-        self.newest = self.newest.max(work.now().wall);
-        work.begin_atomic();
+        self.newest = self.newest.max(commit.now().wall);
+        commit.begin_atomic();
         let appends = batch.appends.iter().enumerate();
         let mut decided = appends
-            .map(|(index, (log, writes))| {
-                let place = self.place(log.id(), log.origin()).ok_or_else(|| unknown(log))?;
-                savepoints.push((place, self.at(place).savepoint()));
-                self.changing(place, |writer| decide_each(writer, work, index, writes, bytes_max))
+            .map(|(append, (log, writes))| {
+                let index = self.index(log.id(), log.identity()).ok_or_else(|| unknown(log))?;
+                savepoints.push((index, self.at(index).savepoint()));
+                self.changing(index, |writer| {
+                    decide_each(writer, commit, append, writes, bytes_max)
+                })
             })
             .collect::<Result<_, _>>();
         if decided.is_ok()
-            && let Err(error) = self.set_cursors(work, &batch.cursors)
+            && let Err(error) = self.set_cursors(commit, &batch.cursors)
         {
             decided = Err(error);
         }
-        work.end_atomic(decided.is_ok());
+        commit.end_atomic(decided.is_ok());
         if decided.is_err() {
             // Restore the newest savepoint first, because a log may occur twice in
             // the batch.
-            for (place, savepoint) in savepoints.into_iter().rev() {
-                self.at(place).restore(savepoint);
+            for (index, savepoint) in savepoints.into_iter().rev() {
+                self.at(index).restore(savepoint);
             }
             self.disk.dirty.truncate(was_dirty);
         }
@@ -224,14 +226,14 @@ impl Writers {
     /// belongs to another engine.
     fn set_cursors(
         &self,
-        work: &mut CommitBatch,
+        commit: &mut CommitBatch,
         updates: &[CursorUpdate],
     ) -> Result<(), AtomicError> {
         let cursor = |update: &CursorUpdate| match update {
             CursorUpdate::Remove { name } => Ok((name.clone(), None)),
             CursorUpdate::Set { name, log, offset } => {
-                let place = self.place(log.id(), log.origin()).ok_or_else(|| unknown(log))?;
-                let meta = self.all[place].metadata();
+                let index = self.index(log.id(), log.identity()).ok_or_else(|| unknown(log))?;
+                let meta = self.all[index].metadata();
                 if *offset > meta.position.head {
                     return Err(AtomicError::CursorAhead(name.clone()));
                 }
@@ -240,19 +242,19 @@ impl Writers {
             }
         };
         let cursors = updates.iter().map(cursor).collect::<Result<Vec<_>, _>>()?;
-        work.cursors.extend(cursors);
+        commit.cursors.extend(cursors);
         Ok(())
     }
 
-    /// Runs `change` on the writer at `place`. If the writer had no changes for the
+    /// Runs `change` on the writer at `index`. If the writer had no changes for the
     /// current commit before and has some now, adds it to `dirty`.
-    fn changing<T>(&mut self, place: Place, change: impl FnOnce(&mut LogWriter) -> T) -> T {
-        let writer = self.at(place);
+    fn changing<T>(&mut self, index: WriterIndex, change: impl FnOnce(&mut LogWriter) -> T) -> T {
+        let writer = self.at(index);
         let was_dirty = writer.is_dirty();
         let result = change(writer);
         if !was_dirty && writer.is_dirty() {
-            let storage = writer.log().medium();
-            self.due(storage).dirty.push(place);
+            let storage = writer.log().storage();
+            self.due(storage).dirty.push(index);
         }
         result
     }
@@ -266,16 +268,16 @@ impl Writers {
     pub(in crate::log) fn stage(
         &mut self,
         storage: StorageKind,
-        work: &mut CommitBatch,
+        commit: &mut CommitBatch,
         mut prepare: impl FnMut(&mut LogWriter),
-    ) -> Result<Vec<(Place, Vec<Event>)>, store::Error> {
+    ) -> Result<Vec<(WriterIndex, Vec<Event>)>, store::Error> {
         let mut dirty = take(&mut self.due(storage).dirty);
         let mut staged = Vec::with_capacity(dirty.len());
-        for &place in &dirty {
-            let writer = self.at(place);
+        for &index in &dirty {
+            let writer = self.at(index);
             prepare(writer);
-            match writer.stage(work) {
-                Ok(events) => staged.push((place, events)),
+            match writer.stage(commit) {
+                Ok(events) => staged.push((index, events)),
                 Err(error) => {
                     // A writer stays dirty until it is staged.
                     self.due(storage).dirty = dirty;
@@ -290,20 +292,24 @@ impl Writers {
 
     /// Makes the events that [`Writers::stage`] returned visible to readers. The
     /// caller calls this after the commit, at the time `committed`.
-    pub(in crate::log) fn publish(&mut self, staged: Vec<(Place, Vec<Event>)>, committed: Instant) {
-        for (place, events) in staged {
+    pub(in crate::log) fn publish(
+        &mut self,
+        staged: Vec<(WriterIndex, Vec<Event>)>,
+        committed: Instant,
+    ) {
+        for (index, events) in staged {
             if !events.is_empty() {
-                self.moved.push(place);
+                self.moved.push(index);
             }
-            self.at(place).publish(events, committed);
-            self.file(place);
+            self.at(index).publish(events, committed);
+            self.file(index);
         }
     }
 
     /// Notifies the observers of each log that has new events since the last call.
     pub(in crate::log) fn notify_observers(&mut self) {
-        for place in self.moved.drain(..) {
-            self.all[place].log().notify_observers();
+        for index in self.moved.drain(..) {
+            self.all[index].log().notify_observers();
         }
     }
 
@@ -328,21 +334,21 @@ impl Writers {
         now: ClockReading,
     ) -> Result<(), store::Error> {
         self.watch(now);
-        let trims: Vec<Place> = self.due(storage).trims.iter().copied().collect();
-        for place in trims {
-            self.changing(place, LogWriter::trim_more);
+        let trims: Vec<WriterIndex> = self.due(storage).trims.iter().copied().collect();
+        for index in trims {
+            self.changing(index, LogWriter::trim_more);
         }
-        while let Some((_, place)) =
+        while let Some((_, index)) =
             self.due(storage).waiting.pop_front_if(|(until, _)| *until <= now.elapsed)
         {
-            self.at(place).end_wait();
-            self.file(place);
+            self.at(index).end_wait();
+            self.file(index);
         }
         let old = self.due(storage).ages.range(..(now.expiry, 0));
-        let old: Vec<Place> = old.map(|&(_, place)| place).collect();
-        for place in old {
-            self.changing(place, |writer| writer.age(now))?;
-            self.file(place);
+        let old: Vec<WriterIndex> = old.map(|&(_, index)| index).collect();
+        for index in old {
+            self.changing(index, |writer| writer.age(now))?;
+            self.file(index);
         }
         Ok(())
     }
@@ -357,8 +363,8 @@ impl Writers {
             self.newest = bound;
         }
         let mut ahead = take(&mut self.ahead);
-        ahead.retain(|&place| {
-            let writer = self.at(place);
+        ahead.retain(|&index| {
+            let writer = self.at(index);
             let is_ahead = writer.observe(now);
             let newest = writer.newest();
             if !is_ahead {
@@ -370,9 +376,9 @@ impl Writers {
         if now.expiry < self.expiry {
             // An event that was not ahead of the clock may be ahead now. It then
             // counts as old as the next event that is not ahead.
-            for place in 0..self.all.len() {
-                self.at(place).forget_age();
-                self.file(place);
+            for index in 0..self.all.len() {
+                self.at(index).forget_age();
+                self.file(index);
             }
         }
         self.expiry = now.expiry;
@@ -381,8 +387,8 @@ impl Writers {
     /// Adds the logs in `resting` to the order of eviction again. Their tails had no
     /// batch to evict since the last tick.
     pub(in crate::log) fn wake_tails(&mut self) {
-        for place in take(&mut self.resting) {
-            self.file(place);
+        for index in take(&mut self.resting) {
+            self.file(index);
         }
     }
 
@@ -392,23 +398,23 @@ impl Writers {
     /// tail is not evicted for the duration `shown` after its commit.
     pub(in crate::log) fn evict(&mut self, bytes_max: usize, shown: Duration) {
         while self.tail_bytes > bytes_max {
-            let Some((.., Reverse(place))) = self.order.last().copied() else { return };
-            if self.at(place).evict(shown) {
-                self.file(place);
+            let Some((.., Reverse(index))) = self.order.last().copied() else { return };
+            if self.at(index).evict(shown) {
+                self.file(index);
             } else {
                 self.order.pop_last();
-                let filed = self.all[place].filed();
-                self.all[place].set_filed(Filed { weight: None, ..filed });
-                self.resting.push(place);
+                let filed = self.all[index].filed();
+                self.all[index].set_filed(Filed { weight: None, ..filed });
+                self.resting.push(index);
             }
         }
     }
 
     /// Updates the sets of [`Writers`] with the current state of the writer at
-    /// `place`.
-    fn file(&mut self, place: Place) {
-        let writer = self.at(place);
-        let storage = writer.log().medium();
+    /// `index`.
+    fn file(&mut self, index: WriterIndex) {
+        let writer = self.at(index);
+        let storage = writer.log().storage();
         let was = writer.filed();
         let is = Filed {
             bytes: writer.tail_bytes(),
@@ -422,24 +428,24 @@ impl Writers {
             // Insert before the removal, because a set that becomes empty frees its
             // memory.
             if let Some((trimmed, bytes)) = is.weight {
-                self.order.insert((trimmed, bytes, Reverse(place)));
+                self.order.insert((trimmed, bytes, Reverse(index)));
             }
             if let Some((trimmed, bytes)) = was.weight {
-                self.order.remove(&(trimmed, bytes, Reverse(place)));
+                self.order.remove(&(trimmed, bytes, Reverse(index)));
             }
         }
         let due = self.due(storage);
         if is_trim_pending {
-            due.trims.insert(place);
+            due.trims.insert(index);
         } else {
-            due.trims.remove(&place);
+            due.trims.remove(&index);
         }
         if was.age != is.age {
             if let Some(age) = is.age {
-                due.ages.insert((age, place));
+                due.ages.insert((age, index));
             }
             if let Some(age) = was.age {
-                due.ages.remove(&(age, place));
+                due.ages.remove(&(age, index));
             }
         }
     }
@@ -459,23 +465,23 @@ impl Writers {
 /// [`AtomicError`] for the first write that was rejected.
 fn decide_each(
     writer: &mut LogWriter,
-    work: &mut CommitBatch,
-    index: usize,
-    appended: &[Write],
+    commit: &mut CommitBatch,
+    append: usize,
+    batch: &[Write],
     bytes_max: usize,
 ) -> Result<Vec<AppendOutcome>, AtomicError> {
     let decide = |(write, each): (usize, &Write)| {
-        let decided = writer.decide(work, each, bytes_max).map_err(Error::Store)?;
+        let decided = writer.decide(commit, each, bytes_max).map_err(Error::Store)?;
         decided.map_err(|rejection| {
-            let log = writer.log().origin().name.to_string();
-            AtomicError::Rejected { append: index, log, write, rejection }
+            let log = writer.log().identity().name.to_string();
+            AtomicError::Rejected { append, log, write, rejection }
         })
     };
-    appended.iter().enumerate().map(decide).collect()
+    batch.iter().enumerate().map(decide).collect()
 }
 
 fn unknown(log: &Log) -> AtomicError {
-    AtomicError::Engine(Error::Store(unknown_log(&log.origin().name)))
+    AtomicError::Engine(Error::Store(unknown_log(&log.identity().name)))
 }
 
 /// Returns the error for a log that belongs to another engine.

@@ -56,8 +56,8 @@ impl Log {
         after: Offset,
         head: Offset,
     ) -> Result<Page, Error> {
-        let (id, identity) = (self.id(), self.origin().clone());
-        if self.medium() == StorageKind::Memory {
+        let (id, identity) = (self.id(), self.identity().clone());
+        if self.storage() == StorageKind::Memory {
             // The floor may have risen since the caller read the tail.
             let (floor, batches) = self.read_tail(after, PAGE_OFFSETS);
             let events = batches.iter().flat_map(|batch| batch.events());
@@ -81,7 +81,7 @@ impl Log {
         subject: ResourceId,
         after: Offset,
     ) -> Result<Page, Error> {
-        let (id, identity) = (self.id(), self.origin().clone());
+        let (id, identity) = (self.id(), self.identity().clone());
         self.pages
             .read(self.store(), move |view| {
                 let LogBounds { floor, head, .. } = view.position(id)?;
@@ -129,7 +129,7 @@ impl Log {
     /// cache.
     async fn entry(&self, range: PageRange, head: Offset) -> Result<Entry, Error> {
         let load = async {
-            let identity = self.origin().clone();
+            let identity = self.identity().clone();
             if let Some((floor, events)) = self.recent(range) {
                 let events = events.into_iter().map(Ok);
                 return Ok(assemble(identity, range, (floor, head), events)?);

@@ -91,12 +91,12 @@ impl Log {
     }
 
     /// Returns the identity of the log.
-    pub fn origin(&self) -> &Arc<LogIdentity> {
+    pub fn identity(&self) -> &Arc<LogIdentity> {
         &self.identity
     }
 
     /// Returns where the log is stored: on disk or only in memory.
-    pub fn medium(&self) -> StorageKind {
+    pub fn storage(&self) -> StorageKind {
         self.storage
     }
 

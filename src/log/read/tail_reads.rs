@@ -49,7 +49,7 @@ impl Log {
     pub(in crate::log) fn recent(&self, range: PageRange) -> Option<(Offset, Vec<Event>)> {
         let (from, batches) = self.read_tail(range.start(), range.length() + 1);
         let is_whole = from <= range.start();
-        if !is_whole && self.medium() == StorageKind::Disk {
+        if !is_whole && self.storage() == StorageKind::Disk {
             return None;
         }
         let mut events = Vec::new();
@@ -88,7 +88,7 @@ impl Log {
                 }
             }
         }
-        let batch = Arc::new(Batch::new(self.origin().clone(), events, None));
+        let batch = Arc::new(Batch::new(self.identity().clone(), events, None));
         Page { batch, scanned_to, floor: floor.max(from) }
     }
 
@@ -140,7 +140,7 @@ impl Log {
         if oldest.committed().is_some_and(|committed| committed.elapsed() < shown) {
             return None;
         }
-        let count = match self.medium() {
+        let count = match self.storage() {
             StorageKind::Disk => all,
             StorageKind::Memory => (all / 2).max(oldest.position_after(floor) as usize),
         };
@@ -157,7 +157,7 @@ impl Log {
         if rest.is_empty() {
             return bytes;
         }
-        let rest = Batch::new(self.origin().clone(), rest.to_vec(), batch.committed());
+        let rest = Batch::new(self.identity().clone(), rest.to_vec(), batch.committed());
         let left = footprint(rest.events());
         tail.batches.push_front(TailBatch { batch: Arc::new(rest), bytes: left });
         bytes.saturating_sub(left)

@@ -310,8 +310,8 @@ impl Run {
                 self.filling.bytes += bytes.len();
                 Json::parse(bytes)
                     .map_err(Problem::from)
-                    .and_then(|json| match self.log.origin().kind {
-                        LogKind::Collection { .. } => creation(self.log.origin(), &json),
+                    .and_then(|json| match self.log.identity().kind {
+                        LogKind::Collection { .. } => creation(self.log.identity(), &json),
                         LogKind::Topic => publication(&json),
                     })
                     .and_then(|write| Ok((self.authorize(&write)?, write)))
@@ -326,9 +326,9 @@ impl Run {
     /// Authorizes the write of one line of the batch.
     fn authorize(&self, write: &Write) -> Result<Permit, Problem> {
         let log = &*self.log;
-        let (action, topic) = match log.origin().kind {
+        let (action, topic) = match log.identity().kind {
             LogKind::Collection { .. } => (Action::Create, None),
-            LogKind::Topic => (Action::Publish, Some(&*log.origin().name)),
+            LogKind::Topic => (Action::Publish, Some(&*log.identity().name)),
         };
         let target = Target::Log { log, topic, resource: write.subject.as_ref() };
         authorize(&self.caller, action, target)
@@ -368,7 +368,7 @@ impl Run {
                     .expect("an append returns one result per write")
                     .map_err(|rejection| {
                         let bytes_max = self.api.settings.body_bytes_max;
-                        problem::rejected(&rejection, self.log.origin(), bytes_max)
+                        problem::rejected(&rejection, self.log.identity(), bytes_max)
                     }),
             };
             match outcome {
@@ -393,8 +393,8 @@ impl Run {
 
     fn append_success(&self, written: &AppendOutcome, out: &mut Vec<u8>) {
         use std::io::Write as _;
-        let event = self.log.origin().id(written.offset);
-        let line = match (&self.log.origin().kind, &written.subject) {
+        let event = self.log.identity().id(written.offset);
+        let line = match (&self.log.identity().kind, &written.subject) {
             (LogKind::Collection { .. }, Some(subject)) => {
                 writeln!(out, "{{\"status\":201,\"id\":\"{subject}\",\"event\":\"{event}\"}}")
             }

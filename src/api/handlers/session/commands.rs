@@ -242,7 +242,7 @@ impl CommandDispatcher {
 
     async fn status(&self, api: &Api, message: &Message) -> Result<Done, Problem> {
         let (target, permit) = self.authorized(api, message, Action::Read)?;
-        let LogKind::Collection(names) = &target.log.origin().kind else {
+        let LogKind::Collection(names) = &target.log.identity().kind else {
             return Err(wrong("topic", "omitted: a topic has no resources"));
         };
         let id = target.scope.ok_or_else(|| missing("resource", "name the resource"))?;
@@ -255,7 +255,7 @@ impl CommandDispatcher {
         if self.0.bare.load(Ordering::Relaxed) {
             return Ok(Done(permit, vec![CommandReply::Status(document.into())]));
         }
-        let revision = target.log.origin().id(found.revision);
+        let revision = target.log.identity().id(found.revision);
         let mut data =
             format!(r#"{{"command":"get-status","id":"{revision}","data":"#).into_bytes();
         data.extend_from_slice(&document);
@@ -288,7 +288,7 @@ impl CommandDispatcher {
         target.params = StreamParams { from, resumed, on_gap, batch_size: None };
         let window = message.count("window")?;
         let snapshot = message.flag("snapshot")?.unwrap_or(false);
-        if snapshot && matches!(target.log.origin().kind, LogKind::Topic) {
+        if snapshot && matches!(target.log.identity().kind, LogKind::Topic) {
             return Err(wrong("snapshot", "omitted: a topic has no resources"));
         }
         if snapshot && from.is_some() && !resumed {
@@ -368,14 +368,14 @@ impl CommandDispatcher {
             message.raw("data").ok_or_else(|| missing("data", "give the data of the event"))?;
         let data = Json::from_trusted(Bytes::copy_from_slice(data));
         let merge = message.flag("merge")?;
-        if merge.is_some() && matches!(target.log.origin().kind, LogKind::Topic) {
+        if merge.is_some() && matches!(target.log.identity().kind, LogKind::Topic) {
             return Err(wrong("merge", "omitted: a topic has no resources"));
         }
         let write = write(&target, event_type, data, merge.unwrap_or(true))?;
         let _in_flight = InFlightGuard::new(api);
         let written = append(api, &self.0.caller, &permit, &target.log, write).await?;
-        let origin = target.log.origin();
-        let id = origin.id(written.offset);
+        let identity = target.log.identity();
+        let id = identity.id(written.offset);
         Ok(Done(
             permit,
             vec![respond(message, format!(r#"{{"command":"publish","id":"{id}"}}"#).into_bytes())],
@@ -401,14 +401,14 @@ fn write(
     merge: bool,
 ) -> Result<Write, Problem> {
     let log: &Log = &target.log;
-    match (&log.origin().kind, &target.scope, &target.topic) {
+    match (&log.identity().kind, &target.scope, &target.topic) {
         (LogKind::Topic, subject, _) => Ok(Write::publish(subject.clone(), event_type, data)),
         (LogKind::Collection { .. }, _, Some(_)) => Err(Problem::new(
             Code::MethodNotAllowed,
             "the topic is a view; publish to its collection",
         )),
         (LogKind::Collection { .. }, Some(id), None) => {
-            Write::event(log.origin(), id.clone(), event_type, &data, merge)
+            Write::event(log.identity(), id.clone(), event_type, &data, merge)
                 .map_err(|bad| problem::bad_write(&bad))
         }
         (LogKind::Collection { .. }, None, None) => {

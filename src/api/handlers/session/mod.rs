@@ -32,7 +32,7 @@ const SUBPROTOCOL: &str = "streamgate.v1";
 ///
 /// # Errors
 /// 426 for a request that is not a WebSocket handshake (RFC 6455 §4.2), 403 for a
-/// request from a browser page of another origin, and the errors of
+/// request from a browser page of another identity, and the errors of
 /// [`StreamTarget::resolve_start`].
 ///
 /// # Cancel safety
@@ -100,15 +100,15 @@ fn accept(request: &Request<()>) -> Result<Response<Body>, Problem> {
 }
 
 /// Checks that a handshake from a browser page comes from a page of the gateway's
-/// own origin. Otherwise, a page of another site could control a gateway that trusts
+/// own identity. Otherwise, a page of another site could control a gateway that trusts
 /// all clients in its network. Browsers send the `Origin` of the page. A request
 /// without `Origin` is not from a browser.
 fn check_origin(request: &Request<()>) -> Result<(), Problem> {
-    let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
+    let Some(identity) = request.headers().get(ORIGIN) else { return Ok(()) };
     let authority = request.uri().authority().cloned().or_else(|| {
         request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok())
     });
-    let page = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let page = identity.to_str().ok().and_then(|identity| identity.parse::<Uri>().ok());
     let page = page.as_ref().and_then(Uri::authority);
     match (page, authority) {
         (Some(page), Some(authority)) if *page == authority => Ok(()),

@@ -174,7 +174,7 @@ impl LogWriter {
         after: Offset,
         most: u64,
     ) -> Box<dyn Iterator<Item = Result<(u64, Event), store::Error>>> {
-        if self.log.medium() == StorageKind::Disk {
+        if self.log.storage() == StorageKind::Disk {
             return Box::new(self.log.store().view().sized(self.metadata.id, after));
         }
         let (_, batches) = self.log.read_tail(after, most);
@@ -222,7 +222,7 @@ impl LogWriter {
                     active.age_check = NOW;
                     break;
                 }
-                if self.log.medium() == StorageKind::Disk {
+                if self.log.storage() == StorageKind::Disk {
                     changes.trim_event(id, event.offset, event.subject.as_ref());
                 }
                 (event.offset, event.time, bytes)
